@@ -1,0 +1,209 @@
+"""BlockDevice, the one seam of the project, and the devices that need no file.
+
+Everything that stores bytes is a `BlockDevice`: a file, memory, a LUKS segment,
+a slice of another device. One conformance suite (`tests/conformance`) runs over
+all of them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
+
+from formats.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+#: Bytes that a device takes in `write`.
+ReadableBuffer = bytes | bytearray | memoryview
+#: Memory that a device fills in `read_into`.
+WritableBuffer = bytearray | memoryview
+
+
+@runtime_checkable
+class BlockDevice(Protocol):
+    """What stores a fixed number of bytes and can make them durable.
+
+    Offsets and sizes are bytes, of any alignment. A request is carried out
+    exactly or raises; nothing is ever short. A request outside ``0 ..
+    size`` is the caller's mistake and raises `ValueError`.
+
+    Writes become durable, in any order and torn at 512-byte sectors, some time
+    before `flush` returns; nothing is promised before that.
+    """
+
+    @property
+    def size(self) -> int:
+        """Number of bytes stored."""
+
+    @property
+    def block_size(self) -> int:
+        """Bytes, a power of two; aligned writes of whole blocks cost no read."""
+
+    def read_into(self, offset: int, buffer: WritableBuffer, /) -> None:
+        """Fill ``buffer`` with the bytes from ``offset`` on.
+
+        Raises:
+            DeviceError: They cannot be read; ``buffer`` is then undefined.
+        """
+
+    def write(self, offset: int, data: ReadableBuffer, /) -> None:
+        """Store ``data`` from ``offset`` on; ``data`` is not modified.
+
+        Raises:
+            ReadOnlyError: The device is open for reading only.
+            DeviceFullError: There is no space to store it.
+            DeviceError: The write failed; any part of it may have happened.
+        """
+
+    def flush(self) -> None:
+        """Make everything written so far durable.
+
+        Raises:
+            DeviceError: It is not durable. What was written since the last
+                good flush must be written again, not only flushed again.
+        """
+
+    def resize(self, size: int, /) -> None:
+        """Change the size; new bytes are zero, or undefined below encryption.
+
+        Raises:
+            UnsupportedError: This kind of device has a fixed size.
+        """
+
+    def close(self) -> None:
+        """Release what the device holds; it flushes nothing. Twice is fine."""
+
+
+class Device(ABC):
+    """What all our devices share: `read`, range checks, ``with``."""
+
+    @property
+    @abstractmethod
+    def size(self) -> int: ...
+
+    @abstractmethod
+    def read_into(self, offset: int, buffer: WritableBuffer, /) -> None: ...
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return ``size`` bytes from ``offset`` on; errors as `read_into`."""
+        buffer = bytearray(size)
+        self.read_into(offset, buffer)
+        return bytes(buffer)
+
+    def resize(self, size: int, /) -> None:
+        """Refuse: the size of this device is fixed; subclasses may differ."""
+        raise UnsupportedError(
+            f"a {type(self).__name__} cannot be resized to {size} bytes", feature="resize"
+        )
+
+    def close(self) -> None:
+        """Release nothing; subclasses that hold something override it."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _check_range(self, offset: int, size: int) -> None:
+        if offset < 0 or offset + size > self.size:
+            raise ValueError(
+                f"bytes {offset} to {offset + size} are outside a device of {self.size} bytes"
+            )
+
+
+class MemoryDevice(Device):
+    """Bytes in memory: for tests, and for images built before they are stored."""
+
+    def __init__(self, content: int | ReadableBuffer, *, block_size: int = 512) -> None:
+        """Start with ``content``: that many zero bytes, or a copy of those bytes."""
+        self.content = bytearray(content)
+        self._block_size = block_size
+
+    @property
+    def size(self) -> int:
+        return len(self.content)
+
+    @property
+    def block_size(self) -> int:
+        return self._block_size
+
+    def read_into(self, offset: int, buffer: WritableBuffer, /) -> None:
+        self._check_range(offset, len(buffer))
+        buffer[:] = memoryview(self.content)[offset : offset + len(buffer)]
+
+    def write(self, offset: int, data: ReadableBuffer, /) -> None:
+        self._check_range(offset, len(data))
+        self.content[offset : offset + len(data)] = data
+
+    def flush(self) -> None:
+        """Nothing to do: memory has no second, durable state."""
+
+    def resize(self, size: int, /) -> None:
+        if size < len(self.content):
+            del self.content[size:]
+        else:
+            self.content.extend(bytes(size - len(self.content)))
+
+
+class SliceDevice(Device):
+    """A fixed range of another device, which stays its opener's to close."""
+
+    def __init__(self, device: BlockDevice, offset: int, size: int) -> None:
+        """Expose bytes ``offset`` to ``offset + size`` of ``device``."""
+        if offset < 0 or size < 0 or offset + size > device.size:
+            raise ValueError(
+                f"bytes {offset} to {offset + size} are outside a device of {device.size} bytes"
+            )
+        self._device = device
+        self._offset = offset
+        self._size = size
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    @property
+    def block_size(self) -> int:
+        return self._device.block_size
+
+    def read_into(self, offset: int, buffer: WritableBuffer, /) -> None:
+        self._check_range(offset, len(buffer))
+        self._device.read_into(self._offset + offset, buffer)
+
+    def write(self, offset: int, data: ReadableBuffer, /) -> None:
+        self._check_range(offset, len(data))
+        self._device.write(self._offset + offset, data)
+
+    def flush(self) -> None:
+        self._device.flush()
+
+
+def read_exactly(device: BlockDevice, offset: int, size: int) -> bytes:
+    """Return ``size`` bytes of any `BlockDevice`; errors as its `read_into`."""
+    buffer = bytearray(size)
+    device.read_into(offset, buffer)
+    return bytes(buffer)
+
+
+def is_blank(device: BlockDevice, *, limit: int = 4 << 20) -> bool:
+    """Say whether the first ``limit`` bytes and the last MiB are all zero.
+
+    A device of no bytes is blank. Used before something is formatted: what is
+    not blank may be somebody's.
+    """
+    step = 1 << 20
+    ends = [(0, min(limit, device.size)), (max(0, device.size - step), device.size)]
+    for start, end in ends:
+        for offset in range(start, end, step):
+            chunk = read_exactly(device, offset, min(step, end - offset))
+            if chunk.count(0) != len(chunk):
+                return False
+    return True

@@ -1,0 +1,124 @@
+"""The errors of all packages have one root here.
+
+    StorageError                      1
+    ├── DeviceError                  20   the operating system or a device failed
+    │   ├── DeviceFullError          21
+    │   ├── ReadOnlyError            22
+    │   └── DeviceBusyError          23
+    ├── FormatError                  30   bytes break a format's rules
+    │   ├── EmptyImageError          31
+    │   ├── ForeignImageError        32
+    │   ├── TruncatedImageError      33
+    │   └── ContainerError           34   no sound container header is left
+    └── UnsupportedError             40   valid, but not implemented here
+
+`luks.errors` (35, 50 to 53) and `blobstore.errors` (60 to 70) add theirs. The
+numbers are the exit codes of the command line; README lists them all.
+
+Whose fault an error is decides its class: what the bytes or the machine did is
+a `StorageError`; what the caller did wrong is a `TypeError` or `ValueError`.
+"""
+
+from __future__ import annotations
+
+
+class StorageError(Exception):
+    """Root of every error that storage, its formats or its keys can cause.
+
+    Attributes:
+        exit_code: What the command line exits with.
+        hint: What the user can do about it, one sentence, or None.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class DeviceError(StorageError):
+    """A read, write, flush or open failed below us; `__cause__` has the OS error."""
+
+    exit_code = 20
+
+
+class DeviceFullError(DeviceError):
+    """The file system or device has no space left."""
+
+    exit_code = 21
+
+
+class ReadOnlyError(DeviceError):
+    """A write was asked of something opened, or only permitted, for reading."""
+
+    exit_code = 22
+
+
+class DeviceBusyError(DeviceError):
+    """Another process holds the image."""
+
+    exit_code = 23
+
+
+class FormatError(StorageError):
+    """Bytes break the rules of their format.
+
+    Attributes:
+        offset: Byte offset of the offending bytes in their device, or None.
+        rule: The specification's name for the broken rule, or None.
+    """
+
+    exit_code = 30
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        offset: int | None = None,
+        rule: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        place = "" if offset is None else f" at byte {offset}"
+        reason = "" if rule is None else f" [{rule}]"
+        super().__init__(f"{message}{place}{reason}", hint=hint)
+        self.offset = offset
+        self.rule = rule
+
+
+class EmptyImageError(FormatError):
+    """There is nothing in the image yet: it has no bytes, or only zeros."""
+
+    exit_code = 31
+
+
+class ForeignImageError(FormatError):
+    """The image holds something, but nothing of ours."""
+
+    exit_code = 32
+
+
+class TruncatedImageError(FormatError):
+    """The image ends before its own headers say it does."""
+
+    exit_code = 33
+
+
+class ContainerError(FormatError):
+    """It is a container of ours, but no copy of its header is sound."""
+
+    exit_code = 34
+
+
+class UnsupportedError(StorageError):
+    """The bytes are valid but ask for something that is not implemented here.
+
+    Attributes:
+        feature: Name of what is missing.
+    """
+
+    exit_code = 40
+
+    def __init__(self, message: str, *, feature: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.feature = feature

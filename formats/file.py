@@ -1,0 +1,250 @@
+"""Image files and block devices: the only module that opens them.
+
+Reads and writes are positional, flushes reach the medium, new files appear
+whole or not at all, and an open image is locked against QEMU and against other
+processes of ours (`formats.locks`).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+import sys
+import threading
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from formats.device import Device
+from formats.errors import DeviceError, DeviceFullError, ReadOnlyError
+from formats.locks import lock_image
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from formats.device import ReadableBuffer, WritableBuffer
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+_BINARY: int = getattr(os, "O_BINARY", 0)  # Windows only
+
+
+class FileDevice(Device):
+    """An open image file or block device.
+
+    Reading and writing are safe from several threads at once.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, read_only: bool = True, lock: bool = True
+    ) -> None:
+        """Open ``path``, which must exist.
+
+        Args:
+            path: A regular file or a block device.
+            read_only: Open for reading; several processes may at once.
+            lock: Take the image lock, shared or exclusive to match, until
+                `close`. Without it nobody is kept out.
+
+        Raises:
+            DeviceBusyError: Another process holds the image.
+            ReadOnlyError: It is to be written and must not be.
+            DeviceError: It does not exist or cannot be opened.
+        """
+        self.path = Path(path)
+        self.read_only = read_only
+        flags = os.O_RDONLY if read_only else os.O_RDWR
+        try:
+            self._fd = os.open(self.path, flags | _BINARY)
+        except OSError as error:
+            raise _translate(error, f"cannot open {self.path}", writing=not read_only) from error
+        try:
+            self._adopt(lock)
+        except BaseException:
+            self.close()
+            raise
+
+    def _adopt(self, lock: bool) -> None:
+        mode = os.fstat(self._fd).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+            raise DeviceError(f"{self.path} is neither a regular file nor a block device")
+        self._resizable = stat.S_ISREG(mode)
+        self._size = os.lseek(self._fd, 0, os.SEEK_END)
+        # Only where the system has no positional I/O do threads share the
+        # file position, hence a lock.
+        self._position = None if hasattr(os, "pread") else threading.Lock()
+        if lock:
+            lock_image(self._fd, self.path, exclusive=not self.read_only)
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    @property
+    def block_size(self) -> int:
+        return 512
+
+    def read_into(self, offset: int, buffer: WritableBuffer, /) -> None:
+        self._check_range(offset, len(buffer))
+        view = memoryview(buffer)
+        while view:
+            try:
+                count = self._pread(view, offset)
+            except OSError as error:
+                raise _translate(
+                    error, f"cannot read {self.path} at byte {offset}", writing=False
+                ) from error
+            if not count:
+                raise DeviceError(f"{self.path} ends at byte {offset}: it shrank while it was open")
+            view = view[count:]
+            offset += count
+
+    def write(self, offset: int, data: ReadableBuffer, /) -> None:
+        self._check_range(offset, len(data))
+        if self.read_only:
+            raise ReadOnlyError(f"{self.path} is open for reading only")
+        view = memoryview(data)
+        while view:
+            try:
+                count = self._pwrite(view, offset)
+            except OSError as error:
+                raise _translate(error, f"cannot write {self.path} at byte {offset}") from error
+            view = view[count:]
+            offset += count
+
+    def flush(self) -> None:
+        """Make all writes durable: `fdatasync`, or `F_FULLFSYNC` on macOS."""
+        try:
+            _synchronise(self._fd)
+        except OSError as error:
+            raise _translate(error, f"cannot flush {self.path}") from error
+
+    def resize(self, size: int, /) -> None:
+        if not self._resizable:
+            super().resize(size)
+        if self.read_only:
+            raise ReadOnlyError(f"{self.path} is open for reading only")
+        try:
+            os.ftruncate(self._fd, size)
+        except OSError as error:
+            raise _translate(error, f"cannot resize {self.path} to {size} bytes") from error
+        self._size = size
+
+    def close(self) -> None:
+        """Close the file, which also drops its lock; nothing is flushed."""
+        fd, self._fd = getattr(self, "_fd", -1), -1
+        if fd >= 0:
+            os.close(fd)
+
+    def _pread(self, view: memoryview, offset: int) -> int:
+        if self._position is None:
+            return os.preadv(self._fd, [view], offset)
+        with self._position:
+            os.lseek(self._fd, offset, os.SEEK_SET)
+            chunk = os.read(self._fd, len(view))
+        view[: len(chunk)] = chunk
+        return len(chunk)
+
+    def _pwrite(self, view: memoryview, offset: int) -> int:
+        if self._position is None:
+            return os.pwrite(self._fd, view, offset)
+        with self._position:
+            os.lseek(self._fd, offset, os.SEEK_SET)
+            return os.write(self._fd, view)
+
+
+@contextmanager
+def new_file(
+    path: str | os.PathLike[str], size: int, *, overwrite: bool = False
+) -> Iterator[FileDevice]:
+    """Make an image file that appears under its name whole or not at all.
+
+    Yields a device over a temporary file beside ``path``, of ``size`` zero
+    bytes, mode 0600, locked for writing. When the block ends well the file is
+    flushed and takes its name, durably, and the device stays open: it is the
+    caller's to close. When the block raises, the file is gone.
+
+    Args:
+        path: The name to take; a symbolic link is followed.
+        size: Bytes, all holes.
+        overwrite: Replace an existing file; otherwise one that appears
+            meanwhile is left alone.
+
+    Raises:
+        FileExistsError: ``path`` exists and ``overwrite`` is false.
+        DeviceError: The file cannot be made.
+    """
+    target = Path(os.path.realpath(path))
+    if not overwrite and target.exists():
+        raise FileExistsError(errno.EEXIST, "it exists already", str(target))
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY
+    try:
+        os.close(os.open(temporary, flags, 0o600))
+    except OSError as error:
+        raise _translate(error, f"cannot create {target}") from error
+    try:
+        device = FileDevice(temporary, read_only=False)
+    except BaseException:
+        temporary.unlink()
+        raise
+    try:
+        device.resize(size)
+        yield device
+        device.flush()
+        _take_name(temporary, target, overwrite=overwrite)
+        device.path = Path(path)
+    except BaseException:
+        device.close()
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+        raise
+
+
+def _take_name(temporary: Path, target: Path, *, overwrite: bool) -> None:
+    try:
+        if overwrite or not hasattr(os, "link"):
+            temporary.replace(target)
+        else:
+            # A link, unlike a rename, never replaces what appeared meanwhile.
+            os.link(temporary, target)
+            temporary.unlink()
+        synchronise_directory(target.parent)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise _translate(error, f"cannot name the new file {target}") from error
+
+
+def synchronise_directory(path: Path) -> None:
+    """Make names just added to or removed from a directory durable."""
+    if not hasattr(os, "O_DIRECTORY"):  # Windows has no such thing to open
+        return
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _synchronise(fd: int) -> None:
+    if sys.platform == "darwin":
+        import fcntl  # noqa: PLC0415  absent on Windows
+
+        # fsync only reaches the drive's cache there.
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+    elif hasattr(os, "fdatasync"):
+        os.fdatasync(fd)
+    else:
+        os.fsync(fd)
+
+
+def _translate(error: OSError, what: str, *, writing: bool = True) -> DeviceError:
+    kind = DeviceError
+    if error.errno in _FULL:
+        kind = DeviceFullError
+    elif writing and error.errno in _READ_ONLY:
+        kind = ReadOnlyError
+    return kind(f"{what}: {error.strerror}")
