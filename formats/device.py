@@ -98,7 +98,7 @@ class Device(ABC):
             f"a {type(self).__name__} cannot be resized to {size} bytes", feature="resize"
         )
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  most devices hold nothing to release
         """Release nothing; subclasses that hold something override it."""
 
     def __enter__(self) -> Self:
