@@ -1,0 +1,163 @@
+"""The programs that device state belongs to, asked what they make of given bytes.
+
+Each function takes bytes, whether from a file or read back out of a store, and
+returns what the program read in them. A program that refuses them raises
+`ForeignProgramError`, one that is not installed `MissingProgramError`: a test that
+needs it then fails, for a skipped one would prove nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SYSTEM_PACKAGES = Path(__file__).resolve().parents[2] / "tools" / "system-packages.list"
+
+# PCI configuration space with nothing but what leads lspci to the VPD.
+_VENDOR, _DEVICE, _CLASS = 0x1AF4, 0x1000, 0x0880
+_STATUS_CAPABILITIES = 0x10
+_CAPABILITY_AT = 0x40
+_CAPABILITY_VPD = 0x03
+
+
+class MissingProgramError(Exception):
+    """A program the tests need is not installed."""
+
+
+class ForeignProgramError(Exception):
+    """A program refused what it was given."""
+
+
+def program(name: str) -> str:
+    """Return the path of a program that tools/system-packages.list names."""
+    # /usr/sbin is where Debian keeps some that anyone may run.
+    path = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    if path is None:
+        raise MissingProgramError(
+            f"{name} is not installed: it is in the Debian package {_package(name)}"
+            " (tools/system-packages installs it)"
+        )
+    return path
+
+
+def _package(name: str) -> str:
+    """Return the Debian package of a program."""
+    lines = (line.split() for line in SYSTEM_PACKAGES.read_text().splitlines())
+    return next(line[1] for line in lines if line[:1] == [name])
+
+
+def run(name: str, *arguments: object, environment: dict[str, str] | None = None) -> bytes:
+    """Run a program to its end and return what it printed.
+
+    Raises:
+        MissingProgramError: It is not installed.
+        ForeignProgramError: It failed; the message has what it said.
+    """
+    done = subprocess.run(
+        [program(name), *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        env={**os.environ, "LC_ALL": "C", **(environment or {})},
+        timeout=60,
+        check=False,
+    )
+    if done.returncode != 0:
+        said = done.stderr.decode(errors="replace").strip()
+        raise ForeignProgramError(f"{name} failed with status {done.returncode}: {said}")
+    return done.stdout
+
+
+def swtpm_nv_read(state: bytes, index: int) -> bytes:
+    """Start swtpm from a TPM 2 permanent state and read one NV index with the owner's right."""
+    with _swtpm(state) as environment:
+        return run("tpm2", "nvread", hex(index), "--hierarchy", "o", environment=environment)
+
+
+def swtpm_persistent_handles(state: bytes) -> set[int]:
+    """Start swtpm from a TPM 2 permanent state and list the handles of the keys it keeps."""
+    with _swtpm(state) as environment:
+        lines = run("tpm2", "getcap", "handles-persistent", environment=environment)
+    return {int(line.removeprefix("- "), 16) for line in lines.decode().splitlines()}
+
+
+@contextmanager
+def _swtpm(state: bytes) -> Iterator[dict[str, str]]:
+    """Run swtpm on a copy of a state; yield the environment that leads tpm2-tools to it."""
+    # Not pytest's tmp_path, which may be too long for the name of a socket.
+    with tempfile.TemporaryDirectory(prefix="tpm-") as directory:
+        Path(directory, "tpm2-00.permall").write_bytes(state)
+        data = Path(directory, "tpm")
+        control = Path(directory, "tpm.ctrl")  # where the TCTI looks for it
+        log = Path(directory, "log")
+        process = subprocess.Popen(
+            [
+                *(program("swtpm"), "socket", "--tpm2", "--flags=not-need-init,startup-clear"),
+                f"--tpmstate=dir={directory}",
+                f"--server=type=unixio,path={data}",
+                f"--ctrl=type=unixio,path={control}",
+                f"--log=file={log}",
+            ],
+            stdin=subprocess.DEVNULL,
+        )
+        try:
+            deadline = time.monotonic() + 30
+            while not (_listens(data) and _listens(control)):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise ForeignProgramError(f"swtpm does not start: {log.read_text()}")
+                time.sleep(0.01)
+            yield {"TPM2TOOLS_TCTI": f"swtpm:path={data}"}
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+
+
+def _listens(path: Path) -> bool:
+    """Tell whether a server listens on a Unix socket."""
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0
+
+
+def lspci_vpd(vpd: bytes) -> str:
+    """Return lspci's account of a PCI device that has the given VPD and nothing else.
+
+    lspci says "checksum good" or "checksum bad" of it and does not fail on either.
+    """
+    config = bytearray(256)
+    config[0x00:0x02] = _VENDOR.to_bytes(2, "little")
+    config[0x02:0x04] = _DEVICE.to_bytes(2, "little")
+    config[0x06] = _STATUS_CAPABILITIES
+    config[0x0A:0x0C] = _CLASS.to_bytes(2, "little")
+    config[0x34] = _CAPABILITY_AT
+    config[_CAPABILITY_AT] = _CAPABILITY_VPD
+    with tempfile.TemporaryDirectory(prefix="pci-") as sysfs:
+        device = Path(sysfs, "devices", "0000:00:01.0")
+        device.mkdir(parents=True)
+        device.joinpath("config").write_bytes(config)
+        device.joinpath("vendor").write_text(f"{_VENDOR:#06x}\n")
+        device.joinpath("device").write_text(f"{_DEVICE:#06x}\n")
+        device.joinpath("class").write_text(f"{_CLASS << 8:#08x}\n")
+        device.joinpath("irq").write_text("0\n")
+        device.joinpath("resource").write_text(f"{0:#018x} {0:#018x} {0:#018x}\n" * 13)
+        device.joinpath("vpd").write_bytes(vpd)
+        return run("lspci", "-O", f"sysfs.path={sysfs}", "-vvv").decode()
+
+
+def fw_printenv(env: bytes) -> dict[str, str]:
+    """Return the variables that fw_printenv reads in a U-Boot environment (none with newlines)."""
+    with tempfile.TemporaryDirectory(prefix="env-") as directory:
+        image = Path(directory, "env")
+        image.write_bytes(env)
+        config = Path(directory, "fw_env.config")
+        config.write_text(f"{image} 0 {len(env):#x}\n")
+        lines = run("fw_printenv", "--config", config).decode().splitlines()
+    return dict(line.split("=", 1) for line in lines)
