@@ -5,8 +5,9 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-# The tests run cryptsetup and its like by name.
-export PATH := $(CURDIR)/$(BIN):$(PATH):/usr/sbin:/sbin
+# The demo and the tests run blobstore and cryptsetup by name. Not exported: the
+# virtual environment must not be made with a Python of its own.
+WITH_PATH := PATH="$(CURDIR)/$(BIN):$$PATH:/usr/sbin:/sbin"
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint system-packages clean
@@ -22,10 +23,10 @@ help:
 	@echo 'PYTHON=...    another Python for the virtual environment'
 
 demo: $(VENV)/runtime
-	tools/demo
+	$(WITH_PATH) tools/demo
 
 test: system-packages $(VENV)/development lint
-	$(BIN)/pytest --numprocesses auto $(PYTEST_ARGS)
+	$(WITH_PATH) $(BIN)/pytest --numprocesses auto $(PYTEST_ARGS)
 
 lint: $(VENV)/development
 	$(BIN)/ruff check

@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 import time
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,20 +41,23 @@ class ForeignProgramError(Exception):
 
 def program(name: str) -> str:
     """Return the path of a program that tools/system-packages.list names."""
+    package = _packages()[name]
     # /usr/sbin is where Debian keeps some that anyone may run.
     path = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
     if path is None:
         raise MissingProgramError(
-            f"{name} is not installed: it is in the Debian package {_package(name)}"
+            f"{name} is not installed: it is in the Debian package {package}"
             " (tools/system-packages installs it)"
         )
     return path
 
 
-def _package(name: str) -> str:
-    """Return the Debian package of a program."""
-    lines = (line.split() for line in SYSTEM_PACKAGES.read_text().splitlines())
-    return next(line[1] for line in lines if line[:1] == [name])
+@cache
+def _packages() -> dict[str, str]:
+    """Return the Debian package of each program that tests may run."""
+    lines = SYSTEM_PACKAGES.read_text().splitlines()
+    fields = [line.split() for line in lines if line and not line.startswith("#")]
+    return {name: package for name, package, *_ in fields}
 
 
 def run(name: str, *arguments: object, environment: dict[str, str] | None = None) -> bytes:
