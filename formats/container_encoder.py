@@ -1,0 +1,170 @@
+"""Encoder of the container: heads of items as bytes.
+
+Every head comes with a check of zeros, which whoever holds the key fills in
+(`formats.container_decoder.locate_check`, C21).
+"""
+
+from __future__ import annotations
+
+from formats import der
+from formats.container import (
+    CONTAINER_TAG,
+    COUNTER_FRAMING,
+    DIGEST_FRAMING,
+    DIGEST_SIZE,
+    DIGESTS_STRUCT,
+    FORMAT_VERSION,
+    FREE_STRUCT,
+    FREE_TAG,
+    HEAD_SIZE,
+    HEADER_TAG,
+    IDENTIFIER,
+    MAX_NAME_SIZE,
+    MAX_SIZE,
+    MAX_TYPE_SIZE,
+    RECORD_TAG,
+    VERSION_FRAMINGS,
+    VERSION_STRUCT,
+    Free,
+    Header,
+    Identity,
+    Version,
+    record_length,
+    validate_label,
+)
+
+
+class RecordFrame:
+    """The constant pieces of one record's head.
+
+    Attributes:
+        length: Bytes of the whole record.
+    """
+
+    __slots__ = ("_before", "_behind", "_meta_start", "length")
+
+    def __init__(self, identity: Identity, block_size: int) -> None:
+        """Prepare heads of the record of this identity.
+
+        Raises:
+            ValueError: The identity breaks C8 or C9.
+        """
+        validate_label(identity.name, "name", lowest=1, highest=MAX_NAME_SIZE)
+        validate_label(identity.type, "type", lowest=0, highest=MAX_TYPE_SIZE)
+        if not 0 <= identity.max_size <= MAX_SIZE - 2 * block_size:
+            raise ValueError(f"a section cannot have {identity.max_size} bytes")
+        self.length = record_length(identity.max_size, block_size)
+        fixed = b"".join(
+            (
+                der.encode(der.OCTET_STRING, identity.section_id),
+                der.encode_integer(identity.copy),
+                der.encode_integer(identity.copies),
+                der.encode(der.ENUMERATED, bytes((identity.kind,))),
+                der.encode_integer(identity.max_size),
+                der.encode(der.UTF8_STRING, identity.type.encode()),
+                der.encode(der.UTF8_STRING, identity.name.encode()),
+            )
+        )
+        item = der.framing_of_total(RECORD_TAG, self.length)
+        meta_size = len(fixed) + VERSION_STRUCT.size + DIGESTS_STRUCT.size
+        meta = der.framing(der.SEQUENCE, meta_size)
+        self._meta_start = len(item)
+        self._before = item + meta + fixed
+        blob = der.framing(der.OCTET_STRING, self.length - HEAD_SIZE)
+        room = HEAD_SIZE - len(item) - len(meta) - meta_size - len(blob)
+        self._behind = _padding(room) + blob
+
+    def mac_input(self, version: Version) -> bytes:
+        """Return the part of the head that the mac covers (C22)."""
+        return self._before[self._meta_start :] + _pack_version(version)
+
+    def head(self, version: Version) -> bytes:
+        """Return the head with a check of zeros."""
+        return b"".join(
+            (
+                self._before,
+                _pack_version(version),
+                DIGESTS_STRUCT.pack(
+                    DIGEST_FRAMING,
+                    version.mac,
+                    DIGEST_FRAMING,
+                    version.root,
+                    DIGEST_FRAMING,
+                    version.prev,
+                    DIGEST_FRAMING,
+                    b"",
+                ),
+                self._behind,
+            )
+        )
+
+
+def encode_free(free: Free) -> bytes:
+    """Return the head of a free item with a check of zeros."""
+    item = der.framing_of_total(FREE_TAG, free.length)
+    fields = FREE_STRUCT.pack(
+        COUNTER_FRAMING, free.generation, DIGEST_FRAMING, free.root, DIGEST_FRAMING, b""
+    )
+    used = len(item) + len(fields)
+    filler = der.framing_of_total(der.OCTET_STRING, free.length - used)
+    return (item + fields + filler).ljust(HEAD_SIZE, b"\0")
+
+
+def encode_header(header: Header) -> bytes:
+    """Return the head of a header copy with a check of zeros.
+
+    That of copy 0 starts with the tag and length of the whole container.
+    """
+    outer = b"" if header.copy else der.framing_of_total(CONTAINER_TAG, header.total)
+    item = der.framing_of_total(HEADER_TAG, header.block_size - len(outer))
+    fields = b"".join(
+        (
+            der.encode(der.UTF8_STRING, IDENTIFIER.encode()),
+            der.encode_integer(FORMAT_VERSION),
+            der.encode_integer(header.copy),
+            der.encode_integer(header.block_size),
+            der.encode(der.OCTET_STRING, header.store_id),
+            der.encode(der.BOOLEAN, b"\xff" if header.encrypted else b"\x00"),
+            der.encode(der.ENUMERATED, bytes((header.authentication,))),
+            der.encode(der.OCTET_STRING, header.key),
+            *(
+                COUNTER_FRAMING + number.to_bytes(8, "big")
+                for number in (
+                    header.incompatible,
+                    header.read_only_compatible,
+                    header.compatible,
+                    header.sequence,
+                    header.total,
+                    header.durable_generation,
+                )
+            ),
+            DIGEST_FRAMING + header.root,
+            DIGEST_FRAMING + bytes(DIGEST_SIZE),
+        )
+    )
+    used = len(outer) + len(item) + len(fields)
+    padding = der.framing_of_total(der.OCTET_STRING, header.block_size - used)
+    return (outer + item + fields + padding).ljust(HEAD_SIZE, b"\0")
+
+
+def _pack_version(version: Version) -> bytes:
+    state, generation, members, size, crc32 = VERSION_FRAMINGS
+    return VERSION_STRUCT.pack(
+        state,
+        version.state,
+        generation,
+        version.generation,
+        members,
+        version.members,
+        size,
+        version.size,
+        crc32,
+        version.crc32,
+    )
+
+
+def _padding(room: int) -> bytes:
+    """Return align (where C7 wants it) and padding that take ``room`` bytes."""
+    align = b"\x05\x00" if room in (130, 259) else b""
+    head = der.framing_of_total(der.OCTET_STRING, room - len(align))
+    return align + head + bytes(room - len(align) - len(head))
