@@ -1,0 +1,303 @@
+"""What the heads of a container mean: rules C42 to C49 of `spec/container.md`.
+
+Pure but for one question put back to the caller: whether a record in doubt
+verifies. The result is the state of the store as recovery would leave it, and
+the list of what recovery has to write (C60).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from blobstore.authentication import Authenticator
+from blobstore.errors import CorruptStoreError
+from formats.container import Free, Record, State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from blobstore.scan import Damaged, Scan
+    from formats.container import Identity, Version
+
+    #: Says whether a record verifies (C23).
+    Verifies = Callable[["Copy"], bool]
+
+
+@dataclass(slots=True)
+class Copy:
+    """One record of a section where it lies; commits replace its version."""
+
+    offset: int
+    identity: Identity
+    version: Version
+    length: int
+
+    @property
+    def counts(self) -> int:
+        """The generation it counts as (C42); orphans are void here already."""
+        return 0 if self.version.state is State.VOID else self.version.generation
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Why a section cannot be read: ``reason`` completes "the section ..."."""
+
+    reason: str
+    generation: int
+    offset: int
+
+
+@dataclass(slots=True)
+class Section:
+    """A section with its copies, by copy number; a lost copy is None."""
+
+    copies: list[Copy | None]
+    damage: Damage | None = None
+
+    @property
+    def newest(self) -> Copy:
+        """The copy that holds the section's name and blob (C42)."""
+        return max(filter(None, self.copies), key=lambda copy: (copy.counts, -copy.identity.copy))
+
+    @property
+    def older(self) -> Copy:
+        """The copy that the next commit overwrites; the newest if there is only one."""
+        newest = self.newest
+        return next((copy for copy in self.copies if copy and copy is not newest), newest)
+
+    @property
+    def name(self) -> str:
+        return self.newest.identity.name
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Byte offset and length of all copies together."""
+        newest = self.newest
+        start = newest.offset - newest.identity.copy * newest.length
+        return start, newest.length * newest.identity.copies
+
+
+@dataclass(slots=True)
+class Directory:
+    """The state of a store, and what recovery has to write.
+
+    Attributes:
+        sections: By name.
+        free: Free items by byte offset.
+        generation: The highest found anywhere (C44's G).
+        state: Sum of members (C24).
+        root: Of that state; None where a damaged head leaves it unverified.
+        damaged: Byte offset and extent of each damaged head.
+        orphans: Copies that are to be written as void; void here already.
+        left_over: Byte offset and length of extents that are to be made free.
+        clean: Whether the store was closed after its last commit (C49).
+    """
+
+    sections: dict[str, Section]
+    free: dict[int, Free]
+    generation: int
+    state: int
+    root: bytes | None
+    clean: bool
+    damaged: list[tuple[int, Damaged]] = field(default_factory=list)
+    orphans: list[Copy] = field(default_factory=list)
+    left_over: list[tuple[int, int]] = field(default_factory=list)
+
+
+def interpret(scan: Scan, verifies: Verifies) -> Directory:
+    """Work out the state of the store from its heads.
+
+    Args:
+        scan: All heads. Not modified.
+        verifies: Asked only for records of a commit in doubt.
+
+    Raises:
+        CorruptStoreError: Parts contradict each other (C12, C13, C44, C46, C48).
+    """
+    return _Interpreter(scan, verifies).directory()
+
+
+class _Interpreter:
+    def __init__(self, scan: Scan, verifies: Verifies) -> None:
+        self._scan = scan
+        self._verifies = verifies
+        self._authenticator = Authenticator.of(scan.header)
+        self._copies: list[Copy] = []
+        self._free: dict[int, Free] = {}
+        self._damaged: list[tuple[int, Damaged]] = []
+        for offset, item in scan.items:
+            if isinstance(item, Record):
+                self._copies.append(Copy(offset, item.identity, item.version, item.length))
+            elif isinstance(item, Free):
+                self._free[offset] = item
+            else:
+                self._damaged.append((offset, item))
+        self._undecided: set[int] = set()  # offsets of records
+        self._orphans: list[Copy] = []
+        self._left_over: list[tuple[int, int]] = []
+
+    def directory(self) -> Directory:
+        durable = self._scan.header.durable_generation
+        bound = max([durable, *(free.generation for free in self._free.values())])
+        generation = max([bound, *(copy.version.generation for copy in self._copies)])
+        if generation > bound:
+            self._decide(generation, bound)
+        sections: dict[str, Section] = {}
+        state = 0
+        for section in self._assemble():
+            newest = section.newest
+            version = newest.version
+            if version.state is State.TOMBSTONE and not section.damage:
+                self._left_over.append(section.extent)
+                continue
+            if newest.counts and version.state is not State.TOMBSTONE:
+                state += self._authenticator.member(
+                    newest.identity.section_id, version.generation, version.mac
+                )
+            self._enter(sections, section)
+        root = None
+        if not self._damaged:
+            root = self._authenticator.root(state)
+            self._compare_roots(root)
+        return Directory(
+            sections=sections,
+            free=self._free,
+            generation=generation,
+            state=state,
+            root=root,
+            clean=generation == durable,
+            damaged=self._damaged,
+            orphans=self._orphans,
+            left_over=self._left_over,
+        )
+
+    def _decide(self, generation: int, bound: int) -> None:
+        """Decide the newest commit (C44) and find what was never published (C46)."""
+        members = [
+            copy
+            for copy in self._copies
+            if copy.version.generation == generation
+            and (copy.version.state is State.VOID or copy.version.members)
+        ]
+        present = [copy for copy in members if copy.version.state is not State.VOID]
+        if present:
+            claims = {(c.version.members, c.version.root, c.version.prev) for c in present}
+            expected = present[0].version.members
+            if len(claims) > 1 or len(present) > expected:
+                raise CorruptStoreError(
+                    f"the records of generation {generation} contradict each other [C44]",
+                    generation=generation,
+                    offset=present[0].offset,
+                )
+            complete = len(present) == len(members) == expected and all(
+                map(self._verifies, present)
+            )
+            alone = expected == len(members) == 1 and present[0].identity.copies == 1
+            if not complete and self._damaged:
+                self._undecided.update(copy.offset for copy in present)
+            elif not complete and not alone:
+                self._roll_back(present)
+        for copy in self._copies:
+            version = copy.version
+            if version.state is State.VOID or version.members or version.generation <= bound:
+                continue
+            if not self._damaged:
+                raise CorruptStoreError(
+                    f"a record of generation {version.generation} was never published [C46]",
+                    name=copy.identity.name,
+                    generation=version.generation,
+                    offset=copy.offset,
+                )
+            self._undecided.add(copy.offset)
+
+    def _roll_back(self, orphans: Iterable[Copy]) -> None:
+        for copy in orphans:
+            copy.version = replace(copy.version, state=State.VOID)
+            self._orphans.append(copy)
+
+    def _assemble(self) -> Iterable[Section]:
+        """Join records to extents and pick each section's extent (C47)."""
+        extents: dict[bytes, dict[int, Section]] = defaultdict(dict)
+        for copy in self._copies:
+            identity = copy.identity
+            start = copy.offset - identity.copy * copy.length
+            section = extents[identity.section_id].setdefault(
+                start, Section([None] * identity.copies)
+            )
+            if len(section.copies) != identity.copies:
+                raise _disagreement(copy)
+            section.copies[identity.copy] = copy
+        for rivals in extents.values():
+            chosen = max(rivals, key=lambda start: (rivals[start].newest.counts, -start))
+            section = rivals[chosen]
+            section.damage = self._find_damage(rivals.values(), section)
+            if not section.damage:
+                self._left_over += (r.extent for start, r in rivals.items() if start != chosen)
+            yield section
+
+    def _find_damage(self, rivals: Iterable[Section], section: Section) -> Damage | None:
+        newest = section.newest
+        place = newest.version.generation, newest.offset
+        present = [copy for rival in rivals for copy in rival.copies if copy]
+        if any(None in rival.copies for rival in rivals):
+            if not self._damaged:
+                raise CorruptStoreError(
+                    f"a copy of section {newest.identity.name!r} is missing [C47]",
+                    name=newest.identity.name,
+                    offset=newest.offset,
+                )
+            return Damage("has a copy whose head is damaged [C43]", *place)
+        if any(copy.offset in self._undecided for copy in present):
+            return Damage("was part of a commit that damage leaves undecided [C44]", *place)
+        if not newest.counts:
+            return Damage("has only void copies [C42]", *place)
+        for rival in rivals:
+            kinds = {_constants(copy.identity) for copy in rival.copies if copy}
+            if len(kinds) > 1:
+                raise _disagreement(newest)
+        return None
+
+    def _enter(self, sections: dict[str, Section], section: Section) -> None:
+        known = sections.setdefault(section.name, section)
+        if known is section:
+            return
+        if not (known.damage or section.damage):
+            raise CorruptStoreError(
+                f"two sections have the name {section.name!r} [C13]", name=section.name
+            )
+        # A damaged head may hide that one of them was renamed since.
+        sections[section.name] = section if known.damage else known
+
+    def _compare_roots(self, root: bytes) -> None:
+        """Compare what the newest items attest with what was found (C48)."""
+        # Twice the generation, so that "half a step lower" stays a whole number.
+        attested = [(2 * free.generation, free.root) for free in self._free.values()]
+        attested += [(2 * h.durable_generation, h.root) for h in self._scan.copies if h]
+        for copy in self._copies:
+            version = copy.version
+            if version.state is not State.VOID:
+                attested.append((2 * version.generation, version.root))
+            elif version.generation:
+                attested.append((2 * version.generation - 1, version.prev))
+        highest = max(number for number, _ in attested)
+        if any(value != root for number, value in attested if number == highest):
+            raise CorruptStoreError(
+                f"the store is not what its generation {(highest + 1) // 2} attests [C48]",
+                generation=(highest + 1) // 2,
+                hint="part of the image was replaced by an older state, or changed",
+            )
+
+
+def _constants(identity: Identity) -> tuple[object, ...]:
+    return identity.copies, identity.kind, identity.max_size, identity.type
+
+
+def _disagreement(copy: Copy) -> CorruptStoreError:
+    return CorruptStoreError(
+        f"the copies of section {copy.identity.name!r} contradict each other [C12]",
+        name=copy.identity.name,
+        generation=copy.version.generation,
+        offset=copy.offset,
+    )

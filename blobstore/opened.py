@@ -1,0 +1,144 @@
+"""An open container: where it lies, what its heads mean, how it is read and written."""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from blobstore.authentication import Authenticator
+from blobstore.directory import interpret
+from blobstore.errors import CorruptBlobError, DamagedHeadError, StoreError
+from blobstore.scan import scan
+from blobstore.writing import PIECE_SIZE, DurableWriter
+from formats.container import HEAD_SIZE, MAX_GENERATION, State
+from formats.container_encoder import RecordFrame
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from blobstore.directory import Copy, Directory
+    from formats.container import Header
+    from formats.device import BlockDevice
+
+
+class BlobReader:
+    """Reads and verifies the blobs of records."""
+
+    def __init__(self, device: BlockDevice, authenticator: Authenticator, block_size: int) -> None:
+        self._device = device
+        self._authenticator = authenticator
+        self._block_size = block_size
+
+    def pieces(self, copy: Copy) -> Iterator[bytearray]:
+        """Yield the blob of a record piece by piece, unverified."""
+        offset, left = copy.offset + HEAD_SIZE, copy.version.size
+        while left:
+            piece = bytearray(min(left, PIECE_SIZE))
+            self._device.read_into(offset, piece)
+            yield piece
+            offset += len(piece)
+            left -= len(piece)
+
+    def verifies(self, copy: Copy) -> bool:
+        """Say whether a record's mac agrees (C22, C23); memory stays bounded."""
+        return self._agrees(copy, self.pieces(copy) if copy.version.state is State.LIVE else ())
+
+    def read(self, copy: Copy) -> bytes:
+        """Return the blob of a live record, verified.
+
+        Raises:
+            CorruptBlobError: It does not verify (C23).
+            DeviceError: It cannot be read.
+        """
+        blob = bytearray(copy.version.size)
+        self._device.read_into(copy.offset + HEAD_SIZE, blob)
+        if not self._agrees(copy, (blob,)):
+            name, generation = copy.identity.name, copy.version.generation
+            raise CorruptBlobError(
+                f"section {name!r} is corrupt: generation {generation}, in the record at byte "
+                f"{copy.offset}, does not verify [C23]",
+                name=name,
+                generation=generation,
+                offset=copy.offset,
+                hint="restore the section from a backup, or write it anew",
+            )
+        return bytes(blob)
+
+    def _agrees(self, copy: Copy, blob: Iterator[bytearray] | tuple[bytearray, ...]) -> bool:
+        meta = RecordFrame(copy.identity, self._block_size).mac_input(copy.version)
+        return hmac.compare_digest(self._authenticator.mac(meta, blob), copy.version.mac)
+
+
+@dataclass(slots=True)
+class OpenContainer:
+    """What reading and writing share. Not safe between threads by itself.
+
+    Attributes:
+        device: What the container lies on, from its byte 0.
+        header: The header that counts (C40).
+        header_copies: What stands in both places; None where damaged.
+        total: T, in bytes.
+        writable: False where a feature unknown here forbids writing (C15).
+        directory: The state of the store as recovery leaves it.
+        authenticator: Of this store.
+        blobs: Reads and verifies blobs.
+        writer: For everything that is written.
+    """
+
+    device: BlockDevice
+    header: Header
+    header_copies: tuple[Header | None, Header | None]
+    total: int
+    writable: bool
+    directory: Directory
+    authenticator: Authenticator
+    blobs: BlobReader
+    writer: DurableWriter
+
+    @property
+    def block_size(self) -> int:
+        """B, in bytes."""
+        return self.header.block_size
+
+    def next_generation(self) -> int:
+        """Return the generation of the next commit (C30).
+
+        Raises:
+            DamagedHeadError: A head is damaged, so nothing may be written (C61).
+            PoisonedStoreError: A write failed earlier.
+        """
+        self.writer.require_sound()
+        if self.directory.damaged:
+            offset, _ = self.directory.damaged[0]
+            raise DamagedHeadError(
+                f"the head at byte {offset} is damaged: nothing is written around it [C61]",
+                offset=offset,
+                hint="save what can be read, and repair or rebuild the store",
+            )
+        if self.directory.generation >= MAX_GENERATION - 1:
+            raise StoreError("the store has used up its generations [C30]")
+        return self.directory.generation + 1
+
+
+def open_container(device: BlockDevice) -> OpenContainer:
+    """Read the heads of the container on ``device``; nothing is written.
+
+    Raises:
+        FormatError, UnsupportedError, DeviceError: See `blobstore.scan.scan`.
+        CorruptStoreError: Parts of the store contradict each other.
+    """
+    found = scan(device)
+    authenticator = Authenticator.of(found.header)
+    blobs = BlobReader(device, authenticator, found.header.block_size)
+    return OpenContainer(
+        device=device,
+        header=found.header,
+        header_copies=found.copies,
+        total=found.total,
+        writable=found.writable,
+        directory=interpret(found, blobs.verifies),
+        authenticator=authenticator,
+        blobs=blobs,
+        writer=DurableWriter(device),
+    )

@@ -1,0 +1,243 @@
+"""Reading a container's heads: rules C40, C41 and C43 of `spec/container.md`.
+
+What comes out is what stands on the device, item by item. What it means after
+a crash is `blobstore.directory`'s business.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from blobstore.authentication import Authenticator
+from blobstore.errors import CorruptStoreError
+from formats.container import BLOCK_SIZES, HEAD_SIZE, IDENTIFIER, Record
+from formats.container_decoder import (
+    decode_header,
+    decode_item,
+    locate_check,
+    require_supported,
+)
+from formats.der import read_framing
+from formats.device import is_blank, read_exactly
+from formats.errors import (
+    ContainerError,
+    DeviceError,
+    EmptyImageError,
+    ForeignImageError,
+    FormatError,
+    TruncatedImageError,
+    UnsupportedError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from formats.container import Header, Item
+    from formats.device import BlockDevice
+
+_log = logging.getLogger(__name__)
+
+#: Blocks searched for the next sound head behind a damaged one (C43).
+SEARCH_LIMIT = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """An item whose head is damaged; ``length`` in bytes is what it hides."""
+
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """The heads of a container.
+
+    Attributes:
+        header: The copy that counts (C40).
+        copies: Both copies; None where damaged.
+        total: T, in bytes.
+        writable: False where a feature unknown here forbids writing (C15).
+        items: Byte offset and item, in order.
+    """
+
+    header: Header
+    copies: tuple[Header | None, Header | None]
+    total: int
+    writable: bool
+    items: list[tuple[int, Item | Damaged]]
+
+
+def scan(device: BlockDevice) -> Scan:
+    """Read all heads of the container on ``device``.
+
+    Raises:
+        EmptyImageError, ForeignImageError, TruncatedImageError: As named.
+        ContainerError: No header copy is sound.
+        CorruptStoreError: The header copies contradict each other.
+        UnsupportedError: See C15.
+        DeviceError: The header cannot be read.
+    """
+    copies = _read_headers(device)
+    header = max(filter(None, copies), key=lambda copy: copy.sequence)
+    writable = require_supported(header)
+    total = copies[0].total if copies[0] else header.total
+    _check_agreement(copies)
+    if total > device.size:
+        raise TruncatedImageError(
+            f"the container has {total} bytes, the device only {device.size}",
+            offset=device.size,
+            rule="C2",
+        )
+    items = list(_Walker(device, header, total).items())
+    return Scan(header, copies, total, writable, items)
+
+
+# -------------------------------------------------------------------- headers
+
+
+def _read_headers(device: BlockDevice) -> tuple[Header | None, Header | None]:
+    if device.size < 2 * BLOCK_SIZES[0]:
+        if is_blank(device):
+            raise EmptyImageError("there is no container: the image is empty")
+        raise ForeignImageError(f"{device.size} bytes are too few for a container", rule="C2")
+    problems: list[Exception] = []
+    first = _read_header(device, 0, 0, problems)
+    sizes = (first.block_size,) if first else BLOCK_SIZES
+    for block_size in sizes:
+        if block_size + HEAD_SIZE > device.size:
+            break
+        second = _read_header(device, block_size, 1, problems)
+        if second and second.block_size == block_size:
+            return first, second
+    if first:
+        return first, None
+    raise _nothing_sound(device, problems)
+
+
+def _read_header(
+    device: BlockDevice, offset: int, copy: int, problems: list[Exception]
+) -> Header | None:
+    """Return a header copy if it is sound; note why if it is not."""
+    try:
+        head = read_exactly(device, offset, HEAD_SIZE)
+        decoded = decode_header(head, copy)
+    except (DeviceError, FormatError, UnsupportedError) as error:
+        problems.append(error)
+        return None
+    if not Authenticator.of(decoded.header).is_sound(offset, head, decoded.check_start):
+        problems.append(ContainerError("a header's check disagrees", offset=offset, rule="C21"))
+        return None
+    return decoded.header
+
+
+def _nothing_sound(device: BlockDevice, problems: list[Exception]) -> Exception:
+    """Say in the most useful way why no header copy can be used."""
+    for kind in (UnsupportedError, DeviceError):
+        for problem in problems:
+            if isinstance(problem, kind):
+                return problem
+    if is_blank(device):
+        return EmptyImageError("there is no container: the image holds only zeros")
+    starts = [read_exactly(device, 0, 64)]
+    starts += [
+        read_exactly(device, size, 64) for size in BLOCK_SIZES if size + HEAD_SIZE <= device.size
+    ]
+    if any(IDENTIFIER.encode() in start for start in starts):
+        return ContainerError("no copy of the container's header is sound", offset=0, rule="C40")
+    return ForeignImageError(
+        "there is no container here",
+        offset=0,
+        rule="C1",
+        hint="if the image is a LUKS payload with a detached header, name the header",
+    )
+
+
+def _check_agreement(copies: tuple[Header | None, Header | None]) -> None:
+    first, second = copies
+    if first is None or second is None:
+        return
+    constants = [
+        (h.store_id, h.block_size, h.authentication, h.key, h.encrypted) for h in (first, second)
+    ]
+    if constants[0] != constants[1]:
+        raise CorruptStoreError("the header copies belong to different stores [C40]", offset=0)
+    if second.sequence >= first.sequence and second.total != first.total:
+        raise CorruptStoreError("the header copies differ in length [C40]", offset=0)
+    if second.sequence == first.sequence and (
+        (second.durable_generation, second.root) != (first.durable_generation, first.root)
+        or _features(first) != _features(second)
+    ):
+        raise CorruptStoreError("equally new header copies differ [C40]", offset=0)
+
+
+def _features(header: Header) -> tuple[int, int, int]:
+    return header.incompatible, header.read_only_compatible, header.compatible
+
+
+# ---------------------------------------------------------------------- items
+
+
+class _Walker:
+    """Steps from item to item, also over damaged heads."""
+
+    def __init__(self, device: BlockDevice, header: Header, total: int) -> None:
+        self._device = device
+        self._authenticator = Authenticator.of(header)
+        self._block_size = header.block_size
+        self._total = total
+
+    def items(self) -> Iterator[tuple[int, Item | Damaged]]:
+        offset = 2 * self._block_size
+        before: Item | Damaged | None = None
+        while offset < self._total:
+            head = self._read_head(offset)
+            item: Item | Damaged | None = self._sound(offset, head)
+            if item is None:
+                item = Damaged(self._hidden_end(offset, head, before) - offset)
+                _log.error("the head at byte %d is damaged, hiding %d bytes", offset, item.length)
+            before = item
+            yield offset, before
+            offset += before.length
+
+    def _read_head(self, offset: int) -> bytes | None:
+        try:
+            return read_exactly(self._device, offset, HEAD_SIZE)
+        except DeviceError:
+            return None  # one unreadable sector must not refuse the whole store
+
+    def _sound(self, offset: int, head: bytes | None) -> Item | None:
+        """Return the item if its head is sound (C21)."""
+        if head is None:
+            return None
+        try:
+            if not self._authenticator.is_sound(offset, head, locate_check(head)):
+                return None
+            item = decode_item(head, self._block_size)
+        except FormatError:
+            return None
+        return item if offset + item.length <= self._total else None
+
+    def _hidden_end(self, offset: int, head: bytes | None, before: Item | Damaged | None) -> int:
+        """Return where the item with the damaged head at ``offset`` ends (C43)."""
+        if head is not None:
+            end = self._framed_end(offset, head)
+            if end == self._total or (end and self._sound(end, self._read_head(end))):
+                return end
+        if isinstance(before, Record) and (before.identity.copy, before.identity.copies) == (0, 2):
+            return min(offset + before.length, self._total)
+        limit = min(self._total, offset + SEARCH_LIMIT * self._block_size)
+        for end in range(offset + self._block_size, limit, self._block_size):
+            if self._sound(end, self._read_head(end)):
+                return end
+        return self._total
+
+    def _framed_end(self, offset: int, head: bytes) -> int:
+        """Return the end by the item's own framing, 0 where that makes no sense."""
+        try:
+            _, start, size = read_framing(head, 0)
+        except FormatError:
+            return 0
+        end = offset + start + size
+        return end if end % self._block_size == 0 and end <= self._total else 0

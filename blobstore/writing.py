@@ -1,0 +1,106 @@
+"""Writing so that it is durable, or so that nothing more is written (C51)."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from blobstore.errors import PoisonedStoreError
+from formats.errors import DeviceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from formats.device import BlockDevice, ReadableBuffer
+
+_log = logging.getLogger(__name__)
+
+#: Longest single write, in bytes: small enough to stay in the cache and to
+#: stream blobs of any size, large enough that the number of calls is nothing.
+PIECE_SIZE = 256 << 10
+
+#: How often the same bytes are written before the store gives up.
+ATTEMPTS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Contiguous bytes to write: the parts, then zeros up to ``length`` bytes."""
+
+    offset: int
+    parts: tuple[ReadableBuffer, ...]
+    length: int
+
+    def pieces(self) -> Iterator[tuple[int, bytes]]:
+        """Yield byte offsets and bytes to write there, in order."""
+        for start in range(0, self.length, PIECE_SIZE):
+            stop = min(start + PIECE_SIZE, self.length)
+            chosen: list[ReadableBuffer] = []
+            position = 0
+            for part in self.parts:
+                low, high = max(start - position, 0), min(stop - position, len(part))
+                if low < high:
+                    chosen.append(memoryview(part)[low:high])
+                position += len(part)
+            chosen.append(bytes(min(max(stop - position, 0), stop - start)))
+            yield self.offset + start, b"".join(chosen)
+
+
+class DurableWriter:
+    """Writes spans and flushes, in the caller's order; refuses after a failure.
+
+    After a failed flush the system may have dropped what it could not store,
+    and a flush that then succeeds would say nothing. So the same bytes are
+    written again before the next flush, and if that fails too, what is durable
+    is unknown until the store is opened anew.
+    """
+
+    def __init__(self, device: BlockDevice) -> None:
+        self._device = device
+        self._failure: DeviceError | None = None
+
+    @property
+    def poisoned(self) -> bool:
+        """Whether a write failed, so that nothing more may be written."""
+        return self._failure is not None
+
+    def require_sound(self) -> None:
+        """Refuse to go on after a failure.
+
+        Raises:
+            PoisonedStoreError: A write failed earlier.
+        """
+        if self._failure is not None:
+            raise PoisonedStoreError(
+                f"an earlier write failed ({self._failure}); what is durable is unknown",
+                hint="open the store again: it then holds exactly the old or the new state",
+            ) from self._failure
+
+    def write(self, spans: Sequence[Span] = ()) -> None:
+        """Write the spans, in any order as far as durability goes, and flush.
+
+        Raises:
+            PoisonedStoreError: A write failed earlier; nothing was written.
+            DeviceError: Writing or flushing failed repeatedly; from now on
+                nothing is written.
+        """
+        self.require_sound()
+        attempts = ATTEMPTS if spans else 1  # a flush alone is never repeated
+        for attempt in range(1, attempts + 1):
+            try:
+                for span in spans:
+                    for offset, piece in span.pieces():
+                        self._device.write(offset, piece)
+                self._device.flush()
+            except DeviceError as error:
+                _log.error("attempt %d of %d to write failed: %s", attempt, attempts, error)
+                if attempt == attempts:
+                    self._failure = error
+                    raise
+            except BaseException as error:
+                # Interrupted in the middle: the same uncertainty.
+                self._failure = DeviceError(f"a write was interrupted by {type(error).__name__}")
+                raise
+            else:
+                return
