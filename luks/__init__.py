@@ -1,0 +1,141 @@
+"""LUKS1 and LUKS2 volumes as cryptsetup and QEMU write and read them.
+
+    with luks.format("disk.img", b"passphrase", size=64 << 20) as volume:
+        volume.write(0, b"hello")
+        volume.flush()
+
+    with luks.open("disk.img", b"passphrase") as volume:
+        volume.read(0, 5)
+
+No root, no device-mapper, no other program is needed. `load_header` looks at a
+volume without a secret. All errors are `StorageError`s (`luks.errors`); rules and
+limits are in ``spec/luks.md``.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+import formats
+
+if TYPE_CHECKING:
+    from luks.benchmark import benchmark_kdf
+    from luks.creation import format  # noqa: A004
+    from luks.errors import (
+        DeviceBusyError,
+        DeviceError,
+        DeviceFullError,
+        EmptyImageError,
+        ForeignImageError,
+        FormatError,
+        LuksExistsError,
+        LuksHeaderError,
+        NoKeyslotMatchError,
+        PolicyError,
+        ReadOnlyError,
+        SecretRequiredError,
+        StorageError,
+        TruncatedImageError,
+        UnlockError,
+        UnsupportedError,
+    )
+    from luks.kdf import KdfLimits
+    from luks.keyslots import VolumeKey, unlock, verify_volume_key
+    from luks.load import load_header
+    from luks.model import (
+        Area,
+        Argon2,
+        Digest,
+        Header,
+        KdfCost,
+        Keyslot,
+        Pbkdf2,
+        Segment,
+        Token,
+    )
+    from luks.secrets import Secret
+    from luks.volume import Volume, open  # noqa: A004
+
+__all__ = [
+    "Area",
+    "Argon2",
+    "DeviceBusyError",
+    "DeviceError",
+    "DeviceFullError",
+    "Digest",
+    "EmptyImageError",
+    "ForeignImageError",
+    "FormatError",
+    "Header",
+    "KdfCost",
+    "KdfLimits",
+    "Keyslot",
+    "LuksExistsError",
+    "LuksHeaderError",
+    "NoKeyslotMatchError",
+    "Pbkdf2",
+    "PolicyError",
+    "ReadOnlyError",
+    "Secret",
+    "SecretRequiredError",
+    "Segment",
+    "StorageError",
+    "Token",
+    "TruncatedImageError",
+    "UnlockError",
+    "UnsupportedError",
+    "Volume",
+    "VolumeKey",
+    "benchmark_kdf",
+    "format",
+    "load_header",
+    "open",
+    "unlock",
+    "verify_volume_key",
+]
+
+#: Tells others that this `luks` is ours (spec/decisions/0001).
+DISTRIBUTION: Final = "device-blobstore"
+
+if getattr(formats, "DISTRIBUTION", None) != DISTRIBUTION:
+    raise ImportError(
+        f"the package 'formats' in {getattr(formats, '__file__', None)} is not the one of"
+        f" {DISTRIBUTION}: another distribution of that name is in the way"
+    )
+
+# Which module defines each name: they are imported when first used, so that
+# `import luks` costs nothing.
+_HOMES: Final = {
+    "luks.benchmark": ("benchmark_kdf",),
+    "luks.creation": ("format",),
+    "luks.kdf": ("KdfLimits",),
+    "luks.keyslots": ("VolumeKey", "unlock", "verify_volume_key"),
+    "luks.load": ("load_header",),
+    "luks.model": (
+        "Area",
+        "Argon2",
+        "Digest",
+        "Header",
+        "KdfCost",
+        "Keyslot",
+        "Pbkdf2",
+        "Segment",
+        "Token",
+    ),
+    "luks.secrets": ("Secret",),
+    "luks.volume": ("Volume", "open"),
+}
+_HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOME_OF.get(name, "luks.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,302 @@
+"""Making LUKS volumes."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+from uuid import UUID, uuid4
+
+from formats.device import is_blank, read_exactly
+from formats.file import FileDevice, new_file
+from luks import layout, luks1
+from luks.benchmark import DIGEST_TIME, benchmark_kdf, benchmark_pbkdf2
+from luks.ciphers import DEFAULT_CIPHER, sector_cipher
+from luks.enroll import LUKS1_DIGEST_SIZE, add_keyslot, new_digest
+from luks.errors import DeviceFullError, ForeignImageError, LuksExistsError
+from luks.hashes import lookup
+from luks.kdf import MIN_ARGON2_MEMORY_KIB, MIN_ARGON2_TIME, MIN_ITERATIONS
+from luks.keyslots import VolumeKey
+from luks.load import secondary_offsets
+from luks.luks2_binary import VERSION as LUKS2
+from luks.model import SECTOR_SIZE, Argon2, Pbkdf2
+from luks.secrets import Secret, view_of
+from luks.volume import Volume
+from luks.writer import create_header
+
+if TYPE_CHECKING:
+    from formats.device import BlockDevice
+    from luks.load import Place
+    from luks.model import Header, KdfCost
+
+
+def format(  # noqa: A001  it is luks.format
+    path_or_device: Place,
+    secret: bytes | Secret,
+    *,
+    version: int = LUKS2,
+    header: Place | None = None,
+    size: int | None = None,
+    cipher: str = DEFAULT_CIPHER,
+    key_size: int = 64,
+    hash_name: str = "sha256",
+    sector_size: int | None = None,
+    kdf: KdfCost | str | None = None,
+    iter_time: int = 2000,
+    uuid: str | None = None,
+    label: str = "",
+    subsystem: str = "",
+    volume_key: bytes | Secret | None = None,
+    metadata_size: int = 16 << 10,
+    keyslots_size: int = 2016 << 10,
+    data_offset: int | None = None,
+    overwrite: bool = False,
+) -> Volume:
+    """Make a LUKS1 or LUKS2 volume with one passphrase, and open it for writing.
+
+    A crash at any instant leaves no header that opens, or the whole new one. A
+    path that does not exist appears complete or not at all. The payload is not
+    written: it reads as garbage until it is.
+
+    Args:
+        path_or_device: Where the volume goes. A path that does not exist
+            becomes a new file; one that does is formatted in place, like a
+            device, which stays the caller's to close.
+        secret: Passphrase or content of a key file, for keyslot 0. Not modified.
+        version: 1 or 2.
+        header: Where a detached header goes, likewise; the payload's device then
+            stays as it is.
+        size: Bytes of the payload, whole sectors. A new or empty file is made
+            to fit; what has a size already must have room for it, and its
+            payload is all that remains.
+        cipher: dm-crypt's cipher string, for payload and keyslots.
+        key_size: Bytes of the volume key; XTS takes twice the cipher's.
+        hash_name: Hash of PBKDF2, AF and digest, in LUKS spelling.
+        sector_size: Bytes per sector: 4096 by default, in LUKS1 always 512.
+        kdf: Cost of the key derivation, or its kind, ``"argon2id"``,
+            ``"argon2i"`` or ``"pbkdf2"``, to be measured. By default Argon2id,
+            in LUKS1 PBKDF2.
+        iter_time: Milliseconds that a measured key derivation shall take.
+        uuid: UUID; a random one by default.
+        label: LUKS2 only; at most 47 bytes of UTF-8.
+        subsystem: LUKS2 only; likewise.
+        volume_key: Key of the payload, ``key_size`` bytes; random by default.
+        metadata_size: Bytes of each LUKS2 header copy, 16 KiB to 4 MiB.
+        keyslots_size: Bytes of the LUKS2 keyslots area; a keyslot takes 252 KiB
+            for a key of 64 bytes.
+        data_offset: Byte offset of the payload; by default the next MiB behind
+            the header, or 0 if that is detached.
+        overwrite: Permit to destroy what is there.
+
+    Raises:
+        LuksExistsError: There is a LUKS header already.
+        ForeignImageError: There is something else.
+        DeviceFullError: There is not enough room.
+        PolicyError, UnsupportedError: The cipher or hash must not be, or cannot
+            be used.
+        DeviceError: The image cannot be made, opened or written, or is in use.
+        FileExistsError: Somebody else made the new file meanwhile.
+        ValueError: The arguments do not fit together.
+    """
+    view_of(secret)
+    blank = _lay_out(
+        version,
+        cipher=cipher,
+        key_size=key_size,
+        hash_name=hash_name,
+        sector_size=sector_size,
+        uuid=str(uuid4() if uuid is None else UUID(uuid)),
+        label=label,
+        subsystem=subsystem,
+        detached=header is not None,
+        data_offset=data_offset,
+        metadata_size=metadata_size,
+        keyslots_size=keyslots_size,
+    )
+    if size is not None and (size <= 0 or size % blank.sector_size):
+        raise ValueError(f"size is a positive multiple of {blank.sector_size} bytes, not {size}")
+    kind = _check_kdf(kdf, version, hash_name)
+    if size is None and _is_new(path_or_device):
+        raise ValueError("a new volume needs a size")
+    key = Secret(os.urandom(key_size) if volume_key is None else view_of(volume_key))
+    opened: list[BlockDevice] = []
+    try:
+        _check_key(key, key_size, cipher)
+        with ExitStack() as names:  # new files take their names when it ends
+            device = header_device = None
+            header_size = blank.keyslots_offset + blank.keyslots_size
+            if header is not None:
+                header_device = _prepare(names, opened, header, header_size, overwrite=overwrite)
+            payload_end = blank.data_offset + (size or blank.sector_size)
+            device = _prepare(names, opened, path_or_device, payload_end, overwrite=overwrite)
+            cost, digest_cost = _measure(kdf, kind, iter_time, key_size, hash_name)
+            enrolled, material = _enrol(blank, cost, digest_cost, secret, key, hash_name)
+            written = create_header(header_device or device, enrolled, material)
+            volume = Volume(
+                device,
+                written,
+                VolumeKey(key, 0),
+                read_only=False,
+                owned=tuple(ours for ours in opened if ours is device),
+            )
+    except BaseException:
+        key.wipe()
+        for ours in opened:
+            ours.close()
+        raise
+    for ours in opened:
+        if ours is header_device:
+            ours.close()
+    return volume
+
+
+def _lay_out(
+    version: int,
+    *,
+    cipher: str,
+    key_size: int,
+    hash_name: str,
+    sector_size: int | None,
+    uuid: str,
+    label: str,
+    subsystem: str,
+    detached: bool,
+    data_offset: int | None,
+    metadata_size: int,
+    keyslots_size: int,
+) -> Header:
+    if version == LUKS2:
+        return layout.new_luks2(
+            cipher=cipher,
+            key_size=key_size,
+            sector_size=4096 if sector_size is None else sector_size,
+            uuid=uuid,
+            label=label,
+            subsystem=subsystem,
+            detached=detached,
+            data_offset=data_offset,
+            metadata_size=metadata_size,
+            keyslots_size=keyslots_size,
+        )
+    if version != luks1.VERSION:
+        raise ValueError(f"version is 1 or 2, not {version!r}")
+    if label or subsystem or sector_size not in {None, SECTOR_SIZE}:
+        raise ValueError("LUKS1 has no label, no subsystem, and sectors of 512 bytes")
+    return layout.new_luks1(
+        cipher=cipher,
+        key_size=key_size,
+        hash_name=hash_name,
+        uuid=uuid,
+        detached=detached,
+        data_offset=data_offset,
+    )
+
+
+def _check_kdf(kdf: KdfCost | str | None, version: int, hash_name: str) -> str:
+    """Return the kind of key derivation; refuse what must not be created."""
+    lookup(hash_name)
+    if kdf is None:
+        return "argon2id" if version == LUKS2 else "pbkdf2"
+    kind = kdf if isinstance(kdf, str) else "pbkdf2" if isinstance(kdf, Pbkdf2) else kdf.variant
+    if version == luks1.VERSION and kind != "pbkdf2":
+        raise ValueError("LUKS1 has no key derivation but PBKDF2")
+    if isinstance(kdf, Pbkdf2):
+        if kdf.iterations < MIN_ITERATIONS:
+            raise ValueError(f"PBKDF2 takes at least {MIN_ITERATIONS} iterations")
+        if version == luks1.VERSION and kdf.hash_name != hash_name:
+            raise ValueError("LUKS1 has one hash for everything")
+        lookup(kdf.hash_name)
+    elif isinstance(kdf, Argon2) and (
+        kdf.time < MIN_ARGON2_TIME
+        or kdf.memory_kib < max(MIN_ARGON2_MEMORY_KIB, 8 * kdf.lanes)
+        or kdf.lanes < 1
+    ):
+        raise ValueError(
+            f"Argon2 takes at least {MIN_ARGON2_TIME} passes, {MIN_ARGON2_MEMORY_KIB} KiB of"
+            f" memory and 8 KiB per lane, not {kdf}"
+        )
+    return kind
+
+
+def _measure(
+    kdf: KdfCost | str | None, kind: str, iter_time: int, key_size: int, hash_name: str
+) -> tuple[KdfCost, Pbkdf2]:
+    """Return the costs of keyslot and digest; what is given is not measured."""
+    if kdf is not None and not isinstance(kdf, str):
+        return kdf, Pbkdf2(hash_name, MIN_ITERATIONS)
+    cost = benchmark_kdf(kind, iter_time=iter_time, key_size=key_size, hash_name=hash_name)
+    digest_size = lookup(hash_name).digest_size
+    return cost, benchmark_pbkdf2(hash_name, iter_time=DIGEST_TIME, key_size=digest_size)
+
+
+def _check_key(key: Secret, key_size: int, cipher: str) -> None:
+    """Check that the cipher takes this key, before anything is written."""
+    if len(key) != key_size:
+        raise ValueError(f"volume_key has {len(key)} bytes and key_size is {key_size}")
+    sector_cipher(cipher, key.view(), SECTOR_SIZE)
+
+
+def _enrol(
+    blank: Header,
+    cost: KdfCost,
+    digest_cost: Pbkdf2,
+    secret: bytes | Secret,
+    key: Secret,
+    hash_name: str,
+) -> tuple[Header, dict[int, bytes]]:
+    size = LUKS1_DIGEST_SIZE if blank.version == luks1.VERSION else lookup(hash_name).digest_size
+    digest = new_digest(key.view(), digest_cost, size)
+    return add_keyslot(
+        replace(blank, digests=MappingProxyType({0: digest})),
+        0,
+        kdf=cost,
+        secret=view_of(secret),
+        key=key.view(),
+        hash_name=hash_name,
+    )
+
+
+def _is_new(place: Place) -> bool:
+    """Say whether there is nothing yet: no file, or one of no bytes."""
+    if isinstance(place, str | os.PathLike):
+        path = Path(place)
+        return not path.exists() or (path.is_file() and path.stat().st_size == 0)
+    return place.size == 0
+
+
+def _prepare(
+    names: ExitStack, opened: list[BlockDevice], place: Place, end: int, *, overwrite: bool
+) -> BlockDevice:
+    """Open what is to be formatted and check that it may be, and has ``end`` bytes."""
+    if not isinstance(place, str | os.PathLike):
+        device = place
+    else:
+        if Path(place).exists():
+            device = FileDevice(place, read_only=False)
+        else:
+            device = names.enter_context(new_file(place, end))
+        opened.append(device)
+    if not overwrite:
+        _check_blank(device)
+    if device.size == 0:
+        device.resize(end)
+    if device.size < end:
+        raise DeviceFullError(f"{end} bytes are needed, and there are only {device.size}")
+    return device
+
+
+def _check_blank(device: BlockDevice) -> None:
+    start = read_exactly(device, 0, min(len(luks1.MAGIC), device.size))
+    if start == luks1.MAGIC or secondary_offsets(device):
+        raise LuksExistsError(
+            "there is a LUKS header already, and formatting destroys its keys",
+            hint="overwrite it only if nothing on the volume is needed any more",
+        )
+    if not is_blank(device):
+        raise ForeignImageError(
+            "there is something that is not LUKS",
+            hint="overwrite it only if it is not needed any more",
+        )

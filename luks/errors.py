@@ -1,0 +1,108 @@
+"""What can go wrong with a LUKS volume, its header, its keys.
+
+    StorageError                      1
+    ├── FormatError                  30
+    │   └── LuksHeaderError          35   the header breaks the LUKS specifications
+    │       └── LuksExistsError      36   there is a LUKS header where one is to be made
+    ├── UnlockError                  50   the volume cannot be unlocked
+    │   ├── NoKeyslotMatchError      51   no keyslot opens with this secret
+    │   └── SecretRequiredError      52   there is no usable secret
+    └── PolicyError                  53   it could be done, but must not be
+
+Damage, a wrong passphrase, a foreign file and something unknown are different
+classes: who takes one for another may destroy data. Importing this module costs
+no cryptography.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from formats.errors import (
+    DeviceBusyError,
+    DeviceError,
+    DeviceFullError,
+    EmptyImageError,
+    ForeignImageError,
+    FormatError,
+    ReadOnlyError,
+    StorageError,
+    TruncatedImageError,
+    UnsupportedError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "DeviceBusyError",
+    "DeviceError",
+    "DeviceFullError",
+    "EmptyImageError",
+    "ForeignImageError",
+    "FormatError",
+    "LuksExistsError",
+    "LuksHeaderError",
+    "NoKeyslotMatchError",
+    "PolicyError",
+    "ReadOnlyError",
+    "SecretRequiredError",
+    "StorageError",
+    "TruncatedImageError",
+    "UnlockError",
+    "UnsupportedError",
+]
+
+
+class LuksHeaderError(FormatError):
+    """A LUKS header is damaged, contradicts itself or breaks the specification.
+
+    `rule` names the rule in ``spec/luks.md``.
+    """
+
+    exit_code = 35
+
+
+class LuksExistsError(FormatError):
+    """There is a LUKS header already where one is to be made."""
+
+    exit_code = 36
+
+
+class UnlockError(StorageError):
+    """The volume cannot be unlocked; the subclasses say why."""
+
+    exit_code = 50
+
+
+class NoKeyslotMatchError(UnlockError):
+    """No keyslot opens with this secret.
+
+    A damaged keyslot area cannot be told from a wrong passphrase: both give a
+    key that the digest does not confirm.
+
+    Attributes:
+        tried: Keyslot number to the reason why it did not open.
+    """
+
+    exit_code = 51
+
+    def __init__(self, message: str, *, tried: Mapping[int, str], hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.tried = dict(tried)
+
+
+class SecretRequiredError(UnlockError):
+    """A secret is needed and there is none, or none that can be used."""
+
+    exit_code = 52
+
+
+class PolicyError(StorageError):
+    """It could be done, but not without weakening what the user relies on.
+
+    Raised before any secret is used. The message names what the caller can
+    pass to permit it, where it can be permitted at all.
+    """
+
+    exit_code = 53

@@ -1,0 +1,199 @@
+"""Keyslots: from a secret to the volume key, and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from luks.af import af_merge, af_split
+from luks.ciphers import check_usable, sector_cipher
+from luks.errors import (
+    LuksHeaderError,
+    NoKeyslotMatchError,
+    StorageError,
+    TruncatedImageError,
+    UnlockError,
+    UnsupportedError,
+)
+from luks.kdf import DEFAULT_LIMITS, confirms, derive
+from luks.model import PRIORITY_IGNORE, PRIORITY_NORMAL, PRIORITY_PREFER, SECTOR_SIZE
+from luks.policy import check_openable
+from luks.secrets import Secret, view_of
+
+if TYPE_CHECKING:
+    from formats.device import BlockDevice, ReadableBuffer
+    from luks.kdf import KdfLimits
+    from luks.model import Digest, Header, Keyslot
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeKey:
+    """A key that a header's digest has confirmed, made by the functions below.
+
+    Attributes:
+        key: The key; closing the volume that was opened with it wipes it.
+        keyslot: Number of the keyslot it came from, or None.
+    """
+
+    key: Secret
+    keyslot: int | None
+
+
+def unlock(
+    device: BlockDevice,
+    header: Header,
+    secret: bytes | Secret,
+    *,
+    keyslot: int | None = None,
+    limits: KdfLimits = DEFAULT_LIMITS,
+) -> VolumeKey:
+    """Find the volume key that ``secret`` opens.
+
+    Keyslots are tried by priority, then by number. One that cannot be tried
+    (damaged, unknown, or beyond ``limits``) does not keep others from it.
+
+    Args:
+        device: Holds the header and its keyslot areas.
+        header: As it was loaded; nothing of it is read again.
+        secret: Passphrase or key file content. Not modified.
+        keyslot: Try only this one, whatever its priority.
+        limits: What its key derivation may cost at most.
+
+    Raises:
+        NoKeyslotMatchError: It opens none.
+        UnlockError: There is no keyslot to try, or not enough memory.
+        PolicyError: The header must not be used, before ``secret`` is.
+        UnsupportedError, FormatError, DeviceError: No keyslot could be tried.
+    """
+    digest = check_openable(header)
+    if digest.kdf is not None:
+        limits.check(digest.kdf)
+    candidates = _candidates(header, digest, keyslot)
+    refusals: dict[int, StorageError] = {}
+    for number in candidates:
+        try:
+            key = _try_keyslot(device, header.keyslots[number], digest, view_of(secret), limits)
+        except StorageError as error:
+            refusals[number] = error
+            continue
+        if key is not None:
+            return VolumeKey(key, number)
+    if len(refusals) == len(candidates):
+        raise refusals[candidates[0]]
+    not_tried = "".join(f"; keyslot {n} was not tried: {why}" for n, why in refusals.items())
+    raise NoKeyslotMatchError(
+        "no keyslot opens with this secret: it is wrong, or the key material is damaged,"
+        f" which looks the same{not_tried}",
+        tried={n: str(refusals.get(n, "the secret does not open it")) for n in candidates},
+    )
+
+
+def verify_volume_key(
+    header: Header, key: ReadableBuffer, *, limits: KdfLimits = DEFAULT_LIMITS
+) -> VolumeKey:
+    """Check that ``key`` is the volume key; it is copied.
+
+    Raises:
+        UnlockError: It is not.
+        PolicyError, UnsupportedError: As `unlock`.
+    """
+    if not confirms(check_openable(header), key, limits):
+        raise UnlockError("this is not the volume key")
+    return VolumeKey(Secret(key), None)
+
+
+def seal(keyslot: Keyslot, secret: ReadableBuffer, key: ReadableBuffer) -> bytes:
+    """Return the key material that makes ``secret`` open ``key``.
+
+    Args:
+        keyslot: How; its salt is used as it is.
+        secret: Not modified.
+        key: ``keyslot.key_size`` bytes. Not modified.
+
+    Returns:
+        Encrypted material for the start of the keyslot's area.
+    """
+    if keyslot.kdf is None or keyslot.area.cipher is None:
+        raise ValueError(f"a keyslot of type {keyslot.type!r} cannot be made")
+    size = _material_size(keyslot)
+    material = bytearray(size)
+    stripes = af_split(key, stripes=keyslot.stripes, hash_name=keyslot.af_hash)
+    with (
+        Secret.adopt(stripes),
+        derive(keyslot.kdf, secret, keyslot.salt, keyslot.area.key_size) as area_key,
+    ):
+        material[: len(stripes)] = stripes
+        cipher = sector_cipher(keyslot.area.cipher, area_key.view(), SECTOR_SIZE)
+        cipher.encrypt(0, material, material)
+    return bytes(material)
+
+
+def _candidates(header: Header, digest: Digest, keyslot: int | None) -> list[int]:
+    if keyslot is not None:
+        if keyslot not in header.keyslots:
+            raise UnlockError(f"keyslot {keyslot} is not active")
+        if keyslot not in digest.keyslots:
+            raise UnlockError(f"keyslot {keyslot} does not hold the volume key")
+        return [keyslot]
+    candidates = [
+        number
+        for priority in (PRIORITY_PREFER, PRIORITY_NORMAL)
+        for number in sorted(digest.keyslots)
+        if header.keyslots[number].priority == priority
+    ]
+    if not candidates:
+        ignored = any(header.keyslots[n].priority == PRIORITY_IGNORE for n in digest.keyslots)
+        raise UnlockError(
+            "no keyslot is active",
+            hint="some are to be tried only when they are named" if ignored else None,
+        )
+    return candidates
+
+
+def _try_keyslot(
+    device: BlockDevice, keyslot: Keyslot, digest: Digest, secret: memoryview, limits: KdfLimits
+) -> Secret | None:
+    """Return the key, or None if the digest does not confirm it."""
+    area = keyslot.area
+    if keyslot.kdf is None or area.cipher is None:
+        raise UnsupportedError(
+            f"keyslots of type {keyslot.type!r}, or their key derivation, are not known",
+            feature=f"keyslot type {keyslot.type}",
+        )
+    # Everything that can be refused is, before the key derivation starts.
+    check_usable(area.cipher, area.key_size)
+    limits.check(keyslot.kdf)
+    size = _material_size(keyslot)
+    if size > area.size:
+        raise LuksHeaderError("the key material is larger than its area", rule="L27")
+    if area.offset + size > device.size:
+        raise TruncatedImageError(
+            f"the image of {device.size} bytes ends inside a keyslot", offset=area.offset
+        )
+    material = bytearray(size)
+    device.read_into(area.offset, material)
+    with (
+        Secret.adopt(material),
+        derive(keyslot.kdf, secret, keyslot.salt, area.key_size) as area_key,
+    ):
+        sector_cipher(area.cipher, area_key.view(), SECTOR_SIZE).decrypt(0, material, material)
+        candidate = Secret.adopt(
+            af_merge(
+                memoryview(material)[: keyslot.key_size * keyslot.stripes],
+                key_size=keyslot.key_size,
+                stripes=keyslot.stripes,
+                hash_name=keyslot.af_hash,
+            )
+        )
+    confirmed = False
+    try:
+        confirmed = confirms(digest, candidate.view(), limits)
+    finally:
+        if not confirmed:
+            candidate.wipe()
+    return candidate if confirmed else None
+
+
+def _material_size(keyslot: Keyslot) -> int:
+    """Bytes of the key material in whole sectors."""
+    return -(-keyslot.key_size * keyslot.stripes // SECTOR_SIZE) * SECTOR_SIZE

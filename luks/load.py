@@ -1,0 +1,152 @@
+"""Reading a header from a device: which format, which copy.
+
+Nothing here writes or takes a lock: whoever writes a LUKS2 header keeps one copy
+valid at every instant, so reading beside a writer finds one.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from formats.device import is_blank, read_exactly
+from luks import luks1, luks2, luks2_binary
+from luks.errors import (
+    EmptyImageError,
+    ForeignImageError,
+    FormatError,
+    LuksHeaderError,
+    TruncatedImageError,
+    UnsupportedError,
+)
+from luks.luks2 import PRIMARY, SECONDARY
+from luks.validate import validate_luks1
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from formats.device import BlockDevice
+    from luks.model import Header
+
+    #: What the API takes: a path, or a device that is open already.
+    Place = str | os.PathLike[str] | BlockDevice
+
+_MAGIC_SIZE = 8  # magic and version
+
+
+def load_header(path_or_device: Place) -> Header:
+    """Read and validate the header of a LUKS1 or LUKS2 volume; nothing is written.
+
+    Args:
+        path_or_device: Image file, block device, or detached header. A path is
+            opened without a lock, so that it works while the volume is in use.
+
+    Raises:
+        EmptyImageError: It has no bytes, or only zeros.
+        ForeignImageError: It holds something else.
+        TruncatedImageError: It ends inside the header.
+        LuksHeaderError: The header is damaged, in LUKS2 both its copies.
+        UnsupportedError: It is of a version, or names a cipher or hash, that is
+            unknown.
+        DeviceError: It cannot be read.
+    """
+    with opened(path_or_device) as device:
+        return read_header(device)
+
+
+@contextmanager
+def opened(path_or_device: Place) -> Iterator[BlockDevice]:
+    """Open a path for reading, without a lock, and close it again; pass a device on."""
+    if not isinstance(path_or_device, str | os.PathLike):
+        yield path_or_device
+        return
+    from formats.file import FileDevice  # noqa: PLC0415  devices may come from elsewhere
+
+    with FileDevice(path_or_device, lock=False) as device:
+        yield device
+
+
+def read_header(device: BlockDevice) -> Header:
+    """Read and validate the header on an open device; errors as `load_header`."""
+    start = _read_at_most(device, 0, _MAGIC_SIZE)
+    if start[:6] == luks1.MAGIC:
+        version = int.from_bytes(start[6:], "big")
+        if version == luks1.VERSION:
+            return _read_luks1(device)
+        if version != luks2_binary.VERSION and not secondary_offsets(device):
+            raise UnsupportedError(f"LUKS version {version} is unknown", feature="LUKS version")
+    elif not secondary_offsets(device):
+        if is_blank(device):
+            raise EmptyImageError("the image is empty")
+        raise ForeignImageError("the image is not LUKS")
+    return _read_luks2(device)
+
+
+def secondary_offsets(device: BlockDevice) -> list[int]:
+    """Return where secondary LUKS2 headers seem to begin."""
+    return [
+        offset
+        for offset in luks2_binary.METADATA_SIZES
+        if _read_at_most(device, offset, 6) == luks2_binary.SECONDARY_MAGIC
+    ]
+
+
+def _read_luks1(device: BlockDevice) -> Header:
+    if device.size < luks1.HEADER_SIZE:
+        raise TruncatedImageError(f"a LUKS1 header in only {device.size} bytes", rule="L40")
+    raw = luks1.decode(read_exactly(device, 0, luks1.HEADER_SIZE))
+    validate_luks1(raw)
+    return luks1.to_model(raw)
+
+
+def _read_luks2(device: BlockDevice) -> Header:
+    """Read both copies and return the newer sound one (L22)."""
+    primary = _try_copy(device, PRIMARY, 0)
+    if isinstance(primary, FormatError | UnsupportedError):
+        for offset in secondary_offsets(device):
+            secondary = _try_copy(device, SECONDARY, offset)
+            if not isinstance(secondary, FormatError | UnsupportedError):
+                _warn("primary", primary)
+                return replace(secondary, stale_copy=PRIMARY)
+        raise primary
+    secondary = _try_copy(device, SECONDARY, primary.metadata_size)
+    if isinstance(secondary, FormatError | UnsupportedError):
+        _warn("secondary", secondary)
+        return replace(primary, stale_copy=SECONDARY)
+    if secondary.seqid > primary.seqid:
+        _warn("primary", LuksHeaderError("it is older than the other"))
+        return replace(secondary, stale_copy=PRIMARY)
+    if secondary.seqid < primary.seqid:
+        _warn("secondary", LuksHeaderError("it is older than the other"))
+        return replace(primary, stale_copy=SECONDARY)
+    return primary
+
+
+def _try_copy(
+    device: BlockDevice, which: int, offset: int
+) -> Header | FormatError | UnsupportedError:
+    try:
+        block = _read_at_most(device, offset, luks2_binary.BINARY_SIZE)
+        size = luks2.metadata_size_of(block, which, offset)
+        if offset + size > device.size:
+            return TruncatedImageError(
+                f"the image of {device.size} bytes ends inside a header copy of {size}",
+                offset=offset,
+                rule="L20",
+            )
+        return luks2.decode_copy(read_exactly(device, offset, size), which, offset)
+    except (FormatError, UnsupportedError) as error:
+        return error
+
+
+def _read_at_most(device: BlockDevice, offset: int, size: int) -> bytes:
+    size = min(size, device.size - offset)
+    return read_exactly(device, offset, size) if size > 0 else b""
+
+
+def _warn(copy: str, reason: Exception) -> None:
+    import logging  # noqa: PLC0415  costs start-up time, and is rarely needed
+
+    logging.getLogger("luks").warning("the %s header copy is not used: %s", copy, reason)

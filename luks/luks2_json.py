@@ -1,0 +1,199 @@
+"""The text of LUKS2's JSON area, and typed access to what it says.
+
+The standard library's `json` is used with three restrictions that the format
+wants and it does not make by itself: no member twice, no NaN or Infinity, and
+bounded nesting (spec/decisions/0003).
+
+Source: LUKS2 On-Disk Format Specification 1.1, section 3.
+"""
+
+from __future__ import annotations
+
+import binascii
+import json
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from luks.errors import LuksHeaderError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Deepest nesting of objects and arrays, as json-c has it.
+MAX_DEPTH: Final = 32
+
+_MAX_UINT64: Final = 2**64 - 1
+_DIGITS: Final = frozenset("0123456789")
+
+
+def parse_area(area: bytes) -> dict[str, Any]:
+    """Return the object that a JSON area holds.
+
+    Args:
+        area: The whole area: text, a NUL, and nothing but NULs up to its end.
+
+    Raises:
+        LuksHeaderError: It is no such thing.
+    """
+    end = area.find(b"\0")
+    if end < 0 or area.count(0, end) != len(area) - end:
+        raise LuksHeaderError("the JSON text is not followed by zeros only", rule="L23")
+    if not area.startswith(b"{"):
+        raise LuksHeaderError("the JSON text does not begin with '{'", rule="L23")
+    try:
+        root = json.loads(
+            area[:end].decode(),
+            object_pairs_hook=_object,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+        )
+    except (ValueError, RecursionError) as error:
+        # The parser's own message would quote the text, which may hold secrets.
+        place = f" at character {error.pos}" if isinstance(error, json.JSONDecodeError) else ""
+        raise LuksHeaderError(f"the JSON text cannot be parsed{place}", rule="L23") from None
+    _check_depth(root)
+    value: dict[str, Any] = root
+    return value
+
+
+def format_area(root: dict[str, Any], size: int) -> bytes:
+    """Return the JSON area of ``size`` bytes that holds ``root``.
+
+    Raises:
+        LuksHeaderError: It does not fit, a final NUL included.
+    """
+    try:
+        text = _dump(root, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # a lone surrogate, which only an escape can express
+        text = _dump(root, ensure_ascii=True).encode()
+    if len(text) >= size:
+        raise LuksHeaderError(
+            f"metadata of {len(text)} bytes do not fit into a JSON area of {size}", rule="L23"
+        )
+    return text.ljust(size, b"\0")
+
+
+def _dump(root: dict[str, Any], *, ensure_ascii: bool) -> str:
+    return json.dumps(root, separators=(",", ":"), ensure_ascii=ensure_ascii, allow_nan=False)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise LuksHeaderError("the JSON text has a member twice", rule="L23")
+    return value
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise LuksHeaderError(f"the JSON text contains {text}", rule="L23")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise LuksHeaderError("the JSON text has a number that is too large", rule="L23")
+    return value
+
+
+def _check_depth(root: object) -> None:
+    level: list[Any] = [root]
+    for _ in range(MAX_DEPTH):
+        level = [
+            child
+            for value in level
+            if isinstance(value, dict | list)
+            for child in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            return
+    if any(isinstance(value, dict | list) for value in level):
+        raise LuksHeaderError(f"the JSON text is nested deeper than {MAX_DEPTH}", rule="L23")
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A JSON object and its place, for messages; every getter checks the type.
+
+    Attributes:
+        value: The object.
+        place: Such as ``"keyslot 3"``.
+    """
+
+    value: dict[str, Any]
+    place: str
+
+    def has(self, name: str) -> bool:
+        """Say whether there is such a member."""
+        return name in self.value
+
+    def text(self, name: str) -> str:
+        """Return a string."""
+        value = self.value.get(name)
+        if not isinstance(value, str):
+            raise self._wrong(name, "a string")
+        return value
+
+    def integer(self, name: str, minimum: int = 0) -> int:
+        """Return a number without fraction, of at least ``minimum``."""
+        value = self.value.get(name)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise self._wrong(name, "an integer")
+        if not minimum <= value <= _MAX_UINT64:
+            raise self._wrong(name, f"an integer of at least {minimum}")
+        return value
+
+    def uint64(self, name: str) -> int:
+        """Return a 64-bit number, which LUKS2 writes as a string of decimal digits."""
+        text = self.text(name)
+        if not 0 < len(text) <= 20 or not _DIGITS.issuperset(text) or int(text) > _MAX_UINT64:
+            raise self._wrong(name, "a 64-bit number as a decimal string")
+        return int(text)
+
+    def base64(self, name: str) -> bytes:
+        """Return the bytes that a string encodes."""
+        try:
+            return binascii.a2b_base64(self.text(name), strict_mode=True)
+        except (binascii.Error, ValueError) as error:
+            raise self._wrong(name, "base64") from error
+
+    def child(self, name: str) -> Node:
+        """Return an object."""
+        value = self.value.get(name)
+        if not isinstance(value, dict):
+            raise self._wrong(name, "an object")
+        return Node(value, f"{self.place}.{name}")
+
+    def words(self, name: str) -> tuple[str, ...]:
+        """Return an array of strings."""
+        value = self.value.get(name)
+        if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+            raise self._wrong(name, "an array of strings")
+        return tuple(value)
+
+    def numbers(self, name: str) -> tuple[int, ...]:
+        """Return an array of object numbers, which LUKS2 writes as strings."""
+        return tuple(self._number(word) for word in self.words(name))
+
+    def numbered(self, name: str, what: str) -> Iterator[tuple[int, Node]]:
+        """Go through an object whose members are numbered objects.
+
+        Args:
+            name: Such as ``"keyslots"``.
+            what: What messages call one of them, such as ``"keyslot"``.
+        """
+        for key, value in self.child(name).value.items():
+            number = self._number(key)
+            if not isinstance(value, dict):
+                raise LuksHeaderError(f"{what} {number} is no object", rule="L24")
+            yield number, Node(value, f"{what} {number}")
+
+    def _number(self, text: str) -> int:
+        # "00" or "+0" would be a second name for the same object.
+        if len(text) > 3 or not text or not _DIGITS.issuperset(text) or str(int(text)) != text:
+            raise LuksHeaderError(f"{self.place} refers to a number {text[:16]!r}", rule="L24")
+        return int(text)
+
+    def _wrong(self, name: str, expected: str) -> LuksHeaderError:
+        found = "is not" if name in self.value else "is missing; it should be"
+        return LuksHeaderError(f"{self.place}: {name!r} {found} {expected}", rule="L24")

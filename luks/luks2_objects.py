@@ -1,0 +1,307 @@
+"""LUKS2's JSON objects: keyslots, digests, segments, tokens, config; to model and back.
+
+What is not known here survives: an object that did not change is written as it
+was read, one that changed keeps its unknown members, and objects of unknown
+types can only be kept or removed.
+
+Source: LUKS2 On-Disk Format Specification 1.1, section 3.
+"""
+
+from __future__ import annotations
+
+from binascii import b2a_base64
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+
+from luks.luks2_json import Node
+from luks.model import (
+    ARGON2_VARIANTS,
+    PRIORITY_NORMAL,
+    Area,
+    Argon2,
+    Digest,
+    Keyslot,
+    Pbkdf2,
+    Segment,
+    Token,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from luks.model import Header, KdfCost
+
+_DYNAMIC: Final = "dynamic"
+
+
+ItemT = TypeVar("ItemT", Keyslot, Digest, Segment)
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """What the JSON area says, decoded but not yet validated."""
+
+    keyslots: Mapping[int, Keyslot]
+    digests: Mapping[int, Digest]
+    segments: Mapping[int, Segment]
+    tokens: Mapping[int, Token]
+    flags: tuple[str, ...]
+    requirements: tuple[str, ...]
+    json_size: int
+    keyslots_size: int
+
+
+def decode(root: dict[str, Any]) -> Metadata:
+    """Decode the object in a JSON area.
+
+    Raises:
+        LuksHeaderError: A member is missing or of the wrong type.
+    """
+    node = Node(root, "metadata")
+    config = node.child("config")
+    requirements: tuple[str, ...] = ()
+    if config.has("requirements"):
+        requirements = config.child("requirements").words("mandatory")
+    return Metadata(
+        keyslots={n: _decode_keyslot(item) for n, item in node.numbered("keyslots", "keyslot")},
+        digests={n: _decode_digest(item) for n, item in node.numbered("digests", "digest")},
+        segments={n: _decode_segment(item) for n, item in node.numbered("segments", "segment")},
+        tokens={n: _decode_token(item) for n, item in node.numbered("tokens", "token")},
+        flags=config.words("flags") if config.has("flags") else (),
+        requirements=requirements,
+        json_size=config.uint64("json_size"),
+        keyslots_size=config.uint64("keyslots_size"),
+    )
+
+
+def encode(header: Header, old: Mapping[str, Any], json_size: int) -> dict[str, Any]:
+    """Return the object for the JSON area; what it shares with ``old`` is not modified.
+
+    Args:
+        header: What it is to say.
+        old: The object that ``header`` was decoded from, or an empty one.
+        json_size: Bytes of the JSON area.
+
+    Raises:
+        ValueError: An object of an unknown type is new or changed.
+    """
+    config = dict(old.get("config", {}))
+    config["json_size"] = str(json_size)
+    config["keyslots_size"] = str(header.keyslots_size)
+    if header.flags or "flags" in config:
+        config["flags"] = list(header.flags)
+    if header.requirements or "requirements" in config:
+        mandatory = {"mandatory": list(header.requirements)}
+        config["requirements"] = {**config.get("requirements", {}), **mandatory}
+    return {
+        **old,
+        "keyslots": _merge(header.keyslots, old.get("keyslots", {}), _KEYSLOTS),
+        "tokens": {str(n): _encode_token(token) for n, token in sorted(header.tokens.items())},
+        "segments": _merge(header.segments, old.get("segments", {}), _SEGMENTS),
+        "digests": _merge(header.digests, old.get("digests", {}), _DIGESTS),
+        "config": config,
+    }
+
+
+def _decode_keyslot(node: Node) -> Keyslot:
+    type_, area = node.text("type"), node.child("area")
+    known = type_ == "luks2"
+    cost, salt, stripes, af_hash = None, b"", 0, ""
+    area.text("type")
+    if known:
+        kdf, af = node.child("kdf"), node.child("af")
+        cost = _decode_kdf(kdf)
+        salt = kdf.base64("salt") if cost else b""
+        if af.text("type") == "luks1":
+            stripes, af_hash = af.integer("stripes", 1), af.text("hash")
+        else:
+            cost = None  # stored in a way that is not known here
+    return Keyslot(
+        type=type_,
+        key_size=node.integer("key_size", 1),
+        area=Area(
+            offset=area.uint64("offset"),
+            size=area.uint64("size"),
+            cipher=area.text("encryption") if known else None,
+            key_size=area.integer("key_size", 1) if known else 0,
+        ),
+        kdf=cost,
+        salt=salt,
+        stripes=stripes,
+        af_hash=af_hash,
+        priority=node.integer("priority") if node.has("priority") else PRIORITY_NORMAL,
+    )
+
+
+def _decode_kdf(node: Node) -> KdfCost | None:
+    type_ = node.text("type")
+    if type_ == "pbkdf2":
+        return Pbkdf2(node.text("hash"), node.integer("iterations", 1))
+    for variant in ARGON2_VARIANTS:
+        if type_ == variant:
+            return Argon2(
+                variant,
+                time=node.integer("time", 1),
+                memory_kib=node.integer("memory", 1),
+                lanes=node.integer("cpus", 1),
+            )
+    return None
+
+
+def _encode_keyslot(keyslot: Keyslot) -> dict[str, Any]:
+    if keyslot.type != "luks2" or keyslot.kdf is None:
+        raise ValueError(f"a keyslot of type {keyslot.type!r} can only be kept or removed")
+    kdf: dict[str, Any]
+    if isinstance(keyslot.kdf, Pbkdf2):
+        kdf = {
+            "type": "pbkdf2",
+            "hash": keyslot.kdf.hash_name,
+            "iterations": keyslot.kdf.iterations,
+        }
+    else:
+        kdf = {
+            "type": keyslot.kdf.variant,
+            "time": keyslot.kdf.time,
+            "memory": keyslot.kdf.memory_kib,
+            "cpus": keyslot.kdf.lanes,
+        }
+    value: dict[str, Any] = {
+        "type": keyslot.type,
+        "key_size": keyslot.key_size,
+        "af": {"type": "luks1", "stripes": keyslot.stripes, "hash": keyslot.af_hash},
+        "area": {
+            "type": "raw",
+            "offset": str(keyslot.area.offset),
+            "size": str(keyslot.area.size),
+            "encryption": keyslot.area.cipher,
+            "key_size": keyslot.area.key_size,
+        },
+        "kdf": {**kdf, "salt": _base64(keyslot.salt)},
+    }
+    if keyslot.priority != PRIORITY_NORMAL:
+        value["priority"] = keyslot.priority
+    return value
+
+
+def _decode_digest(node: Node) -> Digest:
+    type_ = node.text("type")
+    known = type_ == "pbkdf2"
+    return Digest(
+        type=type_,
+        keyslots=node.numbers("keyslots"),
+        segments=node.numbers("segments"),
+        kdf=Pbkdf2(node.text("hash"), node.integer("iterations", 1)) if known else None,
+        salt=node.base64("salt") if known else b"",
+        value=node.base64("digest") if known else b"",
+    )
+
+
+def _encode_digest(digest: Digest) -> dict[str, Any]:
+    if digest.type != "pbkdf2" or digest.kdf is None:
+        raise ValueError(f"a digest of type {digest.type!r} can only be kept or removed")
+    return {
+        "type": digest.type,
+        "keyslots": _words(digest.keyslots),
+        "segments": _words(digest.segments),
+        "hash": digest.kdf.hash_name,
+        "iterations": digest.kdf.iterations,
+        "salt": _base64(digest.salt),
+        "digest": _base64(digest.value),
+    }
+
+
+def _decode_segment(node: Node) -> Segment:
+    type_ = node.text("type")
+    size = node.text("size")
+    segment = Segment(
+        type=type_,
+        offset=node.uint64("offset"),
+        size=None if size == _DYNAMIC else node.uint64("size"),
+        flags=node.words("flags") if node.has("flags") else (),
+    )
+    if type_ != "crypt":
+        return segment
+    return replace(
+        segment,
+        cipher=node.text("encryption"),
+        sector_size=node.integer("sector_size", 1),
+        iv_tweak=node.uint64("iv_tweak"),
+        integrity=node.child("integrity").text("type") if node.has("integrity") else None,
+    )
+
+
+def _encode_segment(segment: Segment) -> dict[str, Any]:
+    if segment.type != "crypt" or segment.integrity is not None:
+        raise ValueError(f"a segment of type {segment.type!r} can only be kept or removed")
+    value: dict[str, Any] = {
+        "type": segment.type,
+        "offset": str(segment.offset),
+        "size": _DYNAMIC if segment.size is None else str(segment.size),
+        "iv_tweak": str(segment.iv_tweak),
+        "encryption": segment.cipher,
+        "sector_size": segment.sector_size,
+    }
+    if segment.flags:
+        value["flags"] = list(segment.flags)
+    return value
+
+
+def _decode_token(node: Node) -> Token:
+    return Token(
+        type=node.text("type"), keyslots=node.numbers("keyslots"), body=MappingProxyType(node.value)
+    )
+
+
+def _encode_token(token: Token) -> dict[str, Any]:
+    return {**token.body, "type": token.type, "keyslots": _words(token.keyslots)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Section(Generic[ItemT]):
+    """How the objects of one section are translated, and which members that covers."""
+
+    decode: Callable[[Node], ItemT]
+    encode: Callable[[ItemT], dict[str, Any]]
+    members: frozenset[str]
+
+
+_KEYSLOTS: Final = _Section(
+    _decode_keyslot,
+    _encode_keyslot,
+    frozenset({"type", "key_size", "af", "area", "kdf", "priority"}),
+)
+_SEGMENTS: Final = _Section(
+    _decode_segment,
+    _encode_segment,
+    frozenset({"type", "offset", "size", "iv_tweak", "encryption", "sector_size", "flags"}),
+)
+_DIGESTS: Final = _Section(
+    _decode_digest,
+    _encode_digest,
+    frozenset({"type", "keyslots", "segments", "hash", "iterations", "salt", "digest"}),
+)
+
+
+def _merge(
+    items: Mapping[int, ItemT], old: Mapping[str, Any], section: _Section[ItemT]
+) -> dict[str, Any]:
+    """Encode the objects of a section over those it was decoded from."""
+    merged: dict[str, Any] = {}
+    for number, item in sorted(items.items()):
+        key = str(number)
+        before = old.get(key)
+        if before is not None and section.decode(Node(before, key)) == item:
+            merged[key] = before
+        else:
+            unknown = {k: v for k, v in (before or {}).items() if k not in section.members}
+            merged[key] = {**section.encode(item), **unknown}
+    return merged
+
+
+def _words(numbers: tuple[int, ...]) -> list[str]:
+    return [str(number) for number in numbers]
+
+
+def _base64(data: bytes) -> str:
+    return b2a_base64(data, newline=False).decode("ascii")

@@ -1,0 +1,252 @@
+"""One model of LUKS1 and LUKS2: keyslots, digests, segments, tokens.
+
+A LUKS1 header is the case of eight keyslots that share one cipher and one hash,
+one digest, one segment, and no token. Everything here is immutable and knows no
+bytes: `luks.luks1`, `luks.luks2` and `luks.luks2_json` translate.
+
+Numbers of keyslots, digests, segments and tokens are ints, as their JSON keys
+say. Offsets and sizes are bytes. Offsets of keyslot areas count from the start
+of the header's device, those of segments from the start of the payload's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+#: Bytes of a sector in keyslot areas, and the unit of sector numbers and IVs.
+SECTOR_SIZE: Final = 512
+
+#: What a keyslot's `priority` means; anything else makes it unusable.
+PRIORITY_IGNORE, PRIORITY_NORMAL, PRIORITY_PREFER = 0, 1, 2
+
+Argon2Variant = Literal["argon2id", "argon2i"]
+ARGON2_VARIANTS: Final[tuple[Argon2Variant, ...]] = ("argon2id", "argon2i")
+
+
+@dataclass(frozen=True, slots=True)
+class Pbkdf2:
+    """The cost of PBKDF2.
+
+    Attributes:
+        hash_name: Hash of its HMAC, in LUKS spelling.
+        iterations: How often it is applied.
+    """
+
+    hash_name: str
+    iterations: int
+
+
+@dataclass(frozen=True, slots=True)
+class Argon2:
+    """The cost of Argon2.
+
+    Attributes:
+        variant: ``"argon2id"`` or ``"argon2i"``.
+        time: Passes over the memory.
+        memory_kib: Memory in KiB.
+        lanes: Threads it can use; LUKS2 calls them cpus.
+    """
+
+    variant: Argon2Variant
+    time: int
+    memory_kib: int
+    lanes: int
+
+
+KdfCost = Pbkdf2 | Argon2
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """Where a keyslot keeps its key material.
+
+    Attributes:
+        offset: Bytes from the start of the header's device.
+        size: Bytes reserved, at least what the material needs.
+        cipher: dm-crypt's cipher string for the material, or None where the
+            keyslot's type keeps no encrypted key here.
+        key_size: Bytes of the key that encrypts the material, 0 likewise.
+    """
+
+    offset: int
+    size: int
+    cipher: str | None
+    key_size: int
+
+    @property
+    def end(self) -> int:
+        """Offset of the first byte behind it."""
+        return self.offset + self.size
+
+
+@dataclass(frozen=True, slots=True)
+class Keyslot:
+    """One way to a key: a passphrase, stretched, decrypts the key material.
+
+    Attributes:
+        type: ``"luks2"`` or ``"luks1"``; anything else is kept, not used.
+        key_size: Bytes of the key that is stored.
+        area: Where the key material lies.
+        kdf: How the passphrase is stretched, or None if it is not known here.
+        salt: Salt of the KDF.
+        stripes: AF stripes of the key material.
+        af_hash: Hash of the AF diffuser.
+        priority: One of ``PRIORITY_*``.
+    """
+
+    type: str
+    key_size: int
+    area: Area
+    kdf: KdfCost | None
+    salt: bytes
+    stripes: int
+    af_hash: str
+    priority: int = PRIORITY_NORMAL
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """What a key is verified against.
+
+    Attributes:
+        type: ``"pbkdf2"``; anything else is kept, not used.
+        keyslots: Numbers of the keyslots that hold this key.
+        segments: Numbers of the segments this key decrypts; none for an
+            unbound key.
+        kdf: Hash and iterations.
+        salt: Salt of PBKDF2.
+        value: The digest; its own length says how much is compared.
+    """
+
+    type: str
+    keyslots: tuple[int, ...]
+    segments: tuple[int, ...]
+    kdf: Pbkdf2 | None
+    salt: bytes
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A part of the payload.
+
+    Attributes:
+        type: ``"crypt"`` or ``"linear"``; anything else is kept, not used.
+        offset: Bytes from the start of the payload's device.
+        size: Bytes, or None for all that remains of the device.
+        cipher: dm-crypt's cipher string, or None unless it is encrypted.
+        sector_size: Bytes that are encrypted as a unit.
+        iv_tweak: Number that is added to each sector's, in 512-byte units.
+        integrity: Name of the integrity algorithm, or None.
+        flags: Words such as ``"backup-final"``.
+    """
+
+    type: str
+    offset: int
+    size: int | None
+    cipher: str | None = None
+    sector_size: int = SECTOR_SIZE
+    iv_tweak: int = 0
+    integrity: str | None = None
+    flags: tuple[str, ...] = ()
+
+    @property
+    def is_backup(self) -> bool:
+        """Whether it describes the payload before or after a re-encryption only."""
+        return any(flag.startswith("backup-") for flag in self.flags)
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """What helps to find a passphrase; only its type's owner knows more.
+
+    Attributes:
+        type: Its owner's name for it.
+        keyslots: Numbers of the keyslots it is for.
+        body: The whole JSON object; not to be modified.
+    """
+
+    type: str
+    keyslots: tuple[int, ...]
+    body: Mapping[str, Any] = field(repr=False)  # some types store secrets
+
+
+_NOTHING: Mapping[int, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A validated LUKS header.
+
+    Attributes:
+        version: 1 or 2.
+        uuid: As stored, usually in the usual form of a UUID.
+        keyslots: Active keyslots by number.
+        digests: Digests by number.
+        segments: Segments by number, without gaps.
+        tokens: Tokens by number.
+        label: LUKS2's label, or "".
+        subsystem: LUKS2's subsystem, or "".
+        seqid: LUKS2's counter of header writes; 0 in LUKS1.
+        flags: LUKS2's persistent activation flags.
+        requirements: Features without which LUKS2 must not be opened.
+        metadata_size: Bytes of one header copy.
+        keyslots_offset: Start of the space for keyslot areas.
+        keyslots_size: Bytes of that space.
+        stale_copy: Which LUKS2 header copy is damaged or old, 0 for the primary
+            and 1 for the secondary, or None.
+        source: What the header was decoded from, for its own codec only: it
+            lets unknown members and types survive a rewrite.
+    """
+
+    version: int
+    uuid: str
+    keyslots: Mapping[int, Keyslot]
+    digests: Mapping[int, Digest]
+    segments: Mapping[int, Segment]
+    tokens: Mapping[int, Token] = field(default_factory=lambda: _NOTHING)
+    label: str = ""
+    subsystem: str = ""
+    seqid: int = 0
+    flags: tuple[str, ...] = ()
+    requirements: tuple[str, ...] = ()
+    metadata_size: int = 0
+    keyslots_offset: int = 0
+    keyslots_size: int = 0
+    stale_copy: int | None = field(default=None, compare=False)
+    source: Any = field(default=None, repr=False, compare=False)
+
+    @property
+    def data_segments(self) -> tuple[Segment, ...]:
+        """The segments that make up the payload, in order."""
+        ordered = (self.segments[number] for number in sorted(self.segments))
+        return tuple(segment for segment in ordered if not segment.is_backup)
+
+    @property
+    def data_offset(self) -> int:
+        """Bytes from the start of the payload's device to the payload."""
+        return min(segment.offset for segment in self.data_segments)
+
+    @property
+    def cipher(self) -> str | None:
+        """dm-crypt's cipher string of the payload's first segment."""
+        return self.data_segments[0].cipher
+
+    @property
+    def sector_size(self) -> int:
+        """Bytes per sector of the payload's first segment."""
+        return self.data_segments[0].sector_size
+
+    @property
+    def volume_digest(self) -> int | None:
+        """Number of the digest of the key that decrypts the whole payload, if there is one."""
+        wanted = {n for n, segment in self.segments.items() if not segment.is_backup}
+        for number, digest in self.digests.items():
+            if wanted <= set(digest.segments):
+                return number
+        return None

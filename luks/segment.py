@@ -1,0 +1,135 @@
+"""An encrypted segment as a BlockDevice: any byte range over whole sectors."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Final
+
+from formats.device import Device
+from luks.model import SECTOR_SIZE
+
+if TYPE_CHECKING:
+    from formats.device import BlockDevice, ReadableBuffer, WritableBuffer
+    from luks.ciphers import SectorCipher
+
+#: Most bytes encrypted, and then written, at a time; a multiple of all sector sizes.
+_CHUNK: Final = 1 << 20
+
+
+class CryptSegment(Device):
+    """A range of a device, decrypted and encrypted on the way.
+
+    Reading and writing are safe from several threads at once, also next to each
+    other in one sector. A write is handed on in whole sectors, in one piece up
+    to 1 MiB; only the sectors at its edges are read before, and only where it
+    does not cover them.
+    """
+
+    def __init__(
+        self,
+        device: BlockDevice,
+        cipher: SectorCipher,
+        *,
+        offset: int,
+        size: int,
+        sector_size: int,
+        first_sector: int,
+    ) -> None:
+        """Serve ``size`` bytes of ``device`` from ``offset`` on.
+
+        Args:
+            device: Holds the encrypted bytes; it stays its opener's to close.
+            cipher: Made for sectors of ``sector_size`` bytes.
+            offset: Byte offset in ``device``.
+            size: A multiple of ``sector_size``.
+            sector_size: Bytes.
+            first_sector: Number of the first sector, in 512-byte units: the
+                segment's iv_tweak.
+        """
+        self._device = device
+        self._cipher = cipher
+        self._offset = offset
+        self._size = size
+        self._sector_size = sector_size
+        self._first_sector = first_sector
+        # Nobody may see, or complete from, a sector of which only a part is
+        # new: it would decrypt to garbage.
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    @property
+    def block_size(self) -> int:
+        return self._sector_size
+
+    def read_into(self, offset: int, buffer: WritableBuffer, /) -> None:
+        self._check_range(offset, len(buffer))
+        start, end = self._sectors(offset, len(buffer))
+        if (start, end) == (offset, offset + len(buffer)):
+            self._read_sectors(start, memoryview(buffer))
+            return
+        target = memoryview(buffer)
+        for at in range(start, end, _CHUNK):
+            chunk = bytearray(min(_CHUNK, end - at))
+            self._read_sectors(at, memoryview(chunk))
+            first, last = max(at, offset), min(at + len(chunk), offset + len(buffer))
+            target[first - offset : last - offset] = chunk[first - at : last - at]
+
+    def write(self, offset: int, data: ReadableBuffer, /) -> None:
+        self._check_range(offset, len(data))
+        start, end = self._sectors(offset, len(data))
+        source = memoryview(data)
+        for at in range(start, end, _CHUNK):
+            stop = min(at + _CHUNK, end)
+            first, last = max(at, offset), min(stop, offset + len(data))
+            with self._lock:
+                self._write_sectors(at, stop, first, source[first - offset : last - offset])
+
+    def flush(self) -> None:
+        self._device.flush()
+
+    def close(self) -> None:
+        """Let a write that is under way end, and no other begin.
+
+        Call it before the cipher's key is wiped: what a wiped key encrypts is lost.
+        """
+        with self._lock:
+            self._closed = True
+
+    def _sectors(self, offset: int, size: int) -> tuple[int, int]:
+        """Return the bounds of the sectors that a range of bytes touches."""
+        start = offset - offset % self._sector_size
+        end = offset + size
+        return (start, end + -end % self._sector_size) if size else (offset, offset)
+
+    def _number(self, offset: int) -> int:
+        return self._first_sector + offset // SECTOR_SIZE
+
+    def _read_sectors(self, offset: int, view: memoryview) -> None:
+        with self._lock:
+            self._device.read_into(self._offset + offset, view)
+        self._cipher.decrypt(self._number(offset), view, view)
+
+    def _write_sectors(self, start: int, end: int, offset: int, data: memoryview) -> None:
+        """Write the sectors from ``start`` to ``end``, which ``data`` covers but for edges."""
+        if self._closed:
+            raise ValueError("the segment is closed")
+        sectors = bytearray(end - start)
+        view = memoryview(sectors)
+        size = self._sector_size
+        if offset == start and len(data) == end - start:
+            self._cipher.encrypt(self._number(start), data, sectors)
+        else:
+            edges = {start} if offset != start else set()
+            if offset + len(data) != end:
+                edges.add(end - size)
+            for edge in edges:
+                sector = view[edge - start :][:size]
+                self._device.read_into(self._offset + edge, sector)
+                self._cipher.decrypt(self._number(edge), sector, sector)
+            view[offset - start :][: len(data)] = data
+            self._cipher.encrypt(self._number(start), sectors, sectors)
+        self._device.write(self._offset + start, sectors)

@@ -1,0 +1,72 @@
+"""Asking for a passphrase at the controlling terminal."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from luks.errors import SecretRequiredError
+from luks.secrets import MAX_TERMINAL_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_TERMINAL = "/dev/tty"
+
+
+def ask(prompt: str) -> bytearray:
+    """Return one line typed without echo, less its newline.
+
+    Raises:
+        SecretRequiredError: There is no terminal, the input ended before the
+            line did, or the line has more than `MAX_TERMINAL_SIZE` bytes.
+    """
+    try:
+        fd = os.open(_TERMINAL, os.O_RDWR | getattr(os, "O_NOCTTY", 0))
+    except OSError as error:
+        raise SecretRequiredError(
+            "there is no terminal to ask for a passphrase",
+            hint="give a key file or a file descriptor",
+        ) from error
+    import termios  # noqa: PLC0415  absent on Windows, and so is /dev/tty
+
+    try:
+        with _without_echo(fd):
+            os.write(fd, prompt.encode())
+            try:
+                return _line(fd)
+            finally:
+                os.write(fd, b"\n")  # the user's own was not echoed
+    except (OSError, termios.error) as error:
+        raise SecretRequiredError(f"cannot ask at the terminal: {error}") from error
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _without_echo(fd: int) -> Iterator[None]:
+    import termios  # noqa: PLC0415
+
+    before = termios.tcgetattr(fd)
+    quiet = termios.tcgetattr(fd)
+    quiet[3] &= ~termios.ECHO
+    # What was typed before the question is no answer to it.
+    termios.tcsetattr(fd, termios.TCSAFLUSH, quiet)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(fd, termios.TCSAFLUSH, before)
+
+
+def _line(fd: int) -> bytearray:
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        chunk = os.read(fd, MAX_TERMINAL_SIZE + 1)
+        line += chunk
+        if not chunk:
+            raise SecretRequiredError("the terminal closed before a passphrase was complete")
+        if len(line) > MAX_TERMINAL_SIZE + 1:
+            raise SecretRequiredError(f"a passphrase has at most {MAX_TERMINAL_SIZE} bytes")
+    del line[-1]
+    return line

@@ -1,0 +1,209 @@
+"""An unlocked volume: its payload as a BlockDevice."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from contextlib import ExitStack
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from formats.device import Device
+from luks.ciphers import sector_cipher
+from luks.errors import LuksHeaderError, ReadOnlyError, TruncatedImageError
+from luks.kdf import DEFAULT_LIMITS
+from luks.keyslots import unlock
+from luks.load import opened, read_header
+from luks.policy import check_openable
+from luks.segment import CryptSegment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from formats.device import BlockDevice, ReadableBuffer, WritableBuffer
+    from luks.kdf import KdfLimits
+    from luks.keyslots import VolumeKey
+    from luks.load import Place
+    from luks.model import Header, Segment
+    from luks.secrets import Secret
+
+
+def open(  # noqa: A001  it is luks.open
+    path_or_device: Place,
+    secret: bytes | Secret,
+    *,
+    header: Place | None = None,
+    keyslot: int | None = None,
+    read_only: bool = True,
+    limits: KdfLimits = DEFAULT_LIMITS,
+) -> Volume:
+    """Unlock a LUKS1 or LUKS2 volume.
+
+    The header is read once, validated, and opened from that very copy.
+
+    Args:
+        path_or_device: Image file, block device or open device with the
+            payload. A path is opened, and locked against other processes and
+            QEMU, until the volume is closed; a device stays the caller's.
+        secret: Passphrase or content of a key file. Not modified.
+        header: Detached header, likewise; it is not used after this call.
+        keyslot: Try only this keyslot, whatever its priority.
+        read_only: Permit no writing.
+        limits: What the key derivation may cost at most.
+
+    Raises:
+        NoKeyslotMatchError: The secret opens no keyslot.
+        UnlockError: There is no keyslot to try.
+        PolicyError: The volume is not encrypted, or asks for too much.
+        UnsupportedError: It needs something that is not implemented.
+        EmptyImageError, ForeignImageError, TruncatedImageError,
+        LuksHeaderError: There is no sound LUKS header.
+        DeviceError: The image cannot be opened or read, or is in use.
+    """
+    with ExitStack() as stack:
+        if isinstance(path_or_device, str | os.PathLike):
+            from formats.file import FileDevice  # noqa: PLC0415  devices may come from elsewhere
+
+            device: BlockDevice = stack.enter_context(
+                FileDevice(path_or_device, read_only=read_only)
+            )
+            owned: tuple[BlockDevice, ...] = (device,)
+        else:
+            device, owned = path_or_device, ()
+        with opened(device if header is None else header) as header_device:
+            loaded = read_header(header_device)
+            key = unlock(header_device, loaded, secret, keyslot=keyslot, limits=limits)
+        volume = Volume(device, loaded, key, read_only=read_only, owned=owned)
+        stack.pop_all()
+    return volume
+
+
+class Volume(Device):
+    """The decrypted payload of a LUKS volume, as a `BlockDevice`.
+
+    Any range of bytes can be read and written, from several threads at once; a
+    write that ends inside sectors reads those first. The size is fixed.
+
+    Attributes:
+        header: The header it was opened with.
+        keyslot: Number of the keyslot that opened it, or None.
+        read_only: Whether writing is refused.
+    """
+
+    def __init__(
+        self,
+        device: BlockDevice,
+        header: Header,
+        key: VolumeKey,
+        *,
+        read_only: bool = True,
+        owned: tuple[BlockDevice, ...] = (),
+    ) -> None:
+        """Open the payload on ``device`` with a loaded header and its confirmed key.
+
+        Args:
+            device: Holds the payload.
+            header: Its header, however it was loaded.
+            key: From `luks.unlock` or `luks.verify_volume_key` with that header;
+                `close` wipes it.
+            read_only: Permit no writing.
+            owned: Devices that `close` closes.
+
+        Raises:
+            TruncatedImageError: The device ends before the payload.
+            PolicyError, UnsupportedError: As `luks.unlock`.
+        """
+        check_openable(header)
+        self.header = header
+        self.keyslot = key.keyslot
+        self.read_only = read_only
+        self._key = key.key
+        self._owned = owned
+        self._segments = tuple(
+            _open_segment(device, segment, key.key) for segment in header.data_segments
+        )
+        # Where each segment starts in the payload, and where the last ends.
+        self._starts = (0, *accumulate(segment.size for segment in self._segments))
+        self._device = device
+        self._closed = False
+
+    @property
+    def size(self) -> int:
+        """Bytes of the payload, in whole sectors."""
+        return self._starts[-1]
+
+    @property
+    def block_size(self) -> int:
+        """Bytes of a sector; the largest, if segments differ."""
+        return max(segment.block_size for segment in self._segments)
+
+    @property
+    def volume_key_size(self) -> int:
+        """Bytes of the volume key."""
+        return len(self._key)
+
+    def read_into(self, offset: int, buffer: WritableBuffer, /) -> None:
+        self._check_open()
+        self._check_range(offset, len(buffer))
+        view = memoryview(buffer)
+        for segment, at, first, last in self._pieces(offset, len(view)):
+            segment.read_into(at, view[first:last])
+
+    def write(self, offset: int, data: ReadableBuffer, /) -> None:
+        self._check_open()
+        self._check_range(offset, len(data))
+        if self.read_only:
+            raise ReadOnlyError("the volume is open for reading only")
+        view = memoryview(data)
+        for segment, at, first, last in self._pieces(offset, len(view)):
+            segment.write(at, view[first:last])
+
+    def flush(self) -> None:
+        self._check_open()
+        self._device.flush()
+
+    def close(self) -> None:
+        """Wipe the volume key and close what `luks.open` opened; twice is fine."""
+        if not self._closed:
+            self._closed = True
+            for segment in self._segments:
+                segment.close()
+            self._key.wipe()
+            for device in self._owned:
+                device.close()
+
+    def _pieces(self, offset: int, size: int) -> Iterator[tuple[CryptSegment, int, int, int]]:
+        """Cut a range at segment bounds: segment, offset in it, bounds in the range."""
+        at, end = offset, offset + size
+        while at < end:
+            index = bisect_right(self._starts, at) - 1
+            stop = min(end, self._starts[index + 1])
+            yield self._segments[index], at - self._starts[index], at - offset, stop - offset
+            at = stop
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError("the volume is closed")
+
+
+def _open_segment(device: BlockDevice, segment: Segment, key: Secret) -> CryptSegment:
+    remaining = device.size - segment.offset
+    size = segment.size
+    if size is None:
+        # What is left behind the last whole sector belongs to nobody.
+        size = remaining - remaining % segment.sector_size
+    elif size % segment.sector_size:
+        raise LuksHeaderError("a segment ends inside a sector", rule="L28")
+    if size > remaining or remaining < 0:
+        raise TruncatedImageError(
+            f"the image of {device.size} bytes ends before the payload does, which starts at"
+            f" byte {segment.offset}"
+        )
+    return CryptSegment(
+        device,
+        sector_cipher(segment.cipher or "", key.view(), segment.sector_size),
+        offset=segment.offset,
+        size=size,
+        sector_size=segment.sector_size,
+        first_sector=segment.iv_tweak,
+    )
