@@ -15,6 +15,9 @@ from formats.container import (
     BLOCK_SIZES,
     ID_SIZE,
     KEY_SIZE,
+    MAX_NAME_SIZE,
+    MAX_SECTION_SIZE,
+    MAX_TYPE_SIZE,
     NEVER_WRITTEN,
     Authentication,
     Free,
@@ -24,6 +27,7 @@ from formats.container import (
     State,
     Version,
     record_length,
+    validate_label,
 )
 from formats.container_encoder import RecordFrame, encode_free
 
@@ -57,6 +61,10 @@ class SectionSpec:
     content: ReadableBuffer | None = None
 
     def __post_init__(self) -> None:
+        validate_label(self.name, "name", lowest=1, highest=MAX_NAME_SIZE)
+        validate_label(self.type, "type", lowest=0, highest=MAX_TYPE_SIZE)
+        if not 0 <= self.max_size <= MAX_SECTION_SIZE:
+            raise ValueError(f"section {self.name!r} cannot have {self.max_size} bytes")
         if self.copies not in (1, 2):
             raise ValueError(f"section {self.name!r}: copies is 1 or 2, not {self.copies}")
         if self.content is not None and len(self.content) > self.max_size:
@@ -138,7 +146,8 @@ def initialise(
     items = _Items(authenticator, specs, block_size, total)
     header = replace(header, root=items.root)
     writer = DurableWriter(device)
-    writer.write([Span(copy * block_size, (), block_size) for copy in (1, 0)])
+    # Wherever a reader looks for a header copy, there may be an old one.
+    writer.write([Span(0, (), min(BLOCK_SIZES[-1] + block_size, total))])
     writer.write(list(items.spans()))
     for copy in (1, 0):
         writer.write([header_span(authenticator, replace(header, copy=copy))])

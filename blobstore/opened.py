@@ -15,7 +15,7 @@ from formats.container import HEAD_SIZE, MAX_GENERATION, State
 from formats.container_encoder import RecordFrame
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from blobstore.directory import Copy, Directory
     from formats.container import Header
@@ -30,19 +30,17 @@ class BlobReader:
         self._authenticator = authenticator
         self._block_size = block_size
 
-    def pieces(self, copy: Copy) -> Iterator[bytearray]:
-        """Yield the blob of a record piece by piece, unverified."""
-        offset, left = copy.offset + HEAD_SIZE, copy.version.size
-        while left:
-            piece = bytearray(min(left, PIECE_SIZE))
-            self._device.read_into(offset, piece)
-            yield piece
-            offset += len(piece)
-            left -= len(piece)
+    def verifies(self, copy: Copy, observe: Callable[[bytearray], None] | None = None) -> bool:
+        """Say whether a record's mac agrees (C22, C23); memory stays bounded.
 
-    def verifies(self, copy: Copy) -> bool:
-        """Say whether a record's mac agrees (C22, C23); memory stays bounded."""
-        return self._agrees(copy, self.pieces(copy) if copy.version.state is State.LIVE else ())
+        Args:
+            copy: The record.
+            observe: Called with each piece of the blob.
+
+        Raises:
+            DeviceError: It cannot be read.
+        """
+        return self._agrees(copy, self._pieces(copy, observe))
 
     def read(self, copy: Copy) -> bytes:
         """Return the blob of a live record, verified.
@@ -65,7 +63,21 @@ class BlobReader:
             )
         return bytes(blob)
 
-    def _agrees(self, copy: Copy, blob: Iterator[bytearray] | tuple[bytearray, ...]) -> bool:
+    def _pieces(
+        self, copy: Copy, observe: Callable[[bytearray], None] | None
+    ) -> Iterator[bytearray]:
+        offset = copy.offset + HEAD_SIZE
+        left = copy.version.size if copy.version.state is State.LIVE else 0
+        while left:
+            piece = bytearray(min(left, PIECE_SIZE))
+            self._device.read_into(offset, piece)
+            if observe:
+                observe(piece)
+            yield piece
+            offset += len(piece)
+            left -= len(piece)
+
+    def _agrees(self, copy: Copy, blob: Iterable[bytearray]) -> bool:
         meta = RecordFrame(copy.identity, self._block_size).mac_input(copy.version)
         return hmac.compare_digest(self._authenticator.mac(meta, blob), copy.version.mac)
 

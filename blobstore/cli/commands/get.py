@@ -1,0 +1,39 @@
+"""`blobstore get`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from blobstore.cli.access import PATH, Access, access_options
+from blobstore.cli.output import write_output
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command("get")
+@click.argument("image", type=PATH)
+@click.argument("name")
+@click.option(
+    "-o",
+    "--output",
+    type=PATH,
+    metavar="FILE",
+    help="Write to this file; - is stdout, even a terminal.",
+)
+@click.option("--force", is_flag=True, help="Overwrite FILE.")
+@access_options
+def command(*, access: Access, image: Path, name: str, output: Path | None, force: bool) -> None:
+    """Read the blob NAME of IMAGE to stdout or a file."""
+    if output is None and sys.stdout.isatty():
+        raise click.UsageError("a blob is binary: name a file with -o, or -o - for the terminal")
+    with access.open(image) as store:
+        blob = store.get(name)
+    if output is None or str(output) == "-":
+        sys.stdout.buffer.write(blob)
+        sys.stdout.buffer.flush()
+    else:
+        write_output(output, blob, force=force)

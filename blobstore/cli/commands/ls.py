@@ -1,0 +1,44 @@
+"""`blobstore ls`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from blobstore.cli.access import PATH, Access, access_options
+from blobstore.cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from blobstore.description import SectionInfo
+
+
+@click.command("ls")
+@click.argument("image", type=PATH)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@access_options
+def command(*, access: Access, image: Path, as_json: bool) -> None:
+    """List the sections of IMAGE: size, worst case, generation, kind, name."""
+    with access.open(image) as store:
+        sections = store.sections()
+    if as_json:
+        print_json([asdict(section) for section in sections])
+        return
+    header = ("SIZE", "WORST CASE", "COPIES", "GENERATION", "KIND", "TYPE", "NAME")
+    print_table([header, *map(_row, sections)], right=frozenset((0, 1, 2, 3)))
+
+
+def _row(section: SectionInfo) -> tuple[str, ...]:
+    size = "unwritten" if section.size is None else str(section.size)
+    return (
+        "corrupt" if section.damage else size,
+        str(section.max_size),
+        str(section.copies),
+        str(section.generation),
+        section.kind,
+        section.type or "-",
+        section.name,
+    )

@@ -1,0 +1,24 @@
+"""`blobstore put`."""
+
+from __future__ import annotations
+
+from typing import IO, TYPE_CHECKING
+
+import click
+
+from blobstore.cli.access import PATH, Access, access_options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command("put")
+@click.argument("image", type=PATH)
+@click.argument("name")
+@click.argument("file", type=click.File("rb"))
+@access_options
+def command(*, access: Access, image: Path, name: str, file: IO[bytes]) -> None:
+    """Replace the blob NAME of IMAGE by FILE, or by stdin if FILE is -."""
+    blob = file.read()
+    with access.open(image, read_only=False) as store:
+        store.put(name, blob)

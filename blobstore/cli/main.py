@@ -1,0 +1,105 @@
+"""The `blobstore` command: its verbs, loaded when used, and its exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+from typing import Final
+
+import click
+
+from formats.errors import StorageError
+
+#: Verb to what it does. Each lives in blobstore.cli.commands.VERB as `command`.
+VERBS: Final = {
+    "create": "Make a new, empty image.",
+    "pack": "Make an image out of a manifest and the files it names.",
+    "unpack": "Write an image's blobs and a manifest to a directory.",
+    "ls": "List the sections of an image.",
+    "info": "Show what an image is and where each byte of it goes.",
+    "get": "Read a blob.",
+    "put": "Replace a blob, atomically and durably.",
+    "verify": "Read and check everything in an image.",
+}
+
+EXIT_CODES: Final = """\
+Exit codes:
+
+\b
+   0  success
+   1  any other failure         2  wrong usage
+  20  the device failed        21  no space left        22  read-only
+  23  image in use             30  broken format        31  empty image
+  32  foreign file             33  truncated image      34  container header damaged
+  35  LUKS header damaged      36  LUKS header exists   40  unsupported
+  50  cannot unlock            51  wrong passphrase or damaged keyslot
+  52  no passphrase            53  refused by policy    60  store failure
+  61  no such blob             62  blob never written   63  blob too large
+  64  no room in the image     65  corrupt blob         66  damaged head
+  67  parts contradict         68  an earlier write failed
+  69  image exists             70  section is another   71  manifest unusable
+  72  output exists           130  interrupted
+"""
+
+
+class _Verbs(click.Group):
+    """A group that imports a verb only when it runs, and not for ``--help``."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in VERBS:
+            return None
+        module = importlib.import_module(f"blobstore.cli.commands.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.command(
+    cls=_Verbs,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=EXIT_CODES,
+)
+@click.version_option(package_name="device-blobstore", prog_name="blobstore")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors on stderr.")
+def cli(*, quiet: bool) -> None:
+    """Keep the state of devices in one crash-safe, encrypted image.
+
+    Blobs have names and lie in a DER container inside an ordinary LUKS volume.
+    Data goes to stdout, everything else to stderr.
+    """
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("blobstore: %(message)s"))
+    logging.basicConfig(level=logging.ERROR if quiet else logging.WARNING, handlers=[handler])
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    try:
+        code = cli.main(prog_name="blobstore", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = 2 if isinstance(error, click.UsageError) else 1
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("blobstore: interrupted", err=True)
+        code = 130
+    except StorageError as error:
+        click.echo(f"blobstore: {error}", err=True)
+        if error.hint:
+            click.echo(f"blobstore: {error.hint}", err=True)
+        code = error.exit_code
+    except BrokenPipeError:
+        # Whoever read our output is gone; keep the interpreter from saying so too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)

@@ -1,0 +1,95 @@
+"""What commands print and write: files that appear whole, JSON, progress."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from blobstore.errors import StoreError
+from formats.file import new_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+#: A progress bar appears only for what takes longer, in seconds.
+_PROGRESS_AFTER = 1.0
+
+
+class OutputExistsError(StoreError):
+    """The output file exists and ``--force`` was not given."""
+
+    exit_code = 72
+
+
+def write_output(path: Path, data: bytes, *, force: bool) -> None:
+    """Write a file that appears whole or not at all.
+
+    Raises:
+        OutputExistsError: It exists, and not ``force``.
+        DeviceError: It cannot be written.
+    """
+    try:
+        with new_file(path, len(data), overwrite=force) as device:
+            device.write(0, data)
+    except FileExistsError as error:
+        raise output_exists(path) from error
+    device.close()
+
+
+def output_exists(path: Path) -> OutputExistsError:
+    """Return the error for an output that must not be overwritten."""
+    return OutputExistsError(f"{path} exists", hint="overwrite it with --force")
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON; bytes become hexadecimal text."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=_plain))
+
+
+def print_table(rows: list[tuple[str, ...]], *, right: frozenset[int] = frozenset()) -> None:
+    """Print rows in columns as wide as they need; ``right`` ones are right-aligned."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [
+            text.rjust(width) if number in right else text.ljust(width)
+            for number, (text, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        click.echo("  ".join(cells).rstrip())
+
+
+@contextmanager
+def progress(label: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a callback ``(done, total)`` that draws a bar on a terminal's stderr."""
+    if not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    started = time.monotonic()
+    bar: Any = None
+
+    def advance(done: int, total: int) -> None:
+        nonlocal bar
+        if bar is None:
+            if time.monotonic() - started < _PROGRESS_AFTER:
+                return
+            bar = click.progressbar(length=total, label=label, file=sys.stderr)
+        bar.update(done - bar.pos)
+
+    try:
+        yield advance
+    finally:
+        if bar is not None:
+            bar.render_finish()
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")

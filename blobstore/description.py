@@ -1,0 +1,133 @@
+"""What a store and its sections say of themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from formats.container import FORMAT_VERSION, Authentication, Kind, State
+
+if TYPE_CHECKING:
+    from blobstore.directory import Section
+    from blobstore.opened import OpenContainer
+
+
+@dataclass(frozen=True, slots=True)
+class SectionInfo:
+    """What the directory says of a section. Sizes and offsets in bytes.
+
+    Attributes:
+        name: Its name.
+        kind: ``"blob"`` or ``"window"``.
+        type: What the blob is, for tools; often empty.
+        max_size: Worst-case size.
+        size: Size of the blob; None if never written.
+        copies: Number of copies.
+        generation: Of the newest copy.
+        crc32: Of the blob; None if never written.
+        damage: Why it cannot be read, or None. A damaged blob shows only when
+            it is read or verified.
+    """
+
+    name: str
+    kind: str
+    type: str
+    max_size: int
+    size: int | None
+    copies: int
+    generation: int
+    crc32: int | None
+    damage: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoreInfo:
+    """What is known of a store as a whole. Sizes and offsets in bytes.
+
+    Attributes:
+        store_id: 16 random bytes that stay with the store.
+        version: Of the container format.
+        block_size: What items are aligned to.
+        size: Length of the container.
+        free: Free bytes in it, not all of them in one piece.
+        encrypted: Whether the container is meant to lie inside encryption.
+        authentication: ``"hmac-sha256"`` or ``"sha256"``.
+        generation: The highest in the store.
+        root: Binds the whole state; None where damage leaves it unverified.
+        clean: Whether it was closed after its last change.
+        damaged_heads: Offsets of damaged heads.
+    """
+
+    store_id: bytes
+    version: int
+    block_size: int
+    size: int
+    free: int
+    encrypted: bool
+    authentication: str
+    generation: int
+    root: bytes | None
+    clean: bool
+    damaged_heads: tuple[int, ...]
+
+
+_AUTHENTICATIONS = {
+    Authentication.SHA256: "sha256",
+    Authentication.HMAC_SHA256: "hmac-sha256",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """What binds the whole store: its root and the generation it has it at (C24)."""
+
+    generation: int
+    root: bytes
+
+
+def kind_of(name: str) -> Kind:
+    """Return the kind of that name.
+
+    Raises:
+        ValueError: There is none.
+    """
+    try:
+        return Kind[name.upper()]
+    except KeyError:
+        kinds = " or ".join(repr(kind.name.lower()) for kind in Kind)
+        raise ValueError(f"a section's kind is {kinds}, not {name!r}") from None
+
+
+def describe_section(section: Section) -> SectionInfo:
+    """Return what the directory says of a section."""
+    identity, version = section.newest.identity, section.newest.version
+    written = version.state is not State.UNWRITTEN
+    return SectionInfo(
+        name=identity.name,
+        kind=identity.kind.name.lower(),
+        type=identity.type,
+        max_size=identity.max_size,
+        size=version.size if written else None,
+        copies=identity.copies,
+        generation=version.generation,
+        crc32=version.crc32 if written else None,
+        damage=section.damage.reason if section.damage else None,
+    )
+
+
+def describe_store(container: OpenContainer) -> StoreInfo:
+    """Return what is known of a store as a whole."""
+    header, directory = container.header, container.directory
+    return StoreInfo(
+        store_id=header.store_id,
+        version=FORMAT_VERSION,
+        block_size=header.block_size,
+        size=container.total,
+        free=sum(free.length for free in directory.free.values()),
+        encrypted=header.encrypted,
+        authentication=_AUTHENTICATIONS[header.authentication],
+        generation=directory.generation,
+        root=directory.root,
+        clean=directory.clean,
+        damaged_heads=tuple(offset for offset, _ in directory.damaged),
+    )

@@ -1,0 +1,366 @@
+"""The store: named blobs that survive, one object per open container."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Self
+
+from blobstore.commit import commit
+from blobstore.description import (
+    Digest,
+    SectionInfo,
+    StoreInfo,
+    describe_section,
+    describe_store,
+    kind_of,
+)
+from blobstore.errors import (
+    BlobNotFoundError,
+    BlobTooLargeError,
+    CorruptBlobError,
+    DamagedHeadError,
+    SectionMismatchError,
+    UnwrittenBlobError,
+)
+from blobstore.opened import OpenContainer, open_container
+from blobstore.policy import require_protection
+from blobstore.recovery import close, recover
+from blobstore.structure import create_section, resize_section
+from formats.container import State
+from formats.errors import ReadOnlyError, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+
+    from blobstore.directory import Section
+    from blobstore.regions import Region
+    from blobstore.verification import Report
+    from formats.device import BlockDevice, ReadableBuffer
+
+
+class Store:
+    """An open store. `blobstore.open` and `blobstore.create` make them.
+
+    All methods may be called from several threads; a put is atomic and durable
+    when it returns. A closed store raises `ValueError`.
+    """
+
+    def __init__(self, container: OpenContainer, *, read_only: bool, resources: ExitStack) -> None:
+        """Serve ``container``; use the functions that open stores instead."""
+        self._container = container
+        self._read_only = read_only
+        self._resources = resources
+        self._lock = threading.RLock()
+        self._closed = False
+        self._in_doubt: set[str] = set()
+
+    @classmethod
+    def on_device(
+        cls,
+        device: BlockDevice,
+        *,
+        encrypted: bool,
+        read_only: bool = False,
+        allow_unprotected: bool = False,
+        resources: ExitStack | None = None,
+    ) -> Self:
+        """Open the container that starts at byte 0 of ``device``.
+
+        Args:
+            device: Stays the caller's to close, after the store.
+            encrypted: Whether the device is encrypted below.
+            read_only: Write nothing, recovery included.
+            allow_unprotected: Accept a container that is less protected than
+                what lies below suggests, or the other way round (C25).
+            resources: Closed with the store.
+
+        Raises:
+            FormatError, UnsupportedError, DeviceError: There is none, or it
+                cannot be read.
+            CorruptStoreError: Its parts contradict each other.
+            PolicyError: Its protection is not what it should be (C25).
+        """
+        container = open_container(device)
+        if not allow_unprotected:
+            require_protection(container.header, encrypted=encrypted)
+        if not read_only and container.writable:
+            recover(container)
+        return cls(container, read_only=read_only, resources=resources or ExitStack())
+
+    # ------------------------------------------------------------- blobs
+
+    def get(self, name: str) -> bytes:
+        """Return the blob of a section.
+
+        Raises:
+            BlobNotFoundError: There is no such section, for certain.
+            UnwrittenBlobError: It was registered and never written.
+            CorruptBlobError: What was durable no longer verifies; also for a
+                name that is not found while the directory is damaged.
+            PoisonedStoreError: A failed write leaves it in doubt.
+            DeviceError: It cannot be read.
+        """
+        with self._lock:
+            section = self._find(name)
+            newest = section.newest
+            if newest.version.state is State.UNWRITTEN:
+                raise UnwrittenBlobError(f"section {name!r} was registered and never written")
+            if newest.version.state is State.IN_PLACE:
+                raise CorruptBlobError(
+                    f"section {name!r} was being written in place: its blob is unverified [C62]",
+                    name=name,
+                    generation=newest.version.generation,
+                    offset=newest.offset,
+                )
+            return self._container.blobs.read(newest)
+
+    def put(self, name: str, data: ReadableBuffer) -> None:
+        """Replace the blob of a section, atomically and durably.
+
+        Args:
+            name: A registered section.
+            data: The whole blob; not modified, and not kept.
+
+        Raises:
+            BlobNotFoundError: There is no such section.
+            BlobTooLargeError: ``data`` is larger than the section's worst case.
+            ReadOnlyError: The store is open for reading only.
+            DamagedHeadError: A head is damaged; nothing is written around it.
+            DeviceError: The write failed. The section has the old blob or the
+                new one, which of them shows when the store is opened anew.
+            PoisonedStoreError: An earlier write failed.
+        """
+        blob = memoryview(data).cast("B")
+        with self._lock:
+            self._require_writable()
+            section = self._find(name, damaged=True)
+            max_size = section.newest.identity.max_size
+            if len(blob) > max_size:
+                raise BlobTooLargeError(
+                    f"section {name!r} holds at most {max_size} bytes, not {len(blob)}",
+                    hint="register it with a larger size",
+                )
+            with self._changing(name):
+                commit(self._container, [(section, blob)])
+
+    def register(
+        self,
+        name: str,
+        max_size: int,
+        kind: str = "blob",
+        *,
+        copies: int | None = None,
+        type: str = "",  # noqa: A002  the field's name in the format
+    ) -> SectionInfo:
+        """Make sure that a section exists and is large enough.
+
+        What a device calls when it starts. It creates the section, or finds it,
+        or moves it to a larger place; it never makes one smaller.
+
+        Args:
+            name: 1 to 200 bytes of UTF-8 without control characters.
+            max_size: Worst-case size of the blob, in bytes.
+            kind: ``"blob"``, or ``"window"`` for devices that write like disks.
+            copies: 2 (the default) makes puts atomic; 1 is for content that is
+                only read. None takes an existing section as it is.
+            type: What the blob is, for tools; used when the section is created.
+
+        Raises:
+            ValueError: An argument is out of bounds.
+            SectionMismatchError: It exists as another kind or with other copies.
+            NoSpaceError: There is no room for it.
+            ReadOnlyError: It would have to be made or moved and must not be.
+            CorruptBlobError: It is corrupt and would have to be moved, or the
+                name is not found in a damaged directory.
+            DeviceError, PoisonedStoreError: As in `put`.
+        """
+        wanted = kind_of(kind)
+        if copies not in (None, 1, 2):
+            raise ValueError(f"a section has 1 or 2 copies, not {copies}")
+        with self._lock:
+            try:
+                section = self._find(name, damaged=True)
+            except BlobNotFoundError:
+                self._require_writable()
+                with self._changing(name):
+                    section = create_section(
+                        self._container, name, max_size, kind=wanted, copies=copies or 2, type_=type
+                    )
+            identity = section.newest.identity
+            if identity.kind is not wanted or copies not in (None, identity.copies):
+                found = f"a {identity.kind.name.lower()} of {identity.copies} copies"
+                raise SectionMismatchError(f"section {name!r} exists as {found}")
+            if identity.max_size < max_size:
+                self._require_writable()
+                section = self._find(name)
+                with self._changing(name):
+                    resize_section(self._container, section, max_size)
+            return self.section(name)
+
+    # --------------------------------------------------------- directory
+
+    def section(self, name: str) -> SectionInfo:
+        """Return what the directory says of a section; errors as `get`."""
+        with self._lock:
+            return describe_section(self._find(name, damaged=True))
+
+    def sections(self) -> tuple[SectionInfo, ...]:
+        """Return all sections in the order in which they lie in the container."""
+        with self._lock:
+            self._require_open()
+            sections = self._container.directory.sections.values()
+            return tuple(
+                map(describe_section, sorted(sections, key=lambda section: section.extent))
+            )
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names, in the order of `sections`."""
+        return iter([section.name for section in self.sections()])
+
+    def __len__(self) -> int:
+        return len(self._container.directory.sections)
+
+    def __contains__(self, name: object) -> bool:
+        """Say whether there is such a section.
+
+        Raises:
+            DamagedHeadError: It is not found, but may be hidden by damage.
+        """
+        if not isinstance(name, str):
+            return False
+        with self._lock:
+            try:
+                self._find(name, damaged=True)
+            except BlobNotFoundError:
+                return False
+            return True
+
+    def digest(self) -> Digest:
+        """Return what pins the state of the whole store from outside.
+
+        Raises:
+            DamagedHeadError: A head is damaged, so the root is not known.
+        """
+        with self._lock:
+            self._require_open()
+            directory = self._container.directory
+            if directory.root is None:
+                raise self._damaged_head("the root is not known")
+            return Digest(directory.generation, directory.root)
+
+    def info(self) -> StoreInfo:
+        """Return what the header says of the store as a whole."""
+        with self._lock:
+            self._require_open()
+            return describe_store(self._container)
+
+    def regions(self) -> tuple[Region, ...]:
+        """Return what every byte of the container is for, in order."""
+        from blobstore.regions import container_regions  # noqa: PLC0415  rarely used
+
+        with self._lock:
+            self._require_open()
+            return container_regions(self._container)
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the store was opened for reading only."""
+        return self._read_only
+
+    def verify(self, progress: Callable[[int, int], None] | None = None) -> Report:
+        """Read and check everything there is (see `blobstore.verification`).
+
+        Args:
+            progress: Called now and then with bytes done and bytes in all.
+        """
+        from blobstore.verification import verify  # noqa: PLC0415  rarely used
+
+        with self._lock:
+            self._require_open()
+            return verify(self._container, progress)
+
+    # -------------------------------------------------------------- end
+
+    def close(self) -> None:
+        """Record that everything is durable, and release the image.
+
+        Raises:
+            DeviceError: The record could not be written. Nothing is lost; the
+                next open finds a store that was not closed.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            with self._resources:
+                if not self._read_only and self._container.writable:
+                    close(self._container)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # ---------------------------------------------------------- internal
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ValueError("this store was closed")
+
+    def _require_writable(self) -> None:
+        self._require_open()
+        if self._read_only:
+            raise ReadOnlyError("the store is open for reading only")
+        if not self._container.writable:
+            raise UnsupportedError(
+                "the container has features without which it must not be written [C15]",
+                feature="unknown read-only-compatible features",
+            )
+
+    def _find(self, name: str, *, damaged: bool = False) -> Section:
+        """Return a section; unless ``damaged``, only one that can be read."""
+        if not isinstance(name, str):
+            # Not "no such blob", which makes emulators manufacture new state.
+            raise TypeError(f"a name is a str, not {type(name).__name__}")
+        self._require_open()
+        directory = self._container.directory
+        section = directory.sections.get(name)
+        if name in self._in_doubt or (section is None and self._in_doubt):
+            self._container.writer.require_sound()
+        if section is None:
+            if directory.damaged:
+                raise self._damaged_head(f"section {name!r} was not found, but may be hidden")
+            raise BlobNotFoundError(f"there is no section {name!r}")
+        if section.damage and not damaged:
+            kind = DamagedHeadError if directory.damaged else CorruptBlobError
+            raise kind(
+                f"section {name!r} {section.damage.reason}",
+                name=name,
+                generation=section.damage.generation,
+                offset=section.damage.offset,
+                hint="save what can be read, and repair or rebuild the store",
+            )
+        return section
+
+    def _damaged_head(self, what: str) -> DamagedHeadError:
+        offset, _ = self._container.directory.damaged[0]
+        return DamagedHeadError(f"the head at byte {offset} is damaged: {what}", offset=offset)
+
+    @contextmanager
+    def _changing(self, name: str) -> Iterator[None]:
+        """Put the section in doubt if a write in the block fails."""
+        writer = self._container.writer
+        writer.require_sound()
+        try:
+            yield
+        finally:
+            if writer.poisoned:
+                self._in_doubt.add(name)

@@ -1,0 +1,217 @@
+"""Reading and checking everything in a container.
+
+`open` and `get` check what they need. This reads every record, the older copies
+included, and asks a second ASN.1 reader about every head.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from formats.container import DIGEST_SIZE, HEAD_SIZE, State
+from formats.container_asn1 import require_canonical
+from formats.container_decoder import locate_check
+from formats.der import read_framing
+from formats.device import read_exactly
+from formats.errors import DeviceError, FormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from blobstore.directory import Copy, Section
+    from blobstore.opened import OpenContainer
+
+    Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is not as it should be.
+
+    Attributes:
+        message: What it is.
+        name: The section's name, or None.
+        generation: Of the damaged record, or None.
+        offset: Byte offset in the container, or None.
+    """
+
+    message: str
+    name: str | None = None
+    generation: int | None = None
+    offset: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What `Store.verify` found.
+
+    Attributes:
+        sections: Number of sections.
+        records: Number of records whose mac and crc32 were computed.
+        blob_bytes: Bytes of blobs read for that.
+        generation: Highest generation of the store.
+        clean: Whether the store had been closed after its last commit.
+        problems: What is wrong; empty if all is well.
+        notes: What is worth knowing. An older copy that does not verify is no
+            problem: a put that was interrupted leaves it so, and the next one
+            overwrites it.
+    """
+
+    sections: int
+    records: int
+    blob_bytes: int
+    generation: int
+    clean: bool
+    problems: tuple[Problem, ...]
+    notes: tuple[Problem, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether there are no problems."""
+        return not self.problems
+
+
+def verify(container: OpenContainer, progress: Progress | None = None) -> Report:
+    """Check both headers, every head, and every blob in every copy.
+
+    Writes nothing.
+
+    Args:
+        container: Not modified.
+        progress: Called with the blob bytes done and in all.
+    """
+    return _Verifier(container, progress).report()
+
+
+class _Verifier:
+    def __init__(self, container: OpenContainer, progress: Progress | None) -> None:
+        self._container = container
+        self._progress = progress
+        self._problems: list[Problem] = []
+        self._notes: list[Problem] = []
+        self._records = 0
+        self._done = 0
+        self._total = sum(
+            copy.version.size
+            for section in container.directory.sections.values()
+            for copy in section.copies
+            if copy and copy.version.state is State.LIVE
+        )
+
+    def report(self) -> Report:
+        directory = self._container.directory
+        self._check_headers()
+        for offset, damaged in directory.damaged:
+            self._add(f"a damaged head hides {damaged.length} bytes [C43]", offset=offset)
+        for section in directory.sections.values():
+            self._check_section(section)
+        return Report(
+            sections=len(directory.sections),
+            records=self._records,
+            blob_bytes=self._done,
+            generation=directory.generation,
+            clean=directory.clean,
+            problems=tuple(self._problems),
+            notes=tuple(self._notes),
+        )
+
+    def _check_headers(self) -> None:
+        size = self._container.block_size
+        for copy, header in enumerate(self._container.header_copies):
+            offset = copy * size
+            if header is None:
+                self._add(f"header copy {copy} is damaged [C40]", offset=offset)
+                continue
+            block = self._read(offset, size)
+            if block is not None:
+                start = read_framing(block, 0)[1] if copy == 0 else 0
+                self._require_canonical(block[start:], offset)
+
+    def _check_section(self, section: Section) -> None:
+        newest = section.newest
+        name = section.name
+        if section.damage:
+            self._add(
+                f"section {name!r} {section.damage.reason}",
+                name=name,
+                generation=section.damage.generation,
+                offset=section.damage.offset,
+            )
+        if newest.version.state is State.IN_PLACE:
+            self._add(
+                f"section {name!r} was being written in place and is unverified [C62]",
+                name=name,
+                generation=newest.version.generation,
+                offset=newest.offset,
+            )
+        for copy in filter(None, section.copies):
+            self._check_head(copy)
+            if copy.version.state is not State.VOID:
+                self._check_record(name, copy, newest=copy is newest)
+
+    def _check_record(self, name: str, copy: Copy, *, newest: bool) -> None:
+        version = copy.version
+        crc32 = 0
+
+        def observe(piece: bytearray) -> None:
+            nonlocal crc32
+            crc32 = zlib.crc32(piece, crc32)
+            self._advance(len(piece))
+
+        self._records += 1
+        try:
+            if not self._container.blobs.verifies(copy, observe):
+                reason = "does not verify [C23]"
+            elif crc32 != version.crc32:
+                reason = "has another crc32 than its record says [C10]"
+            else:
+                return
+        except DeviceError as error:
+            reason = f"cannot be read: {error}"
+        what = "blob" if newest else "previous blob"
+        message = f"section {name!r}: the {what} of generation {version.generation} {reason}"
+        found = self._problems if newest else self._notes
+        found.append(Problem(message, name, version.generation, copy.offset))
+
+    def _check_head(self, copy: Copy) -> None:
+        """Read a head again and ask the other ASN.1 reader about it."""
+        head = self._read(copy.offset, HEAD_SIZE)
+        if head is None:
+            return
+        try:
+            _, start, _ = read_framing(head, 0)
+            meta = head[start : locate_check(head) + DIGEST_SIZE]
+        except FormatError as error:
+            self._add(f"a head changed while it was open: {error}", offset=copy.offset)
+        else:
+            self._require_canonical(meta, copy.offset)
+
+    def _require_canonical(self, encoding: bytes, offset: int) -> None:
+        try:
+            require_canonical(encoding)
+        except FormatError as error:
+            self._add(f"the head at byte {offset}: {error}", offset=offset)
+
+    def _read(self, offset: int, size: int) -> bytes | None:
+        try:
+            return read_exactly(self._container.device, offset, size)
+        except DeviceError as error:
+            self._add(f"byte {offset} cannot be read: {error}", offset=offset)
+            return None
+
+    def _advance(self, size: int) -> None:
+        self._done += size
+        if self._progress:
+            self._progress(self._done, self._total)
+
+    def _add(
+        self,
+        message: str,
+        *,
+        offset: int,
+        name: str | None = None,
+        generation: int | None = None,
+    ) -> None:
+        self._problems.append(Problem(message, name, generation, offset))

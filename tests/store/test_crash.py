@@ -1,0 +1,208 @@
+"""Whatever a crash leaves holds exactly the old or the new state (C31, C44, C52, C55, C59, C60).
+
+A scenario runs on a recording device. Each crash state of its log is opened:
+it must show the state acknowledged last, or the one being written. Then the
+recovery of that state is crashed in turn.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+
+from blobstore.layout import container_size, initialise
+from formats.errors import FormatError
+from tests.support.devices import CrashState, RecordingDevice, crash_states
+from tests.support.stores import CORRUPT, Contents, contents, image, open_store, spec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from blobstore.store import Store
+
+Step = "Callable[[Store], object]"
+
+
+def put(name: str, blob: bytes) -> Callable[[Store], object]:
+    return lambda store: store.put(name, blob)
+
+
+def register(name: str, size: int) -> Callable[[Store], object]:
+    return lambda store: store.register(name, size)
+
+
+def reopen(store: Store) -> None:
+    store.close()
+
+
+def run(
+    before: bytes, steps: list[Callable[[Store], object]]
+) -> tuple[RecordingDevice, list[Contents]]:
+    """Run a scenario; return the recording and the state after each step, marked by number."""
+    device = RecordingDevice(before)
+    store = open_store(device)
+    states = [contents(store)]
+    device.mark(0)
+    for number, step in enumerate(steps, 1):
+        step(store)
+        if step is reopen:
+            store = open_store(device)
+        states.append(contents(store))
+        device.mark(number)
+    return device, states
+
+
+def acknowledged(state: CrashState) -> int:
+    return max((mark for mark in state.marks if isinstance(mark, int)), default=0)
+
+
+def check(before: bytes, steps: list[Callable[[Store], object]], **bounds: int) -> Counter[str]:
+    """Check every crash state of a scenario, and of the recovery of each distinct one."""
+    device, states = run(before, steps)
+    counts: Counter[str] = Counter()
+    seen: set[bytes] = set()
+    for crash in crash_states(before, device.log, **bounds):
+        counts["states"] += 1
+        last = acknowledged(crash)
+        allowed = states[last : last + 2]
+        found = contents(open_store(crash.content, read_only=True))
+        assert found in allowed, f"{crash.point} {crash.landed}: {found} is none of {allowed}"
+        counts["old" if found == allowed[0] else "new"] += 1
+        if crash.content in seen:
+            continue
+        seen.add(crash.content)
+        counts["recovery states"] += check_recovery(crash.content, found)
+    # Each step was seen to have happened before it was acknowledged.
+    assert counts["new"] >= sum(a != b for a, b in itertools.pairwise(states))
+    return counts
+
+
+def check_recovery(content: bytes, found: Contents) -> int:
+    """Crash the recovery of one state at every point; what was found must stay."""
+    device = RecordingDevice(content)
+    store = open_store(device)
+    assert contents(store) == found
+    store.verify()
+    store.close()
+    states = 0
+    for crash in crash_states(content, device.log, exhaustive=4, samples=8):
+        states += 1
+        assert contents(open_store(crash.content, read_only=True)) == found
+    reopened = open_store(device.content, read_only=True)
+    assert contents(reopened) == found
+    assert reopened.verify().ok
+    assert reopened.info().clean
+    return states
+
+
+SMALL = [spec("a", 2000), spec("b", 100, b"first")]
+
+
+def test_c31_put_on_small_blocks_exhaustively() -> None:
+    """Every subset of the sectors of every put, up to eight of them."""
+    counts = check(
+        image([spec("a", 3500), spec("b", 100, b"first")]),
+        [put("a", b"1" * 3500), put("a", b"2" * 600), put("b", b""), put("a", b"3" * 3000)],
+    )
+    assert counts["states"] >= 400
+
+
+def test_c31_put_on_page_blocks_sampled() -> None:
+    """Larger than any number of subsets: sampled with a fixed seed."""
+    counts = check(
+        image([spec("tpm", 70_000)], block_size=4096),
+        [put("tpm", bytes(range(256)) * 270), put("tpm", b"2" * 70_000), put("tpm", b"3" * 4000)],
+        samples=40,
+    )
+    assert counts["states"] > 300
+
+
+def test_c58_close_and_reopen() -> None:
+    counts = check(
+        image(SMALL),
+        [put("a", b"1"), reopen, put("a", b"2"), put("b", b"3"), reopen, put("a", b"4")],
+    )
+    assert counts["states"] > 30
+
+
+def test_c52_create() -> None:
+    counts = check(
+        image(SMALL, free=8192),
+        [
+            register("new", 600),
+            put("new", b"n"),
+            put("a", b"1" * 2000),
+            register("second", 10),
+            reopen,
+            put("second", b"s"),
+        ],
+    )
+    assert counts["states"] > 100
+
+
+def test_c55_resize() -> None:
+    counts = check(
+        image(SMALL, free=16384),
+        [
+            put("a", b"1" * 700),
+            register("a", 2500),
+            put("a", b"2" * 2500),
+            put("b", b"2"),
+            register("b", 600),
+            register("a", 3600),
+            reopen,
+            put("a", b"3" * 3600),
+        ],
+        exhaustive=6,
+        samples=24,
+    )
+    assert counts["states"] >= 400
+
+
+def test_c32_a_single_copy_is_old_new_or_corrupt_and_nothing_else() -> None:
+    before = image([spec("p", 900, b"old" * 300, copies=1), spec("a", 100, b"a")])
+    device = RecordingDevice(before)
+    store = open_store(device)
+    store.put("p", b"new" * 300)
+    seen = Counter(
+        str(contents(open_store(crash.content, read_only=True))["p"][:3])
+        for crash in crash_states(before, device.log)
+    )
+    assert set(seen) == {str(b"old"), str(b"new"), "cor"}
+
+
+@pytest.mark.parametrize("block_size", [512, 4096])
+@pytest.mark.parametrize("old_block_size", [None, 512, 8192])
+def test_c59_initialise(block_size: int, old_block_size: int | None) -> None:
+    """A device holds no container, the old one, or the new one."""
+    specs = [spec("a", 3000), spec("b", 10, b"content"), spec("c", 90_000, copies=1)]
+    size = container_size(specs, block_size=block_size, free=20_000)
+    old = [spec("old", 1000, b"old")]
+    before = bytes(size)
+    if old_block_size:
+        before = image(old, block_size=old_block_size, free=50_000).ljust(size, b"\0")
+    device = RecordingDevice(before)
+    initialise(device, specs, encrypted=False, block_size=block_size)
+    device.mark("done")
+    outcomes: Counter[str] = Counter()
+    for crash in crash_states(before, device.log, samples=40):
+        try:
+            found = contents(open_store(crash.content))
+        except FormatError as error:
+            assert "done" not in crash.marks
+            outcomes[type(error).__name__] += 1
+            continue
+        if set(found) <= {"old"}:
+            # The old container, its items perhaps already damaged.
+            assert "done" not in crash.marks
+            assert found.get("old", CORRUPT) in (b"old", CORRUPT)
+            outcomes["old"] += 1
+        else:
+            assert found == {"a": "unwritten", "b": b"content", "c": "unwritten"}
+            outcomes["new"] += 1
+    assert outcomes["new"] >= 3
+    assert bool(outcomes["old"]) == bool(old_block_size)
+    assert outcomes.total() > 100

@@ -1,0 +1,68 @@
+"""Small stores on devices in memory, and what is in them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from blobstore.errors import CorruptBlobError, UnwrittenBlobError
+from blobstore.layout import SectionSpec, container_size, initialise
+from blobstore.store import Store
+from formats.device import MemoryDevice
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from formats.device import BlockDevice, ReadableBuffer
+
+#: What `contents` says of a section that has no readable blob.
+UNWRITTEN, CORRUPT = "unwritten", "corrupt"
+
+Contents = dict[str, bytes | str]
+
+
+def image(
+    specs: Iterable[SectionSpec] = (),
+    *,
+    block_size: int = 512,
+    free: int = 0,
+    encrypted: bool = True,
+) -> bytes:
+    """Return a closed store of these sections with so many free bytes."""
+    specs = tuple(specs)
+    device = MemoryDevice(container_size(specs, block_size=block_size, free=free))
+    initialise(device, specs, encrypted=encrypted, block_size=block_size)
+    return bytes(device.content)
+
+
+def spec(
+    name: str, max_size: int, content: ReadableBuffer | None = None, **more: int
+) -> SectionSpec:
+    """Return a section to be made, of two copies unless ``copies`` says otherwise."""
+    return SectionSpec(name, max_size, content=content, **more)  # type: ignore[arg-type]
+
+
+def open_store(content: BlockDevice | bytes, *, read_only: bool = False) -> Store:
+    """Open a store on a device, or on memory with these bytes."""
+    device = MemoryDevice(content) if isinstance(content, bytes) else content
+    encrypted = read_encrypted(device)
+    return Store.on_device(device, encrypted=encrypted, read_only=read_only)
+
+
+def read_encrypted(device: BlockDevice) -> bool:
+    """Return what the container on a device says of the device's encryption."""
+    from blobstore.scan import scan
+
+    return scan(device).header.encrypted
+
+
+def contents(store: Store) -> Contents:
+    """Return every section's blob, or UNWRITTEN or CORRUPT."""
+    found: Contents = {}
+    for name in store:
+        try:
+            found[name] = store.get(name)
+        except UnwrittenBlobError:
+            found[name] = UNWRITTEN
+        except CorruptBlobError:
+            found[name] = CORRUPT
+    return found
