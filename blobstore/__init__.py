@@ -1,0 +1,123 @@
+"""Named blobs of device state in one crash-safe, encrypted image.
+
+    sections = {"tpm-permanent-state": 256 << 10}
+    with blobstore.create("machine.img", sections, b"passphrase") as store:
+        store.put("tpm-permanent-state", state)      # atomic, and durable on return
+
+    with blobstore.open("machine.img", b"passphrase") as store:
+        store.register("tpm-permanent-state", 256 << 10)
+        state = store.get("tpm-permanent-state")
+
+All errors are `StorageError`s (`blobstore.errors`). The format is specified in
+``spec/container.md``; the encryption below is the package `luks`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+import formats
+import luks
+
+if TYPE_CHECKING:
+    from blobstore.description import Digest, SectionInfo, StoreInfo
+    from blobstore.errors import (
+        BlobNotFoundError,
+        BlobTooLargeError,
+        CorruptBlobError,
+        CorruptStoreError,
+        DamagedHeadError,
+        ImageExistsError,
+        ManifestError,
+        NoSpaceError,
+        PoisonedStoreError,
+        SectionMismatchError,
+        StoreError,
+        UnwrittenBlobError,
+    )
+    from blobstore.image import Image
+    from blobstore.layout import SectionSpec, initialise
+    from blobstore.manifest import Manifest, load_manifest
+    from blobstore.packing import Unpacked, pack, unpack
+    from blobstore.regions import Region
+    from blobstore.stack import create_store as create
+    from blobstore.stack import is_encrypted
+    from blobstore.stack import open_store as open  # noqa: A004
+    from blobstore.store import Store
+    from blobstore.verification import Problem, Report
+    from formats.errors import StorageError
+
+__all__ = [
+    "BlobNotFoundError",
+    "BlobTooLargeError",
+    "CorruptBlobError",
+    "CorruptStoreError",
+    "DamagedHeadError",
+    "Digest",
+    "Image",
+    "ImageExistsError",
+    "Manifest",
+    "ManifestError",
+    "NoSpaceError",
+    "PoisonedStoreError",
+    "Problem",
+    "Region",
+    "Report",
+    "SectionInfo",
+    "SectionMismatchError",
+    "SectionSpec",
+    "StorageError",
+    "Store",
+    "StoreError",
+    "StoreInfo",
+    "Unpacked",
+    "UnwrittenBlobError",
+    "create",
+    "initialise",
+    "is_encrypted",
+    "load_manifest",
+    "open",
+    "pack",
+    "unpack",
+]
+
+#: What `formats` and `luks` must say too (spec/decisions/0001).
+DISTRIBUTION: Final = "device-blobstore"
+
+for _package in (formats, luks):
+    if getattr(_package, "DISTRIBUTION", None) != DISTRIBUTION:
+        raise ImportError(
+            f"the package {_package.__name__!r} in {getattr(_package, '__file__', None)} is not"
+            f" the one of {DISTRIBUTION}: another distribution of that name is in the way"
+        )
+
+# Where each public name lives: modules are imported when they are first used,
+# so that a command line that reads one blob pays for nothing else.
+_HOMES: Final = {
+    "blobstore.description": ("Digest", "SectionInfo", "StoreInfo"),
+    "blobstore.image": ("Image",),
+    "blobstore.layout": ("SectionSpec", "initialise"),
+    "blobstore.manifest": ("Manifest", "load_manifest"),
+    "blobstore.packing": ("Unpacked", "pack", "unpack"),
+    "blobstore.regions": ("Region",),
+    "blobstore.stack": ("create", "is_encrypted", "open"),
+    "blobstore.store": ("Store",),
+    "blobstore.verification": ("Problem", "Report"),
+    "formats.errors": ("StorageError",),
+}
+_HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}
+_OTHER_NAMES: Final = {"create": "create_store", "open": "open_store"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = import_module(_HOME_OF.get(name, "blobstore.errors"))
+    value = getattr(home, _OTHER_NAMES.get(name, name))
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -11,13 +11,20 @@ if TYPE_CHECKING:
     from formats.container import Header
 
 
-def require_protection(header: Header, *, encrypted: bool) -> None:
-    """Check that a container is as protected as what lies below suggests (C25).
+def require_protection(header: Header, *, encrypted: bool, with_secret: bool) -> None:
+    """Check that a container is as protected as its user has reason to believe (C25).
+
+    Args:
+        header: Of the container.
+        encrypted: Whether it lies in an encrypted volume.
+        with_secret: Whether the user gave a secret to open it.
 
     Raises:
-        PolicyError: It is not: somebody may have put it there.
+        PolicyError: It is not: somebody may have put another one in its place.
     """
-    if encrypted and header.authentication is not Authentication.HMAC_SHA256:
+    if with_secret and not encrypted:
+        reason = "a secret was given, but the image is not encrypted"
+    elif encrypted and header.authentication is not Authentication.HMAC_SHA256:
         reason = "the container inside the encrypted volume is not authenticated"
     elif encrypted and not header.encrypted:
         reason = "the container was made without encryption but lies in an encrypted volume"
@@ -27,19 +34,4 @@ def require_protection(header: Header, *, encrypted: bool) -> None:
         return
     raise PolicyError(
         f"{reason} [C25]", hint="if that is intended, permit it with allow_unprotected"
-    )
-
-
-def refuse_needless_secret(path: object) -> None:
-    """Refuse a secret given for an image that is not encrypted (C25).
-
-    Whoever gives one believes that the image is encrypted; somebody may have
-    put another one in its place.
-
-    Raises:
-        PolicyError: Always.
-    """
-    raise PolicyError(
-        f"a secret was given, but {path} is not encrypted [C25]",
-        hint="if that is intended, give no secret, or permit it with allow_unprotected",
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from blobstore.authentication import Authenticator
 from blobstore.errors import CorruptStoreError
-from formats.container import BLOCK_SIZES, HEAD_SIZE, IDENTIFIER, Record
+from formats.container import BLOCK_SIZES, CONTAINER_TAG, HEAD_SIZE, IDENTIFIER, Record
 from formats.container_decoder import (
     decode_header,
     decode_item,
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from formats.device import BlockDevice
 
 _log = logging.getLogger(__name__)
+
+# Tags and lengths before the identifier in a header, and the identifier itself.
+_START_SIZE = 64
 
 #: Blocks searched for the next sound head behind a damaged one (C43).
 SEARCH_LIMIT = 1 << 20
@@ -94,6 +97,16 @@ def scan(device: BlockDevice) -> Scan:
     return Scan(header, copies, total, writable, items)
 
 
+def looks_like_container(device: BlockDevice) -> bool:
+    """Say whether ``device`` starts as a container does, sound or not.
+
+    Raises:
+        DeviceError: It cannot be read.
+    """
+    start = read_exactly(device, 0, min(_START_SIZE, device.size))
+    return start[:1] == bytes((CONTAINER_TAG,)) and IDENTIFIER.encode() in start
+
+
 # -------------------------------------------------------------------- headers
 
 
@@ -140,11 +153,12 @@ def _nothing_sound(device: BlockDevice, problems: list[Exception]) -> Exception:
                 return problem
     if is_blank(device):
         return EmptyImageError("there is no container: the image holds only zeros")
-    starts = [read_exactly(device, 0, 64)]
-    starts += [
-        read_exactly(device, size, 64) for size in BLOCK_SIZES if size + HEAD_SIZE <= device.size
+    seconds = [
+        read_exactly(device, size, _START_SIZE)
+        for size in BLOCK_SIZES
+        if size + HEAD_SIZE <= device.size
     ]
-    if any(IDENTIFIER.encode() in start for start in starts):
+    if looks_like_container(device) or any(IDENTIFIER.encode() in start for start in seconds):
         return ContainerError("no copy of the container's header is sound", offset=0, rule="C40")
     return ForeignImageError(
         "there is no container here",

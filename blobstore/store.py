@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from blobstore.directory import Section
+    from blobstore.image import Image
     from blobstore.regions import Region
     from blobstore.verification import Report
     from formats.device import BlockDevice, ReadableBuffer
@@ -47,9 +48,17 @@ class Store:
     when it returns. A closed store raises `ValueError`.
     """
 
-    def __init__(self, container: OpenContainer, *, read_only: bool, resources: ExitStack) -> None:
+    def __init__(
+        self,
+        container: OpenContainer,
+        image: Image | None,
+        *,
+        read_only: bool,
+        resources: ExitStack,
+    ) -> None:
         """Serve ``container``; use the functions that open stores instead."""
         self._container = container
+        self._image = image
         self._read_only = read_only
         self._resources = resources
         self._lock = threading.RLock()
@@ -62,8 +71,10 @@ class Store:
         device: BlockDevice,
         *,
         encrypted: bool,
+        with_secret: bool = False,
         read_only: bool = False,
         allow_unprotected: bool = False,
+        image: Image | None = None,
         resources: ExitStack | None = None,
     ) -> Self:
         """Open the container that starts at byte 0 of ``device``.
@@ -71,10 +82,12 @@ class Store:
         Args:
             device: Stays the caller's to close, after the store.
             encrypted: Whether the device is encrypted below.
+            with_secret: Whether the user gave a secret.
             read_only: Write nothing, recovery included.
             allow_unprotected: Accept a container that is less protected than
-                what lies below suggests, or the other way round (C25).
-            resources: Closed with the store.
+                its user has reason to believe (C25).
+            image: What the device lies in, if it is known.
+            resources: Closed with the store; the caller's if this raises.
 
         Raises:
             FormatError, UnsupportedError, DeviceError: There is none, or it
@@ -84,10 +97,10 @@ class Store:
         """
         container = open_container(device)
         if not allow_unprotected:
-            require_protection(container.header, encrypted=encrypted)
+            require_protection(container.header, encrypted=encrypted, with_secret=with_secret)
         if not read_only and container.writable:
             recover(container)
-        return cls(container, read_only=read_only, resources=resources or ExitStack())
+        return cls(container, image, read_only=read_only, resources=resources or ExitStack())
 
     # ------------------------------------------------------------- blobs
 
@@ -265,6 +278,11 @@ class Store:
             return container_regions(self._container)
 
     @property
+    def image(self) -> Image | None:
+        """What the container lies in; None if it was opened on a device."""
+        return self._image
+
+    @property
     def read_only(self) -> bool:
         """Whether the store was opened for reading only."""
         return self._read_only
@@ -279,7 +297,7 @@ class Store:
 
         with self._lock:
             self._require_open()
-            return verify(self._container, progress)
+            return verify(self._container, self._image, progress)
 
     # -------------------------------------------------------------- end
 

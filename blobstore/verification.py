@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from blobstore.directory import Copy, Section
+    from blobstore.image import Image
     from blobstore.opened import OpenContainer
 
     Progress = Callable[[int, int], None]
@@ -73,16 +74,19 @@ class Report:
         return not self.problems
 
 
-def verify(container: OpenContainer, progress: Progress | None = None) -> Report:
+def verify(
+    container: OpenContainer, image: Image | None = None, progress: Progress | None = None
+) -> Report:
     """Check both headers, every head, and every blob in every copy.
 
     Writes nothing.
 
     Args:
         container: Not modified.
+        image: What it lies in; both copies of a LUKS2 header must be sound.
         progress: Called with the blob bytes done and in all.
     """
-    return _Verifier(container, progress).report()
+    return _Verifier(container, progress).report(image)
 
 
 class _Verifier:
@@ -100,8 +104,11 @@ class _Verifier:
             if copy and copy.version.state is State.LIVE
         )
 
-    def report(self) -> Report:
+    def report(self, image: Image | None) -> Report:
         directory = self._container.directory
+        if image and image.damaged_header_copy:
+            which = image.damaged_header_copy
+            self._problems.append(Problem(f"the {which} LUKS header copy is damaged or old"))
         self._check_headers()
         for offset, damaged in directory.damaged:
             self._add(f"a damaged head hides {damaged.length} bytes [C43]", offset=offset)

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     )
     from luks.kdf import KdfLimits
     from luks.keyslots import VolumeKey, unlock, verify_volume_key
-    from luks.load import load_header
+    from luks.load import is_luks, load_header
     from luks.model import (
         Area,
         Argon2,
@@ -89,6 +89,7 @@ __all__ = [
     "VolumeKey",
     "benchmark_kdf",
     "format",
+    "is_luks",
     "load_header",
     "open",
     "unlock",
@@ -111,7 +112,7 @@ _HOMES: Final = {
     "luks.creation": ("format",),
     "luks.kdf": ("KdfLimits",),
     "luks.keyslots": ("VolumeKey", "unlock", "verify_volume_key"),
-    "luks.load": ("load_header",),
+    "luks.load": ("is_luks", "load_header"),
     "luks.model": (
         "Area",
         "Argon2",

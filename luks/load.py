@@ -56,6 +56,20 @@ def load_header(path_or_device: Place) -> Header:
         return read_header(device)
 
 
+def is_luks(path_or_device: Place) -> bool:
+    """Say whether there is a LUKS header, attached or by itself, damaged perhaps.
+
+    Args:
+        path_or_device: As in `load_header`.
+
+    Raises:
+        DeviceError: It cannot be read.
+    """
+    with opened(path_or_device) as device:
+        start = _read_at_most(device, 0, len(luks1.MAGIC))
+        return start == luks1.MAGIC or bool(secondary_offsets(device))
+
+
 @contextmanager
 def opened(path_or_device: Place) -> Iterator[BlockDevice]:
     """Open a path for reading, without a lock, and close it again; pass a device on."""

@@ -7,19 +7,22 @@ from the command line, where everybody could read it.
 from __future__ import annotations
 
 import functools
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from blobstore.stack import is_luks, open_store
-from luks.secrets import Secret
+from blobstore.stack import is_encrypted, open_store
+from luks import Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from blobstore.store import Store
+
+    _Command = Callable[..., Any]
 
 #: A file or device that a command reads or writes.
 PATH = click.Path(path_type=Path)
@@ -34,25 +37,10 @@ class Access:
     header: Path | None
     allow_unprotected: bool
 
-    def secret(self) -> Secret | None:
-        """Return the secret that the options name, or None if they name none.
-
-        Raises:
-            click.UsageError: They name two.
-            SecretRequiredError: It cannot be read.
-        """
-        if self.key_file and self.key_fd is not None:
-            raise click.UsageError("--key-file and --key-fd exclude each other")
-        if self.key_file:
-            return Secret.from_file(self.key_file)
-        if self.key_fd is not None:
-            return Secret.from_fd(self.key_fd)
-        return None
-
     def open(self, image: Path, *, read_only: bool = True) -> Store:
         """Open an image's store; ask for the passphrase if it needs one."""
-        secret = self.secret()
-        if secret is None and (self.header or is_luks(image)):
+        secret = _named_secret(self.key_file, self.key_fd)
+        if secret is None and (self.header or is_encrypted(image)):
             secret = Secret.from_terminal(f"Passphrase for {image}: ")
         try:
             return open_store(
@@ -66,29 +54,44 @@ class Access:
             if secret is not None:
                 secret.wipe()
 
-    def new_secret(self, image: Path) -> Secret:
-        """Return the secret for a new image; ask for it twice if none is named."""
-        return self.secret() or Secret.from_terminal(f"New passphrase for {image}: ", confirm=True)
+
+@dataclass(frozen=True)
+class NewAccess:
+    """What the options of `new_access_options` say of an image to be made."""
+
+    key_file: Path | None
+    key_fd: int | None
+    header: Path | None
+    encrypted: bool
+
+    @contextmanager
+    def secret_for(self, image: Path) -> Iterator[Secret | None]:
+        """Yield the new image's secret, asked for twice if none is named.
+
+        Yields None for an image in the clear.
+        """
+        secret = _named_secret(self.key_file, self.key_fd)
+        if not self.encrypted:
+            if secret is not None or self.header:
+                raise click.UsageError("an image without encryption has no key and no LUKS header")
+            yield None
+            return
+        if secret is None:
+            secret = Secret.from_terminal(f"New passphrase for {image}: ", confirm=True)
+        with secret:
+            yield secret
 
 
-def secret_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say where the secret and the header are."""
-    for option in (
-        click.option(
-            "--header", type=PATH, metavar="FILE", help="The detached LUKS header of the image."
-        ),
-        click.option(
-            "--key-fd", type=int, metavar="N", help="Read the passphrase from this descriptor."
-        ),
-        click.option(
-            "--key-file", type=PATH, metavar="FILE", help="Read the passphrase from this file."
-        ),
-    ):
-        function = option(function)
-    return function
+def _named_secret(key_file: Path | None, key_fd: int | None) -> Secret | None:
+    """Return the secret that options name, or None if they name none."""
+    if key_file and key_fd is not None:
+        raise click.UsageError("--key-file and --key-fd exclude each other")
+    if key_file:
+        return Secret.from_file(key_file)
+    return None if key_fd is None else Secret.from_fd(key_fd)
 
 
-def access_options(function: Callable[..., Any]) -> Callable[..., Any]:
+def access_options(function: _Command) -> _Command:
     """Add the options of `Access`; the function gets them as ``access``."""
 
     @functools.wraps(function)
@@ -105,6 +108,38 @@ def access_options(function: Callable[..., Any]) -> Callable[..., Any]:
     option = click.option(
         "--allow-unprotected",
         is_flag=True,
-        help="Accept an image less protected than it should be.",
+        help="Accept an image that is less protected than it should be.",
     )
-    return secret_options(option(wrapped))
+    return _secret_options(option(wrapped), "The image's detached LUKS header.")
+
+
+def new_access_options(function: _Command) -> _Command:
+    """Add the options of `NewAccess`; the function gets them as ``access``."""
+
+    @functools.wraps(function)
+    def wrapped(
+        *,
+        key_file: Path | None,
+        key_fd: int | None,
+        header: Path | None,
+        no_encryption: bool,
+        **rest: Any,
+    ) -> Any:
+        return function(access=NewAccess(key_file, key_fd, header, not no_encryption), **rest)
+
+    option = click.option("--no-encryption", is_flag=True, help="Make an image in the clear.")
+    return _secret_options(option(wrapped), "Put the LUKS header here, detached.")
+
+
+def _secret_options(function: _Command, header_help: str) -> _Command:
+    for option in (
+        click.option("--header", type=PATH, metavar="FILE", help=header_help),
+        click.option(
+            "--key-fd", type=int, metavar="N", help="Take the passphrase from this descriptor."
+        ),
+        click.option(
+            "--key-file", type=PATH, metavar="FILE", help="Take the passphrase from this file."
+        ),
+    ):
+        function = option(function)
+    return function

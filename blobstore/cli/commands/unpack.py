@@ -1,0 +1,37 @@
+"""`blobstore unpack`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from blobstore.cli.access import PATH, Access, access_options
+from blobstore.errors import CorruptBlobError, DamagedHeadError
+from blobstore.packing import unpack
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command("unpack")
+@click.argument("image", type=PATH)
+@click.option("-o", "--output", "directory", type=PATH, required=True, metavar="DIR")
+@click.option("--force", is_flag=True, help="Write into DIR although it is not empty.")
+@access_options
+def command(*, access: Access, image: Path, directory: Path, force: bool) -> None:
+    """Write the blobs of IMAGE to files in DIR, and a manifest that packs them again.
+
+    What cannot be read is named and left out, and the exit code says so.
+    """
+    with access.open(image) as store:
+        unpacked = unpack(store, directory, overwrite=force)
+        damaged = store.info().damaged_heads
+    for error in unpacked.failed.values():
+        click.echo(f"blobstore: {error}", err=True)
+    if damaged:
+        raise DamagedHeadError(
+            f"{image} has {len(damaged)} damaged heads: sections may be missing", offset=damaged[0]
+        )
+    if unpacked.failed:
+        raise CorruptBlobError(f"{len(unpacked.failed)} sections could not be unpacked")

@@ -1,0 +1,259 @@
+"""Composing image, LUKS and container: the only module that does.
+
+path ── FileDevice ── luks.Volume ── Store
+                 └────────────────── Store     (unencrypted, when asked for)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import luks
+from blobstore.errors import ImageExistsError
+from blobstore.image import Image
+from blobstore.layout import DEFAULT_BLOCK_SIZE, SectionSpec, container_size, initialise
+from blobstore.scan import looks_like_container
+from blobstore.store import Store
+from formats.device import is_blank
+from formats.errors import DeviceFullError, ForeignImageError
+from formats.file import FileDevice, new_file
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable
+
+    from formats.device import BlockDevice
+
+    AnyPath = str | os.PathLike[str]
+    #: Names with worst-case sizes in bytes, or all there is to say of sections.
+    Sections = Mapping[str, int] | Iterable[SectionSpec]
+
+#: Free bytes in a new image beyond what its sections need, unless a size is
+#: given: room for what devices register later. Holes in the file until used.
+DEFAULT_FREE = 8 << 20
+
+
+def open_store(
+    path: AnyPath,
+    secret: bytes | luks.Secret | None = None,
+    *,
+    header: AnyPath | None = None,
+    read_only: bool = False,
+    allow_unprotected: bool = False,
+) -> Store:
+    """Open the store in an image.
+
+    A store that was not closed is put in order first, unless it is opened for
+    reading only, which writes nothing.
+
+    Args:
+        path: Image file or block device, locked until the store is closed.
+        secret: Passphrase or content of a key file, for an encrypted image.
+        header: File of the detached LUKS header.
+        read_only: Permit no writing; several processes may read at once.
+        allow_unprotected: Accept a secret for an image that is not encrypted,
+            and a container less protected than it should be (C25).
+
+    Raises:
+        SecretRequiredError: The image is encrypted, and there is no secret.
+        NoKeyslotMatchError: The secret opens no keyslot.
+        PolicyError: See ``allow_unprotected``; or LUKS would not encrypt.
+        EmptyImageError, ForeignImageError, TruncatedImageError: As named.
+        LuksHeaderError, ContainerError: No copy of the header is sound.
+        CorruptStoreError: Parts of the store contradict each other.
+        UnsupportedError: It needs something that is not implemented.
+        ReadOnlyError: The file must not be written.
+        DeviceBusyError: Another process uses it.
+        DeviceError: It cannot be opened or read.
+    """
+    with ExitStack() as guard:
+        resources = guard.enter_context(ExitStack())
+        device = resources.enter_context(FileDevice(path, read_only=read_only))
+        if header is None and (looks_like_container(device) or not luks.is_luks(device)):
+            payload: BlockDevice = device
+            image = Image(Path(path), device.size)
+        else:
+            if secret is None:
+                raise luks.SecretRequiredError(f"{path} is encrypted: a passphrase is needed")
+            volume = luks.open(device, secret, header=header, read_only=read_only)
+            payload = resources.enter_context(volume)
+            image = _image_of(path, device, volume, header)
+        store = Store.on_device(
+            payload,
+            encrypted=image.luks is not None,
+            with_secret=secret is not None,
+            read_only=read_only,
+            allow_unprotected=allow_unprotected,
+            image=image,
+            resources=resources,
+        )
+        guard.pop_all()
+        return store
+
+
+def is_encrypted(path: AnyPath) -> bool:
+    """Say whether an image is a LUKS volume with its header attached.
+
+    Raises:
+        DeviceError: It cannot be read.
+    """
+    with FileDevice(path, lock=False) as device:
+        return not looks_like_container(device) and luks.is_luks(device)
+
+
+def create_store(
+    path: AnyPath,
+    sections: Sections = (),
+    secret: bytes | luks.Secret | None = None,
+    *,
+    header: AnyPath | None = None,
+    encrypted: bool = True,
+    size: int | None = None,
+    free: int = DEFAULT_FREE,
+    block_size: int = DEFAULT_BLOCK_SIZE,
+    overwrite: bool = False,
+    luks_version: int = 2,
+    key_size: int = 64,
+    sector_size: int | None = None,
+    kdf: luks.KdfCost | str | None = None,
+    iter_time: int = 2000,
+    label: str = "",
+) -> Store:
+    """Make a new image and open its store.
+
+    A file appears under its name complete or not at all. A block device is
+    written in place; until the last write it holds no store.
+
+    Args:
+        path: Image file or block device. An existing file is replaced if it is
+            blank, or with ``overwrite``.
+        sections: To be made; those without content are registered, unwritten.
+        secret: Passphrase or content of a key file.
+        header: File that gets the LUKS header, detached.
+        encrypted: False for an image in the clear; then there is no secret.
+        size: Bytes of the whole image; by default what the sections need and
+            ``free`` bytes more. A device or a blank file keeps its size.
+        free: See ``size``.
+        block_size: Of the container, in bytes.
+        overwrite: Destroy what is there.
+        luks_version: 1 or 2.
+        key_size: Bytes of the volume key: 64 for AES-256-XTS, 32 for AES-128.
+        sector_size: Of LUKS2, in bytes; 4096 by default.
+        kdf: Cost or kind of the key derivation, see `luks.format`.
+        iter_time: Milliseconds that a measured key derivation shall take.
+        label: Of LUKS2.
+
+    Raises:
+        ImageExistsError: There is a store, or a LUKS volume, already.
+        ForeignImageError: There is something else.
+        NoSpaceError: The sections do not fit into ``size``.
+        DeviceFullError: The file system or the device is too small.
+        DeviceBusyError: The file to replace is in use.
+        DeviceError: The image cannot be made.
+        ValueError: The arguments do not fit together.
+    """
+    specs = _specs(sections)
+    if encrypted and secret is None:
+        raise ValueError("an encrypted image needs a secret; encrypted=False makes a clear one")
+    if not encrypted and (secret is not None or header is not None):
+        raise ValueError("an image in the clear has no secret and no LUKS header")
+    needed = container_size(specs, block_size=block_size, free=free)
+    with ExitStack() as guard:
+        resources = guard.enter_context(ExitStack())
+        try:
+            with ExitStack() as names:  # at its end new files take their names, the image last
+                device = _target(names, resources, path, size, overwrite=overwrite)
+                if secret is None:
+                    if not device.size:
+                        device.resize(needed)
+                    payload: BlockDevice = device
+                    image = Image(Path(path), device.size)
+                else:
+                    header_device = None
+                    if header is not None:
+                        header_device = names.enter_context(
+                            new_file(header, 0, overwrite=overwrite)
+                        )
+                        resources.push(header_device)
+                    volume = luks.format(
+                        device,
+                        secret,
+                        version=luks_version,
+                        header=header_device,
+                        size=None if device.size else needed,
+                        key_size=key_size,
+                        sector_size=sector_size,
+                        kdf=kdf,
+                        iter_time=iter_time,
+                        label=label,
+                        overwrite=True,  # whether it may be is decided above
+                    )
+                    payload = resources.enter_context(volume)
+                    image = _image_of(path, device, volume, header)
+                initialise(payload, specs, encrypted=encrypted, block_size=block_size)
+                store = Store.on_device(
+                    payload, encrypted=encrypted, image=image, resources=resources
+                )
+        except FileExistsError as error:
+            raise ImageExistsError(
+                f"{error.filename} exists", hint="overwrite it only if nothing in it is needed"
+            ) from error
+        guard.pop_all()
+        return store
+
+
+def _specs(sections: Sections) -> list[SectionSpec]:
+    if isinstance(sections, Mapping):
+        return [SectionSpec(name, max_size) for name, max_size in sections.items()]
+    return list(sections)
+
+
+def _image_of(
+    path: AnyPath, device: BlockDevice, volume: luks.Volume, header: AnyPath | None
+) -> Image:
+    return Image(
+        Path(path),
+        device.size,
+        luks=volume.header,
+        header_path=None if header is None else Path(header),
+        payload_offset=volume.header.data_offset,
+    )
+
+
+def _target(
+    names: ExitStack, resources: ExitStack, path: AnyPath, size: int | None, *, overwrite: bool
+) -> FileDevice:
+    """Return the device that becomes the image: a new file, or a block device."""
+    keep_size = 0
+    replaces = Path(path).exists()
+    if replaces:
+        existing = FileDevice(path, read_only=False)
+        names.push(existing)
+        if not overwrite:
+            _require_blank(path, existing)
+            keep_size = existing.size
+        if Path(path).is_block_device():
+            names.pop_all()
+            resources.push(existing)
+            if size is not None and size > existing.size:
+                raise DeviceFullError(f"{path} has {existing.size} bytes, not {size}")
+            return existing
+    # Replaces the old file in the end; until then that is open, and locked.
+    device = names.enter_context(new_file(path, size or keep_size, overwrite=replaces))
+    resources.push(device)
+    return device
+
+
+def _require_blank(path: AnyPath, device: FileDevice) -> None:
+    if looks_like_container(device) or luks.is_luks(device):
+        raise ImageExistsError(
+            f"{path} holds a store or a LUKS volume already",
+            hint="overwrite it only if nothing in it is needed: all keys in it are lost",
+        )
+    if not is_blank(device):
+        raise ForeignImageError(
+            f"{path} holds something else", hint="overwrite it only if nothing in it is needed"
+        )
