@@ -69,7 +69,7 @@ class Authenticator:
         """Return the mac of a record (C22).
 
         Args:
-            meta: `RecordFrame.mac_input` or `container_decoder.mac_input`.
+            meta: From `RecordFrame.mac_input`.
             blob: The ``size`` bytes of the blob, in pieces.
         """
         state = self._blob.copy()

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 
 from blobstore.authentication import Authenticator
 from blobstore.errors import CorruptStoreError
-from formats.container import Free, Record, State
+from formats.container import Free, State
+from formats.container_decoder import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from blobstore.scan import Damaged, Scan
     from formats.container import Identity, Version
+    from formats.container_encoder import RecordFrame
 
     #: Says whether a record verifies (C23).
     Verifies = Callable[["Copy"], bool]
@@ -33,6 +35,7 @@ class Copy:
     identity: Identity
     version: Version
     length: int
+    frame: RecordFrame
 
     @property
     def counts(self) -> int:
@@ -59,13 +62,18 @@ class Section:
     @property
     def newest(self) -> Copy:
         """The copy that holds the section's name and blob (C42)."""
-        return max(filter(None, self.copies), key=lambda copy: (copy.counts, -copy.identity.copy))
+        first, last = self.copies[0], self.copies[-1]
+        if first is None or (last is not None and last.counts > first.counts):
+            assert last is not None, "a section with no copy left is not known"
+            return last
+        return first
 
     @property
     def older(self) -> Copy:
         """The copy that the next commit overwrites; the newest if there is only one."""
-        newest = self.newest
-        return next((copy for copy in self.copies if copy and copy is not newest), newest)
+        first, last = self.copies[0], self.copies[-1]
+        older = last if self.newest is first else first
+        return older or self.newest
 
     @property
     def name(self) -> str:
@@ -129,7 +137,9 @@ class _Interpreter:
         self._damaged: list[tuple[int, Damaged]] = []
         for offset, item in scan.items:
             if isinstance(item, Record):
-                self._copies.append(Copy(offset, item.identity, item.version, item.length))
+                self._copies.append(
+                    Copy(offset, item.identity, item.version, item.length, item.frame)
+                )
             elif isinstance(item, Free):
                 self._free[offset] = item
             else:

@@ -29,7 +29,7 @@ from formats.container import (
     record_length,
     validate_label,
 )
-from formats.container_encoder import RecordFrame, encode_free
+from formats.container_encoder import encode_free, record_frame
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -191,7 +191,7 @@ class _Items:
         blob = content if content is not None else b""
         crc32 = zlib.crc32(blob)
         version = Version(state, 1, 0, len(blob), crc32, _UNKNOWN, _UNKNOWN, before)
-        frame = RecordFrame(identity, self._block_size)
+        frame = record_frame(identity, self._block_size)
         mac = self._authenticator.mac(frame.mac_input(version), (blob,))
         return replace(version, mac=mac), blob
 
@@ -201,11 +201,13 @@ class _Items:
             rooted = replace(version, root=self.root)
             for copy in range(identity.copies):
                 placed = replace(identity, copy=copy)
-                frame = RecordFrame(placed, self._block_size)
-                head = frame.head(NEVER_WRITTEN if copy else rooted)
+                head = record_frame(placed, self._block_size).head(
+                    NEVER_WRITTEN if copy else rooted
+                )
                 sealed = self._authenticator.seal(offset, head)
-                yield Span(offset, (sealed, b"" if copy else blob), frame.length)
-                offset += frame.length
+                length = record_length(placed.max_size, self._block_size)
+                yield Span(offset, (sealed, b"" if copy else blob), length)
+                offset += length
         if offset < self._total:
             head = encode_free(Free(1, self.root, self._total - offset))
             yield Span(offset, (self._authenticator.seal(offset, head),), self._block_size)

@@ -12,7 +12,6 @@ from blobstore.errors import CorruptBlobError, DamagedHeadError, StoreError
 from blobstore.scan import scan
 from blobstore.writing import PIECE_SIZE, DurableWriter
 from formats.container import HEAD_SIZE, MAX_GENERATION, State
-from formats.container_encoder import RecordFrame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -25,10 +24,9 @@ if TYPE_CHECKING:
 class BlobReader:
     """Reads and verifies the blobs of records."""
 
-    def __init__(self, device: BlockDevice, authenticator: Authenticator, block_size: int) -> None:
+    def __init__(self, device: BlockDevice, authenticator: Authenticator) -> None:
         self._device = device
         self._authenticator = authenticator
-        self._block_size = block_size
 
     def verifies(self, copy: Copy, observe: Callable[[bytearray], None] | None = None) -> bool:
         """Say whether a record's mac agrees (C22, C23); memory stays bounded.
@@ -78,8 +76,8 @@ class BlobReader:
             left -= len(piece)
 
     def _agrees(self, copy: Copy, blob: Iterable[bytearray]) -> bool:
-        meta = RecordFrame(copy.identity, self._block_size).mac_input(copy.version)
-        return hmac.compare_digest(self._authenticator.mac(meta, blob), copy.version.mac)
+        mac = self._authenticator.mac(copy.frame.mac_input(copy.version), blob)
+        return hmac.compare_digest(mac, copy.version.mac)
 
 
 @dataclass(slots=True)
@@ -142,7 +140,7 @@ def open_container(device: BlockDevice) -> OpenContainer:
     """
     found = scan(device)
     authenticator = Authenticator.of(found.header)
-    blobs = BlobReader(device, authenticator, found.header.block_size)
+    blobs = BlobReader(device, authenticator)
     return OpenContainer(
         device=device,
         header=found.header,

@@ -6,10 +6,10 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from blobstore.structure import release
+from blobstore.structure import release, sealed_head
 from blobstore.writing import Span
 from formats.container_decoder import decode_header
-from formats.container_encoder import RecordFrame, encode_header
+from formats.container_encoder import encode_header
 
 if TYPE_CHECKING:
     from blobstore.authentication import Authenticator
@@ -43,16 +43,7 @@ def recover(container: OpenContainer) -> None:
             )
         writer.write(
             [
-                Span(
-                    orphan.offset,
-                    (
-                        container.authenticator.seal(
-                            orphan.offset,
-                            RecordFrame(orphan.identity, container.block_size).head(orphan.version),
-                        ),
-                    ),
-                    container.block_size,
-                )
+                Span(orphan.offset, (sealed_head(container, orphan),), container.block_size)
                 for orphan in directory.orphans
             ]
         )

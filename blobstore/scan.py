@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from blobstore.authentication import Authenticator
 from blobstore.errors import CorruptStoreError
-from formats.container import BLOCK_SIZES, CONTAINER_TAG, HEAD_SIZE, IDENTIFIER, Record
+from formats.container import BLOCK_SIZES, CONTAINER_TAG, HEAD_SIZE, IDENTIFIER
 from formats.container_decoder import (
+    Record,
     decode_header,
     decode_item,
     locate_check,
@@ -34,7 +35,8 @@ from formats.errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from formats.container import Header, Item
+    from formats.container import Header
+    from formats.container_decoder import Item
     from formats.device import BlockDevice
 
 _log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from formats.container import (
     Version,
     record_length,
 )
-from formats.container_encoder import RecordFrame, encode_free
+from formats.container_encoder import encode_free, record_frame
 
 if TYPE_CHECKING:
     from blobstore.opened import OpenContainer
@@ -131,17 +131,18 @@ def _place(
     start = free_offset + free.length - length * identity.copies
 
     version = Version(state, generation, 0, len(blob), zlib.crc32(blob), _UNKNOWN, _UNKNOWN, prev)
-    frame = RecordFrame(identity, container.block_size)
+    frame = record_frame(identity, container.block_size)
     mac = authenticator.mac(frame.mac_input(version), (blob,))
     new_state = directory.state + authenticator.member(identity.section_id, generation, mac)
     if replaces is not None:
         new_state -= member_of(container, replaces)
     root = authenticator.root(new_state)
 
-    copies = [Copy(start, identity, replace(version, mac=mac, root=root), length)]
+    copies = [Copy(start, identity, replace(version, mac=mac, root=root), length, frame)]
     if identity.copies > 1:
         second = replace(identity, copy=1)
-        copies.append(Copy(start + length, second, NEVER_WRITTEN, length))
+        frame = record_frame(second, container.block_size)
+        copies.append(Copy(start + length, second, NEVER_WRITTEN, length, frame))
     container.writer.write(
         [_whole_record(container, copy, blob if copy is copies[0] else b"") for copy in copies]
     )
@@ -157,8 +158,13 @@ def _place(
 
 def _whole_record(container: OpenContainer, copy: Copy, blob: ReadableBuffer) -> Span:
     """Return a record with all its bytes, fill included (C14)."""
-    head = RecordFrame(copy.identity, container.block_size).head(copy.version)
-    return Span(copy.offset, (container.authenticator.seal(copy.offset, head), blob), copy.length)
+    return Span(copy.offset, (sealed_head(container, copy), blob), copy.length)
+
+
+def sealed_head(container: OpenContainer, copy: Copy) -> bytes:
+    """Return the head of a record as it is written."""
+    frame = copy.frame
+    return container.authenticator.seal(copy.offset, frame.head(copy.version), frame.check_start)
 
 
 def _choose_free(container: OpenContainer, length: int) -> int:

@@ -20,8 +20,9 @@ HEAD_SIZE = 512
 BLOCK_SIZES = (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
 MAX_NAME_SIZE = 200
 MAX_TYPE_SIZE = 32
-#: The most bytes a section or a container can be declared to have.
+#: The most bytes a container can have, and a blob: both copies must fit (C2).
 MAX_SIZE = (1 << 63) - 1
+MAX_SECTION_SIZE = (1 << 61) - 1
 MAX_GENERATION = (1 << 64) - 1
 DIGEST_SIZE = 32
 ID_SIZE = 16
@@ -120,24 +121,12 @@ NEVER_WRITTEN = Version(State.VOID, 0, 0, 0, 0, bytes(32), bytes(32), bytes(32))
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """A head of a record; ``length`` is that of the whole item, in bytes."""
-
-    identity: Identity
-    version: Version
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
 class Free:
     """A head of a free item; ``length`` is that of the whole item, in bytes."""
 
     generation: int
     root: bytes
     length: int
-
-
-Item = Record | Free
 
 
 def record_length(max_size: int, block_size: int) -> int:

@@ -6,7 +6,7 @@ then decodes the head: a damaged head is never mistaken for an unknown feature.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from formats import der
 from formats.container import (
@@ -25,6 +25,7 @@ from formats.container import (
     IDENTIFIER,
     KEY_SIZE,
     MAX_NAME_SIZE,
+    MAX_SECTION_SIZE,
     MAX_SIZE,
     MAX_TYPE_SIZE,
     RECORD_TAG,
@@ -34,20 +35,39 @@ from formats.container import (
     Free,
     Header,
     Identity,
-    Item,
     Kind,
-    Record,
     State,
     Version,
     record_length,
     validate_label,
 )
+from formats.container_encoder import RecordFrame
 from formats.errors import FormatError, UnsupportedError
 
 _KNOWN_FEATURES = 0
 _KINDS = {int(kind): kind for kind in Kind}
 _STATES = {int(state): state for state in State}
 _AUTHENTICATIONS = {int(algorithm): algorithm for algorithm in Authentication}
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A head of a record.
+
+    Attributes:
+        identity: What it is of.
+        version: What the last commit wrote.
+        length: Bytes of the whole item.
+        frame: For the heads that later commits write.
+    """
+
+    identity: Identity
+    version: Version
+    length: int
+    frame: RecordFrame = field(repr=False, compare=False)
+
+
+Item = Record | Free
 
 
 def locate_check(head: bytes) -> int:
@@ -98,6 +118,7 @@ def decode_item(head: bytes, block_size: int) -> Item:
     record = der.Reader(head, start)
     meta = record.enter(der.SEQUENCE)
     identity = _decode_identity(meta)
+    frame = RecordFrame(head[: meta.position], head[meta.end :], start)
     version = _decode_version(head, meta)
     if record_length(identity.max_size, block_size) != length:
         raise FormatError(
@@ -106,13 +127,7 @@ def decode_item(head: bytes, block_size: int) -> Item:
     _check_frame(record, length)
     if version.size > identity.max_size:
         raise FormatError("a blob is larger than its section", rule="C8")
-    return Record(identity, version, length)
-
-
-def mac_input(head: bytes) -> bytes:
-    """Return the part of a record's head that its mac covers (C22)."""
-    _, start, _ = der.read_framing(head, 0)
-    return head[start : locate_check(head) + DIGEST_SIZE - DIGESTS_STRUCT.size]
+    return Record(identity, version, length, frame)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +251,7 @@ def _decode_identity(meta: der.Reader) -> Identity:
     copy = meta.integer(0, 1)
     copies = meta.integer(copy + 1, 2)
     kind_number = meta.integer(0, 127, tag=der.ENUMERATED)
-    max_size = meta.integer(0, MAX_SIZE)
+    max_size = meta.integer(0, MAX_SECTION_SIZE)
     type_, name = meta.utf8(), meta.utf8()
     try:
         validate_label(name, "name", lowest=1, highest=MAX_NAME_SIZE)

@@ -6,6 +6,8 @@ Every head comes with a check of zeros, which whoever holds the key fills in
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from formats import der
 from formats.container import (
     CONTAINER_TAG,
@@ -20,7 +22,7 @@ from formats.container import (
     HEADER_TAG,
     IDENTIFIER,
     MAX_NAME_SIZE,
-    MAX_SIZE,
+    MAX_SECTION_SIZE,
     MAX_TYPE_SIZE,
     RECORD_TAG,
     VERSION_FRAMINGS,
@@ -34,69 +36,75 @@ from formats.container import (
 )
 
 
+@dataclass(frozen=True, slots=True)
 class RecordFrame:
     """The constant pieces of one record's head.
 
+    What a commit changes always takes the same bytes between them (C5), so a
+    new head is packed, not encoded.
+
     Attributes:
-        length: Bytes of the whole record.
+        before: The head up to the record's version.
+        behind: The head behind its check.
+        meta_start: Where Meta starts in the head.
     """
 
-    __slots__ = ("_before", "_behind", "_meta_start", "length")
+    before: bytes
+    behind: bytes
+    meta_start: int
 
-    def __init__(self, identity: Identity, block_size: int) -> None:
-        """Prepare heads of the record of this identity.
-
-        Raises:
-            ValueError: The identity breaks C8 or C9.
-        """
-        validate_label(identity.name, "name", lowest=1, highest=MAX_NAME_SIZE)
-        validate_label(identity.type, "type", lowest=0, highest=MAX_TYPE_SIZE)
-        if not 0 <= identity.max_size <= MAX_SIZE - 2 * block_size:
-            raise ValueError(f"a section cannot have {identity.max_size} bytes")
-        self.length = record_length(identity.max_size, block_size)
-        fixed = b"".join(
-            (
-                der.encode(der.OCTET_STRING, identity.section_id),
-                der.encode_integer(identity.copy),
-                der.encode_integer(identity.copies),
-                der.encode(der.ENUMERATED, bytes((identity.kind,))),
-                der.encode_integer(identity.max_size),
-                der.encode(der.UTF8_STRING, identity.type.encode()),
-                der.encode(der.UTF8_STRING, identity.name.encode()),
-            )
-        )
-        item = der.framing_of_total(RECORD_TAG, self.length)
-        meta_size = len(fixed) + VERSION_STRUCT.size + DIGESTS_STRUCT.size
-        meta = der.framing(der.SEQUENCE, meta_size)
-        self._meta_start = len(item)
-        self._before = item + meta + fixed
-        blob = der.framing(der.OCTET_STRING, self.length - HEAD_SIZE)
-        room = HEAD_SIZE - len(item) - len(meta) - meta_size - len(blob)
-        self._behind = _padding(room) + blob
+    @property
+    def check_start(self) -> int:
+        """Where the check is in the head."""
+        return HEAD_SIZE - len(self.behind) - DIGEST_SIZE
 
     def mac_input(self, version: Version) -> bytes:
-        """Return the part of the head that the mac covers (C22)."""
-        return self._before[self._meta_start :] + _pack_version(version)
+        """Return the part of the head that the mac covers (C22); it has no digests."""
+        return self.before[self.meta_start :] + _pack_version(version)
 
     def head(self, version: Version) -> bytes:
         """Return the head with a check of zeros."""
-        return b"".join(
-            (
-                self._before,
-                _pack_version(version),
-                DIGESTS_STRUCT.pack(
-                    DIGEST_FRAMING,
-                    version.mac,
-                    DIGEST_FRAMING,
-                    version.root,
-                    DIGEST_FRAMING,
-                    version.prev,
-                    DIGEST_FRAMING,
-                    b"",
-                ),
-                self._behind,
-            )
+        digests = DIGESTS_STRUCT.pack(
+            DIGEST_FRAMING,
+            version.mac,
+            DIGEST_FRAMING,
+            version.root,
+            DIGEST_FRAMING,
+            version.prev,
+            DIGEST_FRAMING,
+            b"",
         )
+        return b"".join((self.before, _pack_version(version), digests, self.behind))
+
+
+def record_frame(identity: Identity, block_size: int) -> RecordFrame:
+    """Return the constant pieces of the head of a record.
+
+    Raises:
+        ValueError: The identity breaks C8 or C9.
+    """
+    validate_label(identity.name, "name", lowest=1, highest=MAX_NAME_SIZE)
+    validate_label(identity.type, "type", lowest=0, highest=MAX_TYPE_SIZE)
+    if not 0 <= identity.max_size <= MAX_SECTION_SIZE:
+        raise ValueError(f"a section cannot have {identity.max_size} bytes")
+    length = record_length(identity.max_size, block_size)
+    fixed = b"".join(
+        (
+            der.encode(der.OCTET_STRING, identity.section_id),
+            der.encode_integer(identity.copy),
+            der.encode_integer(identity.copies),
+            der.encode(der.ENUMERATED, bytes((identity.kind,))),
+            der.encode_integer(identity.max_size),
+            der.encode(der.UTF8_STRING, identity.type.encode()),
+            der.encode(der.UTF8_STRING, identity.name.encode()),
+        )
+    )
+    changing = VERSION_STRUCT.size + DIGESTS_STRUCT.size
+    item = der.framing_of_total(RECORD_TAG, length)
+    before = item + der.framing(der.SEQUENCE, len(fixed) + changing) + fixed
+    blob = der.framing(der.OCTET_STRING, length - HEAD_SIZE)
+    padding = _padding(HEAD_SIZE - len(before) - changing - len(blob))
+    return RecordFrame(before, padding + blob, len(item))
 
 
 def encode_free(free: Free) -> bytes:

@@ -23,20 +23,19 @@ from formats.container import (
     Header,
     Identity,
     Kind,
-    Record,
     State,
     Version,
     record_length,
 )
 from formats.container_asn1 import require_canonical
 from formats.container_decoder import (
+    Record,
     decode_header,
     decode_item,
     locate_check,
-    mac_input,
     require_supported,
 )
-from formats.container_encoder import RecordFrame, encode_free, encode_header
+from formats.container_encoder import encode_free, encode_header, record_frame
 from formats.errors import FormatError, UnsupportedError
 from tests.support.strategies import block_sizes, frees, headers, identities, versions
 
@@ -59,13 +58,17 @@ HEADER = Header(
 @given(st.data(), identities(), block_sizes)
 def test_c6_a_record_head_reads_back(data: st.DataObject, identity: Identity, size: int) -> None:
     version = data.draw(versions(identity.max_size))
-    frame = RecordFrame(identity, size)
+    frame = record_frame(identity, size)
     head = frame.head(version)
     assert len(head) == HEAD_SIZE
-    assert decode_item(head, size) == Record(identity, version, frame.length)
+    length = record_length(identity.max_size, size)
+    decoded = decode_item(head, size)
+    assert decoded == Record(identity, version, length, frame)
+    assert isinstance(decoded, Record)
+    assert decoded.frame == frame
     start = locate_check(head)
+    assert start == frame.check_start
     assert head[start : start + DIGEST_SIZE] == bytes(DIGEST_SIZE)
-    assert mac_input(head) == frame.mac_input(version)
     _, meta_start, _ = der.read_framing(head, 0)
     require_canonical(head[meta_start : start + DIGEST_SIZE])
 
@@ -101,7 +104,7 @@ def test_c7_the_head_can_be_filled_for_every_length(block_size: int) -> None:
                 identity = replace(
                     IDENTITY, name="n" * name_size, type="t" * type_size, max_size=max_size
                 )
-                head = RecordFrame(identity, block_size).head(NEVER_WRITTEN)
+                head = record_frame(identity, block_size).head(NEVER_WRITTEN)
                 record = decode_item(head, block_size)
                 assert isinstance(record, Record)
                 assert record.identity == identity
@@ -110,7 +113,7 @@ def test_c7_the_head_can_be_filled_for_every_length(block_size: int) -> None:
 def test_c7_align_stands_exactly_where_it_is_needed() -> None:
     found = set()
     for name_size in range(1, MAX_NAME_SIZE + 1):
-        head = RecordFrame(replace(IDENTITY, name="n" * name_size), 4096).head(LIVE)
+        head = record_frame(replace(IDENTITY, name="n" * name_size), 4096).head(LIVE)
         meta = der.Reader(head, der.read_framing(head, 0)[1])
         meta.enter(der.SEQUENCE)
         room = HEAD_SIZE - meta.position - len(der.framing(der.OCTET_STRING, 8192 - HEAD_SIZE))
@@ -146,11 +149,11 @@ def test_c8_a_record_is_no_longer_than_it_must_be(block_size: int) -> None:
 )
 def test_c9_bad_labels_and_sizes_are_the_caller_s_mistake(identity: Identity) -> None:
     with pytest.raises(ValueError):
-        RecordFrame(identity, 4096)
+        record_frame(identity, 4096)
 
 
 def _record_head(version: Version = LIVE) -> bytes:
-    return RecordFrame(IDENTITY, 4096).head(version)
+    return record_frame(IDENTITY, 4096).head(version)
 
 
 def _changed(head: bytes, find: bytes, new: bytes) -> bytes:
@@ -254,7 +257,7 @@ def test_any_bytes_decode_or_are_refused(head: bytes, copy: int) -> None:
 def test_any_change_to_a_head_decodes_or_is_refused(data: st.DataObject | None, which: str) -> None:
     head = bytearray(
         {
-            "record": RecordFrame(IDENTITY, 4096).head(LIVE),
+            "record": record_frame(IDENTITY, 4096).head(LIVE),
             "free": encode_free(Free(3, b"r" * 32, 1 << 20)),
             "header": encode_header(HEADER),
         }[which]
@@ -275,5 +278,4 @@ def test_any_change_to_a_head_decodes_or_is_refused(data: st.DataObject | None, 
 
 def _item(head: bytes) -> object:
     locate_check(head)
-    mac_input(head)
     return decode_item(head, 4096)
