@@ -89,7 +89,7 @@ def benchmark_argon2(variant: Argon2Variant, *, iter_time: int, key_size: int) -
     work = passes * memory * seconds / elapsed
     # As much memory as the fewest passes leave time for, and then more passes.
     memory = max(MIN_ARGON2_MEMORY_KIB, min(most, int(work / MIN_ARGON2_TIME)))
-    return Argon2(variant, max(MIN_ARGON2_TIME, int(work / memory)), memory, lanes)
+    return Argon2(variant, max(MIN_ARGON2_TIME, round(work / memory)), memory, lanes)
 
 
 def _seconds(iter_time: int) -> float:

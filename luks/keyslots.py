@@ -15,6 +15,7 @@ from luks.errors import (
     UnlockError,
     UnsupportedError,
 )
+from luks.hashes import lookup
 from luks.kdf import DEFAULT_LIMITS, confirms, derive
 from luks.model import PRIORITY_IGNORE, PRIORITY_NORMAL, PRIORITY_PREFER, SECTOR_SIZE
 from luks.policy import check_openable
@@ -163,6 +164,7 @@ def _try_keyslot(
     # Everything that can be refused is, before the key derivation starts.
     check_usable(area.cipher, area.key_size)
     limits.check(keyslot.kdf)
+    lookup(keyslot.af_hash)
     size = _material_size(keyslot)
     if size > area.size:
         raise LuksHeaderError("the key material is larger than its area", rule="L27")

@@ -20,7 +20,7 @@ STRIPES: Final = luks1.STRIPES
 #: What a payload starts at a multiple of, unless its offset is given.
 DATA_ALIGNMENT: Final = 1 << 20
 
-_LUKS1_FIRST_AREA: Final = 4096
+_LUKS1_FIRST_AREA: Final = luks1.AREA_ALIGNMENT
 
 
 def area_size(key_size: int) -> int:

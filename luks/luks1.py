@@ -6,6 +6,7 @@ Source: LUKS1 On-Disk Format Specification 1.2.3, section 6 and appendix A.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Final
 
 from construct import Array, Bytes, ConstructError, Int16ub, Int32ub, Struct
@@ -17,6 +18,8 @@ from luks.text import decode_field, encode_field
 MAGIC: Final = b"LUKS\xba\xbe"
 VERSION: Final = 1
 KEYSLOT_COUNT: Final = 8
+#: What cryptsetup and QEMU align keyslot areas to, in bytes; the format does not.
+AREA_ALIGNMENT: Final = 4096
 #: AF stripes of every keyslot we make; QEMU takes no other number.
 STRIPES: Final = 4000
 
@@ -159,35 +162,36 @@ def encode(raw: RawHeader) -> bytes:
 def to_model(raw: RawHeader) -> Header:
     """Express a validated LUKS1 header in the model that LUKS2 shares."""
     active = {n: slot for n, slot in enumerate(raw.keyslots) if slot.active}
-    starts = [slot.material_sector for slot in raw.keyslots]
-    ends = [slot.material_sector + raw.area_sectors(slot) for slot in raw.keyslots]
+    start = min(slot.material_sector for slot in raw.keyslots) * SECTOR_SIZE
+    digest = Digest(
+        type="pbkdf2",
+        keyslots=tuple(active),
+        segments=(0,),
+        kdf=Pbkdf2(raw.hash_spec, raw.mk_digest_iterations),
+        salt=raw.mk_digest_salt,
+        value=raw.mk_digest,
+    )
+    segment = Segment(
+        type="crypt", offset=raw.payload_sector * SECTOR_SIZE, size=None, cipher=raw.cipher
+    )
     return Header(
         version=VERSION,
         uuid=decode_field(raw.uuid),
-        keyslots={n: _keyslot_to_model(raw, slot) for n, slot in active.items()},
-        digests={
-            0: Digest(
-                type="pbkdf2",
-                keyslots=tuple(active),
-                segments=(0,),
-                kdf=Pbkdf2(raw.hash_spec, raw.mk_digest_iterations),
-                salt=raw.mk_digest_salt,
-                value=raw.mk_digest,
-            )
-        },
-        segments={
-            0: Segment(
-                type="crypt",
-                offset=raw.payload_sector * SECTOR_SIZE,
-                size=None,
-                cipher=raw.cipher,
-            )
-        },
+        keyslots=MappingProxyType({n: _keyslot_to_model(raw, s) for n, s in active.items()}),
+        digests=MappingProxyType({0: digest}),
+        segments=MappingProxyType({0: segment}),
         metadata_size=HEADER_SIZE,
-        keyslots_offset=min(starts) * SECTOR_SIZE,
-        keyslots_size=(max(ends) - min(starts)) * SECTOR_SIZE,
+        keyslots_offset=start,
+        keyslots_size=_keyslots_end(raw) - start,
         source=raw,
     )
+
+
+def _keyslots_end(raw: RawHeader) -> int:
+    """Return the end of the last area in bytes, the padding behind it included."""
+    end = max(slot.material_sector + raw.area_sectors(slot) for slot in raw.keyslots) * SECTOR_SIZE
+    padded = end + -end % AREA_ALIGNMENT
+    return min(padded, raw.payload_sector * SECTOR_SIZE) if raw.payload_sector else padded
 
 
 def from_model(header: Header) -> RawHeader:

@@ -23,6 +23,8 @@ BINARY_SIZE: Final = 4096
 METADATA_SIZES: Final = tuple(1 << shift for shift in range(14, 23))
 #: What we compute header checksums with.
 CHECKSUM_HASH: Final = "sha256"
+#: Where the counter of header writes ends.
+MAX_SEQID: Final = 2**64 - 1
 SALT_SIZE: Final = 64
 LABEL_SIZE: Final = 48
 UUID_SIZE: Final = 40

@@ -37,6 +37,7 @@ REENCRYPT_REQUIREMENTS: Final = frozenset(
     {"online-reencrypt", "online-reencrypt-v2", "online-reencrypt-v3"}
 )
 
+_ENDLESS: Final = 2**64  # what a segment of dynamic size may take at most
 _LUKS1_HEADER_SECTORS: Final = 2
 _LUKS1_MAX_KEY_SIZE: Final = 512
 
@@ -139,7 +140,7 @@ def _check_segments(header: Header) -> None:
         raise LuksHeaderError("a segment of dynamic size is not the last", rule="L28")
     _check_disjoint(
         (
-            (segment.offset, segment.offset + (segment.size or 1), f"segment {number}")
+            (segment.offset, segment.offset + (segment.size or _ENDLESS), f"segment {number}")
             for number, segment in header.segments.items()
             if not segment.is_backup
         ),

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Final
 
 from formats.device import read_exactly
 from luks import luks1, luks2
+from luks.errors import LuksHeaderError
 from luks.load import secondary_offsets
 from luks.luks2 import PRIMARY, SECONDARY
-from luks.luks2_binary import BINARY_SIZE
+from luks.luks2_binary import BINARY_SIZE, MAX_SEQID
 from luks.model import SECTOR_SIZE
 from luks.validate import validate_luks1
 
@@ -101,6 +102,8 @@ def _luks2_pieces(header: Header) -> tuple[list[tuple[int, bytes]], Header]:
     The copy that is damaged or old goes first: as long as it is being written,
     the other one is the header.
     """
+    if header.seqid >= MAX_SEQID:
+        raise LuksHeaderError("the counter of header writes is at its end", rule="L1")
     copies = luks2.encode(replace(header, seqid=header.seqid + 1))
     # Whatever is written is something we would read; this finds what is not.
     written = luks2.decode_copy(copies[PRIMARY], PRIMARY, 0)
