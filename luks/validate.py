@@ -165,7 +165,8 @@ def _check_references(header: Header) -> None:
             raise LuksHeaderError(f"keyslot {number} has {count} digests", rule="L29")
     for number, segment in header.segments.items():
         count = sum(number in digest.segments for digest in header.digests.values())
-        if segment.type == "crypt" and count != 1:
+        # While it is being re-encrypted a segment has its old key and its new one.
+        if segment.type == "crypt" and not 1 <= count <= 1 + ("in-reencryption" in segment.flags):
             raise LuksHeaderError(f"segment {number} has {count} digests", rule="L29")
 
 

@@ -37,7 +37,7 @@ PASSPHRASE = b"correct horse"
 OTHER = b"battery staple"
 
 #: Room for one keyslot of a 32-byte key, the smallest volumes there are.
-SMALL = {"key_size": 32, "keyslots_size": 128 << 10, "data_offset": 160 << 10}
+SMALL: dict[str, Any] = {"key_size": 32, "keyslots_size": 128 << 10, "data_offset": 160 << 10}
 
 
 def vectors(name: str) -> Any:

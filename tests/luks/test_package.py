@@ -1,0 +1,77 @@
+"""What `import luks` gives and costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import luks
+from luks import errors
+
+
+def _imported(statement: str) -> set[str]:
+    """The modules that a fresh interpreter has after a statement."""
+    script = f"{statement}\nimport sys; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.split())
+
+
+def test_importing_luks_costs_nothing() -> None:
+    heavy = {"cryptography", "construct", "json", "dataclasses", "hashlib", "logging", "uuid"}
+    assert not _imported("import luks") & heavy
+    assert not _imported("import luks.errors") & heavy
+    assert not _imported("import luks; luks.StorageError") & heavy
+    assert not _imported("import luks; luks.Secret(b'x')") & heavy
+
+
+def test_opening_does_not_import_what_only_creating_needs() -> None:
+    creating = {"uuid", "luks.creation", "luks.benchmark", "luks.writer", "numpy", "logging"}
+    assert not _imported("import luks; luks.open") & creating
+
+
+def test_every_public_name_is_there() -> None:
+    assert luks.__all__ == sorted(luks.__all__)
+    for name in luks.__all__:
+        value = getattr(luks, name)
+        assert getattr(value, "__doc__", None), name
+    assert set(luks.__all__) <= set(dir(luks))
+    assert set(errors.__all__) <= set(luks.__all__)
+    with pytest.raises(AttributeError, match="nonsense"):
+        luks.nonsense  # noqa: B018
+
+
+def test_exit_codes_are_those_documented() -> None:
+    codes: dict[type[luks.StorageError], int] = {
+        luks.LuksHeaderError: 35,
+        luks.LuksExistsError: 36,
+        luks.UnlockError: 50,
+        luks.NoKeyslotMatchError: 51,
+        luks.SecretRequiredError: 52,
+        luks.PolicyError: 53,
+    }
+    for kind, code in codes.items():
+        assert kind.exit_code == code
+        assert f"{kind.__name__:20}" in str(errors.__doc__)
+        assert f" {code}   " in str(errors.__doc__)
+        assert issubclass(kind, luks.StorageError)
+    assert len(set(codes.values())) == len(codes)
+
+
+def test_another_package_named_formats_is_told() -> None:
+    script = """
+import sys, types
+sys.modules["formats"] = types.ModuleType("formats")
+try:
+    import luks
+except ImportError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert "'formats'" in done.stdout
+    assert "another distribution" in done.stdout

@@ -1,0 +1,226 @@
+"""The large corpus of foreign images, where it lies beside the repository.
+
+It is larger than a repository should be, and a part of it is not ours to publish.
+`test_images` has what is needed always.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import lzma
+import tarfile
+import time
+from collections import Counter
+from functools import cache
+from typing import Any
+
+import pytest
+
+import luks
+from formats.device import MemoryDevice
+from tests.luks.support import shared_corpus
+
+pytestmark = pytest.mark.skipif(
+    shared_corpus() is None, reason="there is no shared/corpus beside the repository"
+)
+
+#: The cipher that is implemented; the others are recognised.
+SERVED = "aes-xts-plain64"
+
+
+@cache
+def _archive(path: str) -> dict[str, bytes]:
+    corpus = shared_corpus()
+    assert corpus is not None
+    with tarfile.open(corpus / path) as archive:
+        members = {member.name: archive.extractfile(member) for member in archive}
+        return {name: file.read() for name, file in members.items() if file is not None}
+
+
+def _content(path: str) -> bytes:
+    corpus = shared_corpus()
+    assert corpus is not None
+    if ":" in path:
+        archive, member = path.split(":")
+        return _archive(archive)[member]
+    return lzma.decompress((corpus / path).read_bytes())
+
+
+def _rows(path: str) -> list[dict[str, str]]:
+    corpus = shared_corpus()
+    if corpus is None:
+        return []
+    csv.field_size_limit(1 << 30)
+    with (corpus / path).open(newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+INTEROP = [
+    row
+    for row in _rows("interop/facts.tsv")
+    if row["category"].startswith(("cs-", "qemu-luks1")) and row["category"] != "cs-reencrypt"
+]
+
+
+@pytest.mark.parametrize("row", INTEROP, ids=lambda row: row["name"])
+def test_the_interop_corpus(row: dict[str, str]) -> None:
+    images = [file for file in json.loads(row["files"]) if not file["path"].endswith(".bin")]
+    devices = {file["role"]: MemoryDevice(_content(f"interop/{file['path']}")) for file in images}
+    head = devices.get("hdr.img") or devices[images[0]["role"]]
+    payload = devices.get("data.img", head)
+    header = luks.load_header(head)
+    assert header.cipher == row["spec"]
+    for slot in json.loads(row["passphrases"]):
+        secret = _secret(row, slot)
+        if header.cipher != SERVED:
+            with pytest.raises(luks.UnsupportedError):
+                luks.open(payload, secret, header=head)
+            continue
+        with luks.open(payload, secret, header=head, keyslot=slot["slot"]) as volume:
+            data = volume.read(int(row["plain_offset"]), int(row["plain_length"]))
+        assert hashlib.sha256(data).hexdigest() == row["plain_sha256"]
+    for refused in json.loads(row["refused"] or "[]"):
+        with pytest.raises((luks.UnlockError, luks.UnsupportedError)):
+            luks.open(payload, refused.encode(), header=head)
+
+
+def _secret(row: dict[str, str], slot: dict[str, Any]) -> bytes:
+    if "utf8" in slot:
+        text: str = slot["utf8"]
+        return text.encode()
+    if "hex" in slot:
+        return bytes.fromhex(slot["hex"])
+    corpus = shared_corpus()
+    assert corpus is not None
+    path = next(f["path"] for f in json.loads(row["files"]) if f["role"] == slot["keyfile"])
+    content: bytes = (corpus / "interop" / path).read_bytes()
+    start: int = slot.get("keyfile_offset", 0)
+    size: int = slot.get("keyfile_size", len(content))
+    return content[start : start + size]
+
+
+@pytest.mark.parametrize(
+    "row", _rows("interop/cs-reencrypt/states.tsv"), ids=lambda row: row["header_file"]
+)
+def test_reencryptions_under_way(row: dict[str, str]) -> None:
+    """L30: what cryptsetup can dump loads, and does not open while it is not finished."""
+    archive = f"interop/{row['archive']}:"
+    device = MemoryDevice(_content(archive + row["header_file"]))
+    assert row["luksDump_rc"] == "0"
+    header = luks.load_header(device)
+    assert header.requirements == tuple(json.loads(row["requirements"]))
+    payload = MemoryDevice(_content(archive + row["data_file"]))
+    with pytest.raises(luks.UnsupportedError, match="re-encrypted"):
+        luks.open(payload, row["passphrase"].encode(), header=device)
+
+
+@pytest.mark.parametrize("row", _rows("peer-images/facts.tsv"), ids=lambda row: row["file"])
+def test_the_images_of_cryptsetups_own_tests(row: dict[str, str]) -> None:
+    device = MemoryDevice(_content("peer-images/" + row["file"]))
+    if row["expected"].startswith("reject") or not row["luks_version"]:
+        with pytest.raises((luks.FormatError, luks.UnsupportedError)):
+            luks.load_header(device)
+        return
+    header = luks.load_header(device)
+    assert header.version == int(row["luks_version"])
+    for passphrase in filter(None, row["passphrase"].split("; ")):
+        _, _, text = passphrase.partition(": ")
+        secret = text.encode()
+        if text == "keyfile1":
+            corpus = shared_corpus()
+            assert corpus is not None
+            secret = (corpus / "peer-images" / "luks1-images.keyfile1").read_bytes()
+        if "cipher_null" in row["spec"]:
+            with pytest.raises(luks.PolicyError):
+                luks.open(device, secret)
+        elif row["requirements"] or header.cipher != SERVED:
+            with pytest.raises(luks.UnsupportedError):
+                luks.open(device, secret)
+        elif device.size < header.data_offset:  # the header alone
+            luks.unlock(device, header, secret).key.wipe()
+            with pytest.raises(luks.TruncatedImageError):
+                luks.open(device, secret)
+        else:
+            with luks.open(device, secret) as volume:
+                data = volume.read(0, int(row["plain_length"] or volume.size))
+            if row["plain_sha256"]:
+                assert hashlib.sha256(data).hexdigest() == row["plain_sha256"]
+    if header.cipher == SERVED:
+        with pytest.raises((luks.UnlockError, luks.UnsupportedError)):
+            luks.open(device, b"not the passphrase")
+
+
+#: What is not implemented yet, so that it is refused where it should be accepted.
+NOT_YET = {
+    "iv-tweak-2p32m4-plain-wraps.img": "aes-xts-plain",
+    "rm-flag-v2.img": "re-encrypted",
+    "rm-progress-correct.img": "re-encrypted",
+    "rm-unchanged.img": "re-encrypted",
+}
+
+
+def _verdict(device: MemoryDevice, passphrase: str) -> tuple[str, str]:
+    """Return what we make of an image, in the corpus's words, and why."""
+    try:
+        header = luks.load_header(device)
+    except (luks.FormatError, luks.UnsupportedError) as error:
+        return "reject", str(error)
+    recovered = header.stale_copy is not None
+    if passphrase:
+        try:
+            with luks.open(device, passphrase.encode()) as volume:
+                volume.read(0, min(volume.size, 1 << 20))
+        except luks.StorageError as error:
+            return "accept-metadata-only", str(error)
+    return "accept-with-recovery" if recovered else "accept", ""
+
+
+#: Verdicts of ours that agree with each expected one: what is refused at the
+#: latest when it would be opened is refused.
+AGREEING = {
+    "accept": {"accept"},
+    "accept-with-recovery": {"accept-with-recovery"},
+    "accept-metadata-only": {"accept-metadata-only"},
+    "reject": {"reject", "accept-metadata-only"},
+    "reject-until-repaired": {"reject", "accept-metadata-only"},
+}
+
+
+@pytest.mark.parametrize("row", _rows("validation/verdicts.tsv"), ids=lambda row: row["image"])
+def test_the_validation_corpus(row: dict[str, str]) -> None:
+    content = _content("validation/" + row["file"])
+    start = time.process_time()
+    verdict, reason = _verdict(MemoryDevice(content), row["passphrase"])
+    assert time.process_time() - start < 5
+    if row["image"] in NOT_YET:
+        assert verdict == "accept-metadata-only"
+        assert NOT_YET[row["image"]] in reason
+    elif row["strictness"] == "must":
+        assert verdict in AGREEING[row["expected"]], reason
+    else:  # either will do, but it must be one of ours
+        assert verdict in {*AGREEING}
+
+
+@pytest.mark.parametrize(
+    "row", _rows("validation/crash/states.tsv"), ids=lambda row: row["file"].split(":")[1]
+)
+def test_the_crash_states_of_cryptsetup(row: dict[str, str]) -> None:
+    """Whoever opens with cryptsetup opens here; what opens nowhere is refused cleanly."""
+    device = MemoryDevice(_content("validation/" + row["file"]))
+    passphrases = json.loads(row["passphrases_that_open_in_cryptsetup"] or "[]")
+    try:
+        header = luks.load_header(device)
+    except (luks.FormatError, luks.UnsupportedError):
+        assert passphrases == []
+        return
+    outcomes: Counter[str] = Counter()
+    for passphrase in passphrases:
+        try:
+            luks.open(device, passphrase.encode()).close()
+            outcomes["opens"] += 1
+        except luks.UnsupportedError:
+            assert header.cipher != SERVED
+            outcomes["unsupported"] += 1
+    assert outcomes.total() == len(passphrases)
