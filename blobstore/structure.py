@@ -121,6 +121,7 @@ def _place(
     replaces: Copy | None,
 ) -> Section:
     """Write an extent into free space and publish it (C52, C55)."""
+    frame = record_frame(identity, container.block_size)
     generation = container.next_generation()
     directory, authenticator = container.directory, container.authenticator
     prev = directory.root
@@ -131,7 +132,6 @@ def _place(
     start = free_offset + free.length - length * identity.copies
 
     version = Version(state, generation, 0, len(blob), zlib.crc32(blob), _UNKNOWN, _UNKNOWN, prev)
-    frame = record_frame(identity, container.block_size)
     mac = authenticator.mac(frame.mac_input(version), (blob,))
     new_state = directory.state + authenticator.member(identity.section_id, generation, mac)
     if replaces is not None:
@@ -141,8 +141,8 @@ def _place(
     copies = [Copy(start, identity, replace(version, mac=mac, root=root), length, frame)]
     if identity.copies > 1:
         second = replace(identity, copy=1)
-        frame = record_frame(second, container.block_size)
-        copies.append(Copy(start + length, second, NEVER_WRITTEN, length, frame))
+        blank = record_frame(second, container.block_size)
+        copies.append(Copy(start + length, second, NEVER_WRITTEN, length, blank))
     container.writer.write(
         [_whole_record(container, copy, blob if copy is copies[0] else b"") for copy in copies]
     )

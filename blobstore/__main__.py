@@ -1,0 +1,5 @@
+"""`python -m blobstore` is `blobstore`."""
+
+from blobstore.cli.main import main
+
+main()

@@ -1,0 +1,314 @@
+"""Bad input: each kind has its own error and exit code, and nothing is lost."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import blobstore as library
+import luks
+from blobstore.cli.main import EXIT_CODES
+from formats.errors import StorageError
+from tests.support.cli import QUICK, blobstore, succeeds, without_override
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SECRET = b"right"
+KDF = luks.Pbkdf2("sha256", 1000)
+BLOBS = {"tpm": b"T" * 5000, "vpd": b"V" * 100}
+PAYLOAD = 2 << 20
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "image"
+    specs = [library.SectionSpec(n, len(b), content=b) for n, b in BLOBS.items()]
+    library.create(path, specs, SECRET, kdf=KDF, free=0).close()
+    with library.open(path, SECRET) as store:
+        for name, blob in BLOBS.items():
+            store.put(name, blob)
+    (tmp_path / "key").write_bytes(SECRET)
+    return path
+
+
+def change(path: Path, offset: int, size: int = 1) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        old = file.read(size)
+        file.seek(offset)
+        file.write(bytes(byte ^ 0x01 for byte in old))
+
+
+def region_of(path: Path, use: str, section: str | None = None) -> int:
+    with library.open(path, SECRET, read_only=True) as store:
+        image = store.image
+        assert image
+        for region in image.regions(store.regions()):
+            if region.use.endswith(use) and region.section == section:
+                return region.offset
+    raise AssertionError(use)
+
+
+def both_headers(path: Path) -> None:
+    change(path, 5000)
+    change(path, 16384 + 5000)
+
+
+def both_container_headers(path: Path) -> None:
+    change(path, PAYLOAD + 40)
+    change(path, PAYLOAD + 4096 + 40)
+
+
+def newest_blob(path: Path) -> None:
+    change(path, region_of(path, "the blob", "tpm") + 4096)
+
+
+def newest_head(path: Path) -> None:
+    change(path, region_of(path, "the blob", "tpm") - 512 + 100)
+
+
+def truncate(path: Path, size: int) -> None:
+    os.truncate(path, size)
+
+
+#: What is done to the image, what is then asked, the code.
+CASES: dict[str, tuple[Callable[[Path], object], tuple[str, ...], int]] = {
+    "empty file": (lambda path: truncate(path, 0), ("get", "tpm"), 31),
+    "zeros": (lambda path: path.write_bytes(bytes(3 << 20)), ("get", "tpm"), 31),
+    "foreign file": (lambda path: path.write_bytes(b"GIF89a" * 9999), ("get", "tpm"), 32),
+    "truncated in the container": (lambda path: truncate(path, PAYLOAD + 9000), ("get", "tpm"), 33),
+    "truncated in the keyslots": (lambda path: truncate(path, 600_000), ("get", "tpm"), 33),
+    "LUKS header, both copies": (both_headers, ("get", "tpm"), 35),
+    "keyslot": (lambda path: change(path, 32768 + 50_000), ("get", "tpm"), 51),
+    "container header, both copies": (both_container_headers, ("get", "tpm"), 34),
+    "record head": (newest_head, ("get", "tpm"), 66),
+    "blob": (newest_blob, ("get", "tpm"), 65),
+    "unknown name": (lambda _: None, ("get", "unknown"), 61),
+    "missing image": (Path.unlink, ("get", "tpm"), 20),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_kind_of_bad_input_has_its_code(image: Path, case: str) -> None:
+    damage, (verb, *arguments), code = CASES[case]
+    damage(image)
+    before = image.read_bytes() if image.exists() else b""
+    done = blobstore(verb, image, *arguments, "--key-file", image.parent / "key")
+    assert (done.returncode, done.stdout) == (code, b""), done
+    assert done.stderr.startswith(b"blobstore: ")
+    assert b"Traceback" not in done.stderr
+    assert (image.read_bytes() if image.exists() else b"") == before
+
+
+@pytest.mark.parametrize("copy", [0, 16384])
+def test_one_damaged_luks_header_copy_is_survived(image: Path, copy: int) -> None:
+    change(image, copy + 5000)
+    done = blobstore("get", image, "tpm", "--key-file", image.parent / "key")
+    assert (done.returncode, done.stdout) == (0, BLOBS["tpm"])
+    assert b"header copy" in done.stderr
+    verified = blobstore("verify", image, "--key-file", image.parent / "key")
+    assert verified.returncode == 65
+    assert b"LUKS header copy is damaged" in verified.stdout
+
+
+@pytest.mark.parametrize("copy", [0, 4096])
+def test_one_damaged_container_header_copy_is_survived(image: Path, copy: int) -> None:
+    change(image, PAYLOAD + copy + 40)
+    assert succeeds("get", image, "tpm", "--key-file", image.parent / "key") == BLOBS["tpm"]
+    verified = blobstore("verify", image, "--key-file", image.parent / "key")
+    assert verified.returncode == 65
+
+
+@pytest.mark.parametrize(("damage", "code"), [(newest_head, 66), (newest_blob, 65)])
+def test_what_is_sound_can_still_be_saved(
+    image: Path, damage: Callable[[Path], object], code: int
+) -> None:
+    damage(image)
+    key = image.parent / "key"
+    assert blobstore("get", image, "vpd", "--key-file", key).stdout == BLOBS["vpd"]
+    out = image.parent / "saved"
+    done = blobstore("unpack", image, "-o", out, "--key-file", key)
+    assert done.returncode == code
+    assert (out / "vpd.bin").read_bytes() == BLOBS["vpd"]
+    assert not (out / "tpm.bin").exists()
+    verified = blobstore("verify", image, "--key-file", key)
+    assert verified.returncode == 65
+    assert blobstore("get", image, "unknown", "--key-file", key).returncode == (
+        66 if damage is newest_head else 61
+    )
+
+
+def test_a_wrong_passphrase_is_named_and_no_passphrase_is_another_thing(image: Path) -> None:
+    (image.parent / "wrong").write_bytes(b"hunter2")
+    done = blobstore("get", image, "tpm", "--key-file", image.parent / "wrong")
+    assert done.returncode == 51
+    assert b"hunter2" not in done.stderr
+    missing = blobstore("get", image, "tpm", "--key-file", image.parent / "none")
+    assert missing.returncode == 52
+
+
+def test_a_blob_that_is_too_large_is_refused(image: Path) -> None:
+    key = image.parent / "key"
+    done = blobstore("put", image, "vpd", "-", "--key-file", key, stdin=b"x" * 101)
+    assert done.returncode == 63
+    assert succeeds("get", image, "vpd", "--key-file", key) == BLOBS["vpd"]
+
+
+def test_an_image_that_must_not_be_written(image: Path) -> None:
+    image.chmod(0o444)
+    key = image.parent / "key"
+    command = [
+        sys.executable,
+        "-m",
+        "blobstore",
+        "put",
+        str(image),
+        "tpm",
+        "-",
+        "--key-file",
+        str(key),
+    ]
+    done = subprocess.run(
+        [*without_override(), *command], input=b"new", capture_output=True, check=False
+    )
+    assert done.returncode == 22, done
+    assert succeeds("get", image, "tpm", "--key-file", key) == BLOBS["tpm"]
+
+
+def test_an_image_in_use_is_named(image: Path) -> None:
+    key = image.parent / "key"
+    with library.open(image, SECRET):
+        assert blobstore("get", image, "tpm", "--key-file", key).returncode == 23
+        forced = blobstore("create", image, "--force", "--key-file", key, *QUICK)
+        assert forced.returncode == 23
+    assert succeeds("get", image, "tpm", "--key-file", key) == BLOBS["tpm"]
+
+
+def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
+    """The file must not grow beyond a limit: there is no room for the holes in it."""
+    image = tmp_path / "image"
+    size = 6 << 20
+    library.create(image, {"a": 100_000, "b": 100}, encrypted=False, size=size).close()
+    with library.open(image) as store:
+        store.put("a", b"old")
+    os.truncate(image, size)
+    code = (
+        "import resource, signal, sys\n"
+        "from blobstore.cli.main import main\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "put", str(image), "a", "-"],
+        input=b"n" * 100_000,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 21, done
+    assert succeeds("get", image, "a") == b"old"
+    again = blobstore("put", image, "a", "-", stdin=b"new")
+    assert again.returncode == 0
+    assert b"rolling back" in again.stderr
+    assert succeeds("get", image, "a") == b"new"
+
+
+@pytest.mark.parametrize("content", [b"GIF89a" * 1000, b"LUKS\xba\xbe\0\1" + bytes(5000)])
+def test_a_foreign_file_is_never_formatted(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "foreign"
+    path.write_bytes(content)
+    (tmp_path / "manifest.toml").write_text('[[section]]\nname = "a"\ntext = "x"\n')
+    (tmp_path / "key").write_bytes(SECRET)
+    key = ("--key-file", tmp_path / "key")
+    for arguments in (
+        ("create", path, *key, *QUICK),
+        ("create", path, "--no-encryption"),
+        ("pack", tmp_path / "manifest.toml", "-o", path, *key, *QUICK),
+        ("create", tmp_path / "new", "--header", path, *key, *QUICK),
+    ):
+        done = blobstore(*arguments)
+        assert done.returncode in (32, 69), done
+        assert path.read_bytes() == content
+        assert not (tmp_path / "new").exists()
+    succeeds("create", path, "--force", *key, *QUICK)
+    assert library.is_encrypted(path)
+
+
+def test_a_store_of_ours_is_not_overwritten_either(image: Path) -> None:
+    before = image.read_bytes()
+    key = image.parent / "key"
+    assert blobstore("create", image, "--key-file", key, *QUICK).returncode == 69
+    assert image.read_bytes() == before
+
+
+@pytest.mark.parametrize("size", [0, 5 << 20])
+def test_a_blank_file_may_be_formatted_and_keeps_its_size(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "blank"
+    path.write_bytes(bytes(size))
+    (tmp_path / "key").write_bytes(SECRET)
+    succeeds("create", path, "--section", "a=10", "--key-file", tmp_path / "key", *QUICK)
+    assert path.stat().st_size == size or size == 0
+    with library.open(path, SECRET, read_only=True) as store:
+        assert store.info().encrypted
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[[section]", "no TOML"),
+        ("[image]\nsizes = 3", "unknown keys: sizes"),
+        ("[[section]]\nname = 'a'\nmax-sise = 3", "unknown keys: max-sise"),
+        ("[[section]]\nmax-size = 3", "name: is missing"),
+        ("[[section]]\nname = 'a'", "neither content nor max-size"),
+        ("[[section]]\nname = 'a'\ntext = 'x'\nhex = '00'", "more than one content"),
+        ("[[section]]\nname = 'a'\nhex = 'zz'", "hex"),
+        ("[[section]]\nname = 'a'\nbase64 = '?'", "base64"),
+        ("[[section]]\nname = 'a'\nfile = 'missing'", "cannot read"),
+        ("[[section]]\nname = 'a'\ntext = 'long'\nmax-size = 3", "more than its worst case"),
+        ("[[section]]\nname = 'a'\nmax-size = '3KB'", "is no size"),
+        ("[[section]]\nname = 'a'\nmax-size = -3", "no whole number"),
+        ("[[section]]\nname = 'a'\nmax-size = 3\nkind = 'file'", "kind"),
+        ("[[section]]\nname = 'a'\nmax-size = 3\ncopies = 3", "copies"),
+        ("[[section]]\nname = 'a'\nmax-size = 3\ncopies = true", "whole number"),
+        ("[[section]]\nname = 7\nmax-size = 3", "must be text"),
+        ("[[section]]\nname = 'a'\ntext = 'x'\n[[section]]\nname = 'a'\ntext = 'x'", "twice"),
+        ("[image]\nformat = 'vmdk'", "not supported"),
+        ("[image]\nluks = 3", "is 1, 2 or false"),
+        ("[image]\nluks = true", "is 1, 2 or false"),
+        ("image = 3", "must be a table"),
+        ("section = 3", "array of tables"),
+    ],
+)
+def test_a_bad_manifest_names_the_key(tmp_path: Path, text: str, message: str) -> None:
+    manifest = tmp_path / "manifest.toml"
+    manifest.write_text(text)
+    done = blobstore("pack", manifest, "-o", tmp_path / "image", "--no-encryption")
+    assert done.returncode == 71, done
+    assert message in done.stderr.decode()
+    assert str(manifest) in done.stderr.decode()
+    assert not (tmp_path / "image").exists()
+
+
+def test_the_exit_codes_are_unique_and_documented() -> None:
+    def subclasses(kind: type[StorageError]) -> set[type[StorageError]]:
+        return {kind}.union(*(subclasses(sub) for sub in kind.__subclasses__()))
+
+    for module in ("blobstore.cli.output", "blobstore.errors", "luks.errors"):
+        importlib.import_module(module)
+    codes = {kind.__name__: kind.exit_code for kind in subclasses(StorageError)}
+    ours = {name: code for name, code in codes.items() if name.endswith("Error")}
+    assert len(set(ours.values())) == len(ours)
+    pattern = r"(?:^|  ) *(\d+)  \S"
+    documented = {int(code) for code in re.findall(pattern, EXIT_CODES, re.MULTILINE)}
+    assert documented == set(ours.values()) | {0, 2, 130}
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    table = {int(code) for code in re.findall(r"^\| (\d+) \|", readme, re.MULTILINE)}
+    assert table == documented

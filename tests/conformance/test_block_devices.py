@@ -1,0 +1,199 @@
+"""One suite over everything that stores bytes: what `BlockDevice` promises."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+
+import luks
+from formats.device import BlockDevice, MemoryDevice, SliceDevice
+from formats.errors import ReadOnlyError, UnsupportedError
+from formats.file import FileDevice
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+SIZE = 64 << 10
+_KDF = luks.Pbkdf2("sha256", 1000)
+
+
+def memory(_: Path, __: ExitStack) -> BlockDevice:
+    return MemoryDevice(SIZE)
+
+
+def slice_of_memory(_: Path, __: ExitStack) -> BlockDevice:
+    return SliceDevice(MemoryDevice(3 * SIZE), 1000, SIZE)
+
+
+def file(directory: Path, stack: ExitStack) -> BlockDevice:
+    path = directory / "file"
+    path.write_bytes(bytes(SIZE))
+    return stack.enter_context(FileDevice(path, read_only=False))
+
+
+def file_without_positional_io(directory: Path, stack: ExitStack) -> BlockDevice:
+    """As on a system that has neither `pread` nor `pwrite`."""
+    patch = stack.enter_context(pytest.MonkeyPatch.context())
+    patch.delattr(os, "pread")
+    patch.delattr(os, "preadv")
+    patch.delattr(os, "pwrite")
+    return file(directory, stack)
+
+
+def _volume(directory: Path, stack: ExitStack, version: int, sector_size: int) -> BlockDevice:
+    volume = luks.format(
+        directory / "image",
+        b"secret",
+        version=version,
+        sector_size=sector_size,
+        size=SIZE,
+        kdf=_KDF,
+    )
+    stack.enter_context(volume)
+    volume.write(0, bytes(SIZE))
+    return volume
+
+
+def luks1(directory: Path, stack: ExitStack) -> BlockDevice:
+    return _volume(directory, stack, 1, 512)
+
+
+def luks2_of_512(directory: Path, stack: ExitStack) -> BlockDevice:
+    return _volume(directory, stack, 2, 512)
+
+
+def luks2_of_4096(directory: Path, stack: ExitStack) -> BlockDevice:
+    return _volume(directory, stack, 2, 4096)
+
+
+MAKERS: list[Callable[[Path, ExitStack], BlockDevice]] = [
+    memory,
+    slice_of_memory,
+    file,
+    file_without_positional_io,
+    luks1,
+    luks2_of_512,
+    luks2_of_4096,
+]
+
+
+@pytest.fixture(params=MAKERS, ids=lambda maker: maker.__name__)
+def device(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BlockDevice]:
+    with ExitStack() as stack:
+        maker: Callable[[Path, ExitStack], BlockDevice] = request.param
+        yield maker(tmp_path, stack)
+
+
+def read(device: BlockDevice, offset: int, size: int) -> bytes:
+    buffer = bytearray(size)
+    device.read_into(offset, buffer)
+    return bytes(buffer)
+
+
+def test_it_is_a_block_device(device: BlockDevice) -> None:
+    assert isinstance(device, BlockDevice)
+    assert device.size == SIZE
+    assert device.block_size in (512, 4096)
+
+
+def test_what_is_written_is_read_at_any_alignment(device: BlockDevice) -> None:
+    generator = random.Random(1)
+    model = bytearray(SIZE)
+    for _ in range(300):
+        offset = generator.randrange(SIZE + 1)
+        size = min(generator.choice((0, 1, 15, 512, 4096, 5000, 20_000)), SIZE - offset)
+        if generator.random() < 0.5:
+            offset -= offset % 512
+        data = generator.randbytes(size)
+        device.write(offset, data)
+        model[offset : offset + size] = data
+        start = generator.randrange(SIZE)
+        length = generator.randrange(SIZE - start + 1)
+        assert read(device, start, length) == model[start : start + length]
+    device.flush()
+    assert read(device, 0, SIZE) == model
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_it_takes_every_buffer_and_changes_none(
+    device: BlockDevice, kind: Callable[[bytes], bytes]
+) -> None:
+    content = random.Random(2).randbytes(4096 + 7)
+    data = kind(content)
+    device.write(511, data)
+    assert bytes(data) == content
+    target = bytearray(len(content) + 10)
+    device.read_into(511, memoryview(target)[5:-5])
+    assert target == bytes(5) + content + bytes(5)
+
+
+@pytest.mark.parametrize(("offset", "size"), [(-1, 1), (SIZE, 1), (SIZE - 1, 2), (1 << 70, 0)])
+def test_a_request_outside_is_the_caller_s_mistake(
+    device: BlockDevice, offset: int, size: int
+) -> None:
+    with pytest.raises(ValueError, match="outside"):
+        device.write(offset, bytes(size))
+    with pytest.raises(ValueError, match="outside"):
+        device.read_into(offset, bytearray(size))
+    assert read(device, 0, SIZE) == bytes(SIZE)
+
+
+def test_an_empty_request_at_the_end_is_fine(device: BlockDevice) -> None:
+    device.write(SIZE, b"")
+    assert read(device, SIZE, 0) == b""
+
+
+def test_threads_do_not_disturb_each_other(device: BlockDevice) -> None:
+    """Neighbours inside one sector, written and read at the same time."""
+    errors: list[object] = []
+
+    def work(number: int) -> None:
+        for turn in range(40):
+            data = bytes([number, turn]) * 350
+            for offset in (number * 700, 32_768 + number * 700):
+                device.write(offset, data)
+                if read(device, offset, 700) != data:
+                    errors.append((number, turn))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+
+
+def test_closing_twice_is_fine(device: BlockDevice) -> None:
+    device.close()
+    device.close()
+
+
+def test_resizing_works_or_is_refused(device: BlockDevice) -> None:
+    if not isinstance(device, MemoryDevice | FileDevice):
+        with pytest.raises(UnsupportedError, match="resized"):
+            device.resize(SIZE + 4096)
+        assert device.size == SIZE
+        return
+    device.resize(SIZE + 4096)
+    assert device.size == SIZE + 4096
+    assert read(device, SIZE, 4096) == bytes(4096)
+    device.resize(512)
+    assert device.size == 512
+
+
+@pytest.mark.parametrize("sector_size", [512, 4096])
+def test_a_volume_open_for_reading_is_not_written(tmp_path: Path, sector_size: int) -> None:
+    with ExitStack() as stack:
+        _volume(tmp_path, stack, 2, sector_size)
+    before = (tmp_path / "image").read_bytes()
+    with luks.open(tmp_path / "image", b"secret") as volume:
+        with pytest.raises(ReadOnlyError):
+            volume.write(0, b"x")
+        assert volume.read(0, 10) == bytes(10)
+    assert (tmp_path / "image").read_bytes() == before

@@ -1,0 +1,234 @@
+"""Files: locks, errors, and new files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from formats.device import MemoryDevice, SliceDevice, is_blank
+from formats.errors import DeviceBusyError, DeviceError, DeviceFullError, ReadOnlyError
+from formats.file import FileDevice, new_file
+from tests.support.cli import without_override
+from tests.support.foreign import ForeignProgramError, program, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "image"
+    path.write_bytes(bytes(1 << 20))
+    return path
+
+
+def test_a_missing_file_is_a_device_error(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="cannot open"):
+        FileDevice(tmp_path / "nothing")
+
+
+def test_a_directory_is_no_image(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="neither"):
+        FileDevice(tmp_path)
+
+
+def test_a_file_open_for_reading_is_not_written(path: Path) -> None:
+    with FileDevice(path) as device:
+        with pytest.raises(ReadOnlyError):
+            device.write(0, b"x")
+        with pytest.raises(ReadOnlyError):
+            device.resize(0)
+
+
+def test_a_file_that_must_not_be_written_is_named_so(path: Path) -> None:
+    path.chmod(0o444)
+    code = (
+        "import sys\n"
+        "from formats.errors import ReadOnlyError\n"
+        "from formats.file import FileDevice\n"
+        "try: FileDevice(sys.argv[1], read_only=False)\n"
+        "except ReadOnlyError: sys.exit(7)\n"
+    )
+    command = [*without_override(), sys.executable, "-c", code, str(path)]
+    assert subprocess.run(command, check=False).returncode == 7
+
+
+def test_a_shrinking_file_is_not_read_short(path: Path) -> None:
+    with FileDevice(path) as device:
+        os.truncate(path, 1000)
+        with pytest.raises(DeviceError, match="shrank"):
+            device.read(0, 2000)
+
+
+def test_a_full_disk_is_named(path: Path) -> None:
+    """/dev/full answers every write with ENOSPC."""
+    with FileDevice(path, read_only=False) as device:
+        os.dup2(os.open("/dev/full", os.O_RDWR), device._fd)
+        with pytest.raises(DeviceFullError):
+            device.write(0, b"x")
+
+
+def test_one_writer_or_many_readers(path: Path) -> None:
+    with FileDevice(path), FileDevice(path), pytest.raises(DeviceBusyError):
+        FileDevice(path, read_only=False)
+    with FileDevice(path, read_only=False):
+        for read_only in (True, False):
+            with pytest.raises(DeviceBusyError):
+                FileDevice(path, read_only=read_only)
+        FileDevice(path, lock=False).close()
+    FileDevice(path, read_only=False).close()
+
+
+def test_the_lock_ends_with_its_holder(path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from formats.file import FileDevice\n"
+        "device = FileDevice(sys.argv[1], read_only=False)\n"
+        "print('locked', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert holder.stdout
+    assert holder.stdin
+    assert holder.stdout.readline() == b"locked\n"
+    with pytest.raises(DeviceBusyError):
+        FileDevice(path)
+    holder.kill()
+    holder.wait()
+    holder.stdin.close()
+    holder.stdout.close()
+    FileDevice(path, read_only=False).close()
+
+
+@pytest.mark.interop
+def test_qemu_refuses_an_image_that_we_write(path: Path) -> None:
+    command = ("-f", "raw", "-c", "write 0 512", path)
+    run("qemu-io", *command)
+    with (
+        FileDevice(path, read_only=False),
+        pytest.raises(ForeignProgramError, match="lock"),
+    ):
+        run("qemu-io", *command)
+    with FileDevice(path):
+        run("qemu-io", "-r", "-f", "raw", "-c", "read 0 512", path)
+        with pytest.raises(ForeignProgramError, match="lock"):
+            run("qemu-io", *command)
+
+
+@pytest.mark.interop
+def test_we_refuse_an_image_that_qemu_writes(path: Path) -> None:
+    qemu = subprocess.Popen(
+        [program("qemu-io"), "-f", "raw", str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert qemu.stdin
+    assert qemu.stdout
+    qemu.stdin.write(b"write -P 1 0 512\n")
+    qemu.stdin.flush()
+    while b"wrote" not in qemu.stdout.readline():
+        pass
+    for read_only in (True, False):
+        with pytest.raises(DeviceBusyError):
+            FileDevice(path, read_only=read_only)
+    qemu.communicate(b"quit\n", timeout=30)
+    FileDevice(path, read_only=False).close()
+
+
+# ------------------------------------------------------------------ new files
+
+
+def test_a_new_file_appears_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "new"
+    with new_file(path, 5000) as device:
+        assert not path.exists()
+        device.write(4990, b"0123456789")
+    assert path.stat().st_size == 5000
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert device.path == path
+    device.write(0, b"still open")
+    with pytest.raises(DeviceBusyError):
+        FileDevice(path)
+    device.close()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_new_file_leaves_nothing(tmp_path: Path) -> None:
+    def fail() -> None:
+        with new_file(tmp_path / "new", 5000) as device:
+            device.write(0, b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_existing_file_is_not_replaced_unless_asked(path: Path) -> None:
+    before = path.read_bytes()
+    with pytest.raises(FileExistsError), new_file(path, 10):
+        pass
+    assert path.read_bytes() == before
+    with new_file(path, 10, overwrite=True) as device:
+        assert path.read_bytes() == before
+    device.close()
+    assert path.read_bytes() == bytes(10)
+
+
+def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "new"
+
+    def race() -> None:
+        with new_file(path, 10):
+            path.write_text("mine")
+
+    with pytest.raises(FileExistsError):
+        race()
+    assert path.read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_symbolic_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "directory").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to("directory/file")
+    with new_file(link, 10, overwrite=True) as device:
+        pass
+    device.close()
+    assert link.is_symlink()
+    assert (tmp_path / "directory" / "file").stat().st_size == 10
+
+
+def test_a_directory_that_is_not_there_is_a_device_error(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError), new_file(tmp_path / "no" / "new", 10):
+        pass
+
+
+# --------------------------------------------------------------------- memory
+
+
+@pytest.mark.parametrize("position", [0, 1 << 20, (5 << 20) - 1])
+def test_one_byte_in_the_ends_is_not_blank(position: int) -> None:
+    device = MemoryDevice(5 << 20)
+    assert is_blank(device)
+    device.content[position] = 1
+    assert not is_blank(device)
+
+
+def test_a_device_of_no_bytes_is_blank() -> None:
+    assert is_blank(MemoryDevice(0))
+
+
+def test_a_slice_stays_inside() -> None:
+    device = MemoryDevice(100)
+    for offset, size in ((-1, 5), (0, 101), (50, 51), (0, -1)):
+        with pytest.raises(ValueError, match="outside"):
+            SliceDevice(device, offset, size)
+    SliceDevice(device, 10, 20).write(0, b"x" * 20)
+    assert device.content == bytes(10) + b"x" * 20 + bytes(70)

@@ -1,0 +1,95 @@
+"""A real process is killed at random instants: no acknowledged put is lost.
+
+The process puts into an encrypted image on a real file system and says so after
+each put. What it said is what must be there after the kill; one put more may be.
+"""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import blobstore
+import luks
+from tests.support.stores import contents
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SECRET = b"kill test"
+ACKNOWLEDGED_PUTS = 2000
+SECTIONS = {"small": 100, "tpm-permanent-state": 70_000, "uefi-variables": 20_000}
+
+PROCESS = """
+import sys
+import blobstore
+from tests.store.test_kill import SECRET, blob, name_of
+number = int(sys.argv[2])
+store = blobstore.open(sys.argv[1], SECRET)
+print("open", flush=True)
+while True:
+    number += 1
+    store.put(name_of(number), blob(number))
+    sys.stdout.write(f"{number}\\n")
+    sys.stdout.flush()
+"""
+
+
+def name_of(number: int) -> str:
+    return list(SECTIONS)[number % len(SECTIONS)]
+
+
+def blob(number: int) -> bytes:
+    generator = random.Random(number)
+    return number.to_bytes(8, "big") + generator.randbytes(
+        generator.randrange(SECTIONS[name_of(number)] - 8)
+    )
+
+
+def expected(number: int) -> dict[str, bytes]:
+    """Return what the sections hold after that put."""
+    return {
+        name_of(last): blob(last) for last in range(max(number - len(SECTIONS), 0) + 1, number + 1)
+    }
+
+
+def test_no_acknowledged_put_is_lost_when_the_process_is_killed(tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    kdf = luks.Pbkdf2("sha256", 1000)
+    with blobstore.create(image, SECTIONS, SECRET, kdf=kdf) as store:
+        for number in range(1, len(SECTIONS) + 1):
+            store.put(name_of(number), blob(number))
+    last = len(SECTIONS)
+    generator = random.Random(20261120)
+    kills = in_flight = 0
+    while last < ACKNOWLEDGED_PUTS + len(SECTIONS):
+        acknowledged = _run_and_kill(image, last, generator.uniform(0.0005, 0.02))
+        kills += 1
+        with blobstore.open(image, SECRET, read_only=True) as store:
+            found = contents(store)
+        assert found in (expected(acknowledged), expected(acknowledged + 1)), kills
+        in_flight += found != expected(acknowledged)
+        last = acknowledged + (found != expected(acknowledged))
+    with blobstore.open(image, SECRET) as store:
+        assert store.verify().ok
+        assert contents(store) == expected(last)
+    assert kills >= 20
+
+
+def _run_and_kill(image: Path, last: int, after: float) -> int:
+    """Let a process put until it is killed; return the last put it acknowledged."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROCESS, str(image), str(last)], stdout=subprocess.PIPE
+    )
+    assert process.stdout
+    with process.stdout as answers:
+        assert answers.readline() == b"open\n"
+        time.sleep(after)
+        process.kill()
+        lines = answers.read().split(b"\n")
+    process.wait()
+    # What follows the last newline was not acknowledged in full.
+    return int(lines[-2]) if len(lines) > 1 else last
