@@ -11,8 +11,7 @@ of its own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from luks.errors import PolicyError, UnsupportedError
 from luks.hashes import is_known
@@ -53,8 +52,7 @@ class SectorCipher(Protocol):
         """Decrypt ``data`` to ``out``, which is as long and may be the same memory."""
 
 
-@dataclass(frozen=True, slots=True)
-class CipherSpec:
+class CipherSpec(NamedTuple):
     """A cipher string, taken apart.
 
     Attributes:

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
-from formats.device import is_blank, read_exactly
+from formats.device import is_blank
 from formats.file import FileDevice, new_file
 from luks import layout, luks1
 from luks.benchmark import DIGEST_TIME, benchmark_kdf, benchmark_pbkdf2
@@ -20,7 +20,7 @@ from luks.errors import DeviceFullError, ForeignImageError, LuksExistsError
 from luks.hashes import lookup
 from luks.kdf import MIN_ARGON2_MEMORY_KIB, MIN_ARGON2_TIME, MIN_ITERATIONS
 from luks.keyslots import VolumeKey
-from luks.load import secondary_offsets
+from luks.load import is_luks
 from luks.luks2_binary import VERSION as LUKS2
 from luks.model import SECTOR_SIZE, Argon2, Pbkdf2
 from luks.secrets import Secret, view_of
@@ -289,8 +289,7 @@ def _prepare(
 
 
 def _check_blank(device: BlockDevice) -> None:
-    start = read_exactly(device, 0, min(len(luks1.MAGIC), device.size))
-    if start == luks1.MAGIC or secondary_offsets(device):
+    if is_luks(device):
         raise LuksExistsError(
             "there is a LUKS header already, and formatting destroys its keys",
             hint="overwrite it only if nothing on the volume is needed any more",

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from formats.device import is_blank, read_exactly
-from luks import luks1, luks2, luks2_binary
+from luks import luks2, luks2_binary
 from luks.errors import (
     EmptyImageError,
     ForeignImageError,
@@ -66,8 +66,8 @@ def is_luks(path_or_device: Place) -> bool:
         DeviceError: It cannot be read.
     """
     with opened(path_or_device) as device:
-        start = _read_at_most(device, 0, len(luks1.MAGIC))
-        return start == luks1.MAGIC or bool(secondary_offsets(device))
+        start = _read_at_most(device, 0, len(luks2_binary.PRIMARY_MAGIC))
+        return start == luks2_binary.PRIMARY_MAGIC or bool(secondary_offsets(device))
 
 
 @contextmanager
@@ -85,9 +85,9 @@ def opened(path_or_device: Place) -> Iterator[BlockDevice]:
 def read_header(device: BlockDevice) -> Header:
     """Read and validate the header on an open device; errors as `load_header`."""
     start = _read_at_most(device, 0, _MAGIC_SIZE)
-    if start[:6] == luks1.MAGIC:
+    if start[:6] == luks2_binary.PRIMARY_MAGIC:  # which is LUKS1's, too
         version = int.from_bytes(start[6:], "big")
-        if version == luks1.VERSION:
+        if version == 1:
             return _read_luks1(device)
         if version != luks2_binary.VERSION and not secondary_offsets(device):
             raise UnsupportedError(f"LUKS version {version} is unknown", feature="LUKS version")
@@ -108,6 +108,8 @@ def secondary_offsets(device: BlockDevice) -> list[int]:
 
 
 def _read_luks1(device: BlockDevice) -> Header:
+    from luks import luks1  # noqa: PLC0415  most volumes are LUKS2
+
     if device.size < luks1.HEADER_SIZE:
         raise TruncatedImageError(f"a LUKS1 header in only {device.size} bytes", rule="L40")
     raw = luks1.decode(read_exactly(device, 0, luks1.HEADER_SIZE))

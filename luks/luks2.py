@@ -9,9 +9,8 @@ Source: LUKS2 On-Disk Format Specification 1.1, section 2.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from luks import luks2_objects
 from luks.luks2_binary import (
@@ -42,11 +41,10 @@ PRIMARY, SECONDARY = 0, 1
 _MAGICS: Final = (PRIMARY_MAGIC, SECONDARY_MAGIC)
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
+class _Source(NamedTuple):
     """What `decode_copy` keeps in `Header.source` for `encode`."""
 
-    root: Mapping[str, Any] = field(repr=False)
+    root: Mapping[str, Any]
     label: bytes | None = None
     subsystem: bytes | None = None
     uuid: bytes | None = None

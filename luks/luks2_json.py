@@ -12,8 +12,7 @@ from __future__ import annotations
 import binascii
 import json
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 from luks.errors import LuksHeaderError
 
@@ -111,8 +110,7 @@ def _check_depth(root: object) -> None:
         raise LuksHeaderError(f"the JSON text is nested deeper than {MAX_DEPTH}", rule="L23")
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(NamedTuple):
     """A JSON object and its place, for messages; every getter checks the type.
 
     Attributes:

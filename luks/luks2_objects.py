@@ -10,9 +10,9 @@ Source: LUKS2 On-Disk Format Specification 1.1, section 3.
 from __future__ import annotations
 
 from binascii import b2a_base64
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 from luks.luks2_json import Node
 from luks.model import (
@@ -38,8 +38,7 @@ _DYNAMIC: Final = "dynamic"
 ItemT = TypeVar("ItemT", Keyslot, Digest, Segment)
 
 
-@dataclass(frozen=True, slots=True)
-class Metadata:
+class Metadata(NamedTuple):
     """What the JSON area says, decoded but not yet validated."""
 
     keyslots: Mapping[int, Keyslot]
@@ -257,8 +256,7 @@ def _encode_token(token: Token) -> dict[str, Any]:
     return {**token.body, "type": token.type, "keyslots": _words(token.keyslots)}
 
 
-@dataclass(frozen=True, slots=True)
-class _Section(Generic[ItemT]):
+class _Section(NamedTuple, Generic[ItemT]):
     """How the objects of one section are translated, and which members that covers."""
 
     decode: Callable[[Node], ItemT]

@@ -161,6 +161,20 @@ def test_unknown_versions_are_unsupported(version: int) -> None:
         luks.load_header(device)
 
 
+def test_a_luks_header_is_one_damaged_or_not() -> None:
+    device = base().copy()
+    assert luks.is_luks(device)
+    device.content[100] ^= 1
+    device.content[SECONDARY + 100] ^= 1
+    assert luks.is_luks(device)
+    device.content[0] ^= 1
+    assert luks.is_luks(device)
+    device.content[SECONDARY] ^= 1
+    assert not luks.is_luks(device)
+    assert not luks.is_luks(MemoryDevice(0))
+    assert luks.is_luks(small_volume(version=1))
+
+
 @pytest.mark.parametrize("size", [0, 1, 511, 4096, 5 << 20])
 def test_nothing_is_an_empty_image(size: int) -> None:
     with pytest.raises(luks.EmptyImageError):
