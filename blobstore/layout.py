@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import zlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -133,10 +133,10 @@ def initialise(
     header = Header(
         copy=0,
         block_size=block_size,
-        store_id=store_id or secrets.token_bytes(ID_SIZE),
+        store_id=store_id or os.urandom(ID_SIZE),
         encrypted=encrypted,
         authentication=algorithm,
-        key=(key or secrets.token_bytes(KEY_SIZE)) if encrypted else b"",
+        key=(key or os.urandom(KEY_SIZE)) if encrypted else b"",
         sequence=1,
         total=total,
         durable_generation=1,
@@ -171,7 +171,7 @@ class _Items:
         self._sections: list[tuple[Identity, Version, ReadableBuffer]] = []
         for spec in specs:
             identity = Identity(
-                secrets.token_bytes(ID_SIZE),
+                os.urandom(ID_SIZE),
                 0,
                 spec.copies,
                 spec.kind,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import zlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -48,7 +48,7 @@ def create_section(
         NoSpaceError: No free item is large enough.
         DeviceError, PoisonedStoreError, DamagedHeadError: As in `commit`.
     """
-    identity = Identity(secrets.token_bytes(ID_SIZE), 0, copies, kind, max_size, type_, name)
+    identity = Identity(os.urandom(ID_SIZE), 0, copies, kind, max_size, type_, name)
     section = _place(container, identity, State.UNWRITTEN, b"", replaces=None)
     container.directory.sections[name] = section
     return section

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 import sys
 import threading
@@ -179,7 +178,7 @@ def new_file(
     target = Path(os.path.realpath(path))
     if not overwrite and target.exists():
         raise FileExistsError(errno.EEXIST, "it exists already", str(target))
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY
     try:
         os.close(os.open(temporary, flags, 0o600))
