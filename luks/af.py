@@ -41,7 +41,7 @@ def af_merge(material: ReadableBuffer, *, key_size: int, stripes: int, hash_name
     """
     if len(material) != key_size * stripes or not material:
         raise LuksHeaderError(
-            f"{len(material)} bytes are not {stripes} stripes of {key_size} bytes", rule="L25"
+            f"{len(material)} bytes are not {stripes} stripes of {key_size} bytes", rule="L5"
         )
     key = bytearray(key_size)
     for lane, value in _diffused(material, key_size, stripes, hash_name):
