@@ -1,0 +1,340 @@
+"""Makes the container's test vectors: one scenario per file, the same bytes every time.
+
+    python -m tests.generate.container_vectors
+
+A vector is a JSON file in ``tests/vectors/container``:
+
+    rules       the rules of spec/container.md that it shows
+    scenario    what happened to the container
+    image       the whole container, xz-compressed, base64
+    expect      either sections: name to blob (hexadecimal), "unwritten" or "corrupt",
+                with generation, root (hexadecimal; null if unverified) and clean;
+                or error: the class of the failure
+
+What a scenario is expected to hold is written down here by hand.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import lzma
+import os
+import random
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+from blobstore.authentication import Authenticator
+from blobstore.opened import open_container
+from formats.container_decoder import decode_header
+from formats.device import MemoryDevice
+from tests.support.devices import RecordingDevice
+from tests.support.stores import CORRUPT, UNWRITTEN, Contents, image, open_store, spec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from blobstore.store import Store
+
+DIRECTORY = Path(__file__).resolve().parents[1] / "vectors" / "container"
+
+BLOCK = 512
+
+FIRST, SECOND, THIRD = b"first state", b"second state", b"third state" * 40
+FIXED = b"f" * 90
+
+#: What `closed` holds.
+CLOSED: Contents = {"tpm": THIRD, "vpd": b"\x82", "fixed": FIXED}
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What a vector shows; ``expect`` is what the sections hold, or an error's class."""
+
+    rules: str
+    text: str
+    make: Callable[[], bytes]
+    expect: Contents | str
+
+
+SPECS = (spec("tpm", 600, FIRST), spec("vpd", 40), spec("fixed", 90, FIXED, copies=1))
+FRESH: Contents = {"tpm": FIRST, "vpd": UNWRITTEN, "fixed": FIXED}
+
+
+def fresh(*, encrypted: bool = True, block_size: int = BLOCK) -> bytes:
+    return image(SPECS, free=4096, encrypted=encrypted, block_size=block_size)
+
+
+def after(
+    *steps: Callable[[Store], object], close: bool = True, start: bytes | None = None
+) -> bytes:
+    """Return the container after some steps of a history."""
+    device = MemoryDevice(fresh() if start is None else start)
+    store = open_store(device)
+    for step in steps:
+        step(store)
+    if close:
+        store.close()
+    return bytes(device.content)
+
+
+def put(name: str, blob: bytes) -> Callable[[Store], object]:
+    return lambda store: store.put(name, blob)
+
+
+def cut(step: Callable[[Store], object], writes: int, sectors: int | None = None) -> bytes:
+    """Return what is there if power fails in a step.
+
+    Args:
+        step: Done on a closed store whose sections were all written.
+        writes: How many writes happened in whole.
+        sectors: How many 512-byte sectors of the next one did.
+    """
+    before = closed()
+    device = RecordingDevice(before)
+    step(open_store(device))
+    content = bytearray(before)
+    for number, write in enumerate(device.writes):
+        whole = write.data if number < writes else write.data[: 512 * (sectors or 0)]
+        if number <= writes:
+            content[write.offset : write.offset + len(whole)] = whole
+    return bytes(content)
+
+
+def closed() -> bytes:
+    """Return a store in which every record was written, closed."""
+    return after(put("tpm", SECOND), put("vpd", b"\x82"), put("tpm", THIRD))
+
+
+def place(content: bytes, name: str, *, newest: bool = True) -> int:
+    """Return the offset of a section's newest or older record."""
+    section = open_container(MemoryDevice(content)).directory.sections[name]
+    return (section.newest if newest else section.older).offset
+
+
+def changed(content: bytes, offset: int, data: bytes) -> bytes:
+    return content[:offset] + data + content[offset + len(data) :]
+
+
+def flipped(content: bytes, offset: int) -> bytes:
+    return changed(content, offset, bytes([content[offset] ^ 1]))
+
+
+def replayed(name: str) -> bytes:
+    """Return a closed store with one record set back to an older valid state."""
+    older = after(put("tpm", b"a" * 600))
+    newer = after(put("tpm", b"b" * 600), put("tpm", b"c" * 600), start=older)
+    offset = place(older, name)
+    return changed(newer, offset, older[offset : offset + 1536])
+
+
+def headers_replayed() -> bytes:
+    older = closed()
+    newer = after(put("vpd", b"new"), start=older)
+    torn = after(put("vpd", b"newer"), start=newer, close=False)
+    return changed(torn, 0, older[: 2 * BLOCK])
+
+
+def with_version(number: int) -> bytes:
+    """Return a container whose headers are sound and of another version."""
+    content = closed()
+    for copy in (0, 1):
+        offset = copy * BLOCK
+        head = content[offset : offset + 512]
+        decoded = decode_header(head, copy)
+        other = head.replace(b"blobstore\x02\x01\x01", b"blobstore\x02\x01" + bytes([number]))
+        sealed = Authenticator.of(decoded.header).seal(offset, other, decoded.check_start)
+        content = changed(content, offset, sealed)
+    return content
+
+
+def resize(store: Store) -> None:
+    store.register("tpm", 1000)
+
+
+def create(store: Store) -> None:
+    store.register("new", 100, type="label")
+
+
+def single_copy_torn() -> bytes:
+    content = closed()
+    return changed(content, place(content, "fixed") + 512, b"torn" * 10)
+
+
+def align() -> bytes:
+    return image([spec("n" * 37, 5, b"align")], block_size=BLOCK)
+
+
+def damaged(name: str, at: int, *, newest: bool = True) -> bytes:
+    content = closed()
+    return flipped(content, place(content, name, newest=newest) + at)
+
+
+def head_lost() -> bytes:
+    content = closed()
+    return changed(content, place(content, "tpm"), bytes(512))
+
+
+def both_headers_damaged() -> bytes:
+    return flipped(flipped(closed(), 100), BLOCK + 100)
+
+
+SCENARIOS: dict[str, Scenario] = {
+    "fresh": Scenario("C3 C11 C59", "made and not touched", fresh, FRESH),
+    "sha256": Scenario(
+        "C20 C25",
+        "in the clear, authenticated by hashes",
+        lambda: fresh(encrypted=False),
+        FRESH,
+    ),
+    "block-4096": Scenario("C4 C8", "blocks of 4096", lambda: fresh(block_size=4096), FRESH),
+    "closed": Scenario("C31 C58", "puts, then closed", closed, CLOSED),
+    "unclean": Scenario(
+        "C44 C49",
+        "a complete put, then killed",
+        lambda: after(put("vpd", b"v"), close=False),
+        {**FRESH, "vpd": b"v"},
+    ),
+    "empty-blob": Scenario(
+        "C11",
+        "an empty blob is not an unwritten one",
+        lambda: after(put("vpd", b"")),
+        {**FRESH, "vpd": b""},
+    ),
+    "align": Scenario("C7", "a name that needs align", align, {"n" * 37: b"align"}),
+    "created": Scenario(
+        "C52", "a section was created", lambda: after(create), {**FRESH, "new": UNWRITTEN}
+    ),
+    "resized": Scenario(
+        "C55 C56", "a section was moved to a larger extent", lambda: after(resize), FRESH
+    ),
+    "torn-put": Scenario(
+        "C42 C44",
+        "power failed in a put: a new head before an old blob",
+        lambda: cut(put("tpm", b"x" * 600), writes=0, sectors=1),
+        CLOSED,
+    ),
+    "put-not-begun": Scenario(
+        "C31",
+        "power failed in a put: an old head before a new blob",
+        lambda: damaged("tpm", 515, newest=False),
+        CLOSED,
+    ),
+    "torn-single-copy": Scenario(
+        "C32 C45",
+        "power failed in a put to a single copy: an old head before a new blob",
+        single_copy_torn,
+        {**CLOSED, "fixed": CORRUPT},
+    ),
+    "create-not-published": Scenario(
+        "C52",
+        "power failed before the new section was published",
+        lambda: cut(create, writes=2),
+        CLOSED,
+    ),
+    "resize-half-done": Scenario(
+        "C47 C60",
+        "power failed before the old extent was freed",
+        lambda: cut(resize, writes=3),
+        CLOSED,
+    ),
+    "header-copy-0-damaged": Scenario(
+        "C40", "the first header copy is damaged", lambda: flipped(closed(), 100), CLOSED
+    ),
+    "header-copy-1-damaged": Scenario(
+        "C40", "the second header copy is damaged", lambda: flipped(closed(), BLOCK + 100), CLOSED
+    ),
+    "headers-damaged": Scenario(
+        "C40", "both header copies are damaged", both_headers_damaged, "ContainerError"
+    ),
+    "head-damaged": Scenario(
+        "C43",
+        "the head of a record is damaged",
+        lambda: damaged("tpm", 90),
+        {**CLOSED, "tpm": CORRUPT},
+    ),
+    "head-lost": Scenario(
+        "C43",
+        "the head of a record is gone, framing and all",
+        head_lost,
+        {**CLOSED, "tpm": CORRUPT},
+    ),
+    "blob-damaged": Scenario(
+        "C45",
+        "a blob is damaged after a close",
+        lambda: damaged("tpm", 600),
+        {**CLOSED, "tpm": CORRUPT},
+    ),
+    "record-replayed": Scenario(
+        "C48",
+        "a record was set back to an older valid state",
+        lambda: replayed("tpm"),
+        "CorruptStoreError",
+    ),
+    "headers-replayed": Scenario(
+        "C48",
+        "both headers of an unclosed store were set back; what is newer attests to itself",
+        headers_replayed,
+        {**CLOSED, "vpd": b"newer"},
+    ),
+    "version-2": Scenario(
+        "C15", "a container of another version", lambda: with_version(2), "UnsupportedError"
+    ),
+    "truncated": Scenario(
+        "C2",
+        "the device ends before the container",
+        lambda: closed()[:-512],
+        "TruncatedImageError",
+    ),
+    "blank": Scenario("C40", "only zeros", lambda: bytes(8192), "EmptyImageError"),
+    "foreign": Scenario("C40", "something else", lambda: b"#!/bin/sh\n" * 800, "ForeignImageError"),
+}
+
+
+@contextmanager
+def deterministic(seed: str) -> Iterator[None]:
+    """Let ids and keys follow from the name of the scenario."""
+    generator = random.Random(seed)
+    with mock.patch.object(os, "urandom", generator.randbytes):
+        yield
+
+
+def vector(name: str) -> dict[str, Any]:
+    """Return one vector as it is written."""
+    scenario = SCENARIOS[name]
+    with deterministic(name):
+        content = scenario.make()
+    expect: dict[str, Any] = {"error": scenario.expect}
+    if not isinstance(scenario.expect, str):
+        info = open_store(content, read_only=True).info()
+        expect = {
+            "sections": {
+                name: blob.hex() if isinstance(blob, bytes) else blob
+                for name, blob in scenario.expect.items()
+            },
+            "generation": info.generation,
+            "root": info.root.hex() if info.root else None,
+            "clean": info.clean,
+        }
+    packed = lzma.compress(content, format=lzma.FORMAT_XZ, preset=9)
+    return {
+        "rules": scenario.rules.split(),
+        "scenario": scenario.text,
+        "expect": expect,
+        "image": base64.b64encode(packed).decode(),
+    }
+
+
+def main() -> None:
+    """Write all vectors."""
+    DIRECTORY.mkdir(parents=True, exist_ok=True)
+    for name in SCENARIOS:
+        text = json.dumps(vector(name), indent=1, ensure_ascii=False) + "\n"
+        (DIRECTORY / f"{name}.json").write_text(text)
+
+
+if __name__ == "__main__":
+    main()
