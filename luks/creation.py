@@ -14,7 +14,7 @@ from formats.device import is_blank
 from formats.file import FileDevice, new_file
 from luks import layout, luks1
 from luks.benchmark import DIGEST_TIME, benchmark_kdf, benchmark_pbkdf2
-from luks.ciphers import DEFAULT_CIPHER, sector_cipher
+from luks.ciphers import DEFAULT_CIPHER, check_usable, sector_cipher
 from luks.enroll import LUKS1_DIGEST_SIZE, add_keyslot, new_digest
 from luks.errors import DeviceFullError, ForeignImageError, LuksExistsError
 from luks.hashes import lookup
@@ -102,6 +102,7 @@ def format(  # noqa: A001  it is luks.format
         ValueError: The arguments do not fit together.
     """
     view_of(secret)
+    check_usable(cipher, key_size)
     blank = _lay_out(
         version,
         cipher=cipher,
@@ -233,10 +234,10 @@ def _measure(
 
 
 def _check_key(key: Secret, key_size: int, cipher: str) -> None:
-    """Check that the cipher takes this key, before anything is written."""
+    """Check the key itself, before anything is written."""
     if len(key) != key_size:
         raise ValueError(f"volume_key has {len(key)} bytes and key_size is {key_size}")
-    sector_cipher(cipher, key.view(), SECTOR_SIZE)
+    sector_cipher(cipher, key.view(), SECTOR_SIZE)  # XTS takes no two equal halves
 
 
 def _enrol(

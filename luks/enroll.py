@@ -59,7 +59,8 @@ def add_keyslot(
         `luks.writer.write_header` takes.
 
     Raises:
-        ValueError: The keyslot is active, or there is no room for its area.
+        ValueError: The keyslot is active, there is no room for its area, or
+            the header has no digest.
     """
     if number in header.keyslots:
         raise ValueError(f"keyslot {number} is active")
@@ -76,7 +77,9 @@ def add_keyslot(
             af_hash=hash_name,
         )
     keyslot = replace(blank, kdf=kdf, salt=os.urandom(SALT_SIZE))
-    digest_number = header.volume_digest or 0
+    digest_number = header.volume_digest
+    if digest_number is None:
+        raise ValueError("this header has no digest for the volume key")
     digest = header.digests[digest_number]
     digest = replace(digest, keyslots=tuple(sorted({*digest.keyslots, number})))
     added = replace(

@@ -107,7 +107,7 @@ def _decode_keyslot(node: Node) -> Keyslot:
     type_, area = node.text("type"), node.child("area")
     known = type_ == "luks2"
     cost, salt, stripes, af_hash = None, b"", 0, ""
-    area.text("type")
+    area.text("type")  # only that there is one
     if known:
         kdf, af = node.child("kdf"), node.child("af")
         cost = _decode_kdf(kdf)

@@ -73,6 +73,7 @@ def open(  # noqa: A001  it is luks.open
         with opened(device if header is None else header) as header_device:
             loaded = read_header(header_device)
             key = unlock(header_device, loaded, secret, keyslot=keyslot, limits=limits)
+        stack.callback(key.key.wipe)
         volume = Volume(device, loaded, key, read_only=read_only, owned=owned)
         stack.pop_all()
     return volume

@@ -9,6 +9,7 @@ Source: IEEE 1619-2018; the tweak is dm-crypt's IV generator plain64.
 from __future__ import annotations
 
 from functools import cache
+from hmac import compare_digest
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
@@ -40,7 +41,7 @@ class AesXts:
         self._algorithm = algorithms.AES(memoryview(key))
         self._sector_size = sector_size
         half = len(key) // 2
-        if bytes(key[:half]) == bytes(key[half:]):
+        if compare_digest(key[:half], key[half:]):
             raise UnsupportedError(
                 "an XTS key with two equal halves is not supported", feature="XTS with equal keys"
             )

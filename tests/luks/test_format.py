@@ -231,6 +231,8 @@ def test_arguments_that_do_not_fit_together_leave_nothing(
         ({"hash_name": "whirlpool"}, luks.UnsupportedError),
         ({"kdf": luks.Pbkdf2("md4", 1000)}, luks.UnsupportedError),
         ({"volume_key": bytes(64)}, luks.UnsupportedError),
+        ({"key_size": 10**15}, luks.UnsupportedError),
+        ({"key_size": -1}, luks.UnsupportedError),
     ],
 )
 @pytest.mark.parametrize("version", [1, 2])

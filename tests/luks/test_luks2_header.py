@@ -315,6 +315,8 @@ WRONG = [
     ("L24", put(*DIGEST, "keyslots", "0")),
     ("L24", put(*DIGEST, "keyslots", [0])),
     ("L24", put(*DIGEST, "segments", ["zero"])),
+    ("L24", put("tokens", "00", {"type": "acme", "keyslots": []})),
+    ("L24", put("tokens", "0", {"type": "acme", "keyslots": ["00"]})),
     ("L24", put("tokens", "0", {"type": "acme"})),
     ("L24", put("tokens", "0", {"keyslots": []})),
     ("L24", put("config", "json_size", 12288)),

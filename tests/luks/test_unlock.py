@@ -81,6 +81,7 @@ def test_each_keyslot_opens_the_volume(version: int) -> None:
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_wrong_secret_says_what_else_it_may_be(version: int) -> None:
+    """L64."""
     base = two(version)
     with pytest.raises(luks.NoKeyslotMatchError, match="damaged, which looks the same") as caught:
         luks.open(base.device, b"wrong")

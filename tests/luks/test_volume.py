@@ -321,6 +321,34 @@ def test_threads_may_share_a_sector(sector_size: int) -> None:
     assert failures == []
 
 
+def test_a_sector_is_never_seen_half_written() -> None:
+    """A reader beside a writer gets the old sector or the new one, in whole."""
+    torn, go_on = threading.Event(), threading.Event()
+
+    class Tearing(MemoryDevice):
+        """Stores the first 8 bytes of a write, and the rest when it is told to."""
+
+        def write(self, offset: int, data: Any, /) -> None:
+            super().write(offset, bytes(data[:8]))
+            torn.set()
+            assert go_on.wait(10)
+            super().write(offset, data)
+
+    memory = Tearing(4096 + SIZE)
+    device = segment(memory, 512)
+    got = []
+    writer = threading.Thread(target=device.write, args=(0, b"x" * 512))
+    reader = threading.Thread(target=lambda: got.append(device.read(0, 512)))
+    writer.start()
+    assert torn.wait(10)
+    reader.start()
+    reader.join(0.05)
+    go_on.set()
+    writer.join()
+    reader.join()
+    assert got == [b"x" * 512]
+
+
 def test_closing_waits_for_a_write_under_way() -> None:
     """Otherwise its sectors would be encrypted with a wiped key."""
     entered, go_on = threading.Event(), threading.Event()
