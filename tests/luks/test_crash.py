@@ -77,7 +77,7 @@ def test_formatting_leaves_nothing_or_a_whole_volume(version: int, before: str) 
     }[before]()
     device = record(content, version)
     found: set[Found] = set()
-    for state in crash_states(content, device.log, samples=24):
+    for state in crash_states(content, device.log, samples=16):
         result = outcome(state.content)
         found.add(result)
         if state.point == len(device.log):
@@ -140,7 +140,7 @@ def test_a_new_luks2_keyslot_is_there_or_not_and_the_old_one_always(which: int |
     assert (written.seqid, written.stale_copy) == (header.seqid + 1, None)
     assert luks.load_header(device).stale_copy is None
     results = set()
-    for state in crash_states(before, device.log, samples=24):
+    for state in crash_states(before, device.log, samples=16):
         old, new = _opens(state.content, OTHER), _opens(state.content, PASSPHRASE)
         assert old
         results.add(new)
@@ -164,7 +164,7 @@ def test_a_new_luks1_keyslot_is_there_or_not_and_the_old_one_always(number: int)
     )
     write_header(device, header, material)
     results = set()
-    for state in crash_states(before, device.log, samples=24):
+    for state in crash_states(before, device.log, samples=16):
         assert _opens(state.content, OTHER)
         results.add(_opens(state.content, PASSPHRASE))
     assert results == {True, False}
