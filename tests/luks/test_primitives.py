@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luks import ciphers, xts
@@ -46,6 +46,7 @@ def test_af_merge_gives_the_key_of_each_vector(vector: dict[str, Any]) -> None:
     stripes=st.integers(1, 6),
     hash_name=st.sampled_from(["sha1", "sha256", "sha512", "sha3-224", "blake2s-256"]),
 )
+@settings(deadline=None)
 def test_af_split_is_undone_by_merge(key: bytes, stripes: int, hash_name: str) -> None:
     material = af_split(key, stripes=stripes, hash_name=hash_name)
     assert len(material) == len(key) * stripes
@@ -54,6 +55,7 @@ def test_af_split_is_undone_by_merge(key: bytes, stripes: int, hash_name: str) -
 
 
 @given(bit=st.integers(0, 8 * 32 * 5 - 1))
+@settings(deadline=None)
 def test_each_bit_of_the_material_matters(bit: int) -> None:
     key = bytes(range(32))
     material = af_split(key, stripes=5, hash_name="sha256")

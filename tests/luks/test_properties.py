@@ -54,13 +54,14 @@ def load_and_open(device: MemoryDevice) -> None:
 
 
 @given(st.binary(max_size=2000))
+@settings(deadline=None)
 def test_any_bytes_are_no_luks1_header_or_one(data: bytes) -> None:
     with suppress(luks.FormatError, luks.UnsupportedError):
         validate_luks1(luks1.decode(data))
 
 
 @given(changes=st.dictionaries(st.integers(6, 591), st.integers(0, 255), min_size=1, max_size=8))
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_any_change_of_a_luks1_header(changes: dict[int, int]) -> None:
     device = base(1).copy()
     for place, value in changes.items():
@@ -69,6 +70,7 @@ def test_any_change_of_a_luks1_header(changes: dict[int, int]) -> None:
 
 
 @given(st.binary(max_size=300))
+@settings(deadline=None)
 def test_any_bytes_are_no_json_area_or_one(text: bytes) -> None:
     try:
         root = parse_area(text + bytes(9))
@@ -78,6 +80,7 @@ def test_any_bytes_are_no_json_area_or_one(text: bytes) -> None:
 
 
 @given(JSON)
+@settings(deadline=None)
 def test_any_json_is_no_metadata_or_some(value: Any) -> None:
     root = value if isinstance(value, dict) else {"keyslots": value, "config": value}
     with suppress(luks.LuksHeaderError):
@@ -85,7 +88,7 @@ def test_any_json_is_no_metadata_or_some(value: Any) -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_change_of_the_metadata(data: st.DataObject) -> None:
     root = json_of(base(2).header)
     for _ in range(data.draw(st.integers(1, 3))):
@@ -120,7 +123,7 @@ def _change_somewhere(root: Any, data: st.DataObject) -> None:
 
 
 @given(changes=st.dictionaries(st.integers(0, 511), st.integers(0, 255), min_size=1, max_size=6))
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_any_change_of_both_binary_headers(changes: dict[int, int]) -> None:
     device = base(2).copy()
     for place, value in changes.items():
@@ -129,6 +132,7 @@ def test_any_change_of_both_binary_headers(changes: dict[int, int]) -> None:
 
 
 @given(size=st.integers(0, 250_000), version=st.sampled_from([1, 2]))
+@settings(deadline=None)
 def test_any_truncation(size: int, version: int) -> None:
     content = base(version).device.content
     load_and_open(MemoryDevice(content[: min(size, len(content))]))
