@@ -1,0 +1,150 @@
+"""The proofs of single rules: small scenarios that fail with one rule off, and only then.
+
+Where a rule is a second line of defence, the first one is off on both sides of the proof.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tests.model.commits import put
+from tests.model.explore import Scenario
+from tests.model.headers import close
+from tests.model.scenarios import B2, B3, SINGLE, A, B, menu, used_store
+from tests.model.structure import create, delete
+from tests.model.writing import in_turn
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A scenario that shows what a rule is for; the rules in `besides` are off anyway."""
+
+    scenario: Scenario
+    besides: tuple[str, ...] = ()
+
+
+_ONE = used_store(A)
+_TWO = used_store(A, B)
+_SINGLE = used_store(A, SINGLE)
+
+_NOTHING_DONE = Scenario(_TWO, {}, operations=0, damage=True)
+_PUT = Scenario(_ONE, menu("put A"), operations=1)
+_TWO_PUTS = Scenario(_TWO, menu("put A, put B"), operations=2)
+_COMMIT = Scenario(_TWO, menu("put A+B"), operations=1)
+_SINGLE_PUT = Scenario(_SINGLE, menu("put A+P, put P"), operations=1)
+_CREATE = Scenario(used_store(A, free=3), menu("create C"), operations=1)
+_RESIZE = Scenario(used_store(A, free=5), menu("resize A"), operations=1)
+_RESIZE_DELETE = Scenario(used_store(A, free=5), menu("resize A, delete A"), operations=2)
+_DELETE = Scenario(_TWO, menu("delete A, delete B"), operations=2)
+_GROW = Scenario(used_store(A, room=2), menu("grow 2"), operations=1)
+_CLOSE = Scenario(_ONE, menu("put A, close"), operations=3, bad_headers=1)
+
+PROOFS: dict[str, Proof] = {
+    "void_generations_are_used_up": Proof(_TWO_PUTS),
+    "commits_are_serial": Proof(
+        Scenario(
+            _TWO,
+            {"put A, put B": in_turn("commits_are_serial", put("A"), put("B"))},
+            operations=1,
+        )
+    ),
+    "members_are_counted": Proof(_COMMIT, besides=("root_is_compared",)),
+    "single_copy_commits_alone": Proof(_SINGLE_PUT),
+    "free_item_publishes": Proof(
+        Scenario(used_store(A, free=3), menu("create C"), operations=1, damage=True)
+    ),
+    "durable_decides": Proof(_NOTHING_DONE),
+    "free_items_decide": Proof(_CREATE),
+    "newest_header_counts": Proof(Scenario(_ONE, menu("put A, close"), operations=2, damage=True)),
+    "older_copy_is_overwritten": Proof(_PUT),
+    "void_counts_nothing": Proof(_TWO_PUTS),
+    "newest_extent_counts": Proof(_RESIZE),
+    "missing_record_is_corrupt": Proof(_NOTHING_DONE),
+    "gap_may_be_a_free_item": Proof(
+        Scenario(
+            used_store(A, B, free=4), menu("create C, put A, close"), operations=3, damage=True
+        )
+    ),
+    "damage_may_hide_names": Proof(Scenario(_SINGLE, {}, operations=0, damage=True)),
+    "damage_leaves_undecided": Proof(Scenario(_TWO, menu("put A+B"), operations=1, damage=True)),
+    "damage_leaves_root_unverified": Proof(_NOTHING_DONE),
+    "members_are_verified": Proof(_PUT),
+    "single_copy_is_no_orphan": Proof(_SINGLE_PUT),
+    "decided_is_final": Proof(_NOTHING_DONE),
+    "unpublished_is_corrupt": Proof(
+        Scenario(used_store(A, free=3), menu("create C"), operations=1, damage=True)
+    ),
+    "root_is_compared": Proof(Scenario(_TWO, menu("put A, put B"), operations=2, replay=True)),
+    "headers_attest": Proof(Scenario(_ONE, menu("put A, close"), operations=2, replay=True)),
+    "free_items_attest": Proof(_DELETE),
+    "void_attests_prev": Proof(Scenario(_TWO, menu("put A, put A+B"), operations=2, replay=True)),
+    "whole_record_is_written": Proof(
+        Scenario(
+            used_store(A, SINGLE, free=5),
+            {
+                **menu("resize P, delete P"),
+                "create D": create("D", blocks=3, copies=1),
+            },
+            operations=3,
+            damage=True,
+        )
+    ),
+    "flush_is_never_repeated_alone": Proof(_PUT),
+    "failed_write_keeps_to_its_copy": Proof(_PUT),
+    "records_are_flushed_before_publishing": Proof(_CREATE),
+    "extent_leaves_a_free_block": Proof(
+        Scenario(used_store(A, free=2), menu("create C"), operations=1)
+    ),
+    "tombstone_comes_first": Proof(
+        Scenario(used_store(A, B, free=5), menu("resize A, delete B"), operations=2, damage=True)
+    ),
+    "old_extent_is_freed_last": Proof(_RESIZE),
+    "merged_free_item_is_new": Proof(_DELETE),
+    "space_is_reused_after_the_flush": Proof(
+        Scenario(
+            used_store(A, B2),
+            {
+                "delete B, create C": in_turn(
+                    "space_is_reused_after_the_flush", delete("B"), create("C"), flushed=1
+                )
+            },
+            operations=1,
+        )
+    ),
+    "grown_item_comes_first": Proof(_GROW),
+    "grown_item_attests": Proof(_GROW),
+    "growing_is_a_new_sequence": Proof(_GROW),
+    "growing_writes_the_first_copy_first": Proof(_GROW),
+    "growing_writes_both_copies": Proof(
+        Scenario(
+            used_store(A, free=1, room=4),
+            menu("grow 4, create C"),
+            operations=2,
+            bad_headers=1,
+        )
+    ),
+    "header_copies_are_flushed_apart": Proof(_CLOSE),
+    "worse_header_copy_is_written_first": Proof(
+        Scenario(_ONE, menu("put A, close"), operations=2, bad_headers=1),
+        besides=("header_copies_are_made_equal",),
+    ),
+    "close_writes_both_copies": Proof(_CLOSE),
+    "close_waits_for_items": Proof(
+        Scenario(
+            _ONE,
+            {"put A, close": in_turn("close_waits_for_items", put("A"), close)},
+            operations=1,
+        )
+    ),
+    "recovery_comes_first": Proof(Scenario(_TWO, menu("put A, put A+B, close"), operations=2)),
+    "seen_commits_are_flushed": Proof(_TWO_PUTS),
+    "differing_headers_are_flushed": Proof(_CLOSE),
+    "orphans_are_voided": Proof(_TWO_PUTS),
+    "void_keeps_generation": Proof(Scenario(_TWO, menu("put A, put B"), operations=3, replay=True)),
+    "void_keeps_prev": Proof(_PUT),
+    "left_over_is_freed": Proof(_RESIZE_DELETE),
+    "header_copies_are_made_equal": Proof(
+        Scenario(used_store(A, room=2), menu("grow 2, close"), operations=2, bad_headers=1)
+    ),
+    "window_verifies_older_copy": Proof(Scenario(used_store(B3), menu("window B"), operations=2)),
+}

@@ -1,0 +1,307 @@
+"""Reading: what is there after a crash (C35, C40 to C48).
+
+`read` works out from the heads what a reader sees that acts as if recovery had happened, and what
+recovery has to write. It knows nothing but the disk.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.model.directory import (
+    CORRUPT,
+    Directory,
+    Extent,
+    Placed,
+    Refusal,
+    Section,
+    Seen,
+    Special,
+    verifies,
+    walk,
+)
+from tests.model.disk import Damaged, Free, Header, Record, Root, State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tests.model.directory import Value, View
+    from tests.model.disk import Disk, Member, SectionId
+    from tests.model.rules import Rules
+
+#: The store that the model is about; header copies of another one are foreign.
+OURS = 1
+
+
+def read(disk: Disk, rules: Rules) -> Directory:
+    """Read a store.
+
+    Raises:
+        Refusal: Its parts contradict each other, or no header copy is sound.
+    """
+    return _Reader(disk, rules).directory()
+
+
+class _Reader:
+    """Goes through C40 to C48 one after the other."""
+
+    def __init__(self, disk: Disk, rules: Rules) -> None:
+        self._disk = disk
+        self._rules = rules
+        self._read_headers()
+        self._items = list(walk(disk, self._total))
+        self._records = [Placed(p, head) for p, _, head in self._items if isinstance(head, Record)]
+        self._free = [head for _, _, head in self._items if isinstance(head, Free)]
+        self._damaged = [p for p, _, head in self._items if head is None]
+        self._orphans: list[Placed] = []
+        self._undecided: list[Placed] = []
+        self._sections: dict[SectionId, Section] = {}
+        self._left_over: list[Extent] = []
+
+    def directory(self) -> Directory:
+        self._decide()
+        self._find_unpublished()
+        members = frozenset(self._assemble())
+        root = Root(members)
+        disagreement = self._compare_roots(root)
+        if disagreement and self._damaged and self._rules.damage_leaves_root_unverified:
+            self._doubt_what_follows_gaps()
+        elif disagreement:
+            raise Refusal(disagreement)
+        return Directory(
+            copies=self._copies,
+            header=self._header,
+            total=self._total,
+            items=self._items,
+            damaged=self._damaged,
+            generation=self._generation,
+            bound=self._bound,
+            orphans=self._orphans,
+            sections=self._sections,
+            left_over=self._left_over,
+            members=members,
+            root=root,
+            view=self._view(),
+            hides_names=bool(self._damaged) and self._rules.damage_may_hide_names,
+        )
+
+    # ------------------------------------------------------------------ C40
+
+    def _read_headers(self) -> None:
+        rules = self._rules
+        heads = [block.head for block in self._disk[:2]]
+        first, second = (head if isinstance(head, Header) else None for head in heads)
+        header = first or second
+        if header is None:
+            raise Refusal("no header copy is sound")
+        total = header.total
+        if first and second:
+            if first.store != second.store:
+                raise Refusal("the header copies belong to different stores [C40]")
+            if second.sequence == first.sequence and second is not first:
+                raise Refusal("equally new header copies differ [C40]")
+            newer = second.sequence >= first.sequence
+            if newer and second.total != first.total:
+                raise Refusal("the outer length is not that of the newest header [C40]")
+            if newer and rules.newest_header_counts:
+                header = second
+        if header.store != OURS:
+            raise Refusal("another store's header")
+        if total > len(self._disk):
+            raise Refusal("the container is longer than the device [C2]")
+        self._copies, self._header, self._total = (first, second), header, total
+
+    # ------------------------------------------------------------- C44, C46
+
+    def _decide(self) -> None:
+        """Find whether the newest commit is complete (C35, C44)."""
+        rules = self._rules
+        decided = [self._header.durable] if rules.durable_decides else [0]
+        if rules.free_items_decide:
+            decided += [free.generation for free in self._free]
+        self._bound = bound = max(decided)
+        self._generation = generation = max(
+            bound,
+            self._header.durable,
+            *(record.generation for _, record in self._records),
+            *(free.generation for free in self._free),
+        )
+        if generation <= bound:
+            return
+        members = [
+            placed
+            for placed in self._records
+            if placed.record.generation == generation
+            and (placed.record.state is State.VOID or placed.record.members)
+        ]
+        present = [placed for placed in members if placed.record.state is not State.VOID]
+        if not present:
+            return
+        expected = present[0].record.members
+        claims = {(r.members, r.root, r.prev) for _, r in present}
+        if len(claims) > 1 or len(present) > expected:  # nothing known here leads to this
+            raise Refusal(f"the members of generation {generation} disagree [C44]")
+        complete = len(present) == len(members)
+        if rules.members_are_counted:
+            complete = complete and len(present) == expected
+        if rules.members_are_verified:
+            complete = complete and all(verifies(self._disk, placed) for placed in present)
+        alone = expected == len(members) == 1 and present[0].record.copies == 1
+        if complete:
+            return
+        if self._damaged and rules.damage_leaves_undecided:
+            self._undecided += present
+        elif not (alone and rules.single_copy_is_no_orphan):
+            self._orphans += present
+
+    def _find_unpublished(self) -> None:
+        """Find visible records that nothing made visible (C46)."""
+        if not self._rules.unpublished_is_corrupt:
+            return
+        for placed in self._records:
+            record = placed.record
+            if record.state is State.VOID or record.members or record.generation <= self._bound:
+                continue
+            if not self._damaged:
+                raise Refusal(f"a record of generation {record.generation} is unpublished [C46]")
+            self._undecided.append(placed)
+
+    # -------------------------------------------------------- C42, C45, C47
+
+    def _counts(self, placed: Placed) -> int:
+        """Return the generation that a record counts as (C42)."""
+        void = placed.record.state is State.VOID and self._rules.void_counts_nothing
+        return 0 if void or placed in self._orphans else placed.record.generation
+
+    def _assemble(self) -> Iterable[Member]:
+        """Join the records to sections; return the members of the state (C24, C47)."""
+        members: list[Member] = []
+        found: dict[SectionId, dict[int, dict[int, Placed]]] = {}
+        for placed in self._records:
+            record = placed.record
+            start = placed.position - record.copy * record.blocks
+            rivals = found.setdefault(record.section, {})
+            rivals.setdefault(start, {})[record.copy] = placed
+        for identifier, rivals in found.items():
+            extents = {start: _extent(start, records) for start, records in rivals.items()}
+            start = self._choose(rivals)
+            records = rivals[start]
+            newest = max(records.values(), key=lambda p: (self._counts(p), -p.record.copy))
+            counts = self._counts(newest)
+            gone = newest.record.state is State.TOMBSTONE
+            if counts and not gone:
+                members.append(newest.record.member)
+            corrupt = not counts or self._is_doubtful(rivals.values())
+            if not corrupt:
+                self._left_over += [extents[other] for other in rivals if other != start]
+                if gone:
+                    self._left_over.append(extents[start])
+                    continue
+            value = Special.CORRUPT if corrupt else self._value(newest, records)
+            self._sections[identifier] = Section(extents[start], records, newest, value)
+        return members
+
+    def _choose(self, rivals: dict[int, dict[int, Placed]]) -> int:
+        """Return the start of the extent that is the section's (C47)."""
+        if len(rivals) == 1:
+            return next(iter(rivals))
+        if not self._rules.newest_extent_counts:
+            return min(rivals)
+        return max(
+            rivals, key=lambda start: (max(map(self._counts, rivals[start].values())), -start)
+        )
+
+    def _is_doubtful(self, rivals: Iterable[dict[int, Placed]]) -> bool:
+        """Say whether a record is missing or undecided (C43, C44, C47)."""
+        for records in rivals:
+            missing = len(records) != next(iter(records.values())).record.copies
+            if missing and self._rules.missing_record_is_corrupt:
+                return True
+            if self._undecided and any(p in self._undecided for p in records.values()):
+                return True
+        return False
+
+    def _value(self, newest: Placed, records: dict[int, Placed]) -> Value:
+        """Return what a reader of the section gets (C23, C45)."""
+        if newest.record.state is State.UNWRITTEN:
+            return Special.UNWRITTEN
+        if verifies(self._disk, newest):
+            return newest.record.content
+        if not self._rules.decided_is_final:
+            for other in records.values():
+                if other.record.state is State.LIVE and verifies(self._disk, other):
+                    return other.record.content
+        return Special.CORRUPT
+
+    def _view(self) -> View:
+        """Return what names stand for (C13).
+
+        With a damaged head, two sections may seem to have one name: the head of one that was
+        renamed is gone, and its older copy has the old name. That one is corrupt; the other holds.
+        """
+        names: dict[str, Seen] = {}
+        for section in self._sections.values():
+            record = section.newest.record
+            known = names.get(record.name, CORRUPT)
+            if section.value is Special.CORRUPT:
+                names[record.name] = known
+            elif known is CORRUPT:
+                names[record.name] = Seen(record.blocks, section.value)
+            else:
+                raise Refusal(f"two sections have the name {record.name} [C13]")
+        return frozenset(names.items())
+
+    # ------------------------------------------------------------------ C48
+
+    def _compare_roots(self, root: Root) -> str | None:
+        """Compare what the newest items attest with what was found (C48)."""
+        rules = self._rules
+        if not rules.root_is_compared:
+            return None
+        # Twice the generation, so that "half a step lower" is a whole number.
+        attested: list[tuple[int, Root | None]] = []
+        if rules.headers_attest:
+            attested += [(2 * copy.durable, copy.root) for copy in self._copies if copy]
+        if rules.free_items_attest:
+            attested += [(2 * free.generation, free.root) for free in self._free]
+        for placed in self._records:
+            record = placed.record
+            if record.state is not State.VOID and placed not in self._orphans:
+                attested.append((2 * record.generation, record.root))
+            elif record.generation and rules.void_attests_prev:
+                attested.append((2 * record.generation - 1, record.prev))
+        highest = max((number for number, _ in attested), default=0)
+        if all(value is root for number, value in attested if number == highest):
+            return None
+        return f"the store is not what generation {(highest + 1) // 2} attests [C48]"
+
+    def _doubt_what_follows_gaps(self) -> None:
+        """Trust no section behind a damaged head that may have been a free item's (C43).
+
+        Sound heads may be left inside a free item, and mean nothing.
+        """
+        if not self._rules.gap_may_be_a_free_item:
+            return
+        for number, item in enumerate(self._items):
+            if item.head is None and not self._was_record(number):
+                for section in self._sections.values():
+                    if section.extent.start > item.position:
+                        section.value = Special.CORRUPT
+                return
+
+    def _was_record(self, number: int) -> bool:
+        """Say whether the item with a damaged head was a record for sure.
+
+        It was if its framing says so and is of the right length, or if it is where the second
+        copy of the section before it has to be.
+        """
+        position, blocks, _ = self._items[number]
+        before = self._items[number - 1].head if number else None
+        if isinstance(before, Record) and (before.copies, before.copy) == (2, 0):
+            return before.blocks == blocks
+        return self._disk[position].head is Damaged(True, blocks)
+
+
+def _extent(start: int, records: dict[int, Placed]) -> Extent:
+    record = next(iter(records.values())).record
+    return Extent(start, record.blocks * record.copies, record.copies)
