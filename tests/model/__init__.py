@@ -3,7 +3,8 @@
 The container's rules (`spec/container.md`, C30 to C62) promise that after a crash at any instant
 each section holds exactly the old or the new blob, that what was acknowledged is there, and that
 damage and replay never pass for something else. The model plays the rules on abstract blocks and
-looks at everything that can happen in a few operations. It shares no code with `blobstore`.
+looks at everything that can happen in a few operations. It shares no code with `blobstore`;
+`test_product.py` compares what the two see and write.
 
 What is modelled
     - Blocks of two atoms, the head and the rest; between two flushes every atom may reach the
@@ -16,14 +17,15 @@ What is modelled
     - Power cuts and kills in everything, recovery included, and header copies that go bad: after
       each step what is read has to be what was there before or after, nothing acknowledged may be
       missing, and nothing that a writer saw may vanish (`explore.py`).
-    - One atom that goes bad, of any item, at any moment (`damage.py`).
-    - One item, section, block, head or header copy set back to any state it was in (`replay.py`).
+    - One atom that goes bad, of any item, at any moment; a head may keep any framing (`damage.py`).
+    - One item, section, block, head or header copy set back to any state it was in, or both header
+      copies together (`replay.py`).
 
 What is not
     - Damage together with replay, or several of either. An attacker who damages a head as well
       keeps the root from being compared (C48).
-    - A head that changes into another sound head, or into the framing of a record of just the
-      length that a reader expects where a free item was: nobody can forge (C20, C21).
+    - Forgery: a head that changes into another sound one, or that of a free item into the framing
+      of a record.
     - Writing in a store with a damaged head (C61), in-place windows (C62), features (C15).
     - A cache that drops what it could not store, and still shows it to the next process that
       opens the store, which then cannot know that the flush of C60 comes too late.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from tests.model.disk import Content, Free, Header, Record, Root
+from tests.model.disk import Content, Damaged, Free, Header, Record, Root
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -154,18 +154,30 @@ def verifies(disk: Disk, placed: Placed) -> bool:
 
 
 def walk(disk: Disk, total: int) -> Iterator[Item]:
-    """Yield the items from the first behind the header copies to T (C41, C43).
-
-    An item whose head is damaged reaches to the next block with a sound head.
-    """
+    """Yield the items from the first behind the header copies to T (C41, C43)."""
     position = 2
     while position < total:
-        item = _sound(disk, position, total)
-        end = position + (item.blocks if item else 1)
-        while item is None and end < total and not _sound(disk, end, total):
-            end += 1
-        yield Item(position, end - position, item)
+        head = _sound(disk, position, total)
+        end = position + head.blocks if head else _hidden_end(disk, position, total)
+        yield Item(position, end - position, head)
         position = end
+
+
+def _hidden_end(disk: Disk, position: int, total: int) -> int:
+    """Return where the item whose head is damaged ends (C43).
+
+    That is where the framing of a free item says, if an item or nothing follows there; a free item
+    may have sound heads in it. Else it is the next block with a sound head.
+    """
+    head = disk[position].head
+    if isinstance(head, Damaged) and not head.record:
+        end = position + head.blocks
+        if end == total or (end < total and _sound(disk, end, total)):
+            return end
+    end = position + 1
+    while end < total and not _sound(disk, end, total):
+        end += 1
+    return end
 
 
 def _sound(disk: Disk, position: int, total: int) -> Record | Free | None:

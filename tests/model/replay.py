@@ -8,8 +8,9 @@ An attacker who cannot forge anything can still do this. What comes of it is cla
 - **seen as damage**: what stood there before was no head, so that one seems damaged now, which is
   reported, and for which the root is not compared (C48); sections are not found, or,
   **with another value**, one that was deleted is back;
+- **of the whole store**: with that part everything is as it was then, which nothing in it can tell;
 - **unavoidable**: some other history, with no attacker in it, leaves just this disk;
-- **equivalent**: the same is seen as after an unavoidable replay of this disk; or what was seen
+- **equivalent**: the same is seen as after one of these replays of the same disk; or what was seen
   before its newest commit, if the store was not closed since;
 - **unnoticed**: something else is seen, and nothing is said. There must be none.
 """
@@ -51,10 +52,11 @@ class Hole(NamedTuple):
 
 
 class _Replay(NamedTuple):
-    """A disk of which a part was set back."""
+    """A disk of which a part was set back; `whole` if that makes all of the store as it was."""
 
     what: str
     disk: Disk
+    whole: bool
 
 
 def unnoticed_replays(outcome: Outcome) -> Iterator[Hole]:
@@ -112,11 +114,11 @@ class _Replayer:
             except Refusal:
                 verdict = "detected"
             else:
-                verdict = self._judge(replayed.disk, left, directory)
+                verdict = self._judge(replayed, left, directory)
                 if verdict == "unnoticed":
                     suspects.append((replayed, left))
                     continue
-                if verdict == "unavoidable":
+                if verdict in ("unavoidable", "of the whole store"):
                     unavoidable.add(left.view)
             self._counts[f"replays {verdict}"] += 1
             if verdict == "unavoidable" and is_closed(directory):
@@ -131,7 +133,7 @@ class _Replayer:
                 detail = f"sees {describe(left.view)} instead of {describe(directory.view)}"
                 yield Hole(state, replayed.what, detail)
 
-    def _judge(self, disk: Disk, left: Directory, directory: Directory) -> str:
+    def _judge(self, replayed: _Replay, left: Directory, directory: Directory) -> str:
         """Return what a replay amounts to."""
         truth, seen = dict(directory.view), dict(left.view)
         changed = [name for name in {**truth, **seen} if truth.get(name) != seen.get(name)]
@@ -142,7 +144,9 @@ class _Replayer:
         if left.damaged:
             hidden = all(seen.get(name, CORRUPT) == CORRUPT for name in changed)
             return "seen as damage" if hidden else "seen as damage, with another value"
-        if form(disk, left) in self._forms:
+        if replayed.whole:
+            return "of the whole store"
+        if form(replayed.disk, left) in self._forms:
             return "unavoidable"
         if any(seen.get(name) == CORRUPT for name in changed):
             return "detected in part"
@@ -160,7 +164,8 @@ class _Replayer:
                     image = disk[:start] + older[start:stop] + disk[stop:]
                 if image != disk and (disk, image) not in self._tried:
                     self._tried.add((disk, image))
-                    yield _Replay(f"{kind} {start} is set back", image)
+                    whole = image[: past.total] == older[: past.total]
+                    yield _Replay(f"{kind} {start} is set back", image, whole)
 
 
 def is_closed(directory: Directory) -> bool:

@@ -11,7 +11,7 @@ from tests.model.disk import EMPTY, NOTHING, Free, Record, Root, SectionId, Stat
 from tests.model.writing import Change, joined, next_generation
 
 if TYPE_CHECKING:
-    from tests.model.directory import Extent, Section, View
+    from tests.model.directory import Extent, Item, Section, View
     from tests.model.disk import Disk, Member
     from tests.model.rules import Rules
     from tests.model.writing import Epoch, Operation, Store
@@ -146,24 +146,30 @@ def _place(store: Store, first: Record, members: frozenset[Member]) -> list[Epoc
         records.append(replace(void, prev=None))
     length = first.blocks * first.copies
     least = length + 1 if rules.extent_leaves_a_free_block else length
-    for position, _, free in store.directory.items:
-        if not isinstance(free, Free) or free.blocks < least:
-            continue
-        extent: Epoch = []
-        start = position + free.blocks - length
-        for record in records:
-            image = list(record.image)
-            if rules.whole_record_is_written:
-                image += [EMPTY] * (record.blocks - len(image))
-            extent += enumerate(image, start + record.copy * record.blocks)
-        if free.blocks == length:  # nothing but its own first block is left to publish it
-            return [extent[1:], extent[:1]]
-        shortened = Free(free.blocks - length, first.generation, root)
-        if not rules.free_item_publishes:
-            shortened = replace(free, blocks=shortened.blocks)
-        epochs = [extent, [write_head(store.disk, position, shortened)]]
-        return epochs if rules.records_are_flushed_before_publishing else joined(epochs)
-    return None
+    items = [(item.blocks, item.position) for item in store.directory.items if _is_free(item)]
+    fitting = [(blocks, position) for blocks, position in items if blocks >= least]
+    if not fitting:
+        return None
+    blocks, position = min(fitting)
+    extent: Epoch = []
+    for record in records:
+        image = list(record.image)
+        if rules.whole_record_is_written:
+            image += [EMPTY] * (record.blocks - len(image))
+        extent += enumerate(image, position + blocks - length + record.copy * record.blocks)
+    if blocks == length:  # nothing but its own first block is left to publish it
+        return [extent[1:], extent[:1]]
+    free = store.disk[position].head
+    assert isinstance(free, Free)
+    shortened = Free(blocks - length, first.generation, root)
+    if not rules.free_item_publishes:
+        shortened = replace(free, blocks=shortened.blocks)
+    epochs = [extent, [write_head(store.disk, position, shortened)]]
+    return epochs if rules.records_are_flushed_before_publishing else joined(epochs)
+
+
+def _is_free(item: Item) -> bool:
+    return isinstance(item.head, Free)
 
 
 @dataclass(frozen=True, slots=True)

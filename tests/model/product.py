@@ -1,0 +1,225 @@
+"""Disks of the model as images of the product, and what the product makes of them.
+
+A block has 1,024 bytes, so that a head and a rest have 512 each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING, TypeAlias
+
+from blobstore.authentication import Authenticator
+from blobstore.errors import CorruptBlobError
+from blobstore.opened import open_container
+from formats import container as formats
+from formats.container import HEAD_SIZE
+from formats.container_decoder import decode_header
+from formats.container_encoder import encode_free, encode_header, record_frame
+from formats.device import MemoryDevice
+from tests.model.directory import Special
+from tests.model.disk import Block, Body, Damaged, Free, Header, Member, Record, Root, State
+
+if TYPE_CHECKING:
+    from blobstore.opened import OpenContainer
+    from formats.device import ReadableBuffer
+    from tests.model.directory import View
+    from tests.model.disk import Atom, Content, Disk, SectionId
+
+BLOCK_SIZE = 2 * HEAD_SIZE
+KEY = bytes(range(32))
+STORE_ID = bytes(range(16))
+NO_DIGEST = bytes(32)
+
+_AUTHENTICATOR = Authenticator(formats.Authentication.HMAC_SHA256, KEY, STORE_ID)
+_STATES = {state: formats.State[state.name] for state in State}
+
+#: Names, what a record of each takes in bytes, and its blob, or that it is unwritten or corrupt.
+Contents: TypeAlias = dict[str, tuple[int, bytes | Special]]
+_CORRUPT: tuple[int, bytes | Special] = (0, Special.CORRUPT)
+
+
+class RecordingDevice(MemoryDevice):
+    """Memory that notes what is written between one flush and the next."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content, block_size=BLOCK_SIZE)
+        self.epochs: list[set[int]] = [set()]
+
+    def write(self, offset: int, data: ReadableBuffer, /) -> None:
+        super().write(offset, data)
+        last = offset + len(data) - 1
+        self.epochs[-1].update(range(offset // BLOCK_SIZE, last // BLOCK_SIZE + 1))
+
+    def flush(self) -> None:
+        super().flush()
+        self.epochs.append(set())
+
+
+def image(disk: Disk) -> bytes:
+    """Return a disk of the model as bytes."""
+    return b"".join(block_bytes(position, block) for position, block in enumerate(disk))
+
+
+def contents(view: View) -> Contents:
+    """Return what the model sees in terms of the product."""
+    return {
+        name: (
+            seen.blocks * BLOCK_SIZE,
+            seen.value if isinstance(seen.value, Special) else blob_bytes(seen.value),
+        )
+        for name, seen in view
+    }
+
+
+def opened(disk: Disk) -> tuple[RecordingDevice, OpenContainer]:
+    """Open an image of a disk with the product.
+
+    Raises:
+        StorageError: The product refuses it.
+    """
+    device = RecordingDevice(image(disk))
+    return device, open_container(device)
+
+
+def contents_of(container: OpenContainer) -> Contents:
+    """Return what the product sees."""
+    found: Contents = {}
+    for name, section in container.directory.sections.items():
+        newest = section.newest
+        if section.damage:
+            found[name] = _CORRUPT
+        elif newest.version.state is formats.State.UNWRITTEN:
+            found[name] = newest.length, Special.UNWRITTEN
+        else:
+            try:
+                found[name] = newest.length, container.blobs.read(newest)
+            except CorruptBlobError:
+                found[name] = _CORRUPT
+    return found
+
+
+# --------------------------------------------------------------------- bytes
+
+
+@cache
+def _body(atom: Atom) -> bytes:
+    if not isinstance(atom, Body):
+        return bytes(HEAD_SIZE)
+    return hashlib.shake_256(repr((atom.piece, atom.half)).encode()).digest(HEAD_SIZE)
+
+
+def section_id(identifier: SectionId) -> bytes:
+    """Return a section id as the product has it."""
+    return hashlib.sha256(repr(identifier).encode()).digest()[:16]
+
+
+@cache
+def blob_bytes(content: Content) -> bytes:
+    """Return a blob; of its first block it has only the rest."""
+    halves = [Body(piece, half) for piece in content for half in (0, 1)]
+    return b"".join(map(_body, halves[1:]))
+
+
+@cache
+def block_bytes(position: int, block: Block) -> bytes:
+    """Return a block as bytes, the check of its head included."""
+    return _head(position, block.head) + _body(block.rest)
+
+
+@cache
+def _head(position: int, atom: Atom) -> bytes:
+    offset = position * BLOCK_SIZE
+    if isinstance(atom, Header):
+        header = formats.Header(
+            copy=position,
+            block_size=BLOCK_SIZE,
+            store_id=STORE_ID,
+            encrypted=True,
+            authentication=formats.Authentication.HMAC_SHA256,
+            key=KEY,
+            sequence=atom.sequence,
+            total=atom.total * BLOCK_SIZE,
+            durable_generation=atom.durable,
+            root=_root(atom.root),
+        )
+        head = encode_header(header)
+        return _AUTHENTICATOR.seal(offset, head, decode_header(head, position).check_start)
+    if isinstance(atom, Free):
+        free = formats.Free(atom.generation, _root(atom.root), atom.blocks * BLOCK_SIZE)
+        return _AUTHENTICATOR.seal(offset, encode_free(free))
+    if isinstance(atom, Record):
+        frame = record_frame(_identity(atom.member), BLOCK_SIZE)
+        version = _version(atom.member, _root(atom.root), _root(atom.prev))
+        return _AUTHENTICATOR.seal(offset, frame.head(version))
+    if isinstance(atom, Damaged):
+        return _damaged(atom)
+    return _body(atom)
+
+
+def _damaged(atom: Damaged) -> bytes:
+    """Return a head whose framing is well formed, and whose check disagrees."""
+    if not atom.record:
+        return encode_free(formats.Free(0, NO_DIGEST, atom.blocks * BLOCK_SIZE))
+    size = atom.blocks * BLOCK_SIZE - HEAD_SIZE
+    identity = formats.Identity(bytes(16), 0, 1, formats.Kind.BLOB, size, "", "damaged")
+    return record_frame(identity, BLOCK_SIZE).head(formats.NEVER_WRITTEN)
+
+
+def _identity(member: Member) -> formats.Identity:
+    return formats.Identity(
+        section_id=section_id(member.section),
+        copy=member.copy,
+        copies=member.copies,
+        kind=formats.Kind.BLOB,
+        max_size=member.blocks * BLOCK_SIZE - HEAD_SIZE,
+        type="",
+        name=member.name,
+    )
+
+
+def _version(member: Member, root: bytes, prev: bytes) -> formats.Version:
+    blob = blob_bytes(member.content) if member.content else b""
+    return formats.Version(
+        state=_STATES[member.state],
+        generation=member.generation,
+        members=member.members,
+        size=len(blob),
+        crc32=zlib.crc32(blob),
+        mac=_mac(member),
+        root=root,
+        prev=prev,
+    )
+
+
+@cache
+def _mac(member: Member) -> bytes:
+    if member.state is State.VOID:
+        # Rolled back, it keeps the mac it had; only what has a blob can be rolled back.
+        return _mac(replace(member, state=State.LIVE)) if member.generation else NO_DIGEST
+    blob = blob_bytes(member.content) if member.content else b""
+    version = formats.Version(
+        _STATES[member.state],
+        member.generation,
+        member.members,
+        len(blob),
+        zlib.crc32(blob),
+        NO_DIGEST,
+        NO_DIGEST,
+        NO_DIGEST,
+    )
+    frame = record_frame(_identity(member), BLOCK_SIZE)
+    return _AUTHENTICATOR.mac(frame.mac_input(version), (blob,))
+
+
+@cache
+def _root(root: Root | None) -> bytes:
+    if root is None:
+        return NO_DIGEST
+    state = 0
+    for member in root.members:
+        identifier = section_id(member.section)
+        state += _AUTHENTICATOR.member(identifier, member.generation, _mac(member))
+    return _AUTHENTICATOR.root(state)
