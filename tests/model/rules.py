@@ -6,6 +6,8 @@ no choice at all, or one whose absence nothing here notices:
 
 - C40, both totals must be equal, and C44, members must agree and not be too many: these catch
   nothing that the root (C48) does not catch as well, as long as nobody can forge;
+- C60, orphans in left-over extents are voided too: there are none, for what leaves an extent over
+  has decided every commit that wrote into it;
 - C61, nothing is written with a damaged head in the store: histories end with the damage.
 """
 

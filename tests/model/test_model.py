@@ -57,8 +57,8 @@ LEAST: dict[str, dict[str, int]] = {
 }
 
 
-#: Where a part of a closed store can be set back unnoticed: a torn put to a single copy, to the blob
-#: it tore; and both header copies, if nothing but they and the grown space changed since.
+#: Where a part of a closed store can be set back unnoticed: a torn put to a single copy, to the
+#: blob that it tore; both header copies, if nothing but they and the grown space changed since.
 SET_BACK_THOUGH_CLOSED = {"sections of one copy", "growth"}
 
 

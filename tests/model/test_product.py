@@ -15,23 +15,30 @@ import pytest
 
 from blobstore import structure
 from blobstore.commit import commit
+from blobstore.layout import SectionSpec as LayoutSpec
+from blobstore.layout import initialise as product_initialise
 from blobstore.recovery import close, recover
 from formats.container import HEAD_SIZE, Kind
-from tests.model.disk import Body, Record, State, written
+from tests.model.disk import EMPTY, Body, Record, State, written
 from tests.model.explore import explore
+from tests.model.headers import initialise, new_items
 from tests.model.product import (
     BLOCK_SIZE,
+    KEY,
+    STORE_ID,
+    RecordingDevice,
     blob_bytes,
     block_bytes,
     contents,
     contents_of,
+    image,
     opened,
     section_id,
 )
 from tests.model.reader import read
 from tests.model.recovery import recovery
 from tests.model.rules import ALL
-from tests.model.scenarios import FAMILIES, menu
+from tests.model.scenarios import B2, FAMILIES, SINGLE, A, menu
 from tests.model.writing import Store
 
 if TYPE_CHECKING:
@@ -40,7 +47,6 @@ if TYPE_CHECKING:
     from blobstore.opened import OpenContainer
     from tests.model import explore as exploring
     from tests.model.disk import Atom, Disk
-    from tests.model.product import RecordingDevice
     from tests.model.writing import Change, Epoch
 
 FAMILIES_COMPARED = (
@@ -101,6 +107,29 @@ def test_product_writes_the_same(operation: str, monkeypatch: pytest.MonkeyPatch
             assert contents_of(container) == contents(change.view)
             changes += 1
     assert changes > 100
+
+
+def test_product_initialises_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    specs = [A, B2._replace(live=False), SINGLE]
+    items, _ = new_items(specs, free=3)
+    firsts = [b.head for _, b in items if isinstance(b.head, Record) and b.head.copy == 0]
+    wanted = [
+        LayoutSpec(
+            record.name,
+            record.blocks * BLOCK_SIZE - HEAD_SIZE,
+            copies=record.copies,
+            content=blob_bytes(record.content) if record.content else None,
+        )
+        for record in firsts
+    ]
+    disk: Disk = (EMPTY,) * (2 + 2 + 4 + 1 + 3)
+    device = RecordingDevice(image(disk))
+    identifiers = iter([section_id(record.section) for record in firsts])
+    monkeypatch.setattr(os, "urandom", lambda _: next(identifiers))
+    product_initialise(
+        device, wanted, encrypted=True, block_size=BLOCK_SIZE, store_id=STORE_ID, key=KEY
+    )
+    _compare(disk, initialise(specs, 3, ALL), device)
 
 
 def _do(
