@@ -278,7 +278,7 @@ def test_mixtures_of_states(name: str, close: bool) -> None:
     past = history(name, close=close)
     states = distinct(crash_states(past.device.before, past.device.log))
     generator = random.Random(f"{name} {close}")
-    for _ in range(1500):
+    for _ in range(1000):
         mixed = bytearray(generator.choice(states))
         for _ in range(generator.choice((1, 1, 2, 3))):
             start = generator.randrange(0, len(mixed), SECTOR)
