@@ -305,7 +305,7 @@ class _Explorer:
         begun = state._replace(
             operations=state.operations - 1,
             acknowledged=directory.generation,
-            closed=state.closed if state.pending else directory.header.durable,
+            closed=directory.header.durable,
         )
         for name, operation in self._scenario.menu.items():
             change = operation(store)

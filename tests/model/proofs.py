@@ -137,8 +137,16 @@ PROOFS: dict[str, Proof] = {
         )
     ),
     "recovery_comes_first": Proof(Scenario(_TWO, menu("put A, put A+B, close"), operations=2)),
-    "seen_commits_are_flushed": Proof(_TWO_PUTS),
-    "differing_headers_are_flushed": Proof(_CLOSE),
+    "recovery_flushes_first": Proof(_TWO_PUTS),
+    "clean_stores_are_flushed_too": Proof(
+        Scenario(
+            used_store(A, room=2),
+            menu("grow 2, delete A"),
+            operations=2,
+            crashes=3,
+            bad_headers=1,
+        )
+    ),
     "orphans_are_voided": Proof(_TWO_PUTS),
     "void_keeps_generation": Proof(Scenario(_TWO, menu("put A, put B"), operations=3, replay=True)),
     "void_keeps_prev": Proof(_PUT),

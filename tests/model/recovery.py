@@ -26,14 +26,11 @@ def recovery(disk: Disk, directory: Directory, rules: Rules) -> list[Epoch]:
     """
     if not rules.recovery_comes_first:
         return []
-    epochs: list[Epoch] = []
-
     header = directory.header
     first, second = directory.copies
-    unclean = directory.generation > header.durable and rules.seen_commits_are_flushed
-    differing = first is not second and rules.differing_headers_are_flushed
-    if unclean or differing:
-        epochs.append([])
+    clean = directory.generation == header.durable and first is second
+    flushes = rules.recovery_flushes_first and (not clean or rules.clean_stores_are_flushed_too)
+    epochs: list[Epoch] = [[]] if flushes else []
 
     if directory.orphans and rules.orphans_are_voided:
         orphans = [(position, _void(record, rules)) for position, record in directory.orphans]

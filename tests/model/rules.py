@@ -128,11 +128,11 @@ class Rules:
     # ---------------------------------------------------------- recovery, windows
 
     recovery_comes_first: bool = _rule("C60", "two commits are in doubt, and only one is decided")
-    seen_commits_are_flushed: bool = _rule(
+    recovery_flushes_first: bool = _rule(
         "C60", "what a writer saw, and built on, was only in a volatile cache"
     )
-    differing_headers_are_flushed: bool = _rule(
-        "C60", "the other header copy is overwritten while the newer one is not yet durable"
+    clean_stores_are_flushed_too: bool = _rule(
+        "C57, C60", "grown space is used while the second header copy is only in a volatile cache"
     )
     orphans_are_voided: bool = _rule("C60", "what was rolled back is decided by the next commit")
     void_keeps_generation: bool = _rule(

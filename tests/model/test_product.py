@@ -160,6 +160,8 @@ def _compare(disk: Disk, epochs: Sequence[Epoch], device: RecordingDevice) -> No
     """Compare what the product wrote, and in which epoch, with what the model writes."""
     *flushed, unflushed = device.epochs
     assert not unflushed
+    if not flushed and epochs == [[]]:
+        return  # the product does not flush a store that seems to be closed
     compared: set[int] = set()
     left = list(epochs)
     for positions in flushed:
