@@ -78,9 +78,14 @@ class Authenticator:
             state.update(piece)
         return state.digest()
 
-    def member(self, section_id: bytes, generation: int, mac: bytes) -> int:
-        """Return the number that stands for a section in the state (C24)."""
-        text = b"".join((self._member, section_id, generation.to_bytes(8, "big"), mac))
+    def member(self, meta: bytes, mac: bytes) -> int:
+        """Return the number that stands for a section in the state (C24).
+
+        Args:
+            meta: Of its newest record, from `RecordFrame.mac_input`.
+            mac: Of the same record.
+        """
+        text = b"".join((self._member, meta, mac))
         return int.from_bytes(hashlib.shake_256(text).digest(_STATE_SIZE), "big")
 
     def root(self, state: int) -> bytes:

@@ -1,9 +1,9 @@
-"""Commits: new blobs for sections, atomically, with one flush (C31, C50)."""
+"""Commits: what one generation changes, atomically, with one flush (C31, C50)."""
 
 from __future__ import annotations
 
 import zlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from blobstore.writing import Span
@@ -13,22 +13,41 @@ from formats.container_encoder import record_frame
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from blobstore.directory import Copy, Section
+    from blobstore.directory import Copy
     from blobstore.opened import OpenContainer
     from formats.device import ReadableBuffer
 
 _UNKNOWN = bytes(32)
 
 
-def commit(container: OpenContainer, changes: Sequence[tuple[Section, ReadableBuffer]]) -> None:
-    """Give sections new blobs, all of them or none.
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a commit does to one section.
 
-    Each blob goes over its section's older copy; nothing is read.
+    Attributes:
+        target: The record that is written: the section's older copy, or a void
+            one in an extent that becomes the section's.
+        name: The section's name from then on.
+        state: What the record becomes.
+        blob: Its blob; empty if the state has none.
+        replaces: What was the section's newest record; None if it is new.
+    """
+
+    target: Copy
+    name: str
+    state: State = State.LIVE
+    blob: ReadableBuffer = b""
+    replaces: Copy | None = None
+
+
+def commit(container: OpenContainer, changes: Sequence[Change]) -> None:
+    """Make all changes or none; nothing is read.
 
     Args:
-        container: Its directory is updated once everything is durable.
-        changes: Distinct sections and their blobs, no larger than the sections
-            allow; of several, none with a single copy (C32).
+        container: Its root, and the records, are updated once everything is
+            durable.
+        changes: One for each section, with blobs no larger than it allows; of
+            several, none over the only record of a section (C32).
 
     Raises:
         DeviceError, PoisonedStoreError, DamagedHeadError: Nothing is known to
@@ -40,14 +59,13 @@ def commit(container: OpenContainer, changes: Sequence[tuple[Section, ReadableBu
     assert prev is not None, "next_generation refuses a store without a root"
     state = directory.state
     prepared = []
-    for section, blob in changes:
-        newest, target = section.newest, section.older
-        identity, frame = target.identity, target.frame
-        if identity.name != newest.identity.name:
-            identity = replace(identity, name=newest.identity.name)
+    for change in changes:
+        identity, frame, blob = change.target.identity, change.target.frame, change.blob
+        if identity.name != change.name:
+            identity = replace(identity, name=change.name)
             frame = record_frame(identity, container.block_size)
         unsealed = Version(
-            state=State.LIVE,
+            state=change.state,
             generation=generation,
             members=len(changes),
             size=len(blob),
@@ -56,10 +74,16 @@ def commit(container: OpenContainer, changes: Sequence[tuple[Section, ReadableBu
             root=_UNKNOWN,
             prev=prev,
         )
-        mac = authenticator.mac(frame.mac_input(unsealed), (blob,))
-        state += authenticator.member(identity.section_id, generation, mac)
-        state -= member_of(container, newest)
-        prepared.append((target, identity, frame, unsealed, mac, blob))
+        meta = frame.mac_input(unsealed)
+        mac = authenticator.mac(meta, (blob,))
+        if change.state is not State.TOMBSTONE:
+            state += authenticator.member(meta, mac)
+        if change.replaces is not None:
+            state -= authenticator.member(
+                change.replaces.frame.mac_input(change.replaces.version),
+                change.replaces.version.mac,
+            )
+        prepared.append((change.target, identity, frame, unsealed, mac, blob))
     root = authenticator.root(state)
     spans, updates = [], []
     for target, identity, frame, unsealed, mac, blob in prepared:
@@ -83,12 +107,6 @@ def commit(container: OpenContainer, changes: Sequence[tuple[Section, ReadableBu
     directory.state, directory.root = state, root
     directory.generation = generation
     directory.clean = False
-
-
-def member_of(container: OpenContainer, newest: Copy) -> int:
-    """Return the number that stands for a section in the state (C24)."""
-    section_id, version = newest.identity.section_id, newest.version
-    return container.authenticator.member(section_id, version.generation, version.mac)
 
 
 def _whole_blocks(size: int, container: OpenContainer) -> int:

@@ -80,8 +80,14 @@ class Section:
         return self.newest.identity.name
 
     @property
-    def extent(self) -> tuple[int, int]:
-        """Byte offset and length of all copies together."""
+    def first(self) -> Copy:
+        """Copy 0, which is there."""
+        assert self.copies[0] is not None, "a section with a lost copy is not written"
+        return self.copies[0]
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Byte offset and length of all copies together: the extent."""
         newest = self.newest
         start = newest.offset - newest.identity.copy * newest.length
         return start, newest.length * newest.identity.copies
@@ -99,7 +105,7 @@ class Directory:
         root: Of that state; None where a damaged head leaves it unverified.
         damaged: Byte offset and extent of each damaged head.
         orphans: Copies that are to be written as void; void here already.
-        left_over: Byte offset and length of extents that are to be made free.
+        left_over: Extents of no section, which are to be made free (C46, C47).
         clean: Whether the store was closed after its last commit (C49).
     """
 
@@ -111,7 +117,7 @@ class Directory:
     clean: bool
     damaged: list[tuple[int, Damaged]] = field(default_factory=list)
     orphans: list[Copy] = field(default_factory=list)
-    left_over: list[tuple[int, int]] = field(default_factory=list)
+    left_over: list[Section] = field(default_factory=list)
 
 
 def interpret(scan: Scan, verifies: Verifies) -> Directory:
@@ -122,7 +128,7 @@ def interpret(scan: Scan, verifies: Verifies) -> Directory:
         verifies: Asked only for records of a commit in doubt.
 
     Raises:
-        CorruptStoreError: Parts contradict each other (C12, C13, C44, C46, C48).
+        CorruptStoreError: Parts contradict each other (C12, C13, C44, C47, C48).
     """
     return _Interpreter(scan, verifies).directory()
 
@@ -146,26 +152,24 @@ class _Interpreter:
                 self._damaged.append((offset, item))
         self._undecided: set[int] = set()  # offsets of records
         self._orphans: list[Copy] = []
-        self._left_over: list[tuple[int, int]] = []
+        self._left_over: list[Section] = []
 
     def directory(self) -> Directory:
         durable = self._scan.header.durable_generation
         bound = max([durable, *(free.generation for free in self._free.values())])
         generation = max([bound, *(copy.version.generation for copy in self._copies)])
         if generation > bound:
-            self._decide(generation, bound)
+            self._decide(generation)
         sections: dict[str, Section] = {}
         state = 0
         for section in self._assemble():
             newest = section.newest
             version = newest.version
             if version.state is State.TOMBSTONE and not section.damage:
-                self._left_over.append(section.extent)
+                self._left_over.append(section)
                 continue
             if newest.counts and version.state is not State.TOMBSTONE:
-                state += self._authenticator.member(
-                    newest.identity.section_id, version.generation, version.mac
-                )
+                state += self._authenticator.member(newest.frame.mac_input(version), version.mac)
             self._enter(sections, section)
         root = None
         if not self._damaged:
@@ -183,49 +187,37 @@ class _Interpreter:
             left_over=self._left_over,
         )
 
-    def _decide(self, generation: int, bound: int) -> None:
-        """Decide the newest commit (C44) and find what was never published (C46)."""
-        members = [
-            copy
-            for copy in self._copies
-            if copy.version.generation == generation
-            and (copy.version.state is State.VOID or copy.version.members)
-        ]
-        present = [copy for copy in members if copy.version.state is not State.VOID]
-        if present:
-            claims = {(c.version.members, c.version.root, c.version.prev) for c in present}
-            expected = present[0].version.members
-            if len(claims) > 1 or len(present) > expected:
-                raise CorruptStoreError(
-                    f"the records of generation {generation} contradict each other [C44]",
-                    generation=generation,
-                    offset=present[0].offset,
-                )
-            complete = len(present) == len(members) == expected and all(
-                map(self._verifies, present)
+    def _decide(self, generation: int) -> None:
+        """Decide the newest commit (C44)."""
+        records = [copy for copy in self._copies if copy.version.generation == generation]
+        members = [copy for copy in records if copy.version.state is not State.VOID]
+        if not members:
+            return
+        claims = {(c.version.members, c.version.root, c.version.prev) for c in members}
+        expected = members[0].version.members
+        if len(claims) > 1 or len(members) > expected:
+            raise CorruptStoreError(
+                f"the records of generation {generation} contradict each other [C44]",
+                generation=generation,
+                offset=members[0].offset,
             )
-            alone = expected == len(members) == 1 and present[0].identity.copies == 1
-            if not complete and self._damaged:
-                self._undecided.update(copy.offset for copy in present)
-            elif not complete and not alone:
-                self._roll_back(present)
-        for copy in self._copies:
-            version = copy.version
-            if version.state is State.VOID or version.members or version.generation <= bound:
-                continue
-            if not self._damaged:
-                raise CorruptStoreError(
-                    f"a record of generation {version.generation} was never published [C46]",
-                    name=copy.identity.name,
-                    generation=version.generation,
-                    offset=copy.offset,
-                )
-            self._undecided.add(copy.offset)
+        whole = len(members) == len(records) == expected
+        if whole and all(map(self._verifies, members)):
+            return
+        if self._damaged:
+            self._undecided.update(copy.offset for copy in members)
+        elif not (whole and expected == 1 and self._is_only_record(members[0])):
+            for copy in members:
+                copy.version = replace(copy.version, state=State.VOID)
+                self._orphans.append(copy)
 
-    def _roll_back(self, orphans: Iterable[Copy]) -> None:
-        for copy in orphans:
-            copy.version = replace(copy.version, state=State.VOID)
-            self._orphans.append(copy)
+    def _is_only_record(self, record: Copy) -> bool:
+        """Say whether its section is of one copy, and has no other that is not void."""
+        return record.identity.copies == 1 and not any(
+            copy.version.state is not State.VOID and copy is not record
+            for copy in self._copies
+            if copy.identity.section_id == record.identity.section_id
+        )
 
     def _assemble(self) -> Iterable[Section]:
         """Join records to extents and pick each section's extent (C47)."""
@@ -240,11 +232,18 @@ class _Interpreter:
                 raise _disagreement(copy)
             section.copies[identity.copy] = copy
         for rivals in extents.values():
-            chosen = max(rivals, key=lambda start: (rivals[start].newest.counts, -start))
-            section = rivals[chosen]
+            section = max(rivals.values(), key=lambda rival: rival.newest.counts)
             section.damage = self._find_damage(rivals.values(), section)
             if not section.damage:
-                self._left_over += (r.extent for start, r in rivals.items() if start != chosen)
+                others = [rival for rival in rivals.values() if rival is not section]
+                self._left_over += others
+                if not section.newest.counts:
+                    self._left_over.append(section)
+                    continue
+                if section.newest.counts in (rival.newest.counts for rival in others):
+                    raise CorruptStoreError(
+                        f"section {section.name!r} is in two places [C47]", name=section.name
+                    )
             yield section
 
     def _find_damage(self, rivals: Iterable[Section], section: Section) -> Damage | None:
@@ -261,8 +260,6 @@ class _Interpreter:
             return Damage("has a copy whose head is damaged [C43]", *place)
         if any(copy.offset in self._undecided for copy in present):
             return Damage("was part of a commit that damage leaves undecided [C44]", *place)
-        if not newest.counts:
-            return Damage("has only void copies [C42]", *place)
         for rival in rivals:
             kinds = {_constants(copy.identity) for copy in rival.copies if copy}
             if len(kinds) > 1:

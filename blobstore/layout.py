@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from blobstore.authentication import Authenticator
 from blobstore.errors import NoSpaceError
-from blobstore.recovery import header_span
+from blobstore.headers import header_span
 from blobstore.writing import DurableWriter, Span
 from formats.container import (
     BLOCK_SIZES,
@@ -179,21 +179,21 @@ class _Items:
                 spec.type,
                 spec.name,
             )
-            version, blob = self._first_version(identity, spec.content, before)
-            state += authenticator.member(identity.section_id, version.generation, version.mac)
+            version, blob, member = self._first_version(identity, spec.content, before)
+            state += member
             self._sections.append((identity, version, blob))
         self.root = authenticator.root(state)
 
     def _first_version(
         self, identity: Identity, content: ReadableBuffer | None, before: bytes
-    ) -> tuple[Version, ReadableBuffer]:
+    ) -> tuple[Version, ReadableBuffer, int]:
         state = State.UNWRITTEN if content is None else State.LIVE
         blob = content if content is not None else b""
         crc32 = zlib.crc32(blob)
         version = Version(state, 1, 0, len(blob), crc32, _UNKNOWN, _UNKNOWN, before)
-        frame = record_frame(identity, self._block_size)
-        mac = self._authenticator.mac(frame.mac_input(version), (blob,))
-        return replace(version, mac=mac), blob
+        meta = record_frame(identity, self._block_size).mac_input(version)
+        mac = self._authenticator.mac(meta, (blob,))
+        return replace(version, mac=mac), blob, self._authenticator.member(meta, mac)
 
     def spans(self) -> Iterator[Span]:
         offset = 2 * self._block_size

@@ -44,13 +44,21 @@ class BlobReader:
         """Return the blob of a live record, verified.
 
         Raises:
-            CorruptBlobError: It does not verify (C23).
+            CorruptBlobError: It does not verify (C23), or was being written in
+                place (C62).
             DeviceError: It cannot be read.
         """
+        name, generation = copy.identity.name, copy.version.generation
+        if copy.version.state is State.IN_PLACE:
+            raise CorruptBlobError(
+                f"section {name!r} was being written in place: its blob is unverified [C62]",
+                name=name,
+                generation=generation,
+                offset=copy.offset,
+            )
         blob = bytearray(copy.version.size)
         self._device.read_into(copy.offset + HEAD_SIZE, blob)
         if not self._agrees(copy, (blob,)):
-            name, generation = copy.identity.name, copy.version.generation
             raise CorruptBlobError(
                 f"section {name!r} is corrupt: generation {generation}, in the record at byte "
                 f"{copy.offset}, does not verify [C23]",

@@ -44,7 +44,10 @@ def container_regions(container: OpenContainer) -> tuple[Region, ...]:
             regions += _record_regions(section.name, copy, newest=copy is section.newest)
     regions += (Region(o, free.length, "free") for o, free in directory.free.items())
     regions += (Region(o, d.length, "hidden by a damaged head") for o, d in directory.damaged)
-    regions += (Region(o, n, "left over by an interrupted change") for o, n in directory.left_over)
+    regions += (
+        Region(*extent.place, "left over by an interrupted change")
+        for extent in directory.left_over
+    )
     behind = container.device.size - container.total
     if behind:
         regions.append(Region(container.total, behind, "behind the container"))

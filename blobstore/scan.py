@@ -6,13 +6,22 @@ a crash is `blobstore.directory`'s business.
 
 from __future__ import annotations
 
+import hmac
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blobstore.authentication import Authenticator
 from blobstore.errors import CorruptStoreError
-from formats.container import BLOCK_SIZES, CONTAINER_TAG, HEAD_SIZE, IDENTIFIER
+from formats.container import (
+    BLOCK_SIZES,
+    CONTAINER_TAG,
+    FREE_TAG,
+    HEAD_SIZE,
+    IDENTIFIER,
+    RECORD_TAG,
+    State,
+)
 from formats.container_decoder import (
     Record,
     decode_header,
@@ -40,6 +49,9 @@ if TYPE_CHECKING:
     from formats.device import BlockDevice
 
 _log = logging.getLogger(__name__)
+
+#: States of records with neither a blob nor fields that have lost their meaning.
+_BLOBLESS = (State.UNWRITTEN, State.TOMBSTONE, State.IN_PLACE)
 
 # Tags and lengths before the identifier in a header, and the identifier itself.
 _START_SIZE = 64
@@ -181,6 +193,9 @@ def _check_agreement(copies: tuple[Header | None, Header | None]) -> None:
         raise CorruptStoreError("the header copies belong to different stores [C40]", offset=0)
     if second.sequence >= first.sequence and second.total != first.total:
         raise CorruptStoreError("the header copies differ in length [C40]", offset=0)
+    older, newer = sorted((first, second), key=lambda header: header.sequence)
+    if older.durable_generation > newer.durable_generation:
+        raise CorruptStoreError("the older header copy has the higher D [C40]", offset=0)
     if second.sequence == first.sequence and (
         (second.durable_generation, second.root) != (first.durable_generation, first.root)
         or _features(first) != _features(second)
@@ -233,6 +248,11 @@ class _Walker:
             item = decode_item(head, self._block_size)
         except FormatError:
             return None
+        if isinstance(item, Record) and item.version.state in _BLOBLESS:
+            # No blob will ever be read whose mac would tell.
+            mac = self._authenticator.mac(item.frame.mac_input(item.version))
+            if not hmac.compare_digest(mac, item.version.mac):
+                return None
         return item if offset + item.length <= self._total else None
 
     def _hidden_end(self, offset: int, head: bytes | None, before: Item | Damaged | None) -> int:
@@ -252,8 +272,9 @@ class _Walker:
     def _framed_end(self, offset: int, head: bytes) -> int:
         """Return the end by the item's own framing, 0 where that makes no sense."""
         try:
-            _, start, size = read_framing(head, 0)
+            tag, start, size = read_framing(head, 0)
         except FormatError:
             return 0
         end = offset + start + size
-        return end if end % self._block_size == 0 and end <= self._total else 0
+        fits = tag in (RECORD_TAG, FREE_TAG) and end % self._block_size == 0
+        return end if fits and end <= self._total else 0

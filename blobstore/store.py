@@ -6,7 +6,7 @@ import threading
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Self
 
-from blobstore.commit import commit
+from blobstore.commit import Change, commit
 from blobstore.description import (
     Digest,
     SectionInfo,
@@ -120,13 +120,6 @@ class Store:
             newest = section.newest
             if newest.version.state is State.UNWRITTEN:
                 raise UnwrittenBlobError(f"section {name!r} was registered and never written")
-            if newest.version.state is State.IN_PLACE:
-                raise CorruptBlobError(
-                    f"section {name!r} was being written in place: its blob is unverified [C62]",
-                    name=name,
-                    generation=newest.version.generation,
-                    offset=newest.offset,
-                )
             return self._container.blobs.read(newest)
 
     def put(self, name: str, data: ReadableBuffer) -> None:
@@ -156,7 +149,8 @@ class Store:
                     hint="register it with a larger size",
                 )
             with self._changing(name):
-                commit(self._container, [(section, blob)])
+                change = Change(section.older, section.name, blob=blob, replaces=section.newest)
+                commit(self._container, [change])
 
     def register(
         self,
@@ -198,9 +192,10 @@ class Store:
             except BlobNotFoundError:
                 self._require_writable()
                 with self._changing(name):
-                    section = create_section(
+                    create_section(
                         self._container, name, max_size, kind=wanted, copies=copies or 2, type_=type
                     )
+                section = self._find(name)
             identity = section.newest.identity
             if identity.kind is not wanted or copies not in (None, identity.copies):
                 found = f"a {identity.kind.name.lower()} of {identity.copies} copies"
@@ -224,9 +219,7 @@ class Store:
         with self._lock:
             self._require_open()
             sections = self._container.directory.sections.values()
-            return tuple(
-                map(describe_section, sorted(sections, key=lambda section: section.extent))
-            )
+            return tuple(map(describe_section, sorted(sections, key=lambda section: section.place)))
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names, in the order of `sections`."""

@@ -1,15 +1,20 @@
-"""Creating and resizing sections, and freeing extents: C33, C52, C55, C56."""
+"""Creating and resizing sections, and releasing extents: C52, C55, C56.
+
+Space is void before it is anything: an extent enters and leaves the free space
+with void records and tombstones only, and what makes it a section, or replaces
+one, is an ordinary commit (C14, C46).
+"""
 
 from __future__ import annotations
 
 import os
-import zlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from blobstore.commit import member_of
+from blobstore.commit import Change, commit
 from blobstore.directory import Copy, Section
 from blobstore.errors import NoSpaceError
+from blobstore.headers import write_durable
 from blobstore.writing import Span
 from formats.container import (
     ID_SIZE,
@@ -17,7 +22,6 @@ from formats.container import (
     Free,
     Identity,
     State,
-    Version,
     record_length,
 )
 from formats.container_encoder import encode_free, record_frame
@@ -25,18 +29,15 @@ from formats.container_encoder import encode_free, record_frame
 if TYPE_CHECKING:
     from blobstore.opened import OpenContainer
     from formats.container import Kind
-    from formats.device import ReadableBuffer
-
-_UNKNOWN = bytes(32)
 
 
 def create_section(
     container: OpenContainer, name: str, max_size: int, *, kind: Kind, copies: int, type_: str
-) -> Section:
+) -> None:
     """Create an unwritten section out of free space (C52).
 
     Args:
-        container: Its directory is updated once the section is durable.
+        container: Its directory has the section once that is durable.
         name: Not taken yet.
         max_size: Worst-case size of its blob, in bytes.
         kind: Blob or window.
@@ -49,9 +50,10 @@ def create_section(
         DeviceError, PoisonedStoreError, DamagedHeadError: As in `commit`.
     """
     identity = Identity(os.urandom(ID_SIZE), 0, copies, kind, max_size, type_, name)
-    section = _place(container, identity, State.UNWRITTEN, b"", replaces=None)
+    section = take_extent(container, identity)
+    commit(container, [Change(section.first, name, State.UNWRITTEN)])
     container.directory.sections[name] = section
-    return section
+    write_durable(container)
 
 
 def resize_section(container: OpenContainer, section: Section, max_size: int) -> None:
@@ -69,102 +71,90 @@ def resize_section(container: OpenContainer, section: Section, max_size: int) ->
         DeviceError, PoisonedStoreError, DamagedHeadError: As in `commit`.
     """
     newest = section.newest
-    state = newest.version.state
-    blob = container.blobs.read(newest) if state is State.LIVE else b""
-    identity = replace(newest.identity, copy=0, max_size=max_size)
-    moved = _place(container, identity, state, blob, replaces=newest)
-    container.directory.sections[identity.name] = moved
-    release(container, *section.extent)
+    name, state = newest.identity.name, newest.version.state
+    blob = b"" if state is State.UNWRITTEN else container.blobs.read(newest)
+    moved = take_extent(container, replace(newest.identity, copy=0, max_size=max_size))
+    commit(container, [Change(moved.first, name, state, blob, replaces=newest)])
+    container.directory.sections[name] = moved
+    # Until D says so, the commit is in doubt and might need what it replaced.
+    write_durable(container)
+    release(container, section)
 
 
-def release(container: OpenContainer, start: int, length: int) -> None:
-    """Make an extent free, merged with its free neighbours (C56).
+def take_extent(container: OpenContainer, identity: Identity) -> Section:
+    """Take a void extent from free space; a commit makes a section of it (C52, C55).
 
-    The free item gets the current generation and root, which must be those of
-    the change that left the extent over.
+    Args:
+        container: Its free space is updated once the extent is durable.
+        identity: Of the extent's copy 0.
+
+    Raises:
+        ValueError, NoSpaceError, DeviceError, PoisonedStoreError,
+        DamagedHeadError: As in `create_section`.
     """
-    directory = container.directory
-    assert directory.root is not None, "nothing is freed in a store without a root"
-    heads = [start, *_inner_heads(container, start, length)]
-    left = next((o for o, free in directory.free.items() if o + free.length == start), None)
-    right = start + length
-    if right in directory.free:
-        length += directory.free[right].length
-        heads.append(right)
-    if left is not None:
-        length += start - left
-        start = left
-    free = Free(directory.generation, directory.root, length)
-    _write_free(container, start, free)
-    stale = [offset for offset in heads if offset != start]
-    directory.free.pop(right, None)
-    directory.free[start] = free
-    if stale:
-        container.writer.write([Span(o, (), container.block_size) for o in stale])
-
-
-def _inner_heads(container: OpenContainer, start: int, length: int) -> list[int]:
-    """Return where the second record of an extent of two starts, if it is one.
-
-    Both records are of equal length; at worst a block of fill is zeroed.
-    """
-    half = length // 2
-    return [start + half] if half and half % container.block_size == 0 else []
-
-
-def _place(
-    container: OpenContainer,
-    identity: Identity,
-    state: State,
-    blob: ReadableBuffer,
-    *,
-    replaces: Copy | None,
-) -> Section:
-    """Write an extent into free space and publish it (C52, C55)."""
-    frame = record_frame(identity, container.block_size)
-    generation = container.next_generation()
-    directory, authenticator = container.directory, container.authenticator
-    prev = directory.root
-    assert prev is not None, "next_generation refuses a store without a root"
-    length = record_length(identity.max_size, container.block_size)
-    free_offset = _choose_free(container, length * identity.copies)
-    free = directory.free[free_offset]
-    start = free_offset + free.length - length * identity.copies
-
-    version = Version(state, generation, 0, len(blob), zlib.crc32(blob), _UNKNOWN, _UNKNOWN, prev)
-    mac = authenticator.mac(frame.mac_input(version), (blob,))
-    new_state = directory.state + authenticator.member(identity.section_id, generation, mac)
-    if replaces is not None:
-        new_state -= member_of(container, replaces)
-    root = authenticator.root(new_state)
-
-    copies = [Copy(start, identity, replace(version, mac=mac, root=root), length, frame)]
-    if identity.copies > 1:
-        second = replace(identity, copy=1)
-        blank = record_frame(second, container.block_size)
-        copies.append(Copy(start + length, second, NEVER_WRITTEN, length, blank))
-    container.writer.write(
-        [_whole_record(container, copy, blob if copy is copies[0] else b"") for copy in copies]
-    )
-    shortened = Free(generation, root, free.length - length * identity.copies)
-    _write_free(container, free_offset, shortened)
-
-    directory.free[free_offset] = shortened
-    directory.state, directory.root = new_state, root
-    directory.generation = generation
-    directory.clean = False
+    container.next_generation()  # refuses a store that must not be written
+    block_size = container.block_size
+    length = record_length(identity.max_size, block_size)
+    copies = [
+        Copy(0, placed, NEVER_WRITTEN, length, record_frame(placed, block_size))
+        for placed in (replace(identity, copy=copy) for copy in range(identity.copies))
+    ]
+    free_offset = _choose_free(container, length * len(copies))
+    free = container.directory.free[free_offset]
+    left = free.length - length * len(copies)
+    for number, copy in enumerate(copies):
+        copy.offset = free_offset + left + number * length
+    # All their bytes: no head that lay there may be found again (C14).
+    container.writer.write([head_span(container, copy, copy.length) for copy in copies])
+    _write_free(container, free_offset, left)
     return Section(list(copies))
 
 
-def _whole_record(container: OpenContainer, copy: Copy, blob: ReadableBuffer) -> Span:
-    """Return a record with all its bytes, fill included (C14)."""
-    return Span(copy.offset, (sealed_head(container, copy), blob), copy.length)
+def release(container: OpenContainer, extent: Section) -> None:
+    """Make an extent free, merged with its free neighbours (C56).
+
+    Args:
+        container: Its free space is updated step by step.
+        extent: Of no section any more, by what is durable and decided.
+
+    Raises:
+        DeviceError, PoisonedStoreError: The next recovery finishes it.
+    """
+    writer, free = container.writer, container.directory.free
+    copies = [copy for copy in extent.copies if copy]
+    standing = [c for c in copies if c.version.state not in (State.VOID, State.TOMBSTONE)]
+    for copy in standing:
+        copy.version = NEVER_WRITTEN
+    if standing:
+        writer.write([head_span(container, copy) for copy in standing])
+    start, length = extent.place
+    stale = {copy.offset for copy in copies}
+    right = start + length
+    if right in free:
+        length += free[right].length
+        stale.add(right)
+    left = next((offset for offset, item in free.items() if offset + item.length == start), None)
+    if left is not None:
+        length += start - left
+        start = left
+    _write_free(container, start, length)
+    free.pop(right, None)
+    stale.discard(start)
+    if stale:
+        writer.write([Span(offset, (), container.block_size) for offset in sorted(stale)])
 
 
-def sealed_head(container: OpenContainer, copy: Copy) -> bytes:
-    """Return the head of a record as it is written."""
+def head_span(container: OpenContainer, copy: Copy, length: int | None = None) -> Span:
+    """Return the head of a record, then zeros, as they are written.
+
+    Args:
+        container: Whose record it is.
+        copy: The record.
+        length: Bytes in all; a block if None.
+    """
     frame = copy.frame
-    return container.authenticator.seal(copy.offset, frame.head(copy.version), frame.check_start)
+    head = container.authenticator.seal(copy.offset, frame.head(copy.version), frame.check_start)
+    return Span(copy.offset, (head,), length or container.block_size)
 
 
 def _choose_free(container: OpenContainer, length: int) -> int:
@@ -180,6 +170,11 @@ def _choose_free(container: OpenContainer, length: int) -> int:
     return min(fitting)[1]
 
 
-def _write_free(container: OpenContainer, offset: int, free: Free) -> None:
+def _write_free(container: OpenContainer, offset: int, length: int) -> None:
+    """Write the head of a free item; it attests the newest state (C56)."""
+    directory = container.directory
+    assert directory.root is not None, "a store without a root is not written"
+    free = Free(directory.generation, directory.root, length)
     head = container.authenticator.seal(offset, encode_free(free))
     container.writer.write([Span(offset, (head,), container.block_size)])
+    directory.free[offset] = free

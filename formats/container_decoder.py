@@ -127,6 +127,8 @@ def decode_item(head: bytes, block_size: int) -> Item:
     _check_frame(record, length)
     if version.size > identity.max_size:
         raise FormatError("a blob is larger than its section", rule="C8")
+    if version.state is State.IN_PLACE and identity.kind is not Kind.WINDOW:
+        raise FormatError("a blob that is no window is written in place", rule="C11")
     return Record(identity, version, length, frame)
 
 
@@ -240,7 +242,7 @@ def _check_header_frame(
     if header.total % size or not 2 * size <= header.total <= MAX_SIZE:
         raise FormatError(f"a container cannot have {header.total} bytes", rule="C2")
     if outer_total is not None and outer_total != header.total:
-        raise FormatError("outer length and total differ", rule="C40")
+        raise FormatError("outer length and total differ", rule="C21")
     tag, start, length = der.read_framing(reader.data, reader.position)
     if tag != der.OCTET_STRING or start + length != end:
         raise FormatError("padding does not fill the header", offset=start, rule="C3")
@@ -276,9 +278,13 @@ def _decode_version(head: bytes, meta: der.Reader) -> Version:
     number, generation, members, size, crc32 = fields[1::2]
     state = _STATES.get(number)
     if state is None:
+        if number > 127:
+            raise FormatError("a state is negative", rule="C1")
         raise UnsupportedError(f"a record has state {number}", feature=f"state {number}")
     if state in (State.UNWRITTEN, State.TOMBSTONE) and (size or crc32):
         raise FormatError("a record without a blob has a size", rule="C11")
+    if state is not State.VOID and not generation:
+        raise FormatError("a record has generation 0 and is not void", rule="C11")
     mac, root, prev = digests[1:7:2]
     return Version(state, generation, members, size, crc32, mac, root, prev)
 

@@ -178,6 +178,11 @@ def head_lost() -> bytes:
     return changed(content, place(content, "tpm"), bytes(512))
 
 
+def free_head_lost(content: bytes) -> bytes:
+    (offset,) = open_container(MemoryDevice(content)).directory.free
+    return changed(content, offset, bytes(512))
+
+
 def both_headers_damaged() -> bytes:
     return flipped(flipped(closed(), 100), BLOCK + 100)
 
@@ -229,16 +234,52 @@ SCENARIOS: dict[str, Scenario] = {
         single_copy_torn,
         {**CLOSED, "fixed": CORRUPT},
     ),
-    "create-not-published": Scenario(
-        "C52",
-        "power failed before the new section was published",
+    "create-in-free-space": Scenario(
+        "C14 C52",
+        "power failed when the records of a new section were still inside the free item",
         lambda: cut(create, writes=2),
         CLOSED,
     ),
-    "resize-half-done": Scenario(
-        "C47 C60",
-        "power failed before the old extent was freed",
+    "create-lost-in-free-space": Scenario(
+        "C14 C43 C46",
+        "the same, and the head of the free item is gone",
+        lambda: free_head_lost(cut(create, writes=2)),
+        CLOSED,
+    ),
+    "create-void": Scenario(
+        "C46 C52",
+        "power failed when the new extent was void",
+        lambda: cut(create, writes=3),
+        CLOSED,
+    ),
+    "create-not-closed": Scenario(
+        "C44 C52",
+        "power failed when the section was there and D was not written",
+        lambda: cut(create, writes=4),
+        {**CLOSED, "new": UNWRITTEN},
+    ),
+    "resize-void": Scenario(
+        "C46 C55",
+        "power failed before the commit that moves a section",
         lambda: cut(resize, writes=3),
+        CLOSED,
+    ),
+    "resize-torn": Scenario(
+        "C44 C46 C55",
+        "power failed in the commit that moves a section",
+        lambda: cut(resize, writes=3, sectors=1),
+        CLOSED,
+    ),
+    "resize-not-released": Scenario(
+        "C47 C55",
+        "power failed when the section had two extents",
+        lambda: cut(resize, writes=6),
+        CLOSED,
+    ),
+    "resize-half-released": Scenario(
+        "C46 C56",
+        "power failed when the old extent was void",
+        lambda: cut(resize, writes=8),
         CLOSED,
     ),
     "header-copy-0-damaged": Scenario(

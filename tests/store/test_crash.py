@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from blobstore.layout import container_size, initialise
+from blobstore.opened import open_container
+from formats.device import MemoryDevice
 from formats.errors import FormatError
 from tests.support.devices import CrashState, RecordingDevice, crash_states
-from tests.support.stores import CORRUPT, Contents, contents, image, open_store, spec
+from tests.support.stores import CORRUPT, UNWRITTEN, Contents, contents, image, open_store, spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -160,6 +162,33 @@ def test_c55_resize() -> None:
         samples=24,
     )
     assert counts["states"] >= 400
+
+
+@pytest.mark.parametrize("lost", ["head", "framing"])
+def test_c14_nothing_in_a_free_item_with_a_damaged_head_passes_for_a_section(lost: str) -> None:
+    """A crash may have left records there; a search behind the damage finds them (C43)."""
+    before = image(SMALL, free=16384)
+    steps = [register("new", 600), register("a", 2500), put("b", b"2")]
+    device, states = run(before, steps)
+    damages = 0
+    for crash in crash_states(before, device.log, exhaustive=4, samples=8):
+        # As after the crash, and after a writer that went on.
+        memory = MemoryDevice(crash.content)
+        store = open_store(memory)
+        store.put("b", b"after the crash")
+        store.close()
+        for content in (crash.content, bytes(memory.content)):
+            truth = contents(open_store(content, read_only=True))
+            for offset in open_container(MemoryDevice(content)).directory.free:
+                bad = bytearray(content)
+                bad[offset : offset + 512] = bytes(512)
+                if lost == "head":
+                    bad[offset : offset + 8] = content[offset : offset + 8]
+                damages += 1
+                for name, found in contents(open_store(bytes(bad), read_only=True)).items():
+                    assert found in (truth.get(name), CORRUPT)
+    assert damages > 100
+    assert states[-1] == {"a": UNWRITTEN, "b": b"2", "new": UNWRITTEN}
 
 
 def test_c32_a_single_copy_is_old_new_or_corrupt_and_nothing_else() -> None:

@@ -51,12 +51,14 @@ def identities(draw: st.DrawFn) -> Identity:
 
 
 @st.composite
-def versions(draw: st.DrawFn, max_size: int) -> Version:
-    state = draw(st.sampled_from(State))
+def versions(draw: st.DrawFn, max_size: int, kind: Kind) -> Version:
+    states = [state for state in State if kind is Kind.WINDOW or state is not State.IN_PLACE]
+    state = draw(st.sampled_from(states))
     blank = state in (State.UNWRITTEN, State.TOMBSTONE)
+    lowest = 0 if state is State.VOID else 1
     return Version(
         state=state,
-        generation=draw(generations),
+        generation=draw(st.integers(lowest, MAX_GENERATION)),
         members=draw(st.integers(0, (1 << 32) - 1)),
         size=0 if blank else draw(st.integers(0, max_size)),
         crc32=0 if blank else draw(st.integers(0, (1 << 32) - 1)),

@@ -1,0 +1,80 @@
+"""Writing header copies: how D gets into them, and how they are made equal (C58, C60)."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from blobstore.writing import Span
+from formats.container_decoder import decode_header
+from formats.container_encoder import encode_header
+
+if TYPE_CHECKING:
+    from blobstore.authentication import Authenticator
+    from blobstore.opened import OpenContainer
+    from formats.container import Header
+
+_log = logging.getLogger(__name__)
+
+
+def write_durable(container: OpenContainer) -> None:
+    """Record in both header copies that everything is durable (C58).
+
+    Nothing is written where they say so already.
+
+    Args:
+        container: Sound, and everything written to it flushed.
+
+    Raises:
+        DeviceError, PoisonedStoreError: It could not be written; the store is
+            only unclean.
+    """
+    directory, header = container.directory, container.header
+    assert directory.root is not None, "a store without a root is not written"
+    if (header.durable_generation, header.root) == (directory.generation, directory.root):
+        return
+    durable = replace(
+        header,
+        sequence=header.sequence + 1,
+        total=container.total,
+        durable_generation=directory.generation,
+        root=directory.root,
+    )
+    # The damaged or older copy first: the better one is never at risk alone.
+    for copy in sorted((1, 0), key=lambda copy: _sequence(container.header_copies[copy])):
+        _write_copy(container, replace(durable, copy=copy))
+    container.header = durable
+    directory.clean = True
+
+
+def make_equal(container: OpenContainer) -> None:
+    """Write what the header says over copies that are damaged or say something else (C60).
+
+    Raises:
+        DeviceError, PoisonedStoreError: It could not be written; the better
+            copy was not touched.
+    """
+    for copy in (0, 1):
+        wanted = replace(container.header, copy=copy, total=container.total)
+        if container.header_copies[copy] != wanted:
+            _log.warning("rewriting header copy %d", copy)
+            _write_copy(container, wanted)
+
+
+def header_span(authenticator: Authenticator, header: Header) -> Span:
+    """Return one header copy as it is written: its whole block."""
+    head = encode_header(header)
+    offset = header.copy * header.block_size
+    sealed = authenticator.seal(offset, head, decode_header(head, header.copy).check_start)
+    return Span(offset, (sealed,), header.block_size)
+
+
+def _sequence(header: Header | None) -> int:
+    return header.sequence if header else -1
+
+
+def _write_copy(container: OpenContainer, header: Header) -> None:
+    container.writer.write([header_span(container.authenticator, header)])
+    first, second = container.header_copies
+    container.header_copies = (first, header) if header.copy else (header, second)
