@@ -57,7 +57,7 @@ class Report:
         problems: What is wrong; empty if all is well.
         notes: What is worth knowing. An older copy that does not verify is no
             problem: a put that was interrupted leaves it so, and the next one
-            overwrites it.
+            overwrites it. Nor is an extent that no section needs.
     """
 
     sections: int
@@ -114,6 +114,10 @@ class _Verifier:
             self._add(f"a damaged head hides {damaged.length} bytes [C43]", offset=offset)
         for section in directory.sections.values():
             self._check_section(section)
+        for extent in directory.left_over:
+            offset, length = extent.place
+            message = f"an interrupted change left {length} bytes that the next writer frees [C46]"
+            self._notes.append(Problem(message, offset=offset))
         return Report(
             sections=len(directory.sections),
             records=self._records,

@@ -279,6 +279,23 @@ def test_a_store_open_for_reading_writes_nothing() -> None:
     assert not recording.log
 
 
+def test_c46_verify_notes_what_an_interrupted_change_left() -> None:
+    before = image([spec("a", 10, b"a")], free=8192)
+    device = RecordingDevice(before)
+    open_store(device).register("new", 100)
+    content = bytearray(before)
+    for write in device.writes[:3]:  # two void records, and the shortened free item
+        content[write.offset : write.offset + len(write.data)] = write.data
+    report = open_store(bytes(content), read_only=True).verify()
+    assert report.ok
+    (note,) = report.notes
+    assert "left 2048 bytes" in note.message
+    with open_store(MemoryDevice(content)) as store:
+        assert list(store) == ["a"]
+        assert not store.verify().notes
+        assert store.regions()[-1].use == "free"
+
+
 def test_c60_opening_a_closed_store_for_writing_flushes_and_writes_nothing() -> None:
     recording = RecordingDevice(image([spec("a", 10, b"a")]))
     with open_store(recording) as store:

@@ -31,6 +31,8 @@ def command(*, access: Access, image: Path, as_json: bool) -> None:
     else:
         for problem in report.problems:
             click.echo(problem.message)
+        for note in report.notes:
+            click.echo(f"no problem: {note.message}")
         click.echo(
             f"{report.sections} sections, {report.records} records, {report.blob_bytes} bytes of "
             f"blobs: {len(report.problems) or 'no'} problems"
