@@ -13,28 +13,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+from luks.blockcipher import block_cipher, block_size, check_available, key_sizes
 from luks.errors import PolicyError, UnsupportedError
-from luks.hashes import is_known
+from luks.hashes import is_known, lookup
+from luks.model import SECTOR_SIZE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from formats.device import ReadableBuffer, WritableBuffer
+    from luks.ivs import IvGenerator
+    from luks.modes import Mode
 
 #: What cryptsetup and QEMU use by default.
 DEFAULT_CIPHER: Final = "aes-xts-plain64"
 
-# Bytes of key that each cipher takes; XTS and LRW take more, see `_key_sizes`.
-_CIPHER_KEY_SIZES: Final = {
-    "aes": (16, 24, 32),
-    "camellia": (16, 24, 32),
-    "cast5": (16,),
-    "cast6": (16, 24, 32),
-    "des3_ede": (24,),
-    "serpent": (16, 24, 32),
-    "sm4": (16,),
-    "twofish": (16, 24, 32),
-}
 _MODES: Final = frozenset({"cbc", "ctr", "ecb", "lrw", "xts"})
 _IVS: Final = frozenset({"benbi", "essiv", "null", "plain", "plain64", "plain64be"})
+_LRW_TWEAK_KEY_SIZE: Final = 16
+#: Bytes of the block that XTS and LRW are defined for.
+_WIDE_BLOCK: Final = 16
+#: Most bytes that pass through a mode at a time: it works on copies.
+_CHUNK: Final = 64 << 10
 
 
 class SectorCipher(Protocol):
@@ -108,11 +108,13 @@ def check_spec(spec: CipherSpec, key_size: int) -> None:
 
 
 def _key_sizes(spec: CipherSpec) -> tuple[int, ...]:
-    sizes = _CIPHER_KEY_SIZES.get(spec.cipher, ())
-    if spec.mode == "xts":
-        return tuple(2 * size for size in sizes)
-    if spec.mode == "lrw":
-        return tuple(16 + size for size in sizes)
+    sizes = key_sizes(spec.cipher)
+    if sizes and spec.mode in {"lrw", "xts"}:
+        if block_size(spec.cipher) != _WIDE_BLOCK:
+            return ()
+        if spec.mode == "xts":
+            return tuple(2 * size for size in sizes)
+        return tuple(size + _LRW_TWEAK_KEY_SIZE for size in sizes)
     return sizes
 
 
@@ -123,9 +125,24 @@ def check_usable(text: str, key_size: int) -> None:
         raise PolicyError(
             f"cipher {text!r} encrypts nothing, and any passphrase would seem right [L62]"
         )
-    # Other ciphers are recognised, for `check_spec`, but not served yet.
-    if text != DEFAULT_CIPHER or key_size not in {32, 64}:
-        raise _unsupported(spec, f"with a key of {key_size} bytes is not implemented")
+    check_spec(spec, key_size)
+    if (spec.mode, spec.iv) == ("ctr", "benbi"):
+        # A number of blocks, and blocks of CTR have one byte or those of its
+        # cipher, as one asks dm-crypt or cryptsetup.
+        raise _unsupported(spec, "is numbered in two ways")
+    try:
+        check_available(spec.cipher, _block_key_size(spec, key_size))
+        if spec.iv == "essiv" and spec.mode != "ecb":
+            digest_size = lookup(spec.iv_option).digest_size
+            if digest_size not in key_sizes(spec.cipher):
+                raise _unsupported(spec, f"takes no hash of {digest_size} bytes for its IVs")
+            check_available(spec.cipher, digest_size)
+    except UnsupportedError as error:
+        if error.feature == f"cipher {text}":
+            raise
+        raise UnsupportedError(
+            f"cipher {text!r} cannot be used: {error}", feature=f"cipher {text}", hint=error.hint
+        ) from error
 
 
 def sector_cipher(text: str, key: ReadableBuffer, sector_size: int) -> SectorCipher:
@@ -138,12 +155,96 @@ def sector_cipher(text: str, key: ReadableBuffer, sector_size: int) -> SectorCip
 
     Raises:
         PolicyError: It is a null cipher.
-        UnsupportedError: It is not implemented, or not with such a key.
+        UnsupportedError: It is not implemented, or not with such a key; if a
+            library would help that is not installed, the hint names it.
     """
     check_usable(text, len(key))
-    from luks.xts import AesXts  # noqa: PLC0415  needs cryptography
+    spec = parse(text)
+    if spec.mode == "xts":
+        from luks.xts import FAST, AesXts, check_key  # noqa: PLC0415  needs cryptography
 
-    return AesXts(key, sector_size)
+        check_key(key)
+        if (spec.cipher, spec.iv) in FAST and len(key) in FAST[spec.cipher, spec.iv].key_sizes:
+            return AesXts(key, sector_size, spec.iv)
+    mode = _mode(spec, memoryview(key))
+    return _ModeCipher(mode, _iv_generator(spec, memoryview(key), mode.iv_size), sector_size)
+
+
+def _block_key_size(spec: CipherSpec, key_size: int) -> int:
+    """Return how much of the key is the block cipher's."""
+    if spec.mode == "xts":
+        return key_size // 2
+    return key_size - _LRW_TWEAK_KEY_SIZE if spec.mode == "lrw" else key_size
+
+
+def _mode(spec: CipherSpec, key: memoryview) -> Mode:
+    from luks import modes  # noqa: PLC0415  not for the default cipher
+
+    size = _block_key_size(spec, len(key))
+    blocks = block_cipher(spec.cipher, key[:size])
+    match spec.mode:
+        case "xts":
+            return modes.Xts(blocks, block_cipher(spec.cipher, key[size:]))
+        case "lrw":
+            return modes.Lrw(blocks, key[size:])
+        case "cbc":
+            return modes.Cbc(blocks)
+        case "ctr":
+            return modes.Ctr(blocks)
+        case _:
+            return modes.Ecb(blocks)
+
+
+def _iv_generator(spec: CipherSpec, key: memoryview, iv_size: int) -> IvGenerator:
+    from luks import ivs  # noqa: PLC0415  not for the default cipher
+
+    if not iv_size:
+        return ivs.null(0)  # whatever the string says: ECB has none
+    match spec.iv:
+        case "essiv":
+            return ivs.essiv(
+                iv_size, key, spec.iv_option, lambda salt: block_cipher(spec.cipher, salt)
+            )
+        case "benbi":
+            return ivs.benbi(iv_size, block_size(spec.cipher))
+        case "plain":
+            return ivs.plain(iv_size)
+        case "plain64":
+            return ivs.plain64(iv_size)
+        case "plain64be":
+            return ivs.plain64be(iv_size)
+        case _:
+            return ivs.null(iv_size)
+
+
+class _ModeCipher:
+    """A `SectorCipher` made of a mode and an IV generator."""
+
+    def __init__(self, mode: Mode, ivs: IvGenerator, sector_size: int) -> None:
+        self._mode = mode
+        self._ivs = ivs
+        self._sector_size = sector_size
+
+    def encrypt(self, first_sector: int, data: ReadableBuffer, out: WritableBuffer, /) -> None:
+        self._run(self._mode.encrypt, first_sector, data, out)
+
+    def decrypt(self, first_sector: int, data: ReadableBuffer, out: WritableBuffer, /) -> None:
+        self._run(self._mode.decrypt, first_sector, data, out)
+
+    def _run(
+        self,
+        crypt: Callable[[bytes, bytes, int], bytes],
+        first_sector: int,
+        data: ReadableBuffer,
+        out: WritableBuffer,
+    ) -> None:
+        source, target = memoryview(data), memoryview(out)
+        size = self._sector_size
+        for start in range(0, len(source), _CHUNK):
+            chunk = bytes(source[start : start + _CHUNK])
+            first = first_sector + start // SECTOR_SIZE
+            numbers = range(first, first + len(chunk) // SECTOR_SIZE, size // SECTOR_SIZE)
+            target[start : start + len(chunk)] = crypt(self._ivs(numbers), chunk, size)
 
 
 def _unsupported(spec: CipherSpec, why: str) -> UnsupportedError:

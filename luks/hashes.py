@@ -1,7 +1,8 @@
 """Hash names as LUKS spells them, and who computes them.
 
 `hashlib` serves anti-forensic splitting and header checksums; PBKDF2 runs in
-`cryptography`, which is faster, except for hashes that only `hashlib` has.
+`cryptography`, which is faster, except for hashes that only `hashlib` has. What
+neither has comes from libgcrypt, if that is installed.
 """
 
 from __future__ import annotations
@@ -50,13 +51,13 @@ class Hash(NamedTuple):
 
     Attributes:
         name: LUKS spelling.
-        hashlib_name: What `hashlib` calls it.
+        hashlib_name: What `hashlib` calls it, or None if it is libgcrypt's.
         digest_size: Bytes of its digest.
         new: Starts a computation with the given bytes.
     """
 
     name: str
-    hashlib_name: str
+    hashlib_name: str | None
     digest_size: int
     new: Callable[[ReadableBuffer], _Digest]
 
@@ -70,7 +71,8 @@ def lookup(name: str) -> Hash:
     """Return the hash that LUKS calls ``name``.
 
     Raises:
-        UnsupportedError: `hashlib` does not have it here.
+        UnsupportedError: It is unknown, or no library here has it; if one would
+            help that is not installed, the hint names it.
     """
     # The OpenSSL spellings of hashlib ("sha3_256") are not LUKS names.
     hashlib_name = _HASHLIB_NAMES.get(name, name)
@@ -83,4 +85,13 @@ def lookup(name: str) -> Hash:
             digest_size = 0  # OpenSSL lists some that its configuration forbids
         if digest_size:
             return Hash(name, hashlib_name, digest_size, new)
-    raise UnsupportedError(f"hash {name!r} is not available here", feature=f"hash {name}")
+    from luks import gcrypt  # noqa: PLC0415  most volumes do not need it
+
+    digest_size = gcrypt.hash_size(name)
+    if digest_size:
+        return Hash(name, None, digest_size, partial(gcrypt.GcryptHash, name))
+    raise UnsupportedError(
+        f"hash {name!r} is not available here",
+        feature=f"hash {name}",
+        hint=gcrypt.REMEDY if gcrypt.could_have_hash(name) else None,
+    )

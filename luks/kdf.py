@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.hashes import HashAlgorithm
 
     from formats.device import ReadableBuffer
-    from luks.hashes import Hash
 
 #: Fewest iterations of PBKDF2 in anything we create; headers may have fewer.
 MIN_ITERATIONS: Final = 1000
@@ -131,7 +130,12 @@ def _pbkdf2(cost: Pbkdf2, secret: ReadableBuffer, salt: bytes, key: bytearray) -
         )
     from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC  # noqa: PLC0415  not for Argon2
 
-    algorithm = _for_cryptography(hash_)
+    if hash_.hashlib_name is None:
+        from luks import gcrypt  # noqa: PLC0415  most volumes do not need it
+
+        gcrypt.pbkdf2(hash_.name, secret, salt, cost.iterations, key)
+        return
+    algorithm = _for_cryptography(hash_.hashlib_name, hash_.digest_size)
     if algorithm is not None:
         PBKDF2HMAC(algorithm, len(key), salt, cost.iterations).derive_into(secret, key)
         return
@@ -143,14 +147,14 @@ def _pbkdf2(cost: Pbkdf2, secret: ReadableBuffer, salt: bytes, key: bytearray) -
         ) from error
 
 
-def _for_cryptography(hash_: Hash) -> HashAlgorithm | None:
+def _for_cryptography(hashlib_name: str, digest_size: int) -> HashAlgorithm | None:
     from cryptography.hazmat.primitives import hashes  # noqa: PLC0415
 
-    if hash_.hashlib_name == "blake2b":
-        return hashes.BLAKE2b(hash_.digest_size)
-    if hash_.hashlib_name == "blake2s":
-        return hashes.BLAKE2s(hash_.digest_size)
-    algorithm: type[HashAlgorithm] | None = getattr(hashes, hash_.hashlib_name.upper(), None)
+    if hashlib_name == "blake2b":
+        return hashes.BLAKE2b(digest_size)
+    if hashlib_name == "blake2s":
+        return hashes.BLAKE2s(digest_size)
+    algorithm: type[HashAlgorithm] | None = getattr(hashes, hashlib_name.upper(), None)
     return None if algorithm is None else algorithm()
 
 

@@ -1,9 +1,10 @@
-"""AES-XTS over sectors, with 64-bit little-endian sector numbers (plain64).
+"""AES-XTS over sectors, with the tweaks that are nothing but the sector number.
 
 `cryptography` has no XTS over many sectors, so each sector takes a context of
-its own; what this module is about is that it takes little else.
+its own; what this module is about is that it takes little else. The rest of XTS,
+other ciphers and AES-192 among it, is in `luks.modes`.
 
-Source: IEEE 1619-2018; the tweak is dm-crypt's IV generator plain64.
+Source: IEEE 1619-2018; the tweaks are those of dm-crypt's IV generators.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from functools import cache
 from hmac import compare_digest
 from struct import Struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
@@ -25,26 +26,56 @@ if TYPE_CHECKING:
 
     from formats.device import ReadableBuffer, WritableBuffer
 
-_MASK: Final = 2**64 - 1
-_NUMBER: Final = Struct("<Q")
+
+class _Fast(NamedTuple):
+    """How a generator makes an IV of a sector number.
+
+    Attributes:
+        layout: Packs the number into 16 bytes.
+        mask: What remains of the number.
+        key_sizes: Bytes of the keys, both halves, that `cryptography` takes.
+    """
+
+    layout: Struct
+    mask: int
+    key_sizes: tuple[int, ...] = (32, 64)
+
+
+#: Ciphers and IV generators that `AesXts` serves.
+FAST: Final = {
+    ("aes", "plain"): _Fast(Struct("<I12x"), 2**32 - 1),
+    ("aes", "plain64"): _Fast(Struct("<Q8x"), 2**64 - 1),
+    ("aes", "plain64be"): _Fast(Struct(">8xQ"), 2**64 - 1),
+}
+
+
+def check_key(key: ReadableBuffer) -> None:
+    """Check that the halves of a key for XTS differ.
+
+    Raises:
+        UnsupportedError: They are equal, which OpenSSL refuses: it would weaken
+            XTS to something else.
+    """
+    half = len(key) // 2
+    if compare_digest(key[:half], key[half:]):
+        raise UnsupportedError(
+            "an XTS key with two equal halves is not supported", feature="XTS with equal keys"
+        )
 
 
 class AesXts:
     """A `luks.ciphers.SectorCipher`; it keeps no state between calls."""
 
-    def __init__(self, key: ReadableBuffer, sector_size: int) -> None:
+    def __init__(self, key: ReadableBuffer, sector_size: int, iv: str = "plain64") -> None:
         """Use ``key``, both halves, of 32 or 64 bytes; it is referred to, not copied.
 
         Raises:
-            UnsupportedError: The halves are equal, which OpenSSL refuses.
+            UnsupportedError: As `check_key`.
         """
+        check_key(key)
         self._algorithm = algorithms.AES(memoryview(key))
         self._sector_size = sector_size
-        half = len(key) // 2
-        if compare_digest(key[:half], key[half:]):
-            raise UnsupportedError(
-                "an XTS key with two equal halves is not supported", feature="XTS with equal keys"
-            )
+        self._iv = FAST["aes", iv]
 
     def encrypt(self, first_sector: int, data: ReadableBuffer, out: WritableBuffer, /) -> None:
         tweak = bytearray(16)
@@ -66,10 +97,10 @@ class AesXts:
         size = self._sector_size
         step = size // SECTOR_SIZE
         source, target = memoryview(data), memoryview(out)
-        pack_number = _NUMBER.pack_into
+        pack_number, mask = self._iv.layout.pack_into, self._iv.mask
         for start in range(0, len(source), size):
             end = start + size
-            pack_number(tweak, 0, number & _MASK)
+            pack_number(tweak, 0, number & mask)
             new_context().update_into(source[start:end], target[start:end])
             number += step
 
@@ -103,7 +134,7 @@ def _tweak_is_read_late() -> bool:
     tweak = bytearray(16)
     shared = Cipher(algorithms.AES(key), modes.XTS(tweak))
     for number in numbers:
-        _NUMBER.pack_into(tweak, 0, number)
+        tweak[0] = number
         fresh = Cipher(algorithms.AES(key), modes.XTS(bytes(tweak)))
         if shared.encryptor().update(block) != fresh.encryptor().update(block):
             return False

@@ -1,16 +1,18 @@
-"""AF splitting, key derivation and AES-XTS against numbers of others, and each other."""
+"""AF splitting, hashes, key derivation and AES-XTS against numbers of others, and each other."""
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luks import ciphers, xts
+from luks import gcrypt, xts
 from luks.af import af_merge, af_split
 from luks.errors import LuksHeaderError, PolicyError, UnsupportedError
 from luks.hashes import is_known, lookup
@@ -18,27 +20,21 @@ from luks.kdf import KdfLimits, derive
 from luks.model import Argon2, Pbkdf2
 from tests.luks.support import vectors
 
-# Hashes that cryptsetup 2.6 has and this interpreter may lack.
-OPTIONAL_HASHES = {"ripemd160", "whirlpool"}
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @pytest.mark.parametrize(
     "vector", vectors("af.json"), ids=lambda v: f"{v['hash']}-{v['key_length']}"
 )
 def test_af_merge_gives_the_key_of_each_vector(vector: dict[str, Any]) -> None:
-    def merge() -> str:
-        return af_merge(
-            bytes.fromhex(vector["split"]),
-            key_size=vector["key_length"],
-            stripes=vector["stripes"],
-            hash_name=vector["hash"],
-        ).hex()
-
-    if vector["hash"] in OPTIONAL_HASHES and vector["hash"] not in hashlib.algorithms_available:
-        with pytest.raises(UnsupportedError, match=vector["hash"]):
-            merge()
-    else:
-        assert merge() == vector["key"]
+    merged = af_merge(
+        bytes.fromhex(vector["split"]),
+        key_size=vector["key_length"],
+        stripes=vector["stripes"],
+        hash_name=vector["hash"],
+    )
+    assert merged.hex() == vector["key"]
 
 
 @given(
@@ -83,16 +79,21 @@ def _cost(vector: dict[str, Any]) -> Pbkdf2 | Argon2:
 
 @pytest.mark.parametrize("vector", vectors("kdf.json"), ids=lambda v: f"{v['type']}-{v['hash']}")
 def test_key_derivation_gives_the_output_of_each_vector(vector: dict[str, Any]) -> None:
-    def output() -> str:
-        password, salt = bytes.fromhex(vector["password"]), bytes.fromhex(vector["salt"])
-        with derive(_cost(vector), password, salt, len(vector["output"]) // 2) as key:
-            return key.view().hex()
+    password, salt = bytes.fromhex(vector["password"]), bytes.fromhex(vector["salt"])
+    with derive(_cost(vector), password, salt, len(vector["output"]) // 2) as key:
+        assert key.view().hex() == vector["output"]
 
-    if vector["hash"] in OPTIONAL_HASHES and vector["hash"] not in hashlib.algorithms_available:
-        with pytest.raises(UnsupportedError, match=vector["hash"]):
-            output()
-    else:
-        assert output() == vector["output"]
+
+@pytest.mark.parametrize(
+    "vector", vectors("hashes.json"), ids=lambda v: f"{v['hash']}-{len(v['data']) // 2}"
+)
+def test_hashes_give_the_digest_of_each_vector(vector: dict[str, Any]) -> None:
+    hash_, data = lookup(vector["hash"]), bytes.fromhex(vector["data"])
+    assert hash_.new(data).digest().hex() == vector["digest"]
+    piecewise = hash_.new(data[:3])
+    piecewise.update(data[3:])
+    assert piecewise.digest().hex() == vector["digest"]
+    assert piecewise.digest_size == hash_.digest_size
 
 
 @pytest.mark.parametrize(
@@ -114,10 +115,6 @@ def test_key_derivation_gives_the_output_of_each_vector(vector: dict[str, Any]) 
 )
 def test_pbkdf2_is_the_same_in_both_libraries(name: str, openssl_name: str) -> None:
     """All hashes that cryptsetup has with OpenSSL, sha1 to blake2."""
-    if name in OPTIONAL_HASHES and name not in hashlib.algorithms_available:
-        with pytest.raises(UnsupportedError, match=name):
-            lookup(name)
-        return
     expected = hashlib.pbkdf2_hmac(openssl_name, b"secret", b"salt", 3, 100)
     with derive(Pbkdf2(name, 3), b"secret", b"salt", 100) as key:
         assert bytes(key.view()) == expected
@@ -244,81 +241,92 @@ def test_equal_key_halves_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "parts"),
+    ("iv", "number", "tweak"),
     [
-        ("aes-xts-plain64", ("aes", "xts", "plain64", "")),
-        ("aes-cbc-essiv:sha256", ("aes", "cbc", "essiv", "sha256")),
-        ("aes-ecb", ("aes", "ecb", "", "")),
-        ("cipher_null-ecb", ("cipher_null", "ecb", "", "")),
-        ("capi:xts(ecb(aes-generic))-plain64", ("capi", "", "plain64", "")),
-        ("xchacha12,aes-adiantum-plain64", ("xchacha12,aes", "adiantum", "plain64", "")),
-        ("", ("", "", "", "")),
+        ("plain", 2**32 + 5, (5).to_bytes(16, "little")),
+        ("plain64", 2**32 + 5, (2**32 + 5).to_bytes(16, "little")),
+        ("plain64be", 2**32 + 5, (2**32 + 5).to_bytes(16)),
     ],
 )
-def test_cipher_strings_are_taken_apart(text: str, parts: tuple[str, str, str, str]) -> None:
-    spec = ciphers.parse(text)
-    assert (spec.cipher, spec.mode, spec.iv, spec.iv_option) == parts
+def test_the_tweak_is_the_sector_number(iv: str, number: int, tweak: bytes) -> None:
+    key, data = os.urandom(64), os.urandom(512)
+    out = bytearray(512)
+    xts.AesXts(key, 512, iv).encrypt(number, data, out)
+    assert out == Cipher(algorithms.AES(key), modes.XTS(tweak)).encryptor().update(data)
+
+
+@pytest.mark.parametrize("name", ["ripemd160", "whirlpool", "stribog256", "stribog512"])
+def test_hashes_that_only_libgcrypt_has_name_the_remedy(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """L71: and so do all that use them."""
+    monkeypatch.setattr(hashlib, "algorithms_available", frozenset({"sha256"}))
+
+    def no_such_hash(*_: object) -> None:
+        raise ValueError
+
+    monkeypatch.setattr(hashlib, "new", no_such_hash)
+    assert lookup(name).hashlib_name is None  # this machine has libgcrypt
+    monkeypatch.setattr(gcrypt, "_library", lambda: None)
+    uses: list[Callable[[], object]] = [
+        lambda: lookup(name),
+        lambda: derive(Pbkdf2(name, 1000), b"secret", bytes(32), 32),
+        lambda: af_split(bytes(32), stripes=2, hash_name=name),
+    ]
+    for use in uses:
+        with pytest.raises(UnsupportedError, match=name) as caught:
+            use()
+        assert caught.value.feature == f"hash {name}"
+        assert caught.value.hint == gcrypt.REMEDY
 
 
 @pytest.mark.parametrize(
-    ("text", "key_size"),
-    [
-        ("aes-cbc-essiv:sha256", 32),
-        ("aes-cbc-essiv:sha256", 16),
-        ("aes-xts-plain64", 48),
-        ("aes-xts-plain64", 16),
-        ("aes-xts-plain", 64),
-        ("serpent-xts-plain64", 64),
-        ("twofish-cbc-plain64", 16),
-        ("capi:xts(ecb(aes-generic))-plain64", 64),
-        ("AES-xts-plain64", 64),
-        ("", 64),
-    ],
+    "bits", [("b", 384), ("b", 256), ("b", 160), ("s", 224), ("s", 160), ("s", 128)]
 )
-def test_ciphers_that_are_not_implemented_are_named(text: str, key_size: int) -> None:
-    with pytest.raises(UnsupportedError) as caught:
-        ciphers.sector_cipher(text, os.urandom(key_size), 512)
-    assert repr(text) in str(caught.value)
-    assert caught.value.feature == f"cipher {text}"
+def test_short_blake2_is_that_of_hashlib(bits: tuple[str, int]) -> None:
+    kind, size = bits
+    expected = getattr(hashlib, f"blake2{kind}")(b"data", digest_size=size // 8).digest()
+    assert lookup(f"blake2{kind}-{size}").new(b"data").digest() == expected
+    with derive(Pbkdf2(f"blake2{kind}-{size}", 3), b"secret", b"salt", 32) as key:
+        assert bytes(key.view()) == _pbkdf2(f"blake2{kind}", size // 8, 3)
 
 
-@pytest.mark.parametrize("text", ["cipher_null-ecb", "capi:ecb(cipher_null)-plain"])
-def test_null_ciphers_are_refused(text: str) -> None:
-    """L62."""
-    with pytest.raises(PolicyError, match="encrypts nothing"):
-        ciphers.sector_cipher(text, bytes(32), 512)
+def _pbkdf2(name: str, digest_size: int, iterations: int) -> bytes:
+    """32 bytes of PBKDF2 of ``b"secret"`` and ``b"salt"``, by the letter of RFC 8018."""
+
+    def new(data: bytes = b"") -> Any:
+        return getattr(hashlib, name)(data, digest_size=digest_size)
+
+    def mac(data: bytes) -> bytes:
+        return hmac.digest(b"secret", data, new)
+
+    out = b""
+    for block in range(1, 4):
+        value = mac(b"salt" + block.to_bytes(4))
+        total = int.from_bytes(value)
+        for _ in range(iterations - 1):
+            value = mac(value)
+            total ^= int.from_bytes(value)
+        out += total.to_bytes(digest_size)
+    return out[:32]
+
+
+@pytest.mark.parametrize("size", [1, 20, 64, 65, 200])
+@pytest.mark.parametrize("secret", [b"", b"secret", bytes(200)])
+def test_pbkdf2_of_libgcrypt_is_that_of_openssl(size: int, secret: bytes) -> None:
+    key = bytearray(size)
+    gcrypt.pbkdf2("ripemd160", secret, b"salt" * 8, 7, key)
+    assert key == hashlib.pbkdf2_hmac("ripemd160", secret, b"salt" * 8, 7, size)
 
 
 @pytest.mark.parametrize(
-    ("text", "key_size"),
+    ("name", "digest"),
     [
-        ("aes-xfs-plain64", 64),
-        ("aes-", 32),
-        ("aes-cbc", 32),
-        ("aes-cbc-plain65", 32),
-        ("aes-cbc-essiv:", 32),
-        ("aes-cbc-essiv:sha257", 32),
-        ("aes-xts-plain64", 33),
-        ("aes-cbc-plain64", 33),
-        ("nonsense-xts-plain64", 64),
+        ("stribog512", "486f64c1917879417fef082b3381a4e211c324f074654c38823a7b76f830ad00"),
+        ("stribog256", "00557be5e584fd52a449b16b0251d05d27f94ab76cbaa6da890b59d8ef1e159d"),
     ],
 )
-def test_ciphers_that_nobody_has_are_told_from_those_missing_here(text: str, key_size: int) -> None:
-    with pytest.raises(UnsupportedError):
-        ciphers.check_spec(ciphers.parse(text), key_size)
-
-
-@pytest.mark.parametrize(
-    ("text", "key_size"),
-    [
-        ("aes-xts-plain64", 64),
-        ("aes-cbc-essiv:sha256", 32),
-        ("aes-ecb", 16),
-        ("cast5-ecb-plain64", 16),
-        ("aes-lrw-plain64", 32),
-        ("serpent-xts-plain64", 32),
-        ("cipher_null-ecb", 32),
-    ],
-)
-def test_ciphers_of_other_programs_are_known(text: str, key_size: int) -> None:
-    ciphers.check_spec(ciphers.parse(text), key_size)
+def test_streebog_gives_the_digests_of_its_standard(name: str, digest: str) -> None:
+    """RFC 6986, example 1, which prints the last byte first."""
+    message = b"012345678901234567890123456789012345678901234567890123456789012"
+    assert lookup(name).new(message).digest()[::-1][:32].hex() == digest

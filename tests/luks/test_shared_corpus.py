@@ -12,7 +12,6 @@ import json
 import lzma
 import tarfile
 import time
-from collections import Counter
 from functools import cache
 from typing import Any
 
@@ -25,9 +24,6 @@ from tests.luks.support import shared_corpus
 pytestmark = pytest.mark.skipif(
     shared_corpus() is None, reason="there is no shared/corpus beside the repository"
 )
-
-#: The cipher that is implemented; the others are recognised.
-SERVED = "aes-xts-plain64"
 
 
 @cache
@@ -74,9 +70,9 @@ def test_the_interop_corpus(row: dict[str, str]) -> None:
     assert header.cipher == row["spec"]
     for slot in json.loads(row["passphrases"]):
         secret = _secret(row, slot)
-        if header.cipher != SERVED:
-            with pytest.raises(luks.UnsupportedError):
-                luks.open(payload, secret, header=head)
+        if slot.get("unbound"):
+            with pytest.raises(luks.UnlockError, match="does not hold the volume key"):
+                luks.open(payload, secret, header=head, keyslot=slot["slot"])
             continue
         with luks.open(payload, secret, header=head, keyslot=slot["slot"]) as volume:
             data = volume.read(int(row["plain_offset"]), int(row["plain_length"]))
@@ -135,7 +131,7 @@ def test_the_images_of_cryptsetups_own_tests(row: dict[str, str]) -> None:
         if "cipher_null" in row["spec"]:
             with pytest.raises(luks.PolicyError):
                 luks.open(device, secret)
-        elif row["requirements"] or header.cipher != SERVED:
+        elif row["requirements"] or row["spec"].startswith("capi:"):
             with pytest.raises(luks.UnsupportedError):
                 luks.open(device, secret)
         elif device.size < header.data_offset:  # the header alone
@@ -147,14 +143,13 @@ def test_the_images_of_cryptsetups_own_tests(row: dict[str, str]) -> None:
                 data = volume.read(0, int(row["plain_length"] or volume.size))
             if row["plain_sha256"]:
                 assert hashlib.sha256(data).hexdigest() == row["plain_sha256"]
-    if header.cipher == SERVED:
+    if row["passphrase"] and "cipher_null" not in row["spec"]:
         with pytest.raises((luks.UnlockError, luks.UnsupportedError)):
             luks.open(device, b"not the passphrase")
 
 
 #: What is not implemented yet, so that it is refused where it should be accepted.
 NOT_YET = {
-    "iv-tweak-2p32m4-plain-wraps.img": "aes-xts-plain",
     "rm-flag-v2.img": "re-encrypted",
     "rm-progress-correct.img": "re-encrypted",
     "rm-unchanged.img": "re-encrypted",
@@ -211,16 +206,9 @@ def test_the_crash_states_of_cryptsetup(row: dict[str, str]) -> None:
     device = MemoryDevice(_content("validation/" + row["file"]))
     passphrases = json.loads(row["passphrases_that_open_in_cryptsetup"] or "[]")
     try:
-        header = luks.load_header(device)
+        luks.load_header(device)
     except (luks.FormatError, luks.UnsupportedError):
         assert passphrases == []
         return
-    outcomes: Counter[str] = Counter()
     for passphrase in passphrases:
-        try:
-            luks.open(device, passphrase.encode()).close()
-            outcomes["opens"] += 1
-        except luks.UnsupportedError:
-            assert header.cipher != SERVED
-            outcomes["unsupported"] += 1
-    assert outcomes.total() == len(passphrases)
+        luks.open(device, passphrase.encode()).close()

@@ -182,7 +182,7 @@ def test_an_unbound_keyslot_does_not_open_the_volume() -> None:
     ("path", "value", "reason"),
     [
         (("area", "encryption"), "cipher_null-ecb", "encrypts nothing"),
-        (("area", "encryption"), "serpent-xts-plain64", "serpent"),
+        (("area", "encryption"), "cast6-xts-plain64", "cast6"),
         (("kdf", "iterations"), 2**30, "iterations="),
         (("kdf", "hash"), "acme", "acme"),
         (("kdf", "type"), "scrypt", "not known"),
