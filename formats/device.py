@@ -72,6 +72,17 @@ class BlockDevice(Protocol):
             UnsupportedError: This kind of device has a fixed size.
         """
 
+    def discard(self, offset: int, size: int, /) -> None:
+        """Give the space of a range back; it then reads as zeros, or below encryption as noise.
+
+        Like a write it is durable after the next `flush`.
+
+        Raises:
+            ReadOnlyError: The device is open for reading only.
+            UnsupportedError: This device cannot give space back; nothing changed.
+            DeviceError: It failed; any part of it may have happened.
+        """
+
     def close(self) -> None:
         """Release what the device holds; it flushes nothing. Twice is fine."""
 
@@ -96,6 +107,13 @@ class Device(ABC):
         """Refuse: the size of this device is fixed; subclasses may differ."""
         raise UnsupportedError(
             f"a {type(self).__name__} cannot be resized to {size} bytes", feature="resize"
+        )
+
+    def discard(self, offset: int, size: int, /) -> None:
+        """Refuse: this device gives no space back; subclasses may differ."""
+        raise UnsupportedError(
+            f"a {type(self).__name__} cannot discard {size} bytes at byte {offset}",
+            feature="discard",
         )
 
     def close(self) -> None:  # noqa: B027  most devices hold nothing to release
@@ -152,6 +170,10 @@ class MemoryDevice(Device):
         else:
             self.content.extend(bytes(size - len(self.content)))
 
+    def discard(self, offset: int, size: int, /) -> None:
+        """Zero the bytes: memory has no holes, but reads as if it had."""
+        self.write(offset, bytes(size))
+
 
 class SliceDevice(Device):
     """A fixed range of another device, which stays its opener's to close."""
@@ -184,6 +206,10 @@ class SliceDevice(Device):
 
     def flush(self) -> None:
         self._device.flush()
+
+    def discard(self, offset: int, size: int, /) -> None:
+        self._check_range(offset, size)
+        self._device.discard(self._offset + offset, size)
 
 
 def read_exactly(device: BlockDevice, offset: int, size: int) -> bytes:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from formats.device import Device
-from formats.errors import DeviceError, DeviceFullError, ReadOnlyError
+from formats.errors import DeviceError, DeviceFullError, ReadOnlyError, UnsupportedError
 from formats.locks import lock_image
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+_NOT_THERE = {errno.EOPNOTSUPP, errno.ENOSYS}
 _BINARY: int = getattr(os, "O_BINARY", 0)  # Windows only
 
 
@@ -130,6 +131,27 @@ class FileDevice(Device):
         except OSError as error:
             raise _translate(error, f"cannot resize {self.path} to {size} bytes") from error
         self._size = size
+
+    def discard(self, offset: int, size: int, /) -> None:
+        """Make a hole in the file, or unmap a range of the block device."""
+        self._check_range(offset, size)
+        if self.read_only:
+            raise ReadOnlyError(f"{self.path} is open for reading only")
+        if not size:
+            return
+        from formats.holes import punch_hole  # noqa: PLC0415  ctypes is rarely needed
+
+        try:
+            punch_hole(self._fd, offset, size)
+        except OSError as error:
+            if error.errno in _NOT_THERE:
+                raise UnsupportedError(
+                    f"the file system or device of {self.path} gives no space back",
+                    feature="discard",
+                ) from error
+            raise _translate(
+                error, f"cannot discard {size} bytes of {self.path} at byte {offset}"
+            ) from error
 
     def close(self) -> None:
         """Close the file, which also drops its lock; nothing is flushed."""

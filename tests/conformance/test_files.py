@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import subprocess
 import sys
@@ -9,8 +11,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from formats import holes
 from formats.device import MemoryDevice, SliceDevice, is_blank
-from formats.errors import DeviceBusyError, DeviceError, DeviceFullError, ReadOnlyError
+from formats.errors import (
+    DeviceBusyError,
+    DeviceError,
+    DeviceFullError,
+    ReadOnlyError,
+    UnsupportedError,
+)
 from formats.file import FileDevice, new_file
 from tests.support.cli import without_override
 from tests.support.foreign import ForeignProgramError, program, run
@@ -42,6 +51,8 @@ def test_a_file_open_for_reading_is_not_written(path: Path) -> None:
             device.write(0, b"x")
         with pytest.raises(ReadOnlyError):
             device.resize(0)
+        with pytest.raises(ReadOnlyError):
+            device.discard(0, 512)
 
 
 def test_a_file_that_must_not_be_written_is_named_so(path: Path) -> None:
@@ -70,6 +81,36 @@ def test_a_full_disk_is_named(path: Path) -> None:
         os.dup2(os.open("/dev/full", os.O_RDWR), device._fd)
         with pytest.raises(DeviceFullError):
             device.write(0, b"x")
+
+
+def test_discarding_gives_space_back(path: Path) -> None:
+    path.write_bytes(os.urandom(1 << 20))
+    before = path.stat()
+    with FileDevice(path, read_only=False) as device:
+        device.discard(4096, 512 << 10)
+        device.flush()
+    after = path.stat()
+    assert after.st_size == before.st_size
+    assert after.st_blocks < before.st_blocks
+
+
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.ENOSYS, errno.EIO])
+def test_where_there_are_no_holes_it_is_said(
+    path: Path, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fallocate(*_: int) -> int:
+        ctypes.set_errno(code)
+        return -1
+
+    monkeypatch.setattr(holes, "_fallocate", lambda: fallocate)
+    with FileDevice(path, read_only=False) as device:
+        with pytest.raises(DeviceError if code == errno.EIO else UnsupportedError):
+            device.discard(0, 512)
+        monkeypatch.setattr(holes, "_fallocate", lambda: None)  # as on macOS
+        with pytest.raises(UnsupportedError) as caught:
+            device.discard(0, 512)
+        assert caught.value.feature == "discard"
+        device.discard(0, 0)
 
 
 def test_one_writer_or_many_readers(path: Path) -> None:
