@@ -91,6 +91,29 @@ class CryptSegment(Device):
     def flush(self) -> None:
         self._device.flush()
 
+    def discard(self, offset: int, size: int, /) -> None:
+        """Give back the sectors that lie wholly in the range; they read as noise then."""
+        self._check_range(offset, size)
+        step = self._sector_size
+        start, end = offset + -offset % step, (offset + size) // step * step
+        if start < end:
+            with self._lock:
+                self._check_open()
+                self._device.discard(self._offset + start, end - start)
+
+    def resize(self, size: int, /) -> None:
+        """Resize the device below so that it ends with this segment, which gets ``size`` bytes.
+
+        Only for a segment of dynamic size. New sectors read as noise.
+
+        Raises:
+            UnsupportedError, DeviceError: As `BlockDevice.resize`; nothing changed.
+        """
+        with self._lock:
+            self._check_open()
+            self._device.resize(self._offset + size)
+            self._size = size
+
     def close(self) -> None:
         """Let a write that is under way end, and no other begin.
 
@@ -112,11 +135,11 @@ class CryptSegment(Device):
         with self._lock:
             self._device.read_into(self._offset + offset, view)
         self._cipher.decrypt(self._number(offset), view, view)
+        self._check_open()  # the key may have been wiped meanwhile
 
     def _write_sectors(self, start: int, end: int, offset: int, data: memoryview) -> None:
         """Write the sectors from ``start`` to ``end``, which ``data`` covers but for edges."""
-        if self._closed:
-            raise ValueError("the segment is closed")
+        self._check_open()
         sectors = bytearray(end - start)
         view = memoryview(sectors)
         size = self._sector_size
@@ -133,3 +156,7 @@ class CryptSegment(Device):
             view[offset - start :][: len(data)] = data
             self._cipher.encrypt(self._number(start), sectors, sectors)
         self._device.write(self._offset + start, sectors)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError("the segment is closed")

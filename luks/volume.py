@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING
 
 from formats.device import Device
 from luks.ciphers import sector_cipher
-from luks.errors import LuksHeaderError, ReadOnlyError, TruncatedImageError
+from luks.errors import (
+    LuksHeaderError,
+    ReadOnlyError,
+    TruncatedImageError,
+    UnsupportedError,
+)
 from luks.kdf import DEFAULT_LIMITS
 from luks.keyslots import unlock
 from luks.load import opened, read_header
@@ -18,7 +23,7 @@ from luks.policy import check_openable
 from luks.segment import CryptSegment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from formats.device import BlockDevice, ReadableBuffer, WritableBuffer
     from luks.kdf import KdfLimits
@@ -83,7 +88,7 @@ class Volume(Device):
     """The decrypted payload of a LUKS volume, as a `BlockDevice`.
 
     Any range of bytes can be read and written, from several threads at once; a
-    write that ends inside sectors reads those first. The size is fixed.
+    write that ends inside sectors reads those first.
 
     Attributes:
         header: The header it was opened with.
@@ -123,8 +128,7 @@ class Volume(Device):
         self._segments = tuple(
             _open_segment(device, segment, key.key) for segment in header.data_segments
         )
-        # Where each segment starts in the payload, and where the last ends.
-        self._starts = (0, *accumulate(segment.size for segment in self._segments))
+        self._starts = _starts(self._segments)
         self._device = device
         self._closed = False
 
@@ -153,8 +157,7 @@ class Volume(Device):
     def write(self, offset: int, data: ReadableBuffer, /) -> None:
         self._check_open()
         self._check_range(offset, len(data))
-        if self.read_only:
-            raise ReadOnlyError("the volume is open for reading only")
+        self._check_writable()
         view = memoryview(data)
         for segment, at, first, last in self._pieces(offset, len(view)):
             segment.write(at, view[first:last])
@@ -162,6 +165,69 @@ class Volume(Device):
     def flush(self) -> None:
         self._check_open()
         self._device.flush()
+
+    def discard(self, offset: int, size: int, /) -> None:
+        """Give the space of a range back to the image, as a file system's trim asks.
+
+        Only sectors that lie wholly in the range are given back. They do **not**
+        read as zeros afterwards but as noise: the image has zeros there, and these
+        are decrypted. So use it for what will not be read before it is written.
+
+        It shows which sectors are in use to whoever sees the image, which is why
+        dm-crypt discards only when it is told to (``allow-discards``); here, calling
+        it is telling it so. Callers who pass on the wishes of a guest should look
+        for that flag in `Header.flags`.
+
+        Args:
+            offset: Byte offset in the payload.
+            size: Bytes.
+
+        Raises:
+            ReadOnlyError: The volume is open for reading only.
+            UnsupportedError: The image's device or file system cannot; nothing
+                changed.
+            DeviceError: It failed.
+        """
+        self._check_open()
+        self._check_range(offset, size)
+        self._check_writable()
+        for segment, at, first, last in self._pieces(offset, size):
+            segment.discard(at, last - first)
+
+    def resize(self, size: int, /) -> None:
+        """Resize the image so that the payload has ``size`` bytes.
+
+        A file grows or shrinks; what is cut off is lost, and what is new reads as
+        noise until it is written. The header does not change: its last segment
+        takes what the image has. Nobody must use the range that is cut off.
+
+        Args:
+            size: Bytes, whole sectors, and more than segments of fixed size take.
+
+        Raises:
+            ReadOnlyError: The volume is open for reading only.
+            UnsupportedError: The header fixes the size, or the device has a fixed
+                one.
+            DeviceFullError, DeviceError: It failed; the size is what it was.
+            ValueError: ``size`` is impossible.
+
+        Source: LUKS2 On-Disk Format Specification 1.1, section 3.3: segments of
+        dynamic size.
+        """
+        self._check_open()
+        self._check_writable()
+        if self.header.data_segments[-1].size is not None:
+            raise UnsupportedError(
+                "the header fixes the size of the payload [L73]", feature="resize"
+            )
+        last, fixed = self._segments[-1], self._starts[-2]
+        if size <= fixed or (size - fixed) % last.block_size:
+            raise ValueError(
+                f"the payload cannot have {size} bytes: it is whole sectors of"
+                f" {last.block_size} bytes, more than {fixed}"
+            )
+        last.resize(size - fixed)
+        self._starts = _starts(self._segments)
 
     def close(self) -> None:
         """Wipe the volume key and close what `luks.open` opened; twice is fine."""
@@ -185,6 +251,15 @@ class Volume(Device):
     def _check_open(self) -> None:
         if self._closed:
             raise ValueError("the volume is closed")
+
+    def _check_writable(self) -> None:
+        if self.read_only:
+            raise ReadOnlyError("the volume is open for reading only")
+
+
+def _starts(segments: Iterable[CryptSegment]) -> tuple[int, ...]:
+    """Return where each segment starts in the payload, and where the last ends."""
+    return (0, *accumulate(segment.size for segment in segments))
 
 
 def _open_segment(device: BlockDevice, segment: Segment, key: Secret) -> CryptSegment:

@@ -14,6 +14,7 @@ import luks
 from formats.device import BlockDevice, MemoryDevice, SliceDevice
 from formats.errors import ReadOnlyError, UnsupportedError
 from formats.file import FileDevice
+from tests.luks.support import PASSPHRASE, json_of, template, with_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,7 +47,15 @@ def file_without_positional_io(directory: Path, stack: ExitStack) -> BlockDevice
     return file(directory, stack)
 
 
-def _volume(directory: Path, stack: ExitStack, version: int, sector_size: int) -> BlockDevice:
+def _volume(
+    directory: Path,
+    stack: ExitStack,
+    version: int,
+    sector_size: int,
+    *,
+    cipher: str = "aes-xts-plain64",
+    key_size: int = 64,
+) -> luks.Volume:
     volume = luks.format(
         directory / "image",
         b"secret",
@@ -54,6 +63,8 @@ def _volume(directory: Path, stack: ExitStack, version: int, sector_size: int) -
         sector_size=sector_size,
         size=SIZE,
         kdf=_KDF,
+        cipher=cipher,
+        key_size=key_size,
     )
     stack.enter_context(volume)
     volume.write(0, bytes(SIZE))
@@ -72,6 +83,35 @@ def luks2_of_4096(directory: Path, stack: ExitStack) -> BlockDevice:
     return _volume(directory, stack, 2, 4096)
 
 
+def luks1_of_serpent(directory: Path, stack: ExitStack) -> BlockDevice:
+    return _volume(directory, stack, 1, 512, cipher="serpent-cbc-essiv:sha256", key_size=32)
+
+
+def luks2_of_cbc(directory: Path, stack: ExitStack) -> BlockDevice:
+    return _volume(directory, stack, 2, 2048, cipher="aes-cbc-essiv:sha256", key_size=32)
+
+
+def luks2_of_ctr(directory: Path, stack: ExitStack) -> BlockDevice:
+    return _volume(directory, stack, 2, 4096, cipher="aes-ctr-plain64", key_size=24)
+
+
+def luks2_of_ecb(directory: Path, stack: ExitStack) -> BlockDevice:
+    return _volume(directory, stack, 2, 1024, cipher="cast5-ecb", key_size=16)
+
+
+def luks2_of_two_segments(_: Path, stack: ExitStack) -> BlockDevice:
+    base = template(2, sector_size=512, size=SIZE)
+    root = json_of(base.header)
+    first = root["segments"]["0"]
+    start = int(first["offset"])
+    second = {**first, "offset": str(start + 20_480), "sector_size": 2048, "iv_tweak": "40"}
+    root["segments"] = {"0": {**first, "size": "20480"}, "1": second}
+    root["digests"]["0"]["segments"] = ["0", "1"]
+    volume = stack.enter_context(luks.open(with_json(base, root), PASSPHRASE, read_only=False))
+    volume.write(0, bytes(SIZE))
+    return volume
+
+
 MAKERS: list[Callable[[Path, ExitStack], BlockDevice]] = [
     memory,
     slice_of_memory,
@@ -80,7 +120,14 @@ MAKERS: list[Callable[[Path, ExitStack], BlockDevice]] = [
     luks1,
     luks2_of_512,
     luks2_of_4096,
+    luks1_of_serpent,
+    luks2_of_cbc,
+    luks2_of_ctr,
+    luks2_of_ecb,
+    luks2_of_two_segments,
 ]
+#: What cannot be resized.
+FIXED = (SliceDevice,)
 
 
 @pytest.fixture(params=MAKERS, ids=lambda maker: maker.__name__)
@@ -99,7 +146,7 @@ def read(device: BlockDevice, offset: int, size: int) -> bytes:
 def test_it_is_a_block_device(device: BlockDevice) -> None:
     assert isinstance(device, BlockDevice)
     assert device.size == SIZE
-    assert device.block_size in (512, 4096)
+    assert device.block_size in (512, 1024, 2048, 4096)
 
 
 def test_what_is_written_is_read_at_any_alignment(device: BlockDevice) -> None:
@@ -175,16 +222,56 @@ def test_closing_twice_is_fine(device: BlockDevice) -> None:
 
 
 def test_resizing_works_or_is_refused(device: BlockDevice) -> None:
-    if not isinstance(device, MemoryDevice | FileDevice):
+    if isinstance(device, FIXED):
         with pytest.raises(UnsupportedError, match="resized"):
             device.resize(SIZE + 4096)
         assert device.size == SIZE
         return
+    device.write(0, b"text")
     device.resize(SIZE + 4096)
     assert device.size == SIZE + 4096
-    assert read(device, SIZE, 4096) == bytes(4096)
-    device.resize(512)
-    assert device.size == 512
+    assert read(device, 0, SIZE) == b"text".ljust(SIZE, b"\0")
+    if not isinstance(device, luks.Volume):  # what was not written yet is noise there
+        assert read(device, SIZE, 4096) == bytes(4096)
+    device.write(SIZE - 5, b"across the old end")
+    assert read(device, SIZE - 5, 18) == b"across the old end"
+    smaller = SIZE // 2
+    device.resize(smaller)
+    assert device.size == smaller
+    assert read(device, 0, smaller) == b"text".ljust(smaller, b"\0")
+    with pytest.raises(ValueError, match="outside"):
+        device.write(smaller, b"x")
+
+
+@pytest.mark.parametrize(
+    ("offset", "size"), [(8192, 8192), (1, 40_000), (5000, 100), (0, SIZE), (SIZE, 0)]
+)
+def test_what_is_discarded_reads_as_zeros_or_as_noise(
+    device: BlockDevice, offset: int, size: int
+) -> None:
+    data = random.Random(3).randbytes(SIZE)
+    device.write(0, data)
+    device.discard(offset, size)
+    device.flush()
+    assert device.size == SIZE
+    after = read(device, 0, SIZE)
+    end = offset + size
+    assert after[:offset] == data[:offset]
+    assert after[end:] == data[end:]
+    if not isinstance(device, luks.Volume):
+        assert after[offset:end] == bytes(size)
+    elif size >= 8192:  # it has whole sectors, and these are not what they were
+        assert after[offset:end] != data[offset:end]
+    device.write(offset, data[offset:end])
+    assert read(device, 0, SIZE) == data
+
+
+@pytest.mark.parametrize(("offset", "size"), [(-1, 1), (SIZE, 1), (SIZE - 1, 2)])
+def test_discarding_outside_is_the_caller_s_mistake(
+    device: BlockDevice, offset: int, size: int
+) -> None:
+    with pytest.raises(ValueError, match="outside"):
+        device.discard(offset, size)
 
 
 @pytest.mark.parametrize("sector_size", [512, 4096])
@@ -195,5 +282,9 @@ def test_a_volume_open_for_reading_is_not_written(tmp_path: Path, sector_size: i
     with luks.open(tmp_path / "image", b"secret") as volume:
         with pytest.raises(ReadOnlyError):
             volume.write(0, b"x")
+        with pytest.raises(ReadOnlyError):
+            volume.discard(0, 4096)
+        with pytest.raises(ReadOnlyError):
+            volume.resize(SIZE * 2)
         assert volume.read(0, 10) == bytes(10)
     assert (tmp_path / "image").read_bytes() == before
