@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         ManifestError,
         NoSpaceError,
         PoisonedStoreError,
+        SectionExistsError,
         SectionMismatchError,
         StoreError,
         UnwrittenBlobError,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from blobstore.stack import is_encrypted
     from blobstore.stack import open_store as open  # noqa: A004
     from blobstore.store import Store
+    from blobstore.transaction import Transaction
     from blobstore.verification import Problem, Report
     from formats.errors import StorageError
 
@@ -64,6 +66,7 @@ __all__ = [
     "Problem",
     "Region",
     "Report",
+    "SectionExistsError",
     "SectionInfo",
     "SectionMismatchError",
     "SectionSpec",
@@ -71,6 +74,7 @@ __all__ = [
     "Store",
     "StoreError",
     "StoreInfo",
+    "Transaction",
     "Unpacked",
     "UnwrittenBlobError",
     "create",
@@ -103,6 +107,7 @@ _HOMES: Final = {
     "blobstore.regions": ("Region",),
     "blobstore.stack": ("create", "is_encrypted", "open"),
     "blobstore.store": ("Store",),
+    "blobstore.transaction": ("Transaction",),
     "blobstore.verification": ("Problem", "Report"),
     "formats.errors": ("StorageError",),
 }

@@ -80,6 +80,11 @@ class Section:
         return self.newest.identity.name
 
     @property
+    def max_size(self) -> int:
+        """Worst-case size of the blob, in bytes."""
+        return self.newest.identity.max_size
+
+    @property
     def first(self) -> Copy:
         """Copy 0, which is there."""
         assert self.copies[0] is not None, "a section with a lost copy is not written"

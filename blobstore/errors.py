@@ -11,7 +11,8 @@
     ├── PoisonedStoreError           68   a write failed; reopen
     ├── ImageExistsError             69   a store of ours stands where one is to be made
     ├── SectionMismatchError         70   registered as something else
-    └── ManifestError                71   of `blobstore pack`
+    ├── ManifestError                71   of `blobstore pack`
+    └── SectionExistsError           73   the name is taken
 
 An emulator may make new state for a device only on `BlobNotFoundError` (after
 which it registers) and `UnwrittenBlobError`. Nothing else means absence.
@@ -106,6 +107,12 @@ class SectionMismatchError(StoreError):
     """The section exists as another kind or with another number of copies."""
 
     exit_code = 70
+
+
+class SectionExistsError(StoreError):
+    """A section of that name is there already."""
+
+    exit_code = 73
 
 
 class ManifestError(StoreError):

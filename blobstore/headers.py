@@ -48,6 +48,24 @@ def write_durable(container: OpenContainer) -> None:
     directory.clean = True
 
 
+def write_total(container: OpenContainer, total: int) -> None:
+    """Write a new length of the container into both header copies (C57).
+
+    Args:
+        container: A free item behind its end is durable.
+        total: Bytes, to the end of that item.
+
+    Raises:
+        DeviceError, PoisonedStoreError: It could not be written; the container
+            has the old length or the new one.
+    """
+    longer = replace(container.header, sequence=container.header.sequence + 1, total=total)
+    # The first copy first: its outer length is what a reader follows.
+    for copy in (0, 1):
+        _write_copy(container, replace(longer, copy=copy))
+    container.header, container.total = longer, total
+
+
 def make_equal(container: OpenContainer) -> None:
     """Write what the header says over copies that are damaged or say something else (C60).
 

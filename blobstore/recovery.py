@@ -40,11 +40,10 @@ def recover(container: OpenContainer) -> None:
         directory.orphans.clear()
     write_durable(container)
     make_equal(container)
-    while directory.left_over:
-        extent = directory.left_over[0]
-        _log.warning("freeing %d bytes at byte %d that an interrupted change left", *extent.place)
-        release(container, extent)
-        del directory.left_over[0]
+    for extent in directory.left_over:
+        _log.warning("freeing what an interrupted change left at byte %d, %d bytes", *extent.place)
+    release(container, directory.left_over)
+    directory.left_over.clear()
 
 
 def close(container: OpenContainer) -> None:

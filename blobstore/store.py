@@ -13,20 +13,14 @@ from blobstore.description import (
     StoreInfo,
     describe_section,
     describe_store,
-    kind_of,
 )
-from blobstore.errors import (
-    BlobNotFoundError,
-    BlobTooLargeError,
-    CorruptBlobError,
-    DamagedHeadError,
-    SectionMismatchError,
-    UnwrittenBlobError,
-)
+from blobstore.errors import BlobNotFoundError, UnwrittenBlobError
+from blobstore.growth import grow
+from blobstore.lookup import Lookup
 from blobstore.opened import OpenContainer, open_container
 from blobstore.policy import require_protection
 from blobstore.recovery import close, recover
-from blobstore.structure import create_section, resize_section
+from blobstore.transaction import Transaction, too_large
 from formats.container import State
 from formats.errors import ReadOnlyError, UnsupportedError
 
@@ -34,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
-    from blobstore.directory import Section
     from blobstore.image import Image
     from blobstore.regions import Region
     from blobstore.verification import Report
@@ -63,7 +56,8 @@ class Store:
         self._resources = resources
         self._lock = threading.RLock()
         self._closed = False
-        self._in_doubt: set[str] = set()
+        self._lookup = Lookup(container)
+        self._in_transaction = False
 
     @classmethod
     def on_device(
@@ -116,8 +110,8 @@ class Store:
             DeviceError: It cannot be read.
         """
         with self._lock:
-            section = self._find(name)
-            newest = section.newest
+            self._require_open()
+            newest = self._lookup.find(name).newest
             if newest.version.state is State.UNWRITTEN:
                 raise UnwrittenBlobError(f"section {name!r} was registered and never written")
             return self._container.blobs.read(newest)
@@ -138,19 +132,47 @@ class Store:
                 new one, which of them shows when the store is opened anew.
             PoisonedStoreError: An earlier write failed.
         """
+        # What `transaction` does for one section, without its bookkeeping.
         blob = memoryview(data).cast("B")
         with self._lock:
             self._require_writable()
-            section = self._find(name, damaged=True)
-            max_size = section.newest.identity.max_size
-            if len(blob) > max_size:
-                raise BlobTooLargeError(
-                    f"section {name!r} holds at most {max_size} bytes, not {len(blob)}",
-                    hint="register it with a larger size",
-                )
-            with self._changing(name):
+            section = self._lookup.find(name)
+            if len(blob) > section.max_size:
+                raise too_large(name, len(blob), section.max_size)
+            with self._lookup.changing((name,)):
                 change = Change(section.older, section.name, blob=blob, replaces=section.newest)
                 commit(self._container, [change])
+
+    # ----------------------------------------------------------- changes
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Make several changes as one: all of them or none, also after a crash.
+
+            with store.transaction() as changes:
+                changes.put("tpm-permanent-state", permanent)
+                changes.put("tpm-volatile-state", volatile)
+
+        Nothing is written before the end of the block, and nothing at all if it
+        is left by an exception. Other threads wait meanwhile.
+
+        Raises:
+            ReadOnlyError: The store is open for reading only.
+            ValueError: Another transaction is under way in this thread.
+            Exception: At the end of the block as `Transaction.commit` says.
+        """
+        with self._lock:
+            self._require_writable()
+            transaction = Transaction(self._container, self._lookup)
+            self._in_transaction = True
+            try:
+                yield transaction
+            except BaseException:
+                transaction.abandon()
+                raise
+            finally:
+                self._in_transaction = False
+            transaction.commit()
 
     def register(
         self,
@@ -164,7 +186,8 @@ class Store:
         """Make sure that a section exists and is large enough.
 
         What a device calls when it starts. It creates the section, or finds it,
-        or moves it to a larger place; it never makes one smaller.
+        or moves it to a larger place; it never makes one smaller. The image
+        grows if it must and can.
 
         Args:
             name: 1 to 200 bytes of UTF-8 without control characters.
@@ -183,36 +206,75 @@ class Store:
                 name is not found in a damaged directory.
             DeviceError, PoisonedStoreError: As in `put`.
         """
-        wanted = kind_of(kind)
-        if copies not in (None, 1, 2):
-            raise ValueError(f"a section has 1 or 2 copies, not {copies}")
         with self._lock:
-            try:
-                section = self._find(name, damaged=True)
-            except BlobNotFoundError:
+            self._require_open()
+            transaction = Transaction(self._container, self._lookup)
+            transaction.register(name, max_size, kind, copies=copies, type=type)
+            if transaction.changes:
                 self._require_writable()
-                with self._changing(name):
-                    create_section(
-                        self._container, name, max_size, kind=wanted, copies=copies or 2, type_=type
-                    )
-                section = self._find(name)
-            identity = section.newest.identity
-            if identity.kind is not wanted or copies not in (None, identity.copies):
-                found = f"a {identity.kind.name.lower()} of {identity.copies} copies"
-                raise SectionMismatchError(f"section {name!r} exists as {found}")
-            if identity.max_size < max_size:
-                self._require_writable()
-                section = self._find(name)
-                with self._changing(name):
-                    resize_section(self._container, section, max_size)
+                transaction.commit()
             return self.section(name)
+
+    def resize(self, name: str, max_size: int) -> None:
+        """Change the worst-case size of a section, to more or to less.
+
+        Raises:
+            BlobTooLargeError: Its blob is larger than ``max_size``.
+            NoSpaceError: There is no room to move it to.
+            BlobNotFoundError, CorruptBlobError, ReadOnlyError, DeviceError,
+            PoisonedStoreError: As in `put`.
+        """
+        with self.transaction() as changes:
+            changes.resize(name, max_size)
+
+    def rename(self, name: str, new: str) -> None:
+        """Give a section another name.
+
+        Raises:
+            SectionExistsError: There is a section of that name already.
+            BlobNotFoundError, CorruptBlobError, ReadOnlyError, DeviceError,
+            PoisonedStoreError: As in `put`.
+        """
+        with self.transaction() as changes:
+            changes.rename(name, new)
+
+    def delete(self, name: str) -> None:
+        """Delete a section and its blob; its space is free again.
+
+        The blob is not overwritten at once: what lies in free space can be read
+        by whoever can open the volume.
+
+        Raises:
+            BlobNotFoundError, ReadOnlyError, DeviceError, PoisonedStoreError:
+                As in `put`.
+        """
+        with self.transaction() as changes:
+            changes.delete(name)
+
+    def grow(self, size: int) -> None:
+        """Make the container, and the image around it, larger.
+
+        Args:
+            size: Bytes the container is to have at least; it never gets less.
+
+        Raises:
+            NoSpaceError: The image cannot grow.
+            ReadOnlyError, DamagedHeadError, DeviceError, PoisonedStoreError:
+                As in `put`.
+        """
+        with self._lock:
+            self._require_writable()
+            total = -(-size // self._container.block_size) * self._container.block_size
+            if total > self._container.total:
+                grow(self._container, total)
 
     # --------------------------------------------------------- directory
 
     def section(self, name: str) -> SectionInfo:
         """Return what the directory says of a section; errors as `get`."""
         with self._lock:
-            return describe_section(self._find(name, damaged=True))
+            self._require_open()
+            return describe_section(self._lookup.find(name, damaged=True))
 
     def sections(self) -> tuple[SectionInfo, ...]:
         """Return all sections in the order in which they lie in the container."""
@@ -237,8 +299,9 @@ class Store:
         if not isinstance(name, str):
             return False
         with self._lock:
+            self._require_open()
             try:
-                self._find(name, damaged=True)
+                self._lookup.find(name, damaged=True)
             except BlobNotFoundError:
                 return False
             return True
@@ -253,7 +316,7 @@ class Store:
             self._require_open()
             directory = self._container.directory
             if directory.root is None:
-                raise self._damaged_head("the root is not known")
+                raise self._lookup.damaged_head("the root is not known")
             return Digest(directory.generation, directory.root)
 
     def info(self) -> StoreInfo:
@@ -328,6 +391,8 @@ class Store:
 
     def _require_writable(self) -> None:
         self._require_open()
+        if self._in_transaction:
+            raise ValueError("a transaction is under way: make changes through it")
         if self._read_only:
             raise ReadOnlyError("the store is open for reading only")
         if not self._container.writable:
@@ -335,43 +400,3 @@ class Store:
                 "the container has features without which it must not be written [C15]",
                 feature="unknown read-only-compatible features",
             )
-
-    def _find(self, name: str, *, damaged: bool = False) -> Section:
-        """Return a section; unless ``damaged``, only one that can be read."""
-        if not isinstance(name, str):
-            # Not "no such blob", which makes emulators manufacture new state.
-            raise TypeError(f"a name is a str, not {type(name).__name__}")
-        self._require_open()
-        directory = self._container.directory
-        section = directory.sections.get(name)
-        if name in self._in_doubt or (section is None and self._in_doubt):
-            self._container.writer.require_sound()
-        if section is None:
-            if directory.damaged:
-                raise self._damaged_head(f"section {name!r} was not found, but may be hidden")
-            raise BlobNotFoundError(f"there is no section {name!r}")
-        if section.damage and not damaged:
-            kind = DamagedHeadError if directory.damaged else CorruptBlobError
-            raise kind(
-                f"section {name!r} {section.damage.reason}",
-                name=name,
-                generation=section.damage.generation,
-                offset=section.damage.offset,
-                hint="save what can be read, and repair or rebuild the store",
-            )
-        return section
-
-    def _damaged_head(self, what: str) -> DamagedHeadError:
-        offset, _ = self._container.directory.damaged[0]
-        return DamagedHeadError(f"the head at byte {offset} is damaged: {what}", offset=offset)
-
-    @contextmanager
-    def _changing(self, name: str) -> Iterator[None]:
-        """Put the section in doubt if a write in the block fails."""
-        writer = self._container.writer
-        writer.require_sound()
-        try:
-            yield
-        finally:
-            if writer.poisoned:
-                self._in_doubt.add(name)

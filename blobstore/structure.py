@@ -1,147 +1,112 @@
-"""Creating and resizing sections, and releasing extents: C52, C55, C56.
+"""Taking extents out of free space, and releasing them into it: C14, C52, C55, C56.
 
 Space is void before it is anything: an extent enters and leaves the free space
 with void records and tombstones only, and what makes it a section, or replaces
-one, is an ordinary commit (C14, C46).
+one, is an ordinary commit (C46).
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from blobstore.commit import Change, commit
 from blobstore.directory import Copy, Section
 from blobstore.errors import NoSpaceError
-from blobstore.headers import write_durable
 from blobstore.writing import Span
-from formats.container import (
-    ID_SIZE,
-    NEVER_WRITTEN,
-    Free,
-    Identity,
-    State,
-    record_length,
-)
+from formats.container import NEVER_WRITTEN, Free, State, record_length
 from formats.container_encoder import encode_free, record_frame
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from blobstore.opened import OpenContainer
-    from formats.container import Kind
+    from formats.container import Identity
 
 
-def create_section(
-    container: OpenContainer, name: str, max_size: int, *, kind: Kind, copies: int, type_: str
-) -> None:
-    """Create an unwritten section out of free space (C52).
+def take_extents(container: OpenContainer, identities: Sequence[Identity]) -> list[Section]:
+    """Take void extents out of free space; a commit makes sections of them (C52, C55).
 
     Args:
-        container: Its directory has the section once that is durable.
-        name: Not taken yet.
-        max_size: Worst-case size of its blob, in bytes.
-        kind: Blob or window.
-        copies: 1 or 2.
-        type_: What the blob is, for tools.
+        container: Its free space is updated once the extents are durable.
+        identities: Of copy 0 of each.
+
+    Returns:
+        The extents, in the same order.
 
     Raises:
-        ValueError: The name, type or size breaks C8 or C9.
-        NoSpaceError: No free item is large enough.
+        ValueError: A name, type or size breaks C8 or C9.
+        NoSpaceError: They do not fit; nothing was changed.
         DeviceError, PoisonedStoreError, DamagedHeadError: As in `commit`.
-    """
-    identity = Identity(os.urandom(ID_SIZE), 0, copies, kind, max_size, type_, name)
-    section = take_extent(container, identity)
-    commit(container, [Change(section.first, name, State.UNWRITTEN)])
-    container.directory.sections[name] = section
-    write_durable(container)
-
-
-def resize_section(container: OpenContainer, section: Section, max_size: int) -> None:
-    """Move a section to an extent for another worst-case size (C55).
-
-    Args:
-        container: Its directory is updated step by step, as things get durable.
-        section: Replaced in the directory; not to be used afterwards.
-        max_size: In bytes, not below the size of the section's blob.
-
-    Raises:
-        NoSpaceError: No free item is large enough; the old extent is only
-            freed afterwards.
-        CorruptBlobError: The blob to move does not verify.
-        DeviceError, PoisonedStoreError, DamagedHeadError: As in `commit`.
-    """
-    newest = section.newest
-    name, state = newest.identity.name, newest.version.state
-    blob = b"" if state is State.UNWRITTEN else container.blobs.read(newest)
-    moved = take_extent(container, replace(newest.identity, copy=0, max_size=max_size))
-    commit(container, [Change(moved.first, name, state, blob, replaces=newest)])
-    container.directory.sections[name] = moved
-    # Until D says so, the commit is in doubt and might need what it replaced.
-    write_durable(container)
-    release(container, section)
-
-
-def take_extent(container: OpenContainer, identity: Identity) -> Section:
-    """Take a void extent from free space; a commit makes a section of it (C52, C55).
-
-    Args:
-        container: Its free space is updated once the extent is durable.
-        identity: Of the extent's copy 0.
-
-    Raises:
-        ValueError, NoSpaceError, DeviceError, PoisonedStoreError,
-        DamagedHeadError: As in `create_section`.
     """
     container.next_generation()  # refuses a store that must not be written
-    block_size = container.block_size
-    length = record_length(identity.max_size, block_size)
-    copies = [
-        Copy(0, placed, NEVER_WRITTEN, length, record_frame(placed, block_size))
-        for placed in (replace(identity, copy=copy) for copy in range(identity.copies))
-    ]
-    free_offset = _choose_free(container, length * len(copies))
-    free = container.directory.free[free_offset]
-    left = free.length - length * len(copies)
-    for number, copy in enumerate(copies):
-        copy.offset = free_offset + left + number * length
+    extents = [_void_extent(container, identity) for identity in identities]
+    free = {offset: item.length for offset, item in container.directory.free.items()}
+    shortened = _place(container, extents, free)
     # All their bytes: no head that lay there may be found again (C14).
-    container.writer.write([head_span(container, copy, copy.length) for copy in copies])
-    _write_free(container, free_offset, left)
-    return Section(list(copies))
+    container.writer.write(
+        [
+            head_span(container, copy, copy.length)
+            for extent in extents
+            for copy in extent.copies
+            if copy
+        ]
+    )
+    _write_free(container, {offset: free[offset] for offset in shortened})
+    return extents
 
 
-def release(container: OpenContainer, extent: Section) -> None:
-    """Make an extent free, merged with its free neighbours (C56).
+def release(container: OpenContainer, extents: Sequence[Section]) -> None:
+    """Make extents free, merged with their free neighbours (C56).
 
     Args:
         container: Its free space is updated step by step.
-        extent: Of no section any more, by what is durable and decided.
+        extents: Of no section any more, by what is durable and decided.
 
     Raises:
         DeviceError, PoisonedStoreError: The next recovery finishes it.
     """
-    writer, free = container.writer, container.directory.free
-    copies = [copy for copy in extent.copies if copy]
+    writer = container.writer
+    copies = [copy for extent in extents for copy in extent.copies if copy]
     standing = [c for c in copies if c.version.state not in (State.VOID, State.TOMBSTONE)]
     for copy in standing:
         copy.version = NEVER_WRITTEN
     if standing:
         writer.write([head_span(container, copy) for copy in standing])
-    start, length = extent.place
-    stale = {copy.offset for copy in copies}
+    inside = {copy.offset for copy in copies}
+    for extent in extents:
+        start, length = extent.place
+        inside |= merge(container, start, length)
+    inside -= container.directory.free.keys()
+    if inside:
+        writer.write([Span(offset, (), container.block_size) for offset in sorted(inside)])
+
+
+def merge(container: OpenContainer, start: int, length: int) -> set[int]:
+    """Write one free item over some bytes and the free items beside them.
+
+    Args:
+        container: Its free space is updated once that is durable.
+        start: Byte offset of what becomes free, or is.
+        length: Its bytes.
+
+    Returns:
+        Offsets of the free items that lie inside the new one.
+    """
+    free = container.directory.free
+    inside = set()
     right = start + length
     if right in free:
         length += free[right].length
-        stale.add(right)
+        inside.add(right)
     left = next((offset for offset, item in free.items() if offset + item.length == start), None)
     if left is not None:
         length += start - left
+        inside.add(start)
         start = left
-    _write_free(container, start, length)
-    free.pop(right, None)
-    stale.discard(start)
-    if stale:
-        writer.write([Span(offset, (), container.block_size) for offset in sorted(stale)])
+    _write_free(container, {start: length})
+    for offset in inside:
+        free.pop(offset, None)
+    return inside
 
 
 def head_span(container: OpenContainer, copy: Copy, length: int | None = None) -> Span:
@@ -157,24 +122,62 @@ def head_span(container: OpenContainer, copy: Copy, length: int | None = None) -
     return Span(copy.offset, (head,), length or container.block_size)
 
 
-def _choose_free(container: OpenContainer, length: int) -> int:
-    """Return the offset of the smallest free item that is longer than that."""
-    fitting = [(f.length, o) for o, f in container.directory.free.items() if f.length > length]
-    if not fitting:
-        longest = max((f.length for f in container.directory.free.values()), default=0)
-        usable = max(longest - container.block_size, 0)
-        raise NoSpaceError(
-            f"the section needs {length} bytes in one piece; the largest free piece has {usable}",
-            hint="make a larger image and move the sections there",
-        )
-    return min(fitting)[1]
+def free_span(container: OpenContainer, offset: int, item: Free) -> Span:
+    """Return the head of a free item as it is written."""
+    head = container.authenticator.seal(offset, encode_free(item))
+    return Span(offset, (head,), container.block_size)
 
 
-def _write_free(container: OpenContainer, offset: int, length: int) -> None:
-    """Write the head of a free item; it attests the newest state (C56)."""
+def free_item(container: OpenContainer, length: int) -> Free:
+    """Return a free item of so many bytes; it attests the newest state (C56)."""
     directory = container.directory
     assert directory.root is not None, "a store without a root is not written"
-    free = Free(directory.generation, directory.root, length)
-    head = container.authenticator.seal(offset, encode_free(free))
-    container.writer.write([Span(offset, (head,), container.block_size)])
-    directory.free[offset] = free
+    return Free(directory.generation, directory.root, length)
+
+
+def _void_extent(container: OpenContainer, identity: Identity) -> Section:
+    """Return an extent of void records that has no place yet."""
+    block_size = container.block_size
+    length = record_length(identity.max_size, block_size)
+    copies: list[Copy | None] = []
+    for copy in range(identity.copies):
+        placed = replace(identity, copy=copy)
+        copies.append(Copy(0, placed, NEVER_WRITTEN, length, record_frame(placed, block_size)))
+    return Section(copies)
+
+
+def _place(container: OpenContainer, extents: Sequence[Section], free: dict[int, int]) -> set[int]:
+    """Give extents their offsets: each the end of the smallest free item that is longer.
+
+    Args:
+        container: Not modified.
+        extents: Their offsets are set, the longest first.
+        free: Lengths of the free items by offset; shortened by what is taken.
+
+    Returns:
+        Which free items were shortened.
+    """
+    shortened = set()
+    for extent in sorted(extents, key=lambda extent: extent.place[1], reverse=True):
+        _, length = extent.place
+        fitting = [(left, offset) for offset, left in free.items() if left > length]
+        if not fitting:
+            usable = max(max(free.values(), default=0) - container.block_size, 0)
+            raise NoSpaceError(
+                f"section {extent.name!r} needs {length} bytes in one piece; the largest free "
+                f"piece has {usable}",
+                hint="let the image grow, or make a larger one and move the sections there",
+            )
+        left, offset = min(fitting)
+        free[offset] = left - length
+        shortened.add(offset)
+        for number, copy in enumerate(filter(None, extent.copies)):
+            copy.offset = offset + free[offset] + number * copy.length
+    return shortened
+
+
+def _write_free(container: OpenContainer, lengths: dict[int, int]) -> None:
+    """Write heads of free items."""
+    items = {offset: free_item(container, length) for offset, length in lengths.items()}
+    container.writer.write([free_span(container, offset, item) for offset, item in items.items()])
+    container.directory.free.update(items)

@@ -40,7 +40,7 @@ Exit codes:
   64  no room in the image     65  corrupt blob         66  damaged head
   67  parts contradict         68  an earlier write failed
   69  image exists             70  section is another   71  manifest unusable
-  72  output exists           130  interrupted
+  72  output exists            73  section exists      130  interrupted
 """
 
 

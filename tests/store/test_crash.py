@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from blobstore.store import Store
-
-Step = "Callable[[Store], object]"
+    from blobstore.transaction import Transaction
 
 
 def put(name: str, blob: bytes) -> Callable[[Store], object]:
@@ -36,6 +35,25 @@ def register(name: str, size: int) -> Callable[[Store], object]:
     return lambda store: store.register(name, size)
 
 
+def rename(name: str, new: str) -> Callable[[Store], object]:
+    return lambda store: store.rename(name, new)
+
+
+def delete(name: str) -> Callable[[Store], object]:
+    return lambda store: store.delete(name)
+
+
+def together(*steps: Callable[[Transaction], object]) -> Callable[[Store], object]:
+    """Return steps as one transaction."""
+
+    def step(store: Store) -> None:
+        with store.transaction() as changes:
+            for change in steps:
+                change(changes)
+
+    return step
+
+
 def reopen(store: Store) -> None:
     store.close()
 
@@ -44,7 +62,7 @@ def run(
     before: bytes, steps: list[Callable[[Store], object]]
 ) -> tuple[RecordingDevice, list[Contents]]:
     """Run a scenario; return the recording and the state after each step, marked by number."""
-    device = RecordingDevice(before)
+    device = RecordingDevice(before, resizable=True)
     store = open_store(device)
     states = [contents(store)]
     device.mark(0)
@@ -162,6 +180,69 @@ def test_c55_resize() -> None:
         samples=24,
     )
     assert counts["states"] >= 400
+
+
+def test_c53_delete_and_c54_rename() -> None:
+    counts = check(
+        image([*SMALL, spec("p", 600, b"p", copies=1)], free=4096),
+        [
+            put("a", b"1" * 1500),
+            rename("b", "c"),
+            delete("a"),
+            put("c", b"2"),
+            rename("c", "a"),
+            register("new", 900),
+            reopen,
+            delete("new"),
+            delete("a"),
+        ],
+    )
+    assert counts["states"] > 150
+
+
+def test_c31_transactions() -> None:
+    counts = check(
+        image([*SMALL, spec("p", 600, b"p", copies=1)], free=16384),
+        [
+            together(lambda t: t.put("a", b"1" * 1500), lambda t: t.put("b", b"1")),
+            together(lambda t: t.put("a", b"2"), lambda t: t.register("new", 700)),
+            together(
+                lambda t: t.put("new", b"3" * 700),
+                lambda t: t.rename("a", "z"),
+                lambda t: t.resize("b", 900),
+                lambda t: t.put("b", b"3" * 900),
+            ),
+            reopen,
+            together(
+                lambda t: t.delete("z"),
+                lambda t: t.register("p", 1000),
+                lambda t: t.register("a", 100),
+                lambda t: t.put("a", b"4"),
+                lambda t: t.put("new", b"4"),
+            ),
+        ],
+        exhaustive=6,
+        samples=32,
+    )
+    assert counts["states"] > 500
+
+
+def test_c57_grow() -> None:
+    counts = check(
+        image(SMALL, free=1024),
+        [
+            put("a", b"1" * 700),
+            register("large", 2500),
+            put("large", b"2" * 2500),
+            lambda store: store.grow(store.info().size + 4096),
+            register("a", 3600),
+            reopen,
+            delete("large"),
+        ],
+        exhaustive=6,
+        samples=24,
+    )
+    assert counts["states"] > 200
 
 
 @pytest.mark.parametrize("lost", ["head", "framing"])

@@ -24,10 +24,25 @@ if TYPE_CHECKING:
 
 SPECS = [spec("a", 700, b"old a"), spec("b", 100, b"old b")]
 
+
+def everything(store: Store) -> None:
+    with store.transaction() as changes:
+        changes.register("c", 300)
+        changes.put("c", b"new c")
+        changes.put("a", b"new a")
+        changes.rename("a", "z")
+        changes.resize("b", 500)
+
+
 OPERATIONS: dict[str, Callable[[Store], object]] = {
     "put": lambda store: store.put("a", b"new a" * 100),
     "create": lambda store: store.register("c", 300),
     "resize": lambda store: store.register("a", 3000),
+    "rename": lambda store: store.rename("a", "z"),
+    "delete": lambda store: store.delete("a"),
+    "grow": lambda store: store.grow(60_000),
+    "register beyond the end": lambda store: store.register("c", 30_000),
+    "transaction": everything,
     "close": lambda store: store.close(),
     "verify": lambda store: store.verify(),
     "get": lambda store: store.get("a"),
@@ -55,7 +70,7 @@ STARTS: dict[str, Callable[[bytes], bytes]] = {"clean": bytes, "unclean": unclea
 
 
 @pytest.mark.parametrize("persistent", [False, True], ids=["once", "for ever"])
-@pytest.mark.parametrize("kind", get_args(Operation)[:3])
+@pytest.mark.parametrize("kind", get_args(Operation))
 @pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_every_failing_request(name: str, start: str, kind: Operation, persistent: bool) -> None:

@@ -17,7 +17,7 @@ from formats.device import Device, MemoryDevice
 from formats.errors import DeviceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from formats.device import BlockDevice, ReadableBuffer, WritableBuffer
 
@@ -33,6 +33,13 @@ class Write:
 
 
 @dataclass(frozen=True)
+class Resize:
+    """A recorded change of size; new bytes are zero."""
+
+    size: int
+
+
+@dataclass(frozen=True)
 class Flush:
     """One recorded flush that returned."""
 
@@ -44,13 +51,16 @@ class Mark:
     label: object
 
 
-Event = Write | Flush | Mark
+Event = Write | Resize | Flush | Mark
 
 
 class RecordingDevice(Device):
     """Passes everything on to memory and keeps a log of writes and flushes."""
 
-    def __init__(self, content: int | ReadableBuffer, *, block_size: int = SECTOR) -> None:
+    def __init__(
+        self, content: int | ReadableBuffer, *, block_size: int = SECTOR, resizable: bool = False
+    ) -> None:
+        self._resizable = resizable
         self.before = bytes(content)
         self.log: list[Event] = []
         self.reads: list[tuple[int, int]] = []
@@ -78,6 +88,12 @@ class RecordingDevice(Device):
 
     def flush(self) -> None:
         self.log.append(Flush())
+
+    def resize(self, size: int, /) -> None:
+        if not self._resizable:
+            super().resize(size)
+        self._memory.resize(size)
+        self.log.append(Resize(size))
 
     def mark(self, label: object) -> None:
         self.log.append(Mark(label))
@@ -111,7 +127,23 @@ class CrashState:
 @dataclass
 class _Disk:
     durable: bytearray
+    size: int  # once the last resize is durable
     pending: list[tuple[int, bytes]] = field(default_factory=list)  # sector writes, in order
+
+    def content(self, landed: Iterable[int] = (), *, resized: bool = True) -> bytearray:
+        """Return what is there if those pending writes landed, and the resize or not."""
+        content = bytearray(self.durable)
+        if resized:
+            content = content[: self.size].ljust(self.size, b"\0")
+        for index in landed:
+            offset, data = self.pending[index]
+            if offset + len(data) <= len(content):
+                content[offset : offset + len(data)] = data
+        return content
+
+    def flush(self) -> None:
+        self.durable = self.content(range(len(self.pending)))
+        self.pending.clear()
 
 
 def crash_states(
@@ -131,7 +163,7 @@ def crash_states(
     equal to one already given at the same point are left out.
     """
     generator = random.Random(seed)
-    disk = _Disk(bytearray(before))
+    disk = _Disk(bytearray(before), len(before))
     marks: list[object] = []
     yield CrashState(bytes(disk.durable), (), 0, 0)
     for point, event in enumerate(log, start=1):
@@ -139,18 +171,17 @@ def crash_states(
             marks.append(event.label)
             continue
         if isinstance(event, Flush):
-            for offset, data in disk.pending:
-                disk.durable[offset : offset + len(data)] = data
-            disk.pending.clear()
+            disk.flush()
             yield CrashState(bytes(disk.durable), tuple(marks), point, 0)
             continue
-        disk.pending.extend(_sectors(event))
+        if isinstance(event, Resize):
+            disk.size = event.size
+        else:
+            disk.pending.extend(_sectors(event))
         for chosen in _subsets(len(disk.pending), exhaustive, samples, generator):
-            content = bytearray(disk.durable)
-            for index in chosen:
-                offset, data = disk.pending[index]
-                content[offset : offset + len(data)] = data
-            yield CrashState(bytes(content), tuple(marks), point, len(chosen))
+            for resized in {True, disk.size == len(disk.durable)}:
+                content = disk.content(chosen, resized=resized)
+                yield CrashState(bytes(content), tuple(marks), point, len(chosen))
     if marks:
         # What was issued last is still unflushed, and the marks now count.
         yield CrashState(bytes(disk.durable), tuple(marks), len(log), 0)

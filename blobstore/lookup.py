@@ -1,0 +1,74 @@
+"""Finding sections by name, and what may be said of those that are not found."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from blobstore.errors import BlobNotFoundError, CorruptBlobError, DamagedHeadError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from blobstore.directory import Section
+    from blobstore.opened import OpenContainer
+
+
+class Lookup:
+    """Finds sections in an open container; knows which a failed write left in doubt."""
+
+    def __init__(self, container: OpenContainer) -> None:
+        self._container = container
+        self._in_doubt: set[str] = set()
+
+    def find(self, name: str, *, damaged: bool = False) -> Section:
+        """Return a section; unless ``damaged``, only one that can be read.
+
+        Raises:
+            BlobNotFoundError: There is none, for certain.
+            DamagedHeadError: It is not found, but may be hidden by damage; or
+                damage leaves it undecided.
+            CorruptBlobError: It cannot be read.
+            PoisonedStoreError: A failed write leaves it in doubt.
+        """
+        if not isinstance(name, str):
+            # Not "no such blob", which makes emulators manufacture new state.
+            raise TypeError(f"a name is a str, not {type(name).__name__}")
+        directory = self._container.directory
+        section = directory.sections.get(name)
+        if name in self._in_doubt or (section is None and self._in_doubt):
+            self._container.writer.require_sound()
+        if section is None:
+            if directory.damaged:
+                raise self.damaged_head(f"section {name!r} was not found, but may be hidden")
+            raise BlobNotFoundError(f"there is no section {name!r}")
+        if section.damage and not damaged:
+            kind = DamagedHeadError if directory.damaged else CorruptBlobError
+            raise kind(
+                f"section {name!r} {section.damage.reason}",
+                name=name,
+                generation=section.damage.generation,
+                offset=section.damage.offset,
+                hint="save what can be read, and repair or rebuild the store",
+            )
+        return section
+
+    def damaged_head(self, what: str) -> DamagedHeadError:
+        """Return the error that the first damaged head leads to."""
+        offset, _ = self._container.directory.damaged[0]
+        return DamagedHeadError(f"the head at byte {offset} is damaged: {what}", offset=offset)
+
+    @contextmanager
+    def changing(self, names: Iterable[str]) -> Iterator[None]:
+        """Put sections in doubt if a write in the block fails.
+
+        Raises:
+            PoisonedStoreError: A write failed earlier.
+        """
+        writer = self._container.writer
+        writer.require_sound()
+        try:
+            yield
+        finally:
+            if writer.poisoned:
+                self._in_doubt.update(names)
