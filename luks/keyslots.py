@@ -156,6 +156,8 @@ def _try_keyslot(
 ) -> Secret | None:
     """Return the key, or None if the digest does not confirm it."""
     area = keyslot.area
+    if keyslot.problem:
+        raise LuksHeaderError(keyslot.problem)
     if keyslot.kdf is None or area.cipher is None:
         raise UnsupportedError(
             f"keyslots of type {keyslot.type!r}, or their key derivation, are not known",

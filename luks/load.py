@@ -89,13 +89,21 @@ def read_header(device: BlockDevice) -> Header:
         version = int.from_bytes(start[6:], "big")
         if version == 1:
             return _read_luks1(device)
-        if version != luks2_binary.VERSION and not secondary_offsets(device):
+        if version != luks2_binary.VERSION and (not secondary_offsets(device) or _is_whole(device)):
             raise UnsupportedError(f"LUKS version {version} is unknown", feature="LUKS version")
     elif not secondary_offsets(device):
         if is_blank(device):
             raise EmptyImageError("the image is empty")
         raise ForeignImageError("the image is not LUKS")
     return _read_luks2(device)
+
+
+def _is_whole(device: BlockDevice) -> bool:
+    """Say whether a primary header of an unknown version is meant, and not damaged."""
+    size = luks2_binary.metadata_size_field(_read_at_most(device, 0, luks2_binary.BINARY_SIZE))
+    if size not in luks2_binary.METADATA_SIZES or size > device.size:
+        return False
+    return luks2_binary.is_whole(read_exactly(device, 0, size))
 
 
 def secondary_offsets(device: BlockDevice) -> list[int]:

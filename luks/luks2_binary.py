@@ -10,7 +10,7 @@ from typing import Final
 
 from construct import Bytes, ConstructError, Int16ub, Int64ub, Padding, Struct
 
-from luks.errors import LuksHeaderError
+from luks.errors import LuksHeaderError, UnsupportedError
 from luks.hashes import lookup
 
 PRIMARY_MAGIC: Final = b"LUKS\xba\xbe"
@@ -130,6 +130,22 @@ def check_checksum(binary: BinaryHeader, copy: bytes) -> None:
         raise LuksHeaderError("wrong header checksum", offset=binary.offset, rule="L21")
 
 
+def metadata_size_field(block: bytes) -> int:
+    """Return what a binary header says of its size, whether or not it is one."""
+    return int.from_bytes(block[8:16], "big")
+
+
+def is_whole(copy: bytes) -> bool:
+    """Say whether the checksum of a copy is right, whatever its magic and version."""
+    fields = _HEADER.parse(copy[:BINARY_SIZE])
+    name = fields.checksum_hash.partition(b"\0")[0].decode("ascii", "replace")
+    try:
+        expected = _checksum(name, copy)
+    except UnsupportedError:
+        return False
+    return copy[_CHECKSUM_OFFSET:].startswith(expected)
+
+
 def encode_copy(binary: BinaryHeader, json_area: bytes) -> bytes:
     """Encode a whole copy, checksum included.
 
@@ -166,7 +182,8 @@ def encode_copy(binary: BinaryHeader, json_area: bytes) -> bytes:
 
 def _checksum(hash_name: str, copy: bytes) -> bytes:
     """Hash a copy as if its checksum field were zero."""
-    hash_ = lookup(hash_name).new(copy[:_CHECKSUM_OFFSET])
+    # As with cryptsetup, this name, unlike all others, may be written in capitals.
+    hash_ = lookup(hash_name.lower()).new(copy[:_CHECKSUM_OFFSET])
     hash_.update(bytes(_CHECKSUM_SIZE))
     hash_.update(memoryview(copy)[_PADDING_OFFSET:])
     return hash_.digest()

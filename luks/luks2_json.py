@@ -126,19 +126,24 @@ class Node(NamedTuple):
         return name in self.value
 
     def text(self, name: str) -> str:
-        """Return a string."""
+        """Return a string that is not empty."""
         value = self.value.get(name)
-        if not isinstance(value, str):
-            raise self._wrong(name, "a string")
+        if not isinstance(value, str) or not value:
+            raise self._wrong(name, "a string that says something")
         return value
 
-    def integer(self, name: str, minimum: int = 0) -> int:
-        """Return a number without fraction, of at least ``minimum``."""
+    def integer(self, name: str, minimum: int = 0, maximum: int = _MAX_UINT64) -> int:
+        """Return a number without fraction, within bounds."""
+        value = self.any_integer(name)
+        if not minimum <= value <= maximum:
+            raise self._wrong(name, f"an integer from {minimum} to {maximum}")
+        return value
+
+    def any_integer(self, name: str) -> int:
+        """Return a number without fraction."""
         value = self.value.get(name)
         if not isinstance(value, int) or isinstance(value, bool):
             raise self._wrong(name, "an integer")
-        if not minimum <= value <= _MAX_UINT64:
-            raise self._wrong(name, f"an integer of at least {minimum}")
         return value
 
     def uint64(self, name: str) -> int:

@@ -14,10 +14,13 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
+from luks.errors import LuksHeaderError
 from luks.luks2_json import Node
+from luks.luks2_reencrypt import check_reencrypt_keyslot
 from luks.model import (
     ARGON2_VARIANTS,
     PRIORITY_NORMAL,
+    PRIORITY_UNKNOWN,
     Area,
     Argon2,
     Digest,
@@ -31,6 +34,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from luks.model import Header, KdfCost
+
+MAX_UINT32: Final = 2**32 - 1
+#: Fewest bytes of a digest: a shorter one would confirm keys by chance.
+MIN_DIGEST_SIZE: Final = 16
 
 _DYNAMIC: Final = "dynamic"
 
@@ -60,7 +67,7 @@ def decode(root: dict[str, Any]) -> Metadata:
     node = Node(root, "metadata")
     config = node.child("config")
     requirements: tuple[str, ...] = ()
-    if config.has("requirements"):
+    if config.has("requirements") and config.child("requirements").has("mandatory"):
         requirements = config.child("requirements").words("mandatory")
     return Metadata(
         keyslots={n: _decode_keyslot(item) for n, item in node.numbered("keyslots", "keyslot")},
@@ -105,31 +112,69 @@ def encode(header: Header, old: Mapping[str, Any], json_size: int) -> dict[str, 
 
 def _decode_keyslot(node: Node) -> Keyslot:
     type_, area = node.text("type"), node.child("area")
-    known = type_ == "luks2"
-    cost, salt, stripes, af_hash = None, b"", 0, ""
     area.text("type")  # only that there is one
-    if known:
-        kdf, af = node.child("kdf"), node.child("af")
-        cost = _decode_kdf(kdf)
-        salt = kdf.base64("salt") if cost else b""
-        if af.text("type") == "luks1":
-            stripes, af_hash = af.integer("stripes", 1), af.text("hash")
-        else:
-            cost = None  # stored in a way that is not known here
-    return Keyslot(
+    priority = PRIORITY_NORMAL
+    if node.has("priority"):
+        # Whatever else it says, it does not say when to try this keyslot.
+        value = node.value["priority"]
+        priority = value if type(value) is int else PRIORITY_UNKNOWN
+    keyslot = Keyslot(
         type=type_,
+        key_size=node.integer("key_size", 0, MAX_UINT32),
+        area=Area(area.uint64("offset"), area.uint64("size"), cipher=None, key_size=0),
+        kdf=None,
+        salt=b"",
+        stripes=0,
+        af_hash="",
+        priority=priority,
+    )
+    if type_ == "reencrypt":
+        check_reencrypt_keyslot(node)
+    if type_ != "luks2":
+        return keyslot
+    _check_keyslot_members(node)
+    try:
+        return _decode_luks2_keyslot(node, keyslot)
+    except LuksHeaderError as error:
+        return replace(keyslot, problem=str(error))
+
+
+def _check_keyslot_members(node: Node) -> None:
+    """Check what a luks2 keyslot must have for the header to be one, whatever it says."""
+    kdf, af, area = node.child("kdf"), node.child("af"), node.child("area")
+    type_ = kdf.text("type")
+    kdf.text("salt")
+    if type_ == "pbkdf2":
+        kdf.text("hash")
+        kdf.any_integer("iterations")
+    elif type_ in ARGON2_VARIANTS:
+        for name in ("time", "memory", "cpus"):
+            kdf.any_integer(name)
+    if af.text("type") != "luks1":
+        raise LuksHeaderError(f"{af.place}: type {af.text('type')!r} is unknown", rule="L24")
+    af.any_integer("stripes")
+    af.text("hash")
+    if area.text("type") != "raw":
+        raise LuksHeaderError(f"{area.place}: type {area.text('type')!r} is unknown", rule="L24")
+    area.text("encryption")
+    area.any_integer("key_size")
+
+
+def _decode_luks2_keyslot(node: Node, keyslot: Keyslot) -> Keyslot:
+    kdf, af, area = node.child("kdf"), node.child("af"), node.child("area")
+    cost = _decode_kdf(kdf)
+    return replace(
+        keyslot,
         key_size=node.integer("key_size", 1),
-        area=Area(
-            offset=area.uint64("offset"),
-            size=area.uint64("size"),
-            cipher=area.text("encryption") if known else None,
-            key_size=area.integer("key_size", 1) if known else 0,
+        area=replace(
+            keyslot.area,
+            cipher=area.text("encryption"),
+            key_size=area.integer("key_size", 1),
         ),
         kdf=cost,
-        salt=salt,
-        stripes=stripes,
-        af_hash=af_hash,
-        priority=node.integer("priority") if node.has("priority") else PRIORITY_NORMAL,
+        salt=kdf.base64("salt") if cost else b"",
+        stripes=af.integer("stripes", 1),
+        af_hash=af.text("hash"),
     )
 
 
@@ -184,16 +229,24 @@ def _encode_keyslot(keyslot: Keyslot) -> dict[str, Any]:
 
 
 def _decode_digest(node: Node) -> Digest:
-    type_ = node.text("type")
-    known = type_ == "pbkdf2"
-    return Digest(
-        type=type_,
+    digest = Digest(
+        type=node.text("type"),
         keyslots=node.numbers("keyslots"),
         segments=node.numbers("segments"),
-        kdf=Pbkdf2(node.text("hash"), node.integer("iterations", 1)) if known else None,
-        salt=node.base64("salt") if known else b"",
-        value=node.base64("digest") if known else b"",
+        kdf=None,
+        salt=b"",
+        value=b"",
     )
+    if digest.type != "pbkdf2":
+        return digest
+    try:
+        kdf = Pbkdf2(node.text("hash"), node.integer("iterations", 1))
+        salt, value = node.base64("salt"), node.base64("digest")
+    except LuksHeaderError as error:
+        return replace(digest, problem=str(error))
+    if len(value) < MIN_DIGEST_SIZE:
+        return replace(digest, problem=f"{node.place} is too short [L29]")
+    return replace(digest, kdf=kdf, salt=salt, value=value)
 
 
 def _encode_digest(digest: Digest) -> dict[str, Any]:
@@ -221,12 +274,18 @@ def _decode_segment(node: Node) -> Segment:
     )
     if type_ != "crypt":
         return segment
+    integrity = None
+    if node.has("integrity"):
+        child = node.child("integrity")
+        integrity = child.text("type")
+        child.text("journal_encryption")
+        child.text("journal_integrity")
     return replace(
         segment,
         cipher=node.text("encryption"),
-        sector_size=node.integer("sector_size", 1),
+        sector_size=node.integer("sector_size", 1, MAX_UINT32),
         iv_tweak=node.uint64("iv_tweak"),
-        integrity=node.child("integrity").text("type") if node.has("integrity") else None,
+        integrity=integrity,
     )
 
 
@@ -256,28 +315,41 @@ def _encode_token(token: Token) -> dict[str, Any]:
     return {**token.body, "type": token.type, "keyslots": _words(token.keyslots)}
 
 
+def _words(numbers: tuple[int, ...]) -> list[str]:
+    return [str(number) for number in numbers]
+
+
 class _Section(NamedTuple, Generic[ItemT]):
-    """How the objects of one section are translated, and which members that covers."""
+    """How the objects of one section are translated, and which members that covers.
+
+    Attributes:
+        simple: Members that can change in objects of any type, as the model
+            and as JSON have them.
+    """
 
     decode: Callable[[Node], ItemT]
     encode: Callable[[ItemT], dict[str, Any]]
     members: frozenset[str]
+    simple: Mapping[str, Callable[[Any], Any]]
 
 
 _KEYSLOTS: Final = _Section(
     _decode_keyslot,
     _encode_keyslot,
     frozenset({"type", "key_size", "af", "area", "kdf", "priority"}),
+    {"priority": lambda priority: priority},
 )
 _SEGMENTS: Final = _Section(
     _decode_segment,
     _encode_segment,
     frozenset({"type", "offset", "size", "iv_tweak", "encryption", "sector_size", "flags"}),
+    {},
 )
 _DIGESTS: Final = _Section(
     _decode_digest,
     _encode_digest,
     frozenset({"type", "keyslots", "segments", "hash", "iterations", "salt", "digest"}),
+    {"keyslots": _words, "segments": _words},
 )
 
 
@@ -289,16 +361,22 @@ def _merge(
     for number, item in sorted(items.items()):
         key = str(number)
         before = old.get(key)
-        if before is not None and section.decode(Node(before, key)) == item:
-            merged[key] = before
-        else:
-            unknown = {k: v for k, v in (before or {}).items() if k not in section.members}
-            merged[key] = {**section.encode(item), **unknown}
+        merged[key] = section.encode(item) if before is None else _update(before, item, section)
     return merged
 
 
-def _words(numbers: tuple[int, ...]) -> list[str]:
-    return [str(number) for number in numbers]
+def _update(before: dict[str, Any], item: ItemT, section: _Section[ItemT]) -> dict[str, Any]:
+    """Return an object with as little changed as the item asks for."""
+    old = section.decode(Node(before, "object"))
+    changed = {
+        name: encode(getattr(item, name))
+        for name, encode in section.simple.items()
+        if getattr(item, name) != getattr(old, name)
+    }
+    if replace(old, **{name: getattr(item, name) for name in changed}) == item:
+        return {**before, **changed}
+    unknown = {name: value for name, value in before.items() if name not in section.members}
+    return {**section.encode(item), **unknown}
 
 
 def _base64(data: bytes) -> str:

@@ -23,6 +23,8 @@ SECTOR_SIZE: Final = 512
 
 #: What a keyslot's `priority` means; anything else makes it unusable.
 PRIORITY_IGNORE, PRIORITY_NORMAL, PRIORITY_PREFER = 0, 1, 2
+#: Stands for a priority that is no number.
+PRIORITY_UNKNOWN: Final = -1
 
 Argon2Variant = Literal["argon2id", "argon2i"]
 ARGON2_VARIANTS: Final[tuple[Argon2Variant, ...]] = ("argon2id", "argon2i")
@@ -97,6 +99,7 @@ class Keyslot:
         stripes: AF stripes of the key material.
         af_hash: Hash of the AF diffuser.
         priority: One of ``PRIORITY_*``.
+        problem: Why a keyslot of a known type cannot be used, or "".
     """
 
     type: str
@@ -107,6 +110,7 @@ class Keyslot:
     stripes: int
     af_hash: str
     priority: int = PRIORITY_NORMAL
+    problem: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +125,7 @@ class Digest:
         kdf: Hash and iterations.
         salt: Salt of PBKDF2.
         value: The digest; its own length says how much is compared.
+        problem: Why a digest of a known type cannot be used, or "".
     """
 
     type: str
@@ -129,6 +134,7 @@ class Digest:
     kdf: Pbkdf2 | None
     salt: bytes
     value: bytes
+    problem: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

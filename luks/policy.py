@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from luks.ciphers import check_usable, parse
-from luks.errors import PolicyError, UnsupportedError
+from luks.errors import LuksHeaderError, PolicyError, UnsupportedError
+from luks.luks2_reencrypt import REENCRYPT_REQUIREMENTS
 from luks.model import SECTOR_SIZE
-from luks.validate import REENCRYPT_REQUIREMENTS
+from luks.validate import SECTOR_SIZES
 
 if TYPE_CHECKING:
     from luks.model import Digest, Header, Segment
@@ -24,6 +25,7 @@ def check_openable(header: Header) -> Digest:
     Raises:
         PolicyError: It is not, or not wholly, encrypted.
         UnsupportedError: It needs something that is not implemented.
+        LuksHeaderError: The digest of the volume key makes no sense.
     """
     for requirement in header.requirements:
         if requirement in REENCRYPT_REQUIREMENTS:
@@ -43,6 +45,8 @@ def check_openable(header: Header) -> Digest:
             "no single key decrypts the whole payload", feature="several volume keys"
         )
     digest = header.digests[chosen]
+    if digest.problem:
+        raise LuksHeaderError(f"digest {chosen} cannot be used: {digest.problem}")
     if digest.kdf is None:
         raise UnsupportedError(
             f"digest type {digest.type!r} is not known", feature=f"digest type {digest.type}"
@@ -54,6 +58,12 @@ def check_openable(header: Header) -> Digest:
 def _check_segment(name: str, segment: Segment) -> None:
     if segment.type == "linear" or (segment.cipher and parse(segment.cipher).is_null):
         raise PolicyError(f"{name} of the payload is not encrypted [L62]")
+    if segment.type.startswith("hw-opal"):
+        raise UnsupportedError(
+            f"{name} is encrypted by the drive itself (OPAL)",
+            feature="OPAL",
+            hint="only cryptsetup on the machine with that drive can open it",
+        )
     if segment.type != "crypt":
         raise UnsupportedError(
             f"{name} is of the unknown type {segment.type!r}",
@@ -62,6 +72,11 @@ def _check_segment(name: str, segment: Segment) -> None:
     if segment.integrity is not None:
         raise UnsupportedError(
             f"{name} has integrity tags ({segment.integrity})", feature="integrity"
+        )
+    if segment.sector_size not in SECTOR_SIZES:
+        raise UnsupportedError(
+            f"{name} has sectors of {segment.sector_size} bytes [L28]",
+            feature=f"sectors of {segment.sector_size} bytes",
         )
     if segment.iv_tweak % (segment.sector_size // SECTOR_SIZE):
         raise UnsupportedError(

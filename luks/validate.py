@@ -13,6 +13,7 @@ from luks.ciphers import check_spec, parse
 from luks.errors import LuksHeaderError, UnsupportedError
 from luks.hashes import is_known
 from luks.luks2_binary import BINARY_SIZE
+from luks.luks2_reencrypt import check_reencryption
 from luks.model import SECTOR_SIZE
 
 if TYPE_CHECKING:
@@ -29,13 +30,6 @@ MAX_KEYSLOTS_SIZE: Final = 128 << 20
 SECTOR_SIZES: Final = (512, 1024, 2048, 4096)
 #: Keyslot areas start at, and are reserved in, multiples of this in LUKS2.
 AREA_ALIGNMENT: Final = 4096
-#: Fewest bytes of a digest: a shorter one would confirm keys by chance.
-MIN_DIGEST_SIZE: Final = 16
-
-#: Requirements of a re-encryption under way, in their versions.
-REENCRYPT_REQUIREMENTS: Final = frozenset(
-    {"online-reencrypt", "online-reencrypt-v2", "online-reencrypt-v3"}
-)
 
 _ENDLESS: Final = 2**64  # what a segment of dynamic size may take at most
 _LUKS1_HEADER_SECTORS: Final = 2
@@ -96,7 +90,7 @@ def validate_luks2(header: Header, *, json_size: int) -> None:
     _check_segments(header)
     _check_areas(header)
     _check_references(header)
-    _check_reencryption(header)
+    check_reencryption(header)
 
 
 def _check_areas(header: Header) -> None:
@@ -116,8 +110,6 @@ def _check_areas(header: Header) -> None:
                 f" keyslots area, bytes {start} to {end}",
                 rule="L27",
             )
-        if keyslot.key_size * keyslot.stripes > area.size:
-            raise LuksHeaderError(f"{name} has more key material than area", rule="L27")
         areas.append((area.offset, area.end, name))
     _check_disjoint(areas, rule="L27")
 
@@ -125,16 +117,19 @@ def _check_areas(header: Header) -> None:
 def _check_segments(header: Header) -> None:
     if sorted(header.segments) != list(range(len(header.segments))):
         raise LuksHeaderError("segments are not numbered from 0 without gaps", rule="L28")
-    if not header.data_segments:
-        raise LuksHeaderError("there is no segment", rule="L28")
+    backups = [header.segments[number].is_backup for number in sorted(header.segments)]
+    if not header.data_segments or backups != sorted(backups):
+        raise LuksHeaderError("the first segments are backups only", rule="L28")
     for number, segment in header.segments.items():
         name = f"segment {number}"
         if segment.offset % SECTOR_SIZE:
             raise LuksHeaderError(f"{name} starts inside a sector", rule="L28")
         if segment.size == 0:
             raise LuksHeaderError(f"{name} is empty", rule="L28")
-        if segment.sector_size not in SECTOR_SIZES:
+        if segment.sector_size % SECTOR_SIZE:
             raise LuksHeaderError(f"{name} has sectors of {segment.sector_size} bytes", rule="L28")
+        if segment.size is not None and segment.size % segment.sector_size:
+            raise LuksHeaderError(f"{name} ends inside a sector", rule="L28")
     *bounded, _ = header.data_segments
     if any(segment.size is None for segment in bounded):
         raise LuksHeaderError("a segment of dynamic size is not the last", rule="L28")
@@ -154,8 +149,6 @@ def _check_references(header: Header) -> None:
             raise LuksHeaderError(f"digest {number} names a missing keyslot", rule="L29")
         if not header.segments.keys() >= set(digest.segments):
             raise LuksHeaderError(f"digest {number} names a missing segment", rule="L29")
-        if digest.kdf is not None and len(digest.value) < MIN_DIGEST_SIZE:
-            raise LuksHeaderError(f"digest {number} is too short", rule="L29")
     for number, token in header.tokens.items():
         if not header.keyslots.keys() >= set(token.keyslots):
             raise LuksHeaderError(f"token {number} names a missing keyslot", rule="L29")
@@ -165,20 +158,8 @@ def _check_references(header: Header) -> None:
             raise LuksHeaderError(f"keyslot {number} has {count} digests", rule="L29")
     for number, segment in header.segments.items():
         count = sum(number in digest.segments for digest in header.digests.values())
-        # While it is being re-encrypted a segment has its old key and its new one.
-        if segment.type == "crypt" and not 1 <= count <= 1 + ("in-reencryption" in segment.flags):
-            raise LuksHeaderError(f"segment {number} has {count} digests", rule="L29")
-
-
-def _check_reencryption(header: Header) -> None:
-    required = REENCRYPT_REQUIREMENTS.intersection(header.requirements)
-    keyslots = [slot for slot in header.keyslots.values() if slot.type == "reencrypt"]
-    if len(required) > 1 or len(keyslots) > 1:
-        raise LuksHeaderError("there is more than one re-encryption", rule="L30")
-    if keyslots and not required:
-        raise LuksHeaderError("a re-encryption lacks its requirement", rule="L30")
-    if any(slot.key_size != 1 for slot in keyslots):
-        raise LuksHeaderError("a re-encryption keyslot has a key", rule="L30")
+        if segment.type == "crypt" and not count:
+            raise LuksHeaderError(f"segment {number} has no digest", rule="L29")
 
 
 def _check_disjoint(ranges: Iterable[tuple[int, int, str]], *, rule: str) -> None:

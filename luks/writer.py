@@ -107,6 +107,8 @@ def _luks2_pieces(header: Header) -> tuple[list[tuple[int, bytes]], Header]:
     copies = luks2.encode(replace(header, seqid=header.seqid + 1))
     # Whatever is written is something we would read; this finds what is not.
     written = luks2.decode_copy(copies[PRIMARY], PRIMARY, 0)
+    if written != replace(header, seqid=header.seqid + 1):
+        raise LuksHeaderError("these metadata would be read otherwise", rule="L90")
     places = [(0, copies[PRIMARY]), (header.metadata_size, copies[SECONDARY])]
     return (places[::-1] if header.stale_copy == SECONDARY else places), written
 

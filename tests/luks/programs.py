@@ -35,7 +35,7 @@ def key_file(directory: Path, secret: bytes) -> Path:
 
 
 def cryptsetup(*arguments: object) -> str:
-    return run("cryptsetup", "--batch-mode", *arguments).decode()
+    return run("cryptsetup", "--batch-mode", *arguments).decode(errors="replace")
 
 
 def accepts(image: Path, key: Path, *options: object) -> bool:

@@ -16,6 +16,7 @@ from luks.luks2_binary import METADATA_SIZES
 from tests.luks.support import (
     PASSPHRASE,
     Template,
+    fix_checksum,
     image,
     json_of,
     opens,
@@ -154,9 +155,13 @@ def test_an_unknown_hash_makes_a_copy_useless(name: str) -> None:
 def test_unknown_versions_are_unsupported(version: int) -> None:
     device = base().copy()
     device.content[6:8] = version.to_bytes(2, "big")
-    # The secondary copy is whole, so this may as well be damage.
+    # The checksum is wrong and the secondary copy whole, so this is damage.
     assert luks.load_header(device).stale_copy == luks2.PRIMARY
-    device.content[SECONDARY : SECONDARY + 6] = bytes(6)
+    lone = MemoryDevice(device.content)
+    lone.content[SECONDARY : SECONDARY + 6] = bytes(6)
+    with pytest.raises(luks.UnsupportedError, match=f"version {version}"):
+        luks.load_header(lone)
+    fix_checksum(device, 0)
     with pytest.raises(luks.UnsupportedError, match=f"version {version}"):
         luks.load_header(device)
 

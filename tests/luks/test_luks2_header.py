@@ -132,7 +132,7 @@ def test_unknown_members_and_types_survive_a_rewrite() -> None:
         }
         root["keyslots"]["0"]["area"].update(offset="36864", size="126976")
         root["keyslots"]["0"]["key_size"] = 31
-        root["digests"]["0"]["acme"] = 4
+        root["digests"]["0"].update(acme=4, keyslots=["0", "9"])
         root["segments"]["0"]["acme"] = 5
         root["config"].update(acme=6, flags=["acme-flag"])
 
@@ -275,11 +275,9 @@ WRONG = [
     ("L24", put("keyslots", "1", 5)),
     ("L24", put(*KEYSLOT, "type", ...)),
     ("L24", put(*KEYSLOT, "key_size", "32")),
-    ("L24", put(*KEYSLOT, "key_size", 0)),
     ("L24", put(*KEYSLOT, "key_size", 32.0)),
     ("L24", put(*KEYSLOT, "key_size", True)),
     ("L24", put(*KEYSLOT, "key_size", 2**64)),
-    ("L24", put(*KEYSLOT, "priority", "1")),
     ("L24", put(*KEYSLOT, "area", ...)),
     ("L24", put(*KEYSLOT, "area", "type", ...)),
     ("L24", put(*KEYSLOT, "area", "offset", 32768)),
@@ -288,15 +286,24 @@ WRONG = [
     ("L24", put(*KEYSLOT, "area", "offset", "")),
     ("L24", put(*KEYSLOT, "area", "offset", str(2**64))),
     ("L24", put(*KEYSLOT, "area", "encryption", ...)),
-    ("L24", put(*KEYSLOT, "area", "key_size", -1)),
     ("L24", put(*KEYSLOT, "kdf", ...)),
-    ("L24", put(*KEYSLOT, "kdf", "salt", "not base64!")),
     ("L24", put(*KEYSLOT, "kdf", "iterations", "1000")),
-    ("L24", put(*KEYSLOT, "kdf", "iterations", 0)),
     ("L24", put(*KEYSLOT, "kdf", "hash", ...)),
     ("L24", put(*KEYSLOT, "af", ...)),
-    ("L24", put(*KEYSLOT, "af", "stripes", 0)),
     ("L24", put(*KEYSLOT, "af", "hash", 256)),
+    ("L24", put(*KEYSLOT, "type", "")),
+    ("L24", put(*KEYSLOT, "key_size", -1)),
+    ("L24", put(*KEYSLOT, "key_size", 2**32)),
+    ("L24", put(*KEYSLOT, "area", "type", "acme")),
+    ("L24", put(*KEYSLOT, "area", "encryption", "")),
+    ("L24", put(*KEYSLOT, "kdf", "type", "")),
+    ("L24", put(*KEYSLOT, "kdf", "salt", "")),
+    ("L24", put(*KEYSLOT, "af", "type", "acme")),
+    ("L24", put(*KEYSLOT, "af", "stripes", "4000")),
+    ("L24", put(*KEYSLOT, "kdf", {"type": "argon2id", "time": 4, "memory": 64, "salt": "AA=="})),
+    ("L24", put(*DIGEST, "type", "")),
+    ("L24", put(*SEGMENT, "encryption", "")),
+    ("L24", put(*SEGMENT, "integrity", {"type": "hmac(sha256)"})),
     ("L24", put(*SEGMENT, "type", ...)),
     ("L24", put(*SEGMENT, "offset", ...)),
     ("L24", put(*SEGMENT, "size", ...)),
@@ -310,8 +317,6 @@ WRONG = [
     ("L24", put(*SEGMENT, "flags", "backup-final")),
     ("L24", put(*SEGMENT, "flags", [1])),
     ("L24", put(*SEGMENT, "integrity", "hmac")),
-    ("L24", put(*DIGEST, "digest", ...)),
-    ("L24", put(*DIGEST, "salt", 5)),
     ("L24", put(*DIGEST, "keyslots", "0")),
     ("L24", put(*DIGEST, "keyslots", [0])),
     ("L24", put(*DIGEST, "segments", ["zero"])),
@@ -322,7 +327,6 @@ WRONG = [
     ("L24", put("config", "json_size", 12288)),
     ("L24", put("config", "keyslots_size", ...)),
     ("L24", put("config", "flags", {})),
-    ("L24", put("config", "requirements", {})),
     ("L24", put("config", "requirements", {"mandatory": "x"})),
     ("L25", put("config", "json_size", "12287")),
     ("L25", put("config", "keyslots_size", "131071")),
@@ -335,21 +339,18 @@ WRONG = [
     ("L27", put(*KEYSLOT, "area", "offset", str(2**64 - 4096))),
     ("L27", put(*KEYSLOT, "area", "size", "0")),
     ("L27", put(*KEYSLOT, "area", "size", "135168")),
-    ("L27", put(*KEYSLOT, "area", "size", "127999")),
-    ("L27", put(*KEYSLOT, "af", "stripes", 4097)),
     ("L28", put("segments", {})),
     ("L28", put(*SEGMENT, "offset", "163841")),
     ("L28", put(*SEGMENT, "size", "0")),
     ("L28", put(*SEGMENT, "sector_size", 1023)),
-    ("L28", put(*SEGMENT, "sector_size", 8192)),
+    ("L28", put(*SEGMENT, "size", "8191")),
+    ("L28", put(*SEGMENT, "size", "512")),
     ("L28", put(*SEGMENT, "flags", ["backup-final"])),
     ("L29", put("digests", {})),
     ("L29", put(*DIGEST, "keyslots", [])),
     ("L29", put(*DIGEST, "keyslots", ["0", "1"])),
     ("L29", put(*DIGEST, "segments", [])),
     ("L29", put(*DIGEST, "segments", ["0", "1"])),
-    ("L29", put(*DIGEST, "digest", "")),
-    ("L29", put(*DIGEST, "digest", "AAAA")),
     ("L29", put("tokens", "0", {"type": "acme", "keyslots": ["1"]})),
 ]
 
@@ -404,6 +405,11 @@ def test_segments_have_an_order_and_do_not_overlap(change: Callable[[Root], None
     assert refusal(root).rule in {"L28", "L29"}
 
 
+INTEGRITY = {
+    "type": "hmac(sha256)",
+    "journal_encryption": "none",
+    "journal_integrity": "none",
+}
 REENCRYPT = {
     "type": "reencrypt",
     "key_size": 1,
@@ -417,7 +423,11 @@ def reencryption(root: Root) -> None:
     root["config"].update(
         keyslots_size="135168", requirements={"mandatory": ["online-reencrypt-v2"]}
     )
-    root["segments"]["0"]["offset"] = "167936"
+    segment = root["segments"]["0"]
+    segment["offset"] = "167936"
+    root["segments"]["1"] = {**segment, "flags": ["backup-previous"]}
+    root["segments"]["2"] = {**segment, "flags": ["backup-final"]}
+    root["digests"]["0"]["segments"] = ["0", "1", "2"]
     root["keyslots"]["1"] = copy.deepcopy(REENCRYPT)
 
 
@@ -437,12 +447,20 @@ def test_a_reencryption_under_way_loads_and_does_not_open() -> None:
         put("config", "requirements", "mandatory", ["online-reencryptx"]),
         put("config", "requirements", "mandatory", ["online-reencrypt", "online-reencrypt-v3"]),
         put("keyslots", "1", "key_size", 16),
+        put("keyslots", "1", "mode", "acme"),
+        put("keyslots", "1", "direction", "sideways"),
+        put("keyslots", "1", "area", "type", "datashift"),
+        put("keyslots", "1", "area", "type", "checksum"),
+        put("keyslots", "1", ...),
+        put("segments", "0", "encryption", "aes-cbc-plain64"),
+        put("segments", "0", "sector_size", 512),
+        put("segments", "1", "flags", ["backup-moved-segment"]),
     ],
 )
 def test_a_reencryption_that_contradicts_itself_is_refused(change: Callable[[Root], None]) -> None:
     root = changed(reencryption)
     change(root)
-    assert refusal(root).rule == "L30"
+    assert refusal(root).rule in {"L24", "L30"}
 
 
 @pytest.mark.parametrize(
@@ -453,11 +471,24 @@ def test_a_reencryption_that_contradicts_itself_is_refused(change: Callable[[Roo
         (put(*SEGMENT, "type", "acme"), luks.UnsupportedError, "'acme'"),
         (put(*SEGMENT, "encryption", "cipher_null-ecb"), luks.PolicyError, "not encrypted"),
         (put(*SEGMENT, "encryption", "acme-xts-plain64"), luks.UnsupportedError, "acme-xts"),
-        (put(*SEGMENT, "integrity", {"type": "hmac(sha256)"}), luks.UnsupportedError, "hmac"),
+        (put(*SEGMENT, "integrity", INTEGRITY), luks.UnsupportedError, "hmac"),
+        (put(*SEGMENT, "sector_size", 8192), luks.UnsupportedError, "sectors of 8192"),
+        (put(*SEGMENT, "type", "hw-opal-crypt"), luks.UnsupportedError, "OPAL"),
         (put(*SEGMENT, "iv_tweak", "4"), luks.UnsupportedError, "iv_tweak"),
         (put(*DIGEST, "type", "acme"), luks.UnsupportedError, "'acme'"),
-        (put(*KEYSLOT, "kdf", {"type": "argon2"}), luks.UnsupportedError, "key derivation"),
-        (put(*KEYSLOT, "af", {"type": "acme"}), luks.UnsupportedError, "key derivation"),
+        (put(*DIGEST, "digest", "AAAA"), luks.LuksHeaderError, "too short"),
+        (put(*DIGEST, "digest", ...), luks.LuksHeaderError, "'digest'"),
+        (put(*DIGEST, "salt", 5), luks.LuksHeaderError, "'salt'"),
+        (put(*DIGEST, "iterations", 0), luks.LuksHeaderError, "'iterations'"),
+        (put(*KEYSLOT, "kdf", {"type": "acme", "salt": "x"}), luks.UnsupportedError, "key deriv"),
+        (put(*KEYSLOT, "key_size", 0), luks.LuksHeaderError, "'key_size'"),
+        (put(*KEYSLOT, "area", "key_size", -1), luks.LuksHeaderError, "'key_size'"),
+        (put(*KEYSLOT, "kdf", "salt", "not base64!"), luks.LuksHeaderError, "'salt'"),
+        (put(*KEYSLOT, "kdf", "iterations", 0), luks.LuksHeaderError, "'iterations'"),
+        (put(*KEYSLOT, "af", "stripes", 0), luks.LuksHeaderError, "'stripes'"),
+        (put(*KEYSLOT, "af", "stripes", 4097), luks.LuksHeaderError, "larger than its area"),
+        (put(*KEYSLOT, "area", "size", "127999"), luks.LuksHeaderError, "larger than its area"),
+        (put(*KEYSLOT, "priority", "1"), luks.UnlockError, "no keyslot is active"),
         (put(*KEYSLOT, "af", "hash", "acme"), luks.UnsupportedError, "'acme'"),
         (put(*KEYSLOT, "area", "encryption", "cipher_null-ecb"), luks.PolicyError, "null"),
         (put(*KEYSLOT, "area", "encryption", "acme"), luks.UnsupportedError, "acme"),
@@ -474,7 +505,7 @@ def test_metadata_that_load_but_must_not_open(
     text: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """L60: the reason is found before the secret is used, in whatever way."""
+    """L60, L90: the reason is found before the secret is used, in whatever way."""
 
     def derive(*_: object) -> None:
         pytest.fail("the secret was used")
@@ -495,6 +526,7 @@ def test_metadata_that_load_but_must_not_open(
     [
         put("tokens", "31", {"type": "acme", "keyslots": ["0"]}),
         put("config", "requirements", {"mandatory": []}),
+        put("config", "requirements", {}),
         put("config", "flags", ["allow-discards", "acme"]),
         put(*KEYSLOT, "priority", 2),
         put(*KEYSLOT, "kdf", "cpus", 4),
@@ -509,12 +541,6 @@ def test_metadata_that_say_more_than_we_know_open(change: Callable[[Root], None]
 def test_a_segment_larger_than_any_device_is_sound_and_truncated() -> None:
     device = with_json(base(), changed(put(*SEGMENT, "size", str(2**64 - 4096))))
     with pytest.raises(luks.TruncatedImageError):
-        luks.open(device, PASSPHRASE)
-
-
-def test_a_segment_that_ends_inside_a_sector_does_not_open() -> None:
-    device = with_json(base(), changed(put(*SEGMENT, "size", "8191")))
-    with pytest.raises(luks.LuksHeaderError, match="inside a sector"):
         luks.open(device, PASSPHRASE)
 
 
