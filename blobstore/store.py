@@ -2,39 +2,28 @@
 
 from __future__ import annotations
 
-import threading
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Self
 
 from blobstore.commit import Change, commit
-from blobstore.description import (
-    Digest,
-    SectionInfo,
-    StoreInfo,
-    describe_section,
-    describe_store,
-)
-from blobstore.errors import BlobNotFoundError, UnwrittenBlobError
 from blobstore.growth import grow
-from blobstore.lookup import Lookup
 from blobstore.opened import OpenContainer, open_container
 from blobstore.policy import require_protection
+from blobstore.reader import StoreReader
 from blobstore.recovery import close, recover
 from blobstore.transaction import Transaction, too_large
-from formats.container import State
 from formats.errors import ReadOnlyError, UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from types import TracebackType
 
+    from blobstore.description import SectionInfo
     from blobstore.image import Image
-    from blobstore.regions import Region
-    from blobstore.verification import Report
     from formats.device import BlockDevice, ReadableBuffer
 
 
-class Store:
+class Store(StoreReader):
     """An open store. `blobstore.open` and `blobstore.create` make them.
 
     All methods may be called from several threads; a put is atomic and durable
@@ -50,13 +39,9 @@ class Store:
         resources: ExitStack,
     ) -> None:
         """Serve ``container``; use the functions that open stores instead."""
-        self._container = container
-        self._image = image
+        super().__init__(container, image)
         self._read_only = read_only
         self._resources = resources
-        self._lock = threading.RLock()
-        self._closed = False
-        self._lookup = Lookup(container)
         self._in_transaction = False
 
     @classmethod
@@ -96,25 +81,12 @@ class Store:
             recover(container)
         return cls(container, image, read_only=read_only, resources=resources or ExitStack())
 
-    # ------------------------------------------------------------- blobs
+    @property
+    def read_only(self) -> bool:
+        """Whether the store was opened for reading only."""
+        return self._read_only
 
-    def get(self, name: str) -> bytes:
-        """Return the blob of a section.
-
-        Raises:
-            BlobNotFoundError: There is no such section, for certain.
-            UnwrittenBlobError: It was registered and never written.
-            CorruptBlobError: What was durable no longer verifies; also for a
-                name that is not found while the directory is damaged.
-            PoisonedStoreError: A failed write leaves it in doubt.
-            DeviceError: It cannot be read.
-        """
-        with self._lock:
-            self._require_open()
-            newest = self._lookup.find(name).newest
-            if newest.version.state is State.UNWRITTEN:
-                raise UnwrittenBlobError(f"section {name!r} was registered and never written")
-            return self._container.blobs.read(newest)
+    # ----------------------------------------------------------- changes
 
     def put(self, name: str, data: ReadableBuffer) -> None:
         """Replace the blob of a section, atomically and durably.
@@ -142,8 +114,6 @@ class Store:
             with self._lookup.changing((name,)):
                 change = Change(section.older, section.name, blob=blob, replaces=section.newest)
                 commit(self._container, [change])
-
-    # ----------------------------------------------------------- changes
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
@@ -268,93 +238,6 @@ class Store:
             if total > self._container.total:
                 grow(self._container, total)
 
-    # --------------------------------------------------------- directory
-
-    def section(self, name: str) -> SectionInfo:
-        """Return what the directory says of a section; errors as `get`."""
-        with self._lock:
-            self._require_open()
-            return describe_section(self._lookup.find(name, damaged=True))
-
-    def sections(self) -> tuple[SectionInfo, ...]:
-        """Return all sections in the order in which they lie in the container."""
-        with self._lock:
-            self._require_open()
-            sections = self._container.directory.sections.values()
-            return tuple(map(describe_section, sorted(sections, key=lambda section: section.place)))
-
-    def __iter__(self) -> Iterator[str]:
-        """Iterate over the names, in the order of `sections`."""
-        return iter([section.name for section in self.sections()])
-
-    def __len__(self) -> int:
-        return len(self._container.directory.sections)
-
-    def __contains__(self, name: object) -> bool:
-        """Say whether there is such a section.
-
-        Raises:
-            DamagedHeadError: It is not found, but may be hidden by damage.
-        """
-        if not isinstance(name, str):
-            return False
-        with self._lock:
-            self._require_open()
-            try:
-                self._lookup.find(name, damaged=True)
-            except BlobNotFoundError:
-                return False
-            return True
-
-    def digest(self) -> Digest:
-        """Return what pins the state of the whole store from outside.
-
-        Raises:
-            DamagedHeadError: A head is damaged, so the root is not known.
-        """
-        with self._lock:
-            self._require_open()
-            directory = self._container.directory
-            if directory.root is None:
-                raise self._lookup.damaged_head("the root is not known")
-            return Digest(directory.generation, directory.root)
-
-    def info(self) -> StoreInfo:
-        """Return what the header says of the store as a whole."""
-        with self._lock:
-            self._require_open()
-            return describe_store(self._container)
-
-    def regions(self) -> tuple[Region, ...]:
-        """Return what every byte of the container is for, in order."""
-        from blobstore.regions import container_regions  # noqa: PLC0415  rarely used
-
-        with self._lock:
-            self._require_open()
-            return container_regions(self._container)
-
-    @property
-    def image(self) -> Image | None:
-        """What the container lies in; None if it was opened on a device."""
-        return self._image
-
-    @property
-    def read_only(self) -> bool:
-        """Whether the store was opened for reading only."""
-        return self._read_only
-
-    def verify(self, progress: Callable[[int, int], None] | None = None) -> Report:
-        """Read and check everything there is (see `blobstore.verification`).
-
-        Args:
-            progress: Called now and then with bytes done and bytes in all.
-        """
-        from blobstore.verification import verify  # noqa: PLC0415  rarely used
-
-        with self._lock:
-            self._require_open()
-            return verify(self._container, self._image, progress)
-
     # -------------------------------------------------------------- end
 
     def close(self) -> None:
@@ -384,10 +267,6 @@ class Store:
         self.close()
 
     # ---------------------------------------------------------- internal
-
-    def _require_open(self) -> None:
-        if self._closed:
-            raise ValueError("this store was closed")
 
     def _require_writable(self) -> None:
         self._require_open()
