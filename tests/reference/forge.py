@@ -8,20 +8,19 @@ from __future__ import annotations
 import hashlib
 import zlib
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from cryptography.hazmat import asn1
 
-from tests.reference.reader import (
-    HMAC_SHA256,
-    LIVE,
-    TOMBSTONE,
-    UNWRITTEN_STATE,
-    VOID,
-    Authentication,
-)
+from tests.reference.headers import HMAC_SHA256, Authentication
+from tests.reference.reader import LIVE, TOMBSTONE, UNWRITTEN_STATE, VOID
 from tests.reference.syntax import HEAD, Meta, der_length
 
 STORE_ID, KEY = b"forged container", bytes(range(32))
+
+
+class NoRoomError(Exception):
+    """No free item is longer than the extent."""
 
 
 @asn1.sequence
@@ -47,7 +46,7 @@ def octets(total: int) -> bytes:
     return tag_and_length(0x04, total).ljust(total, b"\0")
 
 
-@dataclass
+@dataclass(eq=False)
 class Copy:
     """A record."""
 
@@ -68,7 +67,14 @@ class Copy:
     crc32: bytes | None = None
     stored: bytes | None = None  # what lies there in place of the blob
     damaged: bool = False
-    mac: bytes = b""  # filled in
+    wrong_mac: bool = False
+    signed: bytes = b""  # these two are filled in: meta of C22, and the mac
+    mac: bytes = b""
+
+    @property
+    def counts(self) -> int:
+        """C42, where nothing is an orphan."""
+        return 0 if self.state == VOID else self.generation
 
     def length(self, block: int) -> int:
         return -(-(HEAD + self.maximum) // block) * block  # C8
@@ -98,7 +104,10 @@ class Copy:
         )
         coded = asn1.encode_der(meta)
         covered = self.blob[:size] if self.state == LIVE else b""
-        self.mac = keys.digest(b"blobstore/1 blob", coded[: -4 * 34] + covered)  # C22
+        self.signed = coded[: -4 * 34]
+        self.mac = keys.digest(b"blobstore/1 blob", self.signed + covered)  # C22
+        if self.wrong_mac:
+            self.mac = self.mac[::-1]
         meta.mac = self.mac
         coded = tag_and_length(0xA1, length) + asn1.encode_der(meta)
         end = len(coded)
@@ -118,7 +127,7 @@ def seal(keys: Authentication, head: bytes, at: int, end: int, *, damaged: bool 
     return head[: end - 32] + (bytes(32) if damaged else check) + head[end:]
 
 
-@dataclass
+@dataclass(eq=False)
 class Gap:
     """A free item."""
 
@@ -148,22 +157,39 @@ class HeaderCopy:
     total: int | None = None  # None: the true one
     version: int = 1
     incompatible: int = 0
+    read_only_compatible: int = 0
+    compatible: int = 0
     store_id: bytes | None = None  # None: the container's
+    key: bytes | None = None  # None: the container's
+    algorithm: int | None = None  # None: the container's
+    block: int | None = None  # None: the container's
     encrypted: bool = False
     damaged: bool = False
     outer: int | None = None  # None: the true one
+    padding: bytes = b""
 
-    def encode(self, keys: Authentication, copy: int, block: int, total: int) -> bytes:
+    def encode(
+        self, keys: Authentication, copy: int, block: int, total: int, at: int | None = None
+    ) -> bytes:
+        """Return the copy; ``at`` is for one that does not lie where it should."""
+        at = (block if copy else 0) if at is None else at
+        block = self.block or block
+        key = keys.key if self.key is None else self.key
+        algorithm = keys.algorithm if self.algorithm is None else self.algorithm
+        store_id = self.store_id or keys.store_id
+        keys = replace(keys, algorithm=algorithm, key=key, store_id=store_id)
         start = tag_and_length(0x73, self.outer or total) if copy == 0 else b""
         name = b"blobstore"
         fields = [
             bytes([0x0C, len(name)]) + name,
             bytes([0x02, 1, self.version, 0x02, 1, copy]),
             _integer(block),
-            _octet_string(self.store_id or keys.store_id),
-            bytes([0x01, 1, 0xFF if self.encrypted else 0, 0x0A, 1, keys.algorithm]),
+            _octet_string(keys.store_id),
+            bytes([0x01, 1, 0xFF if self.encrypted else 0, 0x0A, 1, algorithm]),
             _octet_string(keys.key),
-            _octet_string(self.incompatible.to_bytes(8)) + 2 * _octet_string(bytes(8)),
+            _octet_string(self.incompatible.to_bytes(8)),
+            _octet_string(self.read_only_compatible.to_bytes(8)),
+            _octet_string(self.compatible.to_bytes(8)),
             _octet_string(self.sequence.to_bytes(8)),
             _octet_string((total if self.total is None else self.total).to_bytes(8)),
             _octet_string(self.durable.to_bytes(8)),
@@ -171,9 +197,9 @@ class HeaderCopy:
             _octet_string(bytes(32)),
         ]
         start += tag_and_length(0xA0, block - len(start)) + b"".join(fields)
-        item = start + octets(block - len(start))
-        at = block if copy else 0
-        keys = replace(keys, store_id=self.store_id or keys.store_id)
+        padding = octets(block - len(start))
+        padding = padding[: len(padding) - len(self.padding)] + self.padding
+        item = start + padding
         return seal(keys, item[:HEAD], at, len(start), damaged=self.damaged) + item[HEAD:]
 
 
@@ -208,37 +234,97 @@ class Forged:
     def records(self) -> list[Copy]:
         return [item for item in self.items if isinstance(item, Copy)]
 
-    def section(self, name: str, maximum: int, blob: bytes | None = None, **more: int) -> None:
+    def section(self, name: str, maximum: int, blob: bytes | None = None, **more: Any) -> None:
         """C59: a section as initialising makes it, in generation 1."""
         section = name.encode().ljust(16, b"\0")
-        first = Copy(section, name, maximum, blob or b"", **more)  # type: ignore[arg-type]
+        first = Copy(section, name, maximum, blob or b"", **more)
         first.state = UNWRITTEN_STATE if blob is None else LIVE
         self.items.append(first)
         if first.copies == 2:
             void = replace(first, copy=1, state=VOID, generation=0, blob=b"")
             self.items.append(void)
 
-    def newest(self, section: bytes) -> Copy:
-        """C42, where nothing is an orphan."""
-        found = [record for record in self.records if record.section == section]
-        return max(found, key=lambda r: (r.generation if r.state != VOID else 0, -r.copy))
+    @property
+    def highest(self) -> int:
+        """C30."""
+        durable = [header.durable for header in self.headers]
+        return max(*durable, *(item.generation for item in self.items))
 
-    def commit(self, **changes: dict[str, object]) -> list[Copy]:
+    def extents(self, section: bytes) -> list[list[Copy]]:
+        found: list[list[Copy]] = []
+        for record in self.records:
+            if record.section == section:
+                if record.copy == 0:
+                    found.append([])
+                found[-1].append(record)
+        return found
+
+    def newest(self, section: bytes) -> Copy:
+        """C42; of a section that has a void extent only, its copy 0."""
+        found = [record for record in self.records if record.section == section]
+        return max(found, key=lambda record: (record.counts, -record.copy))
+
+    def place(self, section: bytes) -> Copy:
+        """Return the record that a commit overwrites: C31, C32, C52, C55."""
+        extents = self.extents(section)
+        for extent in extents:
+            if not any(record.counts for record in extent):
+                return extent[0]
+        newest = self.newest(section)
+        (extent,) = (extent for extent in extents if newest in extent)
+        return next((record for record in extent if record is not newest), newest)
+
+    def allot(
+        self, name: str, maximum: int, section: bytes | None = None, **more: Any
+    ) -> list[Copy]:
+        """C52, 1 and 2: a void extent at the end of the first free item that is longer."""
+        section = section or name.encode().ljust(16, b"\0")
+        void = Copy(section, name, maximum, state=VOID, generation=0, **more)
+        extent = [replace(void, copy=copy) for copy in range(void.copies)]
+        length = sum(record.length(self.block) for record in extent)
+        for index, gap in enumerate(self.items):
+            if isinstance(gap, Gap) and gap.length(self.block) > length:
+                gap.size = gap.length(self.block) - length
+                gap.generation, gap.root = self.highest, self.root()
+                self.items[index + 1 : index + 1] = extent
+                return extent
+        raise NoRoomError
+
+    def create(self, name: str, maximum: int, **more: Any) -> Copy:
+        """C52, without the writing of D."""
+        self.allot(name, maximum, **more)
+        (record,) = self.commit(**{name: {"state": UNWRITTEN_STATE}})
+        return record
+
+    def release(self, extent: list[Copy]) -> None:
+        """C56, 2."""
+        root, start = self.root(), self.items.index(extent[0])
+        end = start + len(extent)
+        start -= bool(start) and isinstance(self.items[start - 1], Gap)
+        end += any(isinstance(item, Gap) for item in self.items[end : end + 1])
+        length = sum(item.length(self.block) for item in self.items[start:end])
+        self.items[start:end] = [Gap(length, self.highest, root)]
+
+    def commit(self, **changes: dict[str, Any]) -> list[Copy]:
         """C31: one commit that changes these sections; returns the records it wrote.
 
         A change is the fields of the new record that differ from the newest one's.
         """
-        highest = max(item.generation for item in self.items)
+        generation = self.highest + 1
         sections = {record.name: record.section for record in self.records}
         written = []
         prev = self.root()
         for name, change in changes.items():
             section = sections[name]
-            newest = self.newest(section)
-            old = next(r for r in self.records if r.section == section and r is not newest)
+            old = self.place(section)
             fields = {"state": LIVE, "stored": None, **change}
-            record = replace(newest, copy=old.copy, **fields)  # type: ignore[arg-type]
-            record.generation, record.members = highest + 1, len(changes)
+            record = replace(
+                self.newest(section),
+                copy=old.copy,
+                maximum=old.maximum,
+                **fields,
+            )
+            record.generation, record.members = generation, len(changes)
             self.items[self.items.index(old)] = record
             written.append(record)
         root = self.root()
@@ -252,8 +338,8 @@ class Forged:
         total = 0
         for section in {record.section for record in self.records}:
             newest = self.newest(section)
-            if newest.state != TOMBSTONE:
-                member = self.keys.store_id + section + newest.generation.to_bytes(8) + newest.mac
+            if newest.counts and newest.state != TOMBSTONE:
+                member = self.keys.store_id + newest.signed + newest.mac
                 hashed = hashlib.shake_256(b"blobstore/1 memb" + member).digest(512)
                 total += int.from_bytes(hashed)
         return self.keys.digest(b"blobstore/1 root", (total % (1 << 4096)).to_bytes(512))
@@ -266,9 +352,9 @@ class Forged:
 
     def close(self) -> None:
         """C58."""
-        highest = max(item.generation for item in self.items)
+        root, highest = self.root(), self.highest
         for header in self.headers:
-            header.durable, header.root = highest, self.root()
+            header.durable, header.root = highest, root
             header.sequence += 1
 
     def encode(self) -> bytes:

@@ -1,0 +1,162 @@
+"""The header copies, authentication and what a container can fail with: C15, C20, C21, C40.
+
+Part of the reader in `tests.reference.reader`, and like it written from `spec/` alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass
+
+from cryptography.hazmat import asn1
+
+from tests.reference.syntax import HEAD, Header, Item, enumerated, frame, number
+
+BLOCK_SIZES = tuple(1 << power for power in range(9, 17))
+SHA256, HMAC_SHA256 = 0, 1
+
+
+class ContainerError(Exception):
+    """The container as a whole is not read."""
+
+
+class NoContainer(ContainerError):  # noqa: N818  # it need not be an error
+    """Neither header copy is sound."""
+
+
+class Unsupported(ContainerError):  # noqa: N818
+    """A later version made this (C15)."""
+
+
+class Corrupt(ContainerError):  # noqa: N818
+    """The store contradicts itself."""
+
+
+@dataclass(frozen=True)
+class Authentication:
+    """C20: how things are authenticated in one store."""
+
+    algorithm: int
+    key: bytes
+    store_id: bytes
+
+    def digest(self, label: bytes, message: bytes) -> bytes:
+        """A(label, storeId, message)."""
+        message = label + self.store_id + message
+        if self.algorithm == HMAC_SHA256:
+            return hmac.digest(self.key, message, "sha256")
+        return hashlib.sha256(message).digest()
+
+    def checks(self, head: bytes, offset: int, end: int) -> bool:
+        """C21; `check` ends at ``end`` and counts as zero in what it covers."""
+        blank = head[: end - 32] + bytes(32) + head[end:]
+        expected = self.digest(b"blobstore/1 head", offset.to_bytes(8) + blank)
+        return hmac.compare_digest(expected, head[end - 32 : end])
+
+
+@dataclass(frozen=True)
+class FoundHeader:
+    """A sound header copy."""
+
+    header: Header
+    authentication: Authentication
+
+    @property
+    def sequence(self) -> int:
+        return number(self.header.sequence)
+
+    @property
+    def total(self) -> int:
+        return number(self.header.total)
+
+    @property
+    def durable(self) -> int:
+        return number(self.header.durable)
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What two copies always share (C40)."""
+        return self.header.block_size, self.header.encrypted, self.authentication
+
+    @property
+    def content(self) -> dict[str, object]:
+        """What two copies with one sequence share (C40)."""
+        own = ("copy", "check", "padding", "authentication")
+        return {name: value for name, value in vars(self.header).items() if name not in own}
+
+
+class Later(Exception):  # noqa: N818
+    """C15: a header copy of a version or an authentication that nobody can check."""
+
+
+def read_header(content: bytes, offset: int) -> FoundHeader | None:
+    """Return the header copy at an offset, 0 or a block size, if it is sound (C21)."""
+    head = content[offset : offset + HEAD]
+    try:
+        tag, begin, end = (0x73, 0, None) if offset else frame(head, 0)
+        item = Item.parse(head, begin)
+        header = asn1.decode_der(Header, item.der)
+        algorithm = enumerated(header.authentication)
+    except ValueError:
+        return None
+    if tag != 0x73 or item.tag != 0xA0 or header.identifier != "blobstore":  # C1
+        return None
+    # SPEC: C15 does not say by what a header copy of unknown version is told from rubbish; here it
+    # is all of the syntax but the number.
+    if header.version != 1 or algorithm not in (SHA256, HMAC_SHA256):
+        raise Later(f"version {header.version}, authentication {algorithm}")
+    block, total = header.block_size, number(header.total)
+    authentication = Authentication(algorithm, header.key, header.store_id)
+    sound = (
+        (header.copy == bool(offset) and item.end == block)  # C3
+        and (block in BLOCK_SIZES and offset in (0, block))  # C40
+        and (total % block == 0 and 2 * block <= total < 1 << 63)  # C2
+        and (bool(offset) or end == total)  # C21
+        and len(header.key) == 32 * algorithm  # C20
+        and authentication.checks(head, offset, item.last[0])
+    )
+    return FoundHeader(header, authentication) if sound else None
+
+
+def read_headers(content: bytes) -> list[FoundHeader]:
+    """C40: return the sound header copies, one or two, in their order."""
+    later: list[Later] = []
+
+    def attempt(offset: int) -> FoundHeader | None:
+        try:
+            return read_header(content, offset)
+        except Later as error:
+            later.append(error)
+            return None
+
+    first = attempt(0)
+    tries = [first.header.block_size] if first else BLOCK_SIZES
+    second = next(filter(None, map(attempt, tries)), None)
+    copies = [copy for copy in (first, second) if copy]
+    if not copies:
+        if later:
+            raise Unsupported(f"C15: {later[0]}")
+        raise NoContainer("C40: no sound header copy")
+    # SPEC: C15 does not say whether the bits of the other copy count (here not), nor what a
+    # container is that is unsupported and corrupt (here unsupported).
+    if number(max(copies, key=lambda copy: copy.sequence).header.incompatible):
+        raise Unsupported("C15: an incompatible feature")
+    if first and second:
+        require_agreement(first, second)
+    if copies[0].total > len(content):
+        raise Corrupt("C2: truncated")
+    return copies
+
+
+def require_agreement(first: FoundHeader, second: FoundHeader) -> None:
+    """C40, its last sentence."""
+    if first.identity != second.identity:
+        raise Corrupt("C40: the header copies are of different stores")
+    if second.sequence >= first.sequence and first.total != second.total:
+        raise Corrupt("C40: the totals differ")
+    if second.sequence == first.sequence and first.content != second.content:
+        raise Corrupt("C40: header copies of one sequence differ")
+    older, newer = sorted((first, second), key=lambda copy: copy.sequence)
+    if older.durable > newer.durable:
+        raise Corrupt("C40: the older header copy has the higher durable")
