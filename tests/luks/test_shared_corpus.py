@@ -199,6 +199,24 @@ def test_the_validation_corpus(row: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
+    "row",
+    [
+        row
+        for row in _rows("validation/verdicts.tsv")
+        if row["expected"] in {"accept", "accept-with-recovery"}
+        and row["plain_sha256"]
+        and row["image"] != "bad1-x-no-payload.img"
+    ],
+    ids=lambda row: row["image"],
+)
+def test_what_is_accepted_holds_what_it_should(row: dict[str, str]) -> None:
+    device = MemoryDevice(_content("validation/" + row["file"]))
+    with luks.open(device, row["passphrase"].encode()) as volume:
+        data = volume.read(0, int(row["plain_length"]))
+    assert hashlib.sha256(data).hexdigest() == row["plain_sha256"]
+
+
+@pytest.mark.parametrize(
     "row", _rows("validation/crash/states.tsv"), ids=lambda row: row["file"].split(":")[1]
 )
 def test_the_crash_states_of_cryptsetup(row: dict[str, str]) -> None:
