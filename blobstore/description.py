@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from formats.container import FORMAT_VERSION, Authentication, Kind, State
+from formats.container import DIGEST_SIZE, FORMAT_VERSION, Authentication, Kind, State
 
 if TYPE_CHECKING:
     from blobstore.directory import Section
@@ -70,6 +70,11 @@ class StoreInfo:
     clean: bool
     damaged_heads: tuple[int, ...]
 
+    @property
+    def digest(self) -> Digest | None:
+        """What pins this state from outside; None where damage leaves it unverified."""
+        return None if self.root is None else Digest(self.generation, self.root)
+
 
 _AUTHENTICATIONS = {
     Authentication.SHA256: "sha256",
@@ -79,10 +84,32 @@ _AUTHENTICATIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """What binds the whole store: its root and the generation it has it at (C24)."""
+    """What binds the whole store: its root and the generation it has it at (C24).
+
+    As text it is the generation, a colon, and the root in hexadecimal.
+    """
 
     generation: int
     root: bytes
+
+    def __str__(self) -> str:
+        return f"{self.generation}:{self.root.hex()}"
+
+    @classmethod
+    def parse(cls, text: str) -> Digest:
+        """Return the digest that ``str`` wrote.
+
+        Raises:
+            ValueError: It is none.
+        """
+        generation, _, root = text.partition(":")
+        try:
+            digest = cls(int(generation), bytes.fromhex(root))
+        except ValueError:
+            digest = cls(-1, b"")
+        if digest.generation < 0 or len(digest.root) != DIGEST_SIZE:
+            raise ValueError(f"a digest is GENERATION:ROOT in hexadecimal, not {text!r}")
+        return digest
 
 
 def kind_of(name: str) -> Kind:

@@ -12,7 +12,9 @@
     ├── ImageExistsError             69   a store of ours stands where one is to be made
     ├── SectionMismatchError         70   registered as something else
     ├── ManifestError                71   of `blobstore pack`
-    └── SectionExistsError           73   the name is taken
+    ├── SectionExistsError           73   the name is taken
+    ├── NoPreviousBlobError          74   there is nothing to go back to
+    └── PinMismatchError             75   not the state that its user expects
 
 An emulator may make new state for a device only on `BlobNotFoundError` (after
 which it registers) and `UnwrittenBlobError`. Nothing else means absence.
@@ -113,6 +115,18 @@ class SectionExistsError(StoreError):
     """A section of that name is there already."""
 
     exit_code = 73
+
+
+class NoPreviousBlobError(StoreError):
+    """The section has no older blob that verifies."""
+
+    exit_code = 74
+
+
+class PinMismatchError(StoreError):
+    """The store is sound, but not in the state, or not as new, as its user expects."""
+
+    exit_code = 75
 
 
 class ManifestError(StoreError):

@@ -1,13 +1,17 @@
-"""No silent downgrade: what protects a store must be what its user relies on (C25)."""
+"""No silent downgrade and no silent rollback: a store must be what its user relies on."""
 
 from __future__ import annotations
 
+import hmac
 from typing import TYPE_CHECKING
 
+from blobstore.errors import DamagedHeadError, PinMismatchError
 from formats.container import Authentication
 from luks.errors import PolicyError
 
 if TYPE_CHECKING:
+    from blobstore.description import Digest
+    from blobstore.directory import Directory
     from formats.container import Header
 
 
@@ -35,3 +39,41 @@ def require_protection(header: Header, *, encrypted: bool, with_secret: bool) ->
     raise PolicyError(
         f"{reason} [C25]", hint="if that is intended, permit it with allow_unprotected"
     )
+
+
+def require_pinned(directory: Directory, expected: Digest | None, at_least_generation: int) -> None:
+    """Check that a store is in the state that its user pinned outside.
+
+    A higher generation than the pinned one is fine if the root is the same:
+    recovery uses generations up.
+
+    Args:
+        directory: Of the store.
+        expected: The state it must be in, or None.
+        at_least_generation: The generation it must have reached.
+
+    Raises:
+        PinMismatchError: It is in another state.
+        DamagedHeadError: Damage leaves its state unknown.
+    """
+    if directory.generation < at_least_generation:
+        raise PinMismatchError(
+            f"the store has generation {directory.generation}; at least {at_least_generation} is "
+            "expected",
+            hint="the image was set back to an older state",
+        )
+    if expected is None:
+        return
+    if directory.root is None:
+        offset, _ = directory.damaged[0]
+        raise DamagedHeadError(
+            f"the head at byte {offset} is damaged: the state of the store is not known",
+            offset=offset,
+        )
+    same = hmac.compare_digest(directory.root, expected.root)
+    if not same or directory.generation < expected.generation:
+        raise PinMismatchError(
+            f"the store is in the state of generation {directory.generation}, not in the one of "
+            f"generation {expected.generation} that is expected",
+            hint="the image was set back, or changed by somebody who did not tell",
+        )

@@ -12,13 +12,19 @@ from blobstore.description import (
     describe_section,
     describe_store,
 )
-from blobstore.errors import BlobNotFoundError, UnwrittenBlobError
+from blobstore.errors import (
+    BlobNotFoundError,
+    CorruptBlobError,
+    NoPreviousBlobError,
+    UnwrittenBlobError,
+)
 from blobstore.lookup import Lookup
 from formats.container import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from blobstore.directory import Section
     from blobstore.image import Image
     from blobstore.opened import OpenContainer
     from blobstore.regions import Region
@@ -36,10 +42,17 @@ class StoreReader:
         self._lookup = Lookup(container)
         self._closed = False
 
-    def get(self, name: str) -> bytes:
+    def get(self, name: str, *, previous: bool = False) -> bytes:
         """Return the blob of a section.
 
+        Args:
+            name: The section.
+            previous: Return the blob before the newest instead, or what is left
+                where damage took one copy. It is verified like any other, but
+                nothing says how old it is; ask for it only on a human's behalf.
+
         Raises:
+            NoPreviousBlobError: There is no such blob, or it does not verify.
             BlobNotFoundError: There is no such section, for certain.
             UnwrittenBlobError: It was registered and never written.
             CorruptBlobError: What was durable no longer verifies; also for a
@@ -49,6 +62,8 @@ class StoreReader:
         """
         with self._lock:
             self._require_open()
+            if previous:
+                return self._previous(self._lookup.find(name, damaged=True))
             newest = self._lookup.find(name).newest
             if newest.version.state is State.UNWRITTEN:
                 raise UnwrittenBlobError(f"section {name!r} was registered and never written")
@@ -133,6 +148,18 @@ class StoreReader:
         with self._lock:
             self._require_open()
             return verify(self._container, self._image, progress)
+
+    def _previous(self, section: Section) -> bytes:
+        left = section.newest if None in section.copies else section.older
+        name = section.name
+        if left.version.state is not State.LIVE or len(section.copies) == 1:
+            raise NoPreviousBlobError(f"section {name!r} has no previous blob")
+        try:
+            return self._container.blobs.read(left)
+        except CorruptBlobError as error:
+            raise NoPreviousBlobError(
+                f"the previous blob of section {name!r} does not verify either"
+            ) from error
 
     def _require_open(self) -> None:
         if self._closed:

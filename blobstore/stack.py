@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterable
 
+    from blobstore.description import Digest
     from formats.device import BlockDevice
 
     AnyPath = str | os.PathLike[str]
@@ -43,6 +44,8 @@ def open_store(
     header: AnyPath | None = None,
     read_only: bool = False,
     allow_unprotected: bool = False,
+    expect_digest: Digest | None = None,
+    at_least_generation: int = 0,
 ) -> Store:
     """Open the store in an image.
 
@@ -56,11 +59,16 @@ def open_store(
         read_only: Permit no writing; several processes may read at once.
         allow_unprotected: Accept a secret for an image that is not encrypted,
             and a container less protected than it should be (C25).
+        expect_digest: What `Store.digest` said of the state that it must be in.
+            With ``at_least_generation`` it finds an image that was set back
+            as a whole, which nothing inside the image can tell.
+        at_least_generation: The generation that it must have reached.
 
     Raises:
         SecretRequiredError: The image is encrypted, and there is no secret.
         NoKeyslotMatchError: The secret opens no keyslot.
         PolicyError: See ``allow_unprotected``; or LUKS would not encrypt.
+        PinMismatchError: See ``expect_digest`` and ``at_least_generation``.
         EmptyImageError, ForeignImageError, TruncatedImageError: As named.
         LuksHeaderError, ContainerError: No copy of the header is sound.
         CorruptStoreError: Parts of the store contradict each other.
@@ -87,6 +95,8 @@ def open_store(
             with_secret=secret is not None,
             read_only=read_only,
             allow_unprotected=allow_unprotected,
+            expect_digest=expect_digest,
+            at_least_generation=at_least_generation,
             image=image,
             resources=resources,
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 from blobstore.commit import Change, commit
 from blobstore.growth import grow
 from blobstore.opened import OpenContainer, open_container
-from blobstore.policy import require_protection
+from blobstore.policy import require_pinned, require_protection
 from blobstore.reader import StoreReader
 from blobstore.recovery import close, recover
 from blobstore.transaction import Transaction, too_large
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
-    from blobstore.description import SectionInfo
+    from blobstore.description import Digest, SectionInfo
     from blobstore.image import Image
     from formats.device import BlockDevice, ReadableBuffer
 
@@ -53,6 +53,8 @@ class Store(StoreReader):
         with_secret: bool = False,
         read_only: bool = False,
         allow_unprotected: bool = False,
+        expect_digest: Digest | None = None,
+        at_least_generation: int = 0,
         image: Image | None = None,
         resources: ExitStack | None = None,
     ) -> Self:
@@ -65,6 +67,8 @@ class Store(StoreReader):
             read_only: Write nothing, recovery included.
             allow_unprotected: Accept a container that is less protected than
                 its user has reason to believe (C25).
+            expect_digest: The state it must be in, as `digest` once said.
+            at_least_generation: The generation it must have reached.
             image: What the device lies in, if it is known.
             resources: Closed with the store; the caller's if this raises.
 
@@ -73,8 +77,11 @@ class Store(StoreReader):
                 cannot be read.
             CorruptStoreError: Its parts contradict each other.
             PolicyError: Its protection is not what it should be (C25).
+            PinMismatchError: It is not what ``expect_digest`` and
+                ``at_least_generation`` ask for.
         """
         container = open_container(device)
+        require_pinned(container.directory, expect_digest, at_least_generation)
         if not allow_unprotected:
             require_protection(container.header, encrypted=encrypted, with_secret=with_secret)
         if not read_only and container.writable:
@@ -207,6 +214,18 @@ class Store(StoreReader):
         """
         with self.transaction() as changes:
             changes.rename(name, new)
+
+    def restore(self, name: str) -> None:
+        """Make the previous blob of a section its newest one again, by a new commit.
+
+        Raises:
+            NoPreviousBlobError: As in `get` with ``previous``.
+            DamagedHeadError: A head is damaged: repair the store first.
+            BlobNotFoundError, ReadOnlyError, DeviceError, PoisonedStoreError:
+                As in `put`.
+        """
+        with self._lock:
+            self.put(name, self.get(name, previous=True))
 
     def delete(self, name: str) -> None:
         """Delete a section and its blob; its space is free again.

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from blobstore.cli.types import DigestType
 from blobstore.stack import is_encrypted, open_store
 from luks import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from blobstore.description import Digest
     from blobstore.store import Store
 
     _Command = Callable[..., Any]
@@ -36,6 +38,8 @@ class Access:
     key_fd: int | None
     header: Path | None
     allow_unprotected: bool
+    expect_digest: Digest | None
+    at_least_generation: int
 
     def open(self, image: Path, *, read_only: bool = True) -> Store:
         """Open an image's store; ask for the passphrase if it needs one."""
@@ -49,6 +53,8 @@ class Access:
                 header=self.header,
                 read_only=read_only,
                 allow_unprotected=self.allow_unprotected,
+                expect_digest=self.expect_digest,
+                at_least_generation=self.at_least_generation,
             )
         finally:
             if secret is not None:
@@ -101,16 +107,37 @@ def access_options(function: _Command) -> _Command:
         key_fd: int | None,
         header: Path | None,
         allow_unprotected: bool,
+        expect_digest: Digest | None,
+        at_least_generation: int,
         **rest: Any,
     ) -> Any:
-        return function(access=Access(key_file, key_fd, header, allow_unprotected), **rest)
+        access = Access(
+            key_file, key_fd, header, allow_unprotected, expect_digest, at_least_generation
+        )
+        return function(access=access, **rest)
 
-    option = click.option(
-        "--allow-unprotected",
-        is_flag=True,
-        help="Accept an image that is less protected than it should be.",
-    )
-    return _secret_options(option(wrapped), "The image's detached LUKS header.")
+    for option in (
+        click.option(
+            "--at-least-generation",
+            type=click.IntRange(min=0),
+            default=0,
+            metavar="N",
+            help="Refuse an image that has not reached this generation.",
+        ),
+        click.option(
+            "--expect-digest",
+            type=DigestType(),
+            metavar="DIGEST",
+            help="Refuse an image in any other state than this one, as info shows it.",
+        ),
+        click.option(
+            "--allow-unprotected",
+            is_flag=True,
+            help="Accept an image that is less protected than it should be.",
+        ),
+    ):
+        wrapped = option(wrapped)
+    return _secret_options(wrapped, "The image's detached LUKS header.")
 
 
 def new_access_options(function: _Command) -> _Command:

@@ -21,6 +21,11 @@ VERBS: Final = {
     "info": "Show what an image is and where each byte of it goes.",
     "get": "Read a blob.",
     "put": "Replace a blob, atomically and durably.",
+    "restore": "Go back to the blob before the newest.",
+    "rm": "Delete sections.",
+    "mv": "Rename a section.",
+    "resize": "Change the worst-case size of a section.",
+    "grow": "Make an image larger.",
     "verify": "Read and check everything in an image.",
 }
 
@@ -40,7 +45,8 @@ Exit codes:
   64  no room in the image     65  corrupt blob         66  damaged head
   67  parts contradict         68  an earlier write failed
   69  image exists             70  section is another   71  manifest unusable
-  72  output exists            73  section exists      130  interrupted
+  72  output exists            73  section exists       74  no previous blob
+  75  not the pinned state    130  interrupted
 """
 
 

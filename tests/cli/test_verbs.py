@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import blobstore as library
-from tests.support.cli import QUICK, blobstore, succeeds
+from tests.support.cli import QUICK, blobstore, fails, succeeds
 
 MACHINE = Path(__file__).resolve().parents[2] / "examples" / "machine"
 
@@ -336,3 +336,46 @@ def test_help_and_version_cost_no_verb() -> None:
     for verb in ("create", "pack", "unpack", "ls", "info", "get", "put", "verify"):
         assert b"Usage: " in succeeds(verb, "--help")
     assert blobstore("nonsense").returncode == 2
+
+
+def test_restore_mv_rm_resize_grow(image: Path, key: Path, tmp_path: Path) -> None:
+    with_key = ("--key-file", key)
+    new = tmp_path / "new"
+    new.write_bytes(b"new environment")
+    old = succeeds("get", image, "uboot-environment", *with_key)
+    succeeds("put", image, "uboot-environment", new, *with_key)
+    assert succeeds("get", image, "uboot-environment", "--previous", *with_key) == old
+    succeeds("restore", image, "uboot-environment", *with_key)
+    assert succeeds("get", image, "uboot-environment", *with_key) == old
+    before = image.stat().st_size
+    succeeds("resize", image, "uboot-environment", "3MiB", *with_key)
+    assert image.stat().st_size > before
+    succeeds("grow", image, "16MiB", *with_key)
+    assert image.stat().st_size == (16 << 20) + (2 << 20)
+    succeeds("mv", image, "uboot-environment", "env", *with_key)
+    succeeds("rm", image, "adapter-vpd", "tpm-volatile-state", *with_key)
+    sections = json.loads(succeeds("ls", image, "--json", *with_key))
+    assert {section["name"] for section in sections} == {"tpm-permanent-state", "env"}
+    assert succeeds("get", image, "env", *with_key) == old
+    assert b"no problems" in succeeds("verify", image, *with_key)
+    assert fails("rm", image, "env", "unknown", *with_key) == 61
+    assert fails("mv", image, "env", "tpm-permanent-state", *with_key) == 73
+    assert fails("restore", image, "tpm-permanent-state", *with_key) == 74
+    assert succeeds("get", image, "env", *with_key) == old
+
+
+def test_a_pinned_state(image: Path, key: Path, tmp_path: Path) -> None:
+    with_key = ("--key-file", key)
+    container = json.loads(succeeds("info", image, "--json", *with_key))["container"]
+    digest, generation = container["digest"], container["generation"]
+    pinned = ("--expect-digest", digest, "--at-least-generation", str(generation))
+    succeeds("verify", image, *with_key, *pinned)
+    new = tmp_path / "new"
+    new.write_bytes(b"new")
+    saved = image.read_bytes()
+    succeeds("put", image, "adapter-vpd", new, *with_key, *pinned)
+    assert fails("verify", image, *with_key, "--expect-digest", digest) == 75
+    image.write_bytes(saved)
+    later = ("--at-least-generation", str(generation + 1))
+    assert fails("get", image, "adapter-vpd", *with_key, *later) == 75
+    assert fails("verify", image, *with_key, "--expect-digest", "1:00") == 2

@@ -43,3 +43,12 @@ def succeeds(*arguments: object, stdin: bytes = b"", cwd: Path | None = None) ->
     done = blobstore(*arguments, stdin=stdin, cwd=cwd)
     assert (done.returncode, done.stderr) == (0, b""), (arguments, done)
     return done.stdout
+
+
+def fails(*arguments: object, stdin: bytes = b"", cwd: Path | None = None) -> int:
+    """Run ``blobstore``, which must fail with a message and no traceback; return its exit code."""
+    done = blobstore(*arguments, stdin=stdin, cwd=cwd)
+    assert done.returncode, (arguments, done)
+    assert done.stderr
+    assert b"Traceback" not in done.stderr, done.stderr.decode()
+    return done.returncode

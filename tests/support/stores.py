@@ -12,6 +12,7 @@ from formats.device import MemoryDevice
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from blobstore.description import Digest
     from formats.device import BlockDevice, ReadableBuffer
 
 #: What `contents` says of a section that has no readable blob.
@@ -41,11 +42,22 @@ def spec(
     return SectionSpec(name, max_size, content=content, **more)  # type: ignore[arg-type]
 
 
-def open_store(content: BlockDevice | bytes, *, read_only: bool = False) -> Store:
+def open_store(
+    content: BlockDevice | bytes,
+    *,
+    read_only: bool = False,
+    expect_digest: Digest | None = None,
+    at_least_generation: int = 0,
+) -> Store:
     """Open a store on a device, or on memory with these bytes."""
     device = MemoryDevice(content) if isinstance(content, bytes) else content
-    encrypted = read_encrypted(device)
-    return Store.on_device(device, encrypted=encrypted, read_only=read_only)
+    return Store.on_device(
+        device,
+        encrypted=read_encrypted(device),
+        read_only=read_only,
+        expect_digest=expect_digest,
+        at_least_generation=at_least_generation,
+    )
 
 
 def read_encrypted(device: BlockDevice) -> bool:

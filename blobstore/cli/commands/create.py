@@ -8,22 +8,13 @@ import click
 
 from blobstore.cli.access import PATH, NewAccess, new_access_options
 from blobstore.cli.encryption import kdf_options
+from blobstore.cli.types import SizeType
 from blobstore.layout import SectionSpec
 from blobstore.sizes import parse_size
 from blobstore.stack import create_store
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-class _Size(click.ParamType[int]):
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        try:
-            return parse_size(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
 
 
 class _Section(click.ParamType[SectionSpec]):
@@ -53,7 +44,7 @@ class _Section(click.ParamType[SectionSpec]):
 )
 @click.option(
     "--size",
-    type=_Size(),
+    type=SizeType(),
     help="Size of the whole image.  [default: what the sections need and 8 MiB]",
 )
 @click.option(

@@ -25,13 +25,18 @@ if TYPE_CHECKING:
     help="Write to this file; - is stdout, even a terminal.",
 )
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
+@click.option(
+    "--previous", is_flag=True, help="Read the blob before the newest, or what damage left."
+)
 @access_options
-def command(*, access: Access, image: Path, name: str, output: Path | None, force: bool) -> None:
+def command(
+    *, access: Access, image: Path, name: str, output: Path | None, force: bool, previous: bool
+) -> None:
     """Read the blob NAME of IMAGE to stdout or a file."""
     if output is None and sys.stdout.isatty():
         raise click.UsageError("a blob is binary: name a file with -o, or -o - for the terminal")
     with access.open(image) as store:
-        blob = store.get(name)
+        blob = store.get(name, previous=previous)
     if output is None or str(output) == "-":
         sys.stdout.buffer.write(blob)
         sys.stdout.buffer.flush()

@@ -1,0 +1,28 @@
+"""`blobstore resize`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from blobstore.cli.access import PATH, Access, access_options
+from blobstore.cli.types import SizeType
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command("resize")
+@click.argument("image", type=PATH)
+@click.argument("name")
+@click.argument("size", type=SizeType())
+@access_options
+def command(*, access: Access, image: Path, name: str, size: int) -> None:
+    """Change the worst-case size of the section NAME of IMAGE.
+
+    SIZE is in bytes, or with KiB, MiB or GiB behind it. The image grows if it
+    must and can.
+    """
+    with access.open(image, read_only=False) as store:
+        store.resize(name, size)

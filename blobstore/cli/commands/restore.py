@@ -1,0 +1,26 @@
+"""`blobstore restore`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from blobstore.cli.access import PATH, Access, access_options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command("restore")
+@click.argument("image", type=PATH)
+@click.argument("name")
+@access_options
+def command(*, access: Access, image: Path, name: str) -> None:
+    """Make the previous blob of the section NAME of IMAGE its newest one again.
+
+    The blob before the newest is still there until the next put; get --previous
+    shows it first.
+    """
+    with access.open(image, read_only=False) as store:
+        store.restore(name)

@@ -1,0 +1,23 @@
+"""`blobstore rm`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from blobstore.cli.access import PATH, Access, access_options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command("rm")
+@click.argument("image", type=PATH)
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@access_options
+def command(*, access: Access, image: Path, names: tuple[str, ...]) -> None:
+    """Delete the sections NAME... of IMAGE and their blobs, all of them or none."""
+    with access.open(image, read_only=False) as store, store.transaction() as changes:
+        for name in names:
+            changes.delete(name)

@@ -1,0 +1,36 @@
+"""Types of arguments and options that several verbs share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from blobstore.description import Digest
+from blobstore.sizes import parse_size
+
+
+class SizeType(click.ParamType[int]):
+    """A number of bytes, perhaps with a unit."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return parse_size(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class DigestType(click.ParamType[Digest]):
+    """A digest as `blobstore info` shows it."""
+
+    name = "digest"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Digest:
+        try:
+            return Digest.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
