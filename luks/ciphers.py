@@ -118,10 +118,12 @@ def _key_sizes(spec: CipherSpec) -> tuple[int, ...]:
     return sizes
 
 
-def check_usable(text: str, key_size: int) -> None:
+def check_usable(text: str, key_size: int, *, permit_null: bool = False) -> None:
     """Check that `sector_cipher` will serve such a cipher; errors as there."""
     spec = parse(text)
     if spec.is_null:
+        if permit_null:
+            return
         raise PolicyError(
             f"cipher {text!r} encrypts nothing, and any passphrase would seem right [L62]"
         )
@@ -145,21 +147,26 @@ def check_usable(text: str, key_size: int) -> None:
         ) from error
 
 
-def sector_cipher(text: str, key: ReadableBuffer, sector_size: int) -> SectorCipher:
+def sector_cipher(
+    text: str, key: ReadableBuffer, sector_size: int, *, permit_null: bool = False
+) -> SectorCipher:
     """Make the cipher that a cipher string names.
 
     Args:
         text: dm-crypt's cipher string.
         key: Its key. The result refers to this memory: wiping it ends its use.
         sector_size: Bytes per sector.
+        permit_null: Serve null ciphers, too, which encrypt nothing.
 
     Raises:
-        PolicyError: It is a null cipher.
+        PolicyError: It is a null cipher, and that is not permitted.
         UnsupportedError: It is not implemented, or not with such a key; if a
             library would help that is not installed, the hint names it.
     """
-    check_usable(text, len(key))
+    check_usable(text, len(key), permit_null=permit_null)
     spec = parse(text)
+    if spec.is_null:
+        return NullCipher()
     if spec.mode == "xts":
         from luks.xts import FAST, AesXts, check_key  # noqa: PLC0415  needs cryptography
 
@@ -215,6 +222,16 @@ def _iv_generator(spec: CipherSpec, key: memoryview, iv_size: int) -> IvGenerato
             return ivs.plain64be(iv_size)
         case _:
             return ivs.null(iv_size)
+
+
+class NullCipher:
+    """A `SectorCipher` that encrypts nothing."""
+
+    def encrypt(self, _first_sector: int, data: ReadableBuffer, out: WritableBuffer, /) -> None:
+        out[:] = data
+
+    def decrypt(self, _first_sector: int, data: ReadableBuffer, out: WritableBuffer, /) -> None:
+        out[:] = data
 
 
 class _ModeCipher:

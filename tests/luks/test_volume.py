@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import threading
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import luks
-from formats.device import BlockDevice, MemoryDevice, SliceDevice
+from formats.device import BlockDevice, MemoryDevice
 from luks.segment import CryptSegment
 from luks.xts import AesXts
 from tests.luks.support import (
     PASSPHRASE,
-    PBKDF2,
     Template,
     json_of,
     template,
@@ -204,133 +202,6 @@ def test_what_open_fails_at_stays_unlocked(tmp_path: Path) -> None:
     luks.open(path, PASSPHRASE, read_only=False).close()
 
 
-def test_l73_a_volume_is_resized_with_its_image(tmp_path: Path) -> None:
-    path = tmp_path / "image"
-    path.write_bytes(base().device.content)
-    head = path.stat().st_size - SIZE
-    with luks.open(path, PASSPHRASE, read_only=False) as volume:
-        volume.write(SIZE - 4096, b"x" * 4096)
-        volume.resize(3 * SIZE)
-        assert path.stat().st_size == head + 3 * SIZE
-        volume.write(SIZE - 1, b"yz")
-    with luks.open(path, PASSPHRASE, read_only=False) as volume:
-        assert volume.size == 3 * SIZE
-        assert volume.read(SIZE - 4096, 4098) == b"x" * 4095 + b"yz" + volume.read(SIZE + 1, 1)
-        volume.resize(4096)
-        for use in (lambda: volume.read(4096, 1), lambda: volume.write(4095, b"xx")):
-            with pytest.raises(ValueError, match="outside"):
-                use()
-    assert path.stat().st_size == head + 4096
-    with luks.open(path, PASSPHRASE) as volume:
-        assert volume.size == 4096
-
-
-@pytest.mark.parametrize("size", [0, -4096, 4095, 4097, SIZE + 512])
-def test_l73_a_payload_is_whole_sectors(size: int) -> None:
-    with luks.open(base().copy(), PASSPHRASE, read_only=False) as volume:
-        with pytest.raises(ValueError, match="whole sectors"):
-            volume.resize(size)
-        assert volume.size == SIZE
-
-
-def test_l73_a_size_that_the_header_fixes_stays() -> None:
-    root = json_of(base().header)
-    root["segments"]["0"]["size"] = "32768"
-    with luks.open(with_json(base(), root), PASSPHRASE, read_only=False) as volume:
-        with pytest.raises(luks.UnsupportedError, match="fixes the size") as caught:
-            volume.resize(65536)
-        assert caught.value.feature == "resize"
-        assert volume.size == 32768
-
-
-def test_l73_what_the_device_refuses_changes_nothing() -> None:
-    faulty = FaultyDevice(base().copy(), "resize", 1)
-    with luks.open(faulty, PASSPHRASE, read_only=False) as volume:
-        with pytest.raises(luks.DeviceError, match="injected"):
-            volume.resize(2 * SIZE)
-        assert volume.size == SIZE
-        volume.resize(2 * SIZE)
-        assert volume.size == 2 * SIZE
-    fixed = SliceDevice(base().copy(), 0, base().device.size)
-    with luks.open(fixed, PASSPHRASE, read_only=False) as volume:
-        with pytest.raises(luks.UnsupportedError, match="cannot be resized"):
-            volume.resize(2 * SIZE)
-        assert volume.size == SIZE
-
-
-def test_l73_only_the_last_segment_is_resized() -> None:
-    root = json_of(base(512).header)
-    first = root["segments"]["0"]
-    root["segments"]["1"] = {**first, "offset": str(163840 + 10_240), "sector_size": 4096}
-    first["size"] = "10240"
-    root["digests"]["0"]["segments"] = ["0", "1"]
-    device = with_json(base(512), root)
-    with luks.open(device, PASSPHRASE, read_only=False) as volume:
-        volume.write(10_000, b"x" * 1000)
-        volume.resize(10_240 + 8192)
-        assert volume.read(10_000, 1000) == b"x" * 1000
-        assert device.size == 163840 + 10_240 + 8192
-        with pytest.raises(ValueError, match="more than 10240"):
-            volume.resize(10_240)
-
-
-@pytest.mark.parametrize(
-    ("offset", "size", "discarded"),
-    [
-        (0, 4096, (0, 4096)),
-        (4096, 8192, (4096, 8192)),
-        (1, 12287, (4096, 8192)),
-        (4095, 8194, (4096, 8192)),
-        (0, 8191, (0, 4096)),
-        (1, 4096, None),
-        (1, 8190, None),
-        (4096, 0, None),
-    ],
-)
-def test_l74_whole_sectors_are_discarded(
-    offset: int, size: int, discarded: tuple[int, int] | None
-) -> None:
-    calls: list[tuple[int, int]] = []
-
-    class Discarding(MemoryDevice):
-        def discard(self, offset: int, size: int, /) -> None:
-            calls.append((offset, size))
-            super().discard(offset, size)
-
-    device = Discarding(base().device.content)
-    with luks.open(device, PASSPHRASE, read_only=False) as volume:
-        volume.write(0, b"x" * SIZE)
-        start = volume.header.data_offset
-        volume.discard(offset, size)
-        assert calls == ([] if discarded is None else [(start + discarded[0], discarded[1])])
-        first, length = discarded or (0, 0)
-        after = volume.read(0, SIZE)
-        assert after[:first] + after[first + length :] == b"x" * (SIZE - length)
-        noise = after[first : first + length]
-        assert len(set(noise)) > 200 if length else not noise  # noise, not zeros
-        assert device.content[start + first :][:length] == bytes(length)
-
-
-def test_l74_what_cannot_discard_says_so() -> None:
-    with luks.open(RecordingDevice(base().device.content), PASSPHRASE, read_only=False) as volume:
-        before = volume.read(0, SIZE)
-        with pytest.raises(luks.UnsupportedError, match="cannot discard") as caught:
-            volume.discard(0, SIZE)
-        assert caught.value.feature == "discard"
-        assert volume.read(0, SIZE) == before
-
-
-def test_l74_discarding_gives_the_space_of_the_file_back(tmp_path: Path) -> None:
-    path = tmp_path / "image"
-    with luks.format(path, PASSPHRASE, size=1 << 20, kdf=PBKDF2) as volume:
-        volume.write(0, bytes(1 << 20))
-        volume.flush()
-        before = path.stat().st_blocks
-        volume.discard(0, 1 << 20)
-        volume.flush()
-        assert path.stat().st_blocks <= before - (1 << 20) // 512
-
-
 def test_a_closed_volume_refuses_everything() -> None:
     volume = luks.open(base().copy(), PASSPHRASE, read_only=False)
     volume.close()
@@ -427,124 +298,6 @@ def test_segments_may_lie_in_any_order_on_the_device(order: list[int]) -> None:
         volume.write(32768, b"second")
         assert device.content[places[order[1]] :][:4096] != before
         assert volume.read(32768, 6) == b"second"
-
-
-@pytest.mark.parametrize("sector_size", [512, 4096])
-def test_threads_may_share_a_sector(sector_size: int) -> None:
-    """Each thread owns bytes that are interleaved with those of the others."""
-    device = segment(SliceDevice(MemoryDevice(4096 + SIZE), 0, 4096 + SIZE), sector_size)
-    device.write(0, bytes(SIZE))
-    failures: list[str] = []
-
-    def use(owner: int) -> None:
-        generator = random.Random(owner)
-        for _ in range(150):
-            offset = generator.randrange(0, 4096 // 64) * 64 + owner * 16
-            data = generator.randbytes(16)
-            device.write(offset, data)
-            if device.read(offset, 16) != data:
-                failures.append(f"thread {owner} at {offset}")
-
-    threads = [threading.Thread(target=use, args=(owner,)) for owner in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
-
-
-def test_a_sector_is_never_seen_half_written() -> None:
-    """A reader beside a writer gets the old sector or the new one, in whole."""
-    torn, go_on = threading.Event(), threading.Event()
-
-    class Tearing(MemoryDevice):
-        """Stores the first 8 bytes of a write, and the rest when it is told to."""
-
-        def write(self, offset: int, data: Any, /) -> None:
-            super().write(offset, bytes(data[:8]))
-            torn.set()
-            assert go_on.wait(10)
-            super().write(offset, data)
-
-    memory = Tearing(4096 + SIZE)
-    device = segment(memory, 512)
-    got = []
-    writer = threading.Thread(target=device.write, args=(0, b"x" * 512))
-    reader = threading.Thread(target=lambda: got.append(device.read(0, 512)))
-    writer.start()
-    assert torn.wait(10)
-    reader.start()
-    reader.join(0.05)
-    go_on.set()
-    writer.join()
-    reader.join()
-    assert got == [b"x" * 512]
-
-
-def test_closing_waits_for_a_write_under_way() -> None:
-    """Otherwise its sectors would be encrypted with a wiped key."""
-    entered, go_on = threading.Event(), threading.Event()
-
-    class Slow(MemoryDevice):
-        slow = False
-
-        def write(self, offset: int, data: Any, /) -> None:
-            if self.slow:
-                entered.set()
-                assert go_on.wait(10)
-            super().write(offset, data)
-
-    device = Slow(base().device.content)
-    volume = luks.open(device, PASSPHRASE, read_only=False)
-    device.slow = True
-    writer = threading.Thread(target=volume.write, args=(0, b"x" * 4096))
-    closer = threading.Thread(target=volume.close)
-    writer.start()
-    assert entered.wait(10)
-    closer.start()
-    closer.join(0.05)
-    assert closer.is_alive()
-    go_on.set()
-    writer.join()
-    closer.join()
-    with luks.open(device, PASSPHRASE) as again:
-        assert again.read(0, 4096) == b"x" * 4096
-
-
-def test_nothing_is_read_with_a_wiped_key() -> None:
-    """A reader that a close overtakes is told so, and gets no garbage."""
-    entered, go_on = threading.Event(), threading.Event()
-
-    class Slow(MemoryDevice):
-        slow = False
-
-        def read_into(self, offset: int, buffer: Any, /) -> None:
-            super().read_into(offset, buffer)
-            if self.slow:
-                entered.set()
-                assert go_on.wait(10)
-
-    device = Slow(base().device.content)
-    volume = luks.open(device, PASSPHRASE)
-    device.slow = True
-    failures: list[Exception] = []
-
-    def read() -> None:
-        try:
-            volume.read(0, 4096)
-        except ValueError as error:
-            failures.append(error)
-
-    reader = threading.Thread(target=read)
-    closer = threading.Thread(target=volume.close)
-    reader.start()
-    assert entered.wait(10)
-    volume._segments[0]._closed = True  # as `close` does once the device has answered
-    closer.start()
-    go_on.set()
-    reader.join()
-    closer.join()
-    assert [str(error) for error in failures] == ["the segment is closed"]
 
 
 @pytest.mark.parametrize("operation", ["read", "write", "flush"])

@@ -1,0 +1,143 @@
+"""A volume's size and space: resized with its image, given back to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+import luks
+from formats.device import MemoryDevice, SliceDevice
+from tests.luks.support import PASSPHRASE, PBKDF2, json_of, with_json
+from tests.luks.test_volume import SIZE, base
+from tests.support.devices import FaultyDevice, RecordingDevice
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_l73_a_volume_is_resized_with_its_image(tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(base().device.content)
+    head = path.stat().st_size - SIZE
+    with luks.open(path, PASSPHRASE, read_only=False) as volume:
+        volume.write(SIZE - 4096, b"x" * 4096)
+        volume.resize(3 * SIZE)
+        assert path.stat().st_size == head + 3 * SIZE
+        volume.write(SIZE - 1, b"yz")
+    with luks.open(path, PASSPHRASE, read_only=False) as volume:
+        assert volume.size == 3 * SIZE
+        assert volume.read(SIZE - 4096, 4098) == b"x" * 4095 + b"yz" + volume.read(SIZE + 1, 1)
+        volume.resize(4096)
+        for use in (lambda: volume.read(4096, 1), lambda: volume.write(4095, b"xx")):
+            with pytest.raises(ValueError, match="outside"):
+                use()
+    assert path.stat().st_size == head + 4096
+    with luks.open(path, PASSPHRASE) as volume:
+        assert volume.size == 4096
+
+
+@pytest.mark.parametrize("size", [0, -4096, 4095, 4097, SIZE + 512])
+def test_l73_a_payload_is_whole_sectors(size: int) -> None:
+    with luks.open(base().copy(), PASSPHRASE, read_only=False) as volume:
+        with pytest.raises(ValueError, match="whole sectors"):
+            volume.resize(size)
+        assert volume.size == SIZE
+
+
+def test_l73_a_size_that_the_header_fixes_stays() -> None:
+    root = json_of(base().header)
+    root["segments"]["0"]["size"] = "32768"
+    with luks.open(with_json(base(), root), PASSPHRASE, read_only=False) as volume:
+        with pytest.raises(luks.UnsupportedError, match="fixes the size") as caught:
+            volume.resize(65536)
+        assert caught.value.feature == "resize"
+        assert volume.size == 32768
+
+
+def test_l73_what_the_device_refuses_changes_nothing() -> None:
+    faulty = FaultyDevice(base().copy(), "resize", 1)
+    with luks.open(faulty, PASSPHRASE, read_only=False) as volume:
+        with pytest.raises(luks.DeviceError, match="injected"):
+            volume.resize(2 * SIZE)
+        assert volume.size == SIZE
+        volume.resize(2 * SIZE)
+        assert volume.size == 2 * SIZE
+    fixed = SliceDevice(base().copy(), 0, base().device.size)
+    with luks.open(fixed, PASSPHRASE, read_only=False) as volume:
+        with pytest.raises(luks.UnsupportedError, match="cannot be resized"):
+            volume.resize(2 * SIZE)
+        assert volume.size == SIZE
+
+
+def test_l73_only_the_last_segment_is_resized() -> None:
+    root = json_of(base(512).header)
+    first = root["segments"]["0"]
+    root["segments"]["1"] = {**first, "offset": str(163840 + 10_240), "sector_size": 4096}
+    first["size"] = "10240"
+    root["digests"]["0"]["segments"] = ["0", "1"]
+    device = with_json(base(512), root)
+    with luks.open(device, PASSPHRASE, read_only=False) as volume:
+        volume.write(10_000, b"x" * 1000)
+        volume.resize(10_240 + 8192)
+        assert volume.read(10_000, 1000) == b"x" * 1000
+        assert device.size == 163840 + 10_240 + 8192
+        with pytest.raises(ValueError, match="more than 10240"):
+            volume.resize(10_240)
+
+
+@pytest.mark.parametrize(
+    ("offset", "size", "discarded"),
+    [
+        (0, 4096, (0, 4096)),
+        (4096, 8192, (4096, 8192)),
+        (1, 12287, (4096, 8192)),
+        (4095, 8194, (4096, 8192)),
+        (0, 8191, (0, 4096)),
+        (1, 4096, None),
+        (1, 8190, None),
+        (4096, 0, None),
+    ],
+)
+def test_l74_whole_sectors_are_discarded(
+    offset: int, size: int, discarded: tuple[int, int] | None
+) -> None:
+    calls: list[tuple[int, int]] = []
+
+    class Discarding(MemoryDevice):
+        def discard(self, offset: int, size: int, /) -> None:
+            calls.append((offset, size))
+            super().discard(offset, size)
+
+    device = Discarding(base().device.content)
+    with luks.open(device, PASSPHRASE, read_only=False) as volume:
+        volume.write(0, b"x" * SIZE)
+        start = volume.header.data_offset
+        volume.discard(offset, size)
+        assert calls == ([] if discarded is None else [(start + discarded[0], discarded[1])])
+        first, length = discarded or (0, 0)
+        after = volume.read(0, SIZE)
+        assert after[:first] + after[first + length :] == b"x" * (SIZE - length)
+        noise = after[first : first + length]
+        assert len(set(noise)) > 200 if length else not noise  # noise, not zeros
+        assert device.content[start + first :][:length] == bytes(length)
+
+
+def test_l74_what_cannot_discard_says_so() -> None:
+    with luks.open(RecordingDevice(base().device.content), PASSPHRASE, read_only=False) as volume:
+        before = volume.read(0, SIZE)
+        with pytest.raises(luks.UnsupportedError, match="cannot discard") as caught:
+            volume.discard(0, SIZE)
+        assert caught.value.feature == "discard"
+        assert volume.read(0, SIZE) == before
+
+
+def test_l74_discarding_gives_the_space_of_the_file_back(tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    with luks.format(path, PASSPHRASE, size=1 << 20, kdf=PBKDF2) as volume:
+        volume.write(0, bytes(1 << 20))
+        volume.flush()
+        before = path.stat().st_blocks
+        volume.discard(0, 1 << 20)
+        volume.flush()
+        assert path.stat().st_blocks <= before - (1 << 20) // 512
