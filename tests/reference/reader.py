@@ -150,10 +150,6 @@ class Reader:
         kind, state = enumerated(meta.kind), enumerated(meta.state)
         if not self.authentication.checks(item.head, at, end):
             return None
-        if kind > WINDOW or state > IN_PLACE:
-            # SPEC: not said: how much else of such a head has to be right; and whether an
-            # ENUMERATED below zero or of two octets is unknown or no syntax (here both are).
-            raise Unsupported(f"C15: kind {kind}, state {state}")
         signed = item.head[first : end - 4 * 34]  # C22: mac, root, prev and check follow
         found = FoundRecord(at, item.end, meta, kind, state, signed)
         sound = (
@@ -163,7 +159,12 @@ class Reader:
             and item.end == -(-(HEAD + meta.maximum) // self.block) * self.block  # C8
             and found.size <= meta.maximum  # C8
             and (allowed(meta.name, 1, 200) and allowed(meta.type, 0, 32))  # C9
-            and (state == VOID or found.generation >= 1)  # C11
+        )
+        if sound and (kind > WINDOW or state > IN_PLACE):
+            # SPEC: that the rest of such a head has to be right is not said.
+            raise Unsupported(f"C15: kind {kind}, state {state}")
+        sound = sound and (
+            (state == VOID or found.generation >= 1)  # C11
             and (state not in (UNWRITTEN_STATE, TOMBSTONE) or not found.size)  # C11
             and (state not in (UNWRITTEN_STATE, TOMBSTONE) or meta.crc32 == bytes(4))  # C11
             and (kind == WINDOW or state != IN_PLACE)  # C11

@@ -143,6 +143,9 @@ def test_framing(tag: int, length: bytes) -> None:
         {"name": "tab\t"},
         {"type": "x" * 33},
         {"type": "\x85"},
+        {"kind": 128},
+        {"state": 255},
+        {"kind": 2, "name": ""},
     ],
 )
 def test_rules_that_are_seen_in_a_head(fields: dict[str, Any]) -> None:
