@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 DEFAULT_CIPHER: Final = "aes-xts-plain64"
 
 _MODES: Final = frozenset({"cbc", "ctr", "ecb", "lrw", "xts"})
-_IVS: Final = frozenset({"benbi", "essiv", "null", "plain", "plain64", "plain64be"})
+_IVS: Final = frozenset({"benbi", "eboiv", "essiv", "null", "plain", "plain64", "plain64be"})
 _LRW_TWEAK_KEY_SIZE: Final = 16
 #: Bytes of the block that XTS and LRW are defined for.
 _WIDE_BLOCK: Final = 16
@@ -132,6 +132,8 @@ def check_usable(text: str, key_size: int, *, permit_null: bool = False) -> None
         # A number of blocks, and blocks of CTR have one byte or those of its
         # cipher, as one asks dm-crypt or cryptsetup.
         raise _unsupported(spec, "is numbered in two ways")
+    if spec.iv == "eboiv" and spec.mode not in {"cbc", "ecb"}:
+        raise _unsupported(spec, "has IVs that only CBC uses")
     try:
         check_available(spec.cipher, _block_key_size(spec, key_size))
         if spec.iv == "essiv" and spec.mode != "ecb":
@@ -174,7 +176,8 @@ def sector_cipher(
         if (spec.cipher, spec.iv) in FAST and len(key) in FAST[spec.cipher, spec.iv].key_sizes:
             return AesXts(key, sector_size, spec.iv)
     mode = _mode(spec, memoryview(key))
-    return _ModeCipher(mode, _iv_generator(spec, memoryview(key), mode.iv_size), sector_size)
+    ivs = _iv_generator(spec, memoryview(key), mode.iv_size, sector_size)
+    return _ModeCipher(mode, ivs, sector_size)
 
 
 def _block_key_size(spec: CipherSpec, key_size: int) -> int:
@@ -202,7 +205,7 @@ def _mode(spec: CipherSpec, key: memoryview) -> Mode:
             return modes.Ecb(blocks)
 
 
-def _iv_generator(spec: CipherSpec, key: memoryview, iv_size: int) -> IvGenerator:
+def _iv_generator(spec: CipherSpec, key: memoryview, iv_size: int, sector_size: int) -> IvGenerator:
     from luks import ivs  # noqa: PLC0415  not for the default cipher
 
     if not iv_size:
@@ -214,6 +217,8 @@ def _iv_generator(spec: CipherSpec, key: memoryview, iv_size: int) -> IvGenerato
             )
         case "benbi":
             return ivs.benbi(iv_size, block_size(spec.cipher))
+        case "eboiv":
+            return ivs.eboiv(iv_size, sector_size, block_cipher(spec.cipher, key))
         case "plain":
             return ivs.plain(iv_size)
         case "plain64":

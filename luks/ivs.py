@@ -76,3 +76,20 @@ def essiv(
     numbered = plain64(iv_size)
     # The digest is not kept: wiping the key shall end the use of what is made of it.
     return lambda numbers: new_cipher(hash_.new(key).digest()).encryptor().update(numbered(numbers))
+
+
+def eboiv(iv_size: int, sector_size: int, cipher: BlockCipher) -> IvGenerator:
+    """Encrypted byte-offset IV: the number times the sector size, as `plain64`, encrypted.
+
+    It was made for BitLocker, whose sectors are numbered in units of their own
+    size; with numbers in units of 512 bytes the product is no offset any more.
+
+    Args:
+        iv_size: Bytes of an IV, which is one block.
+        sector_size: Bytes per sector.
+        cipher: The volume's, with its key.
+    """
+    numbered = plain64(iv_size)
+    return lambda numbers: cipher.encryptor().update(
+        numbered([number * sector_size for number in numbers])
+    )

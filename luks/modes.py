@@ -180,7 +180,7 @@ class Lrw:
             for _ in range(sector_size // self.iv_size):
                 tweaks.append(tweak.to_bytes(self.iv_size))
                 tweak ^= steps[((number ^ (number + 1)) & _LRW_MASK).bit_length()]
-                number = (number + 1) & _LRW_MASK
+                number += 1
         mask = int.from_bytes(b"".join(tweaks), "little")
         return _with_mask(crypt, mask, data)
 

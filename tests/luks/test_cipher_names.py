@@ -42,6 +42,8 @@ def test_cipher_strings_are_taken_apart(text: str, parts: tuple[str, str, str, s
         ("aes-cbc-essiv:sha1", 16),
         ("cast5-cbc-essiv:sha256", 16),
         ("aes-ctr-benbi", 16),
+        ("aes-xts-eboiv", 64),
+        ("aes-ctr-eboiv", 16),
         ("cast6-xts-plain64", 64),
         ("capi:xts(ecb(aes-generic))-plain64", 64),
         ("AES-xts-plain64", 64),

@@ -47,6 +47,7 @@ LUKS2 = [
     ("aes-cbc-essiv:md5", 32, 512),
     ("aes-cbc-benbi", 16, 4096),
     ("aes-cbc-null", 32, 512),
+    ("aes-cbc-eboiv", 16, 4096),
     ("aes-ctr-plain64", 16, 512),
     ("aes-ctr-plain", 24, 4096),
     ("aes-ctr-plain64be", 32, 1024),

@@ -111,7 +111,7 @@ def test_each_sector_is_encrypted_by_itself(sector_size: int) -> None:
         (5, 0, []),
     ],
 )
-def test_only_the_sectors_at_the_edges_are_read_before_a_write(
+def test_l72_only_the_sectors_at_the_edges_are_read_before_a_write(
     offset: int, size: int, reads: list[int]
 ) -> None:
     below = RecordingDevice(4096 + SIZE)
@@ -128,7 +128,7 @@ def test_only_the_sectors_at_the_edges_are_read_before_a_write(
     assert below.flushes == 1
 
 
-def test_large_requests_go_down_in_pieces_of_one_mib() -> None:
+def test_l72_large_requests_go_down_in_pieces_of_one_mib() -> None:
     below = RecordingDevice(4096 + (3 << 20))
     device = CryptSegment(
         below, AesXts(KEY, 4096), offset=4096, size=3 << 20, sector_size=4096, first_sector=0

@@ -38,7 +38,7 @@ def test_threads_may_share_a_sector(sector_size: int) -> None:
     assert failures == []
 
 
-def test_a_sector_is_never_seen_half_written() -> None:
+def test_l72_a_sector_is_never_seen_half_written() -> None:
     """A reader beside a writer gets the old sector or the new one, in whole."""
     torn, go_on = threading.Event(), threading.Event()
 
