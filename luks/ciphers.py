@@ -129,8 +129,8 @@ def check_usable(text: str, key_size: int, *, permit_null: bool = False) -> None
         )
     check_spec(spec, key_size)
     if (spec.mode, spec.iv) == ("ctr", "benbi"):
-        # A number of blocks, and blocks of CTR have one byte or those of its
-        # cipher, as one asks dm-crypt or cryptsetup.
+        # It numbers blocks; in CTR, dm-crypt takes a byte for one, and cryptsetup,
+        # which encrypts keyslots without it, the cipher's block.
         raise _unsupported(spec, "is numbered in two ways")
     if spec.iv == "eboiv" and spec.mode not in {"cbc", "ecb"}:
         raise _unsupported(spec, "has IVs that only CBC uses")
