@@ -95,13 +95,11 @@ def check_available(cipher: str, key_size: int) -> None:
     Raises:
         UnsupportedError: It is not available here; the hint says what would help.
     """
+    if _from_cryptography(cipher, key_size) is not None:
+        return
     from luks import gcrypt, nettle  # noqa: PLC0415  most volumes need neither
 
-    if (
-        _from_cryptography(cipher, key_size) is not None
-        or gcrypt.has_cipher(cipher, key_size)
-        or nettle.has_cipher(cipher, key_size)
-    ):
+    if gcrypt.has_cipher(cipher, key_size) or nettle.has_cipher(cipher, key_size):
         return
     hint = None
     for library in (gcrypt, nettle):
@@ -169,9 +167,12 @@ def _from_cryptography(
     name = _FACTS[cipher].class_name if cipher in _FACTS else ""
     if not name:
         return None
+    from cryptography.hazmat.primitives.ciphers import algorithms  # noqa: PLC0415
+
+    if name == "AES":
+        return algorithms.AES
     from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
     from cryptography.hazmat.decrepit.ciphers import algorithms as decrepit  # noqa: PLC0415
-    from cryptography.hazmat.primitives.ciphers import algorithms  # noqa: PLC0415
 
     # What moves to `decrepit` warns at its old place, so that is asked last.
     for module in (decrepit, algorithms):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -223,3 +225,15 @@ def test_ciphers_that_nobody_has_are_told_from_those_missing_here(text: str, key
 )
 def test_ciphers_of_other_programs_are_known(text: str, key_size: int) -> None:
     ciphers.check_spec(ciphers.parse(text), key_size)
+
+
+def test_l71_the_default_cipher_costs_no_other_library() -> None:
+    """Nor the import of what would load it."""
+    code = (
+        "import sys\n"
+        "from luks.ciphers import sector_cipher\n"
+        "sector_cipher('aes-xts-plain64', bytes(range(64)), 4096)\n"
+        "loaded = {'ctypes', 'luks.gcrypt', 'luks.modes'} & set(sys.modules)\n"
+        "sys.exit(str(loaded) if loaded else 0)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
