@@ -21,6 +21,9 @@ import formats
 import luks
 
 if TYPE_CHECKING:
+    from blobstore.backup import backup
+    from blobstore.cloning import clone
+    from blobstore.comparison import Difference, SectionState, compare
     from blobstore.description import Digest, SectionInfo, StoreInfo
     from blobstore.errors import (
         BlobNotFoundError,
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
         PoisonedStoreError,
         SectionExistsError,
         SectionMismatchError,
+        StoreBusyError,
         StoreError,
         UnwrittenBlobError,
     )
@@ -58,6 +62,7 @@ __all__ = [
     "CorruptBlobError",
     "CorruptStoreError",
     "DamagedHeadError",
+    "Difference",
     "Digest",
     "Image",
     "ImageExistsError",
@@ -74,13 +79,18 @@ __all__ = [
     "SectionInfo",
     "SectionMismatchError",
     "SectionSpec",
+    "SectionState",
     "StorageError",
     "Store",
+    "StoreBusyError",
     "StoreError",
     "StoreInfo",
     "Transaction",
     "Unpacked",
     "UnwrittenBlobError",
+    "backup",
+    "clone",
+    "compare",
     "create",
     "initialise",
     "is_encrypted",
@@ -103,6 +113,9 @@ for _package in (formats, luks):
 # Where each public name lives: modules are imported when they are first used,
 # so that a command line that reads one blob pays for nothing else.
 _HOMES: Final = {
+    "blobstore.backup": ("backup",),
+    "blobstore.cloning": ("clone",),
+    "blobstore.comparison": ("Difference", "SectionState", "compare"),
     "blobstore.description": ("Digest", "SectionInfo", "StoreInfo"),
     "blobstore.image": ("Image",),
     "blobstore.layout": ("SectionSpec", "initialise"),

@@ -14,7 +14,8 @@
     ├── ManifestError                71   of `blobstore pack`
     ├── SectionExistsError           73   the name is taken
     ├── NoPreviousBlobError          74   there is nothing to go back to
-    └── PinMismatchError             75   not the state that its user expects
+    ├── PinMismatchError             75   not the state that its user expects
+    └── StoreBusyError               77   it changes too fast to be copied
 
 An emulator may make new state for a device only on `BlobNotFoundError` (after
 which it registers) and `UnwrittenBlobError`. Nothing else means absence.
@@ -127,6 +128,12 @@ class PinMismatchError(StoreError):
     """The store is sound, but not in the state, or not as new, as its user expects."""
 
     exit_code = 75
+
+
+class StoreBusyError(StoreError):
+    """The store changed again and again while it was copied."""
+
+    exit_code = 77
 
 
 class ManifestError(StoreError):

@@ -23,7 +23,7 @@ from formats.file import FileDevice, new_file
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from blobstore.description import Digest
     from formats.device import BlockDevice
@@ -131,6 +131,7 @@ def create_store(
     kdf: luks.KdfCost | str | None = None,
     iter_time: int = 2000,
     label: str = "",
+    fill: Callable[[Store], None] | None = None,
 ) -> Store:
     """Make a new image and open its store.
 
@@ -155,6 +156,8 @@ def create_store(
         kdf: Cost or kind of the key derivation, see `luks.format`.
         iter_time: Milliseconds that a measured key derivation shall take.
         label: Of LUKS2.
+        fill: Called with the store before the image takes its name; if it
+            raises, there is no image.
 
     Raises:
         ImageExistsError: There is a store, or a LUKS volume, already.
@@ -207,6 +210,8 @@ def create_store(
                 store = Store.on_device(
                     payload, encrypted=encrypted, image=image, resources=resources
                 )
+                if fill:
+                    fill(store)
         except FileExistsError as error:
             raise ImageExistsError(
                 f"{error.filename} exists", hint="overwrite it only if nothing in it is needed"

@@ -17,9 +17,10 @@ from luks.errors import (
     UnsupportedError,
 )
 from luks.kdf import DEFAULT_LIMITS
-from luks.keyslots import unlock
+from luks.keyslots import VolumeKey, unlock
 from luks.load import opened, read_header
 from luks.policy import check_openable
+from luks.secrets import Secret
 from luks.segment import CryptSegment
 
 if TYPE_CHECKING:
@@ -27,10 +28,8 @@ if TYPE_CHECKING:
 
     from formats.device import BlockDevice, ReadableBuffer, WritableBuffer
     from luks.kdf import KdfLimits
-    from luks.keyslots import VolumeKey
     from luks.load import Place
     from luks.model import Header, Segment
-    from luks.secrets import Secret
 
 
 def open(  # noqa: A001  it is luks.open
@@ -141,6 +140,20 @@ class Volume(Device):
     def block_size(self) -> int:
         """Bytes of a sector; the largest, if segments differ."""
         return max(segment.block_size for segment in self._segments)
+
+    def over(self, device: BlockDevice, *, read_only: bool = True) -> Volume:
+        """Return the payload of another image as this header and key open it.
+
+        Args:
+            device: Holds the payload where this header says; stays the caller's.
+            read_only: Permit no writing.
+
+        Raises:
+            TruncatedImageError: The device ends before the payload.
+        """
+        self._check_open()
+        key = VolumeKey(Secret(self._key.view()), self.keyslot)
+        return Volume(device, self.header, key, read_only=read_only)
 
     @property
     def volume_key_size(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,12 +41,21 @@ class Access:
     expect_digest: Digest | None
     at_least_generation: int
 
-    def open(self, image: Path, *, read_only: bool = True) -> Store:
-        """Open an image's store; ask for the passphrase if it needs one."""
+    @contextmanager
+    def secret_for(self, image: Path) -> Iterator[Secret | None]:
+        """Yield the image's secret, asked for if it needs one and none is named."""
         secret = _named_secret(self.key_file, self.key_fd)
         if secret is None and (self.header or is_encrypted(image)):
             secret = Secret.from_terminal(f"Passphrase for {image}: ")
-        try:
+        if secret is None:
+            yield None
+            return
+        with secret:
+            yield secret
+
+    def open(self, image: Path, *, read_only: bool = True) -> Store:
+        """Open an image's store; ask for the passphrase if it needs one."""
+        with self.secret_for(image) as secret:
             return open_store(
                 image,
                 secret,
@@ -56,9 +65,6 @@ class Access:
                 expect_digest=self.expect_digest,
                 at_least_generation=self.at_least_generation,
             )
-        finally:
-            if secret is not None:
-                secret.wipe()
 
 
 @dataclass(frozen=True)
@@ -158,14 +164,60 @@ def new_access_options(function: _Command) -> _Command:
     return _secret_options(option(wrapped), "Put the LUKS header here, detached.")
 
 
-def _secret_options(function: _Command, header_help: str) -> _Command:
+def clone_access_options(function: _Command) -> _Command:
+    """Add the options of a `NewAccess` beside another image's, as ``new_access``."""
+
+    @functools.wraps(function)
+    def wrapped(
+        *,
+        new_key_file: Path | None,
+        new_key_fd: int | None,
+        new_header: Path | None,
+        no_encryption: bool,
+        **rest: Any,
+    ) -> Any:
+        new_access = NewAccess(new_key_file, new_key_fd, new_header, not no_encryption)
+        return function(new_access=new_access, **rest)
+
+    option = click.option("--no-encryption", is_flag=True, help="Make the new image in the clear.")
+    return _secret_options(option(wrapped), "Put the new LUKS header here, detached.", "new")
+
+
+def other_access_options(function: _Command) -> _Command:
+    """Add the options of a second image's `Access`, as ``other_access``."""
+
+    @functools.wraps(function)
+    def wrapped(
+        *,
+        other_key_file: Path | None,
+        other_key_fd: int | None,
+        other_header: Path | None,
+        **rest: Any,
+    ) -> Any:
+        access: Access = rest["access"]
+        if other_key_file is None and other_key_fd is None:
+            other_key_file = access.key_file
+        other = replace(access, key_file=other_key_file, key_fd=other_key_fd, header=other_header)
+        return function(other_access=other, **rest)
+
+    return _secret_options(wrapped, "The other image's detached LUKS header.", "other")
+
+
+def _secret_options(function: _Command, header_help: str, whose: str = "") -> _Command:
+    prefix, of = (f"{whose}-", f" of the {whose} image") if whose else ("", "")
     for option in (
-        click.option("--header", type=PATH, metavar="FILE", help=header_help),
+        click.option(f"--{prefix}header", type=PATH, metavar="FILE", help=header_help),
         click.option(
-            "--key-fd", type=int, metavar="N", help="Take the passphrase from this descriptor."
+            f"--{prefix}key-fd",
+            type=int,
+            metavar="N",
+            help=f"Take the passphrase{of} from this descriptor.",
         ),
         click.option(
-            "--key-file", type=PATH, metavar="FILE", help="Take the passphrase from this file."
+            f"--{prefix}key-file",
+            type=PATH,
+            metavar="FILE",
+            help=f"Take the passphrase{of} from this file.",
         ),
     ):
         function = option(function)

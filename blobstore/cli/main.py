@@ -26,6 +26,9 @@ VERBS: Final = {
     "mv": "Rename a section.",
     "resize": "Change the worst-case size of a section.",
     "grow": "Make an image larger.",
+    "backup": "Copy an image, also while it is in use.",
+    "clone": "Make an independent store with the same sections.",
+    "diff": "Compare two images section by section.",
     "verify": "Read and check everything in an image.",
 }
 
@@ -46,7 +49,7 @@ Exit codes:
   67  parts contradict         68  an earlier write failed
   69  image exists             70  section is another   71  manifest unusable
   72  output exists            73  section exists       74  no previous blob
-  75  not the pinned state    130  interrupted
+  75  not the pinned state     77  store too busy      130  interrupted
 """
 
 

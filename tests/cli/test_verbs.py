@@ -379,3 +379,33 @@ def test_a_pinned_state(image: Path, key: Path, tmp_path: Path) -> None:
     later = ("--at-least-generation", str(generation + 1))
     assert fails("get", image, "adapter-vpd", *with_key, *later) == 75
     assert fails("verify", image, *with_key, "--expect-digest", "1:00") == 2
+
+
+def test_backup_clone_diff(image: Path, key: Path, tmp_path: Path) -> None:
+    with_key = ("--key-file", key)
+    copy, cloned = tmp_path / "copy", tmp_path / "cloned"
+    succeeds("backup", image, copy, *with_key)
+    assert copy.read_bytes() == image.read_bytes()
+    assert fails("backup", image, copy, *with_key) == 69
+    assert succeeds("diff", image, copy, *with_key, "--exit-code") == b""
+    new = tmp_path / "new"
+    new.write_bytes(b"new")
+    succeeds("put", copy, "adapter-vpd", new, *with_key)
+    succeeds("rm", copy, "uboot-environment", *with_key)
+    changed = blobstore("diff", image, copy, *with_key, "--exit-code")
+    assert changed.returncode == 1
+    assert b"adapter-vpd" in changed.stdout
+    assert b"removed" in changed.stdout
+    differences = json.loads(succeeds("diff", image, copy, "--json", *with_key))
+    assert {d["name"]: d["change"] for d in differences} == {
+        "tpm-permanent-state": "same",
+        "tpm-volatile-state": "same",
+        "adapter-vpd": "changed",
+        "uboot-environment": "removed",
+    }
+    new.write_bytes(b"another passphrase")
+    succeeds("clone", copy, cloned, *with_key, "--new-key-file", new, *QUICK)
+    same = ("--other-key-file", new, "--exit-code")
+    assert succeeds("diff", copy, cloned, *with_key, *same) == b""
+    succeeds("clone", copy, cloned, *with_key, "--no-encryption", "--force")
+    assert succeeds("diff", copy, cloned, *with_key, "--exit-code") == b""

@@ -1,0 +1,177 @@
+"""Copying an image while its store is in use, by this process or another.
+
+An image is copied as it lies, still encrypted. What was written meanwhile shows
+in the heads of items, each of which changes with everything that changes behind
+it (C5, C30): they are read before and after, and what changed is copied again,
+until nothing did.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING
+
+import luks
+from blobstore.errors import ImageExistsError, StoreBusyError
+from blobstore.opened import open_container
+from blobstore.scan import scan
+from blobstore.verification import verify
+from formats.device import read_exactly
+from formats.errors import StorageError, TruncatedImageError
+from formats.file import FileDevice, new_file
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterator
+
+    from blobstore.scan import Scan
+    from formats.device import BlockDevice
+
+    AnyPath = str | os.PathLike[str]
+    Progress = Callable[[int, int], None]
+
+#: How often what changed is copied again before the store is called too busy.
+PASSES = 10
+#: How often heads are read that may be in the middle of a change.
+_SCANS = 3
+_PIECE = 1 << 20
+
+
+def backup(
+    path: AnyPath,
+    destination: AnyPath,
+    secret: bytes | luks.Secret | None = None,
+    *,
+    header: AnyPath | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> None:
+    """Copy an image so that the copy holds one state of the store, whoever writes meanwhile.
+
+    No lock is taken or respected. The copy has the same keys, keyslots and
+    store id: it is the same store at one moment, and opens as after a power cut
+    at that moment. A detached LUKS header is not copied. Holes stay holes.
+
+    Args:
+        path: The image.
+        destination: The copy, which appears whole or not at all.
+        secret: Opens the image, to read the heads.
+        header: File of the detached LUKS header.
+        overwrite: Replace what is there.
+        progress: Called with bytes done and in all.
+
+    Raises:
+        StoreBusyError: It changed too much in each of `PASSES` passes.
+        ImageExistsError: ``destination`` exists.
+        SecretRequiredError, NoKeyslotMatchError, FormatError, DeviceError: As
+            `blobstore.open`.
+    """
+    with ExitStack() as stack:
+        source = stack.enter_context(FileDevice(path, lock=False))
+        payload: BlockDevice = source
+        start, volume = 0, None
+        if header is not None or luks.is_luks(source):
+            if secret is None:
+                raise luks.SecretRequiredError(f"{path} is encrypted: a passphrase is needed")
+            volume = stack.enter_context(luks.open(source, secret, header=header))
+            payload, start = volume, volume.header.data_offset
+        try:
+            with new_file(destination, source.size, overwrite=overwrite) as copy:
+                _Copier(source, copy, payload, start, progress).run()
+                view = copy if volume is None else stack.enter_context(volume.over(copy))
+                _require_same_health(payload, view)
+        except FileExistsError as error:
+            raise ImageExistsError(
+                f"{destination} exists", hint="overwrite it only if nothing in it is needed"
+            ) from error
+        copy.close()
+
+
+class _Copier:
+    """Copies a device, then again what changed meanwhile."""
+
+    def __init__(
+        self,
+        source: BlockDevice,
+        copy: BlockDevice,
+        payload: BlockDevice,
+        start: int,
+        progress: Progress | None,
+    ) -> None:
+        """Prepare to copy.
+
+        Args:
+            source: The image.
+            copy: As long, and all zeros.
+            payload: The container, as read through the image.
+            start: Where the container starts in the image, in bytes.
+            progress: Called with bytes done and in all.
+        """
+        self._source, self._copy, self._payload = source, copy, payload
+        self._start = start
+        self._progress = progress
+
+    def run(self) -> None:
+        before = self._scan()
+        for offset in range(0, self._source.size, _PIECE):
+            end = min(offset + _PIECE, self._source.size)
+            data = read_exactly(self._source, offset, end - offset)
+            if data.count(0) != len(data):
+                self._copy.write(offset, data)
+            if self._progress:
+                self._progress(end, self._source.size)
+        for _ in range(PASSES):
+            after = self._scan()
+            changed = self._copy_front()
+            for offset, length in _differences(before, after):
+                self._copy_range(self._start + offset, length)
+                changed = True
+            if not changed:
+                return
+            before = after
+        raise StoreBusyError(
+            f"the store changed in each of {PASSES} passes",
+            hint="try again when its users write less",
+        )
+
+    def _scan(self) -> Scan:
+        """Read the heads; a few times, if that happens in the middle of a change."""
+        for _ in range(_SCANS - 1):
+            with suppress(StorageError):
+                return scan(self._payload)
+        try:
+            return scan(self._payload)
+        except TruncatedImageError as error:
+            raise StoreBusyError(f"the image grew while it was copied: {error}") from error
+
+    def _copy_front(self) -> bool:
+        """Copy what lies before the container, if key operations changed it."""
+        changed = False
+        for offset in range(0, self._start, _PIECE):
+            size = min(_PIECE, self._start - offset)
+            if read_exactly(self._source, offset, size) != read_exactly(self._copy, offset, size):
+                self._copy_range(offset, size)
+                changed = True
+        return changed
+
+    def _copy_range(self, offset: int, length: int) -> None:
+        for at in range(offset, offset + length, _PIECE):
+            size = min(_PIECE, offset + length - at)
+            self._copy.write(at, read_exactly(self._source, at, size))
+
+
+def _differences(before: Scan, after: Scan) -> Iterator[tuple[int, int]]:
+    """Yield offset and length of what changed between two scans, in the container."""
+    if before.copies != after.copies:
+        yield 0, 2 * after.header.block_size
+    known = dict(before.items)
+    for offset, item in after.items:
+        if known.get(offset) != item:
+            yield offset, item.length
+
+
+def _require_same_health(source: BlockDevice, copy: BlockDevice) -> None:
+    """Check that a copy has no problem that its source does not have."""
+    problems = {problem.message for problem in verify(open_container(copy)).problems}
+    if problems and problems - {p.message for p in verify(open_container(source)).problems}:
+        raise StoreBusyError(f"the copy is not what its source is: {min(problems)}")

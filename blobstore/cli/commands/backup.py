@@ -1,0 +1,36 @@
+"""`blobstore backup`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from blobstore.backup import backup
+from blobstore.cli.access import PATH, Access, access_options
+from blobstore.cli.output import progress
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command("backup")
+@click.argument("image", type=PATH)
+@click.argument("destination", type=PATH)
+@click.option("--force", is_flag=True, help="Overwrite DESTINATION.")
+@access_options
+def command(*, access: Access, image: Path, destination: Path, force: bool) -> None:
+    """Copy IMAGE to DESTINATION, consistently, also while it is in use.
+
+    The copy opens with the same passphrases. A detached LUKS header is not
+    copied.
+    """
+    with access.secret_for(image) as secret, progress("copying") as advance:
+        backup(
+            image,
+            destination,
+            secret,
+            header=access.header,
+            overwrite=force,
+            progress=advance,
+        )

@@ -1,0 +1,56 @@
+"""Making an independent store with the same sections: `blobstore clone`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from blobstore.description import kind_of
+from blobstore.layout import SectionSpec
+from blobstore.stack import create_store
+
+if TYPE_CHECKING:
+    import os
+
+    import luks
+    from blobstore.store import Store
+
+
+def clone(
+    source: Store,
+    destination: str | os.PathLike[str],
+    secret: bytes | luks.Secret | None = None,
+    **options: Any,
+) -> Store:
+    """Make a new image with the sections and blobs of a store, and open it.
+
+    Unlike a copy it is a store of its own: with a new store id, a new key that
+    authenticates it, and, if it is encrypted, a new volume key. So neither can be
+    taken for the other, and parts of one are no replay in the other. Older
+    copies of blobs are not taken along.
+
+    Args:
+        source: Not modified. Its sections are read one at a time.
+        destination: The new image, which appears whole or not at all.
+        secret: Passphrase or content of a key file of the new image; None makes
+            one in the clear.
+        options: Further ones of `blobstore.create`, such as ``size``.
+
+    Raises:
+        CorruptBlobError: A blob of the source does not verify.
+        ImageExistsError, ForeignImageError, NoSpaceError, DeviceError,
+        ValueError: As `blobstore.create`.
+    """
+
+    def fill(store: Store) -> None:
+        for section in source.sections():
+            if section.size is not None:
+                store.put(section.name, source.get(section.name))
+
+    specs = [
+        SectionSpec(
+            section.name, section.max_size, kind_of(section.kind), section.copies, section.type
+        )
+        for section in source.sections()
+    ]
+    options = {"block_size": source.info().block_size, "encrypted": secret is not None} | options
+    return create_store(destination, specs, secret, fill=fill, **options)
