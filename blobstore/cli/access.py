@@ -40,12 +40,16 @@ class Access:
     allow_unprotected: bool
     expect_digest: Digest | None
     at_least_generation: int
+    borrowed_key: bool = False  # of another image: for this one only if it needs a key
 
     @contextmanager
     def secret_for(self, image: Path) -> Iterator[Secret | None]:
         """Yield the image's secret, asked for if it needs one and none is named."""
-        secret = _named_secret(self.key_file, self.key_fd)
-        if secret is None and (self.header or is_encrypted(image)):
+        needed = bool(self.header) or is_encrypted(image)
+        secret = None
+        if needed or not self.borrowed_key:
+            secret = _named_secret(self.key_file, self.key_fd)
+        if secret is None and needed:
             secret = Secret.from_terminal(f"Passphrase for {image}: ")
         if secret is None:
             yield None
@@ -195,9 +199,16 @@ def other_access_options(function: _Command) -> _Command:
         **rest: Any,
     ) -> Any:
         access: Access = rest["access"]
-        if other_key_file is None and other_key_fd is None:
-            other_key_file = access.key_file
-        other = replace(access, key_file=other_key_file, key_fd=other_key_fd, header=other_header)
+        borrowed = other_key_file is None and other_key_fd is None
+        other = replace(
+            access,
+            key_file=access.key_file if borrowed else other_key_file,
+            key_fd=other_key_fd,
+            header=other_header,
+            expect_digest=None,
+            at_least_generation=0,
+            borrowed_key=borrowed,
+        )
         return function(other_access=other, **rest)
 
     return _secret_options(wrapped, "The other image's detached LUKS header.", "other")
