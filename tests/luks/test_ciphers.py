@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import threading
 from typing import Any
 
 import pytest
@@ -323,6 +324,29 @@ def test_wiping_the_key_ends_its_use(text: str, key_size: int) -> None:
     cipher.encrypt(1, bytes(512), second)
     assert second != first
     assert second == encrypted(text, bytes(range(key_size)), 1, bytes(512))
+
+
+@pytest.mark.parametrize(("text", "key_size"), CASES)
+def test_a_cipher_may_be_used_in_several_threads(text: str, key_size: int) -> None:
+    cipher = ciphers.sector_cipher(text, random_key(key_size), 1024)
+    data = [os.urandom(16384) for _ in range(3)]
+    expected = [encrypted(text, random_key(key_size), 8 * n, data[n], 1024) for n in range(3)]
+    results: list[bool] = []
+
+    def use(number: int) -> None:
+        for _ in range(3):
+            out = bytearray(16384)
+            cipher.encrypt(8 * number, data[number], out)
+            results.append(out == expected[number])
+            cipher.decrypt(8 * number, out, out)
+            results.append(out == data[number])
+
+    threads = [threading.Thread(target=use, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [True] * 18
 
 
 def test_l70_numbers_wrap_as_their_generator_does() -> None:
