@@ -9,7 +9,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from formats.device import Device
-from luks.ciphers import sector_cipher
+from luks.ciphers import NullCipher, sector_cipher
 from luks.errors import (
     LuksHeaderError,
     ReadOnlyError,
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from formats.device import BlockDevice, ReadableBuffer, WritableBuffer
+    from luks.ciphers import SectorCipher
     from luks.kdf import KdfLimits
     from luks.load import Place
     from luks.model import Header, Segment
@@ -290,9 +291,16 @@ def _open_segment(device: BlockDevice, segment: Segment, key: Secret) -> CryptSe
         )
     return CryptSegment(
         device,
-        sector_cipher(segment.cipher or "", key.view(), segment.sector_size),
+        _segment_cipher(segment, key),
         offset=segment.offset,
         size=size,
         sector_size=segment.sector_size,
         first_sector=segment.iv_tweak,
     )
+
+
+def _segment_cipher(segment: Segment, key: Secret) -> SectorCipher:
+    """Return a segment's cipher; that it may be none was decided by `check_openable`."""
+    if segment.type == "linear":
+        return NullCipher()
+    return sector_cipher(segment.cipher or "", key.view(), segment.sector_size, permit_null=True)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import luks
+import luks.volume as volume_module
 from formats.device import BlockDevice, MemoryDevice
 from luks.segment import CryptSegment
 from luks.xts import AesXts
@@ -331,3 +332,29 @@ def test_a_detached_payload_is_nothing_but_payload(version: int) -> None:
     assert payload.content[4096:] == bytes(SIZE - 4096)
     with pytest.raises(luks.ForeignImageError):
         luks.open(payload, PASSPHRASE)
+
+
+@pytest.mark.parametrize("kind", ["linear", "null"])
+def test_l62_what_is_not_encrypted_is_refused_and_can_be_served(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A segment in plain text before an encrypted one, where that is permitted."""
+    root = json_of(base().header)
+    second = root["segments"]["0"]
+    start = int(second["offset"])
+    first = {"type": "linear", "offset": str(start), "size": "8192"}
+    if kind == "null":
+        first = {**second, **first, "type": "crypt", "encryption": "cipher_null-ecb"}
+    root["segments"] = {"0": first, "1": {**second, "offset": str(start + 8192)}}
+    root["digests"]["0"]["segments"] = ["1"] if kind == "linear" else ["0", "1"]
+    device = with_json(base(), root)
+    header = luks.load_header(device)
+    key = luks.unlock(base().device, base().header, PASSPHRASE)
+    with pytest.raises(luks.PolicyError, match="not encrypted"):
+        luks.Volume(device, header, key)
+    monkeypatch.setattr(volume_module, "check_openable", lambda _: None)
+    with luks.Volume(device, header, key, read_only=False) as volume:
+        volume.write(8000, b"x" * 400)
+        assert device.content[start + 8000 : start + 8192] == b"x" * 192
+        assert volume.read(8000, 400) == b"x" * 400
+        assert b"xxxx" not in device.content[start + 8192 :]
