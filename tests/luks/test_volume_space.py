@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
 from typing import TYPE_CHECKING
 
 import pytest
 
 import luks
 from formats.device import MemoryDevice, SliceDevice
+from tests.luks.programs import key_file, qemu_read
 from tests.luks.support import PASSPHRASE, PBKDF2, json_of, with_json
 from tests.luks.test_volume import SIZE, base
 from tests.support.devices import FaultyDevice, RecordingDevice
+from tests.support.foreign import run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -141,3 +145,29 @@ def test_l74_discarding_gives_the_space_of_the_file_back(tmp_path: Path) -> None
         volume.discard(0, 1 << 20)
         volume.flush()
         assert path.stat().st_blocks <= before - (1 << 20) // 512
+
+
+@pytest.mark.interop
+def test_l73_l74_qemu_sees_the_new_size_and_the_hole(tmp_path: Path) -> None:
+    path, key = tmp_path / "image", key_file(tmp_path, PASSPHRASE)
+    data = os.urandom(96 << 10)
+    with luks.format(path, PASSPHRASE, version=1, size=64 << 10, kdf=PBKDF2) as volume:
+        volume.resize(96 << 10)
+        volume.write(0, data)
+    assert qemu_read(path, key, tmp_path / "plain") == data
+    with luks.open(path, PASSPHRASE, read_only=False) as volume:
+        volume.resize(80 << 10)
+        volume.discard(8 << 10, 64 << 10)
+        volume.flush()
+        after = volume.read(0, volume.size)
+        hole = volume.header.data_offset + (8 << 10)
+    assert after[: 8 << 10] == data[: 8 << 10]
+    assert after[72 << 10 :] == data[72 << 10 : 80 << 10]
+    assert qemu_read(path, key, tmp_path / "plain") == after
+    extents = json.loads(run("qemu-img", "map", "-f", "raw", "--output=json", path))
+    assert any(
+        extent["zero"]
+        and extent["start"] <= hole
+        and extent["start"] + extent["length"] >= hole + (64 << 10)
+        for extent in extents
+    )
