@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         EmptyImageError,
         ForeignImageError,
         FormatError,
+        KeyslotsFullError,
         LuksExistsError,
         LuksHeaderError,
         NoKeyslotMatchError,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         UnsupportedError,
     )
     from luks.kdf import KdfLimits
+    from luks.key_changes import add_keyslot, change_keyslot, remove_keyslot
     from luks.keyslots import VolumeKey, unlock, verify_volume_key
     from luks.load import is_luks, load_header
     from luks.model import (
@@ -54,7 +56,10 @@ if TYPE_CHECKING:
         Segment,
         Token,
     )
+    from luks.policy import Policy, header_digest
+    from luks.recovery import repair
     from luks.secrets import Secret
+    from luks.transaction import Transaction, edit
     from luks.volume import Volume, open  # noqa: A004
 
 __all__ = [
@@ -71,10 +76,12 @@ __all__ = [
     "KdfCost",
     "KdfLimits",
     "Keyslot",
+    "KeyslotsFullError",
     "LuksExistsError",
     "LuksHeaderError",
     "NoKeyslotMatchError",
     "Pbkdf2",
+    "Policy",
     "PolicyError",
     "ReadOnlyError",
     "Secret",
@@ -82,16 +89,23 @@ __all__ = [
     "Segment",
     "StorageError",
     "Token",
+    "Transaction",
     "TruncatedImageError",
     "UnlockError",
     "UnsupportedError",
     "Volume",
     "VolumeKey",
+    "add_keyslot",
     "benchmark_kdf",
+    "change_keyslot",
+    "edit",
     "format",
+    "header_digest",
     "is_luks",
     "load_header",
     "open",
+    "remove_keyslot",
+    "repair",
     "unlock",
     "verify_volume_key",
 ]
@@ -111,6 +125,7 @@ _HOMES: Final = {
     "luks.benchmark": ("benchmark_kdf",),
     "luks.creation": ("format",),
     "luks.kdf": ("KdfLimits",),
+    "luks.key_changes": ("add_keyslot", "change_keyslot", "remove_keyslot"),
     "luks.keyslots": ("VolumeKey", "unlock", "verify_volume_key"),
     "luks.load": ("is_luks", "load_header"),
     "luks.model": (
@@ -124,7 +139,10 @@ _HOMES: Final = {
         "Segment",
         "Token",
     ),
+    "luks.policy": ("Policy", "header_digest"),
+    "luks.recovery": ("repair",),
     "luks.secrets": ("Secret",),
+    "luks.transaction": ("Transaction", "edit"),
     "luks.volume": ("Volume", "open"),
 }
 _HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}

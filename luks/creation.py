@@ -13,16 +13,15 @@ from uuid import UUID, uuid4
 from formats.device import is_blank
 from formats.file import FileDevice, new_file
 from luks import layout, luks1
-from luks.benchmark import DIGEST_TIME, benchmark_kdf, benchmark_pbkdf2
 from luks.ciphers import DEFAULT_CIPHER, check_usable, sector_cipher
+from luks.costs import check_kdf, digest_cost, keyslot_cost
 from luks.enroll import LUKS1_DIGEST_SIZE, add_keyslot, new_digest
 from luks.errors import DeviceFullError, ForeignImageError, LuksExistsError
 from luks.hashes import lookup
-from luks.kdf import MIN_ARGON2_MEMORY_KIB, MIN_ARGON2_TIME, MIN_ITERATIONS
 from luks.keyslots import VolumeKey
 from luks.load import is_luks
 from luks.luks2_binary import VERSION as LUKS2
-from luks.model import SECTOR_SIZE, Argon2, Pbkdf2
+from luks.model import SECTOR_SIZE
 from luks.secrets import Secret, view_of
 from luks.volume import Volume
 from luks.writer import create_header
@@ -30,7 +29,7 @@ from luks.writer import create_header
 if TYPE_CHECKING:
     from formats.device import BlockDevice
     from luks.load import Place
-    from luks.model import Header, KdfCost
+    from luks.model import Header, KdfCost, Pbkdf2
 
 
 def format(  # noqa: A001  it is luks.format
@@ -119,7 +118,7 @@ def format(  # noqa: A001  it is luks.format
     )
     if size is not None and (size <= 0 or size % blank.sector_size):
         raise ValueError(f"size is a positive multiple of {blank.sector_size} bytes, not {size}")
-    kind = _check_kdf(kdf, version, hash_name)
+    check_kdf(kdf, version, hash_name)
     if size is None and _is_new(path_or_device):
         raise ValueError("a new volume needs a size")
     key = Secret(os.urandom(key_size) if volume_key is None else view_of(volume_key))
@@ -133,8 +132,15 @@ def format(  # noqa: A001  it is luks.format
                 header_device = _prepare(names, opened, header, header_size, overwrite=overwrite)
             payload_end = blank.data_offset + (size or blank.sector_size)
             device = _prepare(names, opened, path_or_device, payload_end, overwrite=overwrite)
-            cost, digest_cost = _measure(kdf, kind, iter_time, key_size, hash_name)
-            enrolled, material = _enrol(blank, cost, digest_cost, secret, key, hash_name)
+            cost = keyslot_cost(
+                kdf,
+                version=version,
+                hash_name=hash_name,
+                key_size=key_size,
+                iter_time=iter_time,
+            )
+            of_digest = digest_cost(kdf, hash_name)
+            enrolled, material = _enrol(blank, cost, of_digest, secret, key, hash_name)
             written = create_header(header_device or device, enrolled, material)
             volume = Volume(
                 device,
@@ -196,43 +202,6 @@ def _lay_out(
     )
 
 
-def _check_kdf(kdf: KdfCost | str | None, version: int, hash_name: str) -> str:
-    """Return the kind of key derivation; refuse what must not be created."""
-    lookup(hash_name)
-    if kdf is None:
-        return "argon2id" if version == LUKS2 else "pbkdf2"
-    kind = kdf if isinstance(kdf, str) else "pbkdf2" if isinstance(kdf, Pbkdf2) else kdf.variant
-    if version == luks1.VERSION and kind != "pbkdf2":
-        raise ValueError("LUKS1 has no key derivation but PBKDF2")
-    if isinstance(kdf, Pbkdf2):
-        if kdf.iterations < MIN_ITERATIONS:
-            raise ValueError(f"PBKDF2 takes at least {MIN_ITERATIONS} iterations")
-        if version == luks1.VERSION and kdf.hash_name != hash_name:
-            raise ValueError("LUKS1 has one hash for everything")
-        lookup(kdf.hash_name)
-    elif isinstance(kdf, Argon2) and (
-        kdf.time < MIN_ARGON2_TIME
-        or kdf.memory_kib < max(MIN_ARGON2_MEMORY_KIB, 8 * kdf.lanes)
-        or kdf.lanes < 1
-    ):
-        raise ValueError(
-            f"Argon2 takes at least {MIN_ARGON2_TIME} passes, {MIN_ARGON2_MEMORY_KIB} KiB of"
-            f" memory and 8 KiB per lane, not {kdf}"
-        )
-    return kind
-
-
-def _measure(
-    kdf: KdfCost | str | None, kind: str, iter_time: int, key_size: int, hash_name: str
-) -> tuple[KdfCost, Pbkdf2]:
-    """Return the costs of keyslot and digest; what is given is not measured."""
-    if kdf is not None and not isinstance(kdf, str):
-        return kdf, Pbkdf2(hash_name, MIN_ITERATIONS)
-    cost = benchmark_kdf(kind, iter_time=iter_time, key_size=key_size, hash_name=hash_name)
-    digest_size = lookup(hash_name).digest_size
-    return cost, benchmark_pbkdf2(hash_name, iter_time=DIGEST_TIME, key_size=digest_size)
-
-
 def _check_key(key: Secret, key_size: int, cipher: str) -> None:
     """Check the key itself, before anything is written."""
     if len(key) != key_size:
@@ -243,13 +212,13 @@ def _check_key(key: Secret, key_size: int, cipher: str) -> None:
 def _enrol(
     blank: Header,
     cost: KdfCost,
-    digest_cost: Pbkdf2,
+    of_digest: Pbkdf2,
     secret: bytes | Secret,
     key: Secret,
     hash_name: str,
 ) -> tuple[Header, dict[int, bytes]]:
     size = LUKS1_DIGEST_SIZE if blank.version == luks1.VERSION else lookup(hash_name).digest_size
-    digest = new_digest(key.view(), digest_cost, size)
+    digest = new_digest(key.view(), of_digest, size)
     return add_keyslot(
         replace(blank, digests=MappingProxyType({0: digest})),
         0,

@@ -8,12 +8,16 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from luks import luks1
+from luks.errors import KeyslotsFullError
 from luks.kdf import derive
 from luks.keyslots import seal
 from luks.layout import STRIPES, area_size
 from luks.model import Area, Digest, Keyslot, Pbkdf2
+from luks.validate import AREA_ALIGNMENT, MAX_OBJECTS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from formats.device import ReadableBuffer
     from luks.model import Header, KdfCost
 
@@ -43,6 +47,9 @@ def add_keyslot(
     secret: ReadableBuffer,
     key: ReadableBuffer,
     hash_name: str,
+    digest_number: int | None = None,
+    in_use: Iterable[Area] = (),
+    cipher: tuple[str, int] | None = None,
 ) -> tuple[Header, dict[int, bytes]]:
     """Make keyslot ``number`` open ``key`` with ``secret``.
 
@@ -53,31 +60,39 @@ def add_keyslot(
         secret: Not modified.
         key: The volume key. Not modified.
         hash_name: Hash of the AF diffuser; LUKS1 has its own.
+        digest_number: Digest that confirms the key; by default the volume's.
+        in_use: Areas that it must not take, besides those of ``header``.
+        cipher: Cipher string and key size for the key material, in LUKS2 only;
+            by default the payload's cipher with a key of the same size.
 
     Returns:
         The new header, and its key material by byte offset; both are what
         `luks.writer.write_header` takes.
 
     Raises:
-        ValueError: The keyslot is active, there is no room for its area, or
-            the header has no digest.
+        KeyslotsFullError: There is no room for its area.
+        ValueError: The keyslot is active, or the header has no digest.
     """
     if number in header.keyslots:
         raise ValueError(f"keyslot {number} is active")
     if header.version == luks1.VERSION:
         blank = luks1.blank_keyslot(header, number)
+        if any(area.offset == blank.area.offset for area in in_use):
+            raise KeyslotsFullError(f"the area of keyslot {number} is still in use")
     else:
+        name, area_key_size = cipher or (header.cipher or "", len(key))
         blank = Keyslot(
             type="luks2",
             key_size=len(key),
-            area=_free_area(header, len(key)),
+            area=replace(_free_area(header, len(key), in_use), cipher=name, key_size=area_key_size),
             kdf=None,
             salt=b"",
             stripes=STRIPES,
             af_hash=hash_name,
         )
     keyslot = replace(blank, kdf=kdf, salt=os.urandom(SALT_SIZE))
-    digest_number = header.volume_digest
+    if digest_number is None:
+        digest_number = header.volume_digest
     if digest_number is None:
         raise ValueError("this header has no digest for the volume key")
     digest = header.digests[digest_number]
@@ -90,14 +105,32 @@ def add_keyslot(
     return added, {keyslot.area.offset: seal(keyslot, secret, key)}
 
 
-def _free_area(header: Header, key_size: int) -> Area:
-    """Return the first free part of the keyslots area, for the payload's cipher."""
+def free_keyslot(header: Header, in_use: Iterable[int] = ()) -> int:
+    """Return the number of the first keyslot that is neither active nor in use.
+
+    Raises:
+        KeyslotsFullError: There is none.
+    """
+    count = luks1.KEYSLOT_COUNT if header.version == luks1.VERSION else MAX_OBJECTS
+    taken = {*header.keyslots, *in_use}
+    for number in range(count):
+        if number not in taken:
+            return number
+    raise KeyslotsFullError(f"all {count} keyslots are in use", hint="remove one of them first")
+
+
+def _free_area(header: Header, key_size: int, in_use: Iterable[Area]) -> Area:
+    """Return the first free part of the keyslots area, its cipher not yet decided."""
     size = area_size(key_size)
     offset = header.keyslots_offset
-    for area in sorted((slot.area for slot in header.keyslots.values()), key=lambda a: a.offset):
+    areas = [*(slot.area for slot in header.keyslots.values()), *in_use]
+    for area in sorted(areas, key=lambda area: area.offset):
         if offset + size <= area.offset:
             break
-        offset = max(offset, area.end)
+        offset = max(offset, area.end + -area.end % AREA_ALIGNMENT)
     if offset + size > header.keyslots_offset + header.keyslots_size:
-        raise ValueError("the keyslots area has no room for another keyslot")
-    return Area(offset, size, header.cipher, key_size)
+        raise KeyslotsFullError(
+            "the keyslots area has no room for another keyslot",
+            hint="remove a keyslot first; new key material never overwrites what is in use",
+        )
+    return Area(offset, size, cipher=None, key_size=0)

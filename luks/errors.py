@@ -7,7 +7,8 @@
     ├── UnlockError                  50   the volume cannot be unlocked
     │   ├── NoKeyslotMatchError      51   no keyslot opens with this secret
     │   └── SecretRequiredError      52   there is no usable secret
-    └── PolicyError                  53   it could be done, but must not be
+    ├── PolicyError                  53   it could be done, but must not be
+    └── KeyslotsFullError            54   there is no room for another keyslot
 
 Damage, a wrong passphrase, a foreign file and something unknown are different
 classes: who takes one for another may destroy data. Importing this module costs
@@ -41,6 +42,7 @@ __all__ = [
     "EmptyImageError",
     "ForeignImageError",
     "FormatError",
+    "KeyslotsFullError",
     "LuksExistsError",
     "LuksHeaderError",
     "NoKeyslotMatchError",
@@ -106,3 +108,9 @@ class PolicyError(StorageError):
     """
 
     exit_code = 53
+
+
+class KeyslotsFullError(StorageError):
+    """All keyslots are in use, or the space for their key material is."""
+
+    exit_code = 54

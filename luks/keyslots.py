@@ -18,13 +18,14 @@ from luks.errors import (
 from luks.hashes import lookup
 from luks.kdf import DEFAULT_LIMITS, confirms, derive
 from luks.model import PRIORITY_IGNORE, PRIORITY_NORMAL, PRIORITY_PREFER, SECTOR_SIZE
-from luks.policy import check_openable
+from luks.policy import DEFAULT_POLICY, check_openable
 from luks.secrets import Secret, view_of
 
 if TYPE_CHECKING:
     from formats.device import BlockDevice, ReadableBuffer
     from luks.kdf import KdfLimits
     from luks.model import Digest, Header, Keyslot
+    from luks.policy import Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ def unlock(
     *,
     keyslot: int | None = None,
     limits: KdfLimits = DEFAULT_LIMITS,
+    policy: Policy = DEFAULT_POLICY,
 ) -> VolumeKey:
     """Find the volume key that ``secret`` opens.
 
@@ -59,6 +61,8 @@ def unlock(
         secret: Passphrase or key file content. Not modified.
         keyslot: Try only this one, whatever its priority.
         limits: What its key derivation may cost at most.
+        policy: What header and keyslots must fulfil; keyslots that do not are
+            not tried.
 
     Raises:
         NoKeyslotMatchError: It opens none.
@@ -66,6 +70,7 @@ def unlock(
         PolicyError: The header must not be used, before ``secret`` is.
         UnsupportedError, FormatError, DeviceError: No keyslot could be tried.
     """
+    policy.check_header(header)
     digest = check_openable(header)
     if digest.kdf is not None:
         limits.check(digest.kdf)
@@ -73,6 +78,7 @@ def unlock(
     refusals: dict[int, StorageError] = {}
     for number in candidates:
         try:
+            policy.check_keyslot(header.keyslots[number])
             key = _try_keyslot(device, header.keyslots[number], digest, view_of(secret), limits)
         except StorageError as error:
             refusals[number] = error

@@ -82,6 +82,29 @@ def opened(path_or_device: Place) -> Iterator[BlockDevice]:
         yield device
 
 
+@contextmanager
+def opened_for_header(path_or_device: Place) -> Iterator[BlockDevice]:
+    """Open a path for changing its header, which nobody else can do meanwhile.
+
+    The image lock is not taken: the volume may be in use. A device is passed on.
+
+    Raises:
+        DeviceBusyError: Somebody else is changing the header, and takes long.
+        DeviceError: It cannot be opened for writing.
+    """
+    if not isinstance(path_or_device, str | os.PathLike):
+        yield path_or_device
+        return
+    from formats.file import FileDevice  # noqa: PLC0415  devices may come from elsewhere
+    from luks.header_lock import exclusive  # noqa: PLC0415  reading needs none
+
+    with (
+        FileDevice(path_or_device, read_only=False, lock=False) as device,
+        exclusive(path_or_device),
+    ):
+        yield device
+
+
 def read_header(device: BlockDevice) -> Header:
     """Read and validate the header on an open device; errors as `load_header`."""
     start = _read_at_most(device, 0, _MAGIC_SIZE)

@@ -3,20 +3,134 @@
 Nothing in a header is authentic: it can be swapped for one that asks for no
 encryption, or that any passphrase opens. What is refused here is refused before
 the key derivation starts.
+
+`check_openable` is what always holds; a `Policy` is what the caller asks for
+besides, who knows what the volume should look like.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import hashlib
+import json
+from dataclasses import dataclass
+from hmac import compare_digest
+from typing import TYPE_CHECKING, Final, NoReturn
 
+from luks import luks1
 from luks.ciphers import check_usable, parse
 from luks.errors import LuksHeaderError, PolicyError, UnsupportedError
 from luks.luks2_reencrypt import REENCRYPT_REQUIREMENTS
-from luks.model import SECTOR_SIZE
+from luks.model import SECTOR_SIZE, Argon2, Pbkdf2
 from luks.validate import SECTOR_SIZES
 
 if TYPE_CHECKING:
-    from luks.model import Digest, Header, Segment
+    from collections.abc import Collection
+
+    from luks.kdf import KdfLimits
+    from luks.model import Digest, Header, KdfCost, Keyslot, Segment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What a header must be, for a caller who knows; None permits anything.
+
+    It can only ask for more than is asked anyway: null ciphers and payloads that
+    are not wholly encrypted are refused whatever it says (L62).
+
+    Attributes:
+        uuid: The UUID, as stored.
+        digest: What `header_digest` must return.
+        versions: LUKS versions.
+        ciphers: dm-crypt's cipher strings of segments and keyslots.
+        min_key_size: Fewest bytes of the volume key.
+        kdfs: Of ``"argon2id"``, ``"argon2i"`` and ``"pbkdf2"``.
+        hashes: Hashes of PBKDF2 in keyslots, in LUKS spelling.
+        min_iterations: Fewest iterations of PBKDF2 in a keyslot.
+        min_memory_kib: Least memory of Argon2, in KiB.
+        min_time: Fewest passes of Argon2.
+        max_cost: The most that a key derivation may cost.
+    """
+
+    uuid: str | None = None
+    digest: bytes | None = None
+    versions: Collection[int] | None = None
+    ciphers: Collection[str] | None = None
+    min_key_size: int = 0
+    kdfs: Collection[str] | None = None
+    hashes: Collection[str] | None = None
+    min_iterations: int = 0
+    min_memory_kib: int = 0
+    min_time: int = 0
+    max_cost: KdfLimits | None = None
+
+    def check_header(self, header: Header) -> None:
+        """Check everything but the keyslots.
+
+        Raises:
+            PolicyError: Something is not as it must be.
+        """
+        if self.uuid is not None and header.uuid != self.uuid:
+            raise _violation(f"the UUID is {header.uuid!r}, not {self.uuid!r}")
+        if self.digest is not None and not compare_digest(header_digest(header), self.digest):
+            raise _violation("the header is not the expected one: its digest differs")
+        _check_member("LUKS version", header.version, self.versions)
+        for segment in header.data_segments:
+            _check_member("cipher of the payload", segment.cipher, self.ciphers)
+
+    def check_keyslot(self, keyslot: Keyslot) -> None:
+        """Check a keyslot that is about to be tried.
+
+        Raises:
+            PolicyError: It must not be.
+        """
+        _check_member("cipher of a keyslot", keyslot.area.cipher, self.ciphers)
+        _check_least("volume key", keyslot.key_size, self.min_key_size, "bytes")
+        if keyslot.kdf is not None:
+            self._check_kdf(keyslot.kdf)
+
+    def _check_kdf(self, cost: KdfCost) -> None:
+        if isinstance(cost, Pbkdf2):
+            _check_member("key derivation", "pbkdf2", self.kdfs)
+            _check_member("hash of PBKDF2", cost.hash_name, self.hashes)
+            _check_least("PBKDF2", cost.iterations, self.min_iterations, "iterations")
+        elif isinstance(cost, Argon2):
+            _check_member("key derivation", cost.variant, self.kdfs)
+            _check_least("Argon2", cost.memory_kib, self.min_memory_kib, "KiB")
+            _check_least("Argon2", cost.time, self.min_time, "passes")
+        if self.max_cost is not None:
+            self.max_cost.check(cost)
+
+
+#: Nothing besides what always holds.
+DEFAULT_POLICY: Final = Policy()
+
+
+def header_digest(header: Header) -> bytes:
+    """Return the SHA-256 of what a header says, to be pinned in a `Policy`.
+
+    Any change of keyslots, digests, segments, tokens, flags, labels or UUID
+    changes it; which of two equal LUKS2 copies was read does not, nor how often
+    the header was written, nor white space and order in its JSON.
+    """
+    if header.version == luks1.VERSION:
+        return hashlib.sha256(luks1.encode(header.source)).digest()
+    said = [header.uuid, header.label, header.subsystem, header.metadata_size, header.source.root]
+    text = json.dumps(said, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).digest()
+
+
+def _check_member(what: str, value: object, permitted: Collection[object] | None) -> None:
+    if permitted is not None and value not in permitted:
+        raise _violation(f"the {what} is {value!r}, which is none of {sorted(map(str, permitted))}")
+
+
+def _check_least(what: str, value: int, least: int, unit: str) -> None:
+    if value < least:
+        raise _violation(f"the {what} has {value} {unit}, fewer than {least}")
+
+
+def _violation(text: str) -> PolicyError:
+    return PolicyError(f"{text} [L93]", hint="the header may have been exchanged")
 
 
 def check_openable(header: Header) -> Digest:
@@ -27,16 +141,7 @@ def check_openable(header: Header) -> Digest:
         UnsupportedError: It needs something that is not implemented.
         LuksHeaderError: The digest of the volume key makes no sense.
     """
-    for requirement in header.requirements:
-        if requirement in REENCRYPT_REQUIREMENTS:
-            raise UnsupportedError(
-                "the volume is being re-encrypted [L30]",
-                feature="re-encryption",
-                hint="finish it with cryptsetup reencrypt --resume-only",
-            )
-        raise UnsupportedError(
-            f"the volume requires {requirement!r}, which is unknown [L31]", feature=requirement
-        )
+    check_writable(header)
     for number, segment in header.segments.items():
         _check_segment(f"segment {number}", segment)
     chosen = header.volume_digest
@@ -53,6 +158,28 @@ def check_openable(header: Header) -> Digest:
         )
     _check_ciphers(header, digest)
     return digest
+
+
+def check_writable(header: Header) -> None:
+    """Check that nothing is required of whoever changes the header.
+
+    Raises:
+        UnsupportedError: Something is, and it is not implemented.
+    """
+    for requirement in header.requirements:
+        _refuse_requirement(requirement)
+
+
+def _refuse_requirement(requirement: str) -> NoReturn:
+    if requirement in REENCRYPT_REQUIREMENTS:
+        raise UnsupportedError(
+            "the volume is being re-encrypted [L30]",
+            feature="re-encryption",
+            hint="finish it with cryptsetup reencrypt --resume-only",
+        )
+    raise UnsupportedError(
+        f"the volume requires {requirement!r}, which is unknown [L31]", feature=requirement
+    )
 
 
 def _check_segment(name: str, segment: Segment) -> None:

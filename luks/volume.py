@@ -19,7 +19,7 @@ from luks.errors import (
 from luks.kdf import DEFAULT_LIMITS
 from luks.keyslots import VolumeKey, unlock
 from luks.load import opened, read_header
-from luks.policy import check_openable
+from luks.policy import DEFAULT_POLICY, check_openable
 from luks.secrets import Secret
 from luks.segment import CryptSegment
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from luks.kdf import KdfLimits
     from luks.load import Place
     from luks.model import Header, Segment
+    from luks.policy import Policy
 
 
 def open(  # noqa: A001  it is luks.open
@@ -41,10 +42,12 @@ def open(  # noqa: A001  it is luks.open
     keyslot: int | None = None,
     read_only: bool = True,
     limits: KdfLimits = DEFAULT_LIMITS,
+    policy: Policy = DEFAULT_POLICY,
 ) -> Volume:
     """Unlock a LUKS1 or LUKS2 volume.
 
-    The header is read once, validated, and opened from that very copy.
+    The header is read once, validated, and opened from that very copy. If one
+    copy of a LUKS2 header is damaged or old, opening for writing restores it.
 
     Args:
         path_or_device: Image file, block device or open device with the
@@ -55,6 +58,7 @@ def open(  # noqa: A001  it is luks.open
         keyslot: Try only this keyslot, whatever its priority.
         read_only: Permit no writing.
         limits: What the key derivation may cost at most.
+        policy: What the header must be, before the secret is used.
 
     Raises:
         NoKeyslotMatchError: The secret opens no keyslot.
@@ -77,8 +81,14 @@ def open(  # noqa: A001  it is luks.open
             device, owned = path_or_device, ()
         with opened(device if header is None else header) as header_device:
             loaded = read_header(header_device)
-            key = unlock(header_device, loaded, secret, keyslot=keyslot, limits=limits)
+            key = unlock(
+                header_device, loaded, secret, keyslot=keyslot, limits=limits, policy=policy
+            )
         stack.callback(key.key.wipe)
+        if loaded.stale_copy is not None and not read_only:
+            from luks.recovery import restore_copy  # noqa: PLC0415  hardly ever needed
+
+            loaded = restore_copy(device if header is None else header, loaded)
         volume = Volume(device, loaded, key, read_only=read_only, owned=owned)
         stack.pop_all()
     return volume

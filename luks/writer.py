@@ -4,7 +4,7 @@ A crash at any instant, with unflushed sectors landing in any order and torn,
 leaves the header as it was or as it shall be, and the key material of either
 whole: what a header refers to is durable before the header is, and a LUKS2
 header copy is touched only while the other one is valid (spec/luks.md, L10 to
-L14).
+L14, L91, L92, L94).
 """
 
 from __future__ import annotations
@@ -16,16 +16,19 @@ from typing import TYPE_CHECKING, Final
 from formats.device import read_exactly
 from luks import luks1, luks2
 from luks.errors import LuksHeaderError
+from luks.foreign import check_place
 from luks.load import secondary_offsets
 from luks.luks2 import PRIMARY, SECONDARY
 from luks.luks2_binary import BINARY_SIZE, MAX_SEQID
 from luks.model import SECTOR_SIZE
+from luks.policy import check_writable
 from luks.validate import validate_luks1
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from formats.device import BlockDevice, ReadableBuffer
+    from luks.luks1 import RawKeyslot
     from luks.model import Header
 
 _CHUNK: Final = 1 << 20
@@ -50,14 +53,15 @@ def create_header(
         LuksHeaderError: The metadata do not fit.
     """
     _erase_header(device)
-    _fill_with_random(device, header)
-    return write_header(device, header, material)
+    end = header.keyslots_offset + header.keyslots_size
+    _fill_with_random(device, header.keyslots_offset, end)
+    return _write(device, header, material, new=True)
 
 
 def write_header(
     device: BlockDevice, header: Header, material: Mapping[int, ReadableBuffer]
 ) -> Header:
-    """Replace the header on a device, durably.
+    """Replace the header on a device, durably, and erase what nothing refers to any more.
 
     Args:
         device: Holds the header that ``header`` was made from.
@@ -71,8 +75,64 @@ def write_header(
     Raises:
         DeviceError: A write or flush failed: the header is the old or the new one.
         LuksHeaderError: The metadata do not fit, or ``header`` breaks a rule.
+        UnsupportedError: The header has requirements that nobody here meets.
+        ForeignImageError: Something else lies where a copy was.
     """
-    pieces, written = (_luks1_pieces if header.version == luks1.VERSION else _luks2_pieces)(header)
+    check_writable(header)
+    if header.stale_copy == PRIMARY:
+        check_place(device, 0)
+    written = _write(device, header, material, new=False)
+    erase_unused(device, written)
+    return written
+
+
+def repair_header(device: BlockDevice, header: Header) -> Header:
+    """Write the damaged or old copy of a LUKS2 header anew, from the other one.
+
+    The other one is not touched, and the two are equal afterwards.
+
+    Args:
+        device: Holds the header.
+        header: As it was loaded from there; it decides if there is anything to do.
+
+    Raises:
+        DeviceError: A write or flush failed; the other copy is as it was.
+        ForeignImageError: Something else has been put where the copy was.
+    """
+    which = header.stale_copy
+    if which is None:
+        return header
+    check_place(device, which * header.metadata_size)
+    device.write(which * header.metadata_size, luks2.encode(header)[which])
+    device.flush()
+    return replace(header, stale_copy=None)
+
+
+def erase_unused(device: BlockDevice, header: Header) -> None:
+    """Overwrite every part of the keyslots area that no keyslot refers to, durably.
+
+    That there is nothing to erase cannot be seen: unused parts are random.
+
+    Raises:
+        DeviceError: A write or flush failed; what is in use is as it was.
+    """
+    position = header.keyslots_offset
+    end = min(header.keyslots_offset + header.keyslots_size, device.size)
+    areas = sorted((slot.area for slot in header.keyslots.values()), key=lambda area: area.offset)
+    for area in areas:
+        _fill_with_random(device, position, min(area.offset, end))
+        position = max(position, area.end)
+    _fill_with_random(device, position, end)
+    device.flush()
+
+
+def _write(
+    device: BlockDevice, header: Header, material: Mapping[int, ReadableBuffer], *, new: bool
+) -> Header:
+    if header.version == luks1.VERSION:
+        pieces, written = _luks1_pieces(header, new=new)
+    else:
+        pieces, written = _luks2_pieces(header)
     if material:
         for offset, data in material.items():
             device.write(offset, data)
@@ -83,17 +143,49 @@ def write_header(
     return written
 
 
-def _luks1_pieces(header: Header) -> tuple[list[tuple[int, bytes]], Header]:
+def _luks1_pieces(header: Header, *, new: bool) -> tuple[list[tuple[int, bytes]], Header]:
     """Return what to write, in order, and the header that it amounts to.
 
-    The header has 592 bytes, one sector and a bit. Only its first sector says
-    that there is one, so that goes last.
+    The header has 592 bytes: one sector, in which are the first keyslots and
+    whether slot 6 is active, and 80 bytes more, with the rest of slot 6 and
+    slot 7. Each sector is written whole or not at all, so what becomes active
+    is written before anything that becomes inactive (L92).
     """
-    data = luks1.encode(luks1.from_model(header))
-    raw = luks1.decode(data)
-    validate_luks1(raw)
-    head, tail = data[:SECTOR_SIZE], data[SECTOR_SIZE:].ljust(SECTOR_SIZE, b"\0")
-    return [(SECTOR_SIZE, tail), (0, head)], luks1.to_model(raw)
+    raw = luks1.from_model(header)
+    data = luks1.encode(raw)
+    written = luks1.decode(data)
+    validate_luks1(written)
+    head, tail = data[:SECTOR_SIZE], data[SECTOR_SIZE:]
+    if new:
+        old_head, old_tail, between = b"", b"", tail
+    else:
+        before = luks1.encode(header.source)
+        old_head, old_tail = before[:SECTOR_SIZE], before[SECTOR_SIZE:]
+        slots = _luks1_between(header.source.keyslots, raw.keyslots)
+        between = luks1.encode(replace(raw, keyslots=slots))[SECTOR_SIZE:]
+    steps = (
+        (SECTOR_SIZE, between, old_tail),
+        (0, head, old_head),
+        (SECTOR_SIZE, tail, between),
+    )
+    pieces = [
+        (offset, piece.ljust(SECTOR_SIZE, b"\0"))
+        for offset, piece, there in steps
+        if piece != there
+    ]
+    return pieces, luks1.to_model(written)
+
+
+def _luks1_between(
+    old: tuple[RawKeyslot, ...], new: tuple[RawKeyslot, ...]
+) -> tuple[RawKeyslot, ...]:
+    """Return the keyslots of which the second sector is written first."""
+    *first, sixth, seventh = new
+    if old[6].active:
+        if sixth.active and sixth != old[6]:
+            raise ValueError("keyslot 6 of LUKS1 lies in two sectors: it cannot be replaced")
+        sixth = old[6]
+    return (*first, sixth, seventh if seventh.active else old[7])
 
 
 def _luks2_pieces(header: Header) -> tuple[list[tuple[int, bytes]], Header]:
@@ -124,8 +216,7 @@ def _erase_header(device: BlockDevice) -> None:
     device.flush()
 
 
-def _fill_with_random(device: BlockDevice, header: Header) -> None:
-    """Fill the keyslots area, so that nobody sees which part of it is in use."""
-    end = header.keyslots_offset + header.keyslots_size
-    for offset in range(header.keyslots_offset, end, _CHUNK):
+def _fill_with_random(device: BlockDevice, start: int, end: int) -> None:
+    """Fill a part of the keyslots area, so that nobody sees what was there or is in use."""
+    for offset in range(start, end, _CHUNK):
         device.write(offset, os.urandom(min(_CHUNK, end - offset)))

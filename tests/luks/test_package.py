@@ -52,6 +52,7 @@ def test_exit_codes_are_those_documented() -> None:
         luks.NoKeyslotMatchError: 51,
         luks.SecretRequiredError: 52,
         luks.PolicyError: 53,
+        luks.KeyslotsFullError: 54,
     }
     for kind, code in codes.items():
         assert kind.exit_code == code

@@ -364,7 +364,7 @@ def test_enrolling_needs_a_free_keyslot_and_room() -> None:
     base = template()
     with pytest.raises(ValueError, match="keyslot 0 is active"):
         add_keyslot(base.header, 0, kdf=PBKDF2, secret=b"", key=KEY, hash_name="sha256")
-    with pytest.raises(ValueError, match="no room"):
+    with pytest.raises(luks.KeyslotsFullError, match="no room"):
         add_keyslot(base.header, 1, kdf=PBKDF2, secret=b"", key=KEY, hash_name="sha256")
 
 
