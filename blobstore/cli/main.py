@@ -43,7 +43,8 @@ Exit codes:
   32  foreign file             33  truncated image      34  container header damaged
   35  LUKS header damaged      36  LUKS header exists   40  unsupported
   50  cannot unlock            51  wrong passphrase or damaged keyslot
-  52  no passphrase            53  refused by policy    60  store failure
+  52  no passphrase            53  refused by policy    54  no keyslot left
+  60  store failure
   61  no such blob             62  blob never written   63  blob too large
   64  no room in the image     65  corrupt blob         66  damaged head
   67  parts contradict         68  an earlier write failed
