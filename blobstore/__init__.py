@@ -35,15 +35,20 @@ if TYPE_CHECKING:
         ManifestError,
         NoPreviousBlobError,
         NoSpaceError,
+        OutputExistsError,
         PinMismatchError,
         PoisonedStoreError,
         SectionExistsError,
         SectionMismatchError,
+        StateAuthenticationError,
         StoreBusyError,
         StoreError,
         UnwrittenBlobError,
     )
+    from blobstore.exporting import export_state
+    from blobstore.foreign import StateFormat
     from blobstore.image import Image
+    from blobstore.importing import import_state
     from blobstore.layout import SectionSpec, initialise
     from blobstore.manifest import Manifest, load_manifest
     from blobstore.packing import Unpacked, pack, unpack
@@ -51,6 +56,7 @@ if TYPE_CHECKING:
     from blobstore.stack import create_store as create
     from blobstore.stack import is_encrypted
     from blobstore.stack import open_store as open  # noqa: A004
+    from blobstore.state_encryption import StateKey
     from blobstore.store import Store
     from blobstore.transaction import Transaction
     from blobstore.verification import Problem, Report
@@ -70,6 +76,7 @@ __all__ = [
     "ManifestError",
     "NoPreviousBlobError",
     "NoSpaceError",
+    "OutputExistsError",
     "PinMismatchError",
     "PoisonedStoreError",
     "Problem",
@@ -80,6 +87,9 @@ __all__ = [
     "SectionMismatchError",
     "SectionSpec",
     "SectionState",
+    "StateAuthenticationError",
+    "StateFormat",
+    "StateKey",
     "StorageError",
     "Store",
     "StoreBusyError",
@@ -92,6 +102,8 @@ __all__ = [
     "clone",
     "compare",
     "create",
+    "export_state",
+    "import_state",
     "initialise",
     "is_encrypted",
     "load_manifest",
@@ -117,12 +129,16 @@ _HOMES: Final = {
     "blobstore.cloning": ("clone",),
     "blobstore.comparison": ("Difference", "SectionState", "compare"),
     "blobstore.description": ("Digest", "SectionInfo", "StoreInfo"),
+    "blobstore.exporting": ("export_state",),
+    "blobstore.foreign": ("StateFormat",),
     "blobstore.image": ("Image",),
+    "blobstore.importing": ("import_state",),
     "blobstore.layout": ("SectionSpec", "initialise"),
     "blobstore.manifest": ("Manifest", "load_manifest"),
     "blobstore.packing": ("Unpacked", "pack", "unpack"),
     "blobstore.regions": ("Region",),
     "blobstore.stack": ("create", "is_encrypted", "open"),
+    "blobstore.state_encryption": ("StateKey",),
     "blobstore.store": ("Store",),
     "blobstore.transaction": ("Transaction",),
     "blobstore.verification": ("Problem", "Report"),

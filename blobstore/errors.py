@@ -12,9 +12,11 @@
     ├── ImageExistsError             69   a store of ours stands where one is to be made
     ├── SectionMismatchError         70   registered as something else
     ├── ManifestError                71   of `blobstore pack`
+    ├── OutputExistsError            72   a file stands where one is to be made
     ├── SectionExistsError           73   the name is taken
     ├── NoPreviousBlobError          74   there is nothing to go back to
     ├── PinMismatchError             75   not the state that its user expects
+    ├── StateAuthenticationError     76   encrypted device state does not verify
     └── StoreBusyError               77   it changes too fast to be copied
 
 An emulator may make new state for a device only on `BlobNotFoundError` (after
@@ -112,6 +114,12 @@ class SectionMismatchError(StoreError):
     exit_code = 70
 
 
+class OutputExistsError(StoreError):
+    """The file that is to be made exists."""
+
+    exit_code = 72
+
+
 class SectionExistsError(StoreError):
     """A section of that name is there already."""
 
@@ -122,6 +130,12 @@ class NoPreviousBlobError(StoreError):
     """The section has no older blob that verifies."""
 
     exit_code = 74
+
+
+class StateAuthenticationError(StoreError):
+    """Encrypted device state does not verify: its key is another one, or it is damaged."""
+
+    exit_code = 76
 
 
 class PinMismatchError(StoreError):

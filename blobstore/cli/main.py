@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import keyword
 import logging
 import os
 import sys
@@ -29,6 +30,8 @@ VERBS: Final = {
     "backup": "Copy an image, also while it is in use.",
     "clone": "Make an independent store with the same sections.",
     "diff": "Compare two images section by section.",
+    "import": "Store the state that swtpm, OVMF or QEMU keep in files.",
+    "export": "Write such files.",
     "verify": "Read and check everything in an image.",
 }
 
@@ -50,7 +53,8 @@ Exit codes:
   67  parts contradict         68  an earlier write failed
   69  image exists             70  section is another   71  manifest unusable
   72  output exists            73  section exists       74  no previous blob
-  75  not the pinned state     77  store too busy      130  interrupted
+  75  not the pinned state     76  wrong key of TPM state, or damage
+  77  store too busy          130  interrupted
 """
 
 
@@ -65,7 +69,7 @@ class _Verbs(click.Group):
         del ctx
         if cmd_name not in VERBS:
             return None
-        module = importlib.import_module(f"blobstore.cli.commands.{cmd_name}")
+        module = importlib.import_module(f"blobstore.cli.commands.{_module(cmd_name)}")
         command: click.Command = module.command
         return command
 
@@ -73,6 +77,11 @@ class _Verbs(click.Group):
         del ctx
         with formatter.section("Commands"):
             formatter.write_dl(list(VERBS.items()))
+
+
+def _module(verb: str) -> str:
+    """Return the name of a verb's module; no module can be called like a keyword."""
+    return f"{verb}_" if keyword.iskeyword(verb) else verb
 
 
 @click.command(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from blobstore.errors import StoreError
+from blobstore.errors import OutputExistsError
 from formats.file import new_file
 
 if TYPE_CHECKING:
@@ -19,12 +19,6 @@ if TYPE_CHECKING:
 
 #: A progress bar appears only for what takes longer, in seconds.
 _PROGRESS_AFTER = 1.0
-
-
-class OutputExistsError(StoreError):
-    """The output file exists and ``--force`` was not given."""
-
-    exit_code = 72
 
 
 def write_output(path: Path, data: bytes, *, force: bool) -> None:

@@ -12,6 +12,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sysconfig
 import tempfile
 import time
 from contextlib import contextmanager
@@ -60,6 +61,38 @@ def _packages() -> dict[str, str]:
     return {name: package for name, package, *_ in fields}
 
 
+def system_file(path: str) -> Path:
+    """Return the path of a file that tools/system-packages.list names.
+
+    Raises:
+        MissingProgramError: It is not installed.
+    """
+    package = _packages()[path]
+    if not Path(path).is_file():
+        raise MissingProgramError(f"{path} is in the Debian package {package}")
+    return Path(path)
+
+
+def virt_fw_vars(*arguments: object) -> str:
+    """Run virt-fw-vars, which came with the tests' own packages; return what it said.
+
+    Raises:
+        ForeignProgramError: It failed.
+    """
+    script = Path(sysconfig.get_path("scripts"), "virt-fw-vars")
+    done = subprocess.run(
+        [script, *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise ForeignProgramError(f"virt-fw-vars failed: {done.stderr}")
+    return done.stdout
+
+
 def run(name: str, *arguments: object, environment: dict[str, str] | None = None) -> bytes:
     """Run a program to its end and return what it printed.
 
@@ -96,22 +129,37 @@ def swtpm_persistent_handles(state: bytes) -> set[int]:
 
 @contextmanager
 def _swtpm(state: bytes) -> Iterator[dict[str, str]]:
-    """Run swtpm on a copy of a state; yield the environment that leads tpm2-tools to it."""
-    # Not pytest's tmp_path, which may be too long for the name of a socket.
+    """Run swtpm on a copy of a permanent state, as `swtpm` does."""
     with tempfile.TemporaryDirectory(prefix="tpm-") as directory:
         Path(directory, "tpm2-00.permall").write_bytes(state)
+        with swtpm(f"dir={directory}") as environment:
+            yield environment
+
+
+@contextmanager
+def swtpm(
+    tpmstate: str, *options: str, flags: str = "startup-clear", tpm2: bool = True
+) -> Iterator[dict[str, str]]:
+    """Run swtpm on the state that ``--tpmstate`` names; what is there changes.
+
+    Yields the environment that leads tpm2-tools to it; SWTPM_CTRL is its control socket.
+    """
+    # Not pytest's tmp_path, which may be too long for the name of a socket.
+    with tempfile.TemporaryDirectory(prefix="tpm-") as directory:
         data = Path(directory, "tpm")
         control = Path(directory, "tpm.ctrl")  # where the TCTI looks for it
         log = Path(directory, "log")
         process = subprocess.Popen(
             [
-                *(program("swtpm"), "socket", "--tpm2", "--flags=not-need-init,startup-clear"),
-                f"--tpmstate=dir={directory}",
+                *(program("swtpm"), "socket", *(["--tpm2"] if tpm2 else [])),
+                *(f"--flags=not-need-init,{flags}", *options),
+                f"--tpmstate={tpmstate}",
                 f"--server=type=unixio,path={data}",
                 f"--ctrl=type=unixio,path={control}",
                 f"--log=file={log}",
             ],
             stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,  # it says there what the log says too
         )
         try:
             deadline = time.monotonic() + 30
@@ -119,7 +167,7 @@ def _swtpm(state: bytes) -> Iterator[dict[str, str]]:
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise ForeignProgramError(f"swtpm does not start: {log.read_text()}")
                 time.sleep(0.01)
-            yield {"TPM2TOOLS_TCTI": f"swtpm:path={data}"}
+            yield {"TPM2TOOLS_TCTI": f"swtpm:path={data}", "SWTPM_CTRL": str(control)}
         finally:
             process.terminate()
             process.wait(timeout=30)

@@ -1,0 +1,70 @@
+"""`blobstore export`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from blobstore.cli.access import PATH, Access, access_options
+from blobstore.cli.state_key import NamedKey, state_key, swtpm_key_option
+from blobstore.exporting import export_state
+from blobstore.foreign import StateFormat, validate_section_name
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command("export")
+@click.argument("image", type=PATH)
+@click.argument("destination", type=PATH)
+@click.option(
+    "--to",
+    "form",
+    type=click.Choice([str(form) for form in StateFormat]),
+    required=True,
+    help="What DESTINATION is to be; `blobstore import --help` explains them.",
+)
+@click.option(
+    "--name",
+    metavar="SECTION",
+    help="The section; for a TPM the first part of its sections' names.  "
+    "[default: tpm, uefi-flash, uefi-variables]",
+)
+@click.option("--force", is_flag=True, help="Overwrite DESTINATION.")
+@swtpm_key_option
+@access_options
+def command(
+    *,
+    access: Access,
+    image: Path,
+    destination: Path,
+    form: str,
+    name: str | None,
+    force: bool,
+    swtpm_key: NamedKey | None,
+) -> None:
+    """Write the state of a device in IMAGE to DESTINATION, as its program keeps it.
+
+    It is in the clear then, unless --swtpm-key encrypts the state of a TPM.
+    DESTINATION - is stdout.
+    """
+    kind = StateFormat(form)
+    try:
+        validate_section_name(kind, name)
+    except ValueError as error:
+        raise click.UsageError(f"--name: {error}") from error
+    if swtpm_key is not None and not kind.is_tpm:
+        raise click.UsageError(f"{kind} takes no --swtpm-key")
+    if str(destination) == "-" and kind is StateFormat.SWTPM_DIR:
+        raise click.UsageError("a directory does not go to stdout")
+    with state_key(swtpm_key) as key, access.open(image) as store:
+        export_state(
+            store,
+            sys.stdout.buffer if str(destination) == "-" else destination,
+            kind,
+            name=name,
+            key=key,
+            overwrite=force,
+        )

@@ -1,0 +1,92 @@
+"""`blobstore import`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from blobstore.cli.access import PATH, Access, access_options
+from blobstore.cli.state_key import NamedKey, state_key, swtpm_key_option
+from blobstore.cli.types import SizeType
+from blobstore.foreign import StateFormat, validate_section_name
+from blobstore.importing import import_state
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command("import")
+@click.argument("image", type=PATH)
+@click.argument("source", type=PATH)
+@click.option(
+    "--from",
+    "form",
+    type=click.Choice([str(form) for form in StateFormat]),
+    required=True,
+    help="What SOURCE is.",
+)
+@click.option(
+    "--name",
+    metavar="SECTION",
+    help="The section; for a TPM the first part of its sections' names.  "
+    "[default: tpm, uefi-flash, uefi-variables]",
+)
+@click.option(
+    "--max-size",
+    type=SizeType(),
+    metavar="SIZE",
+    help="Worst-case size of the section, for raw and uefi-vars.",
+)
+@click.option("--force", is_flag=True, help="Replace sections that were written.")
+@swtpm_key_option
+@access_options
+def command(
+    *,
+    access: Access,
+    image: Path,
+    source: Path,
+    form: str,
+    name: str | None,
+    max_size: int | None,
+    force: bool,
+    swtpm_key: NamedKey | None,
+) -> None:
+    """Store in IMAGE the state that SOURCE has, all of it or nothing.
+
+    \b
+    swtpm-dir    the directory of swtpm's --tpmstate dir=
+    swtpm-file   the file or block device of swtpm's --tpmstate backend-uri=
+    ovmf-vars    the flash with the variables of OVMF
+    uefi-vars    the JSON file of QEMU's uefi-vars device
+    raw          any file, into the section --name
+
+    Encrypted TPM state is decrypted: the image protects it. SOURCE - is stdin.
+    """  # noqa: D301  \b is click's
+    kind = StateFormat(form)
+    _check(kind, name, max_size, swtpm_key)
+    if str(source) == "-" and kind is StateFormat.SWTPM_DIR:
+        raise click.UsageError("a directory does not come from stdin")
+    with state_key(swtpm_key) as key, access.open(image, read_only=False) as store:
+        import_state(
+            store,
+            sys.stdin.buffer if str(source) == "-" else source,
+            kind,
+            name=name,
+            max_size=max_size,
+            key=key,
+            overwrite=force,
+            allow_unprotected=access.allow_unprotected,
+        )
+
+
+def _check(form: StateFormat, name: str | None, max_size: int | None, key: NamedKey | None) -> None:
+    try:
+        validate_section_name(form, name)
+    except ValueError as error:
+        raise click.UsageError(f"--name: {error}") from error
+    if key is not None and not form.is_tpm:
+        raise click.UsageError(f"{form} takes no --swtpm-key")
+    if max_size is not None and form not in (StateFormat.RAW, StateFormat.UEFI_VARS):
+        raise click.UsageError(f"{form} takes no --max-size")

@@ -1,0 +1,127 @@
+"""Device state out of a store, in the files other programs keep it in."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from blobstore.errors import BlobNotFoundError, OutputExistsError, UnwrittenBlobError
+from blobstore.foreign import StateFormat, section_name, tpm_section_names
+from blobstore.swtpm_directory import write_directory
+from formats.edk2_varstore import decode_flash
+from formats.file import new_file
+from formats.swtpm import (
+    PlainState,
+    Slot,
+    TpmVersion,
+    decode_state,
+    encode_state,
+    tpm_version,
+    validate_slot,
+)
+from formats.swtpm_linear import encode_linear
+from formats.uefi_vars import decode_variables
+from luks.errors import PolicyError
+
+if TYPE_CHECKING:
+    from blobstore.state_encryption import StateKey
+    from blobstore.store import Store
+
+#: A path, or something open to be written.
+Destination = str | os.PathLike[str] | IO[bytes]
+
+
+def export_state(
+    store: Store,
+    destination: Destination,
+    form: StateFormat | str,
+    *,
+    name: str | None = None,
+    key: StateKey | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write the state of a device as the program keeps it that the device belongs to.
+
+    A file appears whole or not at all (F5); of a directory see F17 and F18.
+
+    Args:
+        store: Not modified.
+        destination: The file or directory to make.
+        form: What it is to be.
+        name: As in `blobstore.import_state`.
+        key: Encrypt the state of a TPM with it.
+        overwrite: Replace what is there.
+
+    Raises:
+        BlobNotFoundError, UnwrittenBlobError: There is no such state.
+        CorruptBlobError: It no longer verifies.
+        FormatError: What the section holds is not of this format (F4).
+        OutputExistsError: The destination exists, and not ``overwrite``.
+        PolicyError: There is a key, but the state is encrypted already.
+        SecretRequiredError: There is no key in what was given.
+        DeviceBusyError: swtpm is using the destination.
+        DeviceError: Reading or writing failed.
+        ValueError: The arguments do not fit together.
+    """
+    form = StateFormat(form)
+    if key is not None and not form.is_tpm:
+        raise ValueError(f"{form} is never encrypted: it takes no key")
+    if not form.is_tpm:
+        content = store.get(section_name(form, name))
+        if form is StateFormat.OVMF_VARS:
+            decode_flash(content)
+        elif form is StateFormat.UEFI_VARS:
+            decode_variables(content)
+        _write(destination, content, overwrite=overwrite)
+        return
+    version, states = _tpm_states(store, name, key)
+    if form is StateFormat.SWTPM_FILE:
+        _write(destination, encode_linear(states), overwrite=overwrite)
+    elif isinstance(destination, str | os.PathLike):
+        write_directory(Path(destination), version, states, overwrite=overwrite)
+    else:
+        raise ValueError("a directory cannot be written to something open")
+
+
+def _tpm_states(
+    store: Store, name: str | None, key: StateKey | None
+) -> tuple[TpmVersion, dict[Slot, bytes]]:
+    """Return the version of a TPM and its states as files have them."""
+    stored: dict[Slot, bytes] = {}
+    plain: dict[Slot, PlainState] = {}
+    for slot, section in tpm_section_names(name).items():
+        try:
+            stored[slot] = store.get(section)
+        except (BlobNotFoundError, UnwrittenBlobError):
+            if slot is Slot.PERMANENT:
+                raise
+            continue
+        state = decode_state(stored[slot])
+        if not isinstance(state, PlainState):
+            raise PolicyError(
+                f"section {section!r} holds state that swtpm encrypted [F12]",
+                hint="get it as it is, or import it with its key",
+            )
+        plain[slot] = state
+    version = tpm_version(plain[Slot.PERMANENT])
+    for slot, state in plain.items():
+        validate_slot(state, slot, version)
+    if key is None:
+        return version, stored
+    return version, {slot: encode_state(key.encrypt(state)) for slot, state in plain.items()}
+
+
+def _write(destination: Destination, content: bytes, *, overwrite: bool) -> None:
+    if not isinstance(destination, str | os.PathLike):
+        destination.write(content)
+        destination.flush()
+        return
+    try:
+        with new_file(destination, len(content), overwrite=overwrite) as device:
+            device.write(0, content)
+    except FileExistsError as error:
+        raise OutputExistsError(
+            f"{destination} exists", hint="overwrite it with --force"
+        ) from error
+    device.close()

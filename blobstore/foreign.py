@@ -1,0 +1,104 @@
+"""The formats of other programs' device state, and the sections they go to.
+
+The rules are those of ``spec/foreign-state.md``; `blobstore.importing` and
+`blobstore.exporting` do what it says.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from formats.container import MAX_NAME_SIZE, validate_label
+from formats.swtpm import OVERHEAD, Slot, TpmVersion
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class StateFormat(StrEnum):
+    """How a program keeps the state of a device."""
+
+    SWTPM_DIR = "swtpm-dir"
+    SWTPM_FILE = "swtpm-file"
+    OVMF_VARS = "ovmf-vars"
+    UEFI_VARS = "uefi-vars"
+    RAW = "raw"
+
+    @property
+    def is_tpm(self) -> bool:
+        """Whether it is state of a TPM, in several sections."""
+        return self in (StateFormat.SWTPM_DIR, StateFormat.SWTPM_FILE)
+
+
+#: The name of the section, or the first part of the names, unless one is given.
+DEFAULT_NAMES: Final[Mapping[StateFormat, str]] = {
+    StateFormat.SWTPM_DIR: "tpm",
+    StateFormat.SWTPM_FILE: "tpm",
+    StateFormat.OVMF_VARS: "uefi-flash",
+    StateFormat.UEFI_VARS: "uefi-variables",
+}
+
+#: Worst case of QEMU's UEFI variables as JSON, in bytes (F22).
+UEFI_VARS_MAX_SIZE: Final = 1 << 20
+
+#: Worst cases of TPM states with what swtpm puts in front, in bytes (F7).
+TPM_MAX_SIZES: Final[Mapping[tuple[TpmVersion, Slot], int]] = {
+    (TpmVersion.TPM_2, Slot.PERMANENT): 256 << 10,
+    (TpmVersion.TPM_2, Slot.VOLATILE): 65_535 + OVERHEAD,
+    (TpmVersion.TPM_2, Slot.SAVED): 65_535 + OVERHEAD,
+    (TpmVersion.TPM_12, Slot.PERMANENT): 100_000 + OVERHEAD,
+    (TpmVersion.TPM_12, Slot.VOLATILE): 100_000 + OVERHEAD,
+    (TpmVersion.TPM_12, Slot.SAVED): 524_288 + OVERHEAD,
+}
+
+_TPM_ENDINGS: Final = {
+    Slot.PERMANENT: "-permanent-state",
+    Slot.VOLATILE: "-volatile-state",
+    Slot.SAVED: "-save-state",
+}
+_TPM_TYPES: Final = {TpmVersion.TPM_2: "tpm2", TpmVersion.TPM_12: "tpm12"}
+_SLOT_TYPES: Final = {Slot.PERMANENT: "permall", Slot.VOLATILE: "volatile", Slot.SAVED: "savestate"}
+
+
+def section_name(form: StateFormat, name: str | None) -> str:
+    """Return the name of the section for a format of one section.
+
+    Raises:
+        ValueError: The name breaks a rule, or there must be one and is none.
+    """
+    name = name or DEFAULT_NAMES.get(form)
+    if name is None:
+        raise ValueError(f"{form} needs the name of a section")
+    validate_label(name, "name", lowest=1, highest=MAX_NAME_SIZE)
+    return name
+
+
+def tpm_section_names(name: str | None) -> dict[Slot, str]:
+    """Return the names of the sections for the states of a TPM (F7).
+
+    Raises:
+        ValueError: They would break a rule.
+    """
+    first = name or DEFAULT_NAMES[StateFormat.SWTPM_DIR]
+    names = {slot: first + ending for slot, ending in _TPM_ENDINGS.items()}
+    for full in names.values():
+        validate_label(full, "name", lowest=1, highest=MAX_NAME_SIZE)
+    return names
+
+
+def validate_section_name(form: StateFormat, name: str | None) -> None:
+    """Check a name that a user gave for a format; None is the default one.
+
+    Raises:
+        ValueError: It cannot be used.
+    """
+    if form.is_tpm:
+        tpm_section_names(name)
+    else:
+        section_name(form, name)
+
+
+def tpm_type(version: TpmVersion, slot: Slot) -> str:
+    """Return the type of a section with such a state."""
+    return f"{_TPM_TYPES[version]}-{_SLOT_TYPES[slot]}"

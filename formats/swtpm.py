@@ -1,0 +1,201 @@
+"""TPM state as swtpm stores it: a header, and fields behind it (F7 to F10, F13).
+
+Bytes to values and back; nothing is decrypted here. The rules are those of
+``spec/foreign-state.md``.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, Final
+
+from formats.errors import FormatError, TruncatedImageError, UnsupportedError
+
+if TYPE_CHECKING:
+    from formats.device import ReadableBuffer
+
+#: Bytes in front of the data of a state in the clear: header and one field's head.
+OVERHEAD: Final = 16
+#: Bytes of the HMAC over an encrypted state.
+MAC_SIZE: Final = 32
+
+_HEADER: Final = struct.Struct(">BBHHI")  # version, least version, header size, flags, total
+_FIELD: Final = struct.Struct(">HI")  # tag, size
+
+_VERSION: Final = 2
+_LEAST_VERSION: Final = 1
+
+_ENCRYPTED: Final = 0x01
+_LARGE_KEY: Final = 0x08
+
+_DATA, _CIPHERTEXT, _MAC, _IV = 1, 2, 3, 6
+
+
+class Slot(IntEnum):
+    """The states of a TPM; their numbers are their slots in a linear file (F7, F14)."""
+
+    PERMANENT = 0
+    VOLATILE = 1
+    SAVED = 2
+
+
+class TpmVersion(IntEnum):
+    """Which TPM a state is of."""
+
+    TPM_12 = 1
+    TPM_2 = 2
+
+
+#: What is at byte 2 of the data of a TPM 2.0 (F13).
+_TPM_2_MAGIC: Final = {Slot.PERMANENT: b"\xab\x36\x47\x23", Slot.VOLATILE: b"\x45\x63\x78\x89"}
+_TPM_12_PERMANENT: Final = b"\x00\x01"
+
+
+@dataclass(frozen=True, slots=True)
+class PlainState:
+    """A state in the clear.
+
+    Attributes:
+        data: What libtpms makes and takes; never empty in what was decoded.
+    """
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EncryptedState:
+    """A state that swtpm encrypted (F10); nothing in it is verified here.
+
+    Attributes:
+        ciphertext: A multiple of `key_size` bytes.
+        mac: 32 bytes.
+        iv: `key_size` bytes.
+        key_size: Bytes of its key, 16 or 32.
+    """
+
+    ciphertext: bytes
+    mac: bytes
+    iv: bytes
+    key_size: int
+
+
+def decode_state(state: ReadableBuffer) -> PlainState | EncryptedState:
+    """Return what a state is made of (F8, F9).
+
+    Args:
+        state: The whole content of a state file, or of a place in a linear file.
+
+    Raises:
+        TruncatedImageError: It ends before its header says it does.
+        FormatError: It is no state of swtpm's, or a damaged one.
+        UnsupportedError: It is of another version, or one under migration.
+    """
+    content = bytes(state)
+    if len(content) < _HEADER.size:
+        raise TruncatedImageError(
+            f"a TPM state of {len(content)} bytes is cut short: its header alone has 10", rule="F8"
+        )
+    version, least, header_size, flags, total = _HEADER.unpack_from(content)
+    if not (version >= least >= 1 and header_size >= _HEADER.size and total >= header_size):
+        raise FormatError("no state of swtpm's begins like this", offset=0, rule="F8")
+    if version < _VERSION or least > _VERSION:
+        raise UnsupportedError(
+            f"TPM state of version {version}, to be read by version {least}",
+            feature="versions of swtpm's state other than 2",
+        )
+    if len(content) < total:
+        raise TruncatedImageError(
+            f"a TPM state of {total} bytes ends after {len(content)}", rule="F8"
+        )
+    if len(content) > total:
+        raise FormatError(f"a TPM state of {total} bytes is followed by more", rule="F8")
+    if flags & ~(_ENCRYPTED | _LARGE_KEY):
+        raise UnsupportedError(f"TPM state with flags {flags:#x}", feature="TPM state on its way")
+    fields = _decode_fields(content, header_size)
+    if not flags & _ENCRYPTED:
+        _require_tags(fields, (_DATA,))
+        if not fields[_DATA]:
+            raise FormatError("a TPM state without data", rule="F9")
+        return PlainState(fields[_DATA])
+    _require_tags(fields, (_CIPHERTEXT, _MAC, _IV))
+    key_size = 32 if flags & _LARGE_KEY else 16
+    found = EncryptedState(fields[_CIPHERTEXT], fields[_MAC], fields[_IV], key_size)
+    if (
+        not found.ciphertext
+        or len(found.ciphertext) % key_size
+        or len(found.mac) != MAC_SIZE
+        or len(found.iv) != key_size
+    ):
+        raise FormatError("the sizes in an encrypted TPM state contradict each other", rule="F10")
+    return found
+
+
+def encode_state(state: PlainState | EncryptedState) -> bytes:
+    """Return the content of a state file (F8, F9)."""
+    if isinstance(state, PlainState):
+        flags, fields = 0, {_DATA: state.data}
+    else:
+        flags = _ENCRYPTED | (_LARGE_KEY if state.key_size == 32 else 0)
+        fields = {_CIPHERTEXT: state.ciphertext, _MAC: state.mac, _IV: state.iv}
+    body = b"".join(_FIELD.pack(tag, len(value)) + value for tag, value in fields.items())
+    total = _HEADER.size + len(body)
+    return _HEADER.pack(_VERSION, _LEAST_VERSION, _HEADER.size, flags, total) + body
+
+
+def tpm_version(permanent: PlainState) -> TpmVersion:
+    """Return the version of the TPM that has this permanent state (F13).
+
+    Raises:
+        FormatError: It is none of a TPM's.
+    """
+    if permanent.data[2:6] == _TPM_2_MAGIC[Slot.PERMANENT]:
+        return TpmVersion.TPM_2
+    if permanent.data[:2] == _TPM_12_PERMANENT:
+        return TpmVersion.TPM_12
+    raise FormatError("this is the permanent state of no TPM", offset=OVERHEAD, rule="F13")
+
+
+def validate_slot(state: PlainState, slot: Slot, version: TpmVersion) -> None:
+    """Check that a state is what its name or slot says (F13).
+
+    Raises:
+        FormatError: It is not.
+    """
+    if version is TpmVersion.TPM_2 and slot in _TPM_2_MAGIC:
+        agrees = state.data[2:6] == _TPM_2_MAGIC[slot]
+    elif slot is Slot.PERMANENT:
+        agrees = tpm_version(state) is version
+    else:
+        agrees = state.data[2:6] not in _TPM_2_MAGIC.values()
+    if not agrees:
+        raise FormatError(
+            f"what should be the {slot.name.lower()} state of a {version.name} is something else",
+            offset=OVERHEAD,
+            rule="F13",
+        )
+
+
+def _decode_fields(content: bytes, start: int) -> dict[int, bytes]:
+    """Return the content of each field by its tag."""
+    fields: dict[int, bytes] = {}
+    while start < len(content):
+        if start + _FIELD.size > len(content):
+            raise FormatError("a TPM state ends inside a field", offset=start, rule="F9")
+        tag, size = _FIELD.unpack_from(content, start)
+        end = start + _FIELD.size + size
+        if end > len(content) or tag in fields:
+            raise FormatError(
+                f"a field with tag {tag} and {size} bytes does not fit", offset=start, rule="F9"
+            )
+        fields[tag] = content[start + _FIELD.size : end]
+        start = end
+    return fields
+
+
+def _require_tags(fields: dict[int, bytes], tags: tuple[int, ...]) -> None:
+    if tuple(fields) != tags:
+        raise FormatError(
+            f"a TPM state has the fields {tuple(fields)} instead of {tags}", rule="F9"
+        )
