@@ -71,7 +71,8 @@ def unlock(
         UnsupportedError, FormatError, DeviceError: No keyslot could be tried.
     """
     policy.check_header(header)
-    digest = check_openable(header)
+    plain = policy.allow_unencrypted
+    digest = check_openable(header, allow_unencrypted=plain)
     if digest.kdf is not None:
         limits.check(digest.kdf)
     candidates = _candidates(header, digest, keyslot)
@@ -79,7 +80,9 @@ def unlock(
     for number in candidates:
         try:
             policy.check_keyslot(header.keyslots[number])
-            key = _try_keyslot(device, header.keyslots[number], digest, view_of(secret), limits)
+            key = _try_keyslot(
+                device, header.keyslots[number], digest, view_of(secret), limits, plain=plain
+            )
         except StorageError as error:
             refusals[number] = error
             continue
@@ -96,7 +99,11 @@ def unlock(
 
 
 def verify_volume_key(
-    header: Header, key: ReadableBuffer, *, limits: KdfLimits = DEFAULT_LIMITS
+    header: Header,
+    key: ReadableBuffer,
+    *,
+    limits: KdfLimits = DEFAULT_LIMITS,
+    policy: Policy = DEFAULT_POLICY,
 ) -> VolumeKey:
     """Check that ``key`` is the volume key; it is copied.
 
@@ -104,7 +111,9 @@ def verify_volume_key(
         UnlockError: It is not.
         PolicyError, UnsupportedError: As `unlock`.
     """
-    if not confirms(check_openable(header), key, limits):
+    policy.check_header(header)
+    digest = check_openable(header, allow_unencrypted=policy.allow_unencrypted)
+    if not confirms(digest, key, limits):
         raise UnlockError("this is not the volume key")
     return VolumeKey(Secret(key), None)
 
@@ -158,7 +167,13 @@ def _candidates(header: Header, digest: Digest, keyslot: int | None) -> list[int
 
 
 def _try_keyslot(
-    device: BlockDevice, keyslot: Keyslot, digest: Digest, secret: memoryview, limits: KdfLimits
+    device: BlockDevice,
+    keyslot: Keyslot,
+    digest: Digest,
+    secret: memoryview,
+    limits: KdfLimits,
+    *,
+    plain: bool,
 ) -> Secret | None:
     """Return the key, or None if the digest does not confirm it."""
     area = keyslot.area
@@ -170,7 +185,7 @@ def _try_keyslot(
             feature=f"keyslot type {keyslot.type}",
         )
     # Everything that can be refused is, before the key derivation starts.
-    check_usable(area.cipher, area.key_size)
+    check_usable(area.cipher, area.key_size, permit_null=plain)
     limits.check(keyslot.kdf)
     lookup(keyslot.af_hash)
     size = _material_size(keyslot)
@@ -186,7 +201,8 @@ def _try_keyslot(
         Secret.adopt(material),
         derive(keyslot.kdf, secret, keyslot.salt, area.key_size) as area_key,
     ):
-        sector_cipher(area.cipher, area_key.view(), SECTOR_SIZE).decrypt(0, material, material)
+        cipher = sector_cipher(area.cipher, area_key.view(), SECTOR_SIZE, permit_null=plain)
+        cipher.decrypt(0, material, material)
         candidate = Secret.adopt(
             af_merge(
                 memoryview(material)[: keyslot.key_size * keyslot.stripes],

@@ -250,9 +250,13 @@ class Header:
 
     @property
     def volume_digest(self) -> int | None:
-        """Number of the digest of the key that decrypts the whole payload, if there is one."""
-        wanted = {n for n, segment in self.segments.items() if not segment.is_backup}
+        """Number of the digest of the key that decrypts all that is encrypted, if there is one."""
+        wanted = {
+            number
+            for number, segment in self.segments.items()
+            if not segment.is_backup and segment.type != "linear"
+        }
         for number, digest in self.digests.items():
-            if wanted <= set(digest.segments):
+            if wanted and wanted <= set(digest.segments):
                 return number
         return None

@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 class Policy:
     """What a header must be, for a caller who knows; None permits anything.
 
-    It can only ask for more than is asked anyway: null ciphers and payloads that
-    are not wholly encrypted are refused whatever it says (L62).
-
     Attributes:
         uuid: The UUID, as stored.
         digest: What `header_digest` must return.
@@ -49,6 +46,9 @@ class Policy:
         min_memory_kib: Least memory of Argon2, in KiB.
         min_time: Fewest passes of Argon2.
         max_cost: The most that a key derivation may cost.
+        allow_unencrypted: Permit null ciphers and segments in plain text, which
+            are refused otherwise (L62): any passphrase seems right with them,
+            and everybody reads what is written.
     """
 
     uuid: str | None = None
@@ -62,6 +62,7 @@ class Policy:
     min_memory_kib: int = 0
     min_time: int = 0
     max_cost: KdfLimits | None = None
+    allow_unencrypted: bool = False
 
     def check_header(self, header: Header) -> None:
         """Check everything but the keyslots.
@@ -133,8 +134,12 @@ def _violation(text: str) -> PolicyError:
     return PolicyError(f"{text} [L93]", hint="the header may have been exchanged")
 
 
-def check_openable(header: Header) -> Digest:
+def check_openable(header: Header, *, allow_unencrypted: bool = False) -> Digest:
     """Check that the payload may and can be opened; return the digest of its key.
+
+    Args:
+        header: As it was loaded.
+        allow_unencrypted: See `Policy`.
 
     Raises:
         PolicyError: It is not, or not wholly, encrypted.
@@ -143,7 +148,7 @@ def check_openable(header: Header) -> Digest:
     """
     check_writable(header)
     for number, segment in header.segments.items():
-        _check_segment(f"segment {number}", segment)
+        _check_segment(f"segment {number}", segment, plain=allow_unencrypted)
     chosen = header.volume_digest
     if chosen is None:
         raise UnsupportedError(
@@ -156,7 +161,7 @@ def check_openable(header: Header) -> Digest:
         raise UnsupportedError(
             f"digest type {digest.type!r} is not known", feature=f"digest type {digest.type}"
         )
-    _check_ciphers(header, digest)
+    _check_ciphers(header, digest, plain=allow_unencrypted)
     return digest
 
 
@@ -182,9 +187,15 @@ def _refuse_requirement(requirement: str) -> NoReturn:
     )
 
 
-def _check_segment(name: str, segment: Segment) -> None:
+def _check_segment(name: str, segment: Segment, *, plain: bool) -> None:
     if segment.type == "linear" or (segment.cipher and parse(segment.cipher).is_null):
-        raise PolicyError(f"{name} of the payload is not encrypted [L62]")
+        if not plain:
+            raise PolicyError(
+                f"{name} of the payload is not encrypted [L62]",
+                hint="if that is meant, luks.Policy(allow_unencrypted=True) permits it",
+            )
+        if segment.type == "linear":
+            return
     if segment.type.startswith("hw-opal"):
         raise UnsupportedError(
             f"{name} is encrypted by the drive itself (OPAL)",
@@ -213,10 +224,10 @@ def _check_segment(name: str, segment: Segment) -> None:
         )
 
 
-def _check_ciphers(header: Header, digest: Digest) -> None:
+def _check_ciphers(header: Header, digest: Digest, *, plain: bool) -> None:
     """Check the segments' ciphers with the size of the key that the keyslots hold."""
     keyslots = (header.keyslots[number] for number in digest.keyslots)
     sizes = {keyslot.key_size for keyslot in keyslots if keyslot.kdf is not None}
     for segment in header.data_segments:
-        for size in sizes:
-            check_usable(segment.cipher or "", size)
+        for size in sizes if segment.cipher else ():
+            check_usable(segment.cipher or "", size, permit_null=plain)

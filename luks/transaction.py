@@ -119,7 +119,9 @@ class Transaction:
             PolicyError, UnsupportedError: As `luks.unlock`.
         """
         if isinstance(secret, VolumeKey):
-            key = verify_volume_key(self._old, secret.key.view(), limits=self._limits)
+            key = verify_volume_key(
+                self._old, secret.key.view(), limits=self._limits, policy=self._policy
+            )
         else:
             key = unlock(
                 self._device,

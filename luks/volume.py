@@ -89,7 +89,7 @@ def open(  # noqa: A001  it is luks.open
             from luks.recovery import restore_copy  # noqa: PLC0415  hardly ever needed
 
             loaded = restore_copy(device if header is None else header, loaded)
-        volume = Volume(device, loaded, key, read_only=read_only, owned=owned)
+        volume = Volume(device, loaded, key, read_only=read_only, policy=policy, owned=owned)
         stack.pop_all()
     return volume
 
@@ -113,6 +113,7 @@ class Volume(Device):
         key: VolumeKey,
         *,
         read_only: bool = True,
+        policy: Policy = DEFAULT_POLICY,
         owned: tuple[BlockDevice, ...] = (),
     ) -> None:
         """Open the payload on ``device`` with a loaded header and its confirmed key.
@@ -123,13 +124,15 @@ class Volume(Device):
             key: From `luks.unlock` or `luks.verify_volume_key` with that header;
                 `close` wipes it.
             read_only: Permit no writing.
+            policy: What it must be.
             owned: Devices that `close` closes.
 
         Raises:
             TruncatedImageError: The device ends before the payload.
             PolicyError, UnsupportedError: As `luks.unlock`.
         """
-        check_openable(header)
+        policy.check_header(header)
+        check_openable(header, allow_unencrypted=policy.allow_unencrypted)
         self.header = header
         self.keyslot = key.keyslot
         self.read_only = read_only
