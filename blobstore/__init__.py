@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from blobstore.store import Store
     from blobstore.transaction import Transaction
     from blobstore.verification import Problem, Report
+    from blobstore.window import Window
     from formats.errors import StorageError
 
 __all__ = [
@@ -98,6 +99,7 @@ __all__ = [
     "Transaction",
     "Unpacked",
     "UnwrittenBlobError",
+    "Window",
     "backup",
     "clone",
     "compare",
@@ -142,6 +144,7 @@ _HOMES: Final = {
     "blobstore.store": ("Store",),
     "blobstore.transaction": ("Transaction",),
     "blobstore.verification": ("Problem", "Report"),
+    "blobstore.window": ("Window",),
     "formats.errors": ("StorageError",),
 }
 _HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}

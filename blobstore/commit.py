@@ -1,4 +1,4 @@
-"""Commits: what one generation changes, atomically, with one flush (C31, C50)."""
+"""Commits: what one generation changes, atomically, with one flush (C31, C50, C62)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from formats.container import HEAD_SIZE, State, Version
 from formats.container_encoder import record_frame
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from blobstore.directory import Copy
     from blobstore.opened import OpenContainer
@@ -31,6 +31,9 @@ class Change:
         state: What the record becomes.
         blob: Its blob; empty if the state has none.
         replaces: What was the section's newest record; None if it is new.
+        ranges: What of the record is written: from byte to byte of it, in whole
+            blocks, in order, the first block included; the rest is known to be
+            there (C62). None writes all of it.
     """
 
     target: Copy
@@ -38,6 +41,7 @@ class Change:
     state: State = State.LIVE
     blob: ReadableBuffer = b""
     replaces: Copy | None = None
+    ranges: Sequence[tuple[int, int]] | None = None
 
 
 def commit(container: OpenContainer, changes: Sequence[Change]) -> None:
@@ -69,13 +73,14 @@ def commit(container: OpenContainer, changes: Sequence[Change]) -> None:
             generation=generation,
             members=len(changes),
             size=len(blob),
-            crc32=zlib.crc32(blob),
+            crc32=zlib.crc32(blob) if change.state is not State.IN_PLACE else 0,
             mac=_UNKNOWN,
             root=_UNKNOWN,
             prev=prev,
         )
         meta = frame.mac_input(unsealed)
-        mac = authenticator.mac(meta, (blob,))
+        # What is written in place has no mac from then on (C22).
+        mac = authenticator.mac(meta, (blob,) if change.state is not State.IN_PLACE else ())
         if change.state is not State.TOMBSTONE:
             state += authenticator.member(meta, mac)
         if change.replaces is not None:
@@ -83,10 +88,11 @@ def commit(container: OpenContainer, changes: Sequence[Change]) -> None:
                 change.replaces.frame.mac_input(change.replaces.version),
                 change.replaces.version.mac,
             )
-        prepared.append((change.target, identity, frame, unsealed, mac, blob))
+        prepared.append((change, identity, frame, unsealed, mac))
     root = authenticator.root(state)
     spans, updates = [], []
-    for target, identity, frame, unsealed, mac, blob in prepared:
+    for change, identity, frame, unsealed, mac in prepared:
+        target, blob = change.target, change.blob
         # Spelt out, for `replace` takes a tenth of a small put.
         version = Version(
             unsealed.state,
@@ -99,7 +105,10 @@ def commit(container: OpenContainer, changes: Sequence[Change]) -> None:
             prev,
         )
         head = authenticator.seal(target.offset, frame.head(version), frame.check_start)
-        spans.append(Span(target.offset, (head, blob), _whole_blocks(len(blob), container)))
+        if change.ranges is None:
+            spans.append(Span(target.offset, (head, blob), _whole_blocks(len(blob), container)))
+        else:
+            spans += _chosen_blocks(target.offset, head, memoryview(blob), change.ranges)
         updates.append((target, identity, frame, version))
     container.writer.write(spans)
     for target, identity, frame, version in updates:
@@ -112,3 +121,12 @@ def commit(container: OpenContainer, changes: Sequence[Change]) -> None:
 def _whole_blocks(size: int, container: OpenContainer) -> int:
     block_size = container.block_size
     return -(-(HEAD_SIZE + size) // block_size) * block_size
+
+
+def _chosen_blocks(
+    offset: int, head: bytes, blob: memoryview, ranges: Sequence[tuple[int, int]]
+) -> Iterator[Span]:
+    """Yield the spans of a record at ``offset`` of which only ``ranges`` are written."""
+    for start, stop in ranges:
+        piece = blob[max(start - HEAD_SIZE, 0) : stop - HEAD_SIZE]
+        yield Span(offset + start, (piece,) if start else (head, piece), stop - start)

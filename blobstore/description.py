@@ -24,7 +24,7 @@ class SectionInfo:
         size: Size of the blob; None if never written.
         copies: Number of copies.
         generation: Of the newest copy.
-        crc32: Of the blob; None if never written.
+        crc32: Of the blob; None if never written, or while it is written in place.
         damage: Why it cannot be read, or None. A damaged blob shows only when
             it is read or verified.
     """
@@ -137,7 +137,7 @@ def describe_section(section: Section) -> SectionInfo:
         size=version.size if written else None,
         copies=identity.copies,
         generation=version.generation,
-        crc32=version.crc32 if written else None,
+        crc32=version.crc32 if version.state is State.LIVE else None,
         damage=section.damage.reason if section.damage else None,
     )
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from blobstore.directory import Section
     from blobstore.opened import OpenContainer
+    from blobstore.window import Window
 
 
 class Lookup:
@@ -20,6 +21,8 @@ class Lookup:
     def __init__(self, container: OpenContainer) -> None:
         self._container = container
         self._in_doubt: set[str] = set()
+        #: The open windows by the names of their sections.
+        self.windows: dict[str, Window] = {}
 
     def find(self, name: str, *, damaged: bool = False) -> Section:
         """Return a section; unless ``damaged``, only one that can be read.
@@ -52,6 +55,15 @@ class Lookup:
                 hint="save what can be read, and repair or rebuild the store",
             )
         return section
+
+    def require_no_window(self, name: str) -> None:
+        """Refuse to change a section behind the back of its window.
+
+        Raises:
+            ValueError: The section has an open window.
+        """
+        if name in self.windows:
+            raise ValueError(f"section {name!r} has an open window: write to that, or close it")
 
     def damaged_head(self, what: str) -> DamagedHeadError:
         """Return the error that the first damaged head leads to."""

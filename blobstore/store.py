@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from blobstore.description import Digest, SectionInfo
     from blobstore.image import Image
+    from blobstore.window import Window
     from formats.device import BlockDevice, ReadableBuffer
 
 
@@ -110,6 +111,7 @@ class Store(StoreReader):
             DeviceError: The write failed. The section has the old blob or the
                 new one, which of them shows when the store is opened anew.
             PoisonedStoreError: An earlier write failed.
+            ValueError: The section has an open window.
         """
         # What `transaction` does for one section, without its bookkeeping.
         blob = memoryview(data).cast("B")
@@ -118,6 +120,7 @@ class Store(StoreReader):
             section = self._lookup.find(name)
             if len(blob) > section.max_size:
                 raise too_large(name, len(blob), section.max_size)
+            self._lookup.require_no_window(name)
             with self._lookup.changing((name,)):
                 change = Change(section.older, section.name, blob=blob, replaces=section.newest)
                 commit(self._container, [change])
@@ -192,6 +195,69 @@ class Store(StoreReader):
                 transaction.commit()
             return self.section(name)
 
+    def window(
+        self,
+        name: str,
+        *,
+        in_place: bool = False,
+        idle: float = 0.05,
+        longest: float = 1.0,
+        accept_unverified: bool = False,
+    ) -> Window:
+        """Open a section of kind ``"window"`` as a device of exactly its worst-case size.
+
+        Writes are buffered and become commits: when the window is flushed or
+        closed, after a pause, or when they have waited for long. A crash leaves
+        what one of these commits left. The content is kept in memory meanwhile.
+        `get` and backups see what was committed last; nothing else may change
+        the section before the window is closed. Closing the store closes it.
+
+        In place, writes go to the image directly and a flush makes them durable,
+        as on a disk; the window is committed when it is closed. After a crash it
+        is unverified: `get` raises `CorruptBlobError`, and with ``previous``
+        returns what it was when it was opened.
+
+        On a store open for reading, and of a section of one copy, the window
+        takes no writes.
+
+        Args:
+            name: A registered section; it has at most one window at a time.
+            in_place: Do not buffer.
+            idle: Seconds without a write after which is committed: longer than
+                the gaps inside a burst of writes.
+            longest: Seconds after the first uncommitted write at which is
+                committed in any case: what a crash can take. A commit computes
+                a mac over the whole window, so it should not be much shorter.
+            accept_unverified: Go on with what is there if the section was
+                being written in place when the store was last used.
+
+        Raises:
+            SectionMismatchError: It is no window, or has one copy and was to be
+                written in place.
+            ValueError: It has an open window already.
+            BlobNotFoundError, CorruptBlobError, DeviceError: As in `get`.
+            ReadOnlyError, PoisonedStoreError: Opening in place makes commits.
+        """
+        from blobstore.window import Host, open_window  # noqa: PLC0415  rarely used
+
+        with self._lock:
+            self._require_open()
+            host = Host(
+                self._container,
+                self._lookup,
+                self._lock,
+                self._read_only or not self._container.writable,
+                self._require_writable,
+            )
+            return open_window(
+                host,
+                name,
+                in_place=in_place,
+                idle=idle,
+                longest=longest,
+                accept_unverified=accept_unverified,
+            )
+
     def resize(self, name: str, max_size: int) -> None:
         """Change the worst-case size of a section, to more or to less.
 
@@ -260,19 +326,24 @@ class Store(StoreReader):
     # -------------------------------------------------------------- end
 
     def close(self) -> None:
-        """Record that everything is durable, and release the image.
+        """Close all windows, record that everything is durable, and release the image.
 
         Raises:
             DeviceError: The record could not be written. Nothing is lost; the
-                next open finds a store that was not closed.
+                next open finds a store that was not closed. Or a window could
+                not be committed; this, and `PoisonedStoreError`, are as in
+                `Window.close`.
+            ValueError: A transaction is under way in this thread.
         """
         with self._lock:
             if self._closed:
                 return
-            self._closed = True
-            with self._resources:
-                if not self._read_only and self._container.writable:
-                    close(self._container)
+            if self._in_transaction:
+                raise ValueError("a transaction is under way: end it first")
+            with self._resources, ExitStack() as ending:
+                ending.callback(self._finish)
+                for window in self._lookup.windows.values():
+                    ending.callback(window.close)
 
     def __enter__(self) -> Self:
         return self
@@ -286,6 +357,11 @@ class Store(StoreReader):
         self.close()
 
     # ---------------------------------------------------------- internal
+
+    def _finish(self) -> None:
+        self._closed = True
+        if not self._read_only and self._container.writable:
+            close(self._container)
 
     def _require_writable(self) -> None:
         self._require_open()

@@ -182,7 +182,7 @@ class Transaction:
 
         Raises:
             ValueError: A section of one copy changes together with others
-                (C32).
+                (C32), or a section that changes has an open window.
             NoSpaceError: There is no room for a section, and the image cannot
                 grow.
             CorruptBlobError: A blob that is to be moved or renamed does not
@@ -196,6 +196,9 @@ class Transaction:
         if not drafts:
             return
         _check_single_copies(drafts)
+        for draft in drafts:
+            if draft.section:
+                self._lookup.require_no_window(draft.section.name)
         contents = [self._content(draft) for draft in drafts]
         sections = self._container.directory.sections
         old_names = [draft.section.name for draft in drafts if draft.section]

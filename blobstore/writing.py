@@ -59,6 +59,7 @@ class DurableWriter:
     def __init__(self, device: BlockDevice) -> None:
         self._device = device
         self._failure: DeviceError | None = None
+        self._unrepeatable = False
 
     @property
     def poisoned(self) -> bool:
@@ -86,7 +87,9 @@ class DurableWriter:
                 nothing is written.
         """
         self.require_sound()
-        attempts = ATTEMPTS if spans else 1  # a flush alone is never repeated
+        # A flush alone is never repeated, nor one that was to make durable what
+        # is not kept to be written again.
+        attempts = ATTEMPTS if spans and not self._unrepeatable else 1
         for attempt in range(1, attempts + 1):
             try:
                 for span in spans:
@@ -103,4 +106,28 @@ class DurableWriter:
                 self._failure = DeviceError(f"a write was interrupted by {type(error).__name__}")
                 raise
             else:
+                self._unrepeatable = False
                 return
+
+    @property
+    def unflushed(self) -> bool:
+        """Whether `write_in_place` wrote something that is not durable yet."""
+        return self._unrepeatable
+
+    def write_in_place(self, offset: int, data: ReadableBuffer) -> None:
+        """Write without a flush, and without keeping ``data``: the next `write` makes it durable.
+
+        Raises:
+            PoisonedStoreError: A write failed earlier; nothing was written.
+            DeviceError: Writing failed; from now on nothing is written.
+        """
+        self.require_sound()
+        self._unrepeatable = True
+        try:
+            self._device.write(offset, data)
+        except DeviceError as error:
+            self._failure = error
+            raise
+        except BaseException as error:
+            self._failure = DeviceError(f"a write was interrupted by {type(error).__name__}")
+            raise

@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 import luks
+from blobstore.layout import SectionSpec, container_size, initialise
+from blobstore.store import Store
+from blobstore.window import Window
+from formats.container import Kind
 from formats.device import BlockDevice, MemoryDevice, SliceDevice
 from formats.errors import ReadOnlyError, UnsupportedError
 from formats.file import FileDevice
@@ -112,6 +116,30 @@ def luks2_of_two_segments(_: Path, stack: ExitStack) -> BlockDevice:
     return volume
 
 
+def _window(stack: ExitStack, device: BlockDevice, *, in_place: bool) -> BlockDevice:
+    spec = SectionSpec("window", SIZE, kind=Kind.WINDOW)
+    initialise(device, [spec], encrypted=False)
+    store = stack.enter_context(Store.on_device(device, encrypted=False))
+    return store.window("window", in_place=in_place)
+
+
+def window(_: Path, stack: ExitStack) -> BlockDevice:
+    size = container_size([SectionSpec("window", SIZE)])
+    return _window(stack, MemoryDevice(size), in_place=False)
+
+
+def window_in_place(_: Path, stack: ExitStack) -> BlockDevice:
+    size = container_size([SectionSpec("window", SIZE)])
+    return _window(stack, MemoryDevice(size), in_place=True)
+
+
+def window_in_place_in_a_volume(directory: Path, stack: ExitStack) -> BlockDevice:
+    path = directory / "image"
+    kdf, size = _KDF, 3 * SIZE
+    volume = luks.format(path, b"secret", version=2, sector_size=4096, size=size, kdf=kdf)
+    return _window(stack, stack.enter_context(volume), in_place=True)
+
+
 MAKERS: list[Callable[[Path, ExitStack], BlockDevice]] = [
     memory,
     slice_of_memory,
@@ -125,9 +153,12 @@ MAKERS: list[Callable[[Path, ExitStack], BlockDevice]] = [
     luks2_of_ctr,
     luks2_of_ecb,
     luks2_of_two_segments,
+    window,
+    window_in_place,
+    window_in_place_in_a_volume,
 ]
 #: What cannot be resized.
-FIXED = (SliceDevice,)
+FIXED = (SliceDevice, Window)
 
 
 @pytest.fixture(params=MAKERS, ids=lambda maker: maker.__name__)
