@@ -163,19 +163,12 @@ class _Interpreter:
         durable = self._scan.header.durable_generation
         bound = max([durable, *(free.generation for free in self._free.values())])
         generation = max([bound, *(copy.version.generation for copy in self._copies)])
-        if generation > bound:
-            self._decide(generation)
-        sections: dict[str, Section] = {}
-        state = 0
-        for section in self._assemble():
-            newest = section.newest
-            version = newest.version
-            if version.state is State.TOMBSTONE and not section.damage:
-                self._left_over.append(section)
-                continue
-            if newest.counts and version.state is not State.TOMBSTONE:
-                state += self._authenticator.member(newest.frame.mac_input(version), version.mac)
-            self._enter(sections, section)
+        torn = self._decide(generation) if generation > bound else None
+        sections, state = self._sections()
+        if torn and self._authenticator.root(state) != torn.prev:
+            # It has overwritten what it replaces, so it cannot be rolled back.
+            self._orphans.pop().version = torn
+            sections, state = self._sections()
         root = None
         if not self._damaged:
             root = self._authenticator.root(state)
@@ -192,12 +185,33 @@ class _Interpreter:
             left_over=self._left_over,
         )
 
-    def _decide(self, generation: int) -> None:
-        """Decide the newest commit (C44)."""
+    def _sections(self) -> tuple[dict[str, Section], int]:
+        """Return the sections by name, and the sum of their members (C24)."""
+        sections: dict[str, Section] = {}
+        state = 0
+        self._left_over = []
+        for section in self._assemble():
+            newest = section.newest
+            version = newest.version
+            if version.state is State.TOMBSTONE and not section.damage:
+                self._left_over.append(section)
+                continue
+            if newest.counts and version.state is not State.TOMBSTONE:
+                state += self._authenticator.member(newest.frame.mac_input(version), version.mac)
+            self._enter(sections, section)
+        return sections, state
+
+    def _decide(self, generation: int) -> Version | None:
+        """Decide the newest commit (C44).
+
+        Returns:
+            What stands in an orphan that may have overwritten the only record
+            of its section; only the root can tell.
+        """
         records = [copy for copy in self._copies if copy.version.generation == generation]
         members = [copy for copy in records if copy.version.state is not State.VOID]
         if not members:
-            return
+            return None
         claims = {(c.version.members, c.version.root, c.version.prev) for c in members}
         expected = members[0].version.members
         if len(claims) > 1 or len(members) > expected:
@@ -208,30 +222,25 @@ class _Interpreter:
             )
         whole = len(members) == len(records) == expected
         if whole and all(map(self._verifies, members)):
-            return
+            return None
         if self._damaged:
             self._undecided.update(copy.offset for copy in members)
-        elif not (whole and expected == 1 and self._is_only_record(members[0])):
-            for copy in members:
-                copy.version = replace(copy.version, state=State.VOID)
-                self._orphans.append(copy)
-
-    def _is_only_record(self, record: Copy) -> bool:
-        """Say whether its section is of one copy, and has no other that is not void."""
-        return record.identity.copies == 1 and not any(
-            copy.version.state is not State.VOID and copy is not record
-            for copy in self._copies
-            if copy.identity.section_id == record.identity.section_id
-        )
+            return None
+        first = members[0].version
+        for copy in members:
+            copy.version = replace(copy.version, state=State.VOID)
+            self._orphans.append(copy)
+        return first if whole and expected == 1 and members[0].identity.copies == 1 else None
 
     def _assemble(self) -> Iterable[Section]:
         """Join records to extents and pick each section's extent (C47)."""
-        extents: dict[bytes, dict[int, Section]] = defaultdict(dict)
+        # By section id, then by where the extent starts, and the length of its records.
+        extents: dict[bytes, dict[tuple[int, int], Section]] = defaultdict(dict)
         for copy in self._copies:
             identity = copy.identity
-            start = copy.offset - identity.copy * copy.length
+            place = copy.offset - identity.copy * copy.length, copy.length
             section = extents[identity.section_id].setdefault(
-                start, Section([None] * identity.copies)
+                place, Section([None] * identity.copies)
             )
             if len(section.copies) != identity.copies:
                 raise _disagreement(copy)

@@ -95,17 +95,18 @@ def read_header(content: bytes, offset: int) -> FoundHeader | None:
     head = content[offset : offset + HEAD]
     try:
         tag, begin, end = (0x73, 0, None) if offset else frame(head, 0)
+        version = read_version(head, begin) if tag == 0x73 else None  # C1
+        if version != 1:
+            if version is not None:
+                raise Later(f"version {version}")  # C15
+            return None
         item = Item.parse(head, begin)
         header = asn1.decode_der(Header, item.der)
         algorithm = enumerated(header.authentication)
     except ValueError:
         return None
-    if tag != 0x73 or item.tag != 0xA0 or header.identifier != "blobstore":  # C1
-        return None
-    # SPEC: C15 does not say by what a header copy of unknown version is told from rubbish; here it
-    # is all of the syntax but the number.
-    if header.version != 1 or algorithm not in (SHA256, HMAC_SHA256):
-        raise Later(f"version {header.version}, authentication {algorithm}")
+    if algorithm not in (SHA256, HMAC_SHA256):
+        raise Later(f"authentication {algorithm}")
     block, total = header.block_size, number(header.total)
     authentication = Authentication(algorithm, header.key, header.store_id)
     sound = (
@@ -117,6 +118,18 @@ def read_header(content: bytes, offset: int) -> FoundHeader | None:
         and authentication.checks(head, offset, item.last[0])
     )
     return FoundHeader(header, authentication) if sound else None
+
+
+def read_version(head: bytes, begin: int) -> int | None:
+    """Return the version of a header copy, which is told by what stands before it (C15)."""
+    tag, first, _ = frame(head, begin)
+    text, start, end = frame(head, first)
+    number_tag, at, stop = frame(head, end)
+    if (tag, text, head[start:end], number_tag) != (0xA0, 0x0C, b"blobstore", 0x02):
+        return None
+    octets = head[at:stop]
+    minimal = octets and not (len(octets) > 1 and octets[0] in (0, 255))
+    return number(octets) if minimal and octets[0] < 128 else None
 
 
 def read_headers(content: bytes) -> list[FoundHeader]:
@@ -138,10 +151,8 @@ def read_headers(content: bytes) -> list[FoundHeader]:
         if later:
             raise Unsupported(f"C15: {later[0]}")
         raise NoContainer("C40: no sound header copy")
-    # SPEC: C15 does not say whether the bits of the other copy count (here not), nor what a
-    # container is that is unsupported and corrupt (here unsupported).
     if number(max(copies, key=lambda copy: copy.sequence).header.incompatible):
-        raise Unsupported("C15: an incompatible feature")
+        raise Unsupported("C15: an incompatible feature")  # rather than corrupt
     if first and second:
         require_agreement(first, second)
     if copies[0].total > len(content):

@@ -105,6 +105,9 @@ class Reader:
         self.read_items()
         self.decide()
         self.gather()
+        if self.overwriting and self.root != self.overwriting.meta.prev:  # C44, its exception
+            self.overwriting.orphan = False
+            self.gather()
         self.name()
         self.check_root()
 
@@ -161,7 +164,6 @@ class Reader:
             and (allowed(meta.name, 1, 200) and allowed(meta.type, 0, 32))  # C9
         )
         if sound and (kind > WINDOW or state > IN_PLACE):
-            # SPEC: that the rest of such a head has to be right is not said.
             raise Unsupported(f"C15: kind {kind}, state {state}")
         sound = sound and (
             (state == VOID or found.generation >= 1)  # C11
@@ -196,6 +198,7 @@ class Reader:
 
     def decide(self) -> None:
         """C44."""
+        self.overwriting: FoundRecord | None = None
         generations = [copy.durable for copy in self.headers]
         generations += [record.generation for record in self.records]
         frees = [free.generation for free in self.frees]
@@ -210,22 +213,12 @@ class Reader:
             raise Corrupt("C44: too many members")
         no_void = len(found) == len(newest)
         whole = no_void and all(len(found) == record.members for record in found)
-        if whole and (all(map(self.verifies, found)) or (self.alone(found) and not self.damaged)):
-            return  # (beside a damaged head, what is torn is corrupt, undecided or not)
+        if whole and all(map(self.verifies, found)):
+            return
         for record in found:
             record.orphan, record.undecided = not self.damaged, bool(self.damaged)
-
-    def alone(self, found: list[FoundRecord]) -> bool:
-        """C44, its exception: one record that was overwritten, and nothing to fall back to."""
-        return (
-            len(found) == 1
-            and found[0].meta.copies == 1
-            and all(
-                other.state == VOID
-                for other in self.records
-                if other.meta.section_id == found[0].meta.section_id and other is not found[0]
-            )
-        )
+        if whole and len(found) == 1 and found[0].orphan and found[0].meta.copies == 1:
+            self.overwriting = found[0]
 
     def gather(self) -> None:
         """C42, C46, C47."""
@@ -240,16 +233,19 @@ class Reader:
             newest = max((extent.newest for extent in extents), key=lambda r: r.counts)
             incomplete = any(extent.incomplete for extent in extents)
             if not incomplete:
-                # SPEC: the text does not say whether a section of which a record is missing can
-                # make the store corrupt by C12 and C47. Here it is itself corrupt, and no more.
                 self.require_sense(extents)
             if incomplete or any(extent.undecided for extent in extents):
-                # SPEC: a void record whose other copy is lost may be all there is of its section,
-                # and gives it its name here, though C46 gives names to nothing that is void.
                 self.lost.add(key)
                 self.newest[key] = newest
             elif newest.counts:
                 self.newest[key] = newest
+        total = 0
+        for record in self.newest.values():  # C24
+            if record.state != TOMBSTONE:
+                seed = self.authentication.store_id + record.signed + record.meta.mac
+                total += number(hashlib.shake_256(b"blobstore/1 memb" + seed).digest(512))
+        summed = (total % (1 << 4096)).to_bytes(512)
+        self.root = self.authentication.digest(b"blobstore/1 root", summed)
 
     def require_sense(self, extents: list[Extent]) -> None:
         """C12, C47."""
@@ -282,8 +278,6 @@ class Reader:
     def name(self) -> None:
         """C13, C45."""
         self.blobs: dict[str, bytes | str] = {}
-        # SPEC: which corrupt sections give way? Those of C44 and C47, here, which are known when
-        # the heads are: to find those of C45 a reader has to read all blobs when it opens a store.
         for key in sorted(self.newest, key=self.lost.__contains__):
             record = self.newest[key]
             blob = CORRUPT if key in self.lost else self.blob(record)
@@ -305,13 +299,6 @@ class Reader:
 
     def check_root(self) -> None:
         """C48."""
-        total = 0
-        for record in self.newest.values():  # C24
-            if record.state != TOMBSTONE:
-                seed = self.authentication.store_id + record.signed + record.meta.mac
-                total += number(hashlib.shake_256(b"blobstore/1 memb" + seed).digest(512))
-        summed = (total % (1 << 4096)).to_bytes(512)
-        self.root = self.authentication.digest(b"blobstore/1 root", summed)
         attested = [(copy.durable * 2, copy.header.root) for copy in self.headers]
         attested += [(free.generation * 2, free.root) for free in self.frees]
         for record in self.records:

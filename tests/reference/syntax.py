@@ -110,10 +110,7 @@ def der_length(length: int) -> bytes:
 
 
 def enumerated(value: asn1.TLV) -> int:
-    """Return the number of an ENUMERATED; C5 keeps it to one octet.
-
-    SPEC: is a number below zero one that a reader does not know (C15), or no syntax? Here none.
-    """
+    """Return the number of an ENUMERATED; C5 keeps it to one octet, C15 to 0 and more."""
     if value.tag_bytes != b"\x0a" or len(value.data) != 1 or value.data[0] > 127:
         raise ValueError("not an ENUMERATED of one octet")
     return value.data[0]

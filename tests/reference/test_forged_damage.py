@@ -257,7 +257,6 @@ def test_two_records_that_disagree(fields: dict[str, Any], *, damaged: bool) -> 
         assert_is(forged, CORRUPT_STORE)
 
 
-@pytest.mark.xfail(strict=True, reason="C47: ours takes two records for an extent that are apart")
 def test_records_that_are_not_adjacent() -> None:
     """The last record lies its own length behind the first, but another lies between them."""
     forged = Forged(block=1024, items=[Gap(1024, damaged=True)])

@@ -101,18 +101,7 @@ def test_recovery_changes_nothing_that_is_read(name: str) -> None:
         assert all(theirs(state) in (before, after) for state in crashed)
 
 
-@pytest.mark.parametrize(
-    "copies",
-    [
-        2,
-        pytest.param(
-            1,
-            marks=pytest.mark.xfail(
-                strict=True, reason="C52: ours commits the blob at once; C44 takes it for a put"
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("copies", [2, 1])
 def test_created_with_its_blob(copies: int) -> None:
     """C52, C44: with one copy as with two it is there with all of its blob, or not there."""
     device = RecordingDevice(image([spec("a", 600, b"first")], free=8000))
