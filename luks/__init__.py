@@ -57,12 +57,14 @@ if TYPE_CHECKING:
         Token,
     )
     from luks.policy import Policy, header_digest
+    from luks.profiles import PROFILES
     from luks.recovery import repair
     from luks.secrets import Secret
     from luks.transaction import Transaction, edit
     from luks.volume import Volume, open  # noqa: A004
 
 __all__ = [
+    "PROFILES",
     "Area",
     "Argon2",
     "DeviceBusyError",
@@ -140,6 +142,7 @@ _HOMES: Final = {
         "Token",
     ),
     "luks.policy": ("Policy", "header_digest"),
+    "luks.profiles": ("PROFILES",),
     "luks.recovery": ("repair",),
     "luks.secrets": ("Secret",),
     "luks.transaction": ("Transaction", "edit"),

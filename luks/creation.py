@@ -22,6 +22,7 @@ from luks.keyslots import VolumeKey
 from luks.load import is_luks
 from luks.luks2_binary import VERSION as LUKS2
 from luks.model import SECTOR_SIZE
+from luks.profiles import default_key_size
 from luks.secrets import Secret, view_of
 from luks.volume import Volume
 from luks.writer import create_header
@@ -40,7 +41,7 @@ def format(  # noqa: A001  it is luks.format
     header: Place | None = None,
     size: int | None = None,
     cipher: str = DEFAULT_CIPHER,
-    key_size: int = 64,
+    key_size: int | None = None,
     hash_name: str = "sha256",
     sector_size: int | None = None,
     kdf: KdfCost | str | None = None,
@@ -52,6 +53,9 @@ def format(  # noqa: A001  it is luks.format
     metadata_size: int = 16 << 10,
     keyslots_size: int = 2016 << 10,
     data_offset: int | None = None,
+    alignment: int = layout.DATA_ALIGNMENT,
+    stripes: int = layout.STRIPES,
+    keyslot_cipher: tuple[str, int] | None = None,
     overwrite: bool = False,
 ) -> Volume:
     """Make a LUKS1 or LUKS2 volume with one passphrase, and open it for writing.
@@ -72,7 +76,8 @@ def format(  # noqa: A001  it is luks.format
             to fit; what has a size already must have room for it, and its
             payload is all that remains.
         cipher: dm-crypt's cipher string, for payload and keyslots.
-        key_size: Bytes of the volume key; XTS takes twice the cipher's.
+        key_size: Bytes of the volume key; by default 64 for XTS, which takes two
+            keys, else 32 or the most that the cipher takes.
         hash_name: Hash of PBKDF2, AF and digest, in LUKS spelling.
         sector_size: Bytes per sector: 4096 by default, in LUKS1 always 512.
         kdf: Cost of the key derivation, or its kind, ``"argon2id"``,
@@ -86,8 +91,13 @@ def format(  # noqa: A001  it is luks.format
         metadata_size: Bytes of each LUKS2 header copy, 16 KiB to 4 MiB.
         keyslots_size: Bytes of the LUKS2 keyslots area; a keyslot takes 252 KiB
             for a key of 64 bytes.
-        data_offset: Byte offset of the payload; by default the next MiB behind
-            the header, or 0 if that is detached.
+        data_offset: Byte offset of the payload; by default the next multiple of
+            ``alignment`` behind the header, or 0 if that is detached.
+        alignment: Bytes, a multiple of 512.
+        stripes: AF stripes; others than 4000 in LUKS1 only, where QEMU refuses
+            them.
+        keyslot_cipher: Cipher string and key size in bytes for the key material,
+            LUKS2 only; by default those of the payload.
         overwrite: Permit to destroy what is there.
 
     Raises:
@@ -101,7 +111,11 @@ def format(  # noqa: A001  it is luks.format
         ValueError: The arguments do not fit together.
     """
     view_of(secret)
+    if key_size is None:
+        key_size = default_key_size(cipher)
     check_usable(cipher, key_size)
+    if keyslot_cipher is not None:
+        check_usable(*keyslot_cipher)
     blank = _lay_out(
         version,
         cipher=cipher,
@@ -115,6 +129,9 @@ def format(  # noqa: A001  it is luks.format
         data_offset=data_offset,
         metadata_size=metadata_size,
         keyslots_size=keyslots_size,
+        alignment=alignment,
+        stripes=stripes,
+        keyslot_cipher=keyslot_cipher,
     )
     if size is not None and (size <= 0 or size % blank.sector_size):
         raise ValueError(f"size is a positive multiple of {blank.sector_size} bytes, not {size}")
@@ -140,7 +157,9 @@ def format(  # noqa: A001  it is luks.format
                 iter_time=iter_time,
             )
             of_digest = digest_cost(kdf, hash_name)
-            enrolled, material = _enrol(blank, cost, of_digest, secret, key, hash_name)
+            enrolled, material = _enrol(
+                blank, cost, of_digest, secret, key, hash_name, keyslot_cipher
+            )
             written = create_header(header_device or device, enrolled, material)
             volume = Volume(
                 device,
@@ -174,8 +193,13 @@ def _lay_out(
     data_offset: int | None,
     metadata_size: int,
     keyslots_size: int,
+    alignment: int,
+    stripes: int,
+    keyslot_cipher: tuple[str, int] | None,
 ) -> Header:
     if version == LUKS2:
+        if stripes != layout.STRIPES:
+            raise ValueError(f"LUKS2 has {layout.STRIPES} stripes")
         return layout.new_luks2(
             cipher=cipher,
             key_size=key_size,
@@ -187,9 +211,12 @@ def _lay_out(
             data_offset=data_offset,
             metadata_size=metadata_size,
             keyslots_size=keyslots_size,
+            alignment=alignment,
         )
     if version != luks1.VERSION:
         raise ValueError(f"version is 1 or 2, not {version!r}")
+    if keyslot_cipher is not None:
+        raise ValueError("LUKS1 has one cipher for payload and keyslots")
     if label or subsystem or sector_size not in {None, SECTOR_SIZE}:
         raise ValueError("LUKS1 has no label, no subsystem, and sectors of 512 bytes")
     return layout.new_luks1(
@@ -199,6 +226,8 @@ def _lay_out(
         uuid=uuid,
         detached=detached,
         data_offset=data_offset,
+        alignment=alignment,
+        stripes=stripes,
     )
 
 
@@ -216,6 +245,7 @@ def _enrol(
     secret: bytes | Secret,
     key: Secret,
     hash_name: str,
+    keyslot_cipher: tuple[str, int] | None,
 ) -> tuple[Header, dict[int, bytes]]:
     size = LUKS1_DIGEST_SIZE if blank.version == luks1.VERSION else lookup(hash_name).digest_size
     digest = new_digest(key.view(), of_digest, size)
@@ -226,6 +256,7 @@ def _enrol(
         secret=view_of(secret),
         key=key.view(),
         hash_name=hash_name,
+        cipher=keyslot_cipher,
     )
 
 

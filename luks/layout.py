@@ -23,9 +23,13 @@ DATA_ALIGNMENT: Final = 1 << 20
 _LUKS1_FIRST_AREA: Final = luks1.AREA_ALIGNMENT
 
 
-def area_size(key_size: int) -> int:
+#: Most AF stripes that a keyslot can be made with.
+MAX_STRIPES: Final = 1 << 20
+
+
+def area_size(key_size: int, stripes: int = STRIPES) -> int:
     """Return the bytes that the area of a keyslot takes, for a key of ``key_size`` bytes."""
-    return _align(key_size * STRIPES, AREA_ALIGNMENT)
+    return _align(key_size * stripes, AREA_ALIGNMENT)
 
 
 def new_luks1(
@@ -36,6 +40,8 @@ def new_luks1(
     uuid: str,
     detached: bool,
     data_offset: int | None,
+    alignment: int = DATA_ALIGNMENT,
+    stripes: int = STRIPES,
 ) -> Header:
     """Lay out a LUKS1 header: eight areas from byte 4096 on, then the payload.
 
@@ -48,16 +54,19 @@ def new_luks1(
         uuid: UUID.
         detached: Whether the payload is on another device.
         data_offset: Byte offset of the payload; by default 0 in a detached
-            header, else the next MiB behind the areas.
+            header, else the next multiple of ``alignment`` behind the areas.
+        alignment: Bytes, a multiple of 512.
+        stripes: AF stripes of all keyslots; QEMU takes 4000 only.
 
     Raises:
         ValueError: The payload would overlap the keyslot areas, or not start at
             a sector.
     """
-    stride = area_size(key_size)
+    if not 1 <= stripes <= MAX_STRIPES:
+        raise ValueError(f"stripes are 1 to {MAX_STRIPES}, not {stripes}")
+    stride = area_size(key_size, stripes)
     end = _LUKS1_FIRST_AREA + luks1.KEYSLOT_COUNT * stride
-    if data_offset is None:
-        data_offset = 0 if detached else _align(end, DATA_ALIGNMENT)
+    data_offset = _place_payload(data_offset, end, alignment, detached=detached)
     _check_data_offset(data_offset, end, SECTOR_SIZE, detached=detached)
     name, _, mode = cipher.partition("-")
     raw = luks1.RawHeader(
@@ -76,7 +85,7 @@ def new_luks1(
                 iterations=0,
                 salt=bytes(32),
                 material_sector=(_LUKS1_FIRST_AREA + number * stride) // SECTOR_SIZE,
-                stripes=STRIPES,
+                stripes=stripes,
             )
             for number in range(luks1.KEYSLOT_COUNT)
         ),
@@ -96,6 +105,7 @@ def new_luks2(
     data_offset: int | None,
     metadata_size: int,
     keyslots_size: int,
+    alignment: int = DATA_ALIGNMENT,
 ) -> Header:
     """Lay out a LUKS2 header: two copies, the keyslots area, then the payload.
 
@@ -110,9 +120,11 @@ def new_luks2(
         subsystem: Likewise.
         detached: Whether the payload is on another device.
         data_offset: Byte offset of the payload; by default 0 for a detached
-            header, else the next MiB behind the keyslots area.
+            header, else the next multiple of ``alignment`` behind the keyslots
+            area.
         metadata_size: Bytes of one header copy.
         keyslots_size: Bytes of the keyslots area.
+        alignment: Bytes, a multiple of 512.
 
     Raises:
         ValueError: One of these is impossible, or they do not fit together.
@@ -130,8 +142,7 @@ def new_luks2(
     for text in (label, subsystem):
         encode_field(text, LABEL_SIZE)
     end = 2 * metadata_size + keyslots_size
-    if data_offset is None:
-        data_offset = 0 if detached else _align(end, DATA_ALIGNMENT)
+    data_offset = _place_payload(data_offset, end, alignment, detached=detached)
     _check_data_offset(data_offset, end, sector_size, detached=detached)
     return Header(
         version=LUKS2,
@@ -155,6 +166,14 @@ def new_luks2(
         keyslots_offset=2 * metadata_size,
         keyslots_size=keyslots_size,
     )
+
+
+def _place_payload(data_offset: int | None, end: int, alignment: int, *, detached: bool) -> int:
+    if alignment < SECTOR_SIZE or alignment % SECTOR_SIZE:
+        raise ValueError(f"alignment is a multiple of {SECTOR_SIZE} bytes, not {alignment}")
+    if data_offset is not None:
+        return data_offset
+    return 0 if detached else _align(end, alignment)
 
 
 def _check_data_offset(offset: int, end: int, sector_size: int, *, detached: bool) -> None:
