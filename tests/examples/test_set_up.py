@@ -39,7 +39,7 @@ def test_system_packages_is_content_here() -> None:
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
-@pytest.mark.parametrize("name", ["no-such-program", "libno-such-library.so.0"])
+@pytest.mark.parametrize("name", ["no-such-program", "libno-such-library.so.0", "/no/such/file"])
 def test_system_packages_names_the_package_of_what_is_missing(tools: Path, name: str) -> None:
     with tools.joinpath("system-packages.list").open("a") as file:
         file.write(f"{name} no-such-package\n")

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import struct
 import uuid
 from contextlib import suppress
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -22,36 +19,7 @@ from formats.errors import (
     UnsupportedError,
 )
 from formats.uefi_vars import UefiVariable, decode_variables
-
-VOLUME = uuid.UUID("fff12b8d-7696-4c8b-a985-2747075b4f50")
-AUTHENTICATED = uuid.UUID("aaf32c78-947b-439a-a180-2e144ec37792")
-PLAIN = uuid.UUID("ddcf3616-3275-4164-98b6-fe85707ffe7d")
-
-
-def flash(
-    *,
-    guid: uuid.UUID = VOLUME,
-    blocks: tuple[tuple[int, int], ...] = ((2, 4096), (0, 0)),
-    revision: int = 2,
-    checksum: int = 0,
-    store: uuid.UUID = AUTHENTICATED,
-    store_size: int = 4096,
-    state: bytes = b"\x5a\xfe",
-    signature: bytes = b"_FVH",
-    rest: bytes = b"",
-) -> bytes:
-    """Return a flash of 8192 bytes, and ``rest``."""
-    size = 56 + 8 * len(blocks)
-    head = (
-        bytearray(16)
-        + guid.bytes_le
-        + struct.pack("<Q4sIHHHBB", 8192, signature, 7, size, 0, 0, 0, revision)
-    )
-    head += b"".join(struct.pack("<II", *block) for block in blocks)
-    total = sum(struct.unpack(f"<{len(head) // 2}H", head)) + checksum
-    struct.pack_into("<H", head, 50, -total & 0xFFFF)
-    variables = store.bytes_le + struct.pack("<I", store_size) + state + bytes(6)
-    return bytes(head + variables).ljust(8192, b"\xff") + rest
+from tests.foreign.samples import BOOT, GUID, PLAIN, VOLUME, flash, uefi_json
 
 
 def test_f19_a_flash_is_known_by_its_headers() -> None:
@@ -100,21 +68,13 @@ def test_f19_f20_what_is_no_flash_of_variables_is_refused(
     assert type(raised.value) is error
 
 
-GUID = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
-BOOT: dict[str, Any] = {"name": "Boot0000", "guid": GUID, "attr": 7, "data": "00Ff"}
-
-
-def store(*variables: Any, **more: Any) -> bytes:
-    return json.dumps({"version": 2, "variables": list(variables)} | more).encode()
-
-
 def test_f21_variables_are_read_with_all_they_have() -> None:
     db = BOOT | {"name": "db\u20ac", "time": "07" * 16, "digest": "ab" * 32}
-    assert decode_variables(store(BOOT, db)) == (
+    assert decode_variables(uefi_json(BOOT, db)) == (
         UefiVariable(uuid.UUID(GUID), "Boot0000", 7, b"\0\xff"),
         UefiVariable(uuid.UUID(GUID), "db\u20ac", 7, b"\0\xff", b"\x07" * 16, b"\xab" * 32),
     )
-    assert decode_variables(store()) == ()
+    assert decode_variables(uefi_json()) == ()
 
 
 @pytest.mark.parametrize(
@@ -124,33 +84,33 @@ def test_f21_variables_are_read_with_all_they_have() -> None:
         (b" \n\0\0", EmptyImageError, "no UEFI variables"),
         (b"GIF89a", ForeignImageError, "no JSON"),
         (b"\xff\xfe{", ForeignImageError, "no JSON"),
-        (b"\xef\xbb\xbf" + store(), ForeignImageError, "no JSON"),
+        (b"\xef\xbb\xbf" + uefi_json(), ForeignImageError, "no JSON"),
         (b"[]", ForeignImageError, "no variables of QEMU's"),
         (b'{"a": 1}', ForeignImageError, "no variables of QEMU's"),
         (b"[" * 100_000, ForeignImageError, "nested too deeply"),
-        (store(version=1), UnsupportedError, "version 1"),
-        (store(version=True), UnsupportedError, "version True"),
-        (store(extra=1), FormatError, "a version and a list"),
-        (store(variables={}), FormatError, "a version and a list"),
+        (uefi_json(version=1), UnsupportedError, "version 1"),
+        (uefi_json(version=True), UnsupportedError, "version True"),
+        (uefi_json(extra=1), FormatError, "a version and a list"),
+        (uefi_json(variables={}), FormatError, "a version and a list"),
         (b'{"version": 2, "version": 2, "variables": []}', FormatError, "occurs twice"),
         (b'{"version": 2, "variables": [}', FormatError, "damaged JSON"),
         (b'{"version": ' + b"9" * 5000 + b"}", FormatError, "too large"),
-        (store() + b"\0" * 10, FormatError, "damaged JSON"),
-        (store(BOOT, BOOT), FormatError, "occurs twice"),
-        (store(BOOT, BOOT | {"guid": GUID.upper()}), FormatError, "occurs twice"),
-        (store("x"), FormatError, "lacks members"),
-        (store(BOOT | {"owner": "me"}), FormatError, "lacks members"),
-        (store({"name": "x"}), FormatError, "lacks members"),
-        (store(BOOT | {"attr": True}), FormatError, "attr has a wrong type"),
-        (store(BOOT | {"attr": 7.0}), FormatError, "attr has a wrong type"),
-        (store(BOOT | {"time": None}), FormatError, "time has a wrong type"),
-        (store(BOOT | {"attr": 1 << 32}), FormatError, "wrong guid or attr"),
-        (store(BOOT | {"attr": -1}), FormatError, "wrong guid or attr"),
-        (store(BOOT | {"guid": GUID.replace("-", "")}), FormatError, "wrong guid or attr"),
-        (store(BOOT | {"data": "0"}), FormatError, "not hexadecimal"),
-        (store(BOOT | {"data": "0g"}), FormatError, "not hexadecimal"),
-        (store(BOOT | {"data": "00 00"}), FormatError, "not hexadecimal"),
-        (store(BOOT | {"time": "07" * 15}), FormatError, "time has 15 bytes"),
+        (uefi_json() + b"\0" * 10, FormatError, "damaged JSON"),
+        (uefi_json(BOOT, BOOT), FormatError, "occurs twice"),
+        (uefi_json(BOOT, BOOT | {"guid": GUID.upper()}), FormatError, "occurs twice"),
+        (uefi_json("x"), FormatError, "lacks members"),
+        (uefi_json(BOOT | {"owner": "me"}), FormatError, "lacks members"),
+        (uefi_json({"name": "x"}), FormatError, "lacks members"),
+        (uefi_json(BOOT | {"attr": True}), FormatError, "attr has a wrong type"),
+        (uefi_json(BOOT | {"attr": 7.0}), FormatError, "attr has a wrong type"),
+        (uefi_json(BOOT | {"time": None}), FormatError, "time has a wrong type"),
+        (uefi_json(BOOT | {"attr": 1 << 32}), FormatError, "wrong guid or attr"),
+        (uefi_json(BOOT | {"attr": -1}), FormatError, "wrong guid or attr"),
+        (uefi_json(BOOT | {"guid": GUID.replace("-", "")}), FormatError, "wrong guid or attr"),
+        (uefi_json(BOOT | {"data": "0"}), FormatError, "not hexadecimal"),
+        (uefi_json(BOOT | {"data": "0g"}), FormatError, "not hexadecimal"),
+        (uefi_json(BOOT | {"data": "00 00"}), FormatError, "not hexadecimal"),
+        (uefi_json(BOOT | {"time": "07" * 15}), FormatError, "time has 15 bytes"),
     ],
 )
 def test_f21_what_qemu_does_not_write_is_refused(
@@ -162,7 +122,7 @@ def test_f21_what_qemu_does_not_write_is_refused(
 
 
 def test_f22_every_cut_of_the_json_is_refused() -> None:
-    content = store(BOOT)
+    content = uefi_json(BOOT)
     cut = 0
     for size in range(1, len(content)):
         with pytest.raises(FormatError) as raised:
@@ -171,7 +131,7 @@ def test_f22_every_cut_of_the_json_is_refused() -> None:
     assert cut > len(content) * 0.9  # in the middle of a word it looks like another damage
 
 
-@given(st.binary(max_size=300), st.sampled_from([flash(), flash()[:60], store(BOOT)[:40]]))
+@given(st.binary(max_size=300), st.sampled_from([flash(), flash()[:60], uefi_json(BOOT)[:40]]))
 def test_f2_any_bytes_give_a_value_or_one_of_our_errors(content: bytes, start: bytes) -> None:
     for decode in (decode_flash, decode_variables):
         with suppress(FormatError, UnsupportedError):
