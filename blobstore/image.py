@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from blobstore.regions import Region
 
@@ -12,6 +12,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from luks.model import Header
+
+
+class ImageLock(Protocol):
+    """The lock that keeps other processes out of an image."""
+
+    def acquire(self) -> None:
+        """Take it, and the size that the image has now; or raise `DeviceBusyError`."""
+
+    def release(self) -> None:
+        """Give it up."""
 
 
 @dataclass(frozen=True, slots=True)

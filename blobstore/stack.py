@@ -46,6 +46,8 @@ def open_store(
     allow_unprotected: bool = False,
     expect_digest: Digest | None = None,
     at_least_generation: int = 0,
+    lock: bool = True,
+    released: bool = False,
 ) -> Store:
     """Open the store in an image.
 
@@ -63,6 +65,11 @@ def open_store(
             With ``at_least_generation`` it finds an image that was set back
             as a whole, which nothing inside the image can tell.
         at_least_generation: The generation that it must have reached.
+        lock: False reads an image that others use, without keeping them out: what
+            is read may be older than what they see, or be torn by what they
+            write; only with ``read_only``.
+        released: Open for writing without the lock, to be ready for
+            `Store.take_over` while another process still uses the image.
 
     Raises:
         SecretRequiredError: The image is encrypted, and there is no secret.
@@ -77,9 +84,16 @@ def open_store(
         DeviceBusyError: Another process uses it.
         DeviceError: It cannot be opened or read.
     """
+    if not lock and not read_only:
+        raise ValueError("without the lock an image can only be read")
+    if released and read_only:
+        raise ValueError("only a store opened for writing can be taken over")
     with ExitStack() as guard:
         resources = guard.enter_context(ExitStack())
-        device = resources.enter_context(FileDevice(path, read_only=read_only))
+        device = resources.enter_context(
+            FileDevice(path, read_only=read_only, lock=lock and not released)
+        )
+        volume = None
         if header is None and (looks_like_container(device) or not luks.is_luks(device)):
             payload: BlockDevice = device
             image = Image(Path(path), device.size)
@@ -99,6 +113,8 @@ def open_store(
             at_least_generation=at_least_generation,
             image=image,
             resources=resources,
+            image_lock=_Lock(device, volume),
+            released=released,
         )
         guard.pop_all()
         return store
@@ -218,6 +234,21 @@ def create_store(
             ) from error
         guard.pop_all()
         return store
+
+
+class _Lock:
+    """The lock of an image file, and the sizes that change while others hold it."""
+
+    def __init__(self, device: FileDevice, volume: luks.Volume | None) -> None:
+        self._device, self._volume = device, volume
+
+    def acquire(self) -> None:
+        self._device.lock()
+        if self._volume:
+            self._volume.follow_image()
+
+    def release(self) -> None:
+        self._device.unlock()
 
 
 def _specs(sections: Sections) -> list[SectionSpec]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 from blobstore.commit import Change, commit
 from blobstore.growth import grow
+from blobstore.lookup import Lookup
 from blobstore.opened import OpenContainer, open_container
 from blobstore.policy import require_pinned, require_protection
 from blobstore.reader import StoreReader
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from blobstore.description import Digest, SectionInfo
-    from blobstore.image import Image
+    from blobstore.image import Image, ImageLock
     from blobstore.window import Window
     from formats.device import BlockDevice, ReadableBuffer
 
@@ -38,11 +39,15 @@ class Store(StoreReader):
         *,
         read_only: bool,
         resources: ExitStack,
+        image_lock: ImageLock | None = None,
+        released: bool = False,
     ) -> None:
         """Serve ``container``; use the functions that open stores instead."""
         super().__init__(container, image)
         self._read_only = read_only
         self._resources = resources
+        self._image_lock = image_lock
+        self._released = released
         self._in_transaction = False
 
     @classmethod
@@ -58,6 +63,8 @@ class Store(StoreReader):
         at_least_generation: int = 0,
         image: Image | None = None,
         resources: ExitStack | None = None,
+        image_lock: ImageLock | None = None,
+        released: bool = False,
     ) -> Self:
         """Open the container that starts at byte 0 of ``device``.
 
@@ -72,6 +79,8 @@ class Store(StoreReader):
             at_least_generation: The generation it must have reached.
             image: What the device lies in, if it is known.
             resources: Closed with the store; the caller's if this raises.
+            image_lock: The lock that `release` and `take_over` deal with.
+            released: Whether that lock is not held yet.
 
         Raises:
             FormatError, UnsupportedError, DeviceError: There is none, or it
@@ -85,9 +94,16 @@ class Store(StoreReader):
         require_pinned(container.directory, expect_digest, at_least_generation)
         if not allow_unprotected:
             require_protection(container.header, encrypted=encrypted, with_secret=with_secret)
-        if not read_only and container.writable:
+        if not (read_only or released) and container.writable:
             recover(container)
-        return cls(container, image, read_only=read_only, resources=resources or ExitStack())
+        return cls(
+            container,
+            image,
+            read_only=read_only,
+            resources=resources or ExitStack(),
+            image_lock=image_lock,
+            released=released,
+        )
 
     @property
     def read_only(self) -> bool:
@@ -306,6 +322,53 @@ class Store(StoreReader):
         with self.transaction() as changes:
             changes.delete(name)
 
+    def release(self) -> None:
+        """Let another process take the image over, as in a live migration.
+
+        Everything is recorded as durable and the image's lock is given up. The
+        volume stays unlocked; what is read is what was there at this moment, and
+        writing is refused until `take_over`.
+
+        Raises:
+            ValueError: The store was not opened by path for writing, or has open
+                windows.
+            DeviceError, PoisonedStoreError: As in `close`; the lock is kept.
+        """
+        with self._lock:
+            self._require_writable()
+            lock = self._require_lock()
+            if self._lookup.windows:
+                raise ValueError("close the windows of the store first")
+            close(self._container)
+            lock.release()
+            self._released = True
+
+    def take_over(self) -> None:
+        """Take the image's lock and what its store has become meanwhile.
+
+        For a store that was opened with ``released``, or that `release` gave up.
+
+        Raises:
+            DeviceBusyError: Another process has not released it yet; nothing
+                changed, and it can be tried again.
+            CorruptStoreError, FormatError, DeviceError: As in `blobstore.open`.
+        """
+        with self._lock:
+            self._require_open()
+            lock = self._require_lock()
+            if not self._released:
+                return
+            lock.acquire()
+            try:
+                container = open_container(self._container.device)
+                if container.writable:
+                    recover(container)
+            except BaseException:
+                lock.release()
+                raise
+            self._container, self._lookup = container, Lookup(container)
+            self._released = False
+
     def grow(self, size: int) -> None:
         """Make the container, and the image around it, larger.
 
@@ -360,13 +423,20 @@ class Store(StoreReader):
 
     def _finish(self) -> None:
         self._closed = True
-        if not self._read_only and self._container.writable:
+        if not (self._read_only or self._released) and self._container.writable:
             close(self._container)
+
+    def _require_lock(self) -> ImageLock:
+        if self._image_lock is None or self._read_only:
+            raise ValueError("only a store opened by its path for writing can change hands")
+        return self._image_lock
 
     def _require_writable(self) -> None:
         self._require_open()
         if self._in_transaction:
             raise ValueError("a transaction is under way: make changes through it")
+        if self._released:
+            raise ReadOnlyError("the image was released: take it over before writing")
         if self._read_only:
             raise ReadOnlyError("the store is open for reading only")
         if not self._container.writable:

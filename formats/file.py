@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from formats.device import Device
 from formats.errors import DeviceError, DeviceFullError, ReadOnlyError, UnsupportedError
-from formats.locks import lock_image
+from formats.locks import lock_image, unlock_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,12 +71,26 @@ class FileDevice(Device):
         if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
             raise DeviceError(f"{self.path} is neither a regular file nor a block device")
         self._resizable = stat.S_ISREG(mode)
-        self._size = os.lseek(self._fd, 0, os.SEEK_END)
         # Only where the system has no positional I/O do threads share the
         # file position, hence a lock.
         self._position = None if hasattr(os, "pread") else threading.Lock()
         if lock:
-            lock_image(self._fd, self.path, exclusive=not self.read_only)
+            self.lock()
+        else:
+            self._size = os.lseek(self._fd, 0, os.SEEK_END)
+
+    def lock(self) -> None:
+        """Take the image lock, and the size that the file has now.
+
+        Raises:
+            DeviceBusyError: Another process holds the image.
+        """
+        lock_image(self._fd, self.path, exclusive=not self.read_only)
+        self._size = os.lseek(self._fd, 0, os.SEEK_END)
+
+    def unlock(self) -> None:
+        """Give up the image lock; the file stays open."""
+        unlock_image(self._fd)
 
     @property
     def size(self) -> int:

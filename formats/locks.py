@@ -13,15 +13,16 @@ descriptor and do not collide with a second open of the same process by chance.
 from __future__ import annotations
 
 import errno
+import os
 import struct
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from formats.errors import DeviceBusyError, DeviceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator
 
 # Permissions, by their bit in QEMU's BLK_PERM_*.
 _CONSISTENT_READ, _WRITE, _RESIZE = 0, 1, 3
@@ -54,7 +55,21 @@ def lock_image(fd: int, path: Path, *, exclusive: bool) -> None:
     conflicting = [_UNSHARED_BASE + i for i in used] + [_USED_BASE + i for i in unshared]
     _set_shared(fd, path, own)
     if any(_is_taken(fd, path, byte) for byte in conflicting):
-        raise _busy(path)
+        unlock_image(fd)
+        raise _busy(fd, path)
+
+
+def unlock_image(fd: int) -> None:
+    """Give up the locks of an open image; it stays open."""
+    if sys.platform == "win32":
+        return
+    import fcntl  # noqa: PLC0415  absent on Windows
+
+    if sys.platform != "linux":
+        fcntl.flock(fd, fcntl.LOCK_UN)
+        return
+    length = _UNSHARED_BASE + 100 - _USED_BASE
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, 0, _USED_BASE, length, 0))
 
 
 def _set_shared(fd: int, path: Path, bytes_: Iterable[int]) -> None:
@@ -65,7 +80,8 @@ def _set_shared(fd: int, path: Path, bytes_: Iterable[int]) -> None:
             fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_RDLCK, 0, byte, 1, 0))
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EACCES):
-                raise _busy(path) from error
+                unlock_image(fd)
+                raise _busy(fd, path) from error
             raise DeviceError(f"cannot lock {path}: {error.strerror}") from error
 
 
@@ -88,11 +104,30 @@ def _lock_whole(fd: int, path: Path, *, exclusive: bool) -> None:
     try:
         fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise _busy(path) from error
+        raise _busy(fd, path) from error
 
 
-def _busy(path: Path) -> DeviceBusyError:
+def _busy(fd: int, path: Path) -> DeviceBusyError:
+    holders = ", ".join(_holders(fd))
     return DeviceBusyError(
-        f"{path} is in use by another process",
+        f"{path} is in use by {holders or 'another process'}",
         hint="stop the machine or tool that uses the image, or wait for it",
     )
+
+
+def _holders(fd: int) -> Iterator[str]:
+    """Yield name and id of the other processes that have the file open.
+
+    The system does not say who holds an OFD lock. Who has the file open it says
+    on Linux, of processes that the caller may look at.
+    """
+    wanted = os.fstat(fd)
+    own = str(os.getpid())
+    for process in Path("/proc").glob("[1-9]*"):
+        try:
+            opened = [link.stat() for link in (process / "fd").iterdir()]
+            name = (process / "comm").read_text().strip()
+        except OSError:
+            continue  # gone meanwhile, or somebody else's
+        if process.name != own and any(os.path.samestat(wanted, found) for found in opened):
+            yield f"{name} (process {process.name})"

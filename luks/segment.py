@@ -114,6 +114,15 @@ class CryptSegment(Device):
             self._device.resize(self._offset + size)
             self._size = size
 
+    def follow(self, size: int) -> None:
+        """Take it that the device below was resized by somebody else.
+
+        Args:
+            size: Bytes of this segment now, whole sectors.
+        """
+        with self._lock:
+            self._size = size
+
     def close(self) -> None:
         """Let a write that is under way end, and no other begin.
 

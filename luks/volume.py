@@ -256,6 +256,18 @@ class Volume(Device):
         last.resize(size - fixed)
         self._starts = _starts(self._segments)
 
+    def follow_image(self) -> None:
+        """Take the size that the image has now, if somebody else resized it.
+
+        Raises:
+            TruncatedImageError: The image ends before the payload.
+        """
+        self._check_open()
+        last = self.header.data_segments[-1]
+        if last.size is None:
+            self._segments[-1].follow(_segment_size(self._device, last))
+            self._starts = _starts(self._segments)
+
     def close(self) -> None:
         """Wipe the volume key and close what `luks.open` opened; twice is fine."""
         if not self._closed:
@@ -290,6 +302,17 @@ def _starts(segments: Iterable[CryptSegment]) -> tuple[int, ...]:
 
 
 def _open_segment(device: BlockDevice, segment: Segment, key: Secret) -> CryptSegment:
+    return CryptSegment(
+        device,
+        _segment_cipher(segment, key),
+        offset=segment.offset,
+        size=_segment_size(device, segment),
+        sector_size=segment.sector_size,
+        first_sector=segment.iv_tweak,
+    )
+
+
+def _segment_size(device: BlockDevice, segment: Segment) -> int:
     remaining = device.size - segment.offset
     size = segment.size
     if size is None:
@@ -302,14 +325,7 @@ def _open_segment(device: BlockDevice, segment: Segment, key: Secret) -> CryptSe
             f"the image of {device.size} bytes ends before the payload does, which starts at"
             f" byte {segment.offset}"
         )
-    return CryptSegment(
-        device,
-        _segment_cipher(segment, key),
-        offset=segment.offset,
-        size=size,
-        sector_size=segment.sector_size,
-        first_sector=segment.iv_tweak,
-    )
+    return size
 
 
 def _segment_cipher(segment: Segment, key: Secret) -> SectorCipher:

@@ -40,6 +40,7 @@ class Access:
     allow_unprotected: bool
     expect_digest: Digest | None
     at_least_generation: int
+    lock: bool
     borrowed_key: bool = False  # of another image: for this one only if it needs a key
 
     @contextmanager
@@ -59,6 +60,8 @@ class Access:
 
     def open(self, image: Path, *, read_only: bool = True) -> Store:
         """Open an image's store; ask for the passphrase if it needs one."""
+        if not (self.lock or read_only):
+            raise click.UsageError("--no-lock is for reading only")
         with self.secret_for(image) as secret:
             return open_store(
                 image,
@@ -68,6 +71,7 @@ class Access:
                 allow_unprotected=self.allow_unprotected,
                 expect_digest=self.expect_digest,
                 at_least_generation=self.at_least_generation,
+                lock=self.lock,
             )
 
 
@@ -119,14 +123,26 @@ def access_options(function: _Command) -> _Command:
         allow_unprotected: bool,
         expect_digest: Digest | None,
         at_least_generation: int,
+        no_lock: bool,
         **rest: Any,
     ) -> Any:
         access = Access(
-            key_file, key_fd, header, allow_unprotected, expect_digest, at_least_generation
+            key_file,
+            key_fd,
+            header,
+            allow_unprotected,
+            expect_digest,
+            at_least_generation,
+            not no_lock,
         )
         return function(access=access, **rest)
 
     for option in (
+        click.option(
+            "--no-lock",
+            is_flag=True,
+            help="Read an image that others use, whatever they are just writing.",
+        ),
         click.option(
             "--at-least-generation",
             type=click.IntRange(min=0),
