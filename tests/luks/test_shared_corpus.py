@@ -12,6 +12,7 @@ import json
 import lzma
 import tarfile
 import time
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -19,6 +20,8 @@ import pytest
 
 import luks
 from formats.device import MemoryDevice
+from luks import luks2
+from luks.luks2_binary import METADATA_SIZES
 from tests.luks.support import shared_corpus
 
 pytestmark = pytest.mark.skipif(
@@ -216,17 +219,69 @@ def test_what_is_accepted_holds_what_it_should(row: dict[str, str]) -> None:
     assert hashlib.sha256(data).hexdigest() == row["plain_sha256"]
 
 
+def _on_disk(device: MemoryDevice) -> str:
+    """Which header copies are sound, in the corpus's words."""
+    if luks.load_header(device).version == 1:
+        return "luks1 header"
+    states = []
+    sizes = {0, *METADATA_SIZES}
+    for which, name in enumerate(("primary", "secondary")):
+        for offset in sorted(sizes):
+            if bool(offset) is not bool(which):
+                continue
+            with suppress(luks.FormatError, luks.UnsupportedError):
+                block = bytes(device.content[offset : offset + 4096])
+                size = luks2.metadata_size_of(block, which, offset)
+                copy = bytes(device.content[offset : offset + size])
+                states.append(f"{name} seqid={luks2.decode_copy(copy, which, offset).seqid}")
+    return ", ".join(states)
+
+
+def _recover(device: MemoryDevice, passphrases: list[str]) -> None:
+    """Open for writing, where somebody can; else repair, as an owner would."""
+    for passphrase in passphrases[:1]:
+        luks.open(device, passphrase.encode(), read_only=False).close()
+    if not passphrases:
+        luks.repair(device)
+
+
 @pytest.mark.parametrize(
     "row", _rows("validation/crash/states.tsv"), ids=lambda row: row["file"].split(":")[1]
 )
 def test_the_crash_states_of_cryptsetup(row: dict[str, str]) -> None:
-    """Whoever opens with cryptsetup opens here; what opens nowhere is refused cleanly."""
+    """Whoever opens with cryptsetup, and nobody else, opens here; then both copies are sound."""
     device = MemoryDevice(_content("validation/" + row["file"]))
     passphrases = json.loads(row["passphrases_that_open_in_cryptsetup"] or "[]")
     try:
-        luks.load_header(device)
+        header = luks.load_header(device)
     except (luks.FormatError, luks.UnsupportedError):
         assert passphrases == []
+        assert row["state_after_cryptsetup_recovery"] == "none valid"
         return
-    for passphrase in passphrases:
-        luks.open(device, passphrase.encode()).close()
+    opening = []
+    for passphrase in ("cs-pass", "second pass", "third"):
+        with suppress(luks.UnlockError), luks.open(device, passphrase.encode()) as volume:
+            opening.append(passphrase)
+            data = volume.read(0, 4096)
+            assert hashlib.sha256(data).hexdigest() == row["payload_sha256_first_4096"]
+    assert opening == passphrases
+    assert _on_disk(device) == row["on_disk"]
+    _recover(device, passphrases)
+    assert _on_disk(device) == row["state_after_cryptsetup_recovery"]
+    assert luks.load_header(device) == header
+
+
+@pytest.mark.parametrize(
+    "row",
+    [row for row in _rows("validation/verdicts.tsv") if row["expected"] == "accept-with-recovery"],
+    ids=lambda row: row["image"],
+)
+def test_what_needs_recovery_is_whole_afterwards(row: dict[str, str]) -> None:
+    """L94."""
+    device = MemoryDevice(_content("validation/" + row["file"]))
+    header = luks.load_header(device)
+    _recover(device, [row["passphrase"]] if row["passphrase"] else [])
+    again = luks.load_header(device)
+    assert (again, again.stale_copy) == (header, None)
+    seqid = header.seqid
+    assert _on_disk(device) == f"primary seqid={seqid}, secondary seqid={seqid}"
