@@ -275,10 +275,10 @@ class BufferedWindow(Window):
 class InPlaceWindow(Window):
     """A window whose writes go to the record directly, for large ones.
 
-    After a crash every 512 bytes of it are what they were at the last flush, or
-    what was written there since; the store reports it as unverified. What it
-    was when it was opened is kept beside it. Nothing of it stays in memory, but
-    opening and closing hold it there for a moment.
+    After a crash every byte of it is what it was at the last flush, or what was
+    written there since; the store reports it as unverified. What it was when it
+    was opened is kept beside it. Nothing of it stays in memory, but opening and
+    closing hold it there for a moment.
     """
 
     def __init__(self, host: Host, name: str, content: bytearray | None, size: int) -> None:
