@@ -44,6 +44,8 @@ class KdfLimits:
         time: Most passes of Argon2.
         work_kib: Most memory times passes of Argon2, in KiB.
         lanes: Most lanes of Argon2.
+        total: How many times that the keyslots may ask for together, where one
+            secret is tried on several; a digest counts with each.
     """
 
     iterations: int = 1 << 27
@@ -51,6 +53,7 @@ class KdfLimits:
     time: int = 1 << 16
     work_kib: int = 1 << 26
     lanes: int = 16
+    total: int = 4
 
     def check(self, cost: KdfCost) -> None:
         """Raise unless ``cost`` is within the limits.
@@ -75,6 +78,12 @@ class KdfLimits:
                     f" more than the permitted {limit} [L61]",
                     hint="if this is meant, open it with larger luks.KdfLimits",
                 )
+
+    def share(self, cost: KdfCost) -> float:
+        """Return which part of what one keyslot may ask for a cost is."""
+        if isinstance(cost, Pbkdf2):
+            return cost.iterations / max(self.iterations, 1)
+        return cost.memory_kib * cost.time / max(self.work_kib, 1)
 
 
 DEFAULT_LIMITS: Final = KdfLimits()

@@ -10,6 +10,7 @@ from luks.ciphers import check_usable, sector_cipher
 from luks.errors import (
     LuksHeaderError,
     NoKeyslotMatchError,
+    PolicyError,
     StorageError,
     TruncatedImageError,
     UnlockError,
@@ -77,8 +78,10 @@ def unlock(
         limits.check(digest.kdf)
     candidates = _candidates(header, digest, keyslot)
     refusals: dict[int, StorageError] = {}
+    spent = 0.0
     for number in candidates:
         try:
+            spent = _charge(spent, header.keyslots[number], digest, limits)
             policy.check_keyslot(header.keyslots[number])
             key = _try_keyslot(
                 device, header.keyslots[number], digest, view_of(secret), limits, plain=plain
@@ -164,6 +167,20 @@ def _candidates(header: Header, digest: Digest, keyslot: int | None) -> list[int
             hint="some are to be tried only when they are named" if ignored else None,
         )
     return candidates
+
+
+def _charge(spent: float, keyslot: Keyslot, digest: Digest, limits: KdfLimits) -> float:
+    """Return what has been asked of us when this keyslot has been tried, too."""
+    costs = [cost for cost in (keyslot.kdf, digest.kdf) if cost is not None]
+    for cost in costs:
+        limits.check(cost)  # what is refused costs nothing
+    charged = spent + sum(limits.share(cost) for cost in costs)
+    if spent and charged > limits.total:
+        raise PolicyError(
+            f"the keyslots ask for more than {limits.total} times what one of them may [L61]",
+            hint="name the keyslot, or open it with a larger luks.KdfLimits.total",
+        )
+    return charged
 
 
 def _try_keyslot(

@@ -258,6 +258,39 @@ def test_a_hostile_header_costs_nothing(cost: dict[str, Any]) -> None:
         luks.open(with_json(two(2), root), PASSPHRASE)
 
 
+def test_many_keyslots_cost_no_more_than_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """L61: each of 32 keyslots is within the limits, all of them are not."""
+    root = json_of(two(2).header)
+    first = root["keyslots"]["0"]
+    size = 4096
+    for number in range(32):
+        area = {**first["area"], "offset": str(32768 + number * size), "size": str(size)}
+        af = {**first["af"], "stripes": 128}
+        kdf = {**first["kdf"], "iterations": 10_000}
+        slot = {**first, "area": area, "af": af, "kdf": kdf}
+        root["keyslots"][str(number)] = slot
+    root["digests"]["0"]["keyslots"] = [str(number) for number in range(32)]
+    device = with_json(two(2), root)
+    tried: list[int] = []
+
+    def derive(*_: object) -> luks.Secret:
+        tried.append(1)
+        return luks.Secret(os.urandom(32))
+
+    monkeypatch.setattr("luks.keyslots.derive", derive)
+    limits = luks.KdfLimits(iterations=11_000)
+    with pytest.raises(luks.NoKeyslotMatchError, match="L61") as caught:
+        luks.open(device, OTHER, limits=limits)
+    assert len(tried) == 4
+    assert "name the keyslot" in str(caught.value.tried) or "times" in caught.value.tried[31]
+    with pytest.raises(luks.NoKeyslotMatchError):
+        luks.open(device, OTHER, limits=limits, keyslot=31)
+    assert len(tried) == 5
+    with pytest.raises(luks.NoKeyslotMatchError):
+        luks.open(device, OTHER, limits=replace(limits, total=100))
+    assert len(tried) == 37
+
+
 def test_a_hostile_luks1_header_costs_nothing() -> None:
     base = two(1)
     for device in (
