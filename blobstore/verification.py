@@ -1,7 +1,8 @@
 """Reading and checking everything in a container.
 
 `open` and `get` check what they need. This reads every record, the older copies
-included, and asks a second ASN.1 reader about every head.
+included, and asks a second ASN.1 reader about every head, those of free items
+and of void records too.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from formats.container import DIGEST_SIZE, HEAD_SIZE, State
+from formats.container import DIGEST_SIZE, FREE_TAG, HEAD_SIZE, State
 from formats.container_asn1 import require_canonical
 from formats.container_decoder import locate_check
-from formats.der import read_framing
+from formats.der import OCTET_STRING, encode, read_framing
 from formats.device import read_exactly
 from formats.errors import DeviceError, FormatError
 
@@ -45,8 +46,33 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckedItem:
+    """One item of the container, in its place.
+
+    Attributes:
+        offset: Byte offset in the container.
+        length: Its bytes.
+        what: ``"header"``, ``"record"``, ``"free"`` or ``"damaged"``.
+        verdict: What is known of it now.
+        name: Of the section whose record it is, or None.
+        copy: Which copy of the header or section; None for others.
+        generation: What its head says; None if it is damaged.
+        size: Bytes of its blob.
+    """
+
+    offset: int
+    length: int
+    what: str
+    verdict: str
+    name: str | None = None
+    copy: int | None = None
+    generation: int | None = None
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
-    """What `Store.verify` found.
+    """What `Store.verify` and `Store.repair` found.
 
     Attributes:
         sections: Number of sections.
@@ -58,6 +84,9 @@ class Report:
         notes: What is worth knowing. An older copy that does not verify is no
             problem: a put that was interrupted leaves it so, and the next one
             overwrites it. Nor is an extent that no section needs.
+        items: Every item, in order.
+        free_bytes: Bytes of free items.
+        repairs: What `Store.repair` did, or opening for it.
     """
 
     sections: int
@@ -67,6 +96,9 @@ class Report:
     clean: bool
     problems: tuple[Problem, ...]
     notes: tuple[Problem, ...]
+    items: tuple[CheckedItem, ...] = ()
+    free_bytes: int = 0
+    repairs: tuple[Problem, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -95,6 +127,7 @@ class _Verifier:
         self._progress = progress
         self._problems: list[Problem] = []
         self._notes: list[Problem] = []
+        self._items: list[CheckedItem] = []
         self._records = 0
         self._done = 0
         self._total = sum(
@@ -112,12 +145,21 @@ class _Verifier:
         self._check_headers()
         for offset, damaged in directory.damaged:
             self._add(f"a damaged head hides {damaged.length} bytes [C43]", offset=offset)
+            self._items.append(CheckedItem(offset, damaged.length, "damaged", "damaged head"))
         for section in directory.sections.values():
             self._check_section(section)
         for extent in directory.left_over:
             offset, length = extent.place
             message = f"an interrupted change left {length} bytes that the next writer frees [C46]"
             self._notes.append(Problem(message, offset=offset))
+            for copy in filter(None, extent.copies):
+                self._check_head(copy.offset)
+                self._list(copy, extent.name, "left over")
+        for offset, free in directory.free.items():
+            self._check_head(offset)
+            self._items.append(
+                CheckedItem(offset, free.length, "free", "sound", generation=free.generation)
+            )
         return Report(
             sections=len(directory.sections),
             records=self._records,
@@ -126,12 +168,24 @@ class _Verifier:
             clean=directory.clean,
             problems=tuple(self._problems),
             notes=tuple(self._notes),
+            items=tuple(sorted(self._items, key=lambda item: item.offset)),
+            free_bytes=sum(free.length for free in directory.free.values()),
         )
 
     def _check_headers(self) -> None:
         size = self._container.block_size
         for copy, header in enumerate(self._container.header_copies):
             offset = copy * size
+            self._items.append(
+                CheckedItem(
+                    offset,
+                    size,
+                    "header",
+                    "sound" if header else "damaged",
+                    copy=copy,
+                    generation=header.durable_generation if header else None,
+                )
+            )
             if header is None:
                 self._add(f"header copy {copy} is damaged [C40]", offset=offset)
                 continue
@@ -158,11 +212,31 @@ class _Verifier:
                 offset=newest.offset,
             )
         for copy in filter(None, section.copies):
-            self._check_head(copy)
+            self._check_head(copy.offset)
+            verdict = copy.version.state.name.lower().replace("_", " ")
             if copy.version.state is not State.VOID:
-                self._check_record(name, copy, newest=copy is newest)
+                reason = self._check_record(name, copy, newest=copy is newest)
+                verdict = f"{verdict}, {reason or 'verified'}"
+            self._list(copy, name, verdict)
 
-    def _check_record(self, name: str, copy: Copy, *, newest: bool) -> None:
+    def _list(self, copy: Copy, name: str, verdict: str) -> None:
+        version = copy.version
+        size = version.size if version.state is State.LIVE else 0
+        self._items.append(
+            CheckedItem(
+                copy.offset,
+                copy.length,
+                "record",
+                verdict,
+                name,
+                copy.identity.copy,
+                version.generation,
+                size,
+            )
+        )
+
+    def _check_record(self, name: str, copy: Copy, *, newest: bool) -> str:
+        """Read a record; return what is wrong with it, or nothing."""
         version = copy.version
         crc32 = 0
 
@@ -178,26 +252,30 @@ class _Verifier:
             elif version.state is not State.IN_PLACE and crc32 != version.crc32:
                 reason = "has another crc32 than its record says [C10]"
             else:
-                return
+                return ""
         except DeviceError as error:
             reason = f"cannot be read: {error}"
         what = "blob" if newest else "previous blob"
         message = f"section {name!r}: the {what} of generation {version.generation} {reason}"
         found = self._problems if newest else self._notes
         found.append(Problem(message, name, version.generation, copy.offset))
+        return reason
 
-    def _check_head(self, copy: Copy) -> None:
+    def _check_head(self, offset: int) -> None:
         """Read a head again and ask the other ASN.1 reader about it."""
-        head = self._read(copy.offset, HEAD_SIZE)
+        head = self._read(offset, HEAD_SIZE)
         if head is None:
             return
         try:
-            _, start, _ = read_framing(head, 0)
-            meta = head[start : locate_check(head) + DIGEST_SIZE]
+            tag, start, _ = read_framing(head, 0)
+            fields = head[start : locate_check(head) + DIGEST_SIZE]
         except FormatError as error:
-            self._add(f"a head changed while it was open: {error}", offset=copy.offset)
+            self._add(f"a head changed while it was open: {error}", offset=offset)
         else:
-            self._require_canonical(meta, copy.offset)
+            if tag == FREE_TAG:
+                # Its filler is of any length, and of no meaning.
+                fields = encode(FREE_TAG, fields + encode(OCTET_STRING, b""))
+            self._require_canonical(fields, offset)
 
     def _require_canonical(self, encoding: bytes, offset: int) -> None:
         try:

@@ -18,7 +18,7 @@ from typing import Any
 from asn1crypto import core
 
 from formats import der
-from formats.container import HEADER_TAG
+from formats.container import FREE_TAG, HEADER_TAG
 from formats.errors import FormatError
 
 
@@ -78,11 +78,21 @@ class _Meta(core.Sequence):
     ]
 
 
-_CLASSES: dict[int, Any] = {HEADER_TAG: _Header, der.SEQUENCE: _Meta}
+class _Free(core.Sequence):
+    class_, tag = 2, 2
+    _fields = [  # noqa: RUF012
+        ("generation", core.OctetString),
+        ("root", core.OctetString),
+        ("check", core.OctetString),
+        ("filler", core.OctetString),
+    ]
+
+
+_CLASSES: dict[int, Any] = {HEADER_TAG: _Header, der.SEQUENCE: _Meta, FREE_TAG: _Free}
 
 
 def require_canonical(encoding: bytes) -> None:
-    """Check that a header, or the Meta of a record, is canonical DER.
+    """Check that a header, the Meta of a record, or a free item is canonical DER.
 
     Args:
         encoding: One whole value, from its tag to its end.
@@ -92,7 +102,7 @@ def require_canonical(encoding: bytes) -> None:
     """
     specification = _CLASSES.get(encoding[0] if encoding else 0)
     if specification is None:
-        raise FormatError("neither a header nor Meta", rule="C1")
+        raise FormatError("neither a header, Meta nor a free item", rule="C1")
     try:
         value = specification.load(encoding, strict=True)
         _ = value.native  # asn1crypto parses lazily: this parses every field
