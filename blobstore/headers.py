@@ -32,20 +32,33 @@ def write_durable(container: OpenContainer) -> None:
     """
     directory, header = container.directory, container.header
     assert directory.root is not None, "a store without a root is not written"
-    if (header.durable_generation, header.root) == (directory.generation, directory.root):
-        return
+    if (header.durable_generation, header.root) != (directory.generation, directory.root):
+        write_state(container, directory.generation, directory.root)
+        directory.clean = True
+
+
+def write_state(container: OpenContainer, generation: int, root: bytes) -> None:
+    """Write a D and its root into both header copies (C58, C75).
+
+    Args:
+        container: Everything up to ``generation`` is flushed.
+        generation: D from now on.
+        root: Of the store then.
+
+    Raises:
+        DeviceError, PoisonedStoreError: As in `write_durable`.
+    """
     durable = replace(
-        header,
-        sequence=header.sequence + 1,
+        container.header,
+        sequence=container.header.sequence + 1,
         total=container.total,
-        durable_generation=directory.generation,
-        root=directory.root,
+        durable_generation=generation,
+        root=root,
     )
     # The damaged or older copy first: the better one is never at risk alone.
     for copy in sorted((1, 0), key=lambda copy: _sequence(container.header_copies[copy])):
         _write_copy(container, replace(durable, copy=copy))
     container.header = durable
-    directory.clean = True
 
 
 def write_total(container: OpenContainer, total: int) -> None:
@@ -78,6 +91,7 @@ def make_equal(container: OpenContainer) -> None:
         if container.header_copies[copy] != wanted:
             _log.warning("rewriting header copy %d", copy)
             _write_copy(container, wanted)
+            container.rewritten.append(copy)
 
 
 def header_span(authenticator: Authenticator, header: Header) -> Span:

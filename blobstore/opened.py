@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from blobstore.authentication import Authenticator
@@ -102,6 +102,7 @@ class OpenContainer:
         authenticator: Of this store.
         blobs: Reads and verifies blobs.
         writer: For everything that is written.
+        rewritten: Header copies that were made equal to the other one.
     """
 
     device: BlockDevice
@@ -113,6 +114,7 @@ class OpenContainer:
     authenticator: Authenticator
     blobs: BlobReader
     writer: DurableWriter
+    rewritten: list[int] = field(default_factory=list)
 
     @property
     def block_size(self) -> int:

@@ -86,8 +86,12 @@ class Scan:
     items: list[tuple[int, Item | Damaged]]
 
 
-def scan(device: BlockDevice) -> Scan:
+def scan(device: BlockDevice, *, quiet: bool = False) -> Scan:
     """Read all heads of the container on ``device``.
+
+    Args:
+        device: Not written to.
+        quiet: Do not log damage; it is known.
 
     Raises:
         EmptyImageError, ForeignImageError, TruncatedImageError: As named.
@@ -107,7 +111,7 @@ def scan(device: BlockDevice) -> Scan:
             offset=device.size,
             rule="C2",
         )
-    items = list(_Walker(device, header, total).items())
+    items = list(_Walker(device, header, total, quiet=quiet).items())
     return Scan(header, copies, total, writable, items)
 
 
@@ -213,11 +217,12 @@ def _features(header: Header) -> tuple[int, int, int]:
 class _Walker:
     """Steps from item to item, also over damaged heads."""
 
-    def __init__(self, device: BlockDevice, header: Header, total: int) -> None:
+    def __init__(self, device: BlockDevice, header: Header, total: int, *, quiet: bool) -> None:
         self._device = device
         self._authenticator = Authenticator.of(header)
         self._block_size = header.block_size
         self._total = total
+        self._level = logging.DEBUG if quiet else logging.ERROR
 
     def items(self) -> Iterator[tuple[int, Item | Damaged]]:
         offset = 2 * self._block_size
@@ -227,7 +232,12 @@ class _Walker:
             item: Item | Damaged | None = self._sound(offset, head)
             if item is None:
                 item = Damaged(self._hidden_end(offset, head, before) - offset)
-                _log.error("the head at byte %d is damaged, hiding %d bytes", offset, item.length)
+                _log.log(
+                    self._level,
+                    "the head at byte %d is damaged, hiding %d bytes",
+                    offset,
+                    item.length,
+                )
             before = item
             yield offset, before
             offset += before.length

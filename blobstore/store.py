@@ -16,11 +16,13 @@ from blobstore.transaction import Transaction, too_large
 from formats.errors import ReadOnlyError, UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Collection, Iterator
     from types import TracebackType
 
     from blobstore.description import Digest, SectionInfo
     from blobstore.image import Image, ImageLock
+    from blobstore.scrub import Scrubbed
+    from blobstore.verification import Report
     from blobstore.window import Window
     from formats.device import BlockDevice, ReadableBuffer
 
@@ -386,6 +388,64 @@ class Store(StoreReader):
             if total > self._container.total:
                 grow(self._container, total)
 
+    # ------------------------------------------------------- maintenance
+
+    def repair(
+        self,
+        *,
+        accept_previous: Collection[str] = (),
+        accept_lost: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Report:
+        """Repair damaged heads and header copies, then verify.
+
+        Only what something proves is repaired (`blobstore.repair`): no blob that
+        verifies and counts is lost, and none is answered with an older one.
+
+        Args:
+            accept_previous: Sections that may go back to the copy that is left,
+                though nothing proves that it is the newest. A human's decision.
+            accept_lost: Give up sections of which not even a name is left.
+            progress: As in `verify`.
+
+        Returns:
+            What was done, and what is wrong now.
+
+        Raises:
+            ValueError: The store has open windows.
+            ReadOnlyError, DeviceError, PoisonedStoreError: As in `put`.
+        """
+        from blobstore.repair import repair, report  # noqa: PLC0415  rarely used
+
+        with self._lock:
+            self._require_alone()
+            names = (accept_previous,) if isinstance(accept_previous, str) else accept_previous
+            done = repair(self._container, accept_previous=names, accept_lost=accept_lost)
+            if done.container is not self._container:
+                self._container, self._lookup = done.container, Lookup(done.container)
+            return report(done, self.verify(progress))
+
+    def scrub(self, progress: Callable[[int, int], None] | None = None) -> Scrubbed:
+        """Write both copies of every section anew, and zeros where no section is.
+
+        Then both copies of a section hold its newest blob, what was put before
+        or deleted cannot be read any more, and `restore` has nothing to go back
+        to. Sections that do not verify are left as they are.
+
+        Args:
+            progress: Called now and then with bytes done and bytes in all.
+
+        Raises:
+            ValueError: The store has open windows.
+            ReadOnlyError, DamagedHeadError, DeviceError, PoisonedStoreError:
+                As in `put`.
+        """
+        from blobstore.scrub import scrub  # noqa: PLC0415  rarely used
+
+        with self._lock:
+            self._require_alone()
+            return scrub(self._container, self._lookup, progress)
+
     # -------------------------------------------------------------- end
 
     def close(self) -> None:
@@ -430,6 +490,11 @@ class Store(StoreReader):
         if self._image_lock is None or self._read_only:
             raise ValueError("only a store opened by its path for writing can change hands")
         return self._image_lock
+
+    def _require_alone(self) -> None:
+        self._require_writable()
+        if self._lookup.windows:
+            raise ValueError("close the windows of the store first")
 
     def _require_writable(self) -> None:
         self._require_open()

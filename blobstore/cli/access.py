@@ -75,6 +75,16 @@ class Access:
             )
 
 
+    def bad_luks_copy(self, image: Path) -> str | None:
+        """Say which copy of the image's LUKS2 header is damaged or old, if one is."""
+        if not (self.header or is_encrypted(image)):
+            return None
+        from luks import load_header  # noqa: PLC0415  rarely used
+
+        stale = load_header(self.header or image).stale_copy
+        return None if stale is None else ("primary", "secondary")[stale]
+
+
 @dataclass(frozen=True)
 class NewAccess:
     """What the options of `new_access_options` say of an image to be made."""

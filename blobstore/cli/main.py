@@ -32,7 +32,8 @@ VERBS: Final = {
     "diff": "Compare two images section by section.",
     "import": "Store the state that swtpm, OVMF or QEMU keep in files.",
     "export": "Write such files.",
-    "verify": "Read and check everything in an image.",
+    "verify": "Read and check everything in an image, and repair it.",
+    "scrub": "Write every section anew, and wipe what none uses.",
 }
 
 EXIT_CODES: Final = """\

@@ -2,41 +2,115 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import click
 
 from blobstore.cli.access import PATH, Access, access_options
-from blobstore.cli.output import print_json, progress
+from blobstore.cli.output import print_json, print_table, progress
 from blobstore.errors import CorruptBlobError
+from blobstore.verification import Problem
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from blobstore.verification import Report
+
 
 @click.command("verify")
 @click.argument("image", type=PATH)
+@click.option("--repair", is_flag=True, help="Repair what something proves.")
+@click.option(
+    "--accept-previous",
+    metavar="NAME",
+    multiple=True,
+    help="With --repair: this section may go back to the copy that is left. Repeatable.",
+)
+@click.option(
+    "--accept-lost",
+    is_flag=True,
+    help="With --repair: give up sections of which no name is left.",
+)
+@click.option("--items", is_flag=True, help="List every item: records, headers, free space.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @access_options
-def command(*, access: Access, image: Path, as_json: bool) -> None:
+def command(
+    *,
+    access: Access,
+    image: Path,
+    repair: bool,
+    accept_previous: tuple[str, ...],
+    accept_lost: bool,
+    items: bool,
+    as_json: bool,
+) -> None:
     """Read and check everything in IMAGE: heads, blobs, also the older copies.
 
-    Exits with 65 if anything is wrong with what was read.
+    With --repair, damaged heads and header copies are repaired where something
+    proves what they said; what was done is listed. What nobody can prove is
+    given up only if it is named.
+
+    Exits with 65 if anything is wrong with what was read, after the repair if
+    there was one.
     """
-    with access.open(image) as store, progress("verifying") as advance:
-        report = store.verify(advance)
+    if not repair and (accept_previous or accept_lost):
+        raise click.UsageError("--accept-previous and --accept-lost go with --repair")
+    if repair:
+        report = _repaired(access, image, frozenset(accept_previous), accept_lost=accept_lost)
+    else:
+        with access.open(image) as store, progress("verifying") as advance:
+            report = store.verify(advance)
     if as_json:
         print_json(asdict(report) | {"ok": report.ok})
     else:
-        for problem in report.problems:
-            click.echo(problem.message)
-        for note in report.notes:
-            click.echo(f"no problem: {note.message}")
-        click.echo(
-            f"{report.sections} sections, {report.records} records, {report.blob_bytes} bytes of "
-            f"blobs: {len(report.problems) or 'no'} problems"
-            + ("" if report.clean else "; the store was not closed after its last change")
-        )
+        _print(report, items=items)
     if not report.ok:
         raise CorruptBlobError(f"{image} has {len(report.problems)} problems")
+
+
+def _repaired(
+    access: Access, image: Path, accept_previous: frozenset[str], *, accept_lost: bool
+) -> Report:
+    stale = access.bad_luks_copy(image)
+    with access.open(image, read_only=False) as store, progress("verifying") as advance:
+        report = store.repair(
+            accept_previous=accept_previous, accept_lost=accept_lost, progress=advance
+        )
+        mended = store.image and not store.image.damaged_header_copy
+    if stale and mended:
+        # Opening a volume for writing restores its header.
+        message = f"the {stale} LUKS header copy was written anew from the other"
+        report = replace(report, repairs=(Problem(message), *report.repairs))
+    return report
+
+
+def _print(report: Report, *, items: bool) -> None:
+    for repaired in report.repairs:
+        click.echo(f"repaired: {repaired.message}")
+    if items:
+        rows: list[tuple[str, ...]] = [
+            ("OFFSET", "BYTES", "ITEM", "GENERATION", "BLOB", "STATE", "SECTION")
+        ]
+        rows += [
+            (
+                str(item.offset),
+                str(item.length),
+                item.what if item.copy is None else f"{item.what} {item.copy}",
+                "-" if item.generation is None else str(item.generation),
+                str(item.size),
+                item.verdict,
+                item.name or "",
+            )
+            for item in report.items
+        ]
+        print_table(rows, right=frozenset((0, 1, 3, 4)))
+    for problem in report.problems:
+        click.echo(problem.message)
+    for note in report.notes:
+        click.echo(f"no problem: {note.message}")
+    click.echo(
+        f"{report.sections} sections, {report.records} records, {report.blob_bytes} bytes of "
+        f"blobs, {report.free_bytes} bytes free: {len(report.problems) or 'no'} problems"
+        + ("" if report.clean else "; the store was not closed after its last change")
+    )
