@@ -1,91 +1,151 @@
-"""A state machine drives the store against a dict: puts, registrations, kills, crashes."""
+"""A state machine drives the store against a dict: changes, transactions, kills, crashes."""
 
 from __future__ import annotations
 
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    Bundle,
     RuleBasedStateMachine,
     initialize,
     invariant,
-    multiple,
     precondition,
     rule,
 )
 
-from blobstore.errors import NoSpaceError
+from blobstore.errors import SectionExistsError
 from formats.device import MemoryDevice
 from tests.support.devices import RecordingDevice, crash_states
 from tests.support.stores import UNWRITTEN, Contents, contents, image, open_store, spec
 from tests.support.strategies import names
 
+if TYPE_CHECKING:
+    from blobstore.store import Store
+    from blobstore.transaction import Transaction
+
+
+class _AbandonError(Exception):
+    """Leaves a transaction's block."""
+
 
 class StoreMachine(RuleBasedStateMachine):
     """What the store holds is what a dict holds, whatever happens to it."""
 
-    sections = Bundle("sections")
-
     @initialize(
-        target=sections,
         block_size=st.sampled_from((512, 4096)),
         encrypted=st.booleans(),
         sizes=st.lists(st.integers(0, 3000), max_size=3),
     )
-    def make(self, block_size: int, encrypted: bool, sizes: list[int]) -> object:
+    def make(self, block_size: int, encrypted: bool, sizes: list[int]) -> None:
         specs = [spec(f"section {number}", size) for number, size in enumerate(sizes)]
-        content = image(specs, block_size=block_size, free=64 << 10, encrypted=encrypted)
-        self.device = RecordingDevice(content)
+        content = image(specs, block_size=block_size, free=32 << 10, encrypted=encrypted)
+        self.device = RecordingDevice(content, resizable=True)
         self.store = open_store(self.device)
         self.model: Contents = {spec.name: UNWRITTEN for spec in specs}
         self.max_sizes = {spec.name: spec.max_size for spec in specs}
-        return multiple(*self.model)
 
-    @rule(target=sections, name=names, size=st.integers(0, 5000))
-    def register(self, name: str, size: int) -> str:
-        try:
-            info = self.store.register(name, size)
-        except NoSpaceError:
-            return name if name in self.model else multiple()  # type: ignore[return-value]
+    # ------------------------------------------------------------- changes
+
+    def changes(self, data: st.DataObject, store: Store | Transaction) -> None:
+        """Make one change to a store or in a transaction, and to the model."""
+        changes = [self.register]
+        if self.model:
+            changes += [self.put, self.resize, self.rename, self.delete]
+        data.draw(st.sampled_from(changes))(data, store)
+
+    def pick(self, data: st.DataObject) -> str:
+        return data.draw(st.sampled_from(sorted(self.model)), label="section")
+
+    def register(self, data: st.DataObject, store: Store | Transaction) -> None:
+        name, size = data.draw(names, label="name"), data.draw(st.integers(0, 5000), label="size")
+        store.register(name, size)
         self.model.setdefault(name, UNWRITTEN)
         self.max_sizes[name] = max(size, self.max_sizes.get(name, 0))
-        assert info.max_size == self.max_sizes[name]
-        return name
 
-    @rule(name=sections, data=st.data())
-    def put(self, name: str, data: st.DataObject) -> None:
-        size = data.draw(st.integers(0, self.max_sizes[name]))
+    def put(self, data: st.DataObject, store: Store | Transaction) -> None:
+        name = self.pick(data)
+        size = data.draw(st.integers(0, self.max_sizes[name]), label="size")
         blob = data.draw(st.binary(min_size=min(size, 8), max_size=8)) * (size // 8 + 1)
-        self.store.put(name, blob[:size])
+        store.put(name, blob[:size])
         self.model[name] = blob[:size]
+
+    def resize(self, data: st.DataObject, store: Store | Transaction) -> None:
+        name = self.pick(data)
+        blob = self.model[name]
+        least = 0 if isinstance(blob, str) else len(blob)
+        size = data.draw(st.integers(least, least + 4000), label="size")
+        store.resize(name, size)
+        self.max_sizes[name] = size
+
+    def rename(self, data: st.DataObject, store: Store | Transaction) -> None:
+        name, new = self.pick(data), data.draw(names, label="new name")
+        if new != name and new in self.model:
+            with pytest.raises(SectionExistsError):
+                store.rename(name, new)
+            return
+        store.rename(name, new)
+        self.model[new] = self.model.pop(name)
+        self.max_sizes[new] = self.max_sizes.pop(name)
+
+    def delete(self, data: st.DataObject, store: Store | Transaction) -> None:
+        name = self.pick(data)
+        store.delete(name)
+        del self.model[name], self.max_sizes[name]
+
+    # --------------------------------------------------------------- rules
+
+    @rule(data=st.data())
+    def change(self, data: st.DataObject) -> None:
+        self.changes(data, self.store)
+
+    @rule(data=st.data(), number=st.integers(0, 4))
+    def transaction(self, data: st.DataObject, number: int) -> None:
+        with self.store.transaction() as changes:
+            for _ in range(number):
+                self.changes(data, changes)
+
+    @rule(data=st.data(), number=st.integers(1, 4))
+    def abandoned_transaction(self, data: st.DataObject, number: int) -> None:
+        model, max_sizes = dict(self.model), dict(self.max_sizes)
+        before = self.device.content
+        with suppress(_AbandonError), self.store.transaction() as changes:
+            for _ in range(number):
+                self.changes(data, changes)
+            raise _AbandonError
+        assert self.device.content == before
+        self.model, self.max_sizes = model, max_sizes
 
     @rule()
     def close_and_reopen(self) -> None:
         self.store.close()
         self.store = open_store(self.device)
-        assert self.store.info().clean or self.store.digest().generation == 1
+        assert self.store.info().clean
 
     @rule()
     def kill_and_reopen(self) -> None:
         self.store = open_store(self.device)
 
-    @rule(name=sections, data=st.data())
-    def crash_in_a_put(self, name: str, data: st.DataObject) -> None:
-        """Go on with any state that the crash may have left."""
+    @rule(data=st.data(), number=st.integers(1, 3))
+    def crash(self, data: st.DataObject, number: int) -> None:
+        """Go on with any state that a crash in a transaction may have left."""
         before = self.device.content
+        old = dict(self.model), dict(self.max_sizes)
         self.device.log.clear()
-        old = dict(self.model)
-        self.put(name, data)
+        self.transaction(data, number)
+        new = self.model, self.max_sizes
         states = [
             state.content
-            for state in crash_states(before, self.device.log, exhaustive=4, samples=4)
+            for state in crash_states(before, self.device.log, exhaustive=3, samples=2)
         ]
-        content = data.draw(st.sampled_from(states))
-        self.device = RecordingDevice(content)
+        content = data.draw(st.sampled_from(states or [self.device.content]))
+        self.device = RecordingDevice(content, resizable=True)
         self.store = open_store(self.device)
-        found = contents(self.store)
-        assert found in (old, self.model)
-        self.model = found
+        found = contents(self.store), {i.name: i.max_size for i in self.store.sections()}
+        assert found in (old, new)
+        self.model, self.max_sizes = found
 
     @rule()
     def somebody_reads_meanwhile(self) -> None:
@@ -102,10 +162,10 @@ class StoreMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "store"):
-            assert self.store.verify().ok
+            assert not self.store.verify().problems
             self.store.close()
             assert open_store(self.device, read_only=True).info().clean
 
 
-StoreMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+StoreMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
 TestStoreMachine = StoreMachine.TestCase
