@@ -97,7 +97,7 @@ def _tpm_states(
             if slot is Slot.PERMANENT:
                 raise
             continue
-        state = decode_state(stored[slot])
+        state = decode_state(stored[slot], f"section {section!r}")
         if not isinstance(state, PlainState):
             raise PolicyError(
                 f"section {section!r} holds state that swtpm encrypted [F12]",

@@ -157,7 +157,7 @@ def _tpm_parts(
         raise ValueError("a directory cannot be read from something open")
     if Slot.PERMANENT not in found:
         raise EmptyImageError("there is no permanent state of a TPM", rule="F7")
-    clear = {slot: _in_the_clear(state, key) for slot, state in found.items()}
+    clear = {slot: _in_the_clear(slot, state, key) for slot, state in found.items()}
     states = {slot: state for slot, (state, _) in clear.items()}
     version = named_version or tpm_version(states[Slot.PERMANENT])
     for slot, state in states.items():
@@ -178,9 +178,9 @@ def _tpm_parts(
     ]
 
 
-def _in_the_clear(content: bytes, key: StateKey | None) -> tuple[PlainState, bytes]:
+def _in_the_clear(slot: Slot, content: bytes, key: StateKey | None) -> tuple[PlainState, bytes]:
     """Return a state, and the bytes to store: those found, unless they were encrypted (F4)."""
-    state = decode_state(content)
+    state = decode_state(content, f"the {slot.name.lower()} state")
     if isinstance(state, PlainState):
         if key is not None:
             raise PolicyError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, Final
 
 from formats.errors import FormatError, TruncatedImageError, UnsupportedError
@@ -41,11 +41,11 @@ class Slot(IntEnum):
     SAVED = 2
 
 
-class TpmVersion(IntEnum):
+class TpmVersion(StrEnum):
     """Which TPM a state is of."""
 
-    TPM_12 = 1
-    TPM_2 = 2
+    TPM_12 = "1.2"
+    TPM_2 = "2.0"
 
 
 #: What is at byte 2 of the data of a TPM 2.0 (F13).
@@ -81,11 +81,12 @@ class EncryptedState:
     key_size: int
 
 
-def decode_state(state: ReadableBuffer) -> PlainState | EncryptedState:
+def decode_state(state: ReadableBuffer, what: str = "the TPM state") -> PlainState | EncryptedState:
     """Return what a state is made of (F8, F9).
 
     Args:
         state: The whole content of a state file, or of a place in a linear file.
+        what: What messages call it.
 
     Raises:
         TruncatedImageError: It ends before its header says it does.
@@ -95,31 +96,32 @@ def decode_state(state: ReadableBuffer) -> PlainState | EncryptedState:
     content = bytes(state)
     if len(content) < _HEADER.size:
         raise TruncatedImageError(
-            f"a TPM state of {len(content)} bytes is cut short: its header alone has 10", rule="F8"
+            f"{what} is cut short: it has {len(content)} bytes, and its header alone has 10",
+            rule="F8",
         )
     version, least, header_size, flags, total = _HEADER.unpack_from(content)
     if not (version >= least >= 1 and header_size >= _HEADER.size and total >= header_size):
-        raise FormatError("no state of swtpm's begins like this", offset=0, rule="F8")
+        raise FormatError(f"{what} does not begin as swtpm's does", offset=0, rule="F8")
     if version < _VERSION or least > _VERSION:
         raise UnsupportedError(
-            f"TPM state of version {version}, to be read by version {least}",
+            f"{what} is of version {version}, to be read by version {least}",
             feature="versions of swtpm's state other than 2",
         )
     if len(content) < total:
         raise TruncatedImageError(
-            f"a TPM state of {total} bytes ends after {len(content)}", rule="F8"
+            f"{what} is cut short: it has {len(content)} bytes of {total}", rule="F8"
         )
     if len(content) > total:
-        raise FormatError(f"a TPM state of {total} bytes is followed by more", rule="F8")
+        raise FormatError(f"{what} goes on behind its {total} bytes", rule="F8")
     if flags & ~(_ENCRYPTED | _LARGE_KEY):
-        raise UnsupportedError(f"TPM state with flags {flags:#x}", feature="TPM state on its way")
-    fields = _decode_fields(content, header_size)
+        raise UnsupportedError(f"{what} has flags {flags:#x}", feature="TPM state on its way")
+    fields = _decode_fields(content, header_size, what)
     if not flags & _ENCRYPTED:
-        _require_tags(fields, (_DATA,))
+        _require_tags(fields, (_DATA,), what)
         if not fields[_DATA]:
-            raise FormatError("a TPM state without data", rule="F9")
+            raise FormatError(f"{what} has no data", rule="F9")
         return PlainState(fields[_DATA])
-    _require_tags(fields, (_CIPHERTEXT, _MAC, _IV))
+    _require_tags(fields, (_CIPHERTEXT, _MAC, _IV), what)
     key_size = 32 if flags & _LARGE_KEY else 16
     found = EncryptedState(fields[_CIPHERTEXT], fields[_MAC], fields[_IV], key_size)
     if (
@@ -128,7 +130,7 @@ def decode_state(state: ReadableBuffer) -> PlainState | EncryptedState:
         or len(found.mac) != MAC_SIZE
         or len(found.iv) != key_size
     ):
-        raise FormatError("the sizes in an encrypted TPM state contradict each other", rule="F10")
+        raise FormatError(f"{what} is encrypted, and its sizes contradict each other", rule="F10")
     return found
 
 
@@ -171,31 +173,31 @@ def validate_slot(state: PlainState, slot: Slot, version: TpmVersion) -> None:
         agrees = state.data[2:6] not in _TPM_2_MAGIC.values()
     if not agrees:
         raise FormatError(
-            f"what should be the {slot.name.lower()} state of a {version.name} is something else",
+            f"what should be the {slot.name.lower()} state of a TPM {version} is something else",
             offset=OVERHEAD,
             rule="F13",
         )
 
 
-def _decode_fields(content: bytes, start: int) -> dict[int, bytes]:
+def _decode_fields(content: bytes, start: int, what: str) -> dict[int, bytes]:
     """Return the content of each field by its tag."""
     fields: dict[int, bytes] = {}
     while start < len(content):
         if start + _FIELD.size > len(content):
-            raise FormatError("a TPM state ends inside a field", offset=start, rule="F9")
+            raise FormatError(f"{what} ends inside a field", offset=start, rule="F9")
         tag, size = _FIELD.unpack_from(content, start)
         end = start + _FIELD.size + size
         if end > len(content) or tag in fields:
             raise FormatError(
-                f"a field with tag {tag} and {size} bytes does not fit", offset=start, rule="F9"
+                f"{what} has a field with tag {tag} and {size} bytes that does not fit",
+                offset=start,
+                rule="F9",
             )
         fields[tag] = content[start + _FIELD.size : end]
         start = end
     return fields
 
 
-def _require_tags(fields: dict[int, bytes], tags: tuple[int, ...]) -> None:
+def _require_tags(fields: dict[int, bytes], tags: tuple[int, ...], what: str) -> None:
     if tuple(fields) != tags:
-        raise FormatError(
-            f"a TPM state has the fields {tuple(fields)} instead of {tags}", rule="F9"
-        )
+        raise FormatError(f"{what} has the fields {tuple(fields)} instead of {tags}", rule="F9")

@@ -72,14 +72,14 @@ BAD_DIRECTORIES: dict[str, tuple[dict[str, bytes], type[StorageError], str]] = {
     "nothing": ({}, EmptyImageError, "no TPM state"),
     "no permanent state": ({"volatilestate": VOLATILE}, EmptyImageError, "no permanent state"),
     "empty file": ({"permall": b""}, TruncatedImageError, "cut short"),
-    "zeros": ({"permall": bytes(1362)}, FormatError, "begins like this"),
-    "cut": ({"permall": PERMANENT[:-1]}, TruncatedImageError, "ends after"),
+    "zeros": ({"permall": bytes(1362)}, FormatError, "does not begin"),
+    "cut": ({"permall": PERMANENT[:-1]}, TruncatedImageError, "cut short"),
     "a second file that is cut": (
         {"permall": PERMANENT, "volatilestate": VOLATILE[:50]},
         TruncatedImageError,
-        "ends after",
+        "the volatile state is cut short",
     ),
-    "another format": ({"permall": b"GIF89a" * 300}, FormatError, "begins like this"),
+    "another format": ({"permall": b"GIF89a" * 300}, FormatError, "does not begin"),
     "swapped": ({"permall": VOLATILE, "volatilestate": PERMANENT}, FormatError, "something else"),
     "a TPM 1.2 in a TPM 2.0": ({"permall": TPM_12}, FormatError, "something else"),
     "encrypted": ({"permall": ENCRYPTED}, SecretRequiredError, "--key"),
@@ -256,6 +256,17 @@ def test_f20_a_flash_is_a_window_of_exactly_its_size() -> None:
     assert store.get("uefi-flash") == flash()
 
 
+def test_f20_a_section_keeps_the_kind_it_was_made_with() -> None:
+    from formats.container import Kind
+
+    window = blobstore.SectionSpec("a", 100, kind=Kind.WINDOW)
+    store = open_store(recorded(spec("uefi-flash", 8192), window))
+    import_state(store, io.BytesIO(flash()), "ovmf-vars")
+    import_state(store, io.BytesIO(b"x"), "raw", name="a")
+    assert [section.kind for section in store.sections()] == ["blob", "window"]
+    assert contents(store) == {"uefi-flash": flash(), "a": b"x"}
+
+
 def test_f22_the_worst_case_of_uefi_variables() -> None:
     store = open_store(recorded(free=5 << 20))
     import_state(store, io.BytesIO(uefi_json(BOOT)), "uefi-vars")
@@ -263,6 +274,14 @@ def test_f22_the_worst_case_of_uefi_variables() -> None:
     with pytest.raises(EmptyImageError):
         import_state(store, io.BytesIO(b""), "uefi-vars", overwrite=True)
     assert store.get("uefi-variables") == uefi_json(BOOT)
+
+
+def test_f4_f13_swapped_sections_are_not_exported(tmp_path: Path) -> None:
+    store = open_store(recorded(spec(NAMES[0], 999, PERMANENT), spec(NAMES[1], 999, PERMANENT)))
+    for form in ("swtpm-dir", "swtpm-file"):
+        with pytest.raises(FormatError, match=r"volatile state of a TPM 2\.0 is something else"):
+            export_state(store, tmp_path / "out", form)
+    assert files(tmp_path) == {}
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from blobstore import swtpm_directory
+from blobstore.errors import OutputExistsError
 from blobstore.exporting import export_state
 from blobstore.importing import import_state
 from formats.errors import DeviceError, FormatError
@@ -103,3 +104,18 @@ def test_f5_other_files_in_a_directory_are_left_alone(tmp_path: Path) -> None:
         with pytest.raises(DeviceError):
             export_state(store, tmp_path / "file", "swtpm-dir", overwrite=overwrite)
     assert (tmp_path / "file").read_bytes() == b"mine"
+
+
+def test_f5_f18_a_tpm_that_is_there_is_replaced_only_when_asked(tmp_path: Path) -> None:
+    """Also one of another version, of which nothing remains."""
+    store = open_store(recorded())
+    import_state(store, encode_file({Slot.PERMANENT: PERMANENT}), "swtpm-file")
+    target = directory(tmp_path / "tpm")
+    old = {"tpm-00.permall": TPM_12, "tpm-00.savestate": TPM_12}
+    for name, content in old.items():
+        (target / name).write_bytes(content)
+    with pytest.raises(OutputExistsError):
+        export_state(store, target, "swtpm-dir")
+    assert files(target) == old
+    export_state(store, target, "swtpm-dir", overwrite=True)
+    assert files(target) == {"tpm2-00.permall": PERMANENT}

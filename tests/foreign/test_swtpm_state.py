@@ -80,19 +80,19 @@ def test_f8_every_cut_is_told_from_everything_else(state: bytes) -> None:
 @pytest.mark.parametrize(
     ("content", "error", "match"),
     [
-        (b"GIF89a" * 9, FormatError, "begins like this"),
-        (bytes(100), FormatError, "begins like this"),
-        (PERMANENT, FormatError, "begins like this"),
-        (header(b"", size=9), FormatError, "begins like this"),
-        (header(b"", size=11), FormatError, "begins like this"),
+        (b"GIF89a" * 9, FormatError, "does not begin"),
+        (bytes(100), FormatError, "does not begin"),
+        (PERMANENT, FormatError, "does not begin"),
+        (header(b"", size=9), FormatError, "does not begin"),
+        (header(b"", size=11), FormatError, "does not begin"),
         (header(PERMANENT, version=1), UnsupportedError, "version 1"),
         (header(field(1, b"x"), version=9, least=3), UnsupportedError, "version 9"),
-        (PLAIN + b"\0", FormatError, "followed by more"),
+        (PLAIN + b"\0", FormatError, "goes on behind"),
         (header(field(1, b"x"), flags=2), UnsupportedError, "flags 0x2"),
         (header(field(1, b"x"), flags=4), UnsupportedError, "flags 0x4"),
         (header(field(4, b"x")), FormatError, r"fields \(4,\)"),
         (header(b""), FormatError, r"fields \(\)"),
-        (header(field(1, b"")), FormatError, "without data"),
+        (header(field(1, b"")), FormatError, "no data"),
         (header(field(1, b"x") + field(1, b"x")), FormatError, "does not fit"),
         (header(field(1, b"x")[:-1]), FormatError, "does not fit"),
         (header(field(1, b"x") + b"\0"), FormatError, "ends inside a field"),
@@ -151,7 +151,12 @@ def test_f10_what_verifies_and_is_nonsense_is_a_format_error() -> None:
 
     from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-    for padded in (b"x" * 15 + b"\0", b"x" * 15 + b"\x11", b"x" * 14 + b"\x01\x02", b"\x10" * 16):
+    for padded in (
+        b"x" * 15 + b"\0",
+        b"x" * 15 + b"\x11" * 17,
+        b"x" * 14 + b"\x01\x02",
+        b"\x10" * 16,
+    ):
         cipher = Cipher(algorithms.AES(bytes(16)), modes.CBC(bytes(16))).encryptor()
         ciphertext = cipher.update(padded) + cipher.finalize()
         mac = hmac.digest(bytes(16), ciphertext + bytes(16), "sha256")
@@ -218,6 +223,13 @@ def test_f14_f15_every_linear_file_comes_back(states: dict[Slot, bytes]) -> None
     content = encode_linear(states)
     assert decode_linear(content) == states
     assert decode_linear(content + bytes(4096)) == states
+
+
+@pytest.mark.parametrize(("size", "place"), [(1, 1), (1024, 1024), (1025, 2048)])
+def test_f15_a_place_is_the_next_power_of_two(size: int, place: int) -> None:
+    content = encode_linear({Slot.PERMANENT: bytes(size)})
+    assert struct.unpack_from("<III", content, 12) == (HEADER_SIZE, size, place)
+    assert len(content) == HEADER_SIZE + place
 
 
 def linear(*places: tuple[int, int, int], size: int = 8192) -> bytes:
