@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from formats.container import HEAD_SIZE, Kind, State, Version
 from formats.container_decoder import Record, decode_item
+from formats.container_encoder import record_frame
 from formats.device import read_exactly
 from formats.errors import DeviceError, FormatError, UnsupportedError
 
@@ -73,9 +74,16 @@ class Remains:
     """What lies where a lost record is."""
 
     def __init__(
-        self, device: BlockDevice, authenticator: Authenticator, lost: Lost, block_size: int
+        self,
+        device: BlockDevice,
+        authenticator: Authenticator,
+        lost: Lost,
+        block_size: int,
+        names: Iterable[str] = (),
     ) -> None:
+        """Look at one lost record; ``names`` are what its section may be called since."""
         self.lost = lost
+        self._names = tuple(names)
         self._device = device
         self._authenticator = authenticator
         self._block_size = block_size
@@ -214,11 +222,16 @@ class Remains:
         return Candidate(replace(version, mac=mac), frame, self._authenticator.member(meta, mac))
 
     def _frames(self) -> list[RecordFrame]:
-        """Return what may surround the version: the twin's name, and the one that is read."""
-        hint = self.hint
-        if hint is None or hint.identity == self.lost.identity:
-            return [self.lost.frame]
-        return [hint.frame, self.lost.frame]
+        """Return what may surround the version: with the twin's name, or with another."""
+        hint, identity = self.hint, self.lost.identity
+        frames = [self.lost.frame]
+        if hint and hint.identity != identity:
+            frames.insert(0, hint.frame)
+        return frames + [
+            record_frame(replace(identity, name=name), self._block_size)
+            for name in self._names
+            if name != identity.name
+        ]
 
     def _pairs(
         self, above: int, highest: int, members: dict[int, int], complete: set[int]

@@ -25,7 +25,7 @@ from blobstore.structure import merge
 from blobstore.survey import Survey
 from blobstore.verification import Problem
 from blobstore.writing import Span
-from formats.container import HEAD_SIZE, NEVER_WRITTEN, Free, State
+from formats.container import HEAD_SIZE, MAX_NAME_SIZE, NEVER_WRITTEN, Free, State, validate_label
 from formats.container_decoder import decode_item, locate_check
 from formats.container_encoder import encode_free
 from formats.device import read_exactly
@@ -81,6 +81,7 @@ def repair(
     *,
     accept_previous: Collection[str] = (),
     accept_lost: bool = False,
+    names: Collection[str] = (),
 ) -> Repaired:
     """Repair header copies and heads, as far as something proves what they said.
 
@@ -91,11 +92,18 @@ def repair(
         container: Not to be used any more if anything was repaired.
         accept_previous: Sections that may lose a change nobody can prove.
         accept_lost: Give up sections of which no name is left.
+        names: What sections may have been renamed to, by lost heads.
 
     Raises:
+        ValueError: One of ``names`` breaks C9.
         DeviceError, PoisonedStoreError: It was interrupted; nothing is lost.
     """
-    return _Repairer(container, frozenset(accept_previous), accept_lost=accept_lost).run()
+    for name in names:
+        validate_label(name, "name", lowest=1, highest=MAX_NAME_SIZE)
+    repairer = _Repairer(
+        container, frozenset(accept_previous), accept_lost=accept_lost, names=names
+    )
+    return repairer.run()
 
 
 def report(done: Repaired, verified: Report) -> Report:
@@ -113,7 +121,12 @@ def report(done: Repaired, verified: Report) -> Report:
 
 class _Repairer:
     def __init__(
-        self, container: OpenContainer, accepted: frozenset[str], *, accept_lost: bool
+        self,
+        container: OpenContainer,
+        accepted: frozenset[str],
+        *,
+        accept_lost: bool,
+        names: Collection[str],
     ) -> None:
         self._container = container
         self._device = container.device
@@ -121,6 +134,7 @@ class _Repairer:
         self._block_size = container.block_size
         self._accepted = accepted
         self._accept_lost = accept_lost
+        self._names = names
         self._overlay = Overlay(container.device)
         self._survey = Survey(scan(self._overlay, quiet=True))
         self._repairs: list[Finding] = []
@@ -226,7 +240,7 @@ class _Repairer:
         return Lost(offset, item.identity, item.length, item.frame, copy)
 
     def _remains(self, lost: Lost) -> Remains:
-        return Remains(self._device, self._authenticator, lost, self._block_size)
+        return Remains(self._device, self._authenticator, lost, self._block_size, self._names)
 
     def _resolve(self, planned: list[Finding]) -> None:
         """Decide about the heads that could not be mended (C72 to C75)."""

@@ -395,6 +395,7 @@ class Store(StoreReader):
         *,
         accept_previous: Collection[str] = (),
         accept_lost: bool = False,
+        names: Collection[str] = (),
         progress: Callable[[int, int], None] | None = None,
     ) -> Report:
         """Repair damaged heads and header copies, then verify.
@@ -406,6 +407,8 @@ class Store(StoreReader):
             accept_previous: Sections that may go back to the copy that is left,
                 though nothing proves that it is the newest. A human's decision.
             accept_lost: Give up sections of which not even a name is left.
+            names: What sections may have been renamed to: the search for what a
+                lost head said tries these as well.
             progress: As in `verify`.
 
         Returns:
@@ -419,8 +422,12 @@ class Store(StoreReader):
 
         with self._lock:
             self._require_alone()
-            names = (accept_previous,) if isinstance(accept_previous, str) else accept_previous
-            done = repair(self._container, accept_previous=names, accept_lost=accept_lost)
+            done = repair(
+                self._container,
+                accept_previous=_as_names(accept_previous),
+                accept_lost=accept_lost,
+                names=_as_names(names),
+            )
             if done.container is not self._container:
                 self._container, self._lookup = done.container, Lookup(done.container)
             return report(done, self.verify(progress))
@@ -509,3 +516,8 @@ class Store(StoreReader):
                 "the container has features without which it must not be written [C15]",
                 feature="unknown read-only-compatible features",
             )
+
+
+def _as_names(names: Collection[str]) -> Collection[str]:
+    """Return a set of names, also for a single one."""
+    return {names} if isinstance(names, str) else set(names)

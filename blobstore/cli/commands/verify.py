@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -32,6 +32,13 @@ if TYPE_CHECKING:
     is_flag=True,
     help="With --repair: give up sections of which no name is left.",
 )
+@click.option(
+    "--name",
+    "names",
+    metavar="NAME",
+    multiple=True,
+    help="With --repair: what a section was renamed to, if its head is lost. Repeatable.",
+)
 @click.option("--items", is_flag=True, help="List every item: records, headers, free space.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @access_options
@@ -42,6 +49,7 @@ def command(
     repair: bool,
     accept_previous: tuple[str, ...],
     accept_lost: bool,
+    names: tuple[str, ...],
     items: bool,
     as_json: bool,
 ) -> None:
@@ -54,10 +62,16 @@ def command(
     Exits with 65 if anything is wrong with what was read, after the repair if
     there was one.
     """
-    if not repair and (accept_previous or accept_lost):
-        raise click.UsageError("--accept-previous and --accept-lost go with --repair")
+    if not repair and (accept_previous or accept_lost or names):
+        raise click.UsageError("--accept-previous, --accept-lost and --name go with --repair")
     if repair:
-        report = _repaired(access, image, frozenset(accept_previous), accept_lost=accept_lost)
+        report = _repaired(
+            access,
+            image,
+            accept_previous=frozenset(accept_previous),
+            accept_lost=accept_lost,
+            names=frozenset(names),
+        )
     else:
         with access.open(image) as store, progress("verifying") as advance:
             report = store.verify(advance)
@@ -69,14 +83,11 @@ def command(
         raise CorruptBlobError(f"{image} has {len(report.problems)} problems")
 
 
-def _repaired(
-    access: Access, image: Path, accept_previous: frozenset[str], *, accept_lost: bool
-) -> Report:
+def _repaired(access: Access, image: Path, **consent: Any) -> Report:
+    """Repair with what `Store.repair` takes; also a LUKS header copy."""
     stale = access.bad_luks_copy(image)
     with access.open(image, read_only=False) as store, progress("verifying") as advance:
-        report = store.repair(
-            accept_previous=accept_previous, accept_lost=accept_lost, progress=advance
-        )
+        report = store.repair(**consent, progress=advance)
         mended = store.image and not store.image.damaged_header_copy
     if stale and mended:
         # Opening a volume for writing restores its header.
