@@ -35,8 +35,8 @@ class StateFormat(StrEnum):
 DEFAULT_NAMES: Final[Mapping[StateFormat, str]] = {
     StateFormat.SWTPM_DIR: "tpm",
     StateFormat.SWTPM_FILE: "tpm",
-    StateFormat.OVMF_VARS: "uefi-flash",
-    StateFormat.UEFI_VARS: "uefi-variables",
+    StateFormat.OVMF_VARS: "uefi-variables",
+    StateFormat.UEFI_VARS: "uefi-vars-json",
 }
 
 #: Worst case of QEMU's UEFI variables as JSON, in bytes (F22).

@@ -117,13 +117,28 @@ def _replace(
             f"there is the state of a TPM in {directory}",
             hint="overwrite it only if that TPM is not needed: all keys in it are lost",
         )
-    # Each step leaves a TPM as after a power cut, the old one or the new one (F18).
+    try:
+        _replace_each(directory, version, states, present)
+    except BaseException:
+        if not present:  # nothing was there, so nothing is there again
+            for path in _present(directory).values():
+                path.unlink()
+        raise
+
+
+def _replace_each(
+    directory: Path,
+    version: TpmVersion,
+    states: Mapping[Slot, bytes],
+    present: Mapping[tuple[TpmVersion, Slot], Path],
+) -> None:
+    """Each step leaves a TPM as after a power cut, the old one or the new one (F18)."""
     kept = _path(directory, version, Slot.PERMANENT)
     for (_, slot), path in present.items():
         if slot is not Slot.PERMANENT:
             path.unlink()
     synchronise_directory(directory)
-    _write(kept, states[Slot.PERMANENT], overwrite=overwrite)
+    _write(kept, states[Slot.PERMANENT], overwrite=kept in present.values())
     for (_, slot), path in present.items():
         if slot is Slot.PERMANENT and path != kept:
             path.unlink()
@@ -146,7 +161,7 @@ def _locked(directory: Path, *, exclusive: bool) -> Iterator[None]:
     try:
         import fcntl  # noqa: PLC0415  absent on Windows, as swtpm is
 
-        # A shared lock would do to read, but what swtpm checks needs no more rights.
+        # To look, a shared lock is enough, which needs no right to write.
         fd = os.open(path, os.O_RDWR if exclusive else os.O_RDONLY)
     except (FileNotFoundError, ImportError):
         yield

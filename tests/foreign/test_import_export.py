@@ -248,32 +248,32 @@ def test_f6_raw_grows_its_section_and_takes_a_worst_case() -> None:
 def test_f20_a_flash_is_a_window_of_exactly_its_size() -> None:
     store = open_store(recorded())
     import_state(store, io.BytesIO(flash()), "ovmf-vars")
-    section = store.section("uefi-flash")
+    section = store.section("uefi-variables")
     assert (section.kind, section.max_size, section.size) == ("window", 8192, 8192)
     larger = flash(rest=b"\xff" * 4096)
     with pytest.raises(blobstore.SectionMismatchError, match="F20"):
         import_state(store, io.BytesIO(larger), "ovmf-vars", overwrite=True)
-    assert store.get("uefi-flash") == flash()
+    assert store.get("uefi-variables") == flash()
 
 
 def test_f20_a_section_keeps_the_kind_it_was_made_with() -> None:
     from formats.container import Kind
 
     window = blobstore.SectionSpec("a", 100, kind=Kind.WINDOW)
-    store = open_store(recorded(spec("uefi-flash", 8192), window))
+    store = open_store(recorded(spec("uefi-variables", 8192), window))
     import_state(store, io.BytesIO(flash()), "ovmf-vars")
     import_state(store, io.BytesIO(b"x"), "raw", name="a")
     assert [section.kind for section in store.sections()] == ["blob", "window"]
-    assert contents(store) == {"uefi-flash": flash(), "a": b"x"}
+    assert contents(store) == {"uefi-variables": flash(), "a": b"x"}
 
 
 def test_f22_the_worst_case_of_uefi_variables() -> None:
     store = open_store(recorded(free=5 << 20))
     import_state(store, io.BytesIO(uefi_json(BOOT)), "uefi-vars")
-    assert store.section("uefi-variables").max_size == 1 << 20
+    assert store.section("uefi-vars-json").max_size == 1 << 20
     with pytest.raises(EmptyImageError):
         import_state(store, io.BytesIO(b""), "uefi-vars", overwrite=True)
-    assert store.get("uefi-variables") == uefi_json(BOOT)
+    assert store.get("uefi-vars-json") == uefi_json(BOOT)
 
 
 def test_f4_f13_swapped_sections_are_not_exported(tmp_path: Path) -> None:

@@ -35,9 +35,13 @@ def test_f16_two_tpms_in_one_directory_are_refused(tmp_path: Path) -> None:
         import_state(open_store(recorded()), source, "swtpm-dir")
 
 
-def test_f5_f17_a_directory_that_cannot_be_written_whole_is_not_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("exists", [False, True])
+def test_f5_f17_what_cannot_be_written_whole_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exists: bool
 ) -> None:
+    target = tmp_path / "out"
+    if exists:
+        target.mkdir()
     store = open_store(recorded())
     import_state(
         store, encode_file({Slot.PERMANENT: PERMANENT, Slot.VOLATILE: VOLATILE}), "swtpm-file"
@@ -53,11 +57,11 @@ def test_f5_f17_a_directory_that_cannot_be_written_whole_is_not_there(
     with monkeypatch.context() as patched:
         patched.setattr(swtpm_directory, "_write", full_disk)
         with pytest.raises(DeviceError):
-            export_state(store, tmp_path / "out", "swtpm-dir")
+            export_state(store, target, "swtpm-dir")
     assert len(written) == 2
-    assert list(tmp_path.iterdir()) == []
-    export_state(store, tmp_path / "out", "swtpm-dir")
-    assert len(files(tmp_path / "out")) == 2
+    assert list(tmp_path.rglob("*")) == ([target] if exists else [])
+    export_state(store, target, "swtpm-dir")
+    assert len(files(target)) == 2
 
 
 def test_f18_each_step_of_replacing_a_tpm_leaves_one_that_starts(

@@ -48,8 +48,11 @@ def test_f4_f20_a_flash_of_ovmf_survives(tmp_path: Path, image: Path, name: str)
     assert target.read_bytes() == source.read_bytes()
     assert variables(target) == variables(source)
     with blobstore.open(image, SECRET, read_only=True) as store:
-        section = store.section("uefi-flash")
+        section = store.section("uefi-variables")
         assert (section.kind, section.max_size) == ("window", 540_672)
+        with store.window("uefi-variables") as window:
+            assert window.size == 540_672
+            assert window.read(0, window.size) == source.read_bytes()
         assert store.verify().ok
 
 

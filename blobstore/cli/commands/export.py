@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     "--name",
     metavar="SECTION",
     help="The section; for a TPM the first part of its sections' names.  "
-    "[default: tpm, uefi-flash, uefi-variables]",
+    "[default: tpm, uefi-variables, uefi-vars-json]",
 )
 @click.option("--force", is_flag=True, help="Overwrite DESTINATION.")
 @swtpm_key_option

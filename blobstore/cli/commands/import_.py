@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     "--name",
     metavar="SECTION",
     help="The section; for a TPM the first part of its sections' names.  "
-    "[default: tpm, uefi-flash, uefi-variables]",
+    "[default: tpm, uefi-variables, uefi-vars-json]",
 )
 @click.option(
     "--max-size",
@@ -62,7 +62,8 @@ def command(
     uefi-vars    the JSON file of QEMU's uefi-vars device
     raw          any file, into the section --name
 
-    Encrypted TPM state is decrypted: the image protects it. SOURCE - is stdin.
+    Stop what uses SOURCE first. Encrypted TPM state is decrypted: the image
+    protects it. SOURCE - is stdin.
     """  # noqa: D301  \b is click's
     kind = StateFormat(form)
     _check(kind, name, max_size, swtpm_key)
