@@ -11,6 +11,7 @@ import blobstore
 from blobstore.exporting import export_state
 from blobstore.importing import import_state
 from formats.errors import (
+    DeviceBusyError,
     DeviceError,
     EmptyImageError,
     ForeignImageError,
@@ -19,6 +20,7 @@ from formats.errors import (
     TruncatedImageError,
     UnsupportedError,
 )
+from formats.file import FileDevice
 from formats.swtpm import PlainState, Slot, encode_state
 from luks import PolicyError, SecretRequiredError
 from tests.foreign.samples import (
@@ -303,6 +305,17 @@ def test_f4_what_is_of_another_format_is_not_exported(
     with pytest.raises(error):
         export_state(store, tmp_path / "out", form, name=name)
     assert files(tmp_path) == {}
+
+
+@pytest.mark.parametrize("form", ["swtpm-file", "ovmf-vars", "uefi-vars", "raw"])
+def test_a_source_that_is_being_written_is_busy(tmp_path: Path, form: str) -> None:
+    """QEMU locks a flash in the same way while a machine runs."""
+    source = tmp_path / "source"
+    source.write_bytes(flash())
+    store = open_store(recorded())
+    with FileDevice(source, read_only=False), pytest.raises(DeviceBusyError):
+        import_state(store, source, form, name="a")
+    assert len(store) == 0
 
 
 def test_an_unsupported_version_says_so() -> None:
