@@ -41,11 +41,8 @@ class DifferingWriter:
     @property
     def copies_are_known(self) -> bool:
         """Whether the next commit need not write the whole record."""
-        section = self.section
-        return (
-            section.newest.version.generation == self._newest_known
-            and section.older.version.generation == self._older_known
-        )
+        # A commit that was not made here would have overwritten the older copy.
+        return self.section.older.version.generation == self._older_known
 
     def know_newest(self, copy: Copy) -> None:
         """Note that the newest copy holds what the next commit starts from."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 
 import pytest
 
@@ -19,9 +20,11 @@ from blobstore.errors import (
 from formats.container import Kind
 from formats.device import MemoryDevice
 from formats.errors import DeviceError, ReadOnlyError
+from tests.reference.reader import IN_PLACE, LIVE
+from tests.reference.samples import sample
 from tests.support.devices import FaultyDevice, RecordingDevice
 from tests.support.stores import image, open_store, spec
-from tests.support.windows import manual_alarms, window_image, window_spec
+from tests.support.windows import ManualAlarm, manual_alarms, window_image, window_spec
 
 SIZE = 5000
 
@@ -72,15 +75,16 @@ def test_c62_what_is_behind_the_blob_is_zeros() -> None:
     assert store.get("w") == b"blob!".ljust(SIZE, b"\0")
 
 
-def test_c62_fill_behind_a_shorter_blob_never_shows(device: RecordingDevice) -> None:
+@pytest.mark.parametrize("in_place", [False, True])
+def test_c62_fill_behind_a_shorter_blob_never_shows(
+    device: RecordingDevice, in_place: bool
+) -> None:
     store = open_store(device)
     store.put("w", b"\xaa" * SIZE)
     store.put("w", b"\xbb" * SIZE)
     store.put("w", b"short")
-    for in_place in (False, True):
-        with store.window("w", in_place=in_place) as window:
-            assert window.read(0, SIZE) == b"short".ljust(SIZE, b"\0")
-    store = open_store(device)
+    with store.window("w", in_place=in_place) as window:
+        assert window.read(0, SIZE) == b"short".ljust(SIZE, b"\0")
     with store.window("w") as window:
         for number in range(4):
             window.write(0, bytes([number]))
@@ -188,7 +192,10 @@ def test_c62_a_commit_writes_the_blocks_that_differ_and_the_first() -> None:
     assert open_store(device).verify().ok
 
 
-def test_c62_nothing_is_left_out_of_a_copy_that_others_wrote(device: RecordingDevice) -> None:
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_c62_nothing_is_left_out_of_a_copy_that_others_wrote(
+    device: RecordingDevice, times: int
+) -> None:
     """Whatever may have been committed behind the window's back."""
     store = open_store(device)
     window = store.window("w")
@@ -196,8 +203,10 @@ def test_c62_nothing_is_left_out_of_a_copy_that_others_wrote(device: RecordingDe
         window.write(0, bytes([number]))
         window.flush()
     section = store._lookup.find("w")
-    foreign = bytes([99]) * SIZE
-    commit(store._container, [Change(section.older, "w", blob=foreign, replaces=section.newest)])
+    for number in range(times):
+        blob = bytes([99 + number]) * SIZE
+        change = Change(section.older, "w", blob=blob, replaces=section.newest)
+        commit(store._container, [change])
     for number in (3, 4, 5):
         window.write(0, bytes([number]))
         window.flush()
@@ -223,6 +232,14 @@ def test_what_is_written_again_is_not_committed(device: RecordingDevice) -> None
     window.write(0, b"?" + array[1:-1] + b"!")
     window.flush()
     assert written_bytes(device) == 3 * 512  # the head, what changed before, and now
+
+
+def test_what_is_written_again_is_not_committed_in_a_new_window(device: RecordingDevice) -> None:
+    window = open_store(device).window("w")
+    window.write(0, bytes(100), fua=True)
+    device.log.clear()
+    window.write(0, bytes(SIZE), fua=True)
+    assert not device.log
 
 
 def test_closing_the_store_commits_its_windows(device: RecordingDevice) -> None:
@@ -303,17 +320,55 @@ def test_the_thread_commits_and_ends(device: RecordingDevice) -> None:
         assert window._alarm.thread is None  # type: ignore[attr-defined]
 
 
+class _ObservedEvent(threading.Event):
+    """Says when somebody waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits = threading.Event()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits.set()
+        return super().wait(timeout)
+
+
 def test_the_thread_ends_when_the_window_is_closed(device: RecordingDevice) -> None:
     store = open_store(device)
     window = store.window("w", idle=float("inf"), longest=1e9)
+    alarm = window._alarm  # type: ignore[attr-defined]
+    alarm._stopped = _ObservedEvent()
     window.write(0, b"text")
-    thread = window._alarm.thread  # type: ignore[attr-defined]
+    thread = alarm.thread
     assert thread.daemon
-    assert thread.is_alive()
+    assert alarm._stopped.waits.wait(60)
     window.close()
     thread.join(60)
     assert not thread.is_alive()
     assert store.get("w")[:4] == b"text"
+
+
+def test_a_stopped_alarm_does_not_ring() -> None:
+    rung: list[bool] = []
+    alarm = ManualAlarm(lambda: rung.append(True), threading.RLock(), idle=1, longest=1)
+    alarm.touch()
+    alarm.stop()
+    assert alarm.advance(10) is None
+    assert not rung
+
+
+def test_an_alarm_survives_what_is_rung() -> None:
+    """An error that nobody foresaw ends the thread, not the alarm."""
+
+    def ring() -> None:
+        raise ZeroDivisionError
+
+    alarm = ManualAlarm(ring, threading.RLock(), idle=1, longest=1)
+    for turn in (1, 2):
+        alarm.touch()
+        alarm.touch()
+        assert alarm.starts == turn
+        with pytest.raises(ZeroDivisionError):
+            alarm.advance(1)
 
 
 @pytest.mark.parametrize("idle", [-1, float("nan")])
@@ -555,6 +610,18 @@ def test_c62_a_reader_may_look_at_what_is_unverified(device: RecordingDevice) ->
         assert window.read(100, 8) == b"in place"
     store.close()
     assert not device.log
+
+
+def test_c10_the_crc32_of_what_is_in_place_means_nothing() -> None:
+    forged = sample()
+    (record,) = forged.commit(window={"state": IN_PLACE})
+    record.crc32 = b"junk"
+    record.root = forged.root()
+    for _ in range(2):
+        store = open_store(forged.encode(), read_only=True)
+        problems = store.verify().problems + store.verify().notes
+        assert not any("crc32" in problem.message for problem in problems)
+        forged.commit(window={"state": LIVE, "blob": b"anyth", "crc32": None})
 
 
 def test_c62_restore_ends_what_was_in_place(device: RecordingDevice) -> None:

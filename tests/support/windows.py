@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, ClassVar
 
 from blobstore.alarm import Alarm
@@ -9,7 +10,6 @@ from formats.container import Kind
 from tests.support.stores import image, spec
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable
 
     import pytest
@@ -27,11 +27,13 @@ class ManualAlarm(Alarm):
         self, ring: Callable[[], None], lock: threading.RLock, *, idle: float, longest: float
     ) -> None:
         self.now = 100.0
+        self.starts = 0
         super().__init__(ring, lock, idle=idle, longest=longest, clock=lambda: self.now)
         self.made.append(self)
 
     def _start(self) -> None:
-        pass
+        self.starts += 1
+        self.thread = threading.current_thread()
 
     def advance(self, seconds: float) -> float | None:
         """Let time pass; return the seconds until it rings next, or None."""
