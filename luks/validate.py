@@ -65,6 +65,8 @@ def validate_luks1(raw: RawHeader) -> None:
             raise LuksHeaderError(f"{name} reaches into the payload", rule="L44")
         areas.append((start, end, name))
     _check_disjoint(areas, rule="L44")
+    if len({slot.stripes for slot in raw.keyslots}) > 1:
+        raise LuksHeaderError("the keyslots have different numbers of stripes", rule="L43")
 
 
 def validate_luks2(header: Header, *, json_size: int) -> None:
