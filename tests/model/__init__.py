@@ -10,9 +10,10 @@ What is modelled
     - Blocks of two atoms, the head and the rest; between two flushes every atom may reach the
       medium or not, whatever the others do. Header copies may be lost in a torn write altogether.
       Under AES-CBC a torn block has a garbled rest (`disk.py`).
-    - Reading (C35, C40 to C48): `reader.py`. Commits, windows and puts to single copies (C30 to
-      C32, C50, C51, C62): `commits.py`. Create, delete, rename, resize, freeing (C33, C52 to C56):
-      `structure.py`. Growing, closing, initialising (C34, C57 to C59): `headers.py` and
+    - Reading (C35, C40 to C48): `reader.py`. Commits of one or several sections (C30 to C32, C50,
+      C51, C62): `commits.py`. Taking space and releasing it (C14, C52, C56): `structure.py`. What
+      is put, made, moved, renamed and deleted by one commit, and D behind it (C52 to C55):
+      `transactions.py`. Growing, closing, initialising (C34, C57 to C59): `headers.py` and
       `initialising.py`. Recovery (C60): `recovery.py`.
     - Power cuts and kills in everything, recovery included, and header copies that go bad: after
       each step what is read has to be what was there before or after, nothing acknowledged may be
@@ -24,8 +25,7 @@ What is modelled
 What is not
     - Damage together with replay, or several of either. An attacker who damages a head as well
       keeps the root from being compared (C48).
-    - Forgery: a head that changes into another sound one, or that of a free item into the framing
-      of a record.
+    - Forgery: a head that changes into another sound one.
     - Writing in a store with a damaged head (C61), in-place windows (C62), features (C15).
     - A cache that drops what it could not store, and still shows it to the next process that
       opens the store, which then cannot know that the flush of C60 comes too late.
@@ -44,7 +44,7 @@ How to read a trace
       Operations below 0 made the store before the history.
 
 How to run it
-    `pytest tests/model` takes two minutes of one processor. `python -m tests.model --help` goes
-    further; `python -m tests.model --rules` shows what goes wrong without each rule. Nothing is
-    random, and no limit is a time: two runs find the same.
+    `pytest tests/model` takes two to three minutes of one processor. `python -m tests.model --help`
+    goes further; `python -m tests.model --rules` shows what goes wrong without each rule. Nothing
+    is random, and no limit is a time: two runs find the same.
 """

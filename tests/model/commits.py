@@ -5,68 +5,84 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from tests.model.directory import CORRUPT, Seen, Special, verifies
-from tests.model.disk import Content, Piece, Record, Root, State, write_head
-from tests.model.writing import Change, next_generation
+from tests.model.directory import verifies
+from tests.model.disk import Record, Root, State
+from tests.model.writing import next_generation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tests.model.directory import Placed, Section
-    from tests.model.writing import Epoch, Operation, Store
+    from tests.model.directory import Placed
+    from tests.model.writing import Epoch, Store
 
 
 @dataclass(frozen=True, slots=True)
-class NewVersion:
-    """What a commit makes of a section."""
+class Part:
+    """What a commit does to one section.
 
-    section: Section
-    name: str
-    state: State
-    content: Content
+    Attributes:
+        record: What it writes; the commit adds generation, members, root and prev.
+        replaces: What is the section's newest record yet; None if it does not exist.
+        target: The record that it writes over.
+        differing: Write of the blob only the blocks that differ from the target's, if that one is
+            live and verifies (C62).
+    """
+
+    record: Record
+    replaces: Placed | None
+    target: Placed | None = None
+    differing: bool = False
+
+    @property
+    def overwrites_the_only_record(self) -> bool:
+        """Whether the section has only the record that is written over (C32)."""
+        return self.target is not None and self.target == self.replaces and self.record.copies == 1
 
 
-def commit(store: Store, versions: Sequence[NewVersion], *, differing: bool = False) -> list[Epoch]:
-    """Return what a commit writes: one epoch (C31).
+def commit(store: Store, parts: Sequence[Part]) -> tuple[Epoch, Root]:
+    """Return what a commit writes, which is one epoch (C31), and the root after it.
 
     Args:
         store: The open store.
-        versions: One for each member.
-        differing: Write of the blobs only the blocks that differ from the older copy, if that one
-            is live and verifies (C62).
+        parts: What it does.
     """
     members = store.directory.members
-    targets: list[tuple[Placed, Record]] = []
-    for version in versions:
-        newest = version.section.newest
-        target = version.section.older if store.rules.older_copy_is_overwritten else newest
+    records = []
+    for part in parts:
         record = replace(
-            target.record,
-            name=version.name,
-            state=version.state,
+            part.record,
             generation=next_generation(store),
-            members=len(versions),
-            content=version.content,
+            members=len(parts),
             root=None,
             prev=store.directory.root,
         )
-        members -= {newest.record.member}
-        if version.state is not State.TOMBSTONE:
+        if part.replaces:
+            members -= {part.replaces.record.member}
+        if record.state is not State.TOMBSTONE:
             members |= {record.member}
-        targets.append((target, record))
+        records.append(record)
     root = Root(members)
     epoch: Epoch = []
-    for target, record in targets:
-        position, older = target
-        head = replace(record, root=root)
-        if record.state is State.TOMBSTONE:
-            epoch.append(write_head(store.disk, position, head))
-            continue
-        base = older.content if differing and _can_be_built_on(store, target) else ()
-        for number, block in enumerate(head.image):
-            if number == 0 or number >= len(base) or base[number] != record.content[number]:
-                epoch.append((position + number, block))
-    return [epoch]
+    for part, record in zip(parts, records, strict=True):
+        assert part.target
+        if record.state is not State.TOMBSTONE or store.rules.tombstone_comes_first:
+            epoch += _written(store, part.target, replace(record, root=root), part.differing)
+        if part.replaces and not store.rules.failed_write_keeps_to_its_copy:
+            # A flush fails, of which all may still reach the medium, or not; the store turns to
+            # the other copies.
+            position, other = part.replaces
+            epoch += enumerate(replace(record, copy=other.copy, root=root).image, position)
+    return epoch, root
+
+
+def _written(store: Store, target: Placed, record: Record, differing: bool) -> Epoch:
+    position, older = target
+    base = older.content if differing and _can_be_built_on(store, target) else ()
+    return [
+        (position + number, block)
+        for number, block in enumerate(record.image)
+        if number == 0 or number >= len(base) or base[number] != record.content[number]
+    ]
 
 
 def _can_be_built_on(store: Store, older: Placed) -> bool:
@@ -74,68 +90,3 @@ def _can_be_built_on(store: Store, older: Placed) -> bool:
     if not store.rules.window_verifies_older_copy:
         return True
     return older.record.state is State.LIVE and verifies(store.disk, older)
-
-
-def put(*names: str) -> Operation:
-    """Return the operation that gives sections new blobs, all of them or none (C31, C50)."""
-
-    def operation(store: Store) -> Change | None:
-        sections = {name: store.directory.section(name) for name in names}
-        versions: list[NewVersion] = []
-        after: dict[str, Seen | None] = {}
-        torn: dict[str, Seen | None] = {}
-        for name, section in sections.items():
-            if section is None:
-                return None
-            record = section.newest.record
-            content = _new_content(store, section, range(record.blocks))
-            versions.append(NewVersion(section, name, State.LIVE, content))
-            after[name] = Seen(record.blocks, content)
-            if record.copies == 1:
-                torn[name] = CORRUPT
-        if torn and len(names) > 1 and store.rules.single_copy_commits_alone:
-            return None
-        epochs = commit(store, versions)
-        if not store.rules.failed_write_keeps_to_its_copy:
-            epochs = _turn_to_other_copies(versions, epochs)
-        # A put to a section of one copy is not atomic (C32); a commit of several has to be.
-        between = (store.view_with(torn),) if len(names) == 1 else ()
-        return Change(epochs, store.view_with(after), between)
-
-    return operation
-
-
-def window(name: str) -> Operation:
-    """Return the operation that commits a window of which the last block changed (C62)."""
-
-    def operation(store: Store) -> Change | None:
-        section = store.directory.section(name)
-        if section is None or isinstance(section.value, Special):
-            return None
-        blocks = section.newest.record.blocks
-        content = section.value[:-1] + _new_content(store, section, range(blocks - 1, blocks))
-        version = NewVersion(section, name, State.LIVE, content)
-        view = store.view_with({name: Seen(blocks, content)})
-        return Change(commit(store, [version], differing=True), view)
-
-    return operation
-
-
-def _new_content(store: Store, section: Section, numbers: range) -> Content:
-    generation, identifier = next_generation(store), section.newest.record.section
-    return tuple(Piece(identifier, generation, store.number, number) for number in numbers)
-
-
-def _turn_to_other_copies(versions: Sequence[NewVersion], epochs: list[Epoch]) -> list[Epoch]:
-    """Return what is written by a store that answers a failed flush with the other copies.
-
-    What the failed flush was to store may still reach the medium, or not.
-    """
-    (epoch,) = epochs
-    heads = {position: block.head for position, block in epoch}
-    for version in versions:
-        record = heads[version.section.older.position]
-        assert isinstance(record, Record)
-        position, other = version.section.newest
-        epoch += enumerate(replace(record, copy=other.copy).image, position)
-    return [epoch]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from tests.model.directory import Refusal, Special, describe
+from tests.model.directory import Refusal, Special, describe, framed_end
 from tests.model.disk import NOTHING, Block, Damaged, Free, Record, State, written
 from tests.model.reader import read
 
@@ -85,9 +85,9 @@ def _damages(disk: Disk, directory: Directory) -> Iterator[_Damage]:
     for item in directory.items:
         yield from _damaged_heads(disk, directory, item.position)
         record = item.head
-        if not isinstance(record, Record) or not record.content:
+        if not isinstance(record, Record) or record.state is not State.LIVE:
             continue
-        in_doubt = record.state is State.LIVE and record.generation == directory.generation > bound
+        in_doubt = record.generation == directory.generation > bound
         before = record.prev if in_doubt else None
         for place in range(item.position, item.position + len(record.image)):
             block = disk[place]
@@ -99,12 +99,12 @@ def _damages(disk: Disk, directory: Directory) -> Iterator[_Damage]:
 
 def _damaged_heads(disk: Disk, directory: Directory, position: int) -> Iterator[_Damage]:
     """Damage a head: its framing is lost, or left, or says just what a reader expects."""
-    rest = disk[position].rest
+    rest, total = disk[position].rest, directory.total
     lost = written(disk, [(position, Block(NOTHING, rest))])
     yield _Damage(f"head {position} is damaged", lost)
-    head = disk[position].head
-    assert isinstance(head, Record | Free)
-    for blocks in range(1, directory.total - position + 1):
-        damaged = Damaged(isinstance(head, Record), blocks)
-        what = f"head {position} is damaged, of {blocks} by its framing"
-        yield _Damage(what, written(disk, [(position, Block(damaged, rest))]))
+    for blocks in range(1, total - position + 1):
+        damaged = written(disk, [(position, Block(Damaged(blocks), rest))])
+        # Where nothing begins that it could end at, it is as good as lost.
+        if framed_end(damaged, position, total):
+            what = f"head {position} is damaged, of {blocks} by its framing"
+            yield _Damage(what, damaged)

@@ -100,7 +100,7 @@ class Directory:
         bound: The decided bound (C35).
         orphans: Records of the newest commit, if it is not complete (C44).
         sections: By id, those that exist.
-        left_over: Extents that recovery makes free (C47).
+        left_over: Extents that recovery makes free (C46, C47).
         members: Members of all sections (C24).
         root: Of them.
         view: What the user sees.
@@ -156,28 +156,42 @@ def verifies(disk: Disk, placed: Placed) -> bool:
 def walk(disk: Disk, total: int) -> Iterator[Item]:
     """Yield the items from the first behind the header copies to T (C41, C43)."""
     position = 2
+    before: Record | Free | None = None
     while position < total:
         head = _sound(disk, position, total)
-        end = position + head.blocks if head else _hidden_end(disk, position, total)
+        end = position + head.blocks if head else _hidden_end(disk, position, total, before)
         yield Item(position, end - position, head)
-        position = end
+        position, before = end, head
 
 
-def _hidden_end(disk: Disk, position: int, total: int) -> int:
+def _hidden_end(disk: Disk, position: int, total: int, before: Record | Free | None) -> int:
     """Return where the item whose head is damaged ends (C43).
 
-    That is where the framing of a free item says, if an item or nothing follows there; a free item
-    may have sound heads in it. Else it is the next block with a sound head.
+    Args:
+        disk: All of it.
+        position: Where the item starts.
+        total: T, in blocks.
+        before: The head of the item before it, if that one is sound.
     """
-    head = disk[position].head
-    if isinstance(head, Damaged) and not head.record:
-        end = position + head.blocks
-        if end == total or (end < total and _sound(disk, end, total)):
-            return end
+    framed = framed_end(disk, position, total)
+    if framed:
+        return framed
+    if isinstance(before, Record) and (before.copy, before.copies) == (0, 2):
+        return min(position + before.blocks, total)
     end = position + 1
     while end < total and not _sound(disk, end, total):
         end += 1
     return end
+
+
+def framed_end(disk: Disk, position: int, total: int) -> int | None:
+    """Return where an item with a damaged head ends by its framing, if a reader believes that."""
+    head = disk[position].head
+    if isinstance(head, Damaged):
+        end = position + head.blocks
+        if end == total or (end < total and _sound(disk, end, total)):
+            return end
+    return None
 
 
 def _sound(disk: Disk, position: int, total: int) -> Record | Free | None:

@@ -7,7 +7,7 @@ be the head of an item (C5), and the rest of it, which never is. Equal atoms are
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -147,11 +147,23 @@ class Record(metaclass=Interned):
         object.__setattr__(self, "image", tuple(image))
 
 
+def never_written(record: Record) -> Record:
+    """Return a record as void, of generation 0 (C52, C56): only its identity stays."""
+    return replace(
+        record,
+        state=State.VOID,
+        generation=0,
+        members=0,
+        content=(),
+        root=None,
+        prev=None,
+    )
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Damaged(metaclass=Interned):
-    """A head that is not sound; by its framing it is that of a record, or else of a free item."""
+    """A head that is not sound, and the length of its item by the framing that is left in it."""
 
-    record: bool
     blocks: int
 
 

@@ -310,9 +310,9 @@ class _Explorer:
         for name, operation in self._scenario.menu.items():
             change = operation(store)
             if change is not None:
-                within = frozenset([directory.view, change.view, *change.between])
+                within = [stage.seen for stage in change.stages]
                 after = frozenset([change.view])
-                self._play(state, begun, name, change.epochs, [within], after)
+                self._play(state, begun, name, change.epochs, within, after)
 
     def _play(
         self,

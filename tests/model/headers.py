@@ -17,15 +17,19 @@ from tests.model.disk import (
     Root,
     SectionId,
     State,
+    never_written,
+    write_head,
 )
 from tests.model.reader import OURS
-from tests.model.writing import Change, joined
+from tests.model.structure import Newest, merge
+from tests.model.writing import joined, unseen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tests.model.directory import Directory
     from tests.model.rules import Rules
-    from tests.model.writing import Epoch, Operation, Store
+    from tests.model.writing import Change, Epoch, Operation, Store
 
 
 def header_epoch(copy: int, header: Header) -> Epoch:
@@ -33,28 +37,39 @@ def header_epoch(copy: int, header: Header) -> Epoch:
     return [(copy, Block(header, NOTHING))]
 
 
-def close(store: Store) -> Change | None:
-    """Write down that everything is durable (C58)."""
-    directory, rules = store.directory, store.rules
+def durable_epochs(directory: Directory, generation: int, root: Root, rules: Rules) -> list[Epoch]:
+    """Return the writing of D: that everything is durable up to a generation (C58).
+
+    Args:
+        directory: With the header copies as they are.
+        generation: The highest there is.
+        root: The current one.
+        rules: Those in force.
+    """
     header = directory.header
-    if (header.durable, header.root) == (directory.generation, directory.root):
-        return None
-    closed = replace(
+    if (header.durable, header.root) == (generation, root):
+        return []
+    wanted = replace(
         header,
         sequence=header.sequence + 1,
         total=directory.total,
-        durable=directory.generation,
-        root=directory.root,
+        durable=generation,
+        root=root,
     )
     order = [1, 0]
     if rules.worse_header_copy_is_written_first:
         order.sort(key=lambda copy: _sequence(directory.copies[copy]))
-    if not rules.close_writes_both_copies:
+    if not rules.durable_is_in_both_copies:
         order = sorted(order, key=lambda copy: _sequence(directory.copies[copy]))[:1]
-    epochs = [header_epoch(copy, closed) for copy in order]
-    if not rules.header_copies_are_flushed_apart:
-        epochs = joined(epochs)
-    return Change(epochs, directory.view)
+    epochs = [header_epoch(copy, wanted) for copy in order]
+    return epochs if rules.header_copies_are_flushed_apart else joined(epochs)
+
+
+def close(store: Store) -> Change | None:
+    """Write down that everything is durable (C58)."""
+    directory = store.directory
+    epochs = durable_epochs(directory, directory.generation, directory.root, store.rules)
+    return unseen(epochs, directory.view) if epochs else None
 
 
 def _sequence(header: Header | None) -> int:
@@ -79,7 +94,12 @@ def grow(blocks: int) -> Operation:
             order = order[:1]
         epochs = [header_epoch(copy, header) for copy in order]
         epochs.insert(0 if rules.grown_item_comes_first else 1, [(directory.total, item)])
-        return Change(epochs, directory.view)
+        newest = Newest(directory.generation, directory.root)
+        disk = store.after(epochs)
+        merging, inside = merge(disk, total, directory.total, blocks, newest)
+        if inside:
+            epochs += [merging, [write_head(disk, position, NOTHING) for position in inside]]
+        return unseen(epochs, directory.view)
 
     return operation
 
@@ -123,8 +143,8 @@ def new_items(specs: Sequence[SectionSpec], free: int) -> tuple[Epoch, Header]:
     items: Epoch = []
     position = 2
     for first in firsts:
-        void = replace(first, copy=1, state=State.VOID, generation=0, content=(), prev=None)
-        for record in (replace(first, root=root), void)[: first.copies]:
+        second = never_written(replace(first, copy=1))
+        for record in (replace(first, root=root), second)[: first.copies]:
             image = [*record.image, *[EMPTY] * (record.blocks - len(record.image))]
             items += enumerate(image, position)
             position += record.blocks

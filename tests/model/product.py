@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -16,7 +15,8 @@ from blobstore.errors import CorruptBlobError
 from blobstore.opened import open_container
 from formats import container as formats
 from formats.container import HEAD_SIZE
-from formats.container_decoder import decode_header
+from formats.container_decoder import Record as DecodedRecord
+from formats.container_decoder import decode_header, decode_item, locate_check
 from formats.container_encoder import encode_free, encode_header, record_frame
 from formats.device import MemoryDevice
 from tests.model.directory import Special
@@ -42,20 +42,25 @@ _CORRUPT: tuple[int, bytes | Special] = (0, Special.CORRUPT)
 
 
 class RecordingDevice(MemoryDevice):
-    """Memory that notes what is written between one flush and the next."""
+    """Memory that notes which blocks are written between one flush and the next, and what is."""
 
     def __init__(self, content: bytes) -> None:
         super().__init__(content, block_size=BLOCK_SIZE)
-        self.epochs: list[set[int]] = [set()]
+        self.epochs: list[dict[int, bytes]] = []
+        self._unflushed: set[int] = set()
 
     def write(self, offset: int, data: ReadableBuffer, /) -> None:
         super().write(offset, data)
         last = offset + len(data) - 1
-        self.epochs[-1].update(range(offset // BLOCK_SIZE, last // BLOCK_SIZE + 1))
+        self._unflushed.update(range(offset // BLOCK_SIZE, last // BLOCK_SIZE + 1))
 
     def flush(self) -> None:
         super().flush()
-        self.epochs.append(set())
+        self.epochs.append({position: self._block(position) for position in self._unflushed})
+        self._unflushed = set()
+
+    def _block(self, position: int) -> bytes:
+        return bytes(self.content[position * BLOCK_SIZE :][:BLOCK_SIZE])
 
 
 def image(disk: Disk) -> bytes:
@@ -99,6 +104,30 @@ def contents_of(container: OpenContainer) -> Contents:
             except CorruptBlobError:
                 found[name] = _CORRUPT
     return found
+
+
+def meaning(position: int, block: Block, found: bytes) -> tuple[object, object]:
+    """Return what a block is to say, and what it says, without what has no meaning.
+
+    That is all but the head of an item without a blob, and of a void record most fields.
+    """
+    wanted = block_bytes(position, block)
+    head = block.head
+    if isinstance(head, Body) or (isinstance(head, Record) and head.state is State.LIVE):
+        return wanted, found
+    wanted, found = wanted[:HEAD_SIZE], found[:HEAD_SIZE]
+    if not isinstance(head, Record) or head.state is not State.VOID:
+        return wanted, found
+    return _void_meaning(position, wanted), _void_meaning(position, found)
+
+
+def _void_meaning(position: int, head: bytes) -> tuple[object, ...]:
+    record = decode_item(head, BLOCK_SIZE)
+    assert isinstance(record, DecodedRecord)
+    version = record.version
+    sound = _AUTHENTICATOR.is_sound(position * BLOCK_SIZE, head, locate_check(head))
+    prev = version.prev if version.generation else None
+    return sound, record.identity, version.state, version.generation, prev
 
 
 # --------------------------------------------------------------------- bytes
@@ -154,18 +183,9 @@ def _head(position: int, atom: Atom) -> bytes:
         frame = record_frame(_identity(atom.member), BLOCK_SIZE)
         version = _version(atom.member, _root(atom.root), _root(atom.prev))
         return _AUTHENTICATOR.seal(offset, frame.head(version))
-    if isinstance(atom, Damaged):
-        return _damaged(atom)
-    return _body(atom)
-
-
-def _damaged(atom: Damaged) -> bytes:
-    """Return a head whose framing is well formed, and whose check disagrees."""
-    if not atom.record:
+    if isinstance(atom, Damaged):  # its check is that of nothing
         return encode_free(formats.Free(0, NO_DIGEST, atom.blocks * BLOCK_SIZE))
-    size = atom.blocks * BLOCK_SIZE - HEAD_SIZE
-    identity = formats.Identity(bytes(16), 0, 1, formats.Kind.BLOB, size, "", "damaged")
-    return record_frame(identity, BLOCK_SIZE).head(formats.NEVER_WRITTEN)
+    return _body(atom)
 
 
 def _identity(member: Member) -> formats.Identity:
@@ -197,8 +217,7 @@ def _version(member: Member, root: bytes, prev: bytes) -> formats.Version:
 @cache
 def _mac(member: Member) -> bytes:
     if member.state is State.VOID:
-        # Rolled back, it keeps the mac it had; only what has a blob can be rolled back.
-        return _mac(replace(member, state=State.LIVE)) if member.generation else NO_DIGEST
+        return NO_DIGEST  # whatever it had means nothing
     blob = blob_bytes(member.content) if member.content else b""
     version = formats.Version(
         _STATES[member.state],
@@ -218,8 +237,11 @@ def _mac(member: Member) -> bytes:
 def _root(root: Root | None) -> bytes:
     if root is None:
         return NO_DIGEST
-    state = 0
-    for member in root.members:
-        identifier = section_id(member.section)
-        state += _AUTHENTICATOR.member(identifier, member.generation, _mac(member))
-    return _AUTHENTICATOR.root(state)
+    return _AUTHENTICATOR.root(sum(map(_number, root.members)))
+
+
+@cache
+def _number(member: Member) -> int:
+    frame = record_frame(_identity(member), BLOCK_SIZE)
+    meta = frame.mac_input(_version(member, NO_DIGEST, NO_DIGEST))
+    return _AUTHENTICATOR.member(meta, _mac(member))

@@ -6,7 +6,7 @@ recovery has to write. It knows nothing but the disk.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from tests.model.directory import (
     CORRUPT,
@@ -20,7 +20,7 @@ from tests.model.directory import (
     verifies,
     walk,
 )
-from tests.model.disk import Damaged, Free, Header, Record, Root, State
+from tests.model.disk import Free, Header, Record, Root, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from tests.model.directory import Value, View
     from tests.model.disk import Disk, Member, SectionId
     from tests.model.rules import Rules
+
+#: Extents of one section id by where they start, with what records of each are found.
+Rivals: TypeAlias = dict[int, dict[int, Placed]]
 
 #: The store that the model is about; header copies of another one are foreign.
 OURS = 1
@@ -59,14 +62,15 @@ class _Reader:
         self._left_over: list[Extent] = []
 
     def directory(self) -> Directory:
-        self._decide()
-        self._find_unpublished()
+        torn = self._decide()
         members = frozenset(self._assemble())
+        if torn and Root(members) is not torn.record.prev:
+            # It has overwritten what it replaces, so it cannot be rolled back (C44).
+            self._orphans.remove(torn)
+            members = frozenset(self._assemble())
         root = Root(members)
         disagreement = self._compare_roots(root)
-        if disagreement and self._damaged and self._rules.damage_leaves_root_unverified:
-            self._doubt_what_follows_gaps()
-        elif disagreement:
+        if disagreement and not (self._damaged and self._rules.damage_leaves_root_unverified):
             raise Refusal(disagreement)
         return Directory(
             copies=self._copies,
@@ -103,6 +107,9 @@ class _Reader:
             newer = second.sequence >= first.sequence
             if newer and second.total != first.total:
                 raise Refusal("the outer length is not that of the newest header [C40]")
+            older, newest = (first, second) if newer else (second, first)
+            if older.durable > newest.durable:
+                raise Refusal("the older header copy says more is durable [C40]")
             if newer and rules.newest_header_counts:
                 header = second
         if header.store != OURS:
@@ -111,10 +118,14 @@ class _Reader:
             raise Refusal("the container is longer than the device [C2]")
         self._copies, self._header, self._total = (first, second), header, total
 
-    # ------------------------------------------------------------- C44, C46
+    # ------------------------------------------------------------------ C44
 
-    def _decide(self) -> None:
-        """Find whether the newest commit is complete (C35, C44)."""
+    def _decide(self) -> Placed | None:
+        """Find whether the newest commit is complete (C35, C44).
+
+        Returns:
+            An orphan that may have overwritten the only record of its section; the root tells.
+        """
         rules = self._rules
         decided = [self._header.durable] if rules.durable_decides else [0]
         if rules.free_items_decide:
@@ -127,44 +138,30 @@ class _Reader:
             *(free.generation for free in self._free),
         )
         if generation <= bound:
-            return
-        members = [
-            placed
-            for placed in self._records
-            if placed.record.generation == generation
-            and (placed.record.state is State.VOID or placed.record.members)
-        ]
-        present = [placed for placed in members if placed.record.state is not State.VOID]
+            return None
+        found = [placed for placed in self._records if placed.record.generation == generation]
+        present = [placed for placed in found if placed.record.state is not State.VOID]
         if not present:
-            return
+            return None
         expected = present[0].record.members
         claims = {(r.members, r.root, r.prev) for _, r in present}
         if len(claims) > 1 or len(present) > expected:  # nothing known here leads to this
-            raise Refusal(f"the members of generation {generation} disagree [C44]")
-        complete = len(present) == len(members)
+            raise Refusal(f"the records of generation {generation} disagree [C44]")
+        complete = len(present) == len(found)
         if rules.members_are_counted:
             complete = complete and len(present) == expected
         if rules.members_are_verified:
             complete = complete and all(verifies(self._disk, placed) for placed in present)
-        alone = expected == len(members) == 1 and present[0].record.copies == 1
         if complete:
-            return
+            return None
         if self._damaged and rules.damage_leaves_undecided:
             self._undecided += present
-        elif not (alone and rules.single_copy_is_no_orphan):
-            self._orphans += present
-
-    def _find_unpublished(self) -> None:
-        """Find visible records that nothing made visible (C46)."""
-        if not self._rules.unpublished_is_corrupt:
-            return
-        for placed in self._records:
-            record = placed.record
-            if record.state is State.VOID or record.members or record.generation <= self._bound:
-                continue
-            if not self._damaged:
-                raise Refusal(f"a record of generation {record.generation} is unpublished [C46]")
-            self._undecided.append(placed)
+            return None
+        alone = expected == len(found) == 1 and present[0].record.copies == 1
+        if alone and rules.single_copy_is_no_orphan and not rules.only_overwritten_is_no_orphan:
+            return None
+        self._orphans += present
+        return present[0] if alone and rules.single_copy_is_no_orphan else None
 
     # -------------------------------------------------------- C42, C45, C47
 
@@ -176,46 +173,67 @@ class _Reader:
     def _assemble(self) -> Iterable[Member]:
         """Join the records to sections; return the members of the state (C24, C47)."""
         members: list[Member] = []
-        found: dict[SectionId, dict[int, dict[int, Placed]]] = {}
+        self._sections, self._left_over = {}, []
+        found: dict[SectionId, Rivals] = {}
         for placed in self._records:
             record = placed.record
             start = placed.position - record.copy * record.blocks
             rivals = found.setdefault(record.section, {})
             rivals.setdefault(start, {})[record.copy] = placed
         for identifier, rivals in found.items():
-            extents = {start: _extent(start, records) for start, records in rivals.items()}
-            start = self._choose(rivals)
+            doubtful = self._is_doubtful(rivals.values())
+            if not doubtful:
+                self._leave_over(rivals, self._find_void(rivals))
+            if not rivals:
+                continue
+            start = self._choose(rivals, doubtful=doubtful)
             records = rivals[start]
             newest = max(records.values(), key=lambda p: (self._counts(p), -p.record.copy))
             counts = self._counts(newest)
             gone = newest.record.state is State.TOMBSTONE
             if counts and not gone:
                 members.append(newest.record.member)
-            corrupt = not counts or self._is_doubtful(rivals.values())
-            if not corrupt:
-                self._left_over += [extents[other] for other in rivals if other != start]
+            if not doubtful:
+                others = [other for other in rivals if gone or other != start]
+                self._leave_over(rivals, others)
                 if gone:
-                    self._left_over.append(extents[start])
                     continue
+            corrupt = doubtful or not counts
             value = Special.CORRUPT if corrupt else self._value(newest, records)
-            self._sections[identifier] = Section(extents[start], records, newest, value)
+            self._sections[identifier] = Section(_extent(start, records), records, newest, value)
         return members
 
-    def _choose(self, rivals: dict[int, dict[int, Placed]]) -> int:
+    def _find_void(self, rivals: Rivals) -> list[int]:
+        """Return which extents are of void records and orphans only (C46)."""
+        if not self._rules.void_extents_are_left_over:
+            return []
+        return [start for start in rivals if not self._highest(rivals[start])]
+
+    def _leave_over(self, rivals: Rivals, starts: Iterable[int]) -> None:
+        """Take extents out of the rivals, for recovery to release."""
+        for start in starts:
+            self._left_over.append(_extent(start, rivals.pop(start)))
+
+    def _highest(self, records: dict[int, Placed]) -> int:
+        return max(map(self._counts, records.values()))
+
+    def _choose(self, rivals: Rivals, *, doubtful: bool) -> int:
         """Return the start of the extent that is the section's (C47)."""
-        if len(rivals) == 1:
-            return next(iter(rivals))
         if not self._rules.newest_extent_counts:
             return min(rivals)
-        return max(
-            rivals, key=lambda start: (max(map(self._counts, rivals[start].values())), -start)
-        )
+        best, *others = sorted(rivals, key=lambda start: -self._highest(rivals[start]))
+        equal = others and self._highest(rivals[best]) == self._highest(rivals[others[0]])
+        if equal and not doubtful:  # nothing known here leads to this
+            raise Refusal("two extents of a section are equally new [C47]")
+        return best
 
     def _is_doubtful(self, rivals: Iterable[dict[int, Placed]]) -> bool:
         """Say whether a record is missing or undecided (C43, C44, C47)."""
         for records in rivals:
             missing = len(records) != next(iter(records.values())).record.copies
             if missing and self._rules.missing_record_is_corrupt:
+                if not self._damaged:
+                    raise Refusal("a record of an extent is missing [C47]")
                 return True
             if self._undecided and any(p in self._undecided for p in records.values()):
                 return True
@@ -242,12 +260,11 @@ class _Reader:
         names: dict[str, Seen] = {}
         for section in self._sections.values():
             record = section.newest.record
-            known = names.get(record.name, CORRUPT)
-            if section.value is Special.CORRUPT:
-                names[record.name] = known
-            elif known is CORRUPT:
-                names[record.name] = Seen(record.blocks, section.value)
-            else:
+            corrupt = section.value is Special.CORRUPT
+            known = names.get(record.name)
+            if known is None or (known is CORRUPT and self._damaged):
+                names[record.name] = CORRUPT if corrupt else Seen(record.blocks, section.value)
+            elif not (corrupt and self._damaged):
                 raise Refusal(f"two sections have the name {record.name} [C13]")
         return frozenset(names.items())
 
@@ -274,32 +291,6 @@ class _Reader:
         if all(value is root for number, value in attested if number == highest):
             return None
         return f"the store is not what generation {(highest + 1) // 2} attests [C48]"
-
-    def _doubt_what_follows_gaps(self) -> None:
-        """Trust no section behind a damaged head that may have been a free item's (C43).
-
-        Sound heads may be left inside a free item, and mean nothing.
-        """
-        if not self._rules.gap_may_be_a_free_item:
-            return
-        for number, item in enumerate(self._items):
-            if item.head is None and not self._was_record(number):
-                for section in self._sections.values():
-                    if section.extent.start > item.position:
-                        section.value = Special.CORRUPT
-                return
-
-    def _was_record(self, number: int) -> bool:
-        """Say whether the item with a damaged head was a record for sure.
-
-        It was if its framing says so and is of the right length, or if it is where the second
-        copy of the section before it has to be.
-        """
-        position, blocks, _ = self._items[number]
-        before = self._items[number - 1].head if number else None
-        if isinstance(before, Record) and (before.copies, before.copy) == (2, 0):
-            return before.blocks == blocks
-        return self._disk[position].head is Damaged(True, blocks)
 
 
 def _extent(start: int, records: dict[int, Placed]) -> Extent:

@@ -6,11 +6,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tests.model.disk import State, write_head, written
-from tests.model.headers import header_epoch
-from tests.model.structure import Freed
+from tests.model.headers import durable_epochs, header_epoch
+from tests.model.structure import Newest, release
 
 if TYPE_CHECKING:
-    from tests.model.directory import Directory
+    from tests.model.directory import Directory, Placed
     from tests.model.disk import Disk, Record
     from tests.model.rules import Rules
     from tests.model.writing import Epoch
@@ -26,28 +26,50 @@ def recovery(disk: Disk, directory: Directory, rules: Rules) -> list[Epoch]:
     """
     if not rules.recovery_comes_first:
         return []
-    header = directory.header
     first, second = directory.copies
-    clean = directory.generation == header.durable and first is second
+    clean = directory.generation == directory.header.durable and first is second
     flushes = rules.recovery_flushes_first and (not clean or rules.clean_stores_are_flushed_too)
-    epochs: list[Epoch] = [[]] if flushes else []
+    flushing: list[Epoch] = [[]] if flushes else []
+    voiding: list[Epoch] = []
+    orphans = _voided_orphans(directory, rules)
+    if orphans:
+        voiding = [
+            [write_head(disk, position, _void(record, rules)) for position, record in orphans]
+        ]
+        disk = written(disk, voiding[0])
+    durable = _header_epochs(directory, rules)
+    newest = Newest(directory.generation, directory.root)
+    left_over = directory.left_over if rules.left_over_is_released else []
+    releasing = release(disk, directory.total, left_over, newest, rules)
+    if not rules.orphans_are_voided_before_durable:
+        return flushing + durable + voiding + releasing
+    if not rules.recovery_writes_durable_before_release:
+        return flushing + voiding + releasing + durable
+    return flushing + voiding + durable + releasing
 
-    if directory.orphans and rules.orphans_are_voided:
-        orphans = [(position, _void(record, rules)) for position, record in directory.orphans]
-        epochs.append([write_head(disk, position, record) for position, record in orphans])
-        disk = written(disk, epochs[-1])
 
-    for extent in directory.left_over if rules.left_over_is_freed else ():
-        freed = Freed(extent, directory.generation, directory.root)
-        for epoch in freed.epochs(disk, directory.total, rules):
-            epochs.append(epoch)
-            disk = written(disk, epoch)
+def _voided_orphans(directory: Directory, rules: Rules) -> list[Placed]:
+    if not rules.orphans_are_voided:
+        return []
+    left_over = {position for extent in directory.left_over for position in extent.heads}
+    return [
+        placed
+        for placed in directory.orphans
+        if rules.left_over_orphans_are_voided or placed.position not in left_over
+    ]
 
-    if rules.header_copies_are_made_equal:
-        wanted = replace(header, total=directory.total)
-        differing_copies = [copy for copy in (0, 1) if directory.copies[copy] is not wanted]
-        epochs += [header_epoch(copy, wanted) for copy in differing_copies]
-    return epochs
+
+def _header_epochs(directory: Directory, rules: Rules) -> list[Epoch]:
+    """Return the writing of D, or, if it is written already, of the copy that differs."""
+    if rules.recovery_writes_durable:
+        epochs = durable_epochs(directory, directory.generation, directory.root, rules)
+        if epochs:
+            return epochs
+    if not rules.header_copies_are_made_equal:
+        return []
+    wanted = replace(directory.header, total=directory.total)
+    differing_copies = [copy for copy in (0, 1) if directory.copies[copy] is not wanted]
+    return [header_epoch(copy, wanted) for copy in differing_copies]
 
 
 def _void(record: Record, rules: Rules) -> Record:

@@ -8,11 +8,14 @@ An attacker who cannot forge anything can still do this. What comes of it is cla
 - **seen as damage**: what stood there before was no head, so that one seems damaged now, which is
   reported, and for which the root is not compared (C48); sections are not found, or,
   **with another value**, one that was deleted is back;
+- **of what is in grown space**: the header copies are from before the container grew; nothing but
+  they, and what lies in the grown space, attests what lies there;
 - **of the whole store**: with that part everything is as it was then, which nothing in it can tell;
 - **unavoidable**: some other history, with no attacker in it, leaves just this disk;
 - **equivalent**: the same is seen as after one of these replays of the same disk; or what was seen
   before its newest commit, if the store was not closed since;
-- **unnoticed**: something else is seen, and nothing is said. There must be none.
+- **unnoticed**: something else is seen, and nothing is said. There must be none. Neither may a
+  section come, go or move in any of the last four ways: D attests all of that (C52, C53, C55).
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from tests.model.reader import read
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from tests.model.directory import Directory, View
+    from tests.model.directory import Directory, Extent, View
     from tests.model.disk import Atom, Content, Disk, SectionId
     from tests.model.explore import Outcome, State
 
@@ -107,19 +110,20 @@ class _Replayer:
         before = [(disk, past) for disk, past in self._readable(disks) if disk != state.disk]
         unavoidable = self._unavoidable[state.disk]
         suspects: list[tuple[_Replay, Directory]] = []
+        holes: list[tuple[_Replay, Directory]] = []
         for replayed in self._replays(state.disk, directory, before):
             self._counts["replays"] += 1
             try:
                 left = self._read(replayed.disk)
             except Refusal:
-                verdict = "detected"
-            else:
-                verdict = self._judge(replayed, left, directory)
-                if verdict == "unnoticed":
-                    suspects.append((replayed, left))
-                    continue
-                if verdict in ("unavoidable", "of the whole store"):
-                    unavoidable.add(left.view)
+                self._counts["replays detected"] += 1
+                continue
+            verdict = self._judge(replayed, left, directory)
+            if verdict in ("unnoticed", "undone"):
+                (suspects if verdict == "unnoticed" else holes).append((replayed, left))
+                continue
+            if verdict in ("unavoidable", "of the whole store"):
+                unavoidable.add(left.view)
             self._counts[f"replays {verdict}"] += 1
             if verdict == "unavoidable" and is_closed(directory):
                 self._counts["replays unavoidable, of a closed store"] += 1
@@ -129,9 +133,11 @@ class _Replayer:
             if left.view in unavoidable:
                 self._counts["replays equivalent"] += 1
             else:
-                self._counts["replays unnoticed"] += 1
-                detail = f"sees {describe(left.view)} instead of {describe(directory.view)}"
-                yield Hole(state, replayed.what, detail)
+                holes.append((replayed, left))
+        for replayed, left in holes:
+            self._counts["replays unnoticed"] += 1
+            detail = f"sees {describe(left.view)} instead of {describe(directory.view)}"
+            yield Hole(state, replayed.what, detail)
 
     def _judge(self, replayed: _Replay, left: Directory, directory: Directory) -> str:
         """Return what a replay amounts to."""
@@ -144,6 +150,10 @@ class _Replayer:
         if left.damaged:
             hidden = all(seen.get(name, CORRUPT) == CORRUPT for name in changed)
             return "seen as damage" if hidden else "seen as damage, with another value"
+        if left.total != directory.total:
+            return "of what is in grown space"
+        if _extents(left) != _extents(directory):
+            return "undone"
         if replayed.whole:
             return "of the whole store"
         if form(replayed.disk, left) in self._forms:
@@ -176,6 +186,10 @@ def is_closed(directory: Directory) -> bool:
 def _view_before(before: Sequence[tuple[Disk, Directory]], view: View) -> set[View]:
     """Return what was seen last of all that is not what is seen now."""
     return {next((past.view for _, past in before if past.view != view), view)}
+
+
+def _extents(directory: Directory) -> dict[SectionId, Extent]:
+    return {identifier: section.extent for identifier, section in directory.sections.items()}
 
 
 def _parts(directory: Directory) -> Iterator[tuple[str, int, int]]:

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.model.commits import put, window
 from tests.model.disk import CBC, EMPTY, Disk, written
 from tests.model.explore import Scenario
 from tests.model.headers import SectionSpec, close, grow, initialise
 from tests.model.reader import read
 from tests.model.rules import ALL
-from tests.model.structure import create, delete, rename, resize
+from tests.model.transactions import (
+    create,
+    delete,
+    put,
+    rename,
+    resize,
+    together,
+    window,
+)
 from tests.model.writing import Operation, Store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from tests.model.transactions import Step
 
 A, B, C = (SectionSpec(name) for name in "ABC")
 B2 = SectionSpec("B", blocks=2)
@@ -41,7 +50,7 @@ def new_store(*specs: SectionSpec, free: int = 0, room: int = 0) -> Disk:
 def used_store(*specs: SectionSpec, free: int = 0, room: int = 0) -> Disk:
     """Return such a store after two puts to each section and a close: commits wrote all copies."""
     disk = new_store(*specs, free=free, room=room)
-    operations: list[Operation] = [put(spec.name) for spec in specs * 2]
+    operations: list[Operation] = [together(put(spec.name)) for spec in specs * 2]
     for number, operation in enumerate([*operations, close], -100):
         change = operation(Store(disk, read(disk, ALL), ALL, number))
         assert change is not None
@@ -51,69 +60,103 @@ def used_store(*specs: SectionSpec, free: int = 0, room: int = 0) -> Disk:
 
 
 def menu(text: str) -> dict[str, Operation]:
-    """Return the operations of a list such as "put A, put A+B, rename A Z, grow 4, close"."""
+    """Return the operations of a list such as "put A+B, create C and put A, grow 4, close"."""
     return {words: _operation(words.split()) for words in text.split(", ")}
 
 
 def _operation(words: Sequence[str]) -> Operation:
     match words:
-        case ["put", names]:
-            return put(*names.split("+"))
-        case ["window", name]:
-            return window(name)
-        case ["create", name]:
-            return create(name)
-        case ["delete", name]:
-            return delete(name)
-        case ["rename", name, new]:
-            return rename(name, new)
-        case ["resize", name]:
-            return resize(name)
         case ["grow", blocks]:
             return grow(int(blocks))
         case ["close"]:
             return close
         case _:
-            raise ValueError(f"there is no operation {' '.join(words)}")
+            steps = [_steps(step.split()) for step in " ".join(words).split(" and ")]
+            return together(*(step for some in steps for step in some))
+
+
+def _steps(words: Sequence[str]) -> list[Step]:
+    match words:
+        case ["put", names]:
+            return [put(name) for name in names.split("+")]
+        case ["window", name]:
+            return [window(name)]
+        case ["create", name]:
+            return [create(name)]
+        case ["create", name, "live"]:
+            return [create(name, live=True)]
+        case ["create", name, "single"]:
+            return [create(name, copies=1)]
+        case ["create", name, "single", "live"]:
+            return [create(name, copies=1, live=True)]
+        case ["delete", name]:
+            return [delete(name)]
+        case ["rename", name, new]:
+            return [rename(name, new)]
+        case ["resize", name]:
+            return [resize(name)]
+        case ["resize", name, "anew"]:
+            return [resize(name, anew=True)]
+        case _:
+            raise ValueError(f"there is no step {' '.join(words)}")
 
 
 EVERYTHING = (
-    "put A, put B, put A+B, create C, delete B, rename A Z, resize A, resize B, grow 4, close"
+    "put A, put B, put A+B, create C, create C live and put A, delete B, rename A Z, "
+    "resize A, resize B, grow 4, close"
 )
-ONE_COPY = "put A, put P, rename P Q, resize P, delete P, close"
-WINDOWS = "put A, put B, put A+B, window B, close"
+CREATED = "create C, put C, create C live, create C and put A, put A, delete C, close"
+SEVERAL = (
+    "put A+B, create C live and put A, resize A and put B, rename B Z and delete A, "
+    "create C and delete B, create C and resize B, close"
+)
+ONE_COPY = (
+    "put A, put P, rename P Q, resize P, delete P, delete A, "
+    "create S single, create S single live, create S single live and put A, close"
+)
 PUTS = "put A, put B, put A+B, close"
+WINDOWS = "put A, put B, put A+B, window B, close"
 
 _NEW = new_store(A, B, free=5, room=4)
 _USED = used_store(A, B, free=5, room=4)
 _ONE_COPY = used_store(A, SINGLE, free=5)
-_WINDOWS = used_store(A, B3)
 
-#: By name. Each is as large as can be explored to its end in well under a minute.
+#: By name. Each is as large as can be explored to its end in a quarter of a minute or so.
 FAMILIES: dict[str, Scenario] = {
     "everything, in a new store": Scenario(
-        _NEW, menu(EVERYTHING), operations=2, bad_headers=1, damage=True, replay=True
+        _NEW, menu(EVERYTHING), operations=2, bad_headers=1, kills=False, damage=True
     ),
     "everything, in a used store": Scenario(
-        _USED, menu(EVERYTHING), operations=2, bad_headers=1, damage=True, replay=True
+        _USED, menu(EVERYTHING), operations=2, damage=True, replay=True
     ),
     "everything, with an unwritten section": Scenario(
         new_store(A, UNWRITTEN, free=4), menu(EVERYTHING), operations=2, damage=True, replay=True
     ),
-    "three operations": Scenario(_USED, menu(EVERYTHING)),
-    "three operations, CBC": Scenario(_USED, menu(EVERYTHING), medium=CBC),
-    "three operations, damage": Scenario(_USED, menu(EVERYTHING), crashes=1, damage=True),
-    "three operations, replay": Scenario(_USED, menu(EVERYTHING), kills=False, replay=True),
+    "three operations": Scenario(_USED, menu(EVERYTHING), kills=False),
+    "three operations, CBC": Scenario(_USED, menu(EVERYTHING), crashes=1, medium=CBC),
+    "three operations, damage": Scenario(
+        _USED, menu(EVERYTHING), crashes=1, kills=False, damage=True
+    ),
+    "three operations, replay": Scenario(_USED, menu(EVERYTHING), crashes=1, replay=True),
+    "a created section": Scenario(used_store(A, free=3), menu(CREATED), damage=True, replay=True),
+    "several sections at once": Scenario(
+        used_store(A, B, free=6), menu(SEVERAL), operations=2, damage=True, replay=True
+    ),
     "bad headers": Scenario(
         used_store(A, B, free=3, room=4),
         menu("put A, put A+B, create C, grow 4, close"),
         bad_headers=2,
     ),
-    "sections of one copy": Scenario(_ONE_COPY, menu(ONE_COPY), damage=True, replay=True),
-    "sections of one copy, CBC": Scenario(_ONE_COPY, menu(ONE_COPY), damage=True, medium=CBC),
-    "windows, damage": Scenario(_WINDOWS, menu(WINDOWS), operations=2, crashes=1, damage=True),
-    "windows, replay": Scenario(_WINDOWS, menu(WINDOWS), operations=2, kills=False, replay=True),
-    "windows, three operations, CBC": Scenario(_WINDOWS, menu(WINDOWS), medium=CBC),
+    "sections of one copy": Scenario(
+        _ONE_COPY, menu(ONE_COPY), crashes=1, damage=True, replay=True
+    ),
+    "sections of one copy, CBC": Scenario(
+        _ONE_COPY, menu(ONE_COPY), operations=2, damage=True, medium=CBC
+    ),
+    "windows": Scenario(
+        used_store(A, B2), menu(WINDOWS), operations=2, kills=False, damage=True, replay=True
+    ),
+    "windows, CBC": Scenario(used_store(A, B3), menu(WINDOWS), operations=2, medium=CBC),
     "three sections": Scenario(
         used_store(A, B, C), menu("put A, put A+B, put A+B+C, close"), kills=False, replay=True
     ),

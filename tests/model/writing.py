@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from tests.model.disk import Disk, Record, State, Write, written
 from tests.model.reader import read
@@ -49,22 +49,37 @@ class Store:
         return frozenset((name, seen) for name, seen in names.items() if seen is not None)
 
 
+class Stage(NamedTuple):
+    """What is written up to a flush, and what is seen if a crash happens in it."""
+
+    epoch: Epoch
+    seen: frozenset[View]
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """What an operation does.
 
     Attributes:
-        epochs: What it writes; each ends with a flush.
-        view: What is to be seen when it has ended. A crash in it leaves this or what was before.
-        between: What a crash in it may leave besides.
+        stages: What it writes.
+        view: What is to be seen when it has ended.
     """
 
-    epochs: list[Epoch]
+    stages: list[Stage]
     view: View
-    between: tuple[View, ...] = ()
+
+    @property
+    def epochs(self) -> list[Epoch]:
+        """Return what is written; each epoch ends with a flush."""
+        return [stage.epoch for stage in self.stages]
 
 
 Operation: TypeAlias = Callable[[Store], Change | None]
+
+
+def unseen(epochs: Sequence[Epoch], view: View) -> Change:
+    """Return a change of which nothing is seen, neither in the middle nor at the end."""
+    return Change([Stage(epoch, frozenset([view])) for epoch in epochs], view)
 
 
 def next_generation(store: Store) -> int:
@@ -89,7 +104,7 @@ def in_turn(rule: str, first: Operation, second: Operation, *, flushed: int = 0)
         rule: With this one off, the second begins before the first is durable.
         first: The operation to begin with.
         second: The operation that follows.
-        flushed: How many epochs of the first are flushed even then.
+        flushed: How many stages of the first are flushed even then.
     """
 
     def operation(store: Store) -> Change | None:
@@ -100,10 +115,13 @@ def in_turn(rule: str, first: Operation, second: Operation, *, flushed: int = 0)
         two = second(replace(store, disk=disk, directory=read(disk, store.rules)))
         if two is None:
             return None
-        epochs = [*one.epochs, *two.epochs]
+        stages = [*one.stages, *two.stages]
         if not getattr(store.rules, rule):
-            stop = len(one.epochs) + 1
-            epochs[flushed:stop] = joined(epochs[flushed:stop])
-        return Change(epochs, two.view, (*one.between, one.view, *two.between))
+            stop = len(one.stages) + 1
+            mixed = stages[flushed:stop]
+            seen = frozenset(view for stage in mixed for view in stage.seen)
+            (epoch,) = joined([stage.epoch for stage in mixed])
+            stages[flushed:stop] = [Stage(epoch, seen)]
+        return Change(stages, two.view)
 
     return operation
