@@ -282,8 +282,9 @@ _IN_VOLUME = 9000
 
 @pytest.mark.parametrize("sector_size", [512, 4096])
 @pytest.mark.parametrize("in_place", [False, True])
-def test_c62_in_a_volume(sector_size: int, in_place: bool) -> None:
+def test_c62_in_a_volume(sector_size: int, in_place: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sectors of the volume are torn, those with the head as well."""
+    manual_alarms(monkeypatch)
     device = RecordingDevice((1 << 20) + (64 << 10))
     with luks.format(
         device,
