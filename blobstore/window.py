@@ -277,8 +277,9 @@ class InPlaceWindow(Window):
 
     After a crash every byte of it is what it was at the last flush, or what was
     written there since; the store reports it as unverified. What it was when it
-    was opened is kept beside it. Nothing of it stays in memory, but opening and
-    closing hold it there for a moment.
+    was opened is kept beside it. (In CBC a torn sector of the volume garbles 16
+    bytes more.) Nothing of it stays in memory, but opening and closing hold it
+    there for a moment. After a failed write or flush nothing more is written.
     """
 
     def __init__(self, host: Host, name: str, content: bytearray | None, size: int) -> None:
