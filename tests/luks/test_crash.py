@@ -140,7 +140,7 @@ def test_a_new_luks2_keyslot_is_there_or_not_and_the_old_one_always(which: int |
     assert (written.seqid, written.stale_copy) == (header.seqid + 1, None)
     assert luks.load_header(device).stale_copy is None
     results = set()
-    for state in crash_states(before, device.log, samples=16):
+    for state in crash_states(before, device.log, samples=4):
         old, new = _opens(state.content, OTHER), _opens(state.content, PASSPHRASE)
         assert old
         results.add(new)
@@ -164,7 +164,7 @@ def test_a_new_luks1_keyslot_is_there_or_not_and_the_old_one_always(number: int)
     )
     write_header(device, header, material)
     results = set()
-    for state in crash_states(before, device.log, samples=16):
+    for state in crash_states(before, device.log, samples=4):
         assert _opens(state.content, OTHER)
         results.add(_opens(state.content, PASSPHRASE))
     assert results == {True, False}
