@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from formats.container import Identity
 
 
+#: What records may be that lie in space that becomes free (C56).
+_BLOBLESS = (State.VOID, State.TOMBSTONE)
+
+
 def take_extents(container: OpenContainer, identities: Sequence[Identity]) -> list[Section]:
     """Take void extents out of free space; a commit makes sections of them (C52, C55).
 
@@ -66,13 +70,17 @@ def release(container: OpenContainer, extents: Sequence[Section]) -> None:
         DeviceError, PoisonedStoreError: The next recovery finishes it.
     """
     writer = container.writer
-    copies = [copy for extent in extents for copy in extent.copies if copy]
-    standing = [c for c in copies if c.version.state not in (State.VOID, State.TOMBSTONE)]
-    for copy in standing:
-        copy.version = NEVER_WRITTEN
-    if standing:
-        writer.write([head_span(container, copy) for copy in standing])
-    inside = {copy.offset for copy in copies}
+    older, newest = [], []
+    for extent in extents:
+        standing = [c for c in extent.copies if c and c.version.state not in _BLOBLESS]
+        standing.sort(key=lambda copy: copy.version.generation)
+        older += standing[:-1]
+        newest += standing[-1:]
+    for copies in filter(None, (older, newest)):
+        for copy in copies:
+            copy.version = NEVER_WRITTEN
+        writer.write([head_span(container, copy) for copy in copies])
+    inside = {copy.offset for extent in extents for copy in extent.copies if copy}
     for extent in extents:
         start, length = extent.place
         inside |= merge(container, start, length)

@@ -61,7 +61,7 @@ def test_pack_ls_get_put_verify(tmp_path: Path, image: Path, key: Path) -> None:
 
 def test_the_packed_image_is_as_large_as_its_worst_cases_need(image: Path, key: Path) -> None:
     described = json.loads(succeeds("info", image, "--json", "--key-file", key))
-    blocks = sum(2 * -(-(512 + size) // 4096) for size in (256 << 10, 64 << 10, 32 << 10, 8 << 10))
+    blocks = sum(2 * -(-(512 + size) // 4096) for size in (256 << 10, 65 << 10, 32 << 10, 8 << 10))
     assert described["container"]["size"] == (2 + blocks) * 4096
     assert described["container"]["free"] == 0
     assert image.stat().st_size == (2 << 20) + (2 + blocks) * 4096

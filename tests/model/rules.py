@@ -14,9 +14,8 @@ no choice at all, or one whose absence nothing here notices:
   well take the place of the free item's;
 - C61, nothing is written with a damaged head in the store: histories end with the damage.
 
-Two switches ask for more than the specification does, because histories were found that fail
-without them: `newest_is_void_last`, and `moved_blob_stays`, by which a commit that moves a section
-leaves its blob as it is.
+One switch asks for more than the specification does: `moved_blob_stays`, by which a commit that
+moves a section leaves its blob as it is. What can happen otherwise is named in section 7.
 """
 
 from __future__ import annotations
