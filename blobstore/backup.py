@@ -3,7 +3,8 @@
 An image is copied as it lies, still encrypted. What was written meanwhile shows
 in the heads of items, each of which changes with everything that changes behind
 it (C5, C30): they are read before and after, and what changed is copied again,
-until nothing did.
+until nothing did. Only a window that is being written in place changes without
+its head: its copy may mix moments, and is unverified there as here (C62).
 """
 
 from __future__ import annotations

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
 
-from blobstore.commit import Change, commit
-from blobstore.growth import grow
 from blobstore.lookup import Lookup
 from blobstore.opened import OpenContainer, open_container
 from blobstore.policy import require_pinned, require_protection
-from blobstore.reader import StoreReader
 from blobstore.recovery import close, recover
-from blobstore.transaction import Transaction, too_large
-from formats.errors import ReadOnlyError, UnsupportedError
+from blobstore.store_writer import StoreWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection
     from types import TracebackType
 
-    from blobstore.description import Digest, SectionInfo
+    from blobstore.description import Digest
     from blobstore.image import Image, ImageLock
     from blobstore.scrub import Scrubbed
     from blobstore.verification import Report
-    from blobstore.window import Window
-    from formats.device import BlockDevice, ReadableBuffer
+    from formats.device import BlockDevice
 
 
-class Store(StoreReader):
+class Store(StoreWriter):
     """An open store. `blobstore.open` and `blobstore.create` make them.
 
     All methods may be called from several threads; a put is atomic and durable
@@ -45,12 +40,9 @@ class Store(StoreReader):
         released: bool = False,
     ) -> None:
         """Serve ``container``; use the functions that open stores instead."""
-        super().__init__(container, image)
-        self._read_only = read_only
+        super().__init__(container, image, read_only=read_only, released=released)
         self._resources = resources
         self._image_lock = image_lock
-        self._released = released
-        self._in_transaction = False
 
     @classmethod
     def on_device(
@@ -106,287 +98,6 @@ class Store(StoreReader):
             image_lock=image_lock,
             released=released,
         )
-
-    @property
-    def read_only(self) -> bool:
-        """Whether the store was opened for reading only."""
-        return self._read_only
-
-    # ----------------------------------------------------------- changes
-
-    def put(self, name: str, data: ReadableBuffer) -> None:
-        """Replace the blob of a section, atomically and durably.
-
-        Args:
-            name: A registered section.
-            data: The whole blob; not modified, and not kept.
-
-        Raises:
-            BlobNotFoundError: There is no such section.
-            BlobTooLargeError: ``data`` is larger than the section's worst case.
-            ReadOnlyError: The store is open for reading only.
-            DamagedHeadError: A head is damaged; nothing is written around it.
-            DeviceError: The write failed. The section has the old blob or the
-                new one, which of them shows when the store is opened anew.
-            PoisonedStoreError: An earlier write failed.
-            ValueError: The section has an open window.
-        """
-        # What `transaction` does for one section, without its bookkeeping.
-        blob = memoryview(data).cast("B")
-        with self._lock:
-            self._require_writable()
-            section = self._lookup.find(name)
-            if len(blob) > section.max_size:
-                raise too_large(name, len(blob), section.max_size)
-            self._lookup.require_no_window(name)
-            with self._lookup.changing((name,)):
-                change = Change(section.older, section.name, blob=blob, replaces=section.newest)
-                commit(self._container, [change])
-
-    @contextmanager
-    def transaction(self) -> Iterator[Transaction]:
-        """Make several changes as one: all of them or none, also after a crash.
-
-            with store.transaction() as changes:
-                changes.put("tpm-permanent-state", permanent)
-                changes.put("tpm-volatile-state", volatile)
-
-        Nothing is written before the end of the block, and nothing at all if it
-        is left by an exception. Other threads wait meanwhile.
-
-        Raises:
-            ReadOnlyError: The store is open for reading only.
-            ValueError: Another transaction is under way in this thread.
-            Exception: At the end of the block as `Transaction.commit` says.
-        """
-        with self._lock:
-            self._require_writable()
-            transaction = Transaction(self._container, self._lookup)
-            self._in_transaction = True
-            try:
-                yield transaction
-            except BaseException:
-                transaction.abandon()
-                raise
-            finally:
-                self._in_transaction = False
-            transaction.commit()
-
-    def register(
-        self,
-        name: str,
-        max_size: int,
-        kind: str = "blob",
-        *,
-        copies: int | None = None,
-        type: str = "",  # noqa: A002  the field's name in the format
-    ) -> SectionInfo:
-        """Make sure that a section exists and is large enough.
-
-        What a device calls when it starts. It creates the section, or finds it,
-        or moves it to a larger place; it never makes one smaller. The image
-        grows if it must and can.
-
-        Args:
-            name: 1 to 200 bytes of UTF-8 without control characters.
-            max_size: Worst-case size of the blob, in bytes.
-            kind: ``"blob"``, or ``"window"`` for devices that write like disks.
-            copies: 2 (the default) makes puts atomic; 1 is for content that is
-                only read. None takes an existing section as it is.
-            type: What the blob is, for tools; used when the section is created.
-
-        Raises:
-            ValueError: An argument is out of bounds.
-            SectionMismatchError: It exists as another kind or with other copies.
-            NoSpaceError: There is no room for it.
-            ReadOnlyError: It would have to be made or moved and must not be.
-            CorruptBlobError: It is corrupt and would have to be moved, or the
-                name is not found in a damaged directory.
-            DeviceError, PoisonedStoreError: As in `put`.
-        """
-        with self._lock:
-            self._require_open()
-            transaction = Transaction(self._container, self._lookup)
-            transaction.register(name, max_size, kind, copies=copies, type=type)
-            if transaction.changes:
-                self._require_writable()
-                transaction.commit()
-            return self.section(name)
-
-    def window(
-        self,
-        name: str,
-        *,
-        in_place: bool = False,
-        idle: float = 0.05,
-        longest: float = 1.0,
-        accept_unverified: bool = False,
-    ) -> Window:
-        """Open a section of kind ``"window"`` as a device of exactly its worst-case size.
-
-        Writes are buffered and become commits: when the window is flushed or
-        closed, after a pause, or when they have waited for long. A crash leaves
-        what one of these commits left. The content is kept in memory meanwhile.
-        `get` and backups see what was committed last; nothing else may change
-        the section before the window is closed. Closing the store closes it.
-
-        In place, writes go to the image directly and a flush makes them durable,
-        as on a disk; the window is committed when it is closed. After a crash it
-        is unverified: `get` raises `CorruptBlobError`, and with ``previous``
-        returns what it was when it was opened.
-
-        On a store open for reading, and of a section of one copy, the window
-        takes no writes.
-
-        Args:
-            name: A registered section; it has at most one window at a time.
-            in_place: Do not buffer.
-            idle: Seconds without a write after which is committed: longer than
-                the gaps inside a burst of writes.
-            longest: Seconds after the first uncommitted write at which is
-                committed in any case: what a crash can take. A commit computes
-                a mac over the whole window, so it should not be much shorter.
-            accept_unverified: Go on with what is there if the section was
-                being written in place when the store was last used.
-
-        Raises:
-            SectionMismatchError: It is no window, or has one copy and was to be
-                written in place.
-            ValueError: It has an open window already.
-            BlobNotFoundError, CorruptBlobError, DeviceError: As in `get`.
-            ReadOnlyError, PoisonedStoreError: Opening in place makes commits.
-        """
-        from blobstore.window import Host, open_window  # noqa: PLC0415  rarely used
-
-        with self._lock:
-            self._require_open()
-            host = Host(
-                self._container,
-                self._lookup,
-                self._lock,
-                self._read_only or not self._container.writable,
-                self._require_writable,
-            )
-            return open_window(
-                host,
-                name,
-                in_place=in_place,
-                idle=idle,
-                longest=longest,
-                accept_unverified=accept_unverified,
-            )
-
-    def resize(self, name: str, max_size: int) -> None:
-        """Change the worst-case size of a section, to more or to less.
-
-        Raises:
-            BlobTooLargeError: Its blob is larger than ``max_size``.
-            NoSpaceError: There is no room to move it to.
-            BlobNotFoundError, CorruptBlobError, ReadOnlyError, DeviceError,
-            PoisonedStoreError: As in `put`.
-        """
-        with self.transaction() as changes:
-            changes.resize(name, max_size)
-
-    def rename(self, name: str, new: str) -> None:
-        """Give a section another name.
-
-        Raises:
-            SectionExistsError: There is a section of that name already.
-            BlobNotFoundError, CorruptBlobError, ReadOnlyError, DeviceError,
-            PoisonedStoreError: As in `put`.
-        """
-        with self.transaction() as changes:
-            changes.rename(name, new)
-
-    def restore(self, name: str) -> None:
-        """Make the previous blob of a section its newest one again, by a new commit.
-
-        Raises:
-            NoPreviousBlobError: As in `get` with ``previous``.
-            DamagedHeadError: A head is damaged: repair the store first.
-            BlobNotFoundError, ReadOnlyError, DeviceError, PoisonedStoreError:
-                As in `put`.
-        """
-        with self._lock:
-            self.put(name, self.get(name, previous=True))
-
-    def delete(self, name: str) -> None:
-        """Delete a section and its blob; its space is free again.
-
-        The blob is not overwritten at once: what lies in free space can be read
-        by whoever can open the volume.
-
-        Raises:
-            BlobNotFoundError, ReadOnlyError, DeviceError, PoisonedStoreError:
-                As in `put`.
-        """
-        with self.transaction() as changes:
-            changes.delete(name)
-
-    def release(self) -> None:
-        """Let another process take the image over, as in a live migration.
-
-        Everything is recorded as durable and the image's lock is given up. The
-        volume stays unlocked; what is read is what was there at this moment, and
-        writing is refused until `take_over`.
-
-        Raises:
-            ValueError: The store was not opened by path for writing, or has open
-                windows.
-            DeviceError, PoisonedStoreError: As in `close`; the lock is kept.
-        """
-        with self._lock:
-            self._require_writable()
-            lock = self._require_lock()
-            if self._lookup.windows:
-                raise ValueError("close the windows of the store first")
-            close(self._container)
-            lock.release()
-            self._released = True
-
-    def take_over(self) -> None:
-        """Take the image's lock and what its store has become meanwhile.
-
-        For a store that was opened with ``released``, or that `release` gave up.
-
-        Raises:
-            DeviceBusyError: Another process has not released it yet; nothing
-                changed, and it can be tried again.
-            CorruptStoreError, FormatError, DeviceError: As in `blobstore.open`.
-        """
-        with self._lock:
-            self._require_open()
-            lock = self._require_lock()
-            if not self._released:
-                return
-            lock.acquire()
-            try:
-                container = open_container(self._container.device)
-                if container.writable:
-                    recover(container)
-            except BaseException:
-                lock.release()
-                raise
-            self._container, self._lookup = container, Lookup(container)
-            self._released = False
-
-    def grow(self, size: int) -> None:
-        """Make the container, and the image around it, larger.
-
-        Args:
-            size: Bytes the container is to have at least; it never gets less.
-
-        Raises:
-            NoSpaceError: The image cannot grow.
-            ReadOnlyError, DamagedHeadError, DeviceError, PoisonedStoreError:
-                As in `put`.
-        """
-        with self._lock:
-            self._require_writable()
-            total = -(-size // self._container.block_size) * self._container.block_size
-            if total > self._container.total:
-                grow(self._container, total)
 
     # ------------------------------------------------------- maintenance
 
@@ -453,6 +164,60 @@ class Store(StoreReader):
             self._require_alone()
             return scrub(self._container, self._lookup, progress)
 
+    # ---------------------------------------------------------- handover
+
+    def release(self) -> None:
+        """Let another process take the image over, as in a live migration.
+
+        Everything is recorded as durable and the image's lock is given up. The
+        volume stays unlocked; what is read is what was there at this moment, and
+        writing is refused until `take_over`.
+
+        Raises:
+            ValueError: The store was not opened by path for writing, or has open
+                windows.
+            DeviceError, PoisonedStoreError: As in `close`; the lock is kept.
+        """
+        with self._lock:
+            self._require_writable()
+            lock = self._require_lock()
+            if self._lookup.windows:
+                raise ValueError("close the windows of the store first")
+            close(self._container)
+            lock.release()
+            self._released = True
+
+    def take_over(self) -> None:
+        """Take the image's lock and what its store has become meanwhile.
+
+        For a store that was opened with ``released``, or that `release` gave up.
+
+        Raises:
+            DeviceBusyError: Another process has not released it yet; nothing
+                changed, and it can be tried again.
+            CorruptStoreError, FormatError, DeviceError: As in `blobstore.open`.
+        """
+        with self._lock:
+            self._require_open()
+            lock = self._require_lock()
+            if not self._released:
+                return
+            lock.acquire()
+            try:
+                container = open_container(self._container.device)
+                if container.writable:
+                    recover(container)
+            except BaseException:
+                lock.release()
+                raise
+            self._container, self._lookup = container, Lookup(container)
+            self._released = False
+
+    def _require_lock(self) -> ImageLock:
+        if self._image_lock is None or self._read_only:
+            raise ValueError("only a store opened by its path for writing can change hands")
+        return self._image_lock
+
     # -------------------------------------------------------------- end
 
     def close(self) -> None:
@@ -486,36 +251,10 @@ class Store(StoreReader):
     ) -> None:
         self.close()
 
-    # ---------------------------------------------------------- internal
-
     def _finish(self) -> None:
         self._closed = True
         if not (self._read_only or self._released) and self._container.writable:
             close(self._container)
-
-    def _require_lock(self) -> ImageLock:
-        if self._image_lock is None or self._read_only:
-            raise ValueError("only a store opened by its path for writing can change hands")
-        return self._image_lock
-
-    def _require_alone(self) -> None:
-        self._require_writable()
-        if self._lookup.windows:
-            raise ValueError("close the windows of the store first")
-
-    def _require_writable(self) -> None:
-        self._require_open()
-        if self._in_transaction:
-            raise ValueError("a transaction is under way: make changes through it")
-        if self._released:
-            raise ReadOnlyError("the image was released: take it over before writing")
-        if self._read_only:
-            raise ReadOnlyError("the store is open for reading only")
-        if not self._container.writable:
-            raise UnsupportedError(
-                "the container has features without which it must not be written [C15]",
-                feature="unknown read-only-compatible features",
-            )
 
 
 def _as_names(names: Collection[str]) -> Collection[str]:

@@ -74,7 +74,6 @@ class Access:
                 lock=self.lock,
             )
 
-
     def bad_luks_copy(self, image: Path) -> str | None:
         """Say which copy of the image's LUKS2 header is damaged or old, if one is."""
         if not (self.header or is_encrypted(image)):
