@@ -20,7 +20,6 @@ from formats.errors import (
     ContainerError,
     EmptyImageError,
     ForeignImageError,
-    StorageError,
     TruncatedImageError,
 )
 from tests.support.devices import FaultyDevice
@@ -51,49 +50,6 @@ def flipped(content: bytes, position: int, mask: int = 1) -> bytes:
     changed = bytearray(content)
     changed[position] ^= mask
     return bytes(changed)
-
-
-@pytest.mark.parametrize("close", [True, False], ids=["closed", "killed"])
-def test_no_flipped_bit_changes_what_get_returns(close: bool) -> None:
-    """One bit of every byte of a container: harmless or reported, never another blob.
-
-    In a store that was killed, damage to the newest commit cannot be told from
-    a torn one and shows the blob before it, once.
-    """
-    content = written(close=close)
-    outcomes: Counter[str] = Counter()
-    for position in range(len(content)):
-        outcomes[_outcome(flipped(content, position, 1 << position % 8), close=close)] += 1
-    assert outcomes["harmless"] > 1000  # fill, padding, older copies
-    assert outcomes["corrupt blob"] > 1000
-    assert outcomes["damaged head"] > 1000
-    if close:
-        assert not outcomes["blob before"]
-    assert set(outcomes) <= {"harmless", "corrupt blob", "damaged head", "store", "blob before"}
-
-
-def _outcome(content: bytes, *, close: bool) -> str:
-    try:
-        store = open_store(content, read_only=True)
-    except StorageError:
-        return "store"
-    found = contents(store)
-    for name, blob in BLOBS.items():
-        if name not in found:
-            # Its only head is damaged: that must not read as absence.
-            with pytest.raises(DamagedHeadError):
-                store.get(name)
-        elif found[name] not in (blob, "corrupt"):
-            assert not close
-            assert (name, found[name]) == ("p", bytes([2]) * 50) or found[name] == bytes([2]) * 50
-            return "blob before"
-    if store.info().damaged_heads:
-        assert not store.verify().ok
-        return "damaged head"
-    if "corrupt" in found.values():
-        assert not store.verify().ok
-        return "corrupt blob"
-    return "harmless"
 
 
 def test_c45_damage_to_a_closed_store_is_not_answered_with_the_older_copy() -> None:
