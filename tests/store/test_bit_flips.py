@@ -115,7 +115,7 @@ def outcome(device: BlockDevice, *, encrypted: bool, close: bool) -> str:
 def test_every_byte_of_a_container(encrypted: bool, close: bool) -> None:
     generator = random.Random(20261120)
     device = in_luks(close=close) if encrypted else in_the_clear(close=close)
-    payload: BlockDevice = luks.open(device, PASSPHRASE) if encrypted else device
+    payload = luks.open(device, PASSPHRASE) if encrypted else device
     start = len(device.content) - payload.size
     # Only the sector with the flip has to be decrypted again.
     plain = MemoryDevice(payload.read(0, payload.size))

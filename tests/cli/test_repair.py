@@ -1,0 +1,85 @@
+"""`blobstore verify --repair` and `blobstore scrub` as people use them."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+import luks
+from blobstore.errors import CorruptBlobError
+from blobstore.opened import open_container
+from formats.file import FileDevice
+from tests.support.cli import QUICK, blobstore, fails, succeeds
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """An image in the clear, closed, whose section was put twice."""
+    path = tmp_path / "image"
+    succeeds("create", path, "--no-encryption", "--section", "tpm=2KiB", "--section", "vpd=1KiB")
+    for blob in (b"older", b"newer"):
+        succeeds("put", path, "tpm", "-", stdin=blob)
+    return path
+
+
+def lose_head(path: Path, *, older: bool = False) -> None:
+    with FileDevice(path, read_only=False) as device:
+        section = open_container(device).directory.sections["tpm"]
+        device.write((section.older if older else section.newest).offset, bytes(512))
+        device.flush()
+
+
+def test_what_is_proved_is_repaired_and_told(image: Path) -> None:
+    lose_head(image)
+    assert fails("get", image, "tpm") == 66
+    assert fails("verify", image) == CorruptBlobError.exit_code
+    done = blobstore("verify", image, "--repair")
+    assert done.returncode == 0, done.stderr
+    assert b"repaired: section 'tpm'" in done.stdout
+    assert b"no problems" in done.stdout
+    assert succeeds("get", image, "tpm") == b"newer"
+    report = json.loads(succeeds("verify", image, "--json"))
+    assert report["ok"]
+    assert report["repairs"] == []
+    assert [item["what"] for item in report["items"]] == ["header"] * 2 + ["record"] * 4 + ["free"]
+    assert b"live, verified" in succeeds("verify", image, "--items")
+
+
+def test_what_is_not_proved_needs_a_name(image: Path) -> None:
+    lose_head(image, older=True)
+    done = blobstore("verify", image, "--repair")
+    assert done.returncode == 65
+    assert b"section 'tpm'" in done.stdout
+    done = blobstore("verify", image, "--repair", "--accept-previous", "tpm")
+    assert done.returncode == 0, done.stdout
+    assert succeeds("get", image, "tpm") == b"newer"
+    assert fails("verify", image, "--accept-previous", "tpm") == 2
+
+
+def test_a_luks_header_copy_is_repaired_and_told(tmp_path: Path) -> None:
+    key, path = tmp_path / "key", tmp_path / "image"
+    key.write_bytes(b"key")
+    succeeds("create", path, "--section", "a=1KiB", "--key-file", key, *QUICK)
+    size = luks.load_header(path).metadata_size
+    for copy, name in enumerate((b"primary", b"secondary")):
+        with FileDevice(path, read_only=False) as device:
+            device.write(copy * size + 512, b"damage")
+            device.flush()
+        assert fails("verify", path, "--key-file", key) == 65
+        done = blobstore("verify", path, "--repair", "--key-file", key)
+        assert done.returncode == 0, done.stderr
+        assert b"repaired: the " + name + b" LUKS header copy" in done.stdout
+        assert b"no problems" in succeeds("verify", path, "--key-file", key)
+
+
+def test_scrub_tells_what_it_did(image: Path) -> None:
+    assert b"older" in image.read_bytes()
+    assert b"2 sections rewritten" in succeeds("scrub", image)
+    assert b"older" not in image.read_bytes()
+    assert succeeds("get", image, "tpm") == b"newer"
+    assert json.loads(succeeds("scrub", image, "--json"))["skipped"] == []
