@@ -1,8 +1,7 @@
-"""Repairing damaged heads and header copies: C70 to C77.
+"""Repairing damaged heads and header copies: C70, C76, C77.
 
-Damage is taken away only where something proves what was there: a head's own
-check (`blobstore.mending`), or the root (`blobstore.rebuilding`). Where nothing
-does, a human may decide; nothing is given up that nobody named.
+`blobstore.repair_plan` decides what is to be written, this writes it, so that a
+crash at any point leaves what can be repaired again.
 """
 
 from __future__ import annotations
@@ -11,54 +10,27 @@ import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from blobstore.directory import Copy
 from blobstore.errors import CorruptStoreError
 from blobstore.headers import header_span, make_equal, write_state
-from blobstore.mending import mend_by_flips, mend_free, mend_record
 from blobstore.opened import open_container
 from blobstore.overlay import Overlay
-from blobstore.rebuilding import finished, prove
 from blobstore.recovery import recover
-from blobstore.remains import Lost, Remains
-from blobstore.scan import scan
+from blobstore.repair_plan import Finding, plan_repair
 from blobstore.structure import merge
-from blobstore.survey import Survey
 from blobstore.verification import Problem
 from blobstore.writing import Span
-from formats.container import HEAD_SIZE, MAX_NAME_SIZE, NEVER_WRITTEN, Free, State, validate_label
-from formats.container_decoder import decode_item, locate_check
-from formats.container_encoder import encode_free
+from formats.container import HEAD_SIZE, MAX_NAME_SIZE, validate_label
 from formats.device import read_exactly
-from formats.errors import DeviceError, FormatError, UnsupportedError
+from formats.errors import DeviceError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable
 
-    from blobstore.authentication import Authenticator
     from blobstore.opened import OpenContainer
-    from blobstore.rebuilding import Proof
-    from blobstore.survey import Reading
+    from blobstore.repair_plan import Plan
     from blobstore.verification import Report
 
 _log = logging.getLogger(__name__)
-
-#: Blocks of lost space in which heads are looked for before it becomes free.
-_SEARCH_LIMIT = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was repaired, or could not be.
-
-    Attributes:
-        message: What, and by what right.
-        name: Of the section it is about, or None.
-        offset: Byte offset in the container.
-    """
-
-    message: str
-    name: str | None
-    offset: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +72,7 @@ def repair(
     """
     for name in names:
         validate_label(name, "name", lowest=1, highest=MAX_NAME_SIZE)
-    repairer = _Repairer(
-        container, frozenset(accept_previous), accept_lost=accept_lost, names=names
-    )
-    return repairer.run()
+    return _Repairer(container).run(accept_previous, accept_lost=accept_lost, names=names)
 
 
 def report(done: Repaired, verified: Report) -> Report:
@@ -120,53 +89,37 @@ def report(done: Repaired, verified: Report) -> Report:
 
 
 class _Repairer:
-    def __init__(
-        self,
-        container: OpenContainer,
-        accepted: frozenset[str],
-        *,
-        accept_lost: bool,
-        names: Collection[str],
-    ) -> None:
+    def __init__(self, container: OpenContainer) -> None:
         self._container = container
         self._device = container.device
-        self._authenticator: Authenticator = container.authenticator
+        self._authenticator = container.authenticator
         self._block_size = container.block_size
-        self._accepted = accepted
-        self._accept_lost = accept_lost
-        self._names = names
-        self._overlay = Overlay(container.device)
-        self._survey = Survey(scan(self._overlay, quiet=True))
         self._repairs: list[Finding] = []
         self._refused: list[Finding] = []
-        # Heads to write, in the order of their flushes; free ones apart, to be merged.
-        self._stages: list[dict[int, bytes]] = [{}, {}, {}]
-        self._freed: dict[int, int] = {}
-        self._state: tuple[int, bytes] | None = None
 
-    def run(self) -> Repaired:
+    def run(
+        self, accept_previous: Collection[str], *, accept_lost: bool, names: Collection[str]
+    ) -> Repaired:
         # What is seen, and built on, may still lie in a volatile cache.
         self._container.writer.write()
         self._repair_headers()
-        if not self._survey.is_damaged():
+        if not self._container.directory.damaged:
             return self._result(self._container)
-        planned: list[Finding] = []
-        self._mend(planned)
-        if self._survey.is_damaged() or self._survey.stray:
-            self._resolve(planned)
-        if not (self._overlay.heads or any(self._stages)):
+        plan = plan_repair(
+            self._container, accept_previous=accept_previous, accept_lost=accept_lost, names=names
+        )
+        self._refused += plan.refused
+        if not any(plan.stages) or not self._is_consistent(plan):
             return self._result(self._container)
-        if not self._consistent():
-            return self._result(self._container)
-        for stage in (dict(self._overlay.heads), *self._stages[:2]):
+        for stage in plan.stages[:-1]:
             self._write(stage)
-        if self._state:
-            write_state(self._container, *self._state)
-        self._write(self._stages[2])
-        self._repairs += planned
-        for finding in planned:
+        if plan.state:
+            write_state(self._container, *plan.state)
+        self._write(plan.stages[-1])
+        self._repairs += plan.repairs
+        for finding in plan.repairs:
             _log.warning("%s", finding.message)
-        return self._result(self._reopen())
+        return self._result(self._reopen(plan))
 
     def _result(self, container: OpenContainer) -> Repaired:
         return Repaired(container, tuple(self._repairs), tuple(self._refused))
@@ -178,317 +131,13 @@ class _Repairer:
             message = f"header copy {copy} was written anew from the other"
             self._repairs.append(Finding(message, None, copy * self._block_size))
 
-    # ---------------------------------------------------------------- proof
-
-    def _mend(self, planned: list[Finding]) -> None:
-        """Mend heads by their checks until there are none left to mend (C71)."""
-        tried: set[int] = set()
-        while True:
-            survey = self._survey
-            attested = survey.attested()
-            mended = False
-            for offset, lost, length in (
-                *((lost.offset, lost, lost.length) for lost in survey.lost),
-                *((start, None, end - start) for start, end in survey.gaps),
-            ):
-                if offset in tried:
-                    continue
-                tried.add(offset)
-                head = self._mended(offset, lost, length, attested)
-                if head is not None:
-                    self._overlay.heads[offset] = head
-                    mended = True
-                    name = lost.identity.name if lost else None
-                    message = f"the head at byte {offset} was mended: its check proves it"
-                    planned.append(Finding(message, name, offset))
-            if not mended:
-                return
-            self._survey = Survey(scan(self._overlay, quiet=True))
-
-    def _mended(
-        self, offset: int, lost: Lost | None, length: int, attested: list[tuple[int, bytes]]
-    ) -> bytes | None:
-        try:
-            head = read_exactly(self._device, offset, HEAD_SIZE)
-        except DeviceError:
-            return None
-        mended = mend_by_flips(self._authenticator, offset, head)
-        if mended is None and lost is None:
-            lost = self._as_read(offset, head)
-        if mended is None and lost:
-            known = dict.fromkeys(number for number, _ in attested)
-            every = range(self._survey.generation + 1, -1, -1)
-            mended = mend_record(
-                self._authenticator,
-                self._remains(lost),
-                dict.fromkeys((*known, *every[:64])),
-                dict.fromkeys((bytes(32), *(root for _, root in attested))),
-            )
-        if mended is None:
-            mended = mend_free(self._authenticator, offset, head, length, attested)
-        return mended
-
-    def _as_read(self, offset: int, head: bytes) -> Lost | None:
-        """Return a record without a twin as its damaged head has it, if that makes sense."""
-        try:
-            item = decode_item(head, self._block_size)
-        except (FormatError, UnsupportedError):
-            return None
-        if isinstance(item, Free):
-            return None
-        copy = Copy(offset, item.identity, item.version, item.length, item.frame)
-        return Lost(offset, item.identity, item.length, item.frame, copy)
-
-    def _remains(self, lost: Lost) -> Remains:
-        return Remains(self._device, self._authenticator, lost, self._block_size, self._names)
-
-    def _resolve(self, planned: list[Finding]) -> None:
-        """Decide about the heads that could not be mended (C72 to C75)."""
-        survey = self._survey
-        remains = {lost: self._remains(lost) for lost in survey.lost}
-        reading = proof = None
-        for reading in survey.readings(self._container.blobs.verifies):
-            proof = prove(survey, reading, remains, self._authenticator)
-            if proof:
-                break
-        if reading is None:
-            self._refuse("the heads that are sound contradict each other [C72]", None, 0)
-        elif proof:
-            self._use(proof, planned)
-        else:
-            self._give_up(reading, planned)
-
-    def _use(self, proof: Proof, planned: list[Finding]) -> None:
-        survey, reading = self._survey, proof.reading
-        newest = survey.newest(reading)
-        unsure = []
-        void: list[Lost] = []
-        for lost in survey.lost:
-            if lost in proof.rebuilt:
-                continue
-            identity = lost.identity
-            counts = newest.get(identity.section_id)
-            replaced = {other.identity.section_id for other in proof.rebuilt} | proof.gone
-            if (
-                counts is lost.twin
-                and counts.version.state is not State.TOMBSTONE
-                and identity.section_id not in replaced
-                and not reading.last
-            ):
-                unsure.append(lost)
-            else:
-                void.append(lost)
-        asked = {lost.twin.identity.name for lost in unsure}
-        if unsure and reading.orphans:
-            asked |= {c.identity.name for c in survey.copies if c.offset in reading.orphans}
-        missing = asked - self._accepted
-        for lost in unsure:
-            self._ask(lost, reading, missing)
-        if missing and reading.orphans:
-            return
-        self._rebuild(proof, planned)
-        self._free_gaps(reading.generation, reading.root, planned)
-        self._void(void, "is of no use any more", planned)
-        if unsure and not missing:
-            state = self._sum(proof)
-            self._accept(reading, state, unsure, planned)
-
-    def _rebuild(self, proof: Proof, planned: list[Finding]) -> None:
-        survey = self._survey
-        for lost, candidate in proof.rebuilt.items():
-            version = finished(survey, proof.reading, candidate)
-            frame = candidate.frame
-            self._stages[0][lost.offset] = self._authenticator.seal(
-                lost.offset, frame.head(version), frame.check_start
-            )
-            name = lost.identity.name
-            planned.append(
-                Finding(
-                    f"section {name!r}: the head of its newest record, generation "
-                    f"{version.generation}, was rebuilt; the root proves it",
-                    name,
-                    lost.offset,
-                )
-            )
-        for copy in survey.copies:
-            if copy.identity.section_id in proof.gone and copy.version.state is not State.VOID:
-                self._stages[0][copy.offset] = self._void_head(copy)
-                name = copy.identity.name
-                planned.append(
-                    Finding(
-                        f"section {name!r} was deleted, as the root proves: finished",
-                        name,
-                        copy.offset,
-                    )
-                )
-
-    def _sum(self, proof: Proof) -> int:
-        """Return the state (C24) that a proof is of."""
-        newest = self._survey.newest(proof.reading)
-        replaced = {lost.identity.section_id for lost in proof.rebuilt} | proof.gone
-        state = sum(candidate.member for candidate in proof.rebuilt.values())
-        return state + self._members(
-            copy for section, copy in newest.items() if section not in replaced
-        )
-
-    def _members(self, copies: Iterable[Copy]) -> int:
-        return sum(
-            self._authenticator.member(copy.frame.mac_input(copy.version), copy.version.mac)
-            for copy in copies
-            if copy.version.state is not State.TOMBSTONE
-        )
-
-    # -------------------------------------------------------------- consent
-
-    def _ask(self, lost: Lost, reading: Reading, missing: set[str]) -> None:
-        if not missing:
-            return
-        name = lost.twin.identity.name
-        self._refuse(
-            f"section {name!r}: the head at byte {lost.offset} is lost. Its other copy is the "
-            f"newest that anything tells of, up to generation {reading.generation}; only a "
-            "change behind that, in a run that did not close the store, would be given up "
-            "[C74]",
-            name,
-            lost.offset,
-        )
-
-    def _give_up(self, reading: Reading, planned: list[Finding]) -> None:
-        """Fall back to what is left, if everything that this may lose was named (C75)."""
-        survey = self._survey
-        newest = survey.newest(reading)
-        asked = {c.identity.name for c in survey.copies if c.offset in reading.orphans}
-        if reading.last:
-            asked = set()
-        nameless = [start for start, _ in survey.gaps]
-        for lost in survey.lost:
-            left = newest.get(lost.identity.section_id)
-            if left is None or left.version.state is State.TOMBSTONE:
-                nameless.append(lost.offset)
-            else:
-                asked.add(left.identity.name)
-        missing = sorted(asked - self._accepted)
-        if any(c.version.state not in (State.VOID, State.TOMBSTONE) for c in survey.stray):
-            self._refuse("the records that are sound contradict each other [C72]", None, 0)
-        elif missing or (nameless and not self._accept_lost):
-            for lost in survey.lost:
-                left = newest.get(lost.identity.section_id)
-                name = left.identity.name if left else None
-                what = f"section {name!r}" if left else "a section whose name is lost"
-                self._refuse(
-                    f"{what}: the head at byte {lost.offset} is lost, and nothing proves what "
-                    "it said [C73]",
-                    name,
-                    lost.offset,
-                )
-            for start, end in survey.gaps:
-                self._refuse(
-                    f"what lies at byte {start}, {end - start} bytes, may be sections whose "
-                    "names are lost [C73]",
-                    None,
-                    start,
-                )
-        else:
-            self._free_gaps(survey.generation, bytes(32), planned, stage=2)
-            self._accept(reading, self._members(newest.values()), survey.lost, planned)
-
-    def _accept(
-        self, reading: Reading, state: int, lost: Sequence[Lost], planned: list[Finding]
-    ) -> None:
-        """Make what is left the state of the store, of a generation above all others (C75)."""
-        survey = self._survey
-        for copy in survey.copies:
-            if copy.offset in reading.orphans:
-                orphan = replace(copy.version, state=State.VOID)
-                frame = copy.frame
-                self._stages[1][copy.offset] = self._authenticator.seal(
-                    copy.offset, frame.head(orphan), frame.check_start
-                )
-        # What the lost heads may have had is never used again (C30).
-        generation = survey.generation + len(survey.lost) + len(survey.gaps) + 1
-        self._state = generation, self._authenticator.root(state)
-        for offset, length in self._freed.items():
-            self._stages[2][offset] = self._free_head(offset, length, *self._state)
-        self._void(lost, "was given up, as accepted", planned)
-
-    # --------------------------------------------------------------- heads
-
-    def _void(self, lost: Sequence[Lost], why: str, planned: list[Finding]) -> None:
-        for record in lost:
-            self._stages[2][record.offset] = self._authenticator.seal(
-                record.offset, record.frame.head(NEVER_WRITTEN), record.frame.check_start
-            )
-            name = record.twin.identity.name
-            planned.append(
-                Finding(
-                    f"section {name!r}: its copy at byte {record.offset} {why}: void now",
-                    name,
-                    record.offset,
-                )
-            )
-
-    def _void_head(self, copy: Copy) -> bytes:
-        return self._authenticator.seal(
-            copy.offset, copy.frame.head(NEVER_WRITTEN), copy.frame.check_start
-        )
-
-    def _free_gaps(
-        self, generation: int, root: bytes, planned: list[Finding], stage: int = 2
-    ) -> None:
-        """Make free items of what damage hides and nothing counts (C72)."""
-        survey = self._survey
-        for copy in survey.stray:
-            if copy.version.state in (State.VOID, State.TOMBSTONE):
-                self._freed[copy.offset] = copy.length
-                head = self._free_head(copy.offset, copy.length, generation, root)
-                self._stages[0][copy.offset] = head
-        for start, end in survey.gaps:
-            standing = self._standing(start, end)
-            if standing is not None:
-                self._refuse(
-                    f"the head at byte {standing} stands in space that a damaged head hides [C72]",
-                    None,
-                    standing,
-                )
-                continue
-            self._freed[start] = end - start
-            self._stages[stage][start] = self._free_head(start, end - start, generation, root)
-            planned.append(
-                Finding(
-                    f"what lies at byte {start}, {end - start} bytes, is of no section: free now",
-                    None,
-                    start,
-                )
-            )
-
-    def _free_head(self, offset: int, length: int, generation: int, root: bytes) -> bytes:
-        return self._authenticator.seal(offset, encode_free(Free(generation, root, length)))
-
-    def _standing(self, start: int, end: int) -> int | None:
-        """Return where in lost space a head stands that may stand for something, or None."""
-        limit = min(end, start + _SEARCH_LIMIT * self._block_size)
-        for offset in range(start, limit, self._block_size):
-            try:
-                head = read_exactly(self._device, offset, HEAD_SIZE)
-                if not self._authenticator.is_sound(offset, head, locate_check(head)):
-                    continue
-                item = decode_item(head, self._block_size)
-            except (DeviceError, FormatError, UnsupportedError):
-                continue
-            if isinstance(item, Free) or item.version.state in (State.VOID, State.TOMBSTONE):
-                continue
-            return offset
-        return None
-
-    # --------------------------------------------------------------- writing
-
-    def _consistent(self) -> bool:
+    def _is_consistent(self, plan: Plan) -> bool:
         """Say whether a reader takes the store as it would be; else nothing is written (C70)."""
         trial = Overlay(self._device)
-        for stage in (self._overlay.heads, *self._stages):
+        for stage in plan.stages:
             trial.heads.update(stage)
-        if self._state:
-            generation, root = self._state
+        if plan.state:
+            generation, root = plan.state
             header = replace(
                 self._container.header,
                 sequence=self._container.header.sequence + 1,
@@ -502,7 +151,8 @@ class _Repairer:
         try:
             open_container(trial)
         except CorruptStoreError as error:
-            self._refuse(f"without the damage the store contradicts itself: {error}", None, 0)
+            message = f"without the damage the store contradicts itself: {error}"
+            self._refused.append(Finding(message, None, 0))
             return False
         return True
 
@@ -519,14 +169,14 @@ class _Repairer:
         if spans:
             self._container.writer.write(spans)
 
-    def _reopen(self) -> OpenContainer:
+    def _reopen(self, plan: Plan) -> OpenContainer:
         """Open what was repaired, and recover it; join the space that became free."""
         container = open_container(self._device)
         recover(container)
         if container.directory.damaged:
             return container
         inside: set[int] = set()
-        for offset, length in self._freed.items():
+        for offset, length in plan.freed.items():
             free = container.directory.free
             if offset in free and free[offset].length == length:
                 inside |= merge(container, offset, length)
@@ -536,6 +186,3 @@ class _Repairer:
                 [Span(offset, (), self._block_size) for offset in sorted(inside)]
             )
         return container
-
-    def _refuse(self, message: str, name: str | None, offset: int) -> None:
-        self._refused.append(Finding(message, name, offset))
