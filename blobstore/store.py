@@ -143,6 +143,28 @@ class Store(StoreWriter):
                 self._container, self._lookup = done.container, Lookup(done.container)
             return report(done, self.verify(progress))
 
+    def compact(self, progress: Callable[[int, int], None] | None = None) -> int:
+        """Move sections together, so that free space is in fewer and larger pieces.
+
+        The image does not get smaller. Previous blobs of what is moved are gone.
+
+        Args:
+            progress: Called with sections looked at and in all.
+
+        Returns:
+            How many sections were moved.
+
+        Raises:
+            ValueError: The store has open windows.
+            ReadOnlyError, DamagedHeadError, DeviceError, PoisonedStoreError:
+                As in `put`.
+        """
+        from blobstore.compaction import compact  # noqa: PLC0415  rarely used
+
+        with self._lock:
+            self._require_alone()
+            return compact(self._container, self._lookup, progress)
+
     def scrub(self, progress: Callable[[int, int], None] | None = None) -> Scrubbed:
         """Write both copies of every section anew, and zeros where no section is.
 

@@ -27,12 +27,15 @@ if TYPE_CHECKING:
 _BLOBLESS = (State.VOID, State.TOMBSTONE)
 
 
-def take_extents(container: OpenContainer, identities: Sequence[Identity]) -> list[Section]:
+def take_extents(
+    container: OpenContainer, identities: Sequence[Identity], *, within: int | None = None
+) -> list[Section]:
     """Take void extents out of free space; a commit makes sections of them (C52, C55).
 
     Args:
         container: Its free space is updated once the extents are durable.
         identities: Of copy 0 of each.
+        within: Offset of the only free item to take them from; any if None.
 
     Returns:
         The extents, in the same order.
@@ -44,7 +47,11 @@ def take_extents(container: OpenContainer, identities: Sequence[Identity]) -> li
     """
     container.next_generation()  # refuses a store that must not be written
     extents = [_void_extent(container, identity) for identity in identities]
-    free = {offset: item.length for offset, item in container.directory.free.items()}
+    free = {
+        offset: item.length
+        for offset, item in container.directory.free.items()
+        if within in (None, offset)
+    }
     shortened = _place(container, extents, free)
     # All their bytes: no head that lay there may be found again (C14).
     container.writer.write(

@@ -27,6 +27,7 @@ VERBS: Final = {
     "mv": "Rename a section.",
     "resize": "Change the worst-case size of a section.",
     "grow": "Make an image larger.",
+    "compact": "Move sections together, so that free space is in larger pieces.",
     "backup": "Copy an image, also while it is in use.",
     "clone": "Make an independent store with the same sections.",
     "diff": "Compare two images section by section.",
@@ -48,6 +49,7 @@ Exit codes:
   35  LUKS header damaged      36  LUKS header exists   40  unsupported
   50  cannot unlock            51  wrong passphrase or damaged keyslot
   52  no passphrase            53  refused by policy    54  no keyslot left
+  55  secret ill-defined       56  secret not encoded as defined
   60  store failure
   61  no such blob             62  blob never written   63  blob too large
   64  no room in the image     65  corrupt blob         66  damaged head

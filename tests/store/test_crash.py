@@ -227,6 +227,22 @@ def test_c31_transactions() -> None:
     assert counts["states"] > 500
 
 
+def test_c55_compaction() -> None:
+    specs = [spec(name, 700, name.encode() * 50) for name in "abcdef"]
+    before = MemoryDevice(image(specs, free=4096))
+    with open_store(before) as store:
+        store.delete("a")
+        store.delete("c")
+        store.register("p", 100, copies=1)
+    counts = check(
+        bytes(before.content),
+        [lambda store: store.compact(), put("f", b"1"), delete("b"), lambda store: store.compact()],
+        exhaustive=5,
+        samples=16,
+    )
+    assert counts["states"] > 100
+
+
 def test_c57_grow() -> None:
     counts = check(
         image(SMALL, free=1024),

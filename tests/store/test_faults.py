@@ -40,6 +40,7 @@ OPERATIONS: dict[str, Callable[[Store], object]] = {
     "resize": lambda store: store.register("a", 3000),
     "rename": lambda store: store.rename("a", "z"),
     "delete": lambda store: store.delete("a"),
+    "compact": lambda store: store.compact(),
     "grow": lambda store: store.grow(60_000),
     "register beyond the end": lambda store: store.register("c", 30_000),
     "transaction": everything,

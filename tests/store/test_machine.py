@@ -119,6 +119,12 @@ class StoreMachine(RuleBasedStateMachine):
         self.model, self.max_sizes = model, max_sizes
 
     @rule()
+    def compact(self) -> None:
+        free = self.store.info().free
+        self.store.compact()
+        assert self.store.info().free == free
+
+    @rule()
     def close_and_reopen(self) -> None:
         self.store.close()
         self.store = open_store(self.device)

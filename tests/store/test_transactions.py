@@ -14,10 +14,12 @@ from blobstore.errors import (
     SectionMismatchError,
     UnwrittenBlobError,
 )
+from blobstore.opened import open_container
+from formats.container import HEAD_SIZE
 from formats.device import MemoryDevice
 from formats.errors import ReadOnlyError
 from tests.support.devices import Flush, RecordingDevice, Write
-from tests.support.stores import UNWRITTEN, contents, image, open_store, spec
+from tests.support.stores import CORRUPT, UNWRITTEN, contents, image, open_store, spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -200,6 +202,46 @@ def test_c56_free_neighbours_become_one() -> None:
         store.delete(name)
     assert not len(store)
     assert [region.use for region in store.regions()][2:] == ["free"]
+
+
+def test_compaction_joins_free_space() -> None:
+    specs = [spec(n, 600 + 100 * i, n.encode()) for i, n in enumerate("abcdefgh")]
+    device = RecordingDevice(image(specs, free=8192))
+    store = open_store(device)
+    for name in "bdf":
+        store.delete(name)
+    kept = {name: name.encode() for name in "acegh"}
+    free = store.info().free
+    assert store.compact() == len(kept)
+    assert contents(store) == kept
+    assert [(r.size, r.use) for r in store.regions()][2] == (free, "free")
+    assert store.compact() == 0
+    store.close()
+    store = open_store(device.content)
+    assert contents(store) == kept
+    assert store.verify().ok
+
+
+def test_compaction_stops_where_there_is_no_room_to_move() -> None:
+    store = open_store(RecordingDevice(image([spec(n, 600, n.encode()) for n in "abc"])))
+    store.delete("b")
+    assert store.compact() == 0  # the gap is as large as what is before it
+    store.delete("c")
+    assert store.compact() == 1
+    assert [region.use for region in store.regions()][2] == "free"
+    assert contents(store) == {"a": b"a"}
+
+
+def test_compaction_leaves_what_cannot_be_read() -> None:
+    device = MemoryDevice(image([spec(n, 600, n.encode()) for n in "abc"], free=8192))
+    store = open_store(device)
+    at = open_container(device).directory.sections["b"].newest.offset + HEAD_SIZE
+    device.content[at] ^= 1
+    store.delete("c")
+    assert store.compact() == 0
+    store.delete("a")
+    assert store.compact() == 0
+    assert contents(store) == {"b": CORRUPT}
 
 
 def test_c57_register_lets_the_image_grow() -> None:
