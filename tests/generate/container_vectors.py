@@ -29,6 +29,7 @@ from unittest import mock
 
 from blobstore.authentication import Authenticator
 from blobstore.opened import open_container
+from formats.container import Kind
 from formats.container_decoder import decode_header
 from formats.device import MemoryDevice
 from tests.support.devices import RecordingDevice
@@ -155,8 +156,65 @@ def resize(store: Store) -> None:
     store.register("tpm", 1000)
 
 
+def delete(name: str) -> Callable[[Store], object]:
+    return lambda store: store.delete(name)
+
+
+def rename(name: str, new: str) -> Callable[[Store], object]:
+    return lambda store: store.rename(name, new)
+
+
 def create(store: Store) -> None:
     store.register("new", 100, type="label")
+
+
+def together(store: Store) -> None:
+    """Change every section, and make one, in one commit."""
+    with store.transaction() as changes:
+        changes.put("tpm", SECOND)
+        changes.rename("vpd", "renamed")
+        changes.register("new", 100)
+        changes.put("new", b"n")
+
+
+def single_created_torn() -> bytes:
+    """Return a section of one copy that was made with its blob, and of which that is torn."""
+
+    def create_single(store: Store) -> None:
+        with store.transaction() as changes:
+            changes.register("new", 900, copies=1)
+            changes.put("new", b"n" * 900)
+
+    return cut(create_single, writes=2, sectors=2)
+
+
+def grown(writes: int | None = None) -> bytes:
+    """Return a store that grew, or power failed after so many writes of growing."""
+    before = closed()
+    device = RecordingDevice(before, resizable=True)
+    open_store(device).grow(len(before) + 2048)
+    content = bytearray(before).ljust(len(device.content), b"\0")
+    for write in device.writes[:writes]:
+        content[write.offset : write.offset + len(write.data)] = write.data
+    return bytes(content)
+
+
+def in_window(*, in_place: bool, close: bool) -> bytes:
+    """Return a store with a window that was written to, and perhaps closed."""
+    device = MemoryDevice(image([spec("flash", 1100, kind=Kind.WINDOW)], block_size=BLOCK))
+    store = open_store(device)
+    with store.window("flash") as window:
+        window.write(0, b"before")
+    window = store.window("flash", in_place=in_place)
+    window.write(1000, b"end")
+    window.flush()
+    if close:
+        window.close()
+        store.close()
+    return bytes(device.content)
+
+
+WINDOW = b"before".ljust(1000, b"\0") + b"end".ljust(100, b"\0")
 
 
 def single_copy_torn() -> bytes:
@@ -281,6 +339,67 @@ SCENARIOS: dict[str, Scenario] = {
         "power failed when the old extent was void",
         lambda: cut(resize, writes=8),
         CLOSED,
+    ),
+    "deleted": Scenario(
+        "C53 C56",
+        "sections of two copies and of one were deleted",
+        lambda: after(delete("tpm"), delete("fixed"), start=closed()),
+        {"vpd": b"\x82"},
+    ),
+    "deleted-not-released": Scenario(
+        "C47 C53",
+        "power failed when the tombstone was there",
+        lambda: cut(delete("tpm"), writes=1),
+        {"vpd": b"\x82", "fixed": FIXED},
+    ),
+    "renamed": Scenario(
+        "C54",
+        "a section has another name, and its older copy the old one",
+        lambda: after(rename("tpm", "nvram"), start=closed()),
+        {"nvram": THIRD, "vpd": b"\x82", "fixed": FIXED},
+    ),
+    "transaction": Scenario(
+        "C31 C52 C54",
+        "one commit put to, renamed and created sections",
+        lambda: after(together, start=closed()),
+        {"tpm": SECOND, "renamed": b"\x82", "fixed": FIXED, "new": b"n"},
+    ),
+    "transaction-torn": Scenario(
+        "C31 C44 C46",
+        "the same, and one of its three records did not land",
+        lambda: cut(together, writes=5),
+        CLOSED,
+    ),
+    "single-copy-created-torn": Scenario(
+        "C32 C44 C46",
+        "power failed when a section of one copy was made with its blob",
+        single_created_torn,
+        CLOSED,
+    ),
+    "grown": Scenario("C57", "the container grew", grown, CLOSED),
+    "grown-item-only": Scenario(
+        "C57", "power failed when the grown item was written", lambda: grown(1), CLOSED
+    ),
+    "grown-first-header": Scenario(
+        "C40 C57", "power failed when one header copy was written", lambda: grown(2), CLOSED
+    ),
+    "window": Scenario(
+        "C62",
+        "a window was written to, and committed what differs",
+        lambda: in_window(in_place=False, close=True),
+        {"flash": WINDOW},
+    ),
+    "window-in-place": Scenario(
+        "C62",
+        "a window was written in place, and closed",
+        lambda: in_window(in_place=True, close=True),
+        {"flash": WINDOW},
+    ),
+    "window-in-place-killed": Scenario(
+        "C62",
+        "a window was being written in place",
+        lambda: in_window(in_place=True, close=False),
+        {"flash": CORRUPT},
     ),
     "header-copy-0-damaged": Scenario(
         "C40", "the first header copy is damaged", lambda: flipped(closed(), 100), CLOSED
