@@ -35,6 +35,8 @@ if TYPE_CHECKING:
         NoKeyslotMatchError,
         PolicyError,
         ReadOnlyError,
+        SecretFormatError,
+        SecretObjectError,
         SecretRequiredError,
         StorageError,
         TruncatedImageError,
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from luks.policy import Policy, header_digest
     from luks.profiles import PROFILES
     from luks.recovery import repair
+    from luks.secret_objects import SecretObject, SecretObjects
     from luks.secrets import Secret
     from luks.transaction import Transaction, edit
     from luks.volume import Volume, open  # noqa: A004
@@ -87,6 +90,10 @@ __all__ = [
     "PolicyError",
     "ReadOnlyError",
     "Secret",
+    "SecretFormatError",
+    "SecretObject",
+    "SecretObjectError",
+    "SecretObjects",
     "SecretRequiredError",
     "Segment",
     "StorageError",
@@ -144,6 +151,7 @@ _HOMES: Final = {
     "luks.policy": ("Policy", "header_digest"),
     "luks.profiles": ("PROFILES",),
     "luks.recovery": ("repair",),
+    "luks.secret_objects": ("SecretObject", "SecretObjects"),
     "luks.secrets": ("Secret",),
     "luks.transaction": ("Transaction", "edit"),
     "luks.volume": ("Volume", "open"),

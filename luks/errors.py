@@ -6,7 +6,9 @@
     │       └── LuksExistsError      36   there is a LUKS header where one is to be made
     ├── UnlockError                  50   the volume cannot be unlocked
     │   ├── NoKeyslotMatchError      51   no keyslot opens with this secret
-    │   └── SecretRequiredError      52   there is no usable secret
+    │   ├── SecretRequiredError      52   there is no usable secret
+    │   ├── SecretObjectError        55   the definition of a secret contradicts itself
+    │   └── SecretFormatError        56   a secret is not what its definition says
     ├── PolicyError                  53   it could be done, but must not be
     └── KeyslotsFullError            54   there is no room for another keyslot
 
@@ -48,6 +50,8 @@ __all__ = [
     "NoKeyslotMatchError",
     "PolicyError",
     "ReadOnlyError",
+    "SecretFormatError",
+    "SecretObjectError",
     "SecretRequiredError",
     "StorageError",
     "TruncatedImageError",
@@ -98,6 +102,18 @@ class SecretRequiredError(UnlockError):
     """A secret is needed and there is none, or none that can be used."""
 
     exit_code = 52
+
+
+class SecretObjectError(UnlockError):
+    """The definition of a secret contradicts itself, or names one that is not defined."""
+
+    exit_code = 55
+
+
+class SecretFormatError(UnlockError):
+    """There is a secret, but it is not encoded or encrypted as its definition says."""
+
+    exit_code = 56
 
 
 class PolicyError(StorageError):

@@ -2,23 +2,32 @@
 
 A `Secret` is not shown, not pickled, not copied by accident, and wiped on
 request. What is promised ends there: the interpreter, OpenSSL and the operating
-system may hold copies that nobody can reach.
+system may hold copies that nobody can reach (``docs/secrets.md``).
 """
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 from luks.errors import SecretRequiredError
+from luks.secret_sources import (
+    MAX_KEY_FILE_SIZE,
+    read_credential,
+    read_descriptor,
+    read_file,
+    run_command,
+    wipe,
+)
 
 if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
     from types import TracebackType
 
     from formats.device import ReadableBuffer
 
-#: Most bytes of a key file, as in cryptsetup.
-MAX_KEY_FILE_SIZE: Final = 8 << 20
+__all__ = ["MAX_KEY_FILE_SIZE", "MAX_TERMINAL_SIZE", "Secret", "view_of"]
+
 #: Most bytes of a passphrase typed at a terminal, as in cryptsetup.
 MAX_TERMINAL_SIZE: Final = 512
 
@@ -45,47 +54,78 @@ class Secret:
         return secret
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike[str]) -> Self:
+    def from_file(
+        cls, path: str | os.PathLike[str], *, offset: int = 0, size: int | None = None
+    ) -> Self:
         """Read a key file as it is: every byte counts, a trailing newline too.
 
+        Args:
+            path: The file, a device or a pipe as well.
+            offset: Bytes to skip first.
+            size: Bytes to read; by default all there are.
+
         Raises:
-            SecretRequiredError: It cannot be read or has more than
-                `MAX_KEY_FILE_SIZE` bytes.
+            SecretRequiredError: It cannot be read, has fewer bytes than that, or
+                more than `MAX_KEY_FILE_SIZE`.
         """
-        try:
-            fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        except OSError as error:
-            raise SecretRequiredError(f"cannot open key file {path}: {error.strerror}") from error
-        try:
-            return cls.from_fd(fd, name=f"key file {path}")
-        finally:
-            os.close(fd)
+        return cls.adopt(read_file(path, f"key file {path}", offset=offset, size=size))
 
     @classmethod
-    def from_fd(cls, fd: int, *, name: str | None = None) -> Self:
+    def from_fd(
+        cls, fd: int, *, name: str | None = None, offset: int = 0, size: int | None = None
+    ) -> Self:
         """Read an open file descriptor to its end, as it is, and leave it open.
 
         Args:
             fd: Readable file descriptor.
             name: What messages call it.
+            offset: Bytes to skip first, from where the descriptor stands.
+            size: Bytes to read; by default all there are.
 
         Raises:
-            SecretRequiredError: It cannot be read or gives more than
-                `MAX_KEY_FILE_SIZE` bytes.
+            SecretRequiredError: As `from_file`.
         """
         name = name or f"file descriptor {fd}"
-        buffer = bytearray()
-        try:
-            while chunk := os.read(fd, 1 << 16):
-                buffer += chunk
-                if len(buffer) > MAX_KEY_FILE_SIZE:
-                    _wipe(buffer)
-                    raise SecretRequiredError(
-                        f"{name} has more than {MAX_KEY_FILE_SIZE} bytes: it is no key file"
-                    )
-        except OSError as error:
-            raise SecretRequiredError(f"cannot read {name}: {error.strerror}") from error
-        return cls.adopt(buffer)
+        return cls.adopt(read_descriptor(fd, name, offset=offset, size=size))
+
+    @classmethod
+    def from_credential(cls, name: str) -> Self:
+        """Read a credential of systemd's ``$CREDENTIALS_DIRECTORY``, as it is.
+
+        Raises:
+            SecretRequiredError: None were passed, or it is not among them.
+            ValueError: No credential can be called so.
+        """
+        return cls.adopt(read_credential(name))
+
+    @classmethod
+    def from_keyring(cls, key: int | str) -> Self:
+        """Read a key of the kernel's keyrings, as it is.
+
+        Args:
+            key: Its serial number, or the description of a key of type ``user``.
+
+        Raises:
+            SecretRequiredError: There is no such key, or it must not be read.
+            UnsupportedError: There is no keyring, or no libkeyutils.
+            ValueError: No key has this number.
+        """
+        from luks.keyring import find_key, read_key  # noqa: PLC0415  brings ctypes
+
+        return cls.adopt(read_key(find_key(key) if isinstance(key, str) else key))
+
+    @classmethod
+    def from_command(cls, command: Sequence[str]) -> Self:
+        """Run a command, without a shell; what it prints, less one newline, is the secret.
+
+        Args:
+            command: Program and arguments. Others can see these.
+
+        Raises:
+            SecretRequiredError: It cannot be run, fails, or prints nothing.
+            ValueError: There is no program.
+        """
+        return cls.adopt(run_command(command))
 
     @classmethod
     def from_terminal(cls, prompt: str, *, confirm: bool = False) -> Self:
@@ -123,7 +163,7 @@ class Secret:
         """Overwrite the bytes with zeros and forget them; twice is fine."""
         buffer, self._buffer = self._buffer, None
         if buffer is not None:
-            _wipe(buffer)
+            wipe(buffer)
 
     def __len__(self) -> int:
         return len(self.view())
@@ -163,7 +203,3 @@ def view_of(secret: bytes | Secret) -> memoryview:
     if isinstance(secret, bytes | bytearray | memoryview):
         return memoryview(secret).toreadonly()
     raise TypeError(f"a secret is bytes or a luks.Secret, not {type(secret).__name__}")
-
-
-def _wipe(buffer: bytearray) -> None:
-    buffer[:] = bytes(len(buffer))

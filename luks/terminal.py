@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from luks.errors import SecretRequiredError
+from luks.secret_sources import resized, wipe
 from luks.secrets import MAX_TERMINAL_SIZE
 
 if TYPE_CHECKING:
@@ -60,13 +61,15 @@ def _without_echo(fd: int) -> Iterator[None]:
 
 
 def _line(fd: int) -> bytearray:
-    line = bytearray()
-    while not line.endswith(b"\n"):
-        chunk = os.read(fd, MAX_TERMINAL_SIZE + 1)
-        line += chunk
-        if not chunk:
-            raise SecretRequiredError("the terminal closed before a passphrase was complete")
-        if len(line) > MAX_TERMINAL_SIZE + 1:
-            raise SecretRequiredError(f"a passphrase has at most {MAX_TERMINAL_SIZE} bytes")
-    del line[-1]
-    return line
+    line = bytearray(MAX_TERMINAL_SIZE + 1)
+    used = 0
+    try:
+        while used < len(line) and (got := os.readv(fd, [memoryview(line)[used:]])):
+            used += got
+            if line[used - 1] == ord("\n"):
+                return resized(line, used - 1)
+    finally:
+        wipe(line)
+    if used < len(line):
+        raise SecretRequiredError("the terminal closed before a passphrase was complete")
+    raise SecretRequiredError(f"a passphrase has at most {MAX_TERMINAL_SIZE} bytes")
