@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Any, Final
 import formats
 
 if TYPE_CHECKING:
+    from luks.amending import amend
     from luks.benchmark import benchmark_kdf
     from luks.creation import format  # noqa: A004
+    from luks.dump import describe_header
     from luks.errors import (
         DeviceBusyError,
         DeviceError,
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
         EmptyImageError,
         ForeignImageError,
         FormatError,
+        HeaderMismatchError,
+        KeyslotInUseError,
         KeyslotsFullError,
         LuksExistsError,
         LuksHeaderError,
@@ -43,10 +47,12 @@ if TYPE_CHECKING:
         UnlockError,
         UnsupportedError,
     )
+    from luks.header_backup import backup_header, restore_header
+    from luks.header_move import attach_header, destroy_keys, detach_header
     from luks.kdf import KdfLimits
     from luks.key_changes import add_keyslot, change_keyslot, remove_keyslot
     from luks.keyslots import VolumeKey, unlock, verify_volume_key
-    from luks.load import is_luks, load_header
+    from luks.load import is_luks, load_header, open_header
     from luks.model import (
         Area,
         Argon2,
@@ -63,6 +69,13 @@ if TYPE_CHECKING:
     from luks.recovery import repair
     from luks.secret_objects import SecretObject, SecretObjects
     from luks.secrets import Secret
+    from luks.tokens import (
+        format_token,
+        keyring_token,
+        parse_token,
+        token_name,
+        token_secret,
+    )
     from luks.transaction import Transaction, edit
     from luks.volume import Volume, open  # noqa: A004
 
@@ -78,9 +91,11 @@ __all__ = [
     "ForeignImageError",
     "FormatError",
     "Header",
+    "HeaderMismatchError",
     "KdfCost",
     "KdfLimits",
     "Keyslot",
+    "KeyslotInUseError",
     "KeyslotsFullError",
     "LuksExistsError",
     "LuksHeaderError",
@@ -105,16 +120,29 @@ __all__ = [
     "Volume",
     "VolumeKey",
     "add_keyslot",
+    "amend",
+    "attach_header",
+    "backup_header",
     "benchmark_kdf",
     "change_keyslot",
+    "describe_header",
+    "destroy_keys",
+    "detach_header",
     "edit",
     "format",
+    "format_token",
     "header_digest",
     "is_luks",
+    "keyring_token",
     "load_header",
     "open",
+    "open_header",
+    "parse_token",
     "remove_keyslot",
     "repair",
+    "restore_header",
+    "token_name",
+    "token_secret",
     "unlock",
     "verify_volume_key",
 ]
@@ -131,12 +159,16 @@ if getattr(formats, "DISTRIBUTION", None) != DISTRIBUTION:
 # Which module defines each name: they are imported when first used, so that
 # `import luks` costs nothing.
 _HOMES: Final = {
+    "luks.amending": ("amend",),
     "luks.benchmark": ("benchmark_kdf",),
     "luks.creation": ("format",),
+    "luks.dump": ("describe_header",),
+    "luks.header_backup": ("backup_header", "restore_header"),
+    "luks.header_move": ("attach_header", "destroy_keys", "detach_header"),
     "luks.kdf": ("KdfLimits",),
     "luks.key_changes": ("add_keyslot", "change_keyslot", "remove_keyslot"),
     "luks.keyslots": ("VolumeKey", "unlock", "verify_volume_key"),
-    "luks.load": ("is_luks", "load_header"),
+    "luks.load": ("is_luks", "load_header", "open_header"),
     "luks.model": (
         "Area",
         "Argon2",
@@ -153,6 +185,13 @@ _HOMES: Final = {
     "luks.recovery": ("repair",),
     "luks.secret_objects": ("SecretObject", "SecretObjects"),
     "luks.secrets": ("Secret",),
+    "luks.tokens": (
+        "format_token",
+        "keyring_token",
+        "parse_token",
+        "token_name",
+        "token_secret",
+    ),
     "luks.transaction": ("Transaction", "edit"),
     "luks.volume": ("Volume", "open"),
 }

@@ -118,6 +118,22 @@ def set_token(header: Header, body: Mapping[str, Any], number: int | None) -> tu
     return replace(header, tokens=MappingProxyType({**header.tokens, number: token})), number
 
 
+def assign_token(header: Header, number: int, keyslot: int, *, assigned: bool) -> Header:
+    """Say that a token is for a keyslot, or is not; whatever else it says stays."""
+    if number not in header.tokens:
+        raise ValueError(f"there is no token {number}")
+    if keyslot not in header.keyslots:
+        raise ValueError(f"keyslot {keyslot} is not active")
+    token = header.tokens[number]
+    keyslots = (
+        (*_without(token.keyslots, keyslot), keyslot)
+        if assigned
+        else _without(token.keyslots, keyslot)
+    )
+    token = _with_keyslots(token, tuple(sorted(keyslots)))
+    return replace(header, tokens=MappingProxyType({**header.tokens, number: token}))
+
+
 def remove_token(header: Header, number: int) -> Header:
     """Remove a token."""
     if number not in header.tokens:
@@ -127,7 +143,10 @@ def remove_token(header: Header, number: int) -> Header:
 
 
 def _unassigned(token: Token, number: int) -> Token:
-    keyslots = _without(token.keyslots, number)
+    return _with_keyslots(token, _without(token.keyslots, number))
+
+
+def _with_keyslots(token: Token, keyslots: tuple[int, ...]) -> Token:
     if keyslots == token.keyslots:
         return token
     words = [str(n) for n in keyslots]

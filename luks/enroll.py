@@ -119,16 +119,27 @@ def free_keyslot(header: Header, in_use: Iterable[int] = ()) -> int:
     raise KeyslotsFullError(f"all {count} keyslots are in use", hint="remove one of them first")
 
 
-def _free_area(header: Header, key_size: int, in_use: Iterable[Area]) -> Area:
-    """Return the first free part of the keyslots area, its cipher not yet decided."""
-    size = area_size(key_size)
+def find_space(header: Header, size: int, in_use: Iterable[Area]) -> int | None:
+    """Return the offset of the first part of the keyslots area that is free, or None.
+
+    Args:
+        header: Says where the keyslots area is.
+        size: Bytes.
+        in_use: Areas that it must not touch.
+    """
     offset = header.keyslots_offset
-    areas = [*(slot.area for slot in header.keyslots.values()), *in_use]
-    for area in sorted(areas, key=lambda area: area.offset):
+    for area in sorted(in_use, key=lambda area: area.offset):
         if offset + size <= area.offset:
             break
         offset = max(offset, area.end + -area.end % AREA_ALIGNMENT)
-    if offset + size > header.keyslots_offset + header.keyslots_size:
+    return offset if offset + size <= header.keyslots_offset + header.keyslots_size else None
+
+
+def _free_area(header: Header, key_size: int, in_use: Iterable[Area]) -> Area:
+    """Return the first free part of the keyslots area, its cipher not yet decided."""
+    size = area_size(key_size)
+    offset = find_space(header, size, [*(s.area for s in header.keyslots.values()), *in_use])
+    if offset is None:
         raise KeyslotsFullError(
             "the keyslots area has no room for another keyslot",
             hint="remove a keyslot first; new key material never overwrites what is in use",

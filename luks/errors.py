@@ -10,7 +10,9 @@
     │   ├── SecretObjectError        55   the definition of a secret contradicts itself
     │   └── SecretFormatError        56   a secret is not what its definition says
     ├── PolicyError                  53   it could be done, but must not be
-    └── KeyslotsFullError            54   there is no room for another keyslot
+    ├── KeyslotsFullError            54   there is no room for another keyslot
+    ├── HeaderMismatchError          58   a header belongs to another volume
+    └── KeyslotInUseError            59   the keyslot is active with another secret
 
 Damage, a wrong passphrase, a foreign file and something unknown are different
 classes: who takes one for another may destroy data. Importing this module costs
@@ -44,6 +46,8 @@ __all__ = [
     "EmptyImageError",
     "ForeignImageError",
     "FormatError",
+    "HeaderMismatchError",
+    "KeyslotInUseError",
     "KeyslotsFullError",
     "LuksExistsError",
     "LuksHeaderError",
@@ -130,3 +134,15 @@ class KeyslotsFullError(StorageError):
     """All keyslots are in use, or the space for their key material is."""
 
     exit_code = 54
+
+
+class HeaderMismatchError(StorageError):
+    """A header does not belong to the volume that it was to be put on, or nothing shows it."""
+
+    exit_code = 58
+
+
+class KeyslotInUseError(StorageError):
+    """A keyslot is active with another secret, and must not be overwritten in its place."""
+
+    exit_code = 59

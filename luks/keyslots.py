@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from luks.af import af_merge, af_split
 from luks.ciphers import check_usable, sector_cipher
 from luks.errors import (
+    FormatError,
     LuksHeaderError,
     NoKeyslotMatchError,
     PolicyError,
@@ -99,6 +100,55 @@ def unlock(
         f" which looks the same{not_tried}",
         tried={n: str(refusals.get(n, "the secret does not open it")) for n in candidates},
     )
+
+
+def matching(
+    device: BlockDevice,
+    header: Header,
+    secret: bytes | Secret,
+    *,
+    keyslot: int | None = None,
+    limits: KdfLimits = DEFAULT_LIMITS,
+    policy: Policy = DEFAULT_POLICY,
+) -> tuple[int, ...]:
+    """Return all keyslots of the volume key that ``secret`` opens, whatever their priority.
+
+    Those that cannot be tried count as such that it does not open.
+
+    Args:
+        device: Holds the header and its keyslot areas.
+        header: As it was loaded.
+        secret: Passphrase or key file content. Not modified.
+        keyslot: Try only this one.
+        limits: What each key derivation may cost at most, and all of them together.
+        policy: What header and keyslots must fulfil.
+
+    Raises:
+        PolicyError, UnsupportedError: The header must not be used.
+        DeviceError: A keyslot cannot be read.
+    """
+    policy.check_header(header)
+    plain = policy.allow_unencrypted
+    digest = check_openable(header, allow_unencrypted=plain)
+    found = []
+    spent = 0.0
+    for number in sorted(digest.keyslots):
+        if keyslot not in {None, number}:
+            continue
+        slot = header.keyslots[number]
+        try:
+            spent = _charge(spent, slot, digest, limits)
+            policy.check_keyslot(slot)
+            key = _try_keyslot(device, slot, digest, view_of(secret), limits, plain=plain)
+        except (FormatError, UnsupportedError, PolicyError, UnlockError) as error:
+            import logging  # noqa: PLC0415  costs start-up time, and is rarely needed
+
+            logging.getLogger("luks").warning("keyslot %s was not tried: %s", number, error)
+            continue
+        if key is not None:
+            key.wipe()
+            found.append(number)
+    return tuple(found)
 
 
 def verify_volume_key(

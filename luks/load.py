@@ -56,6 +56,17 @@ def load_header(path_or_device: Place) -> Header:
         return read_header(device)
 
 
+@contextmanager
+def open_header(path_or_device: Place) -> Iterator[tuple[BlockDevice, Header]]:
+    """Yield what a header is on, open for reading, and the header; for `luks.unlock`.
+
+    Args:
+        path_or_device: As in `load_header`, with the same errors.
+    """
+    with opened(path_or_device) as device:
+        yield device, read_header(device)
+
+
 def is_luks(path_or_device: Place) -> bool:
     """Say whether there is a LUKS header, attached or by itself, damaged perhaps.
 

@@ -23,7 +23,7 @@ from luks.enroll import add_keyslot, free_keyslot, new_digest
 from luks.errors import DeviceBusyError, PolicyError, SecretRequiredError
 from luks.hashes import lookup
 from luks.kdf import DEFAULT_LIMITS
-from luks.keyslots import VolumeKey, unlock, verify_volume_key
+from luks.keyslots import VolumeKey, matching, unlock, verify_volume_key
 from luks.load import opened_for_header, read_header
 from luks.model import PRIORITY_NORMAL
 from luks.policy import DEFAULT_POLICY, check_writable
@@ -134,6 +134,25 @@ class Transaction:
         self._forget()
         self._key = key
         return -1 if key.keyslot is None else key.keyslot
+
+    def matching(self, secret: bytes | Secret, *, keyslot: int | None = None) -> tuple[int, ...]:
+        """Return the keyslots of the volume key that a secret opens as things are.
+
+        Args:
+            secret: Passphrase or content of a key file. Not modified.
+            keyslot: Try only this one.
+
+        Raises:
+            PolicyError, UnsupportedError, DeviceError: As `luks.unlock`.
+        """
+        return matching(
+            self._device,
+            self._old,
+            secret,
+            keyslot=keyslot,
+            limits=self._limits,
+            policy=self._policy,
+        )
 
     def add_keyslot(
         self,
@@ -257,6 +276,16 @@ class Transaction:
         self.header = replace(self.header, keyslots=MappingProxyType(keyslots), tokens=old.tokens)
         return keyslot
 
+    def check_number(self, keyslot: int) -> None:
+        """Check that there can be a keyslot of this number.
+
+        Raises:
+            ValueError: The format has no such keyslot.
+        """
+        count = luks1.KEYSLOT_COUNT if self._old.version == luks1.VERSION else _LUKS2_KEYSLOTS
+        if not 0 <= keyslot < count:
+            raise ValueError(f"keyslots are numbered from 0 to {count - 1}")
+
     def remove_keyslot(self, keyslot: int, *, force: bool = False) -> None:
         """Remove a keyslot; its key material is erased with the commit.
 
@@ -273,7 +302,7 @@ class Transaction:
         if bound and not changes.volume_keyslots(header) and not force:
             raise PolicyError(
                 f"keyslot {keyslot} is the last that opens the volume: without it, all is lost",
-                hint="pass force=True if that is meant",
+                hint="force it if that is meant",
             )
         self.header = header
 
@@ -306,6 +335,10 @@ class Transaction:
         self.header, number = changes.set_token(self.header, body, number)
         return number
 
+    def assign_token(self, number: int, keyslot: int, *, assigned: bool = True) -> None:
+        """Say that a token of LUKS2 is for an active keyslot, or is not."""
+        self.header = changes.assign_token(self.header, number, keyslot, assigned=assigned)
+
     def remove_token(self, number: int) -> None:
         """Remove a token of LUKS2."""
         self.header = changes.remove_token(self.header, number)
@@ -333,9 +366,7 @@ class Transaction:
             return free_keyslot(self.header, in_use)
         if keyslot in self.header.keyslots:
             raise ValueError(f"keyslot {keyslot} is active")
-        count = luks1.KEYSLOT_COUNT if self._old.version == luks1.VERSION else _LUKS2_KEYSLOTS
-        if not 0 <= keyslot < count:
-            raise ValueError(f"keyslots are numbered from 0 to {count - 1}")
+        self.check_number(keyslot)
         return keyslot
 
     def _key_to_store(self, unbound_key: bytes | Secret | None) -> memoryview:

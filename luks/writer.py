@@ -58,6 +58,42 @@ def create_header(
     return _write(device, header, material, new=True)
 
 
+def replace_header(
+    device: BlockDevice, header: Header, material: Mapping[int, ReadableBuffer]
+) -> Header:
+    """Write a header of another place where there is none, or one that is given up.
+
+    A crash leaves no header, or the whole new one. What no keyslot refers to is
+    erased.
+
+    Args:
+        device: Large enough for the header and its keyslots area.
+        header: As it was read from there.
+        material: Byte offset to the content of each keyslot's area.
+
+    Raises:
+        DeviceError: As `create_header`.
+        LuksHeaderError: The metadata do not fit.
+    """
+    _erase_header(device)
+    written = _write(device, header, material, new=True)
+    erase_unused(device, written)
+    return written
+
+
+def wipe_header(device: BlockDevice, header: Header) -> None:
+    """Overwrite a header and its keyslots area with random bytes, durably.
+
+    Raises:
+        DeviceError: A write or flush failed: what is left of it opens nothing, or
+            is the whole header still.
+    """
+    _erase_header(device)
+    end = min(header.keyslots_offset + header.keyslots_size, device.size)
+    _fill_with_random(device, 0, end)
+    device.flush()
+
+
 def write_header(
     device: BlockDevice, header: Header, material: Mapping[int, ReadableBuffer]
 ) -> Header:

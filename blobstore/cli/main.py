@@ -50,6 +50,7 @@ Exit codes:
   50  cannot unlock            51  wrong passphrase or damaged keyslot
   52  no passphrase            53  refused by policy    54  no keyslot left
   55  secret ill-defined       56  secret not encoded as defined
+  58  header of another volume  59  keyslot in use
   60  store failure
   61  no such blob             62  blob never written   63  blob too large
   64  no room in the image     65  corrupt blob         66  damaged head

@@ -53,6 +53,8 @@ def test_exit_codes_are_those_documented() -> None:
         luks.SecretRequiredError: 52,
         luks.PolicyError: 53,
         luks.KeyslotsFullError: 54,
+        luks.HeaderMismatchError: 58,
+        luks.KeyslotInUseError: 59,
     }
     for kind, code in codes.items():
         assert kind.exit_code == code
