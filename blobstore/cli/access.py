@@ -1,41 +1,44 @@
-"""How commands reach an image: its header, its secret, and what they permit.
-
-A passphrase comes from a key file, a file descriptor or the terminal, never
-from the command line, where everybody could read it.
-"""
+"""How commands reach an image: its header, its secret, and what they permit."""
 
 from __future__ import annotations
 
 import functools
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from blobstore.cli.keys import PATH, KeySource, key_options
 from blobstore.cli.types import DigestType
 from blobstore.stack import is_encrypted, open_store
 from luks import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from blobstore.description import Digest
     from blobstore.store import Store
 
     _Command = Callable[..., Any]
 
-#: A file or device that a command reads or writes.
-PATH = click.Path(path_type=Path)
+__all__ = [
+    "PATH",
+    "Access",
+    "NewAccess",
+    "access_options",
+    "clone_access_options",
+    "new_access_options",
+    "other_access_options",
+]
 
 
 @dataclass(frozen=True)
 class Access:
     """What the options of `access_options` say."""
 
-    key_file: Path | None
-    key_fd: int | None
+    key: KeySource
     header: Path | None
     allow_unprotected: bool
     expect_digest: Digest | None
@@ -49,7 +52,7 @@ class Access:
         needed = bool(self.header) or is_encrypted(image)
         secret = None
         if needed or not self.borrowed_key:
-            secret = _named_secret(self.key_file, self.key_fd)
+            secret = self.key.read()
         if secret is None and needed:
             secret = Secret.from_terminal(f"Passphrase for {image}: ")
         if secret is None:
@@ -74,6 +77,11 @@ class Access:
                 lock=self.lock,
             )
 
+    def check_stdin(self, *, has_data: bool) -> None:
+        """Refuse a stdin that is to give both the data and the key."""
+        if has_data and self.key.is_stdin:
+            raise click.UsageError("stdin cannot be both the key and the data")
+
     def bad_luks_copy(self, image: Path) -> str | None:
         """Say which copy of the image's LUKS2 header is damaged or old, if one is."""
         if not (self.header or is_encrypted(image)):
@@ -88,8 +96,7 @@ class Access:
 class NewAccess:
     """What the options of `new_access_options` say of an image to be made."""
 
-    key_file: Path | None
-    key_fd: int | None
+    key: KeySource
     header: Path | None
     encrypted: bool
 
@@ -99,25 +106,16 @@ class NewAccess:
 
         Yields None for an image in the clear.
         """
-        secret = _named_secret(self.key_file, self.key_fd)
         if not self.encrypted:
-            if secret is not None or self.header:
+            if self.key.is_named or self.header:
                 raise click.UsageError("an image without encryption has no key and no LUKS header")
             yield None
             return
+        secret = self.key.read()
         if secret is None:
             secret = Secret.from_terminal(f"New passphrase for {image}: ", confirm=True)
         with secret:
             yield secret
-
-
-def _named_secret(key_file: Path | None, key_fd: int | None) -> Secret | None:
-    """Return the secret that options name, or None if they name none."""
-    if key_file and key_fd is not None:
-        raise click.UsageError("--key-file and --key-fd exclude each other")
-    if key_file:
-        return Secret.from_file(key_file)
-    return None if key_fd is None else Secret.from_fd(key_fd)
 
 
 def access_options(function: _Command) -> _Command:
@@ -126,8 +124,7 @@ def access_options(function: _Command) -> _Command:
     @functools.wraps(function)
     def wrapped(
         *,
-        key_file: Path | None,
-        key_fd: int | None,
+        key: KeySource,
         header: Path | None,
         allow_unprotected: bool,
         expect_digest: Digest | None,
@@ -136,8 +133,7 @@ def access_options(function: _Command) -> _Command:
         **rest: Any,
     ) -> Any:
         access = Access(
-            key_file,
-            key_fd,
+            key,
             header,
             allow_unprotected,
             expect_digest,
@@ -181,31 +177,31 @@ def new_access_options(function: _Command) -> _Command:
     @functools.wraps(function)
     def wrapped(
         *,
-        key_file: Path | None,
-        key_fd: int | None,
+        key: KeySource,
         header: Path | None,
         no_encryption: bool,
         **rest: Any,
     ) -> Any:
-        return function(access=NewAccess(key_file, key_fd, header, not no_encryption), **rest)
+        return function(access=NewAccess(key, header, not no_encryption), **rest)
 
     option = click.option("--no-encryption", is_flag=True, help="Make an image in the clear.")
     return _secret_options(option(wrapped), "Put the LUKS header here, detached.")
 
 
 def clone_access_options(function: _Command) -> _Command:
-    """Add the options of a `NewAccess` beside another image's, as ``new_access``."""
+    """Add the options of a `NewAccess` as ``new_access``, below `access_options`."""
 
     @functools.wraps(function)
     def wrapped(
         *,
-        new_key_file: Path | None,
-        new_key_fd: int | None,
+        new_key: KeySource,
         new_header: Path | None,
         no_encryption: bool,
         **rest: Any,
     ) -> Any:
-        new_access = NewAccess(new_key_file, new_key_fd, new_header, not no_encryption)
+        access: Access = rest["access"]
+        new_key = replace(new_key, objects=access.key.objects)
+        new_access = NewAccess(new_key, new_header, not no_encryption)
         return function(new_access=new_access, **rest)
 
     option = click.option("--no-encryption", is_flag=True, help="Make the new image in the clear.")
@@ -213,22 +209,22 @@ def clone_access_options(function: _Command) -> _Command:
 
 
 def other_access_options(function: _Command) -> _Command:
-    """Add the options of a second image's `Access`, as ``other_access``."""
+    """Add the options of a second image's `Access` as ``other_access``, below `access_options`."""
 
     @functools.wraps(function)
     def wrapped(
         *,
-        other_key_file: Path | None,
-        other_key_fd: int | None,
+        other_key: KeySource,
         other_header: Path | None,
         **rest: Any,
     ) -> Any:
         access: Access = rest["access"]
-        borrowed = other_key_file is None and other_key_fd is None
+        borrowed = not other_key.is_named
+        if borrowed:
+            access = rest["access"] = replace(access, key=access.key.reusable())
         other = replace(
             access,
-            key_file=access.key_file if borrowed else other_key_file,
-            key_fd=other_key_fd,
+            key=access.key if borrowed else replace(other_key, objects=access.key.objects),
             header=other_header,
             expect_digest=None,
             at_least_generation=0,
@@ -240,21 +236,6 @@ def other_access_options(function: _Command) -> _Command:
 
 
 def _secret_options(function: _Command, header_help: str, whose: str = "") -> _Command:
-    prefix, of = (f"{whose}-", f" of the {whose} image") if whose else ("", "")
-    for option in (
-        click.option(f"--{prefix}header", type=PATH, metavar="FILE", help=header_help),
-        click.option(
-            f"--{prefix}key-fd",
-            type=int,
-            metavar="N",
-            help=f"Take the passphrase{of} from this descriptor.",
-        ),
-        click.option(
-            f"--{prefix}key-file",
-            type=PATH,
-            metavar="FILE",
-            help=f"Take the passphrase{of} from this file.",
-        ),
-    ):
-        function = option(function)
-    return function
+    prefix = f"{whose}-" if whose else ""
+    option = click.option(f"--{prefix}header", type=PATH, metavar="FILE", help=header_help)
+    return key_options(whose)(option(function))

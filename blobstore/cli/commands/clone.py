@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 @click.argument("destination", type=PATH)
 @click.option("--force", is_flag=True, help="Overwrite DESTINATION.")
 @kdf_options
-@clone_access_options
 @access_options
+@clone_access_options
 def command(
     *,
     access: Access,

@@ -69,6 +69,7 @@ def command(
     _check(kind, name, max_size, swtpm_key)
     if str(source) == "-" and kind is StateFormat.SWTPM_DIR:
         raise click.UsageError("a directory does not come from stdin")
+    access.check_stdin(has_data=str(source) == "-")
     with state_key(swtpm_key) as key, access.open(image, read_only=False) as store:
         import_state(
             store,

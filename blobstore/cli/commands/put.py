@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 @access_options
 def command(*, access: Access, image: Path, name: str, file: IO[bytes]) -> None:
     """Replace the blob NAME of IMAGE by FILE, or by stdin if FILE is -."""
+    access.check_stdin(has_data=file.name == "<stdin>")
     blob = file.read()
     with access.open(image, read_only=False) as store:
         store.put(name, blob)
