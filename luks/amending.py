@@ -79,7 +79,7 @@ def amend(
         SecretRequiredError: ``secret`` is needed and not given.
         StorageError: As `luks.edit`.
         ValueError: The arguments do not fit together; with ``strict_qemu``, or
-            the keyslot is inactive already.
+            the keyslot is inactive already, unless that is forced.
     """
     if state not in STATES:
         raise ValueError(f"state is one of {', '.join(STATES)}, not {state!r}")
@@ -134,7 +134,7 @@ def _deactivate(
     strict: bool,
 ) -> tuple[int, ...]:
     if keyslot is not None and keyslot not in header.header.keyslots:
-        if strict:
+        if strict and not (force and old_secret is None):  # L103: QEMU erases it once more
             raise ValueError(f"keyslot {keyslot} is inactive already")
         return ()
     chosen: tuple[int, ...]

@@ -115,6 +115,9 @@ def test_l102_an_inactive_keyslot_stays(version: int) -> None:
     assert deactivate(device, keyslot=3, old_secret=OTHER) == ()
     with pytest.raises(ValueError, match="inactive already"):
         deactivate(device, keyslot=3, strict_qemu=True)
+    assert deactivate(device, keyslot=3, strict_qemu=True, force=True) == ()
+    with pytest.raises(ValueError, match="inactive already"):
+        deactivate(device, keyslot=3, old_secret=OTHER, strict_qemu=True, force=True)
     assert bytes(device.content) == before
 
 
