@@ -45,10 +45,11 @@ if TYPE_CHECKING:
         StoreError,
         UnwrittenBlobError,
     )
-    from blobstore.exporting import export_state
-    from blobstore.foreign import StateFormat
+    from blobstore.foreign.encryption import StateKey
+    from blobstore.foreign.exporting import export_state
+    from blobstore.foreign.importing import import_state
+    from blobstore.foreign.states import StateFormat
     from blobstore.image import Image
-    from blobstore.importing import import_state
     from blobstore.layout import SectionSpec, initialise
     from blobstore.manifest import Manifest, load_manifest
     from blobstore.packing import Unpacked, pack, unpack
@@ -56,11 +57,10 @@ if TYPE_CHECKING:
     from blobstore.stack import create_store as create
     from blobstore.stack import is_encrypted
     from blobstore.stack import open_store as open  # noqa: A004
-    from blobstore.state_encryption import StateKey
     from blobstore.store import Store
     from blobstore.transaction import Transaction
     from blobstore.verification import Problem, Report
-    from blobstore.window import Window
+    from blobstore.windows.window import Window
     from formats.errors import StorageError
 
 __all__ = [
@@ -131,20 +131,20 @@ _HOMES: Final = {
     "blobstore.cloning": ("clone",),
     "blobstore.comparison": ("Difference", "SectionState", "compare"),
     "blobstore.description": ("Digest", "SectionInfo", "StoreInfo"),
-    "blobstore.exporting": ("export_state",),
-    "blobstore.foreign": ("StateFormat",),
+    "blobstore.foreign.exporting": ("export_state",),
+    "blobstore.foreign.states": ("StateFormat",),
     "blobstore.image": ("Image",),
-    "blobstore.importing": ("import_state",),
+    "blobstore.foreign.importing": ("import_state",),
     "blobstore.layout": ("SectionSpec", "initialise"),
     "blobstore.manifest": ("Manifest", "load_manifest"),
     "blobstore.packing": ("Unpacked", "pack", "unpack"),
     "blobstore.regions": ("Region",),
     "blobstore.stack": ("create", "is_encrypted", "open"),
-    "blobstore.state_encryption": ("StateKey",),
+    "blobstore.foreign.encryption": ("StateKey",),
     "blobstore.store": ("Store",),
     "blobstore.transaction": ("Transaction",),
     "blobstore.verification": ("Problem", "Report"),
-    "blobstore.window": ("Window",),
+    "blobstore.windows.window": ("Window",),
     "formats.errors": ("StorageError",),
 }
 _HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}

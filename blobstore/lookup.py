@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from blobstore.directory import Section
     from blobstore.opened import OpenContainer
-    from blobstore.window import Window
+    from blobstore.windows.window import Window
 
 
 class Lookup:

@@ -111,7 +111,7 @@ class Store(StoreWriter):
     ) -> Report:
         """Repair damaged heads and header copies, then verify.
 
-        Only what something proves is repaired (`blobstore.repair`): no blob that
+        Only what something proves is repaired (`blobstore.repairing.repair`): no blob that
         verifies and counts is lost, and none is answered with an older one.
 
         Args:
@@ -129,7 +129,7 @@ class Store(StoreWriter):
             ValueError: The store has open windows.
             ReadOnlyError, DeviceError, PoisonedStoreError: As in `put`.
         """
-        from blobstore.repair import repair, report  # noqa: PLC0415  rarely used
+        from blobstore.repairing.repair import repair, report  # noqa: PLC0415  rarely used
 
         with self._lock:
             self._require_alone()

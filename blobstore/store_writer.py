@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from blobstore.description import SectionInfo
     from blobstore.image import Image
     from blobstore.opened import OpenContainer
-    from blobstore.window import Window
+    from blobstore.windows.window import Window
     from formats.device import ReadableBuffer
 
 
@@ -187,7 +187,7 @@ class StoreWriter(StoreReader):
             BlobNotFoundError, CorruptBlobError, DeviceError: As in `get`.
             ReadOnlyError, PoisonedStoreError: Opening in place makes commits.
         """
-        from blobstore.window import Host, open_window  # noqa: PLC0415  rarely used
+        from blobstore.windows.window import Host, open_window  # noqa: PLC0415  rarely used
 
         with self._lock:
             self._require_open()

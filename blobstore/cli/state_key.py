@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from blobstore.state_encryption import KEY_DERIVATIONS, KEY_FORMATS, MODES, StateKey
+from blobstore.foreign.encryption import KEY_DERIVATIONS, KEY_FORMATS, MODES, StateKey
 from luks import Secret
 
 if TYPE_CHECKING:

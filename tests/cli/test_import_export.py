@@ -9,7 +9,7 @@ import pytest
 
 import blobstore as library
 import luks
-from blobstore.state_encryption import StateKey
+from blobstore.foreign.encryption import StateKey
 from formats.swtpm import PlainState, Slot, encode_state
 from formats.swtpm_linear import encode_linear
 from tests.foreign.samples import BOOT, flash, uefi_json

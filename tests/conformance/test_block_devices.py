@@ -13,7 +13,7 @@ import pytest
 import luks
 from blobstore.layout import SectionSpec, container_size, initialise
 from blobstore.store import Store
-from blobstore.window import Window
+from blobstore.windows.window import Window
 from formats.container import Kind
 from formats.device import BlockDevice, MemoryDevice, SliceDevice
 from formats.errors import ReadOnlyError, UnsupportedError

@@ -8,7 +8,7 @@ import struct
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from blobstore.state_encryption import StateKey
+from blobstore.foreign.encryption import StateKey
 from formats.swtpm import PlainState, Slot, encode_state
 from formats.swtpm_linear import encode_linear
 from tests.support.devices import RecordingDevice

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import blobstore
-from blobstore.exporting import export_state
-from blobstore.importing import import_state
+from blobstore.foreign.exporting import export_state
+from blobstore.foreign.importing import import_state
 from formats.errors import (
     DeviceBusyError,
     DeviceError,

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from blobstore import swtpm_directory
 from blobstore.errors import OutputExistsError
-from blobstore.exporting import export_state
-from blobstore.importing import import_state
+from blobstore.foreign import swtpm_directory
+from blobstore.foreign.exporting import export_state
+from blobstore.foreign.importing import import_state
 from formats.errors import DeviceError, FormatError
 from formats.swtpm import PlainState, Slot, encode_state
 from tests.foreign.samples import (

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blobstore.errors import StateAuthenticationError
-from blobstore.state_encryption import StateKey
+from blobstore.foreign.encryption import StateKey
 from formats.errors import (
     EmptyImageError,
     ForeignImageError,

@@ -29,7 +29,7 @@ from tests.support.windows import manual_alarms, window_image, window_spec
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from blobstore.window import Window
+    from blobstore.windows.window import Window
     from tests.support.windows import ManualAlarm
 
 SIZE = 2700

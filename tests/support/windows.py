@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, ClassVar
 
-from blobstore.alarm import Alarm
+from blobstore.windows.alarm import Alarm
 from formats.container import Kind
 from tests.support.stores import image, spec
 
@@ -44,7 +44,7 @@ class ManualAlarm(Alarm):
 def manual_alarms(monkeypatch: pytest.MonkeyPatch) -> list[ManualAlarm]:
     """Give windows opened from now on an alarm that the test rings; return them as they come."""
     monkeypatch.setattr(ManualAlarm, "made", [])
-    monkeypatch.setattr("blobstore.window.Alarm", ManualAlarm)
+    monkeypatch.setattr("blobstore.windows.window.Alarm", ManualAlarm)
     return ManualAlarm.made
 
 

@@ -9,8 +9,8 @@ import click
 
 from blobstore.cli.access import PATH, Access, access_options
 from blobstore.cli.state_key import NamedKey, state_key, swtpm_key_option
-from blobstore.exporting import export_state
-from blobstore.foreign import StateFormat, validate_section_name
+from blobstore.foreign.exporting import export_state
+from blobstore.foreign.states import StateFormat, validate_section_name
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,8 +10,8 @@ import click
 from blobstore.cli.access import PATH, Access, access_options
 from blobstore.cli.state_key import NamedKey, state_key, swtpm_key_option
 from blobstore.cli.types import SizeType
-from blobstore.foreign import StateFormat, validate_section_name
-from blobstore.importing import import_state
+from blobstore.foreign.importing import import_state
+from blobstore.foreign.states import StateFormat, validate_section_name
 
 if TYPE_CHECKING:
     from pathlib import Path

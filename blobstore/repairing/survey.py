@@ -1,7 +1,7 @@
 """What is known of a store with damaged heads, and what may lie under them: C70, C72.
 
 Where `blobstore.directory` calls a section corrupt, this asks what there could
-have been. It judges nothing: `blobstore.rebuilding` looks for proof.
+have been. It judges nothing: `blobstore.repairing.rebuilding` looks for proof.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from blobstore.directory import Copy
-from blobstore.remains import Lost
+from blobstore.repairing.remains import Lost
 from formats.container import Free, State
 from formats.container_decoder import Record
 from formats.container_encoder import record_frame

@@ -1,7 +1,7 @@
-"""Deciding what becomes of damaged heads: C71 to C75; `blobstore.repair` writes it.
+"""Deciding what becomes of damaged heads: C71 to C75; `blobstore.repairing.repair` writes it.
 
 Damage is taken away only where something proves what was there: a head's own
-check (`blobstore.mending`), or the root (`blobstore.rebuilding`). Where nothing
+check (`blobstore.repairing.mending`), or the root (`blobstore.repairing.rebuilding`). Where nothing
 does, a human may decide; nothing is given up that nobody named.
 """
 
@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from blobstore.directory import Copy
-from blobstore.mending import mend_by_flips, mend_free, mend_record
-from blobstore.overlay import Overlay
-from blobstore.rebuilding import finished, prove
-from blobstore.remains import Lost, Remains
+from blobstore.repairing.mending import mend_by_flips, mend_free, mend_record
+from blobstore.repairing.overlay import Overlay
+from blobstore.repairing.rebuilding import finished, prove
+from blobstore.repairing.remains import Lost, Remains
+from blobstore.repairing.survey import Survey
 from blobstore.scan import scan
-from blobstore.survey import Survey
 from formats.container import HEAD_SIZE, NEVER_WRITTEN, Free, State
 from formats.container_decoder import decode_item, locate_check
 from formats.container_encoder import encode_free
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
     from blobstore.opened import OpenContainer
-    from blobstore.rebuilding import Proof
-    from blobstore.survey import Reading
+    from blobstore.repairing.rebuilding import Proof
+    from blobstore.repairing.survey import Reading
 
 #: Blocks of lost space in which heads are looked for before it becomes free.
 _SEARCH_LIMIT = 1 << 20

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from blobstore.authentication import Authenticator
-    from blobstore.remains import Remains
+    from blobstore.repairing.remains import Remains
 
 #: What one damaged unit of the ciphers in use garbles, in bytes.
 CIPHER_BLOCK = 16

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from blobstore.errors import BlobNotFoundError, OutputExistsError, UnwrittenBlobError
-from blobstore.foreign import StateFormat, section_name, tpm_section_names
-from blobstore.swtpm_directory import write_directory
+from blobstore.foreign.states import StateFormat, section_name, tpm_section_names
+from blobstore.foreign.swtpm_directory import write_directory
 from formats.edk2_varstore import decode_flash
 from formats.file import new_file
 from formats.swtpm import (
@@ -25,7 +25,7 @@ from formats.uefi_vars import decode_variables
 from luks.errors import PolicyError
 
 if TYPE_CHECKING:
-    from blobstore.state_encryption import StateKey
+    from blobstore.foreign.encryption import StateKey
     from blobstore.store import Store
 
 #: A path, or something open to be written.

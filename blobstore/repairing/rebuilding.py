@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from blobstore.authentication import Authenticator
     from blobstore.directory import Copy
-    from blobstore.remains import Candidate, Lost, Remains
-    from blobstore.survey import Reading, Survey
+    from blobstore.repairing.remains import Candidate, Lost, Remains
+    from blobstore.repairing.survey import Reading, Survey
     from formats.container import Version
 
 # How many candidates for each of two, or three, heads that are lost together.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from blobstore.errors import BlobNotFoundError, SectionExistsError, SectionMismatchError
-from blobstore.foreign import (
+from blobstore.foreign.states import (
     TPM_MAX_SIZES,
     UEFI_VARS_MAX_SIZE,
     StateFormat,
@@ -16,7 +16,7 @@ from blobstore.foreign import (
     tpm_section_names,
     tpm_type,
 )
-from blobstore.swtpm_directory import read_directory
+from blobstore.foreign.swtpm_directory import read_directory
 from formats.edk2_varstore import decode_flash
 from formats.errors import EmptyImageError
 from formats.file import FileDevice
@@ -34,7 +34,7 @@ from luks.errors import PolicyError, SecretRequiredError
 
 if TYPE_CHECKING:
     from blobstore.description import SectionInfo
-    from blobstore.state_encryption import StateKey
+    from blobstore.foreign.encryption import StateKey
     from blobstore.store import Store
 
 #: A path, or something open to be read to its end.

@@ -1,7 +1,7 @@
 """The formats of other programs' device state, and the sections they go to.
 
-The rules are those of ``spec/foreign-state.md``; `blobstore.importing` and
-`blobstore.exporting` do what it says.
+The rules are those of ``spec/foreign-state.md``; `blobstore.foreign.importing` and
+`blobstore.foreign.exporting` do what it says.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from blobstore.alarm import Alarm
-from blobstore.differing import DifferingWriter
 from blobstore.errors import SectionMismatchError
+from blobstore.windows.alarm import Alarm
+from blobstore.windows.differing import DifferingWriter
 from formats.container import HEAD_SIZE, Kind, State
 from formats.device import Device, ReadableBuffer, WritableBuffer
 from formats.errors import ReadOnlyError, StorageError

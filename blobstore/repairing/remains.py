@@ -1,6 +1,6 @@
 """What is left of a record whose head is lost: its blob, and what the head may have said.
 
-Nothing here is certain. `blobstore.mending` and `blobstore.rebuilding` look for
+Nothing here is certain. `blobstore.repairing.mending` and `blobstore.repairing.rebuilding` look for
 proof (C71, C73).
 """
 

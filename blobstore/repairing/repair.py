@@ -1,6 +1,6 @@
 """Repairing damaged heads and header copies: C70, C76, C77.
 
-`blobstore.repair_plan` decides what is to be written, this writes it, so that a
+`blobstore.repairing.plan` decides what is to be written, this writes it, so that a
 crash at any point leaves what can be repaired again.
 """
 
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from blobstore.errors import CorruptStoreError
 from blobstore.headers import header_span, make_equal, write_state
 from blobstore.opened import open_container
-from blobstore.overlay import Overlay
 from blobstore.recovery import recover
-from blobstore.repair_plan import Finding, plan_repair
+from blobstore.repairing.overlay import Overlay
+from blobstore.repairing.plan import Finding, plan_repair
 from blobstore.structure import merge
 from blobstore.verification import Problem
 from blobstore.writing import Span
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from blobstore.opened import OpenContainer
-    from blobstore.repair_plan import Plan
+    from blobstore.repairing.plan import Plan
     from blobstore.verification import Report
 
 _log = logging.getLogger(__name__)

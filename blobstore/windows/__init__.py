@@ -1,0 +1,1 @@
+"""Sections as block devices, for what writes like a disk (C62)."""
