@@ -33,6 +33,10 @@ VERBS: Final = {
     "diff": "Compare two images section by section.",
     "import": "Store the state that swtpm, OVMF or QEMU keep in files.",
     "export": "Write such files.",
+    "key": "Manage passphrases: add, change, remove, list, test, export, destroy.",
+    "token": "Manage LUKS2 tokens, which say where passphrases are.",
+    "header": "Show, back up, restore or move the LUKS header.",
+    "amend": "Make keyslots active or inactive, as QEMU's amend does.",
     "verify": "Read and check everything in an image, and repair it.",
     "scrub": "Write every section anew, and wipe what none uses.",
 }

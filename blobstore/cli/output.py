@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _PROGRESS_AFTER = 1.0
 
 
-def write_output(path: Path, data: bytes, *, force: bool) -> None:
+def write_output(path: Path, data: bytes | memoryview, *, force: bool) -> None:
     """Write a file that appears whole or not at all.
 
     Raises:

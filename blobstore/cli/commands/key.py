@@ -1,0 +1,285 @@
+"""`blobstore key`: the passphrases of a LUKS volume."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+import luks
+from blobstore.cli.encryption import kdf_options
+from blobstore.cli.header import (
+    KEY_SLOT,
+    VOLUME_KEY,
+    consent,
+    image_and_header,
+    new_passphrase,
+    passphrase,
+    unlocking,
+)
+from blobstore.cli.keys import PATH, key_options
+from blobstore.cli.output import print_json, print_table, write_output
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from blobstore.cli.keys import KeySource
+
+#: Priority of a keyslot to what it is called.
+PRIORITIES: Final = ("ignore", "normal", "prefer")
+
+
+@click.group("key")
+def command() -> None:
+    """Manage the passphrases of an image's LUKS volume.
+
+    All of it works while the image is in use: by a store, by QEMU, by a machine.
+    """
+
+
+@command.command("add")
+@image_and_header
+@KEY_SLOT
+@click.option(
+    "--priority",
+    type=click.Choice(PRIORITIES),
+    default="normal",
+    help="When it is tried: only by its number, with the others, or before them (LUKS2).",
+)
+@VOLUME_KEY
+@kdf_options
+@key_options("new")
+@key_options()
+def add(
+    *,
+    image: Path,
+    place: Path,
+    key: KeySource,
+    new_key: KeySource,
+    key_slot: int | None,
+    priority: str,
+    volume_key_file: Path | None,
+    kdf: dict[str, Any],
+) -> None:
+    """Let another passphrase open IMAGE, too. Prints its keyslot."""
+    with (
+        unlocking(image, place, key, volume_key_file) as secret,
+        new_passphrase(image, key, new_key) as new,
+    ):
+        number = luks.add_keyslot(
+            place,
+            secret,
+            new,
+            keyslot=key_slot,
+            priority=PRIORITIES.index(priority),
+            **_cost(place, kdf),
+        )
+    click.echo(f"keyslot {number}")
+
+
+@command.command("change")
+@image_and_header
+@KEY_SLOT
+@kdf_options
+@key_options("new")
+@key_options()
+def change(
+    *,
+    image: Path,
+    place: Path,
+    key: KeySource,
+    new_key: KeySource,
+    key_slot: int | None,
+    kdf: dict[str, Any],
+) -> None:
+    """Replace a passphrase of IMAGE by another. Prints its keyslot.
+
+    The old one opens until the new one is durable; then its key material is
+    erased. In LUKS2 the keyslot keeps its number, priority and tokens.
+    """
+    with (
+        passphrase(key, f"Passphrase to change, for {image}: ") as secret,
+        new_passphrase(image, key, new_key) as new,
+    ):
+        number = luks.change_keyslot(place, secret, new, keyslot=key_slot, **_cost(place, kdf))
+    click.echo(f"keyslot {number}")
+
+
+@command.command("remove")
+@image_and_header
+@KEY_SLOT
+@click.option(
+    "--with-tokens", is_flag=True, help="Remove tokens, too, that are for no other keyslot."
+)
+@click.option("--force", is_flag=True, help="Remove the last one, too: then nothing opens it.")
+@key_options()
+def remove(
+    *,
+    image: Path,
+    place: Path,
+    key: KeySource,
+    key_slot: int | None,
+    with_tokens: bool,
+    force: bool,
+) -> None:
+    """Remove a keyslot of IMAGE by its number, or the one that a passphrase opens.
+
+    Its key material is erased. Backups of the header still have it.
+    """
+    if key_slot is not None and not key.is_named:
+        _remove(place, None, key_slot, with_tokens=with_tokens, force=force)
+        return
+    with passphrase(key, f"Passphrase to remove, for {image}: ") as secret:
+        _remove(place, secret, key_slot, with_tokens=with_tokens, force=force)
+
+
+def _remove(
+    place: Path, secret: luks.Secret | None, number: int | None, *, with_tokens: bool, force: bool
+) -> None:
+    with luks.edit(place) as header:
+        if secret is not None:
+            number = header.unlock(secret, keyslot=number)
+        assert number is not None, "without a number there is a secret"
+        before = header.header.tokens
+        header.remove_keyslot(number, force=force)
+        left = [n for n, token in header.header.tokens.items() if not token.keyslots]
+        stale = [n for n in left if before[n].keyslots]
+        for token in stale if with_tokens else ():
+            header.remove_token(token)
+    if stale and not with_tokens:
+        numbers = ", ".join(map(str, stale))
+        click.echo(f"blobstore: token {numbers} has no keyslot any more", err=True)
+    click.echo(f"keyslot {number}")
+
+
+@command.command("list")
+@image_and_header
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_(*, image: Path, place: Path, as_json: bool) -> None:
+    """List the keyslots of IMAGE: what they cost, and which tokens are for them."""
+    del image
+    header = luks.load_header(place)
+    keyslots: dict[str, dict[str, Any]] = luks.describe_header(header)["keyslots"]
+    if as_json:
+        print_json([{"keyslot": int(number), **slot} for number, slot in keyslots.items()])
+        return
+    rows: list[tuple[str, ...]] = [("KEYSLOT", "KEY DERIVATION", "PRIORITY", "OPENS", "TOKENS")]
+    for number, slot in keyslots.items():
+        names = [f"{n} ({luks.token_name(header.tokens[n])})" for n in slot["tokens"]]
+        priority = slot["priority"]
+        rows.append(
+            (
+                number,
+                slot["problem"] or _cost_text(slot["kdf"]),
+                PRIORITIES[priority] if 0 <= priority < len(PRIORITIES) else "unknown",
+                "the volume" if slot["holds_volume_key"] else "another key",
+                ", ".join(names),
+            )
+        )
+    print_table(rows, right=frozenset((0,)))
+
+
+@command.command("test")
+@image_and_header
+@KEY_SLOT
+@click.option(
+    "--token", type=click.IntRange(min=0), metavar="N", help="Ask this token for the passphrase."
+)
+@VOLUME_KEY
+@key_options()
+def test(
+    *,
+    image: Path,
+    place: Path,
+    key: KeySource,
+    key_slot: int | None,
+    token: int | None,
+    volume_key_file: Path | None,
+) -> None:
+    """Find out if a passphrase or volume key opens IMAGE. Prints the keyslot.
+
+    Exits with 51 if a passphrase opens no keyslot, with 50 if it is not the volume
+    key. Nothing is written.
+    """
+    if token is not None:
+        if key.is_named or volume_key_file:
+            raise click.UsageError("--token and a key exclude each other")
+        _test_token(place, token)
+        return
+    with unlocking(image, place, key, volume_key_file) as secret:
+        if isinstance(secret, luks.VolumeKey):
+            click.echo("volume key")
+        else:
+            _report(place, secret, key_slot)
+
+
+def _test_token(place: Path, number: int) -> None:
+    header = luks.load_header(place)
+    with luks.token_secret(header, number) as secret:
+        error: luks.StorageError = luks.UnlockError(f"token {number} is for no keyslot")
+        for keyslot in header.tokens[number].keyslots:
+            try:
+                _report(place, secret, keyslot)
+            except luks.NoKeyslotMatchError as wrong:
+                error = wrong
+            else:
+                return
+        raise error
+
+
+def _report(place: Path, secret: luks.Secret, keyslot: int | None) -> None:
+    with luks.open_header(place) as (device, header):
+        volume_key = luks.unlock(device, header, secret, keyslot=keyslot)
+    with volume_key.key:
+        click.echo(f"keyslot {volume_key.keyslot}")
+
+
+@command.command("export")
+@image_and_header
+@click.option(
+    "-o", "output", type=PATH, required=True, metavar="FILE", help="Where the volume key goes."
+)
+@click.option("--force", is_flag=True, help="Do not ask, and overwrite FILE.")
+@key_options()
+def export(*, image: Path, place: Path, key: KeySource, output: Path, force: bool) -> None:
+    """Write the volume key of IMAGE to a file, for escrow.
+
+    Who has it reads the image for good: no change of passphrases takes it back.
+    """
+    consent(f"Write the key that opens {image} for ever to {output}?", force=force)
+    with passphrase(key, f"Passphrase for {image}: ") as secret:
+        with luks.open_header(place) as (device, header):
+            volume_key = luks.unlock(device, header, secret)
+        with volume_key.key:
+            write_output(output, volume_key.key.view(), force=force)
+
+
+@command.command("destroy")
+@image_and_header
+@click.option("--force", is_flag=True, help="Do not ask.")
+def destroy(*, image: Path, place: Path, force: bool) -> None:
+    """Remove all keyslots of IMAGE and erase their key material.
+
+    Nobody can open it again but with a backup of the header or of the volume key.
+    """
+    luks.load_header(place)  # nothing is asked about what is not there
+    consent(f"Destroy all keys of {image}, so that nobody can read it again?", force=force)
+    luks.destroy_keys(place)
+
+
+def _cost(place: Path, kdf: dict[str, Any]) -> dict[str, Any]:
+    """Return the cost with the one hash that a LUKS1 header has."""
+    cost, header = kdf["kdf"], luks.load_header(place)
+    if header.version == 1 and isinstance(cost, luks.Pbkdf2):
+        digest = header.digests[0].kdf
+        assert digest is not None, "a LUKS1 digest is PBKDF2"
+        return {**kdf, "kdf": luks.Pbkdf2(digest.hash_name, cost.iterations)}
+    return kdf
+
+
+def _cost_text(kdf: dict[str, Any] | None) -> str:
+    if kdf is None:
+        return "unknown"
+    if kdf["type"] == "pbkdf2":
+        return f"pbkdf2-{kdf['hash']}, {kdf['iterations']} iterations"
+    return f"{kdf['type']}, {kdf['time']} passes, {kdf['memory_kib']} KiB, {kdf['lanes']} lanes"

@@ -1,0 +1,111 @@
+"""How commands reach a LUKS header, its passphrases, and consent to what is for good."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import luks
+from blobstore.cli.keys import PATH
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from blobstore.cli.keys import KeySource
+
+    _Command = Callable[..., Any]
+
+#: Choice of a keyslot.
+KEY_SLOT = click.option(
+    "--key-slot", type=click.IntRange(min=0), metavar="N", help="Number of the keyslot."
+)
+#: The volume key instead of a passphrase.
+VOLUME_KEY = click.option(
+    "--volume-key-file",
+    type=PATH,
+    metavar="FILE",
+    help="Unlock with the volume key itself, from this file.",
+)
+
+
+def image_and_header(function: _Command) -> _Command:
+    """Add the argument IMAGE and the option ``--header``.
+
+    The function gets ``image``, and as ``place`` the file that the header is in.
+    """
+
+    @functools.wraps(function)
+    def wrapped(*, image: Path, header: Path | None, **rest: Any) -> Any:
+        with usage_errors():
+            return function(image=image, place=header or image, **rest)
+
+    option = click.option(
+        "--header", type=PATH, metavar="FILE", help="The image's detached LUKS header."
+    )
+    return click.argument("image", type=PATH)(option(wrapped))
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Turn what the engine says of impossible arguments into wrong usage."""
+    try:
+        yield
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+@contextmanager
+def passphrase(key: KeySource, prompt: str, *, confirm: bool = False) -> Iterator[luks.Secret]:
+    """Yield the secret that options name, or what is typed at the terminal."""
+    secret = key.read()
+    if secret is None:
+        secret = luks.Secret.from_terminal(prompt, confirm=confirm)
+    with secret:
+        yield secret
+
+
+@contextmanager
+def new_passphrase(image: Path, key: KeySource, new_key: KeySource) -> Iterator[luks.Secret]:
+    """Yield the secret to be set; what is typed is asked for twice."""
+    if key.is_stdin and new_key.is_stdin:
+        raise click.UsageError("stdin holds one of the two passphrases")
+    # Both are defined by the objects of the command, which come with the first.
+    new_key = replace(new_key, objects=key.objects)
+    with passphrase(new_key, f"New passphrase for {image}: ", confirm=True) as secret:
+        yield secret
+
+
+@contextmanager
+def unlocking(
+    image: Path, place: Path, key: KeySource, volume_key_file: Path | None
+) -> Iterator[luks.Secret | luks.VolumeKey]:
+    """Yield what opens the volume: a passphrase, or the verified volume key."""
+    if volume_key_file is None:
+        with passphrase(key, f"Passphrase for {image}: ") as secret:
+            yield secret
+        return
+    if key.is_named:
+        raise click.UsageError("--volume-key-file and a passphrase exclude each other")
+    with luks.Secret.from_file(volume_key_file) as secret:
+        volume_key = luks.verify_volume_key(luks.load_header(place), secret.view())
+    with volume_key.key:
+        yield volume_key
+
+
+def consent(question: str, *, force: bool) -> None:
+    """Ask before something that cannot be undone; ``force`` is the answer given before.
+
+    Raises:
+        PolicyError: The answer was no, or there is nobody to ask.
+    """
+    if force:
+        return
+    if sys.stdin.isatty() and click.confirm(question, err=True):
+        return
+    raise luks.PolicyError("it was not done", hint="--force does it without asking")
