@@ -13,7 +13,7 @@ import json
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from luks.errors import SecretRequiredError, UnsupportedError
+from luks.errors import LuksHeaderError, SecretRequiredError, UnsupportedError
 from luks.luks2_json import parse_area
 from luks.secrets import Secret
 
@@ -74,6 +74,8 @@ def parse_token(text: bytes) -> dict[str, Any]:
         LuksHeaderError: It is no JSON that a LUKS2 header could store (L23).
         ValueError: It is not what its type has, as far as that is known.
     """
+    if b"\0" in text:
+        raise LuksHeaderError("the JSON text contains NUL", rule="L23")
     body = parse_area(text.strip() + b"\0")
     if body.get("type") == KEYRING:
         description = body.get("key_description")

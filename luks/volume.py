@@ -17,7 +17,7 @@ from luks.errors import (
     UnsupportedError,
 )
 from luks.kdf import DEFAULT_LIMITS
-from luks.keyslots import VolumeKey, unlock
+from luks.keyslots import VolumeKey, unlock, verify_volume_key
 from luks.load import opened, read_header
 from luks.policy import DEFAULT_POLICY, check_openable
 from luks.secrets import Secret
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 def open(  # noqa: A001  it is luks.open
     path_or_device: Place,
-    secret: bytes | Secret,
+    secret: bytes | Secret | VolumeKey,
     *,
     header: Place | None = None,
     keyslot: int | None = None,
@@ -53,7 +53,8 @@ def open(  # noqa: A001  it is luks.open
         path_or_device: Image file, block device or open device with the
             payload. A path is opened, and locked against other processes and
             QEMU, until the volume is closed; a device stays the caller's.
-        secret: Passphrase or content of a key file. Not modified.
+        secret: Passphrase or content of a key file; or the volume key itself, from
+            `luks.verify_volume_key`, which is verified once more. Not modified.
         header: Detached header, likewise; it is not used after this call.
         keyslot: Try only this keyslot, whatever its priority.
         read_only: Permit no writing.
@@ -62,7 +63,7 @@ def open(  # noqa: A001  it is luks.open
 
     Raises:
         NoKeyslotMatchError: The secret opens no keyslot.
-        UnlockError: There is no keyslot to try.
+        UnlockError: There is no keyslot to try, or it is not the volume key.
         PolicyError: The volume is not encrypted, or asks for too much.
         UnsupportedError: It needs something that is not implemented.
         EmptyImageError, ForeignImageError, TruncatedImageError,
@@ -81,9 +82,12 @@ def open(  # noqa: A001  it is luks.open
             device, owned = path_or_device, ()
         with opened(device if header is None else header) as header_device:
             loaded = read_header(header_device)
-            key = unlock(
-                header_device, loaded, secret, keyslot=keyslot, limits=limits, policy=policy
-            )
+            if isinstance(secret, VolumeKey):
+                key = verify_volume_key(loaded, secret.key.view(), limits=limits, policy=policy)
+            else:
+                key = unlock(
+                    header_device, loaded, secret, keyslot=keyslot, limits=limits, policy=policy
+                )
         stack.callback(key.key.wipe)
         if loaded.stale_copy is not None and not read_only:
             from luks.recovery import restore_copy  # noqa: PLC0415  hardly ever needed

@@ -77,6 +77,27 @@ def test_a_luks_header_copy_is_repaired_and_told(tmp_path: Path) -> None:
         assert b"no problems" in succeeds("verify", path, "--key-file", key)
 
 
+@pytest.mark.parametrize("detached", [False, True])
+def test_l91_repair_erases_what_an_interrupted_change_of_keys_left(
+    tmp_path: Path, detached: bool
+) -> None:
+    key, path, header = tmp_path / "key", tmp_path / "image", tmp_path / "header"
+    key.write_bytes(b"key")
+    options = ("--key-file", key, *(("--header", header) if detached else ()))
+    succeeds("create", path, "--section", "a=1KiB", *options, *QUICK)
+    place = header if detached else path
+    there = luks.load_header(place)
+    with FileDevice(place, read_only=False) as device:
+        device.write(there.keyslots_offset + there.keyslots_size - 4096, b"leaked" * 100)
+        device.flush()
+    assert b"no problems" in succeeds("verify", path, *options)
+    assert b"leaked" in place.read_bytes()
+    succeeds("verify", path, "--repair", *options)
+    assert b"leaked" not in place.read_bytes()
+    assert luks.load_header(place) == there
+    assert b"no problems" in succeeds("verify", path, *options)
+
+
 def test_scrub_tells_what_it_did(image: Path) -> None:
     assert b"older" in image.read_bytes()
     assert b"2 sections rewritten" in succeeds("scrub", image)

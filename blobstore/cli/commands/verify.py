@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
+import luks
 from blobstore.cli.access import PATH, Access, access_options
 from blobstore.cli.output import print_json, print_table, progress
 from blobstore.errors import CorruptBlobError
+from blobstore.stack import is_encrypted
 from blobstore.verification import Problem
 
 if TYPE_CHECKING:
@@ -60,7 +63,8 @@ def command(
     given up only if it is named.
 
     Exits with 65 if anything is wrong with what was read, after the repair if
-    there was one.
+    there was one. --repair also erases key material that an interrupted change of
+    keys left in the LUKS header.
     """
     if not repair and (accept_previous or accept_lost or names):
         raise click.UsageError("--accept-previous, --accept-lost and --name go with --repair")
@@ -89,11 +93,19 @@ def _repaired(access: Access, image: Path, **consent: Any) -> Report:
     with access.open(image, read_only=False) as store, progress("verifying") as advance:
         report = store.repair(**consent, progress=advance)
         mended = store.image and not store.image.damaged_header_copy
+    _erase_leaked_keys(access, image)
     if stale and mended:
-        # Opening a volume for writing restores its header.
+        # Opening a volume for writing restores its header copy.
         message = f"the {stale} LUKS header copy was written anew from the other"
         report = replace(report, repairs=(Problem(message), *report.repairs))
     return report
+
+
+def _erase_leaked_keys(access: Access, image: Path) -> None:
+    """Overwrite what no keyslot refers to: a crash may have left key material there (L91)."""
+    if access.header or is_encrypted(image):
+        with suppress(luks.ForeignImageError):  # opening it has told of that
+            luks.repair(access.header or image)
 
 
 def _print(report: Report, *, items: bool) -> None:
