@@ -25,6 +25,7 @@ from luks.secrets import Secret
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+_KIND: Final = "qom-type"
 _KINDS: Final = {
     "secret": frozenset({"id", "data", "file", "format", "keyid", "iv"}),
     "secret_keyring": frozenset({"id", "serial", "format", "keyid", "iv"}),
@@ -98,13 +99,6 @@ class SecretObject:
             name: bytes(value.view()).decode(errors="surrogateescape")
             for name, value in values.items()
         }
-        kind = given.pop("qom-type", "")
-        if kind not in _KINDS:
-            raise SecretObjectError("an object is 'secret' or 'secret_keyring' [S20]")
-        if not given.keys() | ({"data"} if data else set()) <= _KINDS[kind]:
-            raise SecretObjectError(
-                f"a {kind} takes only {', '.join(sorted(_KINDS[kind]))} [S20]", hint=_COMMA
-            )
         serial = given.get("serial")
         if serial is not None and not re.fullmatch("[0-9]{1,10}", serial):
             raise SecretObjectError("the serial of a secret is a number [S24]")
@@ -198,12 +192,18 @@ def _properties(definition: str) -> tuple[dict[str, Secret], str | None]:
     pairs = _json_pairs(definition) if definition.startswith("{") else _comma_pairs(definition)
     if pairs is None:
         return {}, "is no JSON object of texts and numbers"
+    kind = next((value for name, value in pairs if name == _KIND), None)
+    if kind not in _KINDS:
+        return {}, "begins with 'secret' or 'secret_keyring'"
     values: dict[str, Secret] = {}
     for number, (name, value) in enumerate(pairs, 1):
         if value is None:
             return {}, f"has no '=' in part {number}"
         if name in values:
             return {}, f"has a property twice, in part {number} again"
+        if name != _KIND and name not in _KINDS[kind]:
+            allowed = ", ".join(sorted(_KINDS[kind]))
+            return {}, f"has in part {number} none of what a {kind} has: {allowed}"
         try:
             values[name] = Secret(value.encode(errors="surrogateescape"))
         except UnicodeEncodeError:
@@ -224,7 +224,7 @@ def _comma_pairs(definition: str) -> list[tuple[str, str | None]]:
     for part in parts:
         name, equals, value = part.partition("=")
         if not equals and not pairs:
-            name, equals, value = "qom-type", "=", part
+            name, equals, value = _KIND, "=", part
         pairs.append((name, value if equals else None))
     return pairs
 

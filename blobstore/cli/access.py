@@ -189,7 +189,7 @@ def new_access_options(function: _Command) -> _Command:
 
 
 def clone_access_options(function: _Command) -> _Command:
-    """Add the options of a `NewAccess` as ``new_access``, below `access_options`."""
+    """Add the options of a `NewAccess` beside another image's, as ``new_access``."""
 
     @functools.wraps(function)
     def wrapped(
@@ -199,8 +199,6 @@ def clone_access_options(function: _Command) -> _Command:
         no_encryption: bool,
         **rest: Any,
     ) -> Any:
-        access: Access = rest["access"]
-        new_key = replace(new_key, objects=access.key.objects)
         new_access = NewAccess(new_key, new_header, not no_encryption)
         return function(new_access=new_access, **rest)
 
@@ -224,7 +222,7 @@ def other_access_options(function: _Command) -> _Command:
             access = rest["access"] = replace(access, key=access.key.reusable())
         other = replace(
             access,
-            key=access.key if borrowed else replace(other_key, objects=access.key.objects),
+            key=access.key if borrowed else other_key,
             header=other_header,
             expect_digest=None,
             at_least_generation=0,

@@ -129,8 +129,8 @@ def key_options(whose: str = "") -> Callable[[_Command], _Command]:
 
     Args:
         whose: A word before their names, such as ``new``: ``--new-key-file``, and
-            ``new_key``, which gets its objects from the ``key`` without it: they
-            are defined once in a command.
+            ``new_key``. Objects are defined once in a command, by the options
+            without such a word, which must be there, too.
     """
     prefix, of = (f"{whose}-", f" of the {whose} image") if whose else ("", "")
     names = {
@@ -150,8 +150,9 @@ def key_options(whose: str = "") -> Callable[[_Command], _Command]:
         def with_key(**arguments: Any) -> Any:
             said = {field: arguments.pop(name) for field, name in parameters.items()}
             if not whose:
-                said["objects"] = arguments.pop("objects")
-            arguments[key_name] = KeySource(**said)
+                del arguments["objects"]
+            objects = click.get_current_context().params["objects"]
+            arguments[key_name] = KeySource(**said, objects=objects)
             return function(**arguments)
 
         command: _Command = with_key
