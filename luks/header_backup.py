@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from formats.device import MemoryDevice, read_exactly
@@ -51,10 +52,12 @@ def backup_header(
 
     Raises:
         FileExistsError: There is such a file.
+        ValueError: It is the image itself.
         TruncatedImageError: The image ends inside the keyslots area.
         DeviceBusyError: Somebody else is changing the header.
         StorageError: As `luks.load_header`, and for the file as for any.
     """
+    check_other(path_or_device, backup)
     with opened(path_or_device) as device, _unchanged(path_or_device):
         memory = copy_header(device)
     with new_file(backup, memory.size, overwrite=overwrite) as file:
@@ -109,6 +112,18 @@ def restore_header(path_or_device: Place, backup: Place, *, force: bool = False)
         check_writable(old)
         restore = restore_luks1 if new.version == luks1.VERSION else restore_luks2
         return restore(device, old, new, material)
+
+
+def check_other(path_or_device: Place, file: str | os.PathLike[str]) -> None:
+    """Check that a file to be made is not the image, which it would replace.
+
+    Raises:
+        ValueError: It is.
+    """
+    if isinstance(path_or_device, str | os.PathLike):
+        image, target = Path(path_or_device), Path(file)
+        if image.exists() and target.exists() and image.samefile(target):
+            raise ValueError(f"{target} is the image itself")
 
 
 def copy_header(device: BlockDevice) -> MemoryDevice:

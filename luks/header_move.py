@@ -9,7 +9,7 @@ from formats.device import read_exactly
 from formats.file import new_file
 from luks.errors import DeviceError, LuksExistsError, UnsupportedError
 from luks.foreign import check_place
-from luks.header_backup import copy_header, material_of
+from luks.header_backup import check_other, copy_header, material_of
 from luks.load import is_luks, opened, opened_for_header, read_header
 from luks.policy import check_writable
 from luks.transaction import edit
@@ -39,9 +39,11 @@ def detach_header(
 
     Raises:
         FileExistsError: There is such a file.
+        ValueError: It is the image itself.
         UnsupportedError: The header belongs to a re-encryption.
         StorageError: As `luks.edit`, and for the file as for any.
     """
+    check_other(path_or_device, to)
     with opened_for_header(path_or_device) as device:
         header = read_header(device)
         check_writable(header)

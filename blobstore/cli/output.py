@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,6 +80,33 @@ def progress(label: str) -> Iterator[Callable[[int, int], None]]:
     finally:
         if bar is not None:
             bar.render_finish()
+
+
+@contextmanager
+def waiting(label: str) -> Iterator[None]:
+    """Show on a terminal's stderr that something goes on that nobody can measure."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    done = threading.Event()
+    shown = False
+
+    def tick() -> None:
+        nonlocal shown
+        while not done.wait(_PROGRESS_AFTER):
+            click.echo("." if shown else f"{label} ...", nl=False, err=True)
+            shown = True
+
+    # Key derivations let other threads run meanwhile.
+    thread = threading.Thread(target=tick, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        if shown:
+            click.echo(err=True)
 
 
 def _plain(value: object) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -168,6 +171,27 @@ def test_a_header_is_dumped_backed_up_and_restored(
     assert succeeds("key", "test", other, "--key-file", keys[2])
 
 
+def test_no_file_is_made_in_the_place_of_the_image(
+    image: Path, keys: list[Path], options: tuple[object, ...], tmp_path: Path
+) -> None:
+    """Even with --force: it would be lost."""
+    link = tmp_path / "link"
+    link.hardlink_to(image)
+    places = [image, link, *(option for option in options if isinstance(option, Path))]
+    before = [place.read_bytes() for place in places]
+    for place in places:
+        assert fails("header", "backup", image, place, "--force", *options) == 2
+        export = ("key", "export", image, "-o", place, "--force", "--key-file", keys[0])
+        assert fails(*export, *options) == 2
+        if not options:
+            assert fails("header", "detach", image, place, "--force") == 2
+            with pytest.raises(ValueError, match="the image itself"):
+                luks.backup_header(image, place, overwrite=True)
+            with pytest.raises(ValueError, match="the image itself"):
+                luks.detach_header(image, place, overwrite=True)
+    assert [place.read_bytes() for place in places] == before
+
+
 @pytest.mark.parametrize("options", ["attached"], indirect=True)
 def test_a_header_is_detached_and_attached(image: Path, keys: list[Path], tmp_path: Path) -> None:
     header, key = tmp_path / "moved", ("--key-file", keys[0])
@@ -230,6 +254,23 @@ def test_a_luks1_volume_keeps_its_one_hash(tmp_path: Path, keys: list[Path]) -> 
     assert succeeds("key", "change", image, *one, "--new-key-file", keys[1], *QUICK)
     assert fails("token", "add", image, "--key-description", "k", "--key-slot", 1) == 2
     assert json.loads(succeeds("header", "dump", image, "--json"))["version"] == 1
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_that_a_key_derivation_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    from blobstore.cli import output
+
+    monkeypatch.setattr(output, "_PROGRESS_AFTER", 0.01)
+    for kind, expected in ((Terminal, r"deriving \.\.\.\.+\n"), (io.StringIO, "")):
+        stderr = kind()
+        monkeypatch.setattr(sys, "stderr", stderr)
+        with output.waiting("deriving"):
+            time.sleep(0.2)
+        assert re.fullmatch(expected, stderr.getvalue())
 
 
 _STORE = """

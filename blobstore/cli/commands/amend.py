@@ -11,6 +11,7 @@ import click
 import luks
 from blobstore.cli.header import image_and_header
 from blobstore.cli.keys import key_options
+from blobstore.cli.output import waiting
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,17 +78,18 @@ def command(
             if unlocking is None:
                 unlocking = luks.Secret.from_terminal(f"Passphrase for {image}: ")
             stack.enter_context(unlocking)
-        changed = luks.amend(
-            place,
-            state=options["state"],
-            secret=unlocking,
-            new_secret=secrets.get("new-secret"),
-            old_secret=secrets.get("old-secret"),
-            keyslot=options.get("keyslot"),
-            iter_time=options.get("iter-time"),
-            force=force or forced,
-            strict_qemu=strict_qemu,
-        )
+        with waiting("deriving keys"):
+            changed = luks.amend(
+                place,
+                state=options["state"],
+                secret=unlocking,
+                new_secret=secrets.get("new-secret"),
+                old_secret=secrets.get("old-secret"),
+                keyslot=options.get("keyslot"),
+                iter_time=options.get("iter-time"),
+                force=force or forced,
+                strict_qemu=strict_qemu,
+            )
     for number in changed:
         click.echo(f"keyslot {number} is {options['state']}")
     if not changed:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import luks
-from blobstore.cli.header import image_and_header, usage_errors
+from blobstore.cli.header import check_other, image_and_header, usage_errors
 from blobstore.cli.keys import PATH
 from blobstore.cli.output import output_exists, print_json, print_table
 
@@ -74,7 +74,7 @@ def backup(*, image: Path, place: Path, file: Path, force: bool) -> None:
 
     It opens the image with the passphrases of today, whatever becomes of them.
     """
-    del image
+    check_other(file, image, place)
     with _new(file):
         luks.backup_header(place, file, overwrite=force)
 
@@ -104,6 +104,7 @@ def detach(*, image: Path, file: Path, force: bool) -> None:
 
     From then on IMAGE is opened with --header FILE.
     """
+    check_other(file, image)
     with usage_errors(), _new(file):
         luks.detach_header(image, file, overwrite=force)
 

@@ -11,6 +11,7 @@ from blobstore.cli.encryption import kdf_options
 from blobstore.cli.header import (
     KEY_SLOT,
     VOLUME_KEY,
+    check_other,
     consent,
     image_and_header,
     new_passphrase,
@@ -18,7 +19,7 @@ from blobstore.cli.header import (
     unlocking,
 )
 from blobstore.cli.keys import PATH, key_options
-from blobstore.cli.output import print_json, print_table, write_output
+from blobstore.cli.output import print_json, print_table, waiting, write_output
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,6 +66,7 @@ def add(
     with (
         unlocking(image, place, key, volume_key_file) as secret,
         new_passphrase(image, key, new_key) as new,
+        waiting("deriving keys"),
     ):
         number = luks.add_keyslot(
             place,
@@ -100,6 +102,7 @@ def change(
     with (
         passphrase(key, f"Passphrase to change, for {image}: ") as secret,
         new_passphrase(image, key, new_key) as new,
+        waiting("deriving keys"),
     ):
         number = luks.change_keyslot(place, secret, new, keyslot=key_slot, **_cost(place, kdf))
     click.echo(f"keyslot {number}")
@@ -136,7 +139,7 @@ def remove(
 def _remove(
     place: Path, secret: luks.Secret | None, number: int | None, *, with_tokens: bool, force: bool
 ) -> None:
-    with luks.edit(place) as header:
+    with waiting("deriving keys"), luks.edit(place) as header:
         if secret is not None:
             number = header.unlock(secret, keyslot=number)
         assert number is not None, "without a number there is a secret"
@@ -228,7 +231,7 @@ def _test_token(place: Path, number: int) -> None:
 
 
 def _report(place: Path, secret: luks.Secret, keyslot: int | None) -> None:
-    with luks.open_header(place) as (device, header):
+    with luks.open_header(place) as (device, header), waiting("deriving keys"):
         volume_key = luks.unlock(device, header, secret, keyslot=keyslot)
     with volume_key.key:
         click.echo(f"keyslot {volume_key.keyslot}")
@@ -246,9 +249,10 @@ def export(*, image: Path, place: Path, key: KeySource, output: Path, force: boo
 
     Who has it reads the image for good: no change of passphrases takes it back.
     """
+    check_other(output, image, place)
     consent(f"Write the key that opens {image} for ever to {output}?", force=force)
     with passphrase(key, f"Passphrase for {image}: ") as secret:
-        with luks.open_header(place) as (device, header):
+        with luks.open_header(place) as (device, header), waiting("deriving keys"):
             volume_key = luks.unlock(device, header, secret)
         with volume_key.key:
             write_output(output, volume_key.key.view(), force=force)
