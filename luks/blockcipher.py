@@ -89,6 +89,11 @@ def block_size(cipher: str) -> int:
     return _FACTS[cipher].block_size
 
 
+def is_in_cryptography(cipher: str, key_size: int) -> bool:
+    """Say whether `CryptographyCipher` has a cipher with such keys."""
+    return _from_cryptography(cipher, key_size) is not None
+
+
 def check_available(cipher: str, key_size: int) -> None:
     """Check that `block_cipher` will serve a cipher.
 
@@ -124,15 +129,15 @@ def block_cipher(cipher: str, key: ReadableBuffer) -> BlockCipher:
     """
     check_available(cipher, len(key))
     if _from_cryptography(cipher, len(key)) is not None:
-        return _CryptographyCipher(cipher, key)
+        return CryptographyCipher(cipher, key)
     from luks import gcrypt, nettle  # noqa: PLC0415  most volumes need neither
 
     kind = gcrypt.GcryptCipher if gcrypt.has_cipher(cipher, len(key)) else nettle.NettleCipher
     return kind(cipher, key, block_size(cipher))
 
 
-class _CryptographyCipher:
-    """A `BlockCipher` of `cryptography`."""
+class CryptographyCipher:
+    """A `BlockCipher` of `cryptography`; its streams have ``update_into``, too."""
 
     def __init__(self, cipher: str, key: ReadableBuffer) -> None:
         kind = _from_cryptography(cipher, len(key))
@@ -140,17 +145,24 @@ class _CryptographyCipher:
             raise ValueError(f"there is no {cipher} with a key of {len(key)} bytes")
         self.block_size = block_size(cipher)
         self._algorithm = kind(memoryview(key))
+        self._ecb = _ecb(self._algorithm)  # it reads the key when it makes a context
 
     def encryptor(self) -> CipherContext:
-        return _ecb(self._algorithm).encryptor()
+        return self._ecb.encryptor()
 
     def decryptor(self) -> CipherContext:
-        return _ecb(self._algorithm).decryptor()
+        return self._ecb.decryptor()
 
     def cbc_encryptor(self) -> CipherContext:
         from cryptography.hazmat.primitives.ciphers import Cipher, modes  # noqa: PLC0415
 
         return Cipher(self._algorithm, modes.CBC(bytes(self.block_size))).encryptor()
+
+    def cbc_decryptor(self) -> CipherContext:
+        """Start decrypting blocks chained as in CBC, with an IV of zero."""
+        from cryptography.hazmat.primitives.ciphers import Cipher, modes  # noqa: PLC0415
+
+        return Cipher(self._algorithm, modes.CBC(bytes(self.block_size))).decryptor()
 
 
 def _ecb(algorithm: BlockCipherAlgorithm) -> Cipher[ECB]:

@@ -13,10 +13,10 @@ from uuid import UUID, uuid4
 from formats.device import is_blank
 from formats.file import FileDevice, new_file
 from luks import layout, luks1
-from luks.ciphers import DEFAULT_CIPHER, check_usable, sector_cipher
+from luks.ciphers import DEFAULT_CIPHER, check_usable, has_equal_halves, parse, sector_cipher
 from luks.costs import check_kdf, digest_cost, keyslot_cost
 from luks.enroll import LUKS1_DIGEST_SIZE, add_keyslot, new_digest
-from luks.errors import DeviceFullError, ForeignImageError, LuksExistsError
+from luks.errors import DeviceFullError, ForeignImageError, LuksExistsError, UnsupportedError
 from luks.hashes import lookup
 from luks.keyslots import VolumeKey
 from luks.load import is_luks
@@ -235,7 +235,13 @@ def _check_key(key: Secret, key_size: int, cipher: str) -> None:
     """Check the key itself, before anything is written."""
     if len(key) != key_size:
         raise ValueError(f"volume_key has {len(key)} bytes and key_size is {key_size}")
-    sector_cipher(cipher, key.view(), SECTOR_SIZE)  # XTS takes no two equal halves
+    view = key.view()
+    sector_cipher(cipher, view, SECTOR_SIZE)
+    if parse(cipher).mode == "xts" and has_equal_halves(view):
+        raise UnsupportedError(
+            "an XTS key with two equal halves is weak: no volume is made with it",
+            feature="XTS with equal keys",
+        )
 
 
 def _enrol(

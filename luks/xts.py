@@ -1,8 +1,9 @@
 """AES-XTS over sectors, with the tweaks that are nothing but the sector number.
 
-`cryptography` has no XTS over many sectors, so each sector takes a context of
-its own; what this module is about is that it takes little else. The rest of XTS,
-other ciphers and AES-192 among it, is in `luks.modes`.
+`cryptography` has no XTS over many sectors, so each of a few sectors takes a
+context of its own; what this module is about is that it takes little else. Many
+sectors go the way of `luks.xts_bulk`. The rest of XTS, other ciphers and AES-192
+among it, is in `luks.modes`.
 
 Source: IEEE 1619-2018; the tweaks are those of dm-crypt's IV generators.
 """
@@ -10,13 +11,13 @@ Source: IEEE 1619-2018; the tweaks are those of dm-crypt's IV generators.
 from __future__ import annotations
 
 from functools import cache
-from hmac import compare_digest
 from struct import Struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from luks.errors import UnsupportedError
+from luks.bulk import AES_XTS, bulk_path
+from luks.ciphers import CipherSpec
 from luks.model import SECTOR_SIZE
 
 if TYPE_CHECKING:
@@ -49,39 +50,26 @@ FAST: Final = {
 }
 
 
-def check_key(key: ReadableBuffer) -> None:
-    """Check that the halves of a key for XTS differ.
-
-    Raises:
-        UnsupportedError: They are equal, which OpenSSL refuses: it would weaken
-            XTS to something else.
-    """
-    half = len(key) // 2
-    if compare_digest(key[:half], key[half:]):
-        raise UnsupportedError(
-            "an XTS key with two equal halves is not supported", feature="XTS with equal keys"
-        )
-
-
 class AesXts:
     """A `luks.ciphers.SectorCipher`; it keeps no state between calls."""
 
     def __init__(self, key: ReadableBuffer, sector_size: int, iv: str = "plain64") -> None:
-        """Use ``key``, both halves, of 32 or 64 bytes; it is referred to, not copied.
-
-        Raises:
-            UnsupportedError: As `check_key`.
-        """
-        check_key(key)
+        """Use ``key`` of 32 or 64 bytes, halves that differ; it is referred to, not copied."""
         self._algorithm = algorithms.AES(memoryview(key))
         self._sector_size = sector_size
         self._iv = FAST["aes", iv]
+        spec = CipherSpec(f"aes-xts-{iv}", "aes", "xts", iv, "")
+        self._bulk = bulk_path(spec, memoryview(key), sector_size, AES_XTS)
 
     def encrypt(self, first_sector: int, data: ReadableBuffer, out: WritableBuffer, /) -> None:
+        if self._bulk and self._bulk.encrypt(first_sector, data, out):
+            return
         tweak = bytearray(16)
         self._run(_contexts(self._algorithm, tweak, "encryptor"), tweak, first_sector, data, out)
 
     def decrypt(self, first_sector: int, data: ReadableBuffer, out: WritableBuffer, /) -> None:
+        if self._bulk and self._bulk.decrypt(first_sector, data, out):
+            return
         tweak = bytearray(16)
         self._run(_contexts(self._algorithm, tweak, "decryptor"), tweak, first_sector, data, out)
 

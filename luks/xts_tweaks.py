@@ -1,0 +1,219 @@
+"""The tweaks of many XTS sectors at a time, mostly copied instead of computed.
+
+XTS whitens block j of a sector, before and after the cipher, with the tweak
+T·x^j: T is the sector's encrypted number, a polynomial over GF(2) modulo
+x^128 + x^7 + x^2 + x + 1, of which the lowest bit of byte 0 has the power x^0.
+To compute them one after the other takes longer than AES does. Instead:
+
+**Eight phases.** With j = 8m + p, the tweak is (T·x^p)·x^(8m). For each phase p
+below 8, what is left is to multiply by x^8, again and again.
+
+**Windows.** Times x^8 moves every byte up by one. The byte c that leaves at the
+top comes back at the bottom as c·(x^7 + x^2 + x + 1), which has 15 bits::
+
+    L(c) = low 8 bits of c ^ c<<1 ^ c<<2 ^ c<<7      to byte 0
+    H(c) = the bits above them                       to byte 1
+
+So a byte enters at byte 0 as L(c), takes in H(c') of the next byte to leave when
+it comes to byte 1, and then only moves up. Write down the bytes as they are from
+byte 1 on, the newest first, followed by T·x^p: in this string the tweaks of
+m = 0, 1, 2 ... are 16-byte windows, each one byte further down than the one
+before, but for their byte 0, which is L of the byte right above the window
+before. Two strided copies make tweaks of a string: one of all windows, one
+of all bytes 0.
+
+**A sector's string**, for T with the bytes b0 to b15, in 64-bit lanes::
+
+    [ C_q ... C_2  C_1 | b1 ... b8 | b9 ... b15 v ]
+
+v is the byte that would have left right before: L(v) = b0, so that b0 needs no
+rule of its own. The polynomial 1 + x + x^2 + x^7 has the inverse
+1 + x + x^3 + x^4 + x^6 modulo x^8, which gives v. Eight bytes leave before
+the first of them comes back, so a lane C is computed at once, of the lane
+two above and what overflows from the lane one above::
+
+    a ^ a<<1 ^ a<<2 ^ a<<7  ^  b>>63 ^ b>>62 ^ b>>57
+
+Sectors of 512 bytes have four windows, which read the upper half of C_1 only;
+there the overflow, which goes to the lowest byte, is left out.
+
+**The string of the next phases** is this one, shifted: bit by bit it obeys one
+linear recurrence, from which the tweak times x is read one bit further down. v
+shifts along, because L and the shift are both multiplications modulo x^8. A
+doubling takes three steps, to 2, 4 and 8 phases. All strings are shifted
+as one long number; what that pushes from one string into the next ends in the
+lowest bits of C_q, which no window reads but as a byte 0.
+
+Source: IEEE 1619-2018. The lanes are little-endian, as the machine must be.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+BLOCK: Final = 16
+_PHASES: Final = 8
+_LANE: Final = 8
+
+# What shifts lanes and, as factors, bytes: NumPy multiplies bytes eight times as
+# fast as it shifts them.
+_SHIFTS: Final = [np.uint64(count) for count in range(65)]
+_TIMES: Final = [np.uint8(1 << count) for count in range(8)]
+
+
+class TweakStrings:
+    """Room for the strings of up to ``count`` sectors; for one thread at a time.
+
+    Attributes:
+        bases: Where the tweaks T go before `extend`, with 15 spare bytes that
+            `update_into` asks for.
+        base_lanes: The same, as two 64-bit lanes per sector.
+    """
+
+    def __init__(self, sector_size: int, count: int) -> None:
+        """Take sectors of ``sector_size`` bytes, at least 512."""
+        windows = sector_size // (_PHASES * BLOCK)
+        carried = -(-windows // _LANE)  # how many lanes C there are
+        lanes = carried + 2
+        length = lanes * _LANE
+        self._carried = carried
+        self._is_short = 2 * windows <= _LANE
+        self.bases = bytearray(BLOCK * count + BLOCK - 1)
+        self.base_lanes = np.frombuffer(self.bases, np.uint64, 2 * count)
+        self._base_blocks = np.frombuffer(self.bases, "V16", count)
+        self._base_bytes0 = np.frombuffer(self.bases, np.uint8, BLOCK * count)[::BLOCK]
+
+        strings = np.zeros((_PHASES, count, lanes), np.uint64)
+        as_bytes = strings.reshape(-1).view(np.uint8)
+        # b0 goes where the top of C_1 will be; the rest of T falls into place.
+        self._first_window = _blocks_at(as_bytes, carried * _LANE - 1, (count,), (length,))
+        self._top = as_bytes[length - 1 : count * length : length]
+        self._lanes = [strings[0, :, lane] for lane in range(lanes)]
+        self._lane_room = [np.empty(count, np.uint64) for _ in range(3)]
+        self._byte_room = [np.empty(count, np.uint8) for _ in range(3)]
+        self._doublings = _doublings(strings)
+
+        # Byte 0 of window m needs the byte m below the top: the lanes above the
+        # lowest two, or, of 512-byte sectors, the upper half of one.
+        phase_stride = count * length
+        if self._is_short:
+            self._leaving: NDArray[Any] = strings.view(np.uint32)[:, :, 2 * lanes - 1]
+        else:
+            self._leaving = strings[:, :, 2:]
+        self._left, self._bytes0 = (
+            np.empty(self._leaving.shape, self._leaving.dtype) for _ in range(2)
+        )
+        self._left8 = self._left.reshape(-1).view(np.uint8)
+        self._bytes0_8 = self._bytes0.reshape(-1).view(np.uint8)
+        width = self._left8.size // (_PHASES * count)  # bytes per string
+        # Both by sector, window and phase, which is the order of the blocks.
+        shape = (count, windows, _PHASES)
+        self._entering = as_strided(self._bytes0_8[width - 1 :], shape, (width, -1, count * width))
+        self._all_windows = _blocks_at(
+            as_bytes, carried * _LANE - 1, shape, (length, -1, phase_stride)
+        )
+
+    def extend(self) -> None:
+        """Make the strings of the tweaks in `bases`."""
+        np.copyto(self._first_window, self._base_blocks)
+        self._put_v()
+        self._put_carried_lanes()
+        for lower, upper, upper_next, carry, carry_before, count, rest in self._doublings:
+            np.right_shift(lower, rest, out=carry)
+            np.left_shift(lower, count, out=upper)
+            np.bitwise_or(upper_next, carry_before, out=upper_next)
+        # L of all bytes that leave. (((a<<5 ^ a)<<1 ^ a)<<1 ^ a) is a<<7 ^ a<<2 ^ a<<1 ^ a.
+        np.copyto(self._left, self._leaving)
+        left, low = self._left8, self._bytes0_8
+        np.multiply(left, _TIMES[5], out=low)
+        np.bitwise_xor(low, left, out=low)
+        np.add(low, low, out=low)
+        np.bitwise_xor(low, left, out=low)
+        np.add(low, low, out=low)
+        np.bitwise_xor(low, left, out=low)
+
+    def copy_blocks(self, first: int, count: int, room: TweakRoom) -> None:
+        """Write the tweaks of all blocks of ``count`` sectors to ``room``."""
+        np.copyto(room.blocks[:count], self._all_windows[first : first + count])
+        np.copyto(room.bytes0[:count], self._entering[first : first + count])
+
+    def _put_v(self) -> None:
+        """Put L^-1(b0) at the top of each string: b0 ^ b0<<1 ^ b0<<3 ^ b0<<4 ^ b0<<6."""
+        byte0, total, term = self._byte_room
+        np.copyto(byte0, self._base_bytes0)
+        np.add(byte0, byte0, out=total)
+        np.bitwise_xor(total, byte0, out=total)
+        np.multiply(total, _TIMES[3], out=term)
+        np.bitwise_xor(total, term, out=total)
+        np.multiply(byte0, _TIMES[6], out=term)
+        np.bitwise_xor(total, term, out=self._top)
+
+    def _put_carried_lanes(self) -> None:
+        two_above, total, term = self._lane_room
+        for index in reversed(range(self._carried)):
+            np.copyto(two_above, self._lanes[index + 2])
+            np.left_shift(two_above, _SHIFTS[5], out=total)  # as in `extend`
+            np.bitwise_xor(total, two_above, out=total)
+            np.left_shift(total, _SHIFTS[1], out=total)
+            np.bitwise_xor(total, two_above, out=total)
+            np.left_shift(total, _SHIFTS[1], out=total)
+            np.bitwise_xor(total, two_above, out=total)
+            if not self._is_short:
+                # And ((a>>1 ^ a)>>5 ^ a)>>57 is what overflows, a>>63 ^ a>>62 ^ a>>57.
+                np.copyto(two_above, self._lanes[index + 1])
+                np.right_shift(two_above, _SHIFTS[1], out=term)
+                np.bitwise_xor(term, two_above, out=term)
+                np.right_shift(term, _SHIFTS[5], out=term)
+                np.bitwise_xor(term, two_above, out=term)
+                np.right_shift(term, _SHIFTS[57], out=term)
+                np.bitwise_xor(total, term, out=total)
+            np.copyto(self._lanes[index], total)
+
+
+class TweakRoom:
+    """Room for the tweaks of all blocks of up to ``count`` sectors.
+
+    Attributes:
+        blocks: By sector, window and phase.
+        bytes0: Byte 0 of each.
+        flat: All bytes.
+    """
+
+    def __init__(self, sector_size: int, count: int) -> None:
+        shape = (count, sector_size // (_PHASES * BLOCK), _PHASES)
+        self.blocks: NDArray[np.void] = np.empty(shape, "V16")
+        self.flat = self.blocks.reshape(-1).view(np.uint8)
+        self.bytes0 = self.flat[::BLOCK].reshape(shape)
+
+
+def _blocks_at(
+    data: NDArray[np.uint8], start: int, shape: tuple[int, ...], strides: tuple[int, ...]
+) -> NDArray[np.void]:
+    """Return a view of 16-byte items, which may overlap, from byte ``start`` on."""
+    return as_strided(np.frombuffer(data.data, "V16", 1, start), shape, strides)
+
+
+def _doublings(strings: NDArray[np.uint64]) -> list[tuple[Any, ...]]:
+    """Return what `extend` needs to make 2, 4 and 8 phases.
+
+    Each has the lanes of the phases there are and of those to come, the latter
+    from their second on, room for what is shifted out, the same without its last, and
+    how far to shift for the one and for the other.
+    """
+    per_phase = strings[0].size
+    by_phase = strings.reshape(_PHASES, per_phase)
+    room = np.empty(_PHASES // 2 * per_phase, np.uint64)
+    steps = []
+    for count in (1, 2, 4):
+        lower, upper = by_phase[:count].reshape(-1), by_phase[count : 2 * count].reshape(-1)
+        carry = room[: count * per_phase]
+        steps.append(
+            (lower, upper, upper[1:], carry, carry[:-1], _SHIFTS[count], _SHIFTS[64 - count])
+        )
+    return steps
