@@ -273,3 +273,51 @@ def test_what_a_cut_rotation_leaks_is_erased_by_the_next_change() -> None:
                 leaked += part in state.content
                 assert part not in left.content
     assert leaked
+
+
+def attach(device: BlockDevice) -> None:
+    luks.attach_header(device, MemoryDevice(base(2)))
+
+
+def restore(device: BlockDevice) -> None:
+    luks.restore_header(device, MemoryDevice(base(2)))
+
+
+def without_header() -> bytes:
+    return os.urandom(544 << 10) + base(2)[544 << 10 :]
+
+
+@pytest.mark.parametrize("name", ["restore", "attach", "destroy", "detach"])
+def test_failing_devices_leave_the_old_header_or_the_new_one(name: str, tmp_path: Path) -> None:
+    """Every read, write and flush fails in turn, once or from then on."""
+    header = tmp_path / "header"
+    runs: dict[str, tuple[Callable[[BlockDevice], object], bytes]] = {
+        "restore": (restore, changed(2)),
+        "attach": (attach, without_header()),
+        "destroy": (luks.destroy_keys, base(2)),
+        "detach": (lambda d: luks.detach_header(d, header, overwrite=True), base(2)),
+    }
+    run, before = runs[name]
+    memory = MemoryDevice(before)
+    run(memory)
+    allowed = {look(before), look(bytes(memory.content))}
+    operations: tuple[Operation, ...] = ("read", "write", "flush")
+    failures = 0
+    for operation in operations:
+        for persistent in (False, True):
+            for number in range(1, 100):
+                memory = MemoryDevice(before)
+                device = FaultyDevice(memory, operation, number, persistent=persistent)
+                try:
+                    run(device)
+                except luks.DeviceError:
+                    assert device.failed
+                    failures += 1
+                    assert look(bytes(memory.content)) in allowed, (operation, number)
+                else:
+                    assert not device.failed
+                    assert look(bytes(memory.content)) in allowed
+                    break
+            else:
+                pytest.fail("it never ends")
+    assert failures > 10
