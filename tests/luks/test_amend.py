@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -177,3 +178,77 @@ def test_keyslots_that_cannot_be_tried_do_not_match(caplog: pytest.LogCaptureFix
     with pytest.raises(luks.NoKeyslotMatchError):
         deactivate(device, old_secret=OTHER, limits=limits)
     assert "keyslot 1 was not tried" in caplog.text
+
+
+SECRETS = (PASSPHRASE, OTHER, THIRD)
+
+
+def outcome(
+    slots: dict[int, bytes], count: int, call: dict[str, Any]
+) -> dict[int, bytes] | type[Exception]:
+    """What the table in docs/keys.md says: the keyslots afterwards, or the error."""
+    keyslot, new, old = call.get("keyslot"), call.get("new_secret"), call.get("old_secret")
+    strict, force = call["strict_qemu"], call["force"]
+    if keyslot is not None and keyslot >= count:
+        return ValueError
+    if call["state"] == "active":
+        if new is None or old is not None:
+            return ValueError
+        if keyslot in slots:
+            same = slots[keyslot] == new and not strict
+            return slots if same else luks.KeyslotInUseError
+        free = [n for n in range(count) if n not in slots] if keyslot is None else [keyslot]
+        return {**slots, free[0]: new} if free else luks.KeyslotsFullError
+    if new is not None or (keyslot is None and old is None):
+        return ValueError
+    if keyslot is not None and keyslot not in slots:
+        return ValueError if strict and (old is not None or not force) else slots
+    chosen = {n for n in slots if keyslot in {None, n} and old in {None, slots[n]}}
+    if not chosen:
+        return luks.NoKeyslotMatchError
+    left = {n: secret for n, secret in slots.items() if n not in chosen}
+    return left if left or force else luks.PolicyError
+
+
+@pytest.mark.parametrize("seed", range(4))
+@BOTH
+def test_l100_generated_calls_do_what_the_table_says(version: int, seed: int) -> None:
+    generator = random.Random(seed)
+    device, slots = volume(version), {0: PASSPHRASE}
+    count, room = (8, 8) if version == 1 else (32, 4)
+    seen: set[tuple[str, object]] = set()
+    for _ in range(60):
+        call: dict[str, Any] = {
+            "state": generator.choice(("active", "inactive")),
+            "strict_qemu": generator.random() < 0.3,
+            "force": generator.random() < 0.1,
+        }
+        for name, chance in (("new_secret", 0.5), ("old_secret", 0.3)):
+            matters = (name == "new_secret") == (call["state"] == "active")
+            if generator.random() < (0.9 * chance + 0.5 if matters else 0.05):
+                call[name] = generator.choice(SECRETS)
+        if generator.random() < 0.6:
+            call["keyslot"] = generator.choice((0, 1, 2, 3, 7, 32))
+        expected = outcome(slots, count, call)
+        if isinstance(expected, dict) and len(expected) > room:
+            expected = luks.KeyslotsFullError
+        if call["state"] == "active":
+            call |= {"secret": next(iter(slots.values())), "kdf": PBKDF2}
+        if isinstance(expected, dict):
+            changed = luks.amend(device, **call)
+            assert set(changed) == {n for n in range(count) if (n in slots) != (n in expected)}
+            slots = expected
+            seen.add((call["state"], bool(changed)))
+        else:
+            before = bytes(device.content)
+            with pytest.raises(expected):
+                luks.amend(device, **call)
+            assert bytes(device.content) == before
+            seen.add((call["state"], expected))
+        header = luks.load_header(device)
+        assert sorted(header.keyslots) == sorted(slots)
+        for number, secret in slots.items():
+            luks.unlock(device, header, secret, keyslot=number).key.wipe()
+        if not slots:
+            device, slots = volume(version), {0: PASSPHRASE}
+    assert len(seen) > 5
