@@ -316,7 +316,9 @@ def _run_at_terminal(
     [
         pytest.param(lambda k: ["/bin/sh", "-c", f"exec cat {k}/plain"], id="on the terminal"),
         pytest.param(lambda k: ["/bin/sh", "-c", f"cat {k}/base64 >file"], id="in a file"),
-        pytest.param(lambda k: ["/bin/sh", "-c", f"X=$(cat {k}/plain) exec true"], id="environment"),
+        pytest.param(
+            lambda k: ["/bin/sh", "-c", f"X=$(cat {k}/plain) exec true"], id="environment"
+        ),
         pytest.param(lambda k: ["/bin/sh", "-c", f"/bin/true $(cat {k}/plain)"], id="argument"),
         pytest.param(lambda k: ["/bin/sh", "-c", f"touch $(cat {k}/plain)"], id="file name"),
     ],

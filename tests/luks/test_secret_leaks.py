@@ -12,6 +12,7 @@ import pickle
 from typing import TYPE_CHECKING
 
 import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 import blobstore
 import luks
@@ -53,12 +54,18 @@ def _file(directory: Path, content: str) -> Path:
         "base64": lambda: base64.b64encode(MARKER),
         "16 bytes": lambda: MARKER[:16],
         "too long": lambda: MARKER * ((8 << 20) // len(MARKER) + 1),
+        "encrypted without padding": lambda: _encrypted(MARKER[:32]),
         "master": lambda: base64.b64encode(MASTER),
         "short master": lambda: base64.b64encode(MASTER[:-1]),
     }
     path = directory / content.replace(" ", "-")
     path.write_bytes(made[content]())
     return path
+
+
+def _encrypted(blocks: bytes) -> bytes:
+    encryptor = Cipher(algorithms.AES(MASTER), modes.CBC(bytes(16))).encryptor()
+    return encryptor.update(blocks) + encryptor.finalize()
 
 
 def _resolve(directory: Path, content: str, more: str = "", *others: str) -> None:
@@ -110,6 +117,7 @@ FAILURES: dict[str, Callable[[Path], object]] = {
     "no base64": lambda d: _resolve(d, "no base64", ",format=base64"),
     "base64 without padding": lambda d: _resolve(d, "base64 without padding", ",format=base64"),
     "not encrypted": lambda d: _decrypt(d, "16 bytes", "master"),
+    "not padded": lambda d: _decrypt(d, "encrypted without padding", "master"),
     "no whole blocks": lambda d: _decrypt(d, "plain", "master"),
     "short iv": lambda d: _decrypt(d, "16 bytes", "master", "AAAA"),
     "iv that is none": lambda d: _decrypt(d, "16 bytes", "master", "?"),

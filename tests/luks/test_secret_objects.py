@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 import luks
-from luks import SecretObject, SecretObjects
+from luks import Secret, SecretObject, SecretObjects, secret_codec
 from tests.luks.support import vectors
 from tests.support.foreign import ForeignProgramError, run
 
@@ -276,6 +276,15 @@ def test_s25_no_secret_is_encrypted_with_itself() -> None:
         resolve(f"secret,id=sec0,keyid=sec0,iv={iv},data=x")
     with pytest.raises(luks.SecretObjectError, match="with itself"):
         resolve(f"secret,id=sec0,keyid=b,iv={iv},data=x", f"secret,id=b,keyid=sec0,iv={iv},data=x")
+
+
+def test_s3_what_is_refused_is_wiped() -> None:
+    for refuse in (secret_codec.require_text, secret_codec.decode_base64):
+        refused = Secret(b"hunter2\0")
+        with pytest.raises(luks.SecretFormatError):
+            refuse(refused, "it")
+        with pytest.raises(ValueError, match="wiped"):
+            refused.view()
 
 
 def test_s26_data_in_the_clear_warns_and_encrypted_data_does_not(
