@@ -17,6 +17,8 @@ from luks.model import SECTOR_SIZE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from numpy.typing import NDArray
+
     from luks.ciphers import CipherSpec
 
 _BLOCK: Final = 16
@@ -36,6 +38,15 @@ class IvRoom:
     def __init__(self, count: int) -> None:
         self.data = memoryview(bytearray(_BLOCK * count + _BLOCK - 1))
         self.lanes = np.frombuffer(self.data, np.uint64, 2 * count)
+        self._multiples: tuple[int, NDArray[np.uint64]] = (0, np.zeros(count, np.uint64))
+
+    def multiples_of(self, step: int) -> NDArray[np.uint64]:
+        """Return 0, step, 2·step, ..., which is the same from request to request."""
+        known, multiples = self._multiples
+        if known != step:
+            multiples = np.multiply(_COUNT[: len(multiples)], np.uint64(step))
+            self._multiples = (step, multiples)
+        return multiples
 
 
 class BulkIvs(NamedTuple):
@@ -66,8 +77,8 @@ class BulkIvs(NamedTuple):
         if self.big_endian:
             numbers, zeros = zeros, numbers
         zeros.fill(0)
-        np.multiply(_COUNT[:count], np.uint64(step * self.factor & _MASK64), out=numbers)
-        np.add(numbers, np.uint64(first * self.factor + self.addend & _MASK64), out=numbers)
+        multiples = room.multiples_of(step * self.factor & _MASK64)[:count]
+        np.add(multiples, np.uint64(first * self.factor + self.addend & _MASK64), out=numbers)
         if self.mask != _MASK64:
             np.bitwise_and(numbers, np.uint64(self.mask), out=numbers)
         if self.big_endian:

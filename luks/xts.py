@@ -10,7 +10,7 @@ Source: IEEE 1619-2018; the tweaks are those of dm-crypt's IV generators.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from struct import Struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -51,63 +51,58 @@ FAST: Final = {
 
 
 class AesXts:
-    """A `luks.ciphers.SectorCipher`; it keeps no state between calls."""
+    """A `luks.ciphers.SectorCipher`."""
 
     def __init__(self, key: ReadableBuffer, sector_size: int, iv: str = "plain64") -> None:
         """Use ``key`` of 32 or 64 bytes, halves that differ; it is referred to, not copied."""
         self._algorithm = algorithms.AES(memoryview(key))
         self._sector_size = sector_size
         self._iv = FAST["aes", iv]
+        # Each thread takes one: a tweak, and a `Cipher` that reads it, and the key,
+        # when it makes a context.
+        self._spare: list[tuple[bytearray, Cipher[modes.XTS]]] = []
         spec = CipherSpec(f"aes-xts-{iv}", "aes", "xts", iv, "")
         self._bulk = bulk_path(spec, memoryview(key), sector_size, AES_XTS)
 
     def encrypt(self, first_sector: int, data: ReadableBuffer, out: WritableBuffer, /) -> None:
-        if self._bulk and self._bulk.encrypt(first_sector, data, out):
-            return
-        tweak = bytearray(16)
-        self._run(_contexts(self._algorithm, tweak, "encryptor"), tweak, first_sector, data, out)
+        if not (self._bulk and self._bulk.encrypt(first_sector, data, out)):
+            self._run("encryptor", first_sector, data, out)
 
     def decrypt(self, first_sector: int, data: ReadableBuffer, out: WritableBuffer, /) -> None:
-        if self._bulk and self._bulk.decrypt(first_sector, data, out):
-            return
-        tweak = bytearray(16)
-        self._run(_contexts(self._algorithm, tweak, "decryptor"), tweak, first_sector, data, out)
+        if not (self._bulk and self._bulk.decrypt(first_sector, data, out)):
+            self._run("decryptor", first_sector, data, out)
 
-    def _run(
-        self,
-        new_context: Callable[[], CipherContext],
-        tweak: bytearray,
-        number: int,
-        data: ReadableBuffer,
-        out: WritableBuffer,
-    ) -> None:
-        # Every line of the loop costs; see the module's docstring.
-        size = self._sector_size
-        step = size // SECTOR_SIZE
-        source, target = memoryview(data), memoryview(out)
-        pack_number, mask = self._iv.layout.pack_into, self._iv.mask
-        for start in range(0, len(source), size):
-            end = start + size
-            pack_number(tweak, 0, number & mask)
-            new_context().update_into(source[start:end], target[start:end])
-            number += step
-
-
-def _contexts(
-    algorithm: algorithms.AES, tweak: bytearray, direction: str
-) -> Callable[[], CipherContext]:
-    """Return what makes a context for the number that ``tweak`` holds at that time."""
-    if _tweak_is_read_late():
-        shared: Callable[[], CipherContext] = getattr(
-            Cipher(algorithm, modes.XTS(tweak)), direction
+    def _run(self, direction: str, number: int, data: ReadableBuffer, out: WritableBuffer) -> None:
+        # Every line costs; see the module's docstring.
+        try:
+            tweak, cipher = self._spare.pop()
+        except IndexError:
+            tweak = bytearray(16)
+            cipher = Cipher(self._algorithm, modes.XTS(tweak))
+        new_context: Callable[[], CipherContext] = (
+            getattr(cipher, direction)
+            if _tweak_is_read_late()
+            else partial(_context, self._algorithm, tweak, direction)
         )
-        return shared
+        size = self._sector_size
+        pack_number, mask = self._iv.layout.pack_into, self._iv.mask
+        if len(data) == size:
+            pack_number(tweak, 0, number & mask)
+            new_context().update_into(data, out)
+        else:
+            step = size // SECTOR_SIZE
+            source, target = memoryview(data), memoryview(out)
+            for start in range(0, len(source), size):
+                end = start + size
+                pack_number(tweak, 0, number & mask)
+                new_context().update_into(source[start:end], target[start:end])
+                number += step
+        self._spare.append((tweak, cipher))
 
-    def new_context() -> CipherContext:
-        context: CipherContext = getattr(Cipher(algorithm, modes.XTS(bytes(tweak))), direction)()
-        return context
 
-    return new_context
+def _context(algorithm: algorithms.AES, tweak: bytearray, direction: str) -> CipherContext:
+    context: CipherContext = getattr(Cipher(algorithm, modes.XTS(bytes(tweak))), direction)()
+    return context
 
 
 @cache

@@ -105,8 +105,10 @@ class _WorkArea:
         self._ivs = IvRoom(count)
         self._strings = TweakStrings(sector_size, count)
         self._tweaks = TweakRoom(sector_size, self._per_chunk)
-        # 16 bytes more than there are, because `update_into` asks for 15.
-        self._data = np.empty(self._per_chunk * sector_size + BLOCK, np.uint8)
+        # The cipher works in place; `update_into` asks for 15 bytes more than there are.
+        chunk = self._per_chunk * sector_size
+        self._room = memoryview(bytearray(chunk + BLOCK))
+        self._data = np.frombuffer(self._room, np.uint8, chunk)
         self._whitening = None
         if wide_key_size:
             masks = whitening(wide_key_size, sector_size // BLOCK, self._per_chunk)
@@ -124,15 +126,17 @@ class _WorkArea:
         self, context: CipherContext, source: NDArray[np.uint8], target: NDArray[np.uint8]
     ) -> None:
         """Encrypt or decrypt the first sectors of those whose tweaks were made."""
-        size, per_chunk = self._sector_size, self._per_chunk
-        for start in range(0, len(source), per_chunk * size):
-            part = source[start : start + per_chunk * size]
+        size, chunk = self._sector_size, len(self._data)
+        tweaks, data, room = self._tweaks.flat, self._data, self._room
+        for start in range(0, len(source), chunk):
+            part, whither = source[start : start + chunk], target[start : start + chunk]
             length = len(part)
             self._strings.copy_blocks(start // size, length // size, self._tweaks)
-            tweaks, data = self._tweaks.flat[:length], self._data[:length]
+            if length < chunk:
+                tweaks, data, room = tweaks[:length], data[:length], room[: length + BLOCK]
             np.bitwise_xor(part, tweaks, out=data)
-            context.update_into(data.data, self._data[: length + BLOCK].data)
-            np.bitwise_xor(data, tweaks, out=target[start : start + length])
+            context.update_into(data.data, room)
+            np.bitwise_xor(data, tweaks, out=whither)
 
 
 #: Work areas that nobody uses. Each thread takes one; two take two.

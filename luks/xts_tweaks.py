@@ -30,7 +30,7 @@ v is the byte that would have left right before: L(v) = b0, so that b0 needs no
 rule of its own. The polynomial 1 + x + x^2 + x^7 has the inverse
 1 + x + x^3 + x^4 + x^6 modulo x^8, which gives v. Eight bytes leave before
 the first of them comes back, so a lane C is computed at once, of the lane
-two above and what overflows from the lane one above::
+two above and what overflows, 7 bits, from the lane one above::
 
     a ^ a<<1 ^ a<<2 ^ a<<7  ^  b>>63 ^ b>>62 ^ b>>57
 
@@ -94,8 +94,19 @@ class TweakStrings:
         # b0 goes where the top of C_1 will be; the rest of T falls into place.
         self._first_window = _blocks_at(as_bytes, carried * _LANE - 1, (count,), (length,))
         self._top = as_bytes[length - 1 : count * length : length]
-        self._lanes = [strings[0, :, lane] for lane in range(lanes)]
-        self._lane_room = [np.empty(count, np.uint64) for _ in range(3)]
+        # Two lanes C at a time, as one item, if there are two. What overflows from a
+        # lane is in its upper bits, what overflows into it goes to its lower ones:
+        # the second may take it from the first before that has got its own.
+        width = min(2, carried)
+        self._carries = [
+            [
+                _items_at(as_bytes, at * _LANE, width, count, length)
+                for at in (low, low + 1, low + 2)
+            ]
+            for low in reversed(range(0, carried, width))
+        ]
+        self._lane_room = [np.empty(width * count, np.uint64) for _ in range(3)]
+        self._lane_items = [room.view(f"V{width * _LANE}") for room in self._lane_room[:2]]
         self._byte_room = [np.empty(count, np.uint8) for _ in range(3)]
         self._doublings = _doublings(strings)
 
@@ -155,25 +166,27 @@ class TweakStrings:
         np.bitwise_xor(total, term, out=self._top)
 
     def _put_carried_lanes(self) -> None:
-        two_above, total, term = self._lane_room
-        for index in reversed(range(self._carried)):
-            np.copyto(two_above, self._lanes[index + 2])
-            np.left_shift(two_above, _SHIFTS[5], out=total)  # as in `extend`
-            np.bitwise_xor(total, two_above, out=total)
+        above, total, term = self._lane_room
+        above_items, total_items = self._lane_items
+        for made, one_above, two_above in self._carries:
+            np.copyto(above_items, two_above)
+            np.left_shift(above, _SHIFTS[5], out=total)  # as in `extend`
+            np.bitwise_xor(total, above, out=total)
             np.left_shift(total, _SHIFTS[1], out=total)
-            np.bitwise_xor(total, two_above, out=total)
+            np.bitwise_xor(total, above, out=total)
             np.left_shift(total, _SHIFTS[1], out=total)
-            np.bitwise_xor(total, two_above, out=total)
+            np.bitwise_xor(total, above, out=total)
+            np.copyto(made, total_items)
             if not self._is_short:
                 # And ((a>>1 ^ a)>>5 ^ a)>>57 is what overflows, a>>63 ^ a>>62 ^ a>>57.
-                np.copyto(two_above, self._lanes[index + 1])
-                np.right_shift(two_above, _SHIFTS[1], out=term)
-                np.bitwise_xor(term, two_above, out=term)
+                np.copyto(above_items, one_above)
+                np.right_shift(above, _SHIFTS[1], out=term)
+                np.bitwise_xor(term, above, out=term)
                 np.right_shift(term, _SHIFTS[5], out=term)
-                np.bitwise_xor(term, two_above, out=term)
+                np.bitwise_xor(term, above, out=term)
                 np.right_shift(term, _SHIFTS[57], out=term)
                 np.bitwise_xor(total, term, out=total)
-            np.copyto(self._lanes[index], total)
+                np.copyto(made, total_items)
 
 
 class TweakRoom:
@@ -197,6 +210,13 @@ def _blocks_at(
 ) -> NDArray[np.void]:
     """Return a view of 16-byte items, which may overlap, from byte ``start`` on."""
     return as_strided(np.frombuffer(data.data, "V16", 1, start), shape, strides)
+
+
+def _items_at(
+    data: NDArray[np.uint8], start: int, lanes: int, count: int, stride: int
+) -> NDArray[np.void]:
+    """Return a view of ``count`` items of some lanes, one per string, from byte ``start`` on."""
+    return as_strided(np.frombuffer(data.data, f"V{lanes * _LANE}", 1, start), (count,), (stride,))
 
 
 def _doublings(strings: NDArray[np.uint64]) -> list[tuple[Any, ...]]:
