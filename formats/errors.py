@@ -12,7 +12,7 @@
     │   └── ContainerError           34   no sound container header is left
     └── UnsupportedError             40   valid, but not implemented here
 
-`luks.errors` (35, 36, 50 to 54) and `blobstore.errors` (60 to 70) add theirs. The
+`luks.errors` (35, 36, 50 to 59) and `blobstore.errors` (60 to 70) add theirs. The
 numbers are the exit codes of the command line; README lists them all.
 
 Whose fault an error is decides its class: what the bytes or the machine did is

@@ -195,11 +195,8 @@ def _header_there(device: BlockDevice) -> Header | None:
 
 
 def _check_room(device: BlockDevice, header: Header) -> None:
-    end = header.keyslots_offset + header.keyslots_size
-    if max(end, header.data_offset) > device.size:
-        raise TruncatedImageError(
-            f"the image of {device.size} bytes is too small for this header and its payload"
-        )
+    if header.keyslots_offset + header.keyslots_size > device.size:
+        raise TruncatedImageError(f"{device.size} bytes are too few for this header")
 
 
 def _unchanged(place: Place) -> ExitStack | nullcontext[None]:

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 
 from formats.device import read_exactly
 from formats.file import new_file
-from luks.errors import DeviceError, LuksExistsError, UnsupportedError
+from luks.errors import (
+    DeviceError,
+    LuksExistsError,
+    TruncatedImageError,
+    UnsupportedError,
+)
 from luks.foreign import check_place
 from luks.header_backup import check_other, copy_header, material_of
 from luks.load import is_luks, opened, opened_for_header, read_header
@@ -77,6 +82,7 @@ def attach_header(path_or_device: Place, header: Place) -> Header:
             never one; or the header belongs to a re-encryption.
         LuksExistsError: There is a header already.
         ForeignImageError: There is something else.
+        TruncatedImageError: The image ends before its payload begins.
         StorageError: As `luks.edit`.
     """
     with opened(header) as source, opened_for_header(path_or_device) as device:
@@ -89,6 +95,8 @@ def attach_header(path_or_device: Place, header: Place) -> Header:
                 f" of {end} bytes [L121]",
                 feature="attaching a header",
             )
+        if device.size < detached.data_offset:
+            raise TruncatedImageError(f"the image of {device.size} bytes ends before its payload")
         if is_luks(device):
             raise LuksExistsError("there is a LUKS header already", hint="restore replaces it")
         check_place(device, 0)

@@ -124,15 +124,18 @@ class _ObjectType(click.ParamType[SecretObject]):
         return value if isinstance(value, SecretObject) else SecretObject.parse(value)
 
 
-def key_options(whose: str = "") -> Callable[[_Command], _Command]:
+def key_options(whose: str = "", of: str | None = None) -> Callable[[_Command], _Command]:
     """Add options that name a secret; the function gets them as ``key``, a `KeySource`.
 
     Args:
         whose: A word before their names, such as ``new``: ``--new-key-file``, and
             ``new_key``. Objects are defined once in a command, by the options
             without such a word, which must be there, too.
+        of: What the help says of the passphrase; by default whose image it is of.
     """
-    prefix, of = (f"{whose}-", f" of the {whose} image") if whose else ("", "")
+    prefix = f"{whose}-" if whose else ""
+    if of is None:
+        of = f" of the {whose} image" if whose else ""
     names = {
         "file": f"{prefix}key-file",
         "fd": f"{prefix}key-fd",

@@ -210,6 +210,18 @@ def test_a_header_is_detached_and_attached(version: int, tmp_path: Path) -> None
     assert luks.detach_header(device, path, overwrite=True).uuid == header.uuid
 
 
+@BOTH
+def test_a_detached_header_is_restored_on_demand(version: int, tmp_path: Path) -> None:
+    device, header, backup = volume(version), tmp_path / "header", tmp_path / "backup"
+    luks.detach_header(device, header)
+    luks.backup_header(header, backup)
+    header.write_bytes(bytes(header.stat().st_size))
+    luks.restore_header(header, backup, force=True)
+    luks.open(device, PASSPHRASE, header=header).close()
+    with pytest.raises(luks.TruncatedImageError, match="before its payload"):
+        luks.attach_header(MemoryDevice(device.content[:4096]), header)
+
+
 def test_l121_without_room_a_header_is_not_attached(tmp_path: Path) -> None:
     payload, path = MemoryDevice(0), tmp_path / "header"
     luks.format(payload, PASSPHRASE, header=path, size=1 << 20, kdf=PBKDF2, key_size=32).close()

@@ -49,7 +49,7 @@ def command() -> None:
 )
 @VOLUME_KEY
 @kdf_options
-@key_options("new")
+@key_options("new", of=" to set")
 @key_options()
 def add(
     *,
@@ -83,7 +83,7 @@ def add(
 @image_and_header
 @KEY_SLOT
 @kdf_options
-@key_options("new")
+@key_options("new", of=" to set")
 @key_options()
 def change(
     *,
