@@ -90,6 +90,26 @@ def template(version: int = 2, **options: Any) -> Template:
     return Template(device, luks.load_header(device))
 
 
+#: The volume key of `known_volume`.
+KEY = bytes(range(32))
+
+
+def known_volume(version: int, **luks2_options: Any) -> Template:
+    """Return a volume with volume key `KEY` that `OTHER` opens; the options are LUKS2's."""
+    device = MemoryDevice(0)
+    luks.format(
+        device,
+        OTHER,
+        version=version,
+        key_size=len(KEY),
+        volume_key=KEY,
+        size=4096,
+        kdf=PBKDF2,
+        **(luks2_options if version == 2 else {}),
+    ).close()
+    return Template(device, luks.load_header(device))
+
+
 def json_of(header: luks.Header) -> dict[str, Any]:
     """A copy of the JSON metadata that a header was decoded from."""
     root: dict[str, Any] = json.loads(json.dumps(header.source.root))

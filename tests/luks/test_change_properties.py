@@ -11,34 +11,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import luks
-from formats.device import MemoryDevice
 from luks import luks2
-from tests.luks.support import OTHER, PBKDF2, Template, json_of, opens, put_copy
+from tests.luks.support import KEY, OTHER, PBKDF2, Template, json_of, known_volume, opens, put_copy
 from tests.luks.test_properties import JSON
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-KEY = bytes(range(32))
 SECRETS = [b"a", b"b", b"c", b"d"]
 LIMITS = luks.KdfLimits(iterations=2000, memory_kib=64, time=8, work_kib=512, lanes=4)
 
 
 @cache
 def base(version: int) -> Template:
-    device = MemoryDevice(0)
-    options: dict[str, Any] = {"keyslots_size": 512 << 10, "data_offset": 544 << 10}
-    luks.format(
-        device,
-        OTHER,
-        version=version,
-        key_size=32,
-        volume_key=KEY,
-        size=4096,
-        kdf=PBKDF2,
-        **(options if version == 2 else {}),
-    ).close()
-    return Template(device, luks.load_header(device))
+    return known_volume(version, keyslots_size=512 << 10, data_offset=544 << 10)
 
 
 _NUMBER = st.integers(0, 8)

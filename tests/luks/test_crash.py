@@ -13,7 +13,16 @@ from formats.device import MemoryDevice
 from formats.file import FileDevice
 from luks.enroll import add_keyslot
 from luks.writer import write_header
-from tests.luks.support import OTHER, PASSPHRASE, PBKDF2, SMALL, Template, template
+from tests.luks.support import (
+    KEY,
+    OTHER,
+    PASSPHRASE,
+    PBKDF2,
+    SMALL,
+    Template,
+    known_volume,
+    template,
+)
 from tests.support.devices import FaultyDevice, RecordingDevice, crash_states
 
 if TYPE_CHECKING:
@@ -22,7 +31,6 @@ if TYPE_CHECKING:
 
     from tests.support.devices import Operation
 
-KEY = bytes(range(32))
 
 #: What may be found after a crash: no header, one that is damaged, or a volume.
 Found = Literal["nothing", "damaged", "old", "new"]
@@ -101,19 +109,7 @@ def test_an_old_volume_keeps_its_keys_until_it_is_no_volume_any_more() -> None:
 @cache
 def volume(version: int) -> Template:
     """A volume that `OTHER` opens, with room for another keyslot."""
-    device = MemoryDevice(0)
-    options: dict[str, Any] = {} if version == 1 else {"keyslots_size": 256 << 10}
-    luks.format(
-        device,
-        OTHER,
-        version=version,
-        key_size=32,
-        volume_key=KEY,
-        size=4096,
-        kdf=PBKDF2,
-        **options,
-    ).close()
-    return Template(device, luks.load_header(device))
+    return known_volume(version, keyslots_size=256 << 10)
 
 
 def added(header: luks.Header) -> tuple[luks.Header, dict[int, bytes]]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
 import luks
 from formats.device import MemoryDevice
-from tests.luks.support import OTHER, PASSPHRASE, PBKDF2
+from tests.luks.support import OTHER, PASSPHRASE, PBKDF2, known_volume
 from tests.support.devices import SECTOR, FaultyDevice, RecordingDevice, crash_states
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-KEY = bytes(range(32))
 KEEP = b"kept"
 
 
@@ -44,19 +43,9 @@ class Case(NamedTuple):
 
 @cache
 def base(version: int) -> bytes:
-    device = MemoryDevice(0)
-    options: dict[str, Any] = {"keyslots_size": 384 << 10, "data_offset": 416 << 10}
-    luks.format(
-        device,
-        OTHER,
-        version=version,
-        key_size=32,
-        volume_key=KEY,
-        size=4096,
-        kdf=PBKDF2,
-        **(options if version == 2 else {}),
-    ).close()
-    return bytes(device.content)
+    return bytes(
+        known_volume(version, keyslots_size=384 << 10, data_offset=416 << 10).device.content
+    )
 
 
 def add(number: int | None = None, secret: bytes = PASSPHRASE) -> Callable[[BlockDevice], object]:

@@ -17,11 +17,13 @@ from luks.header_lock import exclusive
 from luks.model import PRIORITY_IGNORE, PRIORITY_PREFER
 from tests.luks.support import (
     ARGON2ID,
+    KEY,
     OTHER,
     PASSPHRASE,
     PBKDF2,
     Template,
     json_of,
+    known_volume,
     opens,
     put_copy,
     with_json,
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 THIRD = b"third"
-KEY = bytes(range(32))
 #: Room for four keyslots of a 32-byte key.
 ROOM: dict[str, Any] = {"keyslots_size": 512 << 10, "data_offset": 544 << 10}
 
@@ -41,19 +42,7 @@ ROOM: dict[str, Any] = {"keyslots_size": 512 << 10, "data_offset": 544 << 10}
 @cache
 def base(version: int) -> Template:
     """A volume that `OTHER` opens."""
-    device = MemoryDevice(0)
-    options: dict[str, Any] = ROOM if version == 2 else {}
-    luks.format(
-        device,
-        OTHER,
-        version=version,
-        key_size=32,
-        volume_key=KEY,
-        size=4096,
-        kdf=PBKDF2,
-        **options,
-    ).close()
-    return Template(device, luks.load_header(device))
+    return known_volume(version, **ROOM)
 
 
 BOTH = pytest.mark.parametrize("version", [1, 2])
