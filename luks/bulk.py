@@ -26,7 +26,13 @@ _BLOCK: Final = 16
 
 
 class Bulk(Protocol):
-    """A `luks.ciphers.SectorCipher` for many sectors, and for any step between numbers."""
+    """A `luks.ciphers.SectorCipher` for many sectors, and for any step between numbers.
+
+    Attributes:
+        way: What the cipher goes over the data by, for people: ``"XTS"`` or ``"ECB"``.
+    """
+
+    way: str
 
     def encrypt(self, first: int, step: int, data: ReadableBuffer, out: WritableBuffer, /) -> None:
         """Encrypt sectors ``first``, ``first + step``, ... of ``data`` to ``out``."""
@@ -102,6 +108,12 @@ class BulkPath:
             return False
         bulk.decrypt(first_sector, self._step, data, out)
         return True
+
+    def way(self) -> str:
+        """Import NumPy, and return the `Bulk.way` that larger requests will go."""
+        if self._bulk is None:
+            self._bulk = self._make()
+        return self._bulk.way
 
     def _for_size(self, size: int, least: int) -> Bulk | None:
         if size < least:

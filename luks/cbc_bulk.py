@@ -39,6 +39,8 @@ _BATCH: Final = 1 << 20
 class BulkCbc:
     """CBC of a cipher with 128-bit blocks. Safe in several threads."""
 
+    way = "ECB"
+
     def __init__(self, blocks: CryptographyCipher, sector_size: int, ivs: BulkIvs) -> None:
         self._blocks = blocks
         self._ivs = ivs

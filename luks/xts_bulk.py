@@ -55,6 +55,7 @@ class BulkXts:
         wide = cipher == "aes" and half in KEY_SIZES and is_whitened()
         self._blocks = WideAes(key[:half]) if wide else CryptographyCipher(cipher, key[:half])
         self._wide_key_size = half if wide else 0
+        self.way = "XTS" if wide else "ECB"
         self._ivs = ivs
         self._sector_size = sector_size
 

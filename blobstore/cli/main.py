@@ -39,6 +39,7 @@ VERBS: Final = {
     "amend": "Make keyslots active or inactive, as QEMU's amend does.",
     "verify": "Read and check everything in an image, and repair it.",
     "scrub": "Write every section anew, and wipe what none uses.",
+    "benchmark": "Measure key derivations, ciphers and durable puts on this machine.",
 }
 
 EXIT_CODES: Final = """\

@@ -182,6 +182,7 @@ COMMANDS: list[Command] = [
     (20, "get missing a -o never U"),
     (53, "get clear a -o never U"),
     (2, "get image U"),
+    (0, "benchmark --only cipher --seconds 0.01"),
     (2, "get image a --wrong U"),
 ]
 WAYS = ("file", "fd", "base64", "encrypted", "keyring", "credential", "command", "prompt")
