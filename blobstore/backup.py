@@ -41,7 +41,7 @@ _PIECE = 1 << 20
 def backup(
     path: AnyPath,
     destination: AnyPath,
-    secret: bytes | luks.Secret | None = None,
+    secret: bytes | luks.Secret | luks.VolumeKey | None = None,
     *,
     header: AnyPath | None = None,
     overwrite: bool = False,

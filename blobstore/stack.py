@@ -39,7 +39,7 @@ DEFAULT_FREE = 8 << 20
 
 def open_store(
     path: AnyPath,
-    secret: bytes | luks.Secret | None = None,
+    secret: bytes | luks.Secret | luks.VolumeKey | None = None,
     *,
     header: AnyPath | None = None,
     read_only: bool = False,
@@ -56,7 +56,8 @@ def open_store(
 
     Args:
         path: Image file or block device, locked until the store is closed.
-        secret: Passphrase or content of a key file, for an encrypted image.
+        secret: Passphrase or content of a key file, for an encrypted image; or its
+            volume key, from `luks.verify_volume_key`.
         header: File of the detached LUKS header.
         read_only: Permit no writing; several processes may read at once.
         allow_unprotected: Accept a secret for an image that is not encrypted,

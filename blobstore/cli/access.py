@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from blobstore.cli.header import VOLUME_KEY, read_volume_key
 from blobstore.cli.keys import PATH, KeySource, key_options
 from blobstore.cli.types import DigestType
 from blobstore.stack import is_encrypted, open_store
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from blobstore.description import Digest
     from blobstore.store import Store
+    from luks import VolumeKey
 
     _Command = Callable[..., Any]
 
@@ -45,11 +47,22 @@ class Access:
     at_least_generation: int
     lock: bool
     borrowed_key: bool = False  # of another image: for this one only if it needs a key
+    volume_key_file: Path | None = None
 
     @contextmanager
-    def secret_for(self, image: Path) -> Iterator[Secret | None]:
+    def secret_for(self, image: Path) -> Iterator[Secret | VolumeKey | None]:
         """Yield the image's secret, asked for if it needs one and none is named."""
         needed = bool(self.header) or is_encrypted(image)
+        if self.volume_key_file and needed:
+            place = self.header or image
+            with read_volume_key(place, self.key, self.volume_key_file) as volume_key:
+                yield volume_key
+            return
+        if self.volume_key_file and not self.borrowed_key:
+            # Whoever has a key takes the image for encrypted; to open it refuses that.
+            with Secret.from_file(self.volume_key_file) as key:
+                yield key
+            return
         secret = None
         if needed or not self.borrowed_key:
             secret = self.key.read()
@@ -130,6 +143,7 @@ def access_options(function: _Command) -> _Command:
         expect_digest: Digest | None,
         at_least_generation: int,
         no_lock: bool,
+        volume_key_file: Path | None,
         **rest: Any,
     ) -> Any:
         access = Access(
@@ -139,6 +153,7 @@ def access_options(function: _Command) -> _Command:
             expect_digest,
             at_least_generation,
             not no_lock,
+            volume_key_file=volume_key_file,
         )
         return function(access=access, **rest)
 
@@ -166,6 +181,7 @@ def access_options(function: _Command) -> _Command:
             is_flag=True,
             help="Accept an image that is less protected than it should be.",
         ),
+        VOLUME_KEY,
     ):
         wrapped = option(wrapped)
     return _secret_options(wrapped, "The image's detached LUKS header.")
@@ -227,6 +243,7 @@ def other_access_options(function: _Command) -> _Command:
             expect_digest=None,
             at_least_generation=0,
             borrowed_key=borrowed,
+            volume_key_file=access.volume_key_file if borrowed else None,
         )
         return function(other_access=other, **rest)
 

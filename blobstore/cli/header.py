@@ -89,10 +89,21 @@ def unlocking(
     if volume_key_file is None:
         with passphrase(key, f"Passphrase for {image}: ") as secret:
             yield secret
-        return
+    else:
+        with read_volume_key(place, key, volume_key_file) as volume_key:
+            yield volume_key
+
+
+@contextmanager
+def read_volume_key(place: Path, key: KeySource, file: Path) -> Iterator[luks.VolumeKey]:
+    """Yield the volume key in a file, compared with the header at ``place``.
+
+    Raises:
+        UnlockError: It is not the volume key.
+    """
     if key.is_named:
         raise click.UsageError("--volume-key-file and a passphrase exclude each other")
-    with luks.Secret.from_file(volume_key_file) as secret:
+    with luks.Secret.from_file(file) as secret:
         volume_key = luks.verify_volume_key(luks.load_header(place), secret.view())
     with volume_key.key:
         yield volume_key

@@ -87,6 +87,14 @@ def test_a_volume_key_is_put_in_escrow_and_opens(
     assert len(escrow.read_bytes()) == 64
     by_key = ("--volume-key-file", escrow, *options)
     assert succeeds("key", "test", image, *by_key) == b"volume key\n"
+    assert succeeds("get", image, "a", *by_key) == b"blob"
+    succeeds("put", image, "a", "-", *by_key, stdin=b"blob")
+    assert b"no problems" in succeeds("verify", image, *by_key)
+    copy = tmp_path / "copy"
+    succeeds("backup", image, copy, *by_key)
+    both = ("--other-header", options[1]) if options else ()
+    assert succeeds("diff", image, copy, *by_key, *both) is not None
+    assert fails("get", image, "a", *by_key, "--key-file", keys[0]) == 2
     assert fails("key", "destroy", image, *options) == 53
     succeeds("key", "destroy", image, "--force", *options)
     assert fails("get", image, "a", "--key-file", keys[0], *options) == 50
@@ -95,6 +103,15 @@ def test_a_volume_key_is_put_in_escrow_and_opens(
     escrow.write_bytes(bytes(64))
     assert fails("key", "test", image, *by_key) == 50
     assert fails("key", "test", image, *by_key, "--key-file", keys[1]) == 2
+
+
+def test_a_volume_key_for_an_image_in_the_clear_is_refused(
+    tmp_path: Path, keys: list[Path]
+) -> None:
+    image, by_key = tmp_path / "image", ("--volume-key-file", keys[0])
+    succeeds("create", image, "--section", "a=10", "--no-encryption")
+    assert fails("ls", image, *by_key) == 53
+    assert succeeds("ls", image, *by_key, "--allow-unprotected")
 
 
 def test_tokens_are_listed_added_assigned_exported_and_removed(
