@@ -159,11 +159,6 @@ def material_of(source: BlockDevice, header: Header) -> dict[int, bytes]:
     return material
 
 
-def same_volume(old: Header, new: Header) -> bool:
-    """Say whether two headers are of one volume: UUID and digest of its key (L111)."""
-    return not _difference(old, new)
-
-
 def _difference(old: Header | None, new: Header) -> str:
     """Return what keeps a header from being put in another one's place, or ""."""
     if old is None:
