@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 
 _PATTERN = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(?:iB)?|B)?", re.IGNORECASE)
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
@@ -17,16 +16,19 @@ def parse_size(text: str | int) -> int:
             like are refused: some mean 1000 by it.
     """
     if isinstance(text, int) and not isinstance(text, bool):
-        size = Fraction(text)
+        whole, rest = text, 0
     else:
         match = _PATTERN.fullmatch(str(text).strip())
         if not match:
             raise ValueError(f"{text!r} is no size; write 4096, 256KiB or 1MiB")
         number, unit = match.groups()
-        size = Fraction(number) * 1024 ** _POWERS[(unit or "").upper()]
-    if size < 0 or size.denominator != 1:
+        integer, _, fraction = number.partition(".")
+        # In integers, for a float would round.
+        digits = int(integer + fraction) * 1024 ** _POWERS[(unit or "").upper()]
+        whole, rest = divmod(digits, 10 ** len(fraction))
+    if whole < 0 or rest:
         raise ValueError(f"{text!r} is no whole number of bytes")
-    return int(size)
+    return whole
 
 
 def format_size(size: int) -> str:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from hmac import compare_digest
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from luks import luks1
 from luks.ciphers import check_usable, parse
 from luks.errors import LuksHeaderError, PolicyError, UnsupportedError
 from luks.luks2_reencrypt import REENCRYPT_REQUIREMENTS
@@ -113,7 +112,9 @@ def header_digest(header: Header) -> bytes:
     changes it; which of two equal LUKS2 copies was read does not, nor how often
     the header was written, nor white space and order in its JSON.
     """
-    if header.version == luks1.VERSION:
+    if header.version == 1:
+        from luks import luks1  # noqa: PLC0415  most volumes are LUKS2
+
         return hashlib.sha256(luks1.encode(header.source)).digest()
     said = [header.uuid, header.label, header.subsystem, header.metadata_size, header.source.root]
     text = json.dumps(said, sort_keys=True, separators=(",", ":"))
