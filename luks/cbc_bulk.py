@@ -107,14 +107,18 @@ _free: dict[int, list[NDArray[np.uint8]]] = {}
 
 @contextmanager
 def _borrow(size: int) -> Iterator[NDArray[np.uint8]]:
-    """Lend memory of at least ``size`` bytes, and 16 more for `update_into`, to one thread."""
+    """Lend memory of at least ``size`` bytes, and 16 more for `update_into`, to one thread.
+
+    It is wiped afterwards, for it may hold what was decrypted of a keyslot.
+    """
     power = (size - 1).bit_length()
     spare = _free.setdefault(power, [])
     try:
         memory = spare.pop()
     except IndexError:
-        memory = np.empty((1 << power) + _BLOCK, np.uint8)
+        memory = np.zeros((1 << power) + _BLOCK, np.uint8)
     try:
         yield memory
     finally:
+        memory[:size].fill(0)
         spare.append(memory)

@@ -92,6 +92,7 @@ class BulkXts:
                 start, end = done * size, (done + count) * size
                 area.crypt(context, source[start:end], target[start:end])
             finally:
+                area.wipe()
                 _give_back(area)
             done += count
 
@@ -138,6 +139,13 @@ class _WorkArea:
             np.bitwise_xor(part, tweaks, out=data)
             context.update_into(data.data, room)
             np.bitwise_xor(data, tweaks, out=whither)
+
+    def wipe(self) -> None:
+        """Wipe what, with the tweaks, would give away the last data that were decrypted.
+
+        They may be a keyslot's; and work areas live as long as the process.
+        """
+        self._data.fill(0)
 
 
 #: Work areas that nobody uses. Each thread takes one; two take two.

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luks import bulk, bulk_ivs, ciphers, wide_aes, xts, xts_bulk
+from luks import bulk, bulk_ivs, cbc_bulk, ciphers, wide_aes, xts, xts_bulk
 from luks.blockcipher import CryptographyCipher
 
 SECTOR_SIZES = [512, 1024, 2048, 4096]
@@ -282,6 +282,17 @@ def test_work_areas_are_used_again() -> None:
     before = list(areas)
     cipher.encrypt(0, 4, data, data)
     assert areas == before
+
+
+@pytest.mark.parametrize("sectors", [5, 700])
+def test_work_areas_keep_nothing_that_was_decrypted(sectors: int) -> None:
+    """Neither where they were full nor where a shorter part came last."""
+    for text, sector_size in (("aes-xts-plain64", 2048), ("aes-cbc-plain64", 2048)):
+        cipher = in_bulk(text, os.urandom(32), sector_size)
+        data = bytearray(os.urandom(sectors * sector_size))
+        cipher.decrypt(0, 4, data, data)
+    assert not any(area._data.any() for areas in xts_bulk._free.values() for area in areas)
+    assert not any(memory.any() for areas in cbc_bulk._free.values() for memory in areas)
 
 
 # When NumPy is imported.
