@@ -21,9 +21,9 @@ import formats
 import luks
 
 if TYPE_CHECKING:
-    from blobstore.backup import backup
     from blobstore.cloning import clone
     from blobstore.comparison import Difference, SectionState, compare
+    from blobstore.copying import backup
     from blobstore.description import Digest, SectionInfo, StoreInfo
     from blobstore.errors import (
         BlobNotFoundError,
@@ -127,7 +127,7 @@ for _package in (formats, luks):
 # Where each public name lives: modules are imported when they are first used,
 # so that a command line that reads one blob pays for nothing else.
 _HOMES: Final = {
-    "blobstore.backup": ("backup",),
+    "blobstore.copying": ("backup",),
     "blobstore.cloning": ("clone",),
     "blobstore.comparison": ("Difference", "SectionState", "compare"),
     "blobstore.description": ("Digest", "SectionInfo", "StoreInfo"),

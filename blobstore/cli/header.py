@@ -109,13 +109,6 @@ def read_volume_key(place: Path, key: KeySource, file: Path) -> Iterator[luks.Vo
         yield volume_key
 
 
-def check_other(file: Path, *others: Path) -> None:
-    """Refuse to make a file in the place of the image or header that it is made from."""
-    for other in others:
-        if file.exists() and other.exists() and file.samefile(other):
-            raise click.UsageError(f"{file} is what is read, and would be replaced")
-
-
 def consent(question: str, *, force: bool) -> None:
     """Ask before something that cannot be undone; ``force`` is the answer given before.
 

@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 _PROGRESS_AFTER = 1.0
 
 
+def check_other(file: Path, *others: Path | None) -> None:
+    """Refuse to make a file in the place of one that it is made from, ``--force`` or not."""
+    for other in filter(None, others):
+        if file.exists() and other.exists() and file.samefile(other):
+            raise click.UsageError(f"{file} is what is read, and would be replaced")
+
+
 def write_output(path: Path, data: bytes | memoryview, *, force: bool) -> None:
     """Write a file that appears whole or not at all.
 

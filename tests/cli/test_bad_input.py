@@ -16,7 +16,7 @@ import blobstore as library
 import luks
 from blobstore.cli.main import EXIT_CODES
 from formats.errors import StorageError
-from tests.support.cli import QUICK, blobstore, succeeds, without_override
+from tests.support.cli import QUICK, blobstore, fails, succeeds, without_override
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -312,3 +312,23 @@ def test_the_exit_codes_are_unique_and_documented() -> None:
     readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
     table = {int(code) for code in re.findall(r"^\| (\d+) \|", readme, re.MULTILINE)}
     assert table == documented
+
+
+def test_no_output_takes_the_place_of_the_image(tmp_path: Path) -> None:
+    image, key, link = tmp_path / "image", tmp_path / "key", tmp_path / "link"
+    key.write_bytes(b"secret")
+    succeeds("create", image, "--section", "uefi-variables=10", "--key-file", key, *QUICK)
+    new = tmp_path / "new"
+    new.write_bytes(b"new")
+    succeeds("put", image, "uefi-variables", new, "--key-file", key)
+    link.hardlink_to(image)
+    before = image.read_bytes()
+    for arguments in (
+        ("get", image, "uefi-variables", "-o", link),
+        ("backup", image, link),
+        ("export", image, link, "--to", "raw", "--name", "uefi-variables"),
+    ):
+        assert fails(*arguments, "--force", "--key-file", key) == 2
+    assert image.read_bytes() == before
+    with pytest.raises(ValueError, match="image itself"):
+        library.backup(image, link, b"secret", overwrite=True)

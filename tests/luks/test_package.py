@@ -1,14 +1,20 @@
-"""What `import luks` gives and costs."""
+"""What `import luks` gives and costs, and the names that `blobstore` gives."""
 
 from __future__ import annotations
 
+import pkgutil
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 
+import blobstore
 import luks
 from luks import errors
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 
 def _imported(statement: str) -> set[str]:
@@ -78,3 +84,10 @@ except ImportError as error:
     )
     assert "'formats'" in done.stdout
     assert "another distribution" in done.stdout
+
+
+@pytest.mark.parametrize("package", [blobstore, luks], ids=["blobstore", "luks"])
+def test_no_public_name_is_that_of_a_module(package: ModuleType) -> None:
+    """Importing the module would put it in the place of what has its name."""
+    modules = {module.name for module in pkgutil.iter_modules(package.__path__)}
+    assert not modules & set(package.__all__)

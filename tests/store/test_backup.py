@@ -94,7 +94,7 @@ def test_a_backup_of_a_store_that_never_rests_is_refused(tmp_path: Path) -> None
             return scan(device)
 
         with (
-            mock.patch("blobstore.backup.scan", restless),
+            mock.patch("blobstore.copying.scan", restless),
             pytest.raises(blobstore.StoreBusyError, match="10 passes"),
         ):
             blobstore.backup(image, copy, SECRET)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from blobstore.backup import backup
 from blobstore.cli.access import PATH, Access, access_options
-from blobstore.cli.output import progress
+from blobstore.cli.output import check_other, progress
+from blobstore.copying import backup
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,6 +25,7 @@ def command(*, access: Access, image: Path, destination: Path, force: bool) -> N
     The copy opens with the same passphrases. A detached LUKS header is not
     copied.
     """
+    check_other(destination, image, access.header)
     with access.secret_for(image) as secret, progress("copying") as advance:
         backup(
             image,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from blobstore.cli.access import PATH, Access, access_options
+from blobstore.cli.output import check_other
 from blobstore.cli.state_key import NamedKey, state_key, swtpm_key_option
 from blobstore.foreign.exporting import export_state
 from blobstore.foreign.states import StateFormat, validate_section_name
@@ -59,6 +60,7 @@ def command(
         raise click.UsageError(f"{kind} takes no --swtpm-key")
     if str(destination) == "-" and kind is StateFormat.SWTPM_DIR:
         raise click.UsageError("a directory does not go to stdout")
+    check_other(destination, image, access.header)
     with state_key(swtpm_key) as key, access.open(image) as store:
         export_state(
             store,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from blobstore.cli.access import PATH, Access, access_options
-from blobstore.cli.output import write_output
+from blobstore.cli.output import check_other, write_output
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,6 +35,8 @@ def command(
     """Read the blob NAME of IMAGE to stdout or a file."""
     if output is None and sys.stdout.isatty():
         raise click.UsageError("a blob is binary: name a file with -o, or -o - for the terminal")
+    if output is not None:
+        check_other(output, image, access.header)
     with access.open(image) as store:
         blob = store.get(name, previous=previous)
     if output is None or str(output) == "-":

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import luks
-from blobstore.cli.header import check_other, image_and_header, usage_errors
+from blobstore.cli.header import image_and_header, usage_errors
 from blobstore.cli.keys import PATH
-from blobstore.cli.output import output_exists, print_json, print_table
+from blobstore.cli.output import check_other, output_exists, print_json, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,7 +11,6 @@ from blobstore.cli.encryption import kdf_options
 from blobstore.cli.header import (
     KEY_SLOT,
     VOLUME_KEY,
-    check_other,
     consent,
     image_and_header,
     new_passphrase,
@@ -19,7 +18,7 @@ from blobstore.cli.header import (
     unlocking,
 )
 from blobstore.cli.keys import PATH, key_options
-from blobstore.cli.output import print_json, print_table, waiting, write_output
+from blobstore.cli.output import check_other, print_json, print_table, waiting, write_output
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,6 +10,7 @@ its head: its copy may mix moments, and is unverified there as here (C62).
 from __future__ import annotations
 
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import luks
@@ -64,9 +65,12 @@ def backup(
     Raises:
         StoreBusyError: It changed too much in each of `PASSES` passes.
         ImageExistsError: ``destination`` exists.
+        ValueError: It is the image itself.
         SecretRequiredError, NoKeyslotMatchError, FormatError, DeviceError: As
             `blobstore.open`.
     """
+    if Path(destination).exists() and Path(destination).samefile(path):
+        raise ValueError(f"{destination} is the image itself")
     with ExitStack() as stack:
         source = stack.enter_context(FileDevice(path, lock=False))
         payload: BlockDevice = source
