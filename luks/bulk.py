@@ -57,8 +57,8 @@ class Crossover(NamedTuple):
 
 #: XTS against `luks.xts.AesXts`, which is fast, and against `luks.modes`.
 AES_XTS: Final = Crossover(
-    encrypt={512: 13, 1024: 14, 2048: 19, 4096: 28},
-    decrypt={512: 13, 1024: 14, 2048: 19, 4096: 28},
+    encrypt={512: 12, 1024: 14, 2048: 15, 4096: 22},
+    decrypt={512: 14, 1024: 16, 2048: 18, 4096: 26},
     saved=2.0,
 )
 OTHER_XTS: Final = Crossover(
