@@ -10,7 +10,6 @@ its head: its copy may mix moments, and is unverified there as here (C62).
 from __future__ import annotations
 
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import luks
@@ -20,7 +19,7 @@ from blobstore.scan import scan
 from blobstore.verification import verify
 from formats.device import read_exactly
 from formats.errors import StorageError, TruncatedImageError
-from formats.file import FileDevice, new_file
+from formats.file import FileDevice, is_same_file, new_file
 
 if TYPE_CHECKING:
     import os
@@ -69,7 +68,7 @@ def backup(
         SecretRequiredError, NoKeyslotMatchError, FormatError, DeviceError: As
             `blobstore.open`.
     """
-    if Path(destination).exists() and Path(destination).samefile(path):
+    if is_same_file(destination, path):
         raise ValueError(f"{destination} is the image itself")
     with ExitStack() as stack:
         source = stack.enter_context(FileDevice(path, lock=False))

@@ -253,6 +253,12 @@ def _take_name(temporary: Path, target: Path, *, overwrite: bool) -> None:
         raise _translate(error, f"cannot name the new file {target}") from error
 
 
+def is_same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
+    """Say whether both names are there and of one file, also by a link."""
+    one, other = Path(one), Path(other)
+    return one.exists() and other.exists() and one.samefile(other)
+
+
 def synchronise_directory(path: Path) -> None:
     """Make names just added to or removed from a directory durable."""
     if not hasattr(os, "O_DIRECTORY"):  # Windows has no such thing to open

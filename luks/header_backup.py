@@ -10,11 +10,10 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from formats.device import MemoryDevice, read_exactly
-from formats.file import new_file
+from formats.file import is_same_file, new_file
 from luks import luks1
 from luks.errors import (
     DeviceBusyError,
@@ -120,10 +119,8 @@ def check_other(path_or_device: Place, file: str | os.PathLike[str]) -> None:
     Raises:
         ValueError: It is.
     """
-    if isinstance(path_or_device, str | os.PathLike):
-        image, target = Path(path_or_device), Path(file)
-        if image.exists() and target.exists() and image.samefile(target):
-            raise ValueError(f"{target} is the image itself")
+    if isinstance(path_or_device, str | os.PathLike) and is_same_file(path_or_device, file):
+        raise ValueError(f"{os.fspath(file)} is the image itself")
 
 
 def copy_header(device: BlockDevice) -> MemoryDevice:

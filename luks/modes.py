@@ -11,6 +11,7 @@ Source: NIST SP 800-38A; IEEE 1619-2018 (XTS); IEEE 1619 draft of 2004 (LRW).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
@@ -106,7 +107,23 @@ class Ctr:
     decrypt = encrypt
 
 
-class Xts:
+class _Masked(ABC):
+    """A mode that XORs each block with a tweak before and after the cipher."""
+
+    _blocks: BlockCipher
+
+    def encrypt(self, ivs: bytes, data: bytes, sector_size: int) -> bytes:
+        return _with_mask(self._blocks.encryptor().update, self._mask(ivs, sector_size), data)
+
+    def decrypt(self, ivs: bytes, data: bytes, sector_size: int) -> bytes:
+        return _with_mask(self._blocks.decryptor().update, self._mask(ivs, sector_size), data)
+
+    @abstractmethod
+    def _mask(self, ivs: bytes, sector_size: int) -> int:
+        """Return all tweaks, as one little-endian number."""
+
+
+class Xts(_Masked):
     """XTS: each block is XORed with a tweak before and after the cipher.
 
     The IV, encrypted with a key of its own, is the tweak of a sector's first
@@ -119,15 +136,7 @@ class Xts:
         self._blocks = blocks
         self._tweak_blocks = tweak_blocks
 
-    def encrypt(self, ivs: bytes, data: bytes, sector_size: int) -> bytes:
-        return self._run(self._blocks.encryptor().update, ivs, data, sector_size)
-
-    def decrypt(self, ivs: bytes, data: bytes, sector_size: int) -> bytes:
-        return self._run(self._blocks.decryptor().update, ivs, data, sector_size)
-
-    def _run(
-        self, crypt: Callable[[bytes], bytes], ivs: bytes, data: bytes, sector_size: int
-    ) -> bytes:
+    def _mask(self, ivs: bytes, sector_size: int) -> int:
         firsts = self._tweak_blocks.encryptor().update(ivs)
         tweaks = []
         for start in range(0, len(firsts), _XTS_BLOCK):
@@ -137,11 +146,10 @@ class Xts:
                 tweak <<= 1
                 if tweak >> 128:
                     tweak ^= (1 << 128) | 0x87
-        mask = int.from_bytes(b"".join(tweaks), "little")
-        return _with_mask(crypt, mask, data)
+        return int.from_bytes(b"".join(tweaks), "little")
 
 
-class Lrw:
+class Lrw(_Masked):
     """LRW, which XTS replaced: the tweak is the block's number times a second key.
 
     The IV is the number of a sector's first block, big-endian. Numbers and the
@@ -155,15 +163,7 @@ class Lrw:
         self._blocks = blocks
         self._tweak_key = tweak_key
 
-    def encrypt(self, ivs: bytes, data: bytes, sector_size: int) -> bytes:
-        return self._run(self._blocks.encryptor().update, ivs, data, sector_size)
-
-    def decrypt(self, ivs: bytes, data: bytes, sector_size: int) -> bytes:
-        return self._run(self._blocks.decryptor().update, ivs, data, sector_size)
-
-    def _run(
-        self, crypt: Callable[[bytes], bytes], ivs: bytes, data: bytes, sector_size: int
-    ) -> bytes:
+    def _mask(self, ivs: bytes, sector_size: int) -> int:
         powers = _powers(int.from_bytes(self._tweak_key))
         # From one number to the next the lowest bits change, k ones and a zero:
         # the tweak changes by the sum of their powers.
@@ -181,8 +181,7 @@ class Lrw:
                 tweaks.append(tweak.to_bytes(self.iv_size))
                 tweak ^= steps[((number ^ (number + 1)) & _LRW_MASK).bit_length()]
                 number += 1
-        mask = int.from_bytes(b"".join(tweaks), "little")
-        return _with_mask(crypt, mask, data)
+        return int.from_bytes(b"".join(tweaks), "little")
 
 
 def _powers(key: int) -> list[int]:

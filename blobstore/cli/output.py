@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from blobstore.errors import OutputExistsError
-from formats.file import new_file
+from formats.file import is_same_file, new_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ _PROGRESS_AFTER = 1.0
 def check_other(file: Path, *others: Path | None) -> None:
     """Refuse to make a file in the place of one that it is made from, ``--force`` or not."""
     for other in filter(None, others):
-        if file.exists() and other.exists() and file.samefile(other):
+        if is_same_file(file, other):
             raise click.UsageError(f"{file} is what is read, and would be replaced")
 
 

@@ -20,7 +20,7 @@ from formats.container import Kind
 from formats.errors import ReadOnlyError
 from tests.support.devices import RecordingDevice
 from tests.support.stores import image, open_store, spec
-from tests.support.windows import manual_alarms, window_image, window_spec
+from tests.support.windows import manual_alarms, window_image, window_spec, written_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,12 +37,6 @@ def _no_time_passes(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def device() -> RecordingDevice:
     return RecordingDevice(window_image(SIZE))
-
-
-def written_bytes(device: RecordingDevice) -> int:
-    written = sum(len(write.data) for write in device.writes)
-    device.log.clear()
-    return written
 
 
 # ------------------------------------------------------------ what it shows

@@ -15,7 +15,7 @@ from tests.reference.reader import IN_PLACE, LIVE
 from tests.reference.samples import sample
 from tests.support.devices import FaultyDevice, RecordingDevice
 from tests.support.stores import open_store
-from tests.support.windows import manual_alarms, window_image
+from tests.support.windows import manual_alarms, window_image, written_bytes
 
 SIZE = 5000
 
@@ -29,12 +29,6 @@ def _no_time_passes(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def device() -> RecordingDevice:
     return RecordingDevice(window_image(SIZE))
-
-
-def written_bytes(device: RecordingDevice) -> int:
-    written = sum(len(write.data) for write in device.writes)
-    device.log.clear()
-    return written
 
 
 def test_c62_in_place_writes_go_to_the_image_at_once() -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from blobstore.layout import SectionSpec
     from formats.device import ReadableBuffer
+    from tests.support.devices import RecordingDevice
 
 
 class ManualAlarm(Alarm):
@@ -58,3 +59,10 @@ def window_image(
 ) -> bytes:
     """Return a closed store of a window ``w`` and a blob ``b``."""
     return image([window_spec("w", size, content), spec("b", 100, b"b")], block_size=block_size)
+
+
+def written_bytes(device: RecordingDevice) -> int:
+    """Return how many bytes were written since the last call."""
+    written = sum(len(write.data) for write in device.writes)
+    device.log.clear()
+    return written
