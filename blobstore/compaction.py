@@ -10,7 +10,6 @@ from blobstore.commit import Change, commit
 from blobstore.errors import CorruptBlobError
 from blobstore.headers import write_durable
 from blobstore.structure import release, take_extents
-from formats.container import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,9 +95,9 @@ class _Compaction:
         """Move a section to the end of a free item; say whether it could be read."""
         container = self._container
         newest = section.newest
-        name, state = newest.identity.name, newest.version.state
+        name = newest.identity.name
         try:
-            blob = b"" if state is State.UNWRITTEN else container.blobs.read(newest)
+            state, blob = container.blobs.content(newest)
         except CorruptBlobError as error:
             _log.warning("section %r stays where it is: %s", name, error)
             return False

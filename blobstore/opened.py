@@ -40,6 +40,16 @@ class BlobReader:
         """
         return self._agrees(copy, self._pieces(copy, observe))
 
+    def content(self, copy: Copy) -> tuple[State, bytes]:
+        """Return the state and blob that a commit writes to keep what a record says.
+
+        Raises:
+            CorruptBlobError, DeviceError: As `read`.
+        """
+        if copy.version.state is State.UNWRITTEN:
+            return State.UNWRITTEN, b""
+        return State.LIVE, self.read(copy)
+
     def read(self, copy: Copy) -> bytes:
         """Return the blob of a live record, verified.
 

@@ -266,9 +266,9 @@ class Transaction:
             return State.TOMBSTONE, b""
         if draft.blob is not None:
             return State.LIVE, draft.blob
-        if draft.section is None or draft.section.newest.version.state is State.UNWRITTEN:
+        if draft.section is None:
             return State.UNWRITTEN, b""
-        return State.LIVE, self._container.blobs.read(draft.section.newest)
+        return self._container.blobs.content(draft.section.newest)
 
     def _find(self, name: str) -> _Draft:
         self._require_open()
