@@ -9,7 +9,8 @@
     │   ├── EmptyImageError          31
     │   ├── ForeignImageError        32
     │   ├── TruncatedImageError      33
-    │   └── ContainerError           34   no sound container header is left
+    │   ├── ContainerError           34   no sound container header is left
+    │   └── FieldError               37   a field's value breaks a limit of its format
     └── UnsupportedError             40   valid, but not implemented here
 
 `luks.errors` (35, 36, 50 to 59) and `blobstore.errors` (60 to 70) add theirs. The
@@ -108,6 +109,22 @@ class ContainerError(FormatError):
     """It is a container of ours, but no copy of its header is sound."""
 
     exit_code = 34
+
+
+class FieldError(FormatError):
+    """The value of a field cannot be written in its format.
+
+    Attributes:
+        path: Which field, such as ``board.custom[2]``; empty for the whole.
+        problem: What is wrong with it, without the path.
+    """
+
+    exit_code = 37
+
+    def __init__(self, path: str, problem: str, *, hint: str | None = None) -> None:
+        super().__init__(f"{path}: {problem}" if path else problem, hint=hint)
+        self.path = path
+        self.problem = problem
 
 
 class UnsupportedError(StorageError):

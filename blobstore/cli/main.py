@@ -51,7 +51,8 @@ Exit codes:
   20  the device failed        21  no space left        22  read-only
   23  image in use             30  broken format        31  empty image
   32  foreign file             33  truncated image      34  container header damaged
-  35  LUKS header damaged      36  LUKS header exists   40  unsupported
+  35  LUKS header damaged      36  LUKS header exists   37  field out of limits
+  40  unsupported
   50  cannot unlock            51  wrong passphrase or damaged keyslot
   52  no passphrase            53  refused by policy    54  no keyslot left
   55  secret ill-defined       56  secret not encoded as defined

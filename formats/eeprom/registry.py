@@ -1,0 +1,22 @@
+"""The codecs that are there, by the type of section they are for."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from formats.eeprom.codec import Codec
+
+#: Type of section to the module whose `CODEC` it is; imported when it is asked for.
+MODULES: Final[dict[str, str]] = {}
+
+
+def built_in_codec(name: str) -> Codec[Any]:
+    """Return the codec of that name.
+
+    Raises:
+        KeyError: There is none here.
+    """
+    codec: Codec[Any] = importlib.import_module(MODULES[name]).CODEC
+    return codec

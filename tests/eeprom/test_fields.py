@@ -1,0 +1,233 @@
+"""Models to plain data and back, and what is said of what does not fit."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import Enum, IntEnum, StrEnum
+from typing import Annotated, Any
+
+import pytest
+from jsonschema import Draft202012Validator
+from msgspec import Meta
+
+from formats.eeprom.fields import from_plain, to_plain, validate
+from formats.eeprom.limits import UInt8
+from formats.eeprom.paths import assign
+from formats.eeprom.schema import schemas_of
+from formats.errors import FieldError
+
+
+class Colour(IntEnum):
+    DARK_RED = 3
+    BLUE = 4
+
+
+class Shape(StrEnum):
+    ROUND = "is-round"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PowerSupply:
+    """A supply."""
+
+    watts: UInt8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Raw:
+    record_type: UInt8
+    content: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Board:
+    serial_number: Annotated[str, Meta(max_length=4)]
+    mac: Annotated[bytes, Meta(min_length=6, max_length=6)] | None = None
+    custom: tuple[Annotated[str, Meta(max_length=3)], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Everything:
+    board: Board
+    spare: Board | None = None
+    records: tuple[PowerSupply | Raw, ...] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
+    colour: Colour = Colour.BLUE
+    shape: Shape | None = None
+    either: UInt8 | str | None = None
+    on: bool = False
+    made: Annotated[datetime, Meta(tz=True)] | None = None
+    fill: UInt8 = 255
+    tail: bytes = b""
+
+
+FULL = Everything(
+    board=Board(serial_number="A1", mac=bytes.fromhex("020000000001"), custom=("x", "y")),
+    records=(PowerSupply(watts=7), Raw(record_type=9, content=b"\x01")),
+    variables={"boot-delay": "3"},
+    colour=Colour.DARK_RED,
+    shape=Shape.ROUND,
+    either="text",
+    on=True,
+    made=datetime(2026, 1, 2, 3, 4, tzinfo=UTC),
+    tail=b"\xab",
+)
+PLAIN: dict[str, Any] = {
+    "board": {"serial-number": "A1", "mac": "020000000001", "custom": ["x", "y"]},
+    "records": [
+        {"kind": "power-supply", "watts": 7},
+        {"kind": "raw", "record-type": 9, "content": "01"},
+    ],
+    "variables": {"boot-delay": "3"},
+    "colour": "dark-red",
+    "shape": "is-round",
+    "either": "text",
+    "on": True,
+    "made": datetime(2026, 1, 2, 3, 4, tzinfo=UTC),
+    "tail": "ab",
+}
+
+
+def test_a_model_is_plain_data_and_back() -> None:
+    assert to_plain(FULL) == PLAIN
+    assert from_plain(PLAIN, Everything) == FULL
+    least = Everything(board=Board(serial_number=""))
+    assert to_plain(least) == {"board": {"serial-number": ""}}
+    assert from_plain(to_plain(least), Everything) == least
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "0102",
+        "01:02",
+        "01-02 ",
+        {"hex": "01 02"},
+        {"base64": "AQI="},
+        {"text": "\x01\x02"},
+        {"file": "name"},
+        b"\x01\x02",
+    ],
+)
+def test_bytes_come_in_several_forms(value: object) -> None:
+    plain = {"board": {"serial-number": ""}, "tail": value}
+    found = from_plain(plain, Everything, read_file=lambda name: {"name": b"\x01\x02"}[name])
+    assert found.tail == b"\x01\x02"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"board": {}}, "board: object missing required field `serial-number`"),
+        ({"board": {"serial-number": "12345"}}, "board.serial-number: .*<= 4"),
+        ({"board": {"serial-number": "", "mac": "01"}}, "board.mac: has 1 bytes, and exactly 6"),
+        ({"board": {"serial-number": "", "custom": ["a", 1]}}, r"board.custom\[1\]: expected"),
+        ({"records": [{"kind": "raw"}]}, r"records\[0\]: .*`record-type`"),
+        ({"records": [{"kind": "wrong"}]}, r"records\[0\].kind: invalid value 'wrong'"),
+        ({"records": [{"watts": 1}]}, r"records\[0\]: .*`kind`"),
+        ({"records": [{"kind": "power-supply", "watts": 256}]}, r"records\[0\].watts: .*<= 255"),
+        ({"colour": "green"}, "colour: invalid enum value 'green'"),
+        ({"serial": "1"}, "object contains unknown field `serial`"),
+        ({"tail": "0"}, "tail: is no hexadecimal"),
+        ({"tail": {"base64": "%"}}, "tail: is no base64"),
+        ({"tail": {"file": "x"}}, "tail: no file can be named here"),
+        ({"tail": {"hex": "00", "text": "x"}}, "tail: bytes are text in hexadecimal, or"),
+        ({"on": 1}, "on: expected `bool`"),
+        ({"fill": True}, "fill: expected `int`"),
+        ({"made": datetime(2026, 1, 1)}, "made: expected `datetime` with a timezone"),  # noqa: DTZ001
+    ],
+)
+def test_what_does_not_fit_is_named(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(FieldError, match=f"^{message}") as caught:
+        from_plain({"board": {"serial-number": ""}} | change, Everything)
+    assert message.startswith(caught.value.path.replace("[", r"\[").replace("]", r"\]"))
+
+
+def test_a_model_made_in_python_is_checked() -> None:
+    validate(FULL)
+    wrong = dataclasses.replace(FULL, board=Board(serial_number="12345"))
+    with pytest.raises(FieldError, match=r"board\.serial-number"):
+        validate(wrong)
+
+
+def test_texts_are_values_of_their_fields() -> None:
+    plain: dict[str, Any] = {}
+    for path, text in [
+        ("board.serial-number", "0012"),
+        ("board.mac", "02:00:00:00:00:01"),
+        ("board.custom[0]", "a"),
+        ("board.custom.1", "b"),
+        ("records[0].kind", "power-supply"),
+        ("records[0].watts", "0x1F"),
+        ("variables.baud", "115200"),
+        ("colour", "dark-red"),
+        ("either", "12"),
+        ("on", "true"),
+        ("made", "2026-01-02T03:04:00Z"),
+    ]:
+        assign(plain, Everything, path, text)
+    assert from_plain(plain, Everything) == Everything(
+        board=Board(serial_number="0012", mac=bytes.fromhex("020000000001"), custom=("a", "b")),
+        records=(PowerSupply(watts=31),),
+        variables={"baud": "115200"},
+        colour=Colour.DARK_RED,
+        either=12,
+        on=True,
+        made=FULL.made,
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "message"),
+    [
+        ("board.serial", "x", "no field 'serial', only serial-number, mac, custom"),
+        ("board", "x", "no single value"),
+        ("board..x", "x", "is no path"),
+        ("", "x", "is no path"),
+        ("board.custom[1]", "x", "no item 1: there are 0"),
+        ("board.serial-number.x", "x", "nothing for 'x' to be in"),
+        ("records[0].watts", "x", "needs a kind first"),
+        ("fill", "ten", "'ten' is no whole number"),
+        ("on", "yes", "is true or false"),
+    ],
+)
+def test_paths_that_lead_nowhere_are_named(path: str, text: str, message: str) -> None:
+    with pytest.raises(FieldError, match=message):
+        assign({"board": {"serial-number": ""}}, Everything, path, text)
+
+
+def test_the_schema_accepts_what_is_accepted() -> None:
+    schemas, definitions = schemas_of({"all": Everything})
+    validator = Draft202012Validator({**schemas["all"], "$defs": definitions})
+    validator.check_schema(validator.schema)
+    plain = PLAIN | {"made": "2026-01-02T03:04:00Z"}
+    assert from_plain(plain, Everything) == FULL
+    assert validator.is_valid(plain)
+    for change in ({"fill": 256}, {"colour": "green"}, {"tail": "0"}, {"unknown": 1}):
+        assert not validator.is_valid(plain | change), change
+    assert not validator.is_valid(plain | {"records": [{"kind": "wrong"}]})
+
+
+def test_a_type_that_no_model_can_have_is_an_error() -> None:
+    @dataclass(frozen=True)
+    class Wrong:
+        number: complex
+
+    with pytest.raises(TypeError, match=r"Wrong\.number"):
+        validate(Wrong(number=1j))
+
+
+def test_plain_enumerations_are_by_name() -> None:
+    class Plain(Enum):
+        FIRST_ONE = object()
+
+    globals()["Plain"] = Plain
+
+    @dataclass(frozen=True)
+    class Model:
+        plain: Plain
+
+    assert to_plain(Model(Plain.FIRST_ONE)) == {"plain": "first-one"}
