@@ -50,12 +50,12 @@ if TYPE_CHECKING:
     from blobstore.foreign.importing import import_state
     from blobstore.foreign.states import StateFormat
     from blobstore.image import Image
+    from blobstore.layers import is_encrypted
     from blobstore.layout import SectionSpec, initialise
     from blobstore.manifest import Manifest, load_manifest
     from blobstore.packing import Unpacked, pack, unpack
     from blobstore.regions import Region
     from blobstore.stack import create_store as create
-    from blobstore.stack import is_encrypted
     from blobstore.stack import open_store as open  # noqa: A004
     from blobstore.store import Store
     from blobstore.transaction import Transaction
@@ -135,11 +135,12 @@ _HOMES: Final = {
     "blobstore.foreign.states": ("StateFormat",),
     "blobstore.image": ("Image",),
     "blobstore.foreign.importing": ("import_state",),
+    "blobstore.layers": ("is_encrypted",),
     "blobstore.layout": ("SectionSpec", "initialise"),
     "blobstore.manifest": ("Manifest", "load_manifest"),
     "blobstore.packing": ("Unpacked", "pack", "unpack"),
     "blobstore.regions": ("Region",),
-    "blobstore.stack": ("create", "is_encrypted", "open"),
+    "blobstore.stack": ("create", "open"),
     "blobstore.foreign.encryption": ("StateKey",),
     "blobstore.store": ("Store",),
     "blobstore.transaction": ("Transaction",),

@@ -1,32 +1,21 @@
-"""Composing image, LUKS and container: the only module that does.
-
-path ── FileDevice ── luks.Volume ── Store
-                 └────────────────── Store     (unencrypted, when asked for)
-"""
+"""Stores in images: the layers of an image (`blobstore.layers`) with a container inside."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import luks
-from blobstore.errors import ImageExistsError
-from blobstore.image import Image
+from blobstore.layers import LayersLock, existing_images_refused, make_layers, open_layers
 from blobstore.layout import DEFAULT_BLOCK_SIZE, SectionSpec, container_size, initialise
-from blobstore.scan import looks_like_container
 from blobstore.store import Store
-from formats.device import is_blank
-from formats.errors import DeviceFullError, ForeignImageError
-from formats.file import FileDevice, new_file
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable
 
+    import luks
     from blobstore.description import Digest
-    from formats.device import BlockDevice
 
     AnyPath = str | os.PathLike[str]
     #: Names with worst-case sizes in bytes, or all there is to say of sections.
@@ -91,44 +80,29 @@ def open_store(
         raise ValueError("only a store opened for writing can be taken over")
     with ExitStack() as guard:
         resources = guard.enter_context(ExitStack())
-        device = resources.enter_context(
-            FileDevice(path, read_only=read_only, lock=lock and not released)
+        layers = open_layers(
+            resources,
+            path,
+            secret,
+            header=header,
+            read_only=read_only,
+            lock=lock and not released,
         )
-        volume = None
-        if header is None and (looks_like_container(device) or not luks.is_luks(device)):
-            payload: BlockDevice = device
-            image = Image(Path(path), device.size)
-        else:
-            if secret is None:
-                raise luks.SecretRequiredError(f"{path} is encrypted: a passphrase is needed")
-            volume = luks.open(device, secret, header=header, read_only=read_only)
-            payload = resources.enter_context(volume)
-            image = _image_of(path, device, volume, header)
         store = Store.on_device(
-            payload,
-            encrypted=image.luks is not None,
+            layers.payload,
+            encrypted=layers.volume is not None,
             with_secret=secret is not None,
             read_only=read_only,
             allow_unprotected=allow_unprotected,
             expect_digest=expect_digest,
             at_least_generation=at_least_generation,
-            image=image,
+            image=layers.image(),
             resources=resources,
-            image_lock=_Lock(device, volume),
+            image_lock=LayersLock(layers),
             released=released,
         )
         guard.pop_all()
         return store
-
-
-def is_encrypted(path: AnyPath) -> bool:
-    """Say whether an image is a LUKS volume with its header attached.
-
-    Raises:
-        DeviceError: It cannot be read.
-    """
-    with FileDevice(path, lock=False) as device:
-        return not looks_like_container(device) and luks.is_luks(device)
 
 
 def create_store(
@@ -193,114 +167,36 @@ def create_store(
     needed = container_size(specs, block_size=block_size, free=free)
     with ExitStack() as guard:
         resources = guard.enter_context(ExitStack())
-        try:
-            with ExitStack() as names:  # at its end new files take their names, the image last
-                device = _target(names, resources, path, size, overwrite=overwrite)
-                if secret is None:
-                    if not device.size:
-                        device.resize(needed)
-                    payload: BlockDevice = device
-                    image = Image(Path(path), device.size)
-                else:
-                    header_device = None
-                    if header is not None:
-                        header_device = names.enter_context(
-                            new_file(header, 0, overwrite=overwrite)
-                        )
-                        resources.push(header_device)
-                    volume = luks.format(
-                        device,
-                        secret,
-                        version=luks_version,
-                        header=header_device,
-                        size=None if device.size else needed,
-                        key_size=key_size,
-                        sector_size=sector_size,
-                        kdf=kdf,
-                        iter_time=iter_time,
-                        label=label,
-                        overwrite=True,  # whether it may be is decided above
-                    )
-                    payload = resources.enter_context(volume)
-                    image = _image_of(path, device, volume, header)
-                initialise(payload, specs, encrypted=encrypted, block_size=block_size)
-                store = Store.on_device(
-                    payload, encrypted=encrypted, image=image, resources=resources
-                )
-                if fill:
-                    fill(store)
-        except FileExistsError as error:
-            raise ImageExistsError(
-                f"{error.filename} exists", hint="overwrite it only if nothing in it is needed"
-            ) from error
+        with existing_images_refused(), ExitStack() as names:
+            layers = make_layers(
+                names,
+                resources,
+                path,
+                needed,
+                secret,
+                size=size,
+                header=header,
+                overwrite=overwrite,
+                luks_options={
+                    "version": luks_version,
+                    "key_size": key_size,
+                    "sector_size": sector_size,
+                    "kdf": kdf,
+                    "iter_time": iter_time,
+                    "label": label,
+                },
+            )
+            initialise(layers.payload, specs, encrypted=encrypted, block_size=block_size)
+            store = Store.on_device(
+                layers.payload, encrypted=encrypted, image=layers.image(), resources=resources
+            )
+            if fill:
+                fill(store)
         guard.pop_all()
         return store
-
-
-class _Lock:
-    """The lock of an image file, and the sizes that change while others hold it."""
-
-    def __init__(self, device: FileDevice, volume: luks.Volume | None) -> None:
-        self._device, self._volume = device, volume
-
-    def acquire(self) -> None:
-        self._device.lock()
-        if self._volume:
-            self._volume.follow_image()
-
-    def release(self) -> None:
-        self._device.unlock()
 
 
 def _specs(sections: Sections) -> list[SectionSpec]:
     if isinstance(sections, Mapping):
         return [SectionSpec(name, max_size) for name, max_size in sections.items()]
     return list(sections)
-
-
-def _image_of(
-    path: AnyPath, device: BlockDevice, volume: luks.Volume, header: AnyPath | None
-) -> Image:
-    return Image(
-        Path(path),
-        device.size,
-        luks=volume.header,
-        header_path=None if header is None else Path(header),
-        payload_offset=volume.header.data_offset,
-    )
-
-
-def _target(
-    names: ExitStack, resources: ExitStack, path: AnyPath, size: int | None, *, overwrite: bool
-) -> FileDevice:
-    """Return the device that becomes the image: a new file, or a block device."""
-    keep_size = 0
-    replaces = Path(path).exists()
-    if replaces:
-        existing = FileDevice(path, read_only=False)
-        names.push(existing)
-        if not overwrite:
-            _require_blank(path, existing)
-            keep_size = existing.size
-        if Path(path).is_block_device():
-            names.pop_all()
-            resources.push(existing)
-            if size is not None and size > existing.size:
-                raise DeviceFullError(f"{path} has {existing.size} bytes, not {size}")
-            return existing
-    # Replaces the old file in the end; until then that is open, and locked.
-    device = names.enter_context(new_file(path, size or keep_size, overwrite=replaces))
-    resources.push(device)
-    return device
-
-
-def _require_blank(path: AnyPath, device: FileDevice) -> None:
-    if looks_like_container(device) or luks.is_luks(device):
-        raise ImageExistsError(
-            f"{path} holds a store or a LUKS volume already",
-            hint="overwrite it only if nothing in it is needed: all keys in it are lost",
-        )
-    if not is_blank(device):
-        raise ForeignImageError(
-            f"{path} holds something else", hint="overwrite it only if nothing in it is needed"
-        )

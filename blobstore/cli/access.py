@@ -12,7 +12,8 @@ import click
 from blobstore.cli.header import VOLUME_KEY, read_volume_key
 from blobstore.cli.keys import PATH, KeySource, key_options
 from blobstore.cli.types import DigestType
-from blobstore.stack import is_encrypted, open_store
+from blobstore.layers import is_encrypted
+from blobstore.stack import open_store
 from luks import Secret
 
 if TYPE_CHECKING:

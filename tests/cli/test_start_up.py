@@ -60,6 +60,7 @@ GETTING = OPENING | {
     "blobstore.growth",
     "blobstore.headers",
     "blobstore.image",
+    "blobstore.layers",
     "blobstore.layout",
     "blobstore.lookup",
     "blobstore.opened",

@@ -12,7 +12,7 @@ import luks
 from blobstore.cli.access import PATH, Access, access_options
 from blobstore.cli.output import print_json, print_table, progress
 from blobstore.errors import CorruptBlobError
-from blobstore.stack import is_encrypted
+from blobstore.layers import is_encrypted
 from blobstore.verification import Problem
 
 if TYPE_CHECKING:
