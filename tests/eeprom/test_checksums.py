@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from formats.device import ReadableBuffer
 from formats.eeprom import checksums
 
 
@@ -19,7 +20,9 @@ from formats.eeprom import checksums
         (checksums.crc32, 0xCBF43926),
     ],
 )
-def test_each_crc_gives_its_check_value(function: Callable[[bytes], int], check: int) -> None:
+def test_each_crc_gives_its_check_value(
+    function: Callable[[ReadableBuffer], int], check: int
+) -> None:
     assert function(b"123456789") == check
     assert function(memoryview(b"123456789")) == check
 
