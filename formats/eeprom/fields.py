@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import copy
 import dataclasses
 import functools
 import re
@@ -46,7 +47,12 @@ ReadFile = Callable[[str], bytes]
 
 _SEPARATORS: Final = re.compile(r"[\s:-]+")
 _BYTES_KEYS: Final = ("hex", "base64", "text", "file")
-_MESSAGE: Final = re.compile(r"(?P<problem>.*?)(?: - at `\$(?P<path>.*)`)?", re.DOTALL)
+_MESSAGE: Final = re.compile(
+    r"(?P<problem>.*?)(?: - at (?P<key>`key` in )?`\$(?P<path>.*)`)?", re.DOTALL
+)
+# What msgspec says for the name of a value in a mapping.
+_ANY_KEY: Final = "[...]"
+_WAY: Final = re.compile(r"[^.\[\]]+")
 
 
 def to_plain(model: Any) -> dict[str, Any]:
@@ -69,7 +75,7 @@ def from_plain(plain: object, model: type[M], read_file: ReadFile | None = None)
     try:
         found = msgspec.convert(plain, mirror_of(model), dec_hook=read)
     except msgspec.ValidationError as error:
-        raise _field_error(error) from error
+        raise _field_error(error, plain, lambda part: from_plain(part, model, read_file)) from error
     made: M = _modelled(found, model)
     return made
 
@@ -236,9 +242,38 @@ def _is_enum(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, Enum)
 
 
-def _field_error(error: msgspec.ValidationError) -> FieldError:
+def _field_error(
+    error: msgspec.ValidationError, plain: object, retry: Callable[[object], object]
+) -> FieldError:
+    """Return our error for one of msgspec's.
+
+    Args:
+        error: It names no keys of mappings.
+        plain: What was converted.
+        retry: Converts; to find which key of a mapping it was.
+    """
     match = _MESSAGE.fullmatch(str(error))
     assert match
-    path = (match["path"] or "").lstrip(".").replace("`", "")
-    problem = match["problem"]
-    return FieldError(path, problem[:1].lower() + problem[1:])
+    problem = match["problem"][:1].lower() + match["problem"][1:]
+    path = (match["path"] or "").lstrip(".")
+    if match["key"]:
+        return FieldError(path, f"a key in it is wrong: {problem}")
+    way, unnamed, rest = path.partition(_ANY_KEY)
+    if not unnamed:
+        return FieldError(path, problem)
+    whole = copy.deepcopy(plain)
+    table: Any = whole
+    for part in _WAY.findall(way):
+        table = table[int(part) if isinstance(table, list) else part]
+    items = dict(table)
+    if len(items) == 1:
+        return FieldError(f"{way}.{next(iter(items))}{rest}", problem)
+    for key, value in items.items():
+        table.clear()
+        table[key] = value
+        try:
+            retry(whole)
+        except FieldError as found:
+            if found.path.startswith(f"{way}.{key}"):
+                return found
+    return FieldError(path, problem)

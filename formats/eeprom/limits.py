@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 from msgspec import Meta
+
+
+class ByteOrder(StrEnum):
+    """Which byte of a number comes first."""
+
+    LITTLE = "little"
+    BIG = "big"
+
 
 UInt8 = Annotated[int, Meta(ge=0, le=0xFF)]
 UInt16 = Annotated[int, Meta(ge=0, le=0xFFFF)]
@@ -14,3 +23,6 @@ UInt32 = Annotated[int, Meta(ge=0, le=0xFFFF_FFFF)]
 Fill = Annotated[int, Meta(ge=0, le=0xFF, description="what unused bytes hold")]
 #: Bytes behind the formatted part, up to where only fill bytes follow.
 Tail = Annotated[bytes, Meta(description="what follows, up to the fill bytes")]
+
+#: Text of which every character is one byte, ISO 8859-1, so that any bytes are text (E6).
+Latin1 = Annotated[str, Meta(pattern=r"^[\x00-\xff]*$")]

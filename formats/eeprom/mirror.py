@@ -169,8 +169,8 @@ def _mirrored(annotation: Any, where: str) -> Any:
     origin, arguments = get_origin(inner), get_args(inner)
     if origin is tuple and arguments[1:] == (...,):
         return tuple.__class_getitem__((_mirrored(arguments[0], where), ...))
-    if origin is Mapping and arguments[0] is str:
-        return dict.__class_getitem__((str, _mirrored(arguments[1], where)))
+    if origin is Mapping and bare(arguments[0])[0] is str:
+        return dict.__class_getitem__(tuple(_mirrored(part, where) for part in arguments))
     raise TypeError(f"{where}: no field of a model can be of type {annotation}")
 
 

@@ -33,8 +33,10 @@ def fill_up(content: bytes, size: int | None, *, tail: bytes = b"", fill: int = 
         fill: Likewise.
 
     Raises:
-        FieldError: It does not fit.
+        FieldError: It does not fit, or the tail ends with the fill byte.
     """
+    if tail and tail[-1] == fill:
+        raise FieldError("tail", "ends with the fill byte, which follows it by itself")
     needed = len(content) + len(tail)
     if size is None:
         return content + tail

@@ -9,7 +9,13 @@ if TYPE_CHECKING:
     from formats.eeprom.codec import Codec
 
 #: Type of section to the module whose `CODEC` it is; imported when it is asked for.
-MODULES: Final[dict[str, str]] = {}
+MODULES: Final[dict[str, str]] = {
+    "keyword-vpd": "formats.eeprom.keyword_vpd",
+    "pci-vpd": "formats.eeprom.pci_vpd",
+    "raw": "formats.eeprom.raw",
+    "uboot-env": "formats.eeprom.uboot_env",
+    "uboot-env-redundant": "formats.eeprom.uboot_env_redundant",
+}
 
 
 def built_in_codec(name: str) -> Codec[Any]:

@@ -54,7 +54,7 @@ class Everything:
     board: Board
     spare: Board | None = None
     records: tuple[PowerSupply | Raw, ...] = ()
-    variables: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[Annotated[str, Meta(max_length=20)], str] = field(default_factory=dict)
     colour: Colour = Colour.BLUE
     shape: Shape | None = None
     either: UInt8 | str | None = None
@@ -129,6 +129,9 @@ def test_bytes_come_in_several_forms(value: object) -> None:
         ({"records": [{"kind": "wrong"}]}, r"records\[0\].kind: invalid value 'wrong'"),
         ({"records": [{"watts": 1}]}, r"records\[0\]: .*`kind`"),
         ({"records": [{"kind": "power-supply", "watts": 256}]}, r"records\[0\].watts: .*<= 255"),
+        ({"variables": {"a": "1", "b": 2}}, r"variables.b: expected `str`"),
+        ({"variables": {"b" * 21: ""}}, "variables: a key in it is wrong: .*<= 20"),
+        ({"variables": {"b": 2}}, r"variables.b: expected `str`"),
         ({"colour": "green"}, "colour: invalid enum value 'green'"),
         ({"serial": "1"}, "object contains unknown field `serial`"),
         ({"tail": "0"}, "tail: is no hexadecimal"),

@@ -1,0 +1,93 @@
+"""IBM's keyword VPD: an identifier, keywords, a checksum (E-KW1 to E-KW3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from formats.eeprom.checksums import zero_sum
+from formats.eeprom.fields import validate
+from formats.eeprom.limits import Fill, Tail
+from formats.eeprom.padding import fill_up, split_rest
+from formats.eeprom.resources import (
+    IDENTIFIER,
+    Identifier,
+    KeywordName,
+    KeywordValue,
+    encode_keywords,
+    large_resource,
+    read_keywords,
+    read_resource,
+)
+from formats.errors import FieldError, FormatError
+
+if TYPE_CHECKING:
+    from formats.device import ReadableBuffer
+    from formats.eeprom.codec import Report
+
+_KEYWORDS: Final = 0x84
+_CHECKSUM: Final = 0x79
+_END: Final = 0x78
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeywordVpd:
+    """Vital product data in IBM's keyword format.
+
+    Attributes:
+        identifier: What it is, as text.
+        keywords: At least one, such as ``PN``, ``FN``, ``SN``, ``CC``.
+        tail: What follows the end tag.
+        fill: And what follows that.
+    """
+
+    identifier: Identifier
+    keywords: Mapping[KeywordName, KeywordValue]
+    tail: Tail = b""
+    fill: Fill = 0xFF
+
+
+class KeywordVpdCodec:
+    """See `formats.eeprom.codec.Codec`."""
+
+    name: ClassVar[str] = "keyword-vpd"
+    title: ClassVar[str] = "IBM keyword VPD"
+    model: ClassVar[type[KeywordVpd]] = KeywordVpd
+
+    def decode(self, data: ReadableBuffer, report: Report, /) -> KeywordVpd:
+        content = bytes(data)
+        first = read_resource(content, 0, report, "E-KW1")
+        if first is None or first.tag != IDENTIFIER:
+            raise FormatError("no keyword VPD begins like this", offset=0, rule="E-KW1")
+        second = read_resource(content, first.end, report, "E-KW1")
+        if second is None or second.tag != _KEYWORDS:
+            raise FormatError("there are no keywords", offset=first.end, rule="E-KW1")
+        found = read_keywords(content, second.start, second.end, report, "E-KW2")
+        if not found:
+            report.problem(second.offset, "E-KW2", "there is no keyword")
+        trailer = content[second.end : second.end + 3]
+        if len(trailer) < 3 or trailer[0] != _CHECKSUM or trailer[2] != _END:
+            report.problem(second.end, "E-KW3", "checksum and end tag are missing")
+        elif trailer[1] != zero_sum(content[second.offset : second.end]):
+            report.problem(second.end + 1, "E-KW3", "the checksum is wrong")
+        tail, fill = split_rest(content[second.end + 3 :])
+        return KeywordVpd(
+            identifier=content[first.start : first.end].decode("latin-1"),
+            keywords={name: value.decode("latin-1") for name, _, value in found},
+            tail=tail,
+            fill=fill,
+        )
+
+    def encode(self, model: KeywordVpd, size: int | None, /) -> bytes:
+        validate(model)
+        if not model.keywords:
+            raise FieldError("keywords", "there must be at least one")
+        identifier = model.identifier.encode("latin-1")
+        keywords = large_resource(_KEYWORDS, encode_keywords(model.keywords), "keywords")
+        content = large_resource(IDENTIFIER, identifier, "identifier") + keywords
+        content += bytes((_CHECKSUM, zero_sum(keywords), _END))
+        return fill_up(content, size, tail=model.tail, fill=model.fill)
+
+
+CODEC: Final = KeywordVpdCodec()

@@ -1,0 +1,56 @@
+"""What every codec has to hold (E1, E3, E5)."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+from hypothesis import strategies as st
+
+from formats.eeprom.codec import Codec, Report
+from formats.errors import FormatError, UnsupportedError
+
+#: Text of which every character is a byte.
+latin1 = st.text(st.characters(max_codepoint=0xFF))
+fills = st.sampled_from([0x00, 0xFF, 0x20])
+
+
+def tails(fill: int) -> st.SearchStrategy[bytes]:
+    """Draw tails that do not end with the fill byte."""
+    return st.binary(max_size=20).map(lambda tail: tail.rstrip(bytes((fill,))))
+
+
+def check_model(codec: Codec[Any], model: Any, room: int = 16) -> bytes:
+    """E3: a model that encodes with room behind it decodes to an equal one."""
+    least = codec.encode(model, None)
+    data = codec.encode(model, len(least) + room)
+    assert len(data) == len(least) + room
+    assert codec.decode(data, Report.strict()) == model
+    check_bytes(codec, data)
+    return data
+
+
+def check_bytes(codec: Codec[Any], data: bytes) -> Any:
+    """E1, E3: bytes decode and encode to the same, or fail cleanly, tolerantly as well."""
+    found = None
+    with suppress(FormatError, UnsupportedError):
+        found = codec.decode(data, Report.strict())
+    if found is not None:
+        assert codec.encode(found, len(data)) == data
+    tolerant = Report.tolerant()
+    with suppress(FormatError, UnsupportedError):
+        shown = codec.decode(memoryview(data), tolerant)
+        assert tolerant.problems or shown == found
+    return found
+
+
+@st.composite
+def damaged(draw: st.DrawFn, data: bytes) -> bytes:
+    """Draw what is left of some bytes when they are changed here and there, or cut."""
+    changed = bytearray(data)
+    for _ in range(draw(st.integers(0, 4))):
+        if changed:
+            place = draw(st.integers(0, len(changed) - 1))
+            changed[place] = draw(st.integers(0, 255))
+    end = draw(st.one_of(st.just(len(changed)), st.integers(0, len(changed))))
+    return bytes(changed[:end])

@@ -1,0 +1,165 @@
+"""E-PCI: PCI vital product data, and what lspci says of ours."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from formats.eeprom.codec import Report
+from formats.eeprom.pci_vpd import CODEC, PciVpd, Reserve
+from formats.errors import FieldError, FormatError
+
+from .support import check_bytes, check_model, damaged, fills, latin1, tails
+
+CARD = PciVpd(
+    identifier="Example card",
+    read_only={"PN": "EX-1", "SN": "0042", "V0": "bytes \x00\xff"},
+    reserved=Reserve(size=5),
+    read_write={"YA": "asset 7"},
+    free=Reserve(size=20),
+)
+
+names = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=2, max_size=2)
+keywords = st.dictionaries(
+    names.filter(lambda name: name not in ("RV", "RW")), latin1.map(lambda t: t[:255]), max_size=5
+)
+
+
+def reserves(most: int) -> st.SearchStrategy[Reserve]:
+    contents = st.binary(max_size=10).map(lambda content: content.rstrip(b"\x00"))
+    return contents.flatmap(
+        lambda content: st.builds(
+            Reserve, content=st.just(content), size=st.integers(len(content), most)
+        )
+    )
+
+
+@st.composite
+def cards(draw: st.DrawFn) -> PciVpd:
+    fill = draw(fills)
+    read_write = draw(st.none() | keywords)
+    return PciVpd(
+        identifier=draw(latin1),
+        read_only=draw(keywords),
+        reserved=draw(reserves(254)),
+        read_write=read_write,
+        free=Reserve() if read_write is None else draw(reserves(255)),
+        tail=draw(tails(fill)),
+        fill=fill,
+    )
+
+
+@given(cards())
+def test_e_pci_any_model_is_written_and_read(card: PciVpd) -> None:
+    check_model(CODEC, card)
+
+
+@given(damaged(CODEC.encode(CARD, 256)))
+def test_e_pci_any_bytes_are_read_or_refused(data: bytes) -> None:
+    check_bytes(CODEC, data)
+
+
+@given(st.binary(max_size=300))
+def test_e_pci_random_bytes_are_read_or_refused(data: bytes) -> None:
+    check_bytes(CODEC, data)
+
+
+def test_e_pci_the_bytes_are_those_of_the_specification() -> None:
+    card = PciVpd(identifier="AB", read_only={"PN": "1"}, read_write={}, free=Reserve(size=2))
+    assert CODEC.encode(card, None) == bytes.fromhex(
+        "82 0200 4142  90 0800 504e0131 525601e8  91 0500 5257020000 78".replace(" ", "")
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "rule", "offset"),
+    [
+        (lambda b: b"\x83" + b[1:], "E-PCI3", 0),
+        (lambda b: b[:3] + b"e" + b[4:], "E-PCI5", None),
+        (lambda b: b.replace(b"RV", b"RX"), "E-PCI4", None),
+        (lambda b: b.replace(b"RW", b"YB"), "E-PCI6", None),
+        (lambda b: b.replace(b"V0", b"PN"), "E-PCI2", None),
+        (lambda b: b.replace(b"SN\x04", b"SN\xf4"), "E-PCI2", None),
+        (lambda b: b[: b.index(b"YA")], "E-PCI1", None),
+        (lambda b: b.replace(b"\x91", b"\x93"), "E-PCI3", None),
+        (lambda b: b[: b.index(b"\x78\xff")], "E-PCI3", None),
+    ],
+)
+def test_e_pci_what_is_wrong_is_named(
+    change: Callable[[bytes], bytes], rule: str, offset: int | None
+) -> None:
+    data = change(CODEC.encode(CARD, 256))
+    with pytest.raises(FormatError) as caught:
+        CODEC.decode(data, Report.strict())
+    assert caught.value.rule == rule
+    if offset is not None:
+        assert caught.value.offset == offset
+        return
+    report = Report.tolerant()
+    assert CODEC.decode(data, report).read_only["PN"] == "EX-1"
+    assert rule in {problem.rule for problem in report.problems}
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "path"),
+    [
+        (PciVpd(identifier="", read_only={"RV": ""}), None, "read-only.RV"),
+        (PciVpd(identifier="", read_only={"P": ""}), None, "read-only"),
+        (PciVpd(identifier="", read_only={"PN": "x" * 256}), None, "read-only.PN"),
+        (PciVpd(identifier="\u20ac"), None, "identifier"),
+        (PciVpd(identifier="", reserved=Reserve(size=255)), None, "reserved.size"),
+        (PciVpd(identifier="", reserved=Reserve(size=1, content=b"ab")), None, "reserved.size"),
+        (PciVpd(identifier="", reserved=Reserve(size=9, content=b"a\0")), None, "reserved.content"),
+        (PciVpd(identifier="", free=Reserve(size=1)), None, "free"),
+        (PciVpd(identifier="", tail=b"\xff"), None, "tail"),
+        (CARD, 64, ""),
+    ],
+)
+def test_e_pci_what_cannot_be_written_is_named(model: PciVpd, size: int | None, path: str) -> None:
+    with pytest.raises(FieldError) as caught:
+        CODEC.encode(model, size)
+    assert caught.value.path.startswith(path)
+
+
+@pytest.mark.interop
+def test_e_pci_lspci_finds_the_checksum_good(tmp_path: Path) -> None:
+    listing = lspci(tmp_path / "good", CODEC.encode(CARD, 256))
+    for line in (
+        "Product Name: Example card",
+        "[PN] Part number: EX-1",
+        "[SN] Serial number: 0042",
+        "[RV] Reserved: checksum good, 5 byte(s) reserved",
+        "[YA] Asset tag: asset 7",
+        "[RW] Read-write area: 20 byte(s) free",
+        "End",
+    ):
+        assert line in listing, listing
+    damage = CODEC.encode(CARD, 256).replace(b"0042", b"0043")
+    assert "checksum bad" in lspci(tmp_path / "bad", damage)
+
+
+def lspci(directory: Path, vpd: bytes) -> str:
+    """Return what lspci says of a device with this VPD, in a directory that acts as sysfs."""
+    device = directory / "devices" / "0000:00:01.0"
+    device.mkdir(parents=True)
+    config = bytearray(256)
+    config[0:4] = bytes.fromhex("34127856")
+    config[6] = 0x10  # a list of capabilities
+    config[0x34] = 0x40
+    config[0x40] = 3  # one, VPD
+    (device / "config").write_bytes(config)
+    (device / "vendor").write_text("0x1234\n")
+    (device / "device").write_text("0x5678\n")
+    (device / "class").write_text("0x020000\n")
+    (device / "irq").write_text("0\n")
+    (device / "resource").write_text("0x0 0x0 0x0\n" * 13)
+    (device / "vpd").write_bytes(vpd)
+    done = subprocess.run(
+        ["lspci", "-O", f"sysfs.path={directory}", "-vvv"], capture_output=True, check=True
+    )
+    return done.stdout.decode("latin-1")

@@ -1,0 +1,46 @@
+"""Every codec is what its contract says."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from formats.eeprom.mirror import mirror_of
+from formats.eeprom.registry import MODULES, built_in_codec
+from formats.eeprom.schema import schemas_of
+
+from .support import check_bytes
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_codec_has_its_name_and_a_model_with_a_schema(name: str) -> None:
+    codec = built_in_codec(name)
+    assert codec.name == name
+    assert codec.title
+    assert codec.model.__doc__
+    options = codec.model.__dataclass_params__
+    assert dataclasses.is_dataclass(codec.model)
+    assert options.frozen
+    assert "__slots__" in vars(codec.model)
+    assert mirror_of(codec.model) is mirror_of(codec.model)
+    schemas, definitions = schemas_of({name: codec.model})
+    assert schemas[name]
+    assert definitions
+
+
+@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("blank", [b"", bytes(512), b"\xff" * 512, b"\xff" * 511])
+def test_blank_bytes_are_read_or_refused(name: str, blank: bytes) -> None:
+    check_bytes(built_in_codec(name), blank)
+
+
+@given(data=st.binary(max_size=600), name=st.sampled_from(sorted(MODULES)))
+def test_any_bytes_are_read_or_refused(data: bytes, name: str) -> None:
+    check_bytes(built_in_codec(name), data)
+
+
+def test_modules_are_in_the_order_of_their_names() -> None:
+    assert list(MODULES) == sorted(MODULES)
