@@ -23,6 +23,7 @@ import luks
 if TYPE_CHECKING:
     from blobstore.cloning import clone
     from blobstore.comparison import Difference, SectionState, compare
+    from blobstore.converting.conversion import convert
     from blobstore.copying import backup
     from blobstore.description import Digest, SectionInfo, StoreInfo
     from blobstore.errors import (
@@ -103,6 +104,7 @@ __all__ = [
     "backup",
     "clone",
     "compare",
+    "convert",
     "create",
     "export_state",
     "import_state",
@@ -127,6 +129,7 @@ for _package in (formats, luks):
 # Where each public name lives: modules are imported when they are first used,
 # so that a command line that reads one blob pays for nothing else.
 _HOMES: Final = {
+    "blobstore.converting.conversion": ("convert",),
     "blobstore.copying": ("backup",),
     "blobstore.cloning": ("clone",),
     "blobstore.comparison": ("Difference", "SectionState", "compare"),

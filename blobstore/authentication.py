@@ -19,9 +19,11 @@ _STATE_SIZE = 512
 _STATE_MASK = (1 << 8 * _STATE_SIZE) - 1
 
 
-class _Hash(Protocol):
+class RunningMac(Protocol):
+    """A hash or HMAC under way, as `hashlib` and `hmac` have them."""
+
     def update(self, data: ReadableBuffer, /) -> None: ...
-    def copy(self) -> _Hash: ...
+    def copy(self) -> RunningMac: ...
     def digest(self) -> bytes: ...
 
 
@@ -34,7 +36,7 @@ class Authenticator:
     def __init__(self, algorithm: Authentication, key: bytes, store_id: bytes) -> None:
         """Prepare for a store with this authentication, key and id (C20)."""
 
-        def start(label: str) -> _Hash:
+        def start(label: str) -> RunningMac:
             text = f"blobstore/1 {label}".encode() + store_id
             if algorithm is Authentication.HMAC_SHA256:
                 return hmac.new(key, text, "sha256")
@@ -72,11 +74,16 @@ class Authenticator:
             meta: From `RecordFrame.mac_input`.
             blob: The ``size`` bytes of the blob, in pieces.
         """
-        state = self._blob.copy()
-        state.update(meta)
+        state = self.start_mac(meta)
         for piece in blob:
             state.update(piece)
         return state.digest()
+
+    def start_mac(self, meta: bytes) -> RunningMac:
+        """Return the mac of a record that is fed its blob piece by piece; as `mac`."""
+        state = self._blob.copy()
+        state.update(meta)
+        return state
 
     def member(self, meta: bytes, mac: bytes) -> int:
         """Return the number that stands for a section in the state (C24).

@@ -167,6 +167,37 @@ class FileDevice(Device):
                 error, f"cannot discard {size} bytes of {self.path} at byte {offset}"
             ) from error
 
+    def data_ranges(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        """Yield offset and length of what in a range is not a hole, in order.
+
+        Where the system cannot tell, all of it is data.
+
+        Raises:
+            DeviceError: It failed.
+        """
+        self._check_range(offset, size)
+        end = offset + size
+        if not hasattr(os, "SEEK_DATA"):
+            yield offset, size
+            return
+        while offset < end:
+            try:
+                start = os.lseek(self._fd, offset, os.SEEK_DATA)
+                stop = min(os.lseek(self._fd, start, os.SEEK_HOLE), end)
+            except OSError as error:
+                if error.errno == errno.ENXIO:
+                    return  # nothing but a hole up to the end
+                if error.errno == errno.EINVAL:
+                    yield offset, end - offset
+                    return
+                raise _translate(
+                    error, f"cannot look for holes in {self.path}", writing=False
+                ) from error
+            if start >= end:
+                return
+            yield start, stop - start
+            offset = stop
+
     def close(self) -> None:
         """Close the file, which also drops its lock; nothing is flushed."""
         fd, self._fd = getattr(self, "_fd", -1), -1

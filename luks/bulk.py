@@ -157,6 +157,13 @@ def bulk_path(
     return BulkPath(make, sector_size, xts if spec.mode == "xts" else CBC)
 
 
+def prepare_bulk() -> None:
+    """Import NumPy now: much is going to be encrypted or decrypted."""
+    import luks.bulk_ivs  # noqa: PLC0415  NumPy
+    import luks.cbc_bulk  # noqa: PLC0415
+    import luks.xts_bulk  # noqa: F401, PLC0415
+
+
 class _ImportAccount:
     """The time that NumPy would have saved in this process."""
 

@@ -32,6 +32,7 @@ __all__ = [
     "NewAccess",
     "access_options",
     "clone_access_options",
+    "converted_access_options",
     "new_access_options",
     "other_access_options",
 ]
@@ -51,9 +52,18 @@ class Access:
     volume_key_file: Path | None = None
 
     @contextmanager
-    def secret_for(self, image: Path) -> Iterator[Secret | VolumeKey | None]:
-        """Yield the image's secret, asked for if it needs one and none is named."""
-        needed = bool(self.header) or is_encrypted(image)
+    def secret_for(
+        self, image: Path, *, encrypted: bool | None = None
+    ) -> Iterator[Secret | VolumeKey | None]:
+        """Yield the image's secret, asked for if it needs one and none is named.
+
+        Args:
+            image: The image.
+            encrypted: Whether it is; None looks.
+        """
+        needed = encrypted
+        if needed is None:
+            needed = bool(self.header) or is_encrypted(image)
         if self.volume_key_file and needed:
             place = self.header or image
             with read_volume_key(place, self.key, self.volume_key_file) as volume_key:
@@ -128,6 +138,18 @@ class NewAccess:
         secret = self.key.read()
         if secret is None:
             secret = Secret.from_terminal(f"New passphrase for {image}: ", confirm=True)
+        with secret:
+            yield secret
+
+    @contextmanager
+    def existing_secret_for(self, image: Path) -> Iterator[Secret | None]:
+        """Yield the secret of an image that exists after all, asked for if it needs one."""
+        secret = self.key.read()
+        if secret is None and (self.header or is_encrypted(image)):
+            secret = Secret.from_terminal(f"Passphrase for {image}: ")
+        if secret is None:
+            yield None
+            return
         with secret:
             yield secret
 
@@ -209,18 +231,21 @@ def clone_access_options(function: _Command) -> _Command:
     """Add the options of a `NewAccess` beside another image's, as ``new_access``."""
 
     @functools.wraps(function)
-    def wrapped(
-        *,
-        new_key: KeySource,
-        new_header: Path | None,
-        no_encryption: bool,
-        **rest: Any,
-    ) -> Any:
-        new_access = NewAccess(new_key, new_header, not no_encryption)
-        return function(new_access=new_access, **rest)
+    def wrapped(*, new_access: NewAccess, no_encryption: bool, **rest: Any) -> Any:
+        return function(new_access=replace(new_access, encrypted=not no_encryption), **rest)
 
     option = click.option("--no-encryption", is_flag=True, help="Make the new image in the clear.")
-    return _secret_options(option(wrapped), "Put the new LUKS header here, detached.", "new")
+    return converted_access_options(option(wrapped))
+
+
+def converted_access_options(function: _Command) -> _Command:
+    """Add what of a `NewAccess` is no choice of encryption, as ``new_access``."""
+
+    @functools.wraps(function)
+    def wrapped(*, new_key: KeySource, new_header: Path | None, **rest: Any) -> Any:
+        return function(new_access=NewAccess(new_key, new_header, encrypted=True), **rest)
+
+    return _secret_options(wrapped, "Put the new LUKS header here, detached.", "new")
 
 
 def other_access_options(function: _Command) -> _Command:

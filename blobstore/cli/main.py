@@ -30,6 +30,7 @@ VERBS: Final = {
     "compact": "Move sections together, so that free space is in larger pieces.",
     "backup": "Copy an image, also while it is in use.",
     "clone": "Make an independent store with the same sections.",
+    "convert": "Write an image's payload into another: LUKS1, LUKS2, in the clear.",
     "diff": "Compare two images section by section.",
     "import": "Store the state that swtpm, OVMF or QEMU keep in files.",
     "export": "Write such files.",

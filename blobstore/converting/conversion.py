@@ -1,0 +1,261 @@
+"""`blobstore convert`: an image's payload into another image."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Final
+
+from blobstore.converting.extents import written_ranges
+from blobstore.converting.pipeline import carry, worker_count
+from blobstore.converting.transfer import transfer
+from blobstore.layers import existing_images_refused, make_layers, open_layers
+from blobstore.opened import open_container
+from blobstore.policy import require_pinned, require_protection
+from blobstore.scan import looks_like_container
+from formats.errors import DeviceFullError
+from formats.file import is_same_file
+from luks.bulk import prepare_bulk
+from luks.errors import PolicyError
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+
+    import luks
+    from blobstore.description import Digest
+    from blobstore.layers import Layers
+    from blobstore.opened import OpenContainer
+    from formats.device import BlockDevice
+
+    AnyPath = str | os.PathLike[str]
+    Progress = Callable[[int, int], None]
+
+#: What an image can be, and the version of LUKS in it.
+FORMATS: Final = {"raw": None, "luks1": 1, "luks2": 2}
+_SECTOR_SIZE: Final = 512
+_LARGE_SECTOR_SIZE: Final = 4096
+#: From so many bytes on, ciphers are prepared for bulk before the workers start.
+_MUCH: Final = 16 << 20
+
+
+def convert(
+    source: AnyPath,
+    destination: AnyPath,
+    secret: bytes | luks.Secret | luks.VolumeKey | None = None,
+    new_secret: bytes | luks.Secret | None = None,
+    *,
+    to: str | None = None,
+    encrypted: bool | None = None,
+    header: AnyPath | None = None,
+    new_header: AnyPath | None = None,
+    create: bool = True,
+    overwrite: bool = False,
+    as_bytes: bool = False,
+    holes: bool = False,
+    jobs: int | None = None,
+    allow_unprotected: bool = False,
+    expect_digest: Digest | None = None,
+    at_least_generation: int = 0,
+    lock: bool = True,
+    progress: Progress | None = None,
+    **luks_options: Any,
+) -> None:
+    """Write the payload of an image into another image, encrypted anew or not at all.
+
+    A store is carried over as one: with its id, generations and older blobs, the
+    flag that says whether it is encrypted set right, and a new key that
+    authenticates it (C25). So its `Store.digest` is another one. Any other
+    payload is copied byte for byte. A new file appears complete or not at all.
+
+    Args:
+        source: The image; it is locked against writers meanwhile, not modified.
+        destination: The image to make, or with ``create=False`` to write into.
+        secret: Opens the source, if it is encrypted.
+        new_secret: For the destination, if that is to be encrypted; opens it with
+            ``create=False``.
+        to: ``"raw"``, ``"luks1"`` or ``"luks2"``; by default what the source is.
+        encrypted: Whether the source is a LUKS volume; None finds out.
+        header: File of the source's detached LUKS header.
+        new_header: File of the destination's.
+        create: False writes into the payload of an image that exists, in place:
+            whatever interrupts that leaves part of it. ``to`` then has no meaning.
+        overwrite: Replace what is there.
+        as_bytes: Copy a store byte for byte too, with flag and key as they are.
+        holes: Keep holes, and where the destination is in the clear make some of
+            zeros. What was never written to an encrypted source reads as noise
+            there; in the destination, as zeros or as other noise.
+        jobs: Workers; by default one for each core.
+        allow_unprotected: Take a store that is less protected than it should be.
+        expect_digest: As `blobstore.open`, of the source.
+        at_least_generation: Likewise.
+        lock: False reads a source that others use, whatever they just write.
+        progress: Called with bytes done and in all.
+        luks_options: Of `luks.format`, such as ``kdf``, ``cipher``, ``sector_size``.
+
+    Raises:
+        SecretRequiredError, NoKeyslotMatchError, PolicyError, FormatError,
+        UnsupportedError, PinMismatchError: As `blobstore.open`, of either image.
+        CorruptBlobError, DamagedHeadError, CorruptStoreError: The store is not
+            whole; ``as_bytes`` copies it as it is.
+        ImageExistsError, ForeignImageError: The destination exists.
+        DeviceFullError: It is too small, or the disk is.
+        DeviceBusyError, DeviceError: Either image cannot be used.
+        ValueError: The arguments do not fit together.
+    """
+    if to is not None and to not in FORMATS:
+        raise ValueError(f"{to!r} is no format: one of {', '.join(FORMATS)}")
+    workers = worker_count(jobs)
+    if is_same_file(destination, source):
+        raise ValueError(f"{destination} is the image itself")
+    with ExitStack() as resources, existing_images_refused(), ExitStack() as names:
+        old = open_layers(resources, source, secret, header=header, lock=lock, encrypted=encrypted)
+        if old.volume is None and secret is not None and not allow_unprotected:
+            raise _not_encrypted(source)
+        container = None
+        if not as_bytes and looks_like_container(old.payload):
+            container = open_container(old.payload)
+            if not allow_unprotected:
+                require_protection(
+                    container.header,
+                    encrypted=old.volume is not None,
+                    with_secret=secret is not None,
+                )
+            require_pinned(container.directory, expect_digest, at_least_generation)
+        elif expect_digest is not None or at_least_generation:
+            raise ValueError("only a store has a digest and a generation")
+        if create:
+            new = _make(
+                names,
+                resources,
+                destination,
+                old,
+                container,
+                new_secret,
+                to=to,
+                header=new_header,
+                overwrite=overwrite,
+                luks_options=luks_options,
+            )
+        else:
+            new = _open_destination(
+                resources, destination, new_secret, new_header, old.payload.size
+            )
+        if container is not None:
+            # In a new volume, all that lay there before is noise.
+            blank = create and (new.volume is not None or not new.path.is_block_device())
+            encrypted_now = new.volume is not None
+            transfer(
+                container, new.payload, encrypted=encrypted_now, blank=blank, progress=progress
+            )
+        else:
+            blank = create and not new.path.is_block_device()
+            _copy(old, new, workers, blank=blank, holes=holes, progress=progress)
+        new.payload.flush()
+
+
+def _make(
+    names: ExitStack,
+    resources: ExitStack,
+    destination: AnyPath,
+    old: Layers,
+    container: OpenContainer | None,
+    secret: bytes | luks.Secret | None,
+    *,
+    to: str | None,
+    header: AnyPath | None,
+    overwrite: bool,
+    luks_options: dict[str, Any],
+) -> Layers:
+    """Make the destination; its payload has room for what the source's holds."""
+    version = old.volume.header.version if old.volume else None
+    if to is not None:
+        version = FORMATS[to]
+    size = old.payload.size
+    if version is None:
+        if secret is not None or header is not None or luks_options:
+            raise ValueError("an image in the clear has no secret and no LUKS header")
+        return make_layers(names, resources, destination, size, overwrite=overwrite)
+    if secret is None:
+        raise ValueError("an encrypted image needs a secret")
+    sector_size = luks_options.get("sector_size") or _SECTOR_SIZE
+    if version > 1 and luks_options.get("sector_size") is None:
+        blocks = container.block_size if container else _LARGE_SECTOR_SIZE
+        if size % _LARGE_SECTOR_SIZE == 0 and blocks >= _LARGE_SECTOR_SIZE:
+            sector_size = _LARGE_SECTOR_SIZE
+        luks_options = luks_options | {"sector_size": sector_size}
+    return make_layers(
+        names,
+        resources,
+        destination,
+        size + -size % sector_size,
+        secret,
+        header=header,
+        overwrite=overwrite,
+        luks_options={"version": version} | luks_options,
+    )
+
+
+def _open_destination(
+    resources: ExitStack,
+    destination: AnyPath,
+    secret: bytes | luks.Secret | None,
+    header: AnyPath | None,
+    needed: int,
+) -> Layers:
+    """Open an image that exists, to write into its payload."""
+    layers = open_layers(resources, destination, secret, header=header, read_only=False)
+    if layers.volume is None and secret is not None:
+        raise _not_encrypted(destination)
+    if layers.payload.size < needed:
+        raise DeviceFullError(
+            f"the payload of {destination} has {layers.payload.size} bytes; {needed} are needed"
+        )
+    return layers
+
+
+def _not_encrypted(path: AnyPath) -> PolicyError:
+    return PolicyError(f"a secret was given for {path}, which is not encrypted [C25]")
+
+
+def _copy(
+    old: Layers,
+    new: Layers,
+    workers: int,
+    *,
+    blank: bool,
+    holes: bool,
+    progress: Progress | None,
+) -> None:
+    """Copy the payload byte for byte.
+
+    Args:
+        old: The source.
+        new: The destination, at least as large.
+        workers: How many.
+        blank: Whether the destination is a new file.
+        holes: Keep holes.
+        progress: Called with bytes done and in all.
+    """
+    size = old.payload.size
+    # What was never written may stay so, but zeros are content: below encryption
+    # a hole is none.
+    keep = holes and blank and (old.volume is not None or new.volume is None)
+    ranges = written_ranges(old) if keep else [(0, size)]
+    if size >= _MUCH and (old.volume or new.volume):
+        prepare_bulk()
+    with ExitStack() as stack:
+        ends = [
+            (_view(stack, old, read_only=True), _view(stack, new, read_only=False))
+            for _ in range(workers)
+        ]
+        carry(ends, ranges, holes=keep and new.volume is None, progress=progress)
+    if blank and new.payload.size > size:
+        # The last sector of a volume, of which the source has only a part.
+        new.payload.write(size, bytes(new.payload.size - size))
+
+
+def _view(stack: ExitStack, layers: Layers, *, read_only: bool) -> BlockDevice:
+    """Return a way to the payload for one worker, who shares only the file with others."""
+    if layers.volume is None:
+        return layers.device
+    return stack.enter_context(layers.volume.over(layers.device, read_only=read_only))
