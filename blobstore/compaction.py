@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ from blobstore.commit import Change, commit
 from blobstore.errors import CorruptBlobError
 from blobstore.headers import write_durable
 from blobstore.structure import release, take_extents
+from formats.logs import LateLogger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int, int], None]
 
-_log = logging.getLogger(__name__)
+_log = LateLogger(__name__)
 
 
 def compact(container: OpenContainer, lookup: Lookup, progress: Progress | None = None) -> int:

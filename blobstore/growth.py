@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 from blobstore.errors import NoSpaceError
@@ -10,11 +9,12 @@ from blobstore.headers import write_total
 from blobstore.structure import free_item, free_span, merge
 from blobstore.writing import Span
 from formats.errors import UnsupportedError
+from formats.logs import LateLogger
 
 if TYPE_CHECKING:
     from blobstore.opened import OpenContainer
 
-_log = logging.getLogger(__name__)
+_log = LateLogger(__name__)
 
 #: What the container grows by is rounded up to this, in bytes: devices register
 #: one after the other, and each growth costs four flushes.

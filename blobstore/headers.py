@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from blobstore.writing import Span
 from formats.container_decoder import decode_header
 from formats.container_encoder import encode_header
+from formats.logs import LateLogger
 
 if TYPE_CHECKING:
     from blobstore.authentication import Authenticator
     from blobstore.opened import OpenContainer
     from formats.container import Header
 
-_log = logging.getLogger(__name__)
+_log = LateLogger(__name__)
 
 
 def write_durable(container: OpenContainer) -> None:

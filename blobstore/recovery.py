@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 from blobstore.headers import make_equal, write_durable
 from blobstore.structure import head_span, release
+from formats.logs import LateLogger
 
 if TYPE_CHECKING:
     from blobstore.opened import OpenContainer
 
-_log = logging.getLogger(__name__)
+_log = LateLogger(__name__)
 
 
 def recover(container: OpenContainer) -> None:

@@ -7,7 +7,6 @@ a crash is `blobstore.directory`'s business.
 from __future__ import annotations
 
 import hmac
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,6 +39,7 @@ from formats.errors import (
     TruncatedImageError,
     UnsupportedError,
 )
+from formats.logs import LateLogger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from formats.container_decoder import Item
     from formats.device import BlockDevice
 
-_log = logging.getLogger(__name__)
+_log = LateLogger(__name__)
 
 #: States of records with neither a blob nor fields that have lost their meaning.
 _BLOBLESS = (State.UNWRITTEN, State.TOMBSTONE, State.IN_PLACE)
@@ -222,7 +222,7 @@ class _Walker:
         self._authenticator = Authenticator.of(header)
         self._block_size = header.block_size
         self._total = total
-        self._level = logging.DEBUG if quiet else logging.ERROR
+        self._quiet = quiet
 
     def items(self) -> Iterator[tuple[int, Item | Damaged]]:
         offset = 2 * self._block_size
@@ -232,12 +232,10 @@ class _Walker:
             item: Item | Damaged | None = self._sound(offset, head)
             if item is None:
                 item = Damaged(self._hidden_end(offset, head, before) - offset)
-                _log.log(
-                    self._level,
-                    "the head at byte %d is damaged, hiding %d bytes",
-                    offset,
-                    item.length,
-                )
+                if not self._quiet:
+                    _log.error(
+                        "the head at byte %d is damaged, hiding %d bytes", offset, item.length
+                    )
             before = item
             yield offset, before
             offset += before.length

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from blobstore.writing import PIECE_SIZE, Span
 from formats.container import HEAD_SIZE, State
 from formats.device import read_exactly
 from formats.errors import DeviceError
+from formats.logs import LateLogger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int, int], None]
 
-_log = logging.getLogger(__name__)
+_log = LateLogger(__name__)
 
 #: Bytes that are overwritten with zeros before the next flush.
 _BATCH_SIZE = 16 << 20

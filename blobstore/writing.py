@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blobstore.errors import PoisonedStoreError
 from formats.errors import DeviceError
+from formats.logs import LateLogger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from formats.device import BlockDevice, ReadableBuffer
 
-_log = logging.getLogger(__name__)
+_log = LateLogger(__name__)
 
 #: Longest single write, in bytes: small enough to stay in the cache and to
 #: stream blobs of any size, large enough that the number of calls is nothing.

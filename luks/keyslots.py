@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from formats.logs import LateLogger
 from luks.af import af_merge, af_split
 from luks.ciphers import check_usable, sector_cipher
 from luks.errors import (
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from luks.kdf import KdfLimits
     from luks.model import Digest, Header, Keyslot
     from luks.policy import Policy
+
+_log = LateLogger("luks")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +144,7 @@ def matching(
             policy.check_keyslot(slot)
             key = _try_keyslot(device, slot, digest, view_of(secret), limits, plain=plain)
         except (FormatError, UnsupportedError, PolicyError, UnlockError) as error:
-            import logging  # noqa: PLC0415  costs start-up time, and is rarely needed
-
-            logging.getLogger("luks").warning("keyslot %s was not tried: %s", number, error)
+            _log.warning("keyslot %s was not tried: %s", number, error)
             continue
         if key is not None:
             key.wipe()

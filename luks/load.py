@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from formats.device import is_blank, read_exactly
+from formats.logs import LateLogger
 from luks import luks2, luks2_binary
 from luks.errors import (
     EmptyImageError,
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
     #: What the API takes: a path, or a device that is open already.
     Place = str | os.PathLike[str] | BlockDevice
+
+_log = LateLogger("luks")
 
 _MAGIC_SIZE = 8  # magic and version
 
@@ -205,6 +208,4 @@ def _read_at_most(device: BlockDevice, offset: int, size: int) -> bytes:
 
 
 def _warn(copy: str, reason: Exception) -> None:
-    import logging  # noqa: PLC0415  costs start-up time, and is rarely needed
-
-    logging.getLogger("luks").warning("the %s header copy is not used: %s", copy, reason)
+    _log.warning("the %s header copy is not used: %s", copy, reason)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from formats.file import FileDevice
+from formats.logs import LateLogger
 from luks.errors import DeviceBusyError, ForeignImageError, ReadOnlyError
 from luks.header_lock import exclusive
 from luks.load import opened_for_header, read_header
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from formats.device import BlockDevice
     from luks.load import Place
     from luks.model import Header
+
+_log = LateLogger("luks")
 
 
 def repair(path_or_device: Place) -> Header:
@@ -67,7 +69,7 @@ def restore_copy(place: Place, header: Header) -> Header:
                 return header  # somebody else has changed it, and both copies with it
             return repair_header(device, current)
     except (ForeignImageError, ReadOnlyError, DeviceBusyError) as error:
-        logging.getLogger("luks").warning("the header copy is left as it is: %s", error)
+        _log.warning("the header copy is left as it is: %s", error)
         return header
 
 

@@ -13,11 +13,11 @@ Sources: QEMU's documentation ("Providing secret data to QEMU"), and what qemu-i
 
 from __future__ import annotations
 
-import logging
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
+from formats.logs import LateLogger
 from luks.errors import SecretObjectError
 from luks.secret_codec import decode_base64, decrypt, require_text
 from luks.secrets import Secret
@@ -36,7 +36,7 @@ _ID: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 _FDSET: Final = re.compile(r"/dev/fdset/([0-9]{1,9})")
 _KEY_SIZE: Final = 32
 
-_log = logging.getLogger(__name__)
+_log = LateLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

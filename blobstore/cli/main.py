@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import importlib
 import keyword
-import logging
 import os
 import sys
 from typing import Final
 
 import click
 
+from blobstore import __version__
 from formats.errors import StorageError
+from formats.logs import configure_with
 
 #: Verb to what it does. Each lives in blobstore.cli.commands.VERB as `command`.
 VERBS: Final = {
@@ -100,7 +101,8 @@ def _module(verb: str) -> str:
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=EXIT_CODES,
 )
-@click.version_option(package_name="device-blobstore", prog_name="blobstore")
+# Named, because to find it out `importlib.metadata` would take 13 ms.
+@click.version_option(__version__, prog_name="blobstore")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors on stderr.")
 def cli(*, quiet: bool) -> None:
     """Keep the state of devices in one crash-safe, encrypted image.
@@ -108,9 +110,15 @@ def cli(*, quiet: bool) -> None:
     Blobs have names and lie in a DER container inside an ordinary LUKS volume.
     Data goes to stdout, everything else to stderr.
     """
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("blobstore: %(message)s"))
-    logging.basicConfig(level=logging.ERROR if quiet else logging.WARNING, handlers=[handler])
+
+    def configure() -> None:
+        import logging  # noqa: PLC0415, TID251  only if there is something to say
+
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("blobstore: %(message)s"))
+        logging.basicConfig(level=logging.ERROR if quiet else logging.WARNING, handlers=[handler])
+
+    configure_with(configure)
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ crash at any point leaves what can be repaired again.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from blobstore.writing import Span
 from formats.container import HEAD_SIZE, MAX_NAME_SIZE, validate_label
 from formats.device import read_exactly
 from formats.errors import DeviceError
+from formats.logs import LateLogger
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from blobstore.repairing.plan import Plan
     from blobstore.verification import Report
 
-_log = logging.getLogger(__name__)
+_log = LateLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

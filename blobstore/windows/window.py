@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from blobstore.windows.differing import DifferingWriter
 from formats.container import HEAD_SIZE, Kind, State
 from formats.device import Device, ReadableBuffer, WritableBuffer
 from formats.errors import ReadOnlyError, StorageError
+from formats.logs import LateLogger
 
 if TYPE_CHECKING:
     import threading
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from blobstore.lookup import Lookup
     from blobstore.opened import OpenContainer
 
-_log = logging.getLogger(__name__)
+_log = LateLogger(__name__)
 
 _ZEROS = bytes(64 << 10)
 
