@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from blobstore.writing import Span
 from formats.container import HEAD_SIZE, State, Version
@@ -20,8 +19,7 @@ if TYPE_CHECKING:
 _UNKNOWN = bytes(32)
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """What a commit does to one section.
 
     Attributes:
@@ -66,7 +64,7 @@ def commit(container: OpenContainer, changes: Sequence[Change]) -> None:
     for change in changes:
         identity, frame, blob = change.target.identity, change.target.frame, change.blob
         if identity.name != change.name:
-            identity = replace(identity, name=change.name)
+            identity = identity._replace(name=change.name)
             frame = record_frame(identity, container.block_size)
         unsealed = Version(
             state=change.state,

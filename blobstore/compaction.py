@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from blobstore.commit import Change, commit
@@ -102,7 +101,7 @@ class _Compaction:
             _log.warning("section %r stays where it is: %s", name, error)
             return False
         with self._lookup.changing((name,)):
-            identity = replace(newest.identity, copy=0)
+            identity = newest.identity._replace(copy=0)
             (place,) = take_extents(container, [identity], within=free_item)
             commit(container, [Change(place.first, name, state, blob, replaces=newest)])
             container.directory.sections[name] = place

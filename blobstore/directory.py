@@ -8,8 +8,8 @@ the list of what recovery has to write (C60).
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
 
 from blobstore.authentication import Authenticator
 from blobstore.errors import CorruptStoreError
@@ -43,8 +43,7 @@ class Copy:
         return 0 if self.version.state is State.VOID else self.version.generation
 
 
-@dataclass(frozen=True, slots=True)
-class Damage:
+class Damage(NamedTuple):
     """Why a section cannot be read: ``reason`` completes "the section ..."."""
 
     reason: str
@@ -228,7 +227,7 @@ class _Interpreter:
             return None
         first = members[0].version
         for copy in members:
-            copy.version = replace(copy.version, state=State.VOID)
+            copy.version = copy.version._replace(state=State.VOID)
             self._orphans.append(copy)
         return first if whole and expected == 1 and members[0].identity.copies == 1 else None
 

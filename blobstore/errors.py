@@ -25,6 +25,8 @@ which it registers) and `UnwrittenBlobError`. Nothing else means absence.
 
 from __future__ import annotations
 
+from typing import Self
+
 from formats.errors import StorageError
 
 
@@ -50,6 +52,14 @@ class BlobTooLargeError(StoreError):
     """The blob is larger than the section's worst-case size."""
 
     exit_code = 63
+
+    @classmethod
+    def of(cls, name: str, size: int, max_size: int) -> Self:
+        """Return the error for a blob of ``size`` bytes that a section does not hold."""
+        return cls(
+            f"section {name!r} holds at most {max_size} bytes, not {size}",
+            hint="register it with a larger size",
+        )
 
 
 class NoSpaceError(StoreError):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
-
-from blobstore.regions import Region
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from blobstore.regions import Region
     from luks.model import Header
 
 
@@ -24,8 +22,7 @@ class ImageLock(Protocol):
         """Give it up."""
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(NamedTuple):
     """An image that is open.
 
     Attributes:
@@ -54,39 +51,12 @@ class Image:
         Args:
             container: The regions of the container, from its own start.
         """
-        regions = [] if self.header_path else list(self._header_regions())
-        for region in container:
-            regions.append(replace(region, offset=region.offset + self.payload_offset))
-        end = regions[-1].offset + regions[-1].size
-        if end < self.size:
-            regions.append(Region(end, self.size - end, "behind the last whole sector"))
-        return tuple(regions)
+        from blobstore.regions import image_regions  # noqa: PLC0415  rarely used
+
+        return image_regions(self, container)
 
     def header_regions(self) -> tuple[Region, ...]:
         """Return what every byte of the detached LUKS header is for; else nothing."""
-        return tuple(self._header_regions()) if self.header_path else ()
+        from blobstore.regions import luks_regions  # noqa: PLC0415  rarely used
 
-    def _header_regions(self) -> Iterable[Region]:
-        header = self.luks
-        if header is None:
-            return
-        position = 0
-        for region in sorted(self._luks_areas(header), key=lambda region: region.offset):
-            if position < region.offset:
-                yield Region(position, region.offset - position, "LUKS, unused keyslot space")
-            yield region
-            position = region.offset + region.size
-        end = header.keyslots_offset + header.keyslots_size
-        if position < end:
-            yield Region(position, end - position, "LUKS, unused keyslot space")
-            position = end
-        if position < self.payload_offset:
-            yield Region(position, self.payload_offset - position, "LUKS, gap before the payload")
-
-    def _luks_areas(self, header: Header) -> Iterable[Region]:
-        copies = 1 if header.version == 1 else 2
-        for copy in range(copies):
-            use = f"LUKS{header.version} header" + (f", copy {copy}" if copies > 1 else "")
-            yield Region(copy * header.metadata_size, header.metadata_size, use)
-        for number, keyslot in header.keyslots.items():
-            yield Region(keyslot.area.offset, keyslot.area.size, f"LUKS keyslot {number}")
+        return tuple(luks_regions(self)) if self.header_path else ()

@@ -13,6 +13,7 @@ from blobstore.headers import header_span
 from blobstore.writing import DurableWriter, Span
 from formats.container import (
     BLOCK_SIZES,
+    DEFAULT_BLOCK_SIZE,
     ID_SIZE,
     KEY_SIZE,
     MAX_NAME_SIZE,
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
     from formats.device import BlockDevice, ReadableBuffer
 
-DEFAULT_BLOCK_SIZE = 4096
 _UNKNOWN = bytes(32)
 
 
@@ -193,14 +193,14 @@ class _Items:
         version = Version(state, 1, 0, len(blob), crc32, _UNKNOWN, _UNKNOWN, before)
         meta = record_frame(identity, self._block_size).mac_input(version)
         mac = self._authenticator.mac(meta, (blob,))
-        return replace(version, mac=mac), blob, self._authenticator.member(meta, mac)
+        return version._replace(mac=mac), blob, self._authenticator.member(meta, mac)
 
     def spans(self) -> Iterator[Span]:
         offset = 2 * self._block_size
         for identity, version, blob in self._sections:
-            rooted = replace(version, root=self.root)
+            rooted = version._replace(root=self.root)
             for copy in range(identity.copies):
-                placed = replace(identity, copy=copy)
+                placed = identity._replace(copy=copy)
                 head = record_frame(placed, self._block_size).head(
                     NEVER_WRITTEN if copy else rooted
                 )

@@ -31,8 +31,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from blobstore.description import kind_of
 from blobstore.errors import ManifestError
-from blobstore.layout import DEFAULT_BLOCK_SIZE, SectionSpec
+from blobstore.layout import SectionSpec
 from blobstore.sizes import parse_size
+from formats.container import DEFAULT_BLOCK_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

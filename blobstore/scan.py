@@ -7,8 +7,7 @@ a crash is `blobstore.directory`'s business.
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from blobstore.authentication import Authenticator
 from blobstore.errors import CorruptStoreError
@@ -60,15 +59,13 @@ _START_SIZE = 64
 SEARCH_LIMIT = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Damaged:
+class Damaged(NamedTuple):
     """An item whose head is damaged; ``length`` in bytes is what it hides."""
 
     length: int
 
 
-@dataclass(frozen=True, slots=True)
-class Scan:
+class Scan(NamedTuple):
     """The heads of a container.
 
     Attributes:

@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from blobstore.layers import LayersLock, existing_images_refused, make_layers, open_layers
-from blobstore.layout import DEFAULT_BLOCK_SIZE, SectionSpec, container_size, initialise
 from blobstore.store import Store
+from formats.container import DEFAULT_BLOCK_SIZE
 
 if TYPE_CHECKING:
     import os
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     import luks
     from blobstore.description import Digest
+    from blobstore.layout import SectionSpec
 
     AnyPath = str | os.PathLike[str]
     #: Names with worst-case sizes in bytes, or all there is to say of sections.
@@ -159,6 +160,8 @@ def create_store(
         DeviceError: The image cannot be made.
         ValueError: The arguments do not fit together.
     """
+    from blobstore.layout import container_size, initialise  # noqa: PLC0415  not to open
+
     specs = _specs(sections)
     if encrypted and secret is None:
         raise ValueError("an encrypted image needs a secret; encrypted=False makes a clear one")
@@ -197,6 +200,8 @@ def create_store(
 
 
 def _specs(sections: Sections) -> list[SectionSpec]:
+    from blobstore.layout import SectionSpec  # noqa: PLC0415  not to open
+
     if isinstance(sections, Mapping):
         return [SectionSpec(name, max_size) for name, max_size in sections.items()]
     return list(sections)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Self
 from blobstore.lookup import Lookup
 from blobstore.opened import OpenContainer, open_container
 from blobstore.policy import require_pinned, require_protection
-from blobstore.recovery import close, recover
 from blobstore.store_writer import StoreWriter
 
 if TYPE_CHECKING:
@@ -89,6 +88,8 @@ class Store(StoreWriter):
         if not allow_unprotected:
             require_protection(container.header, encrypted=encrypted, with_secret=with_secret)
         if not (read_only or released) and container.writable:
+            from blobstore.recovery import recover  # noqa: PLC0415  not to read
+
             recover(container)
         return cls(
             container,
@@ -200,6 +201,8 @@ class Store(StoreWriter):
                 windows.
             DeviceError, PoisonedStoreError: As in `close`; the lock is kept.
         """
+        from blobstore.recovery import close  # noqa: PLC0415  not to read
+
         with self._lock:
             self._require_writable()
             lock = self._require_lock()
@@ -219,6 +222,8 @@ class Store(StoreWriter):
                 changed, and it can be tried again.
             CorruptStoreError, FormatError, DeviceError: As in `blobstore.open`.
         """
+        from blobstore.recovery import recover  # noqa: PLC0415  not to read
+
         with self._lock:
             self._require_open()
             lock = self._require_lock()
@@ -276,6 +281,8 @@ class Store(StoreWriter):
     def _finish(self) -> None:
         self._closed = True
         if not (self._read_only or self._released) and self._container.writable:
+            from blobstore.recovery import close  # noqa: PLC0415  not to read
+
             close(self._container)
 
 

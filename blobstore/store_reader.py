@@ -5,13 +5,6 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from blobstore.description import (
-    Digest,
-    SectionInfo,
-    StoreInfo,
-    describe_section,
-    describe_store,
-)
 from blobstore.errors import (
     BlobNotFoundError,
     CorruptBlobError,
@@ -24,6 +17,7 @@ from formats.container import State
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from blobstore.description import Digest, SectionInfo, StoreInfo
     from blobstore.directory import Section
     from blobstore.image import Image
     from blobstore.opened import OpenContainer
@@ -71,12 +65,16 @@ class StoreReader:
 
     def section(self, name: str) -> SectionInfo:
         """Return what the directory says of a section; errors as `get`."""
+        from blobstore.description import describe_section  # noqa: PLC0415  not to get
+
         with self._lock:
             self._require_open()
             return describe_section(self._lookup.find(name, damaged=True))
 
     def sections(self) -> tuple[SectionInfo, ...]:
         """Return all sections in the order in which they lie in the container."""
+        from blobstore.description import describe_section  # noqa: PLC0415  not to get
+
         with self._lock:
             self._require_open()
             sections = self._container.directory.sections.values()
@@ -111,6 +109,8 @@ class StoreReader:
         Raises:
             DamagedHeadError: A head is damaged, so the root is not known.
         """
+        from blobstore.description import Digest  # noqa: PLC0415  not to get
+
         with self._lock:
             self._require_open()
             directory = self._container.directory
@@ -120,6 +120,8 @@ class StoreReader:
 
     def info(self) -> StoreInfo:
         """Return what the header says of the store as a whole."""
+        from blobstore.description import describe_store  # noqa: PLC0415  not to get
+
         with self._lock:
             self._require_open()
             return describe_store(self._container)

@@ -5,10 +5,8 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from blobstore.commit import Change, commit
-from blobstore.growth import grow
+from blobstore.errors import BlobTooLargeError
 from blobstore.store_reader import StoreReader
-from blobstore.transaction import Transaction, too_large
 from formats.errors import ReadOnlyError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -17,6 +15,7 @@ if TYPE_CHECKING:
     from blobstore.description import SectionInfo
     from blobstore.image import Image
     from blobstore.opened import OpenContainer
+    from blobstore.transaction import Transaction
     from blobstore.windows.window import Window
     from formats.device import ReadableBuffer
 
@@ -62,13 +61,15 @@ class StoreWriter(StoreReader):
             PoisonedStoreError: An earlier write failed.
             ValueError: The section has an open window.
         """
+        from blobstore.commit import Change, commit  # noqa: PLC0415  not to read
+
         # What `transaction` does for one section, without its bookkeeping.
         blob = memoryview(data).cast("B")
         with self._lock:
             self._require_writable()
             section = self._lookup.find(name)
             if len(blob) > section.max_size:
-                raise too_large(name, len(blob), section.max_size)
+                raise BlobTooLargeError.of(name, len(blob), section.max_size)
             self._lookup.require_no_window(name)
             with self._lookup.changing((name,)):
                 change = Change(section.older, section.name, blob=blob, replaces=section.newest)
@@ -90,6 +91,8 @@ class StoreWriter(StoreReader):
             ValueError: Another transaction is under way in this thread.
             Exception: At the end of the block as `Transaction.commit` says.
         """
+        from blobstore.transaction import Transaction  # noqa: PLC0415  not to read
+
         with self._lock:
             self._require_writable()
             transaction = Transaction(self._container, self._lookup)
@@ -135,6 +138,8 @@ class StoreWriter(StoreReader):
                 name is not found in a damaged directory.
             DeviceError, PoisonedStoreError: As in `put`.
         """
+        from blobstore.transaction import Transaction  # noqa: PLC0415  not to read
+
         with self._lock:
             self._require_open()
             transaction = Transaction(self._container, self._lookup)
@@ -270,6 +275,8 @@ class StoreWriter(StoreReader):
             self._require_writable()
             total = -(-size // self._container.block_size) * self._container.block_size
             if total > self._container.total:
+                from blobstore.growth import grow  # noqa: PLC0415  rarely used
+
                 grow(self._container, total)
 
     def _require_alone(self) -> None:

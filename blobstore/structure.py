@@ -7,7 +7,6 @@ one, is an ordinary commit (C46).
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from blobstore.directory import Copy, Section
@@ -156,7 +155,7 @@ def _void_extent(container: OpenContainer, identity: Identity) -> Section:
     length = record_length(identity.max_size, block_size)
     copies: list[Copy | None] = []
     for copy in range(identity.copies):
-        placed = replace(identity, copy=copy)
+        placed = identity._replace(copy=copy)
         copies.append(Copy(0, placed, NEVER_WRITTEN, length, record_frame(placed, block_size)))
     return Section(copies)
 

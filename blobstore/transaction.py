@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blobstore.commit import Change, commit
@@ -99,7 +99,7 @@ class Transaction:
         draft = self._find(name)
         blob = bytes(memoryview(data).cast("B"))
         if len(blob) > draft.identity.max_size:
-            raise too_large(name, len(blob), draft.identity.max_size)
+            raise BlobTooLargeError.of(name, len(blob), draft.identity.max_size)
         draft.blob = blob
 
     def register(
@@ -129,7 +129,7 @@ class Transaction:
             found = f"a {identity.kind.name.lower()} of {identity.copies} copies"
             raise SectionMismatchError(f"section {name!r} exists as {found}")
         if identity.max_size < max_size:
-            draft.identity = replace(identity, max_size=max_size)
+            draft.identity = identity._replace(max_size=max_size)
 
     def resize(self, name: str, max_size: int) -> None:
         """Change the worst-case size of a section, to more or to less."""
@@ -141,8 +141,8 @@ class Transaction:
         elif draft.section is not None:
             size = draft.section.newest.version.size
         if size > max_size:
-            raise too_large(name, size, max_size)
-        draft.identity = replace(draft.identity, max_size=max_size)
+            raise BlobTooLargeError.of(name, size, max_size)
+        draft.identity = draft.identity._replace(max_size=max_size)
 
     def rename(self, name: str, new: str) -> None:
         """Give a section another name."""
@@ -157,7 +157,7 @@ class Transaction:
         else:
             raise SectionExistsError(f"there is a section {new!r} already")
         self._forget(name)
-        draft.identity = replace(draft.identity, name=new)
+        draft.identity = draft.identity._replace(name=new)
         self._named[new] = draft
 
     def delete(self, name: str) -> None:
@@ -277,7 +277,7 @@ class Transaction:
         if name in self._gone:
             raise BlobNotFoundError(f"there is no section {name!r} any more")
         section = self._lookup.find(name)
-        return self._add(_Draft(section, replace(section.newest.identity, copy=0)))
+        return self._add(_Draft(section, section.newest.identity._replace(copy=0)))
 
     def _add(self, draft: _Draft) -> _Draft:
         self._drafts.append(draft)
@@ -291,14 +291,6 @@ class Transaction:
     def _require_open(self) -> None:
         if self._ended:
             raise ValueError("this transaction has ended")
-
-
-def too_large(name: str, size: int, max_size: int) -> BlobTooLargeError:
-    """Return the error for a blob that a section does not hold."""
-    return BlobTooLargeError(
-        f"section {name!r} holds at most {max_size} bytes, not {size}",
-        hint="register it with a larger size",
-    )
 
 
 def _check_size(max_size: int) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from blobstore.errors import PoisonedStoreError
 from formats.errors import DeviceError
@@ -24,8 +23,7 @@ PIECE_SIZE = 256 << 10
 ATTEMPTS = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """Contiguous bytes to write: the parts, then zeros up to ``length`` bytes."""
 
     offset: int

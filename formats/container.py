@@ -14,9 +14,11 @@ import enum
 import re
 import struct
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 #: Bytes of an item that are written as one: all its framing and changing fields.
 HEAD_SIZE = 512
+DEFAULT_BLOCK_SIZE = 4096
 BLOCK_SIZES = (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
 MAX_NAME_SIZE = 200
 MAX_TYPE_SIZE = 32
@@ -89,8 +91,7 @@ class Header:
     compatible: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """The part of a record that stays as long as it has its place and name."""
 
     section_id: bytes
@@ -102,8 +103,7 @@ class Identity:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Version:
+class Version(NamedTuple):
     """The part of a record that a commit writes. ``size`` in bytes."""
 
     state: State
@@ -120,8 +120,7 @@ class Version:
 NEVER_WRITTEN = Version(State.VOID, 0, 0, 0, 0, bytes(32), bytes(32), bytes(32))
 
 
-@dataclass(frozen=True, slots=True)
-class Free:
+class Free(NamedTuple):
     """A head of a free item; ``length`` is that of the whole item, in bytes."""
 
     generation: int

@@ -6,7 +6,7 @@ then decodes the head: a damaged head is never mistaken for an unknown feature.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from formats import der
 from formats.container import (
@@ -50,8 +50,7 @@ _STATES = {int(state): state for state in State}
 _AUTHENTICATIONS = {int(algorithm): algorithm for algorithm in Authentication}
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """A head of a record.
 
     Attributes:
@@ -64,7 +63,7 @@ class Record:
     identity: Identity
     version: Version
     length: int
-    frame: RecordFrame = field(repr=False, compare=False)
+    frame: RecordFrame
 
 
 Item = Record | Free
@@ -132,8 +131,7 @@ def decode_item(head: bytes, block_size: int) -> Item:
     return Record(identity, version, length, frame)
 
 
-@dataclass(frozen=True, slots=True)
-class DecodedHeader:
+class DecodedHeader(NamedTuple):
     """A header copy whose check is still to be verified."""
 
     header: Header

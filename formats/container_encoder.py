@@ -6,7 +6,7 @@ Every head comes with a check of zeros, which whoever holds the key fills in
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from formats import der
 from formats.container import (
@@ -36,8 +36,7 @@ from formats.container import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class RecordFrame:
+class RecordFrame(NamedTuple):
     """The constant pieces of one record's head.
 
     What a commit changes always takes the same bytes between them (C5), so a

@@ -6,7 +6,6 @@ Source: LUKS2 On-Disk Format Specification 1.1, section 2.1.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from luks.errors import LuksHeaderError, UnsupportedError
@@ -56,8 +55,7 @@ class _Fields(NamedTuple):
     checksum: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class BinaryHeader:
+class BinaryHeader(NamedTuple):
     """The fields of a binary header; its checksum belongs to the bytes.
 
     Attributes:

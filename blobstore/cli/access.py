@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -38,8 +37,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Access:
+class Access(NamedTuple):
     """What the options of `access_options` say."""
 
     key: KeySource
@@ -116,8 +114,7 @@ class Access:
         return None if stale is None else ("primary", "secondary")[stale]
 
 
-@dataclass(frozen=True)
-class NewAccess:
+class NewAccess(NamedTuple):
     """What the options of `new_access_options` say of an image to be made."""
 
     key: KeySource
@@ -261,9 +258,8 @@ def other_access_options(function: _Command) -> _Command:
         access: Access = rest["access"]
         borrowed = not other_key.is_named
         if borrowed:
-            access = rest["access"] = replace(access, key=access.key.reusable())
-        other = replace(
-            access,
+            access = rest["access"] = access._replace(key=access.key.reusable())
+        other = access._replace(
             key=access.key if borrowed else other_key,
             header=other_header,
             expect_digest=None,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import sys
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -76,7 +75,7 @@ def new_passphrase(image: Path, key: KeySource, new_key: KeySource) -> Iterator[
     if key.is_stdin and new_key.is_stdin:
         raise click.UsageError("stdin holds one of the two passphrases")
     # Both are defined by the objects of the command, which come with the first.
-    new_key = replace(new_key, objects=key.objects)
+    new_key = new_key._replace(objects=key.objects)
     with passphrase(new_key, f"New passphrase for {image}: ", confirm=True) as secret:
         yield secret
 

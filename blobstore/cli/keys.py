@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import functools
 import shlex
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
-from luks import Secret, SecretObject, SecretObjects
-from luks.secrets import MAX_KEY_FILE_SIZE
+from luks.secrets import MAX_KEY_FILE_SIZE, Secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from luks import SecretObject
 
     _Command = Callable[..., Any]
 
@@ -28,9 +28,8 @@ PATH = click.Path(path_type=Path)
 _STDIN: Final = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class KeySource:
-    """What the options of `key_options` say; at most one names a secret.
+class KeySource(NamedTuple):
+    """What the options of `key_options` say.
 
     Attributes:
         file: Key file, ``-`` for stdin.
@@ -54,7 +53,8 @@ class KeySource:
     objects: tuple[SecretObject, ...] = ()
     held: Secret | None = None
 
-    def __post_init__(self) -> None:
+    def require_sense(self) -> None:
+        """Refuse options that do not go together; else at most one names a secret."""
         if self._named.count(None) < len(self._named) - 1:
             raise click.UsageError(
                 "--key-file, --key-fd, --key-secret, --key-credential and --key-command"
@@ -88,7 +88,7 @@ class KeySource:
         if held is None:
             return self
         click.get_current_context().call_on_close(held.wipe)
-        return replace(self, held=held)
+        return self._replace(held=held)
 
     def read(self) -> Secret | None:
         """Return the secret, which is the caller's to wipe, or None if none is named."""
@@ -100,6 +100,8 @@ class KeySource:
         if self.file is not None:
             return Secret.from_file(self.file, offset=self.offset, size=self.size)
         if self.secret_id is not None:
+            from luks import SecretObjects  # noqa: PLC0415  rarely used
+
             return SecretObjects(self.objects).resolve(self.secret_id)
         try:
             if self.credential is not None:
@@ -111,7 +113,7 @@ class KeySource:
         return None
 
 
-class _ObjectType(click.ParamType[SecretObject]):
+class _ObjectType(click.ParamType["SecretObject"]):
     """``secret,id=ID,…`` as QEMU's ``-object`` takes it."""
 
     name = "object"
@@ -119,6 +121,8 @@ class _ObjectType(click.ParamType[SecretObject]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> SecretObject:
+        from luks import SecretObject  # noqa: PLC0415  rarely used
+
         del param, ctx
         # What is wrong with it has an exit code of its own.
         return value if isinstance(value, SecretObject) else SecretObject.parse(value)
@@ -155,7 +159,9 @@ def key_options(whose: str = "", of: str | None = None) -> Callable[[_Command], 
             if not whose:
                 del arguments["objects"]
             objects = click.get_current_context().params["objects"]
-            arguments[key_name] = KeySource(**said, objects=objects)
+            key = KeySource(**said, objects=objects)
+            key.require_sense()
+            arguments[key_name] = key
             return function(**arguments)
 
         command: _Command = with_key

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from blobstore.description import Digest
-from blobstore.sizes import parse_size
+if TYPE_CHECKING:
+    from blobstore import Digest
 
 
 class SizeType(click.ParamType[int]):
@@ -16,13 +16,15 @@ class SizeType(click.ParamType[int]):
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from blobstore.sizes import parse_size  # noqa: PLC0415  most verbs take none
+
         try:
             return parse_size(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
 
-class DigestType(click.ParamType[Digest]):
+class DigestType(click.ParamType["Digest"]):
     """A digest as `blobstore info` shows it."""
 
     name = "digest"
@@ -30,6 +32,8 @@ class DigestType(click.ParamType[Digest]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> Digest:
+        from blobstore import Digest  # noqa: PLC0415  rarely used
+
         try:
             return Digest.parse(value)
         except ValueError as error:

@@ -7,7 +7,7 @@ does, a human may decide; nothing is given up that nobody named.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from blobstore.directory import Copy
@@ -334,7 +334,7 @@ class _Planner:
         survey = self._survey
         for copy in survey.copies:
             if copy.offset in reading.orphans:
-                orphan = replace(copy.version, state=State.VOID)
+                orphan = copy.version._replace(state=State.VOID)
                 frame = copy.frame
                 self._plan.stages[2][copy.offset] = self._authenticator.seal(
                     copy.offset, frame.head(orphan), frame.check_start

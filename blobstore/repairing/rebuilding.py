@@ -8,7 +8,7 @@ Or some are missing, and a guess at a lost head is right if with it the sum is.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from formats.container import DIGEST_SIZE, State
@@ -157,4 +157,4 @@ def finished(survey: Survey, reading: Reading, candidate: Candidate) -> Version:
             prev = copy.version.root
         if copy.version.generation == version.generation + 1:
             root = copy.version.prev
-    return replace(version, root=root, prev=prev)
+    return version._replace(root=root, prev=prev)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -120,7 +120,7 @@ class Remains:
             return None
         return (
             item
-            if replace(item.identity, name=self.lost.identity.name) == (self.lost.identity)
+            if item.identity._replace(name=self.lost.identity.name) == (self.lost.identity)
             else None
         )
 
@@ -219,7 +219,7 @@ class Remains:
         version = Version(state, generation, members, size, crc32, _UNKNOWN, _UNKNOWN, _UNKNOWN)
         meta = frame.mac_input(version)
         mac = self.mac(frame, version)
-        return Candidate(replace(version, mac=mac), frame, self._authenticator.member(meta, mac))
+        return Candidate(version._replace(mac=mac), frame, self._authenticator.member(meta, mac))
 
     def _frames(self) -> list[RecordFrame]:
         """Return what may surround the version: with the twin's name, or with another."""
@@ -228,7 +228,7 @@ class Remains:
         if hint and hint.identity != identity:
             frames.insert(0, hint.frame)
         return frames + [
-            record_frame(replace(identity, name=name), self._block_size)
+            record_frame(identity._replace(name=name), self._block_size)
             for name in self._names
             if name != identity.name
         ]

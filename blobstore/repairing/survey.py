@@ -7,7 +7,7 @@ have been. It judges nothing: `blobstore.repairing.rebuilding` looks for proof.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blobstore.directory import Copy
@@ -93,7 +93,7 @@ class Survey:
             if twin and twin.identity.section_id == identity.section_id:
                 continue
             if self._carve(offset, offset + copy.length):
-                placed = replace(identity, copy=other)
+                placed = identity._replace(copy=other)
                 frame = record_frame(placed, self._scan.header.block_size)
                 self.lost.append(Lost(offset, placed, copy.length, frame, copy))
             else:

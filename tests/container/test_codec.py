@@ -101,8 +101,8 @@ def test_c7_the_head_can_be_filled_for_every_length(block_size: int) -> None:
     for name_size in range(1, MAX_NAME_SIZE + 1):
         for type_size in (0, 1, 7, MAX_TYPE_SIZE):
             for max_size in (0, 127, 70_000, 1 << 24, 1 << 33, MAX_SECTION_SIZE):
-                identity = replace(
-                    IDENTITY, name="n" * name_size, type="t" * type_size, max_size=max_size
+                identity = IDENTITY._replace(
+                    name="n" * name_size, type="t" * type_size, max_size=max_size
                 )
                 head = record_frame(identity, block_size).head(NEVER_WRITTEN)
                 record = decode_item(head, block_size)
@@ -113,7 +113,7 @@ def test_c7_the_head_can_be_filled_for_every_length(block_size: int) -> None:
 def test_c7_align_stands_exactly_where_it_is_needed() -> None:
     found = set()
     for name_size in range(1, MAX_NAME_SIZE + 1):
-        head = record_frame(replace(IDENTITY, name="n" * name_size), 4096).head(LIVE)
+        head = record_frame(IDENTITY._replace(name="n" * name_size), 4096).head(LIVE)
         meta = der.Reader(head, der.read_framing(head, 0)[1])
         meta.enter(der.SEQUENCE)
         room = HEAD_SIZE - meta.position - len(der.framing(der.OCTET_STRING, 8192 - HEAD_SIZE))
@@ -134,17 +134,17 @@ def test_c8_a_record_is_no_longer_than_it_must_be(block_size: int) -> None:
 @pytest.mark.parametrize(
     "identity",
     [
-        replace(IDENTITY, name=""),
-        replace(IDENTITY, name="n" * 201),
-        replace(IDENTITY, name="é" * 101),
-        replace(IDENTITY, name="a\nb"),
-        replace(IDENTITY, name="a\x7f"),
-        replace(IDENTITY, name="\x9b"),
-        replace(IDENTITY, name="\ud800"),
-        replace(IDENTITY, type="t" * 33),
-        replace(IDENTITY, type="\0"),
-        replace(IDENTITY, max_size=-1),
-        replace(IDENTITY, max_size=MAX_SECTION_SIZE + 1),
+        IDENTITY._replace(name=""),
+        IDENTITY._replace(name="n" * 201),
+        IDENTITY._replace(name="é" * 101),
+        IDENTITY._replace(name="a\nb"),
+        IDENTITY._replace(name="a\x7f"),
+        IDENTITY._replace(name="\x9b"),
+        IDENTITY._replace(name="\ud800"),
+        IDENTITY._replace(type="t" * 33),
+        IDENTITY._replace(type="\0"),
+        IDENTITY._replace(max_size=-1),
+        IDENTITY._replace(max_size=MAX_SECTION_SIZE + 1),
     ],
 )
 def test_c9_bad_labels_and_sizes_are_the_caller_s_mistake(identity: Identity) -> None:
@@ -184,7 +184,7 @@ def test_broken_record_heads_are_refused(find: bytes, new: bytes, rule: str) -> 
 
 def test_c11_an_unwritten_record_has_no_size() -> None:
     with pytest.raises(FormatError, match="C11"):
-        decode_item(_record_head(replace(LIVE, state=State.UNWRITTEN)), 4096)
+        decode_item(_record_head(LIVE._replace(state=State.UNWRITTEN)), 4096)
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def put_copy(
     """Write one header copy with this JSON text and these binary fields."""
     magic = (PRIMARY_MAGIC, SECONDARY_MAGIC)[which]
     block = bytes(device.content[offset : offset + BINARY_SIZE])
-    binary = replace(decode_binary(block, magic=magic, offset=offset), **fields)
+    binary = decode_binary(block, magic=magic, offset=offset)._replace(**fields)
     area = text.ljust(header.metadata_size - BINARY_SIZE, b"\0")
     device.content[offset : offset + header.metadata_size] = encode_copy(binary, area)
 

@@ -35,6 +35,6 @@ def command(
         manifest = replace(manifest, header=access.header)
     if not access.encrypted:
         manifest = replace(manifest, luks_version=None, header=None)
-    access = replace(access, encrypted=manifest.luks_version is not None)
+    access = access._replace(encrypted=manifest.luks_version is not None)
     with access.secret_for(image) as secret:
         pack(manifest, image, secret, overwrite=force, **(kdf if access.encrypted else {})).close()
