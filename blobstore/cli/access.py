@@ -229,7 +229,7 @@ def clone_access_options(function: _Command) -> _Command:
 
     @functools.wraps(function)
     def wrapped(*, new_access: NewAccess, no_encryption: bool, **rest: Any) -> Any:
-        return function(new_access=replace(new_access, encrypted=not no_encryption), **rest)
+        return function(new_access=new_access._replace(encrypted=not no_encryption), **rest)
 
     option = click.option("--no-encryption", is_flag=True, help="Make the new image in the clear.")
     return converted_access_options(option(wrapped))

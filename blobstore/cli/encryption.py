@@ -12,6 +12,9 @@ import luks
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+#: A sector size of LUKS2 in bytes; becomes an int.
+SECTOR_SIZE = click.Choice([512, 1024, 2048, 4096])
+
 _KDFS = ("argon2id", "argon2i", "pbkdf2")
 
 

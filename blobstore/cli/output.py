@@ -67,7 +67,10 @@ def print_table(rows: list[tuple[str, ...]], *, right: frozenset[int] = frozense
 
 @contextmanager
 def progress(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a callback ``(done, total)`` that draws a bar on a terminal's stderr."""
+    """Yield a callback ``(bytes done, in all)`` that draws a bar on a terminal's stderr.
+
+    The bar has the share done, the time left, and the rate.
+    """
     if not sys.stderr.isatty():
         yield lambda _done, _total: None
         return
@@ -79,8 +82,11 @@ def progress(label: str) -> Iterator[Callable[[int, int], None]]:
         if bar is None:
             if time.monotonic() - started < _PROGRESS_AFTER:
                 return
-            bar = click.progressbar(length=total, label=label, file=sys.stderr)
-        bar.update(done - bar.pos)
+            bar = click.progressbar(
+                length=total, label=label, file=sys.stderr, item_show_func=lambda rate: rate or ""
+            )
+        rate = done / (time.monotonic() - started) / (1 << 20)
+        bar.update(done - bar.pos, f"{rate:.3g} MiB/s" if rate < 1000 else f"{rate:.0f} MiB/s")
 
     try:
         yield advance

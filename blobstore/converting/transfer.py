@@ -9,7 +9,6 @@ key, authenticated by the new one, and written; free space is not touched.
 from __future__ import annotations
 
 import hmac
-import logging
 import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -29,6 +28,7 @@ from formats.container import (
 )
 from formats.container_encoder import encode_free
 from formats.errors import UnsupportedError
+from formats.logs import LateLogger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int, int], None]
 
-_log = logging.getLogger(__name__)
+_log = LateLogger(__name__)
 
 _UNKNOWN = bytes(32)
 
@@ -165,7 +165,7 @@ class _Transfer:
             self._target.write(copy.offset + HEAD_SIZE + start, piece)
             self._advance(len(piece))
         if hmac.compare_digest(old.digest(), version.mac):
-            return replace(version, mac=new.digest())
+            return version._replace(mac=new.digest())
         name, generation = copy.identity.name, version.generation
         if newest:
             raise CorruptBlobError(
@@ -185,7 +185,7 @@ class _Transfer:
             roots = (_UNKNOWN, _UNKNOWN)
             if version.generation == directory.generation:
                 roots = (root, _UNKNOWN)
-            rooted = replace(version, root=roots[0], prev=roots[1])
+            rooted = version._replace(root=roots[0], prev=roots[1])
             head = self._authenticator.seal(
                 copy.offset, copy.frame.head(rooted), copy.frame.check_start
             )

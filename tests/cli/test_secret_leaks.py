@@ -154,6 +154,8 @@ COMMANDS: list[Command] = [
     (0, "backup image copied K"),
     (0, "clone image cloned QUICK K N"),
     (0, "diff image cloned K O"),
+    (0, "convert image converted --to luks1 QUICK K N"),
+    (0, "convert image decrypted --to raw K"),
     (0, "import image payload --from raw --name r --max-size 100 K"),
     (0, "export image exported --to raw --name r K"),
     (0, "verify image --items --json K"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,7 +14,7 @@ from blobstore.cli.access import (
     access_options,
     converted_access_options,
 )
-from blobstore.cli.encryption import kdf_options
+from blobstore.cli.encryption import SECTOR_SIZE, kdf_options
 from blobstore.cli.output import check_other, progress
 from blobstore.converting.conversion import FORMATS, convert
 from blobstore.layers import is_encrypted
@@ -67,7 +66,7 @@ if TYPE_CHECKING:
 @click.option(
     "--key-size", type=click.IntRange(min=64), metavar="BITS", help="Of DESTINATION's volume key."
 )
-@click.option("--sector-size", type=int, metavar="BYTES", help="Of DESTINATION, in LUKS2.")
+@click.option("--sector-size", type=SECTOR_SIZE, help="Bytes of a sector of DESTINATION.")
 @click.option("--force", is_flag=True, help="Overwrite DESTINATION.")
 @kdf_options
 @access_options
@@ -110,13 +109,15 @@ def command(
         is_encrypted(source) if source_format is None else source_format == "luks"
     )
     becomes_luks = source_is_luks if to is None else to != "raw"
+    if options and not becomes_luks:
+        raise click.UsageError("an image in the clear has no cipher, key or sectors")
     with ExitStack() as stack:
         secret = stack.enter_context(access.secret_for(source, encrypted=source_is_luks))
         new_secret: Secret | None
         if no_create:
             new_secret = stack.enter_context(new_access.existing_secret_for(destination))
         else:
-            new_access = replace(new_access, encrypted=becomes_luks)
+            new_access = new_access._replace(encrypted=becomes_luks)
             new_secret = stack.enter_context(new_access.secret_for(destination))
             if becomes_luks:
                 options |= kdf

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from blobstore.cli.access import PATH, NewAccess, new_access_options
-from blobstore.cli.encryption import kdf_options
+from blobstore.cli.encryption import SECTOR_SIZE, kdf_options
 from blobstore.cli.types import SizeType
 from blobstore.layout import SectionSpec
 from blobstore.sizes import parse_size
@@ -63,7 +63,7 @@ class _Section(click.ParamType[SectionSpec]):
     help="Bits of the volume key of aes-xts-plain64.",
 )
 @click.option(
-    "--sector-size", type=int, metavar="BYTES", help="Sector size of LUKS2.  [default: 4096]"
+    "--sector-size", type=SECTOR_SIZE, help="Bytes of a sector in LUKS2.  [default: 4096]"
 )
 @click.option("--label", default="", help="Label of the LUKS2 header.")
 @click.option("--force", is_flag=True, help="Overwrite what is there.")
