@@ -94,44 +94,18 @@ def decode_state(state: ReadableBuffer, what: str = "the TPM state") -> PlainSta
         UnsupportedError: It is of another version, or one under migration.
     """
     content = bytes(state)
-    if len(content) < _HEADER.size:
-        raise TruncatedImageError(
-            f"{what} is cut short: it has {len(content)} bytes, and its header alone has 10",
-            rule="F8",
-        )
-    version, least, header_size, flags, total = _HEADER.unpack_from(content)
-    if not (version >= least >= 1 and header_size >= _HEADER.size and total >= header_size):
-        raise FormatError(f"{what} does not begin as swtpm's does", offset=0, rule="F8")
-    if version < _VERSION or least > _VERSION:
-        raise UnsupportedError(
-            f"{what} is of version {version}, to be read by version {least}",
-            feature="versions of swtpm's state other than 2",
-        )
-    if len(content) < total:
-        raise TruncatedImageError(
-            f"{what} is cut short: it has {len(content)} bytes of {total}", rule="F8"
-        )
-    if len(content) > total:
-        raise FormatError(f"{what} goes on behind its {total} bytes", rule="F8")
+    start, flags = decode_header(content, what)
     if flags & ~(_ENCRYPTED | _LARGE_KEY):
         raise UnsupportedError(f"{what} has flags {flags:#x}", feature="TPM state on its way")
-    fields = _decode_fields(content, header_size, what)
+    fields = decode_fields(content, start, what)
     if not flags & _ENCRYPTED:
-        _require_tags(fields, (_DATA,), what)
+        require_tags(fields, (_DATA,), what)
         if not fields[_DATA]:
             raise FormatError(f"{what} has no data", rule="F9")
         return PlainState(fields[_DATA])
-    _require_tags(fields, (_CIPHERTEXT, _MAC, _IV), what)
+    require_tags(fields, (_CIPHERTEXT, _MAC, _IV), what)
     key_size = 32 if flags & _LARGE_KEY else 16
-    found = EncryptedState(fields[_CIPHERTEXT], fields[_MAC], fields[_IV], key_size)
-    if (
-        not found.ciphertext
-        or len(found.ciphertext) % key_size
-        or len(found.mac) != MAC_SIZE
-        or len(found.iv) != key_size
-    ):
-        raise FormatError(f"{what} is encrypted, and its sizes contradict each other", rule="F10")
-    return found
+    return encrypted_of(fields[_CIPHERTEXT], fields[_MAC], fields[_IV], key_size, what)
 
 
 def encode_state(state: PlainState | EncryptedState) -> bytes:
@@ -141,9 +115,7 @@ def encode_state(state: PlainState | EncryptedState) -> bytes:
     else:
         flags = _ENCRYPTED | (_LARGE_KEY if state.key_size == 32 else 0)
         fields = {_CIPHERTEXT: state.ciphertext, _MAC: state.mac, _IV: state.iv}
-    body = b"".join(_FIELD.pack(tag, len(value)) + value for tag, value in fields.items())
-    total = _HEADER.size + len(body)
-    return _HEADER.pack(_VERSION, _LEAST_VERSION, _HEADER.size, flags, total) + body
+    return encode_header(flags, encode_fields(fields))
 
 
 def tpm_version(permanent: PlainState) -> TpmVersion:
@@ -179,8 +151,46 @@ def validate_slot(state: PlainState, slot: Slot, version: TpmVersion) -> None:
         )
 
 
-def _decode_fields(content: bytes, start: int, what: str) -> dict[int, bytes]:
-    """Return the content of each field by its tag."""
+def decode_header(content: bytes, what: str) -> tuple[int, int]:
+    """Return where the fields of a whole state begin, and its flags (F8).
+
+    Raises:
+        TruncatedImageError, FormatError, UnsupportedError: As `decode_state`.
+    """
+    if len(content) < _HEADER.size:
+        raise TruncatedImageError(
+            f"{what} is cut short: it has {len(content)} bytes, and its header alone has 10",
+            rule="F8",
+        )
+    version, least, header_size, flags, total = _HEADER.unpack_from(content)
+    if not (version >= least >= 1 and header_size >= _HEADER.size and total >= header_size):
+        raise FormatError(f"{what} does not begin as swtpm's does", offset=0, rule="F8")
+    if version < _VERSION or least > _VERSION:
+        raise UnsupportedError(
+            f"{what} is of version {version}, to be read by version {least}",
+            feature="versions of swtpm's state other than 2",
+        )
+    if len(content) < total:
+        raise TruncatedImageError(
+            f"{what} is cut short: it has {len(content)} bytes of {total}", rule="F8"
+        )
+    if len(content) > total:
+        raise FormatError(f"{what} goes on behind its {total} bytes", rule="F8")
+    return header_size, flags
+
+
+def encode_header(flags: int, body: bytes) -> bytes:
+    """Return the fields of a state with its header in front (F8)."""
+    total = _HEADER.size + len(body)
+    return _HEADER.pack(_VERSION, _LEAST_VERSION, _HEADER.size, flags, total) + body
+
+
+def decode_fields(content: bytes, start: int, what: str) -> dict[int, bytes]:
+    """Return the content of each field by its tag (F9).
+
+    Raises:
+        FormatError: They do not fit into ``content``.
+    """
     fields: dict[int, bytes] = {}
     while start < len(content):
         if start + _FIELD.size > len(content):
@@ -198,6 +208,29 @@ def _decode_fields(content: bytes, start: int, what: str) -> dict[int, bytes]:
     return fields
 
 
-def _require_tags(fields: dict[int, bytes], tags: tuple[int, ...], what: str) -> None:
+def encode_fields(fields: dict[int, bytes]) -> bytes:
+    """Return fields as they stand behind a header (F9)."""
+    return b"".join(_FIELD.pack(tag, len(value)) + value for tag, value in fields.items())
+
+
+def encrypted_of(
+    ciphertext: bytes, mac: bytes, iv: bytes, key_size: int, what: str
+) -> EncryptedState:
+    """Return what fields of an encrypted state make (F10).
+
+    Raises:
+        FormatError: Their sizes contradict each other.
+    """
+    if not ciphertext or len(ciphertext) % key_size or len(mac) != MAC_SIZE or len(iv) != key_size:
+        raise FormatError(f"{what} is encrypted, and its sizes contradict each other", rule="F10")
+    return EncryptedState(ciphertext, mac, iv, key_size)
+
+
+def require_tags(fields: dict[int, bytes], tags: tuple[int, ...], what: str) -> None:
+    """Refuse other fields than these, or another order of them.
+
+    Raises:
+        FormatError: They are not these.
+    """
     if tuple(fields) != tags:
         raise FormatError(f"{what} has the fields {tuple(fields)} instead of {tags}", rule="F9")

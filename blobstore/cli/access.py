@@ -83,8 +83,8 @@ class Access(NamedTuple):
         with secret:
             yield secret
 
-    def open(self, image: Path, *, read_only: bool = True) -> Store:
-        """Open an image's store; ask for the passphrase if it needs one."""
+    def open(self, image: Path, *, read_only: bool = True, released: bool = False) -> Store:
+        """Open an image's store, as `blobstore.open`; ask for the passphrase if it needs one."""
         if not (self.lock or read_only):
             raise click.UsageError("--no-lock is for reading only")
         with self.secret_for(image) as secret:
@@ -97,6 +97,7 @@ class Access(NamedTuple):
                 expect_digest=self.expect_digest,
                 at_least_generation=self.at_least_generation,
                 lock=self.lock,
+                released=released,
             )
 
     def check_stdin(self, *, has_data: bool) -> None:

@@ -35,6 +35,7 @@ VERBS: Final = {
     "diff": "Compare two images section by section.",
     "import": "Store the state that swtpm, OVMF or QEMU keep in files.",
     "export": "Write such files.",
+    "vtpm": "Be a TPM whose state is in an image, in swtpm's place.",
     "key": "Manage passphrases: add, change, remove, list, test, export, destroy.",
     "token": "Manage LUKS2 tokens, which say where passphrases are.",
     "header": "Show, back up, restore or move the LUKS header.",

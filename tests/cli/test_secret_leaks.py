@@ -184,6 +184,9 @@ COMMANDS: list[Command] = [
     (20, "get missing a -o never U"),
     (53, "get clear a -o never U"),
     (2, "get image U"),
+    (0, "vtpm image --print-states K"),
+    (20, "vtpm image --flags startup-clear --server type=unixio,fd=0 K"),
+    (51, "vtpm foreign --flags startup-clear --port 1 K"),
     (0, "benchmark --only cipher --seconds 0.01"),
     (2, "get image a --wrong U"),
 ]

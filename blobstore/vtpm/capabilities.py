@@ -1,0 +1,49 @@
+"""What `blobstore vtpm` can, in the terms in which swtpm says what it can (V64)."""
+
+from __future__ import annotations
+
+import json
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, Final
+
+from blobstore.vtpm import libtpms
+from formats.swtpm import TpmVersion
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: swtpm's words for what of its abilities is here as well.
+_FEATURES: Final = (
+    "tpm-send-command-header",
+    "flags-opt-startup",
+    "flags-opt-disable-auto-shutdown",
+    "ctrl-opt-terminate",
+    "cmdarg-migration",
+    "cmdarg-print-states",
+)
+
+
+def capabilities(version: TpmVersion | None) -> dict[str, Any]:
+    """Return what swtpm's ``--print-capabilities`` would print.
+
+    Args:
+        version: Of the TPM that is asked about; None is a TPM 2.0.
+
+    Raises:
+        UnsupportedError: libtpms is not installed, or too old.
+    """
+    versions = [f"tpm-{found}" for found in libtpms.supported_versions()]
+    sizes: list[str] = []
+    if version is not TpmVersion.TPM_12 and f"tpm-{TpmVersion.TPM_2}" in versions:
+        sizes = list(_key_sizes())
+    return {
+        "type": "swtpm",
+        "features": [*versions, *_FEATURES, *sizes],
+        "version": metadata.version("device-blobstore"),
+    }
+
+
+def _key_sizes() -> Iterator[str]:
+    said = json.loads(libtpms.describe(TpmVersion.TPM_2, libtpms.Info.FEATURES))
+    for size in said.get("TPMFeatures", {}).get("RSAKeySizes", ()):
+        yield f"rsa-keysize-{size}"

@@ -1,0 +1,273 @@
+"""A store as the NVRAM of a TPM: its states are sections, in swtpm's form (V4 to V15)."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from typing import TYPE_CHECKING, Final
+
+from blobstore.errors import (
+    BlobNotFoundError,
+    CorruptStoreError,
+    StoreError,
+    UnwrittenBlobError,
+)
+from blobstore.foreign.states import TPM_MAX_SIZES, tpm_section_names, tpm_type
+from formats.errors import DeviceBusyError
+from formats.swtpm import (
+    OVERHEAD,
+    PlainState,
+    Slot,
+    TpmVersion,
+    decode_state,
+    encode_state,
+    tpm_version,
+    validate_slot,
+)
+from luks import PolicyError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from blobstore.store import Store
+
+_log = logging.getLogger(__name__)
+
+#: How often and how long apart the lock of an image that changes hands is tried.
+LOCK_RETRIES: Final = 300
+_LOCK_PAUSE: Final = 0.01
+
+
+class StoreNvram:
+    """The states of one TPM in an open store.
+
+    It implements `libtpms.Nvram`, and owns what follows from a store that can
+    change hands (V40 to V44). Not safe between threads.
+    """
+
+    def __init__(self, store: Store, name: str | None = None, *, released: bool = False) -> None:
+        """Use the sections of that first name; the store stays the caller's to close.
+
+        Args:
+            store: Open for writing.
+            name: The first part of the sections' names; ``tpm`` by default.
+            released: Whether the store was opened so, or its lock given up.
+
+        Raises:
+            ValueError: The names would break a rule.
+        """
+        self._store = store
+        self._names = tpm_section_names(name)
+        self._version: TpmVersion | None = None
+        self._released = released
+        #: Whether libtpms may make a new TPM where none was ever stored (V10, V44).
+        self.may_be_new = True
+        self._registered = False
+        self._left: bytes | None = None
+
+    # ------------------------------------------------------------ states
+
+    def stored_version(self) -> TpmVersion | None:
+        """Return which TPM the image has; None if it never had one (V6).
+
+        Raises:
+            CorruptStoreError: There are states that belong to a permanent one
+                that is not there.
+            FormatError, CorruptBlobError, DeviceError: As `load`.
+        """
+        permanent = self._decoded(Slot.PERMANENT)
+        if permanent is not None:
+            return tpm_version(permanent)
+        for slot in (Slot.VOLATILE, Slot.SAVED):
+            if self._blob(slot) is not None:
+                raise CorruptStoreError(
+                    f"section {self._names[slot]!r} holds a state of a TPM, and the permanent "
+                    f"state it belongs to is missing [V6]",
+                    name=self._names[slot],
+                    hint="restore it from a backup: a new TPM would have none of its keys",
+                )
+        return None
+
+    def check(self, version: TpmVersion) -> None:
+        """Read and check every state; nothing is written (V6, V7).
+
+        Raises:
+            PolicyError: The image has a TPM of the other version.
+            CorruptStoreError, FormatError, CorruptBlobError, DeviceError: As
+                `stored_version` and `load`.
+        """
+        stored = self.stored_version()
+        if stored not in (None, version):
+            raise PolicyError(
+                f"the image has a TPM {stored}, and not a TPM {version} [V7]",
+                hint="leave the version to the image, or give this TPM another --name",
+            )
+        self._version = version
+        for slot in Slot:
+            self.load(slot)
+
+    def register(self, worst_cases: Mapping[Slot, int]) -> None:
+        """Make sure that there are sections for the states of the checked version (V5).
+
+        Args:
+            worst_cases: What libtpms says of the size of each state, in bytes.
+
+        Raises:
+            NoSpaceError, DeviceError and others: As `Store.register`.
+        """
+        self._require_held()
+        self._register(worst_cases)
+        self._registered = True
+
+    def load(self, slot: Slot) -> bytes | None:
+        """Return what libtpms stored, or None if it never did (V10).
+
+        Raises:
+            FormatError: The section holds something else.
+            PolicyError: The section holds state that swtpm encrypted.
+            CorruptBlobError, DeviceError, PoisonedStoreError: As `Store.get`.
+        """
+        state = self._decoded(slot)
+        if state is None:
+            if slot is Slot.PERMANENT and self._registered and not self.may_be_new:
+                raise UnwrittenBlobError("the TPM is to come, and its state did not [V44]")
+            return None
+        if self._version is not None:
+            validate_slot(state, slot, self._version)
+        return state.data
+
+    def store(self, slot: Slot, data: bytes) -> None:
+        """Keep a state, durably; a permanent one ends the volatile one before it (V13).
+
+        Raises:
+            BlobNotFoundError, BlobTooLargeError, ReadOnlyError, DeviceError,
+            PoisonedStoreError: As `Store.put`.
+        """
+        self._require_held()
+        blob = encode_state(PlainState(data))
+        name = self._names[slot]
+        if slot is Slot.PERMANENT and self._written(Slot.VOLATILE):
+            with self._store.transaction() as changes:
+                changes.put(name, blob)
+                changes.delete(self._names[Slot.VOLATILE])
+            return
+        if slot is not Slot.PERMANENT:
+            self._register({slot: len(data)})  # it is deleted with each state that ends
+        self._store.put(name, blob)
+
+    def delete(self, slot: Slot) -> None:
+        """Forget a state, if there is one; never the permanent one (V14).
+
+        Raises:
+            PolicyError: It is the permanent one.
+            ReadOnlyError, DeviceError, PoisonedStoreError: As `Store.delete`.
+        """
+        if slot is Slot.PERMANENT:
+            raise PolicyError("a TPM does not delete its permanent state [V14]")
+        if self._written(slot):
+            self._require_held()
+            self._store.delete(self._names[slot])
+
+    def sizes(self) -> dict[Slot, int]:
+        """Return the bytes of each state that was written, as swtpm's files have them."""
+        found = {slot: self._blob(slot) for slot in Slot}
+        return {slot: len(blob) for slot, blob in found.items() if blob is not None}
+
+    # ---------------------------------------------------------- the lock
+
+    @property
+    def held(self) -> bool:
+        """Whether the image is ours to write."""
+        return not self._released
+
+    def take(self, retries: int = LOCK_RETRIES) -> None:
+        """Take the image, which another process may still have (V42).
+
+        Args:
+            retries: How often it is tried again, 10 ms apart.
+
+        Raises:
+            DeviceBusyError: It still has it.
+            CorruptStoreError: The image was given up and is no longer what it was
+                then: the state of this TPM is an old one.
+            FormatError, DeviceError: As `Store.take_over`.
+        """
+        while not self.held:
+            try:
+                self._store.take_over()
+            except DeviceBusyError:
+                if retries <= 0:
+                    raise
+                retries -= 1
+                time.sleep(_LOCK_PAUSE)
+                continue
+            if self._left not in (None, self._fingerprint()):
+                self._store.release()
+                raise CorruptStoreError(
+                    "the TPM's permanent state was changed by another process after the image was "
+                    "given up [V43]",
+                    hint="the TPM runs there now; start this one again to go on from its state",
+                )
+            self._released = False
+
+    def give_up(self) -> None:
+        """Let another process take the image (V41).
+
+        Raises:
+            DeviceError, PoisonedStoreError: As `Store.release`; it is kept then.
+        """
+        if self.held:
+            self._left = self._fingerprint()
+            self._store.release()
+            self._released = True
+            _log.info("the image was released")
+
+    def forget_what_was_left(self) -> None:
+        """Accept what others made of the image: this TPM starts from that."""
+        self._left = None
+
+    # ---------------------------------------------------------- internal
+
+    def _fingerprint(self) -> bytes:
+        return hashlib.sha256(self._blob(Slot.PERMANENT) or b"").digest()
+
+    def _require_held(self) -> None:
+        if not self.held:
+            raise StoreError("the image was given up to another process [V41]")
+
+    def _register(self, worst_cases: Mapping[Slot, int]) -> None:
+        assert self._version is not None, "check comes first"
+        with self._store.transaction() as changes:
+            for slot, size in worst_cases.items():
+                largest = max(size + OVERHEAD, TPM_MAX_SIZES[self._version, slot])
+                changes.register(self._names[slot], largest, type=tpm_type(self._version, slot))
+
+    def _written(self, slot: Slot) -> bool:
+        try:
+            return self._store.section(self._names[slot]).size is not None
+        except BlobNotFoundError:
+            return False
+
+    def _blob(self, slot: Slot) -> bytes | None:
+        """Return a section's blob; None only if it was never written."""
+        try:
+            return self._store.get(self._names[slot])
+        except UnwrittenBlobError:
+            return None
+        except BlobNotFoundError:
+            if slot is Slot.PERMANENT and self._registered:
+                raise  # somebody deleted it: that is no reason to make a new TPM
+            return None
+
+    def _decoded(self, slot: Slot) -> PlainState | None:
+        blob = self._blob(slot)
+        if blob is None:
+            return None
+        state = decode_state(blob, f"section {self._names[slot]!r}")
+        if not isinstance(state, PlainState):
+            raise PolicyError(
+                f"section {self._names[slot]!r} holds state that swtpm encrypted [V4]",
+                hint="import it with its key: blobstore import --swtpm-key",
+            )
+        return state

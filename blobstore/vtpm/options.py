@@ -1,0 +1,225 @@
+"""swtpm's options: lists of ``name=value`` and of words, to values (V60).
+
+What is wrong with one is a `ValueError`: the caller's mistake.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from blobstore.vtpm.commands import Startup
+
+_LOOPBACK: Final = "127.0.0.1"
+_SOCKET_MODE: Final = 0o770
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Channel:
+    """Where a channel is; one of path, port, listening or connected descriptor.
+
+    Attributes:
+        path: Of a Unix socket to listen at.
+        mode: Of that socket.
+        owner: User and group of that socket; -1 leaves one as it is.
+        port: Of TCP, to listen at.
+        address: To listen at.
+        interface: Of a link-local IPv6 address.
+        listening: A descriptor that listens.
+        connected: A descriptor that is a connection.
+        disconnect: Close a connection after each response.
+        terminate: End when a connection ends.
+    """
+
+    path: Path | None = None
+    mode: int = _SOCKET_MODE
+    owner: tuple[int, int] = (-1, -1)
+    port: int | None = None
+    address: str = _LOOPBACK
+    interface: str | None = None
+    listening: int | None = None
+    connected: int | None = None
+    disconnect: bool = False
+    terminate: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogOptions:
+    """Of ``--log``.
+
+    Attributes:
+        file: To append to; None is stderr or ``descriptor``.
+        descriptor: To write to.
+        level: 0 for nothing but errors, 1 for warnings, 2 for what happens, 3 and
+            more for every request, from 5 on libtpms's own messages as well.
+        prefix: In front of every line.
+        truncate: Empty the file first.
+        silent: Write nothing.
+    """
+
+    file: Path | None = None
+    descriptor: int | None = None
+    level: int = 1
+    prefix: str = ""
+    truncate: bool = False
+    silent: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flags:
+    """Of ``--flags``.
+
+    Attributes:
+        needs_init: Whether the TPM waits for the control channel's INIT.
+        startup: What it is told when it starts.
+        auto_shutdown: Whether it is shut down at the end.
+    """
+
+    needs_init: bool = True
+    startup: Startup = Startup.NONE
+    auto_shutdown: bool = True
+
+
+def parse_server(text: str) -> Channel:
+    """Return the data channel that ``--server`` describes."""
+    fields = _fields(text, words={"disconnect"})
+    return _channel(fields, default="tcp", connected="fd", listening=None)
+
+
+def parse_control(text: str) -> Channel:
+    """Return the control channel that ``--ctrl`` describes."""
+    fields = _fields(text, words={"terminate"})
+    return _channel(fields, default=None, connected="clientfd", listening="fd")
+
+
+def parse_flags(text: str) -> Flags:
+    """Return what ``--flags`` says; a startup implies that no INIT is needed."""
+    words = _words(text, {"not-need-init", "disable-auto-shutdown", *map(str, Startup)})
+    startups = [Startup(word) for word in words if word.startswith("startup-")]
+    if len(startups) > 1:
+        raise ValueError("a TPM starts up in one way")
+    startup = startups[0] if startups else Startup.NONE
+    return Flags(
+        needs_init="not-need-init" not in words and startup is Startup.NONE,
+        startup=startup,
+        auto_shutdown="disable-auto-shutdown" not in words,
+    )
+
+
+def parse_locality(text: str) -> set[str]:
+    """Return the words of ``--locality``."""
+    return _words(text, {"reject-locality-4", "allow-set-locality"})
+
+
+def parse_migration(text: str) -> set[str]:
+    """Return the words of ``--migration``."""
+    return _words(text, {"release-lock-outgoing", "incoming"})
+
+
+def parse_pid(text: str) -> Path | int:
+    """Return the file or descriptor of ``--pid``."""
+    fields = _fields(text, words=set())
+    return _file_or_descriptor(fields)
+
+
+def parse_log(text: str) -> LogOptions:
+    """Return what ``--log`` says."""
+    fields = _fields(text, words={"truncate"})
+    level = _number(fields.pop("level", "1"), "level")
+    prefix = fields.pop("prefix", "")
+    truncate = "truncate" in fields
+    fields.pop("truncate", None)
+    if not fields:
+        return LogOptions(level=level, prefix=prefix)
+    place = _file_or_descriptor(fields)
+    if isinstance(place, int):
+        return LogOptions(descriptor=place, level=level, prefix=prefix)
+    if str(place) == "-":
+        return LogOptions(silent=True)
+    return LogOptions(file=place, level=level, prefix=prefix, truncate=truncate)
+
+
+def _channel(
+    fields: dict[str, str], *, default: str | None, connected: str, listening: str | None
+) -> Channel:
+    kind = fields.pop("type", default)
+    disconnect = fields.pop("disconnect", None) is not None
+    terminate = fields.pop("terminate", None) is not None
+    given = {"connected": connected, "listening": listening}
+    descriptors = {
+        role: _number(fields.pop(name), name)
+        for role, name in given.items()
+        if name is not None and name in fields
+    }
+    if kind == "unixio":
+        place: dict[str, str] = {"path": "path"}
+        more = {"mode", "uid", "gid"}
+    elif kind == "tcp":
+        place = {"port": "port"}
+        more = {"bindaddr", "ifname"}
+    else:
+        raise ValueError("a channel is of type unixio or tcp")
+    named = [name for name in place if name in fields]
+    if len(named) + len(descriptors) != 1:
+        raise ValueError(f"a channel of type {kind} needs a {next(iter(place))} or a descriptor")
+    unknown = set(fields) - more - set(place)
+    if unknown:
+        raise ValueError(f"{', '.join(sorted(unknown))} does not go with type={kind}")
+    if "port" in fields and not 0 < _number(fields["port"], "port") < 1 << 16:
+        raise ValueError(f"there is no port {fields['port']}")
+    return Channel(
+        path=Path(fields["path"]) if "path" in fields else None,
+        mode=_octal(fields["mode"]) if "mode" in fields else _SOCKET_MODE,
+        owner=(_number(fields.get("uid", "-1"), "uid"), _number(fields.get("gid", "-1"), "gid")),
+        port=int(fields["port"]) if "port" in fields else None,
+        address=fields.get("bindaddr", _LOOPBACK),
+        interface=fields.get("ifname"),
+        listening=descriptors.get("listening"),
+        connected=descriptors.get("connected"),
+        disconnect=disconnect,
+        terminate=terminate,
+    )
+
+
+def _fields(text: str, words: set[str]) -> dict[str, str]:
+    """Return names with values; those of ``words`` have none."""
+    fields: dict[str, str] = {}
+    for part in text.split(","):
+        name, separator, value = part.partition("=")
+        if name in fields or not (name in words if not separator else value):
+            raise ValueError(f"{part!r} makes no sense here")
+        fields[name] = value
+    return fields
+
+
+def _words(text: str, known: set[str]) -> set[str]:
+    words = text.split(",")
+    for word in words:
+        if word not in known:
+            raise ValueError(f"{word!r} is none of {', '.join(sorted(known))}")
+    return set(words)
+
+
+def _file_or_descriptor(fields: dict[str, str]) -> Path | int:
+    if set(fields) == {"file"}:
+        return Path(fields["file"])
+    if set(fields) == {"fd"}:
+        return _number(fields["fd"], "fd")
+    raise ValueError("name a file or a descriptor")
+
+
+def _number(text: str, name: str) -> int:
+    if text != "-1" and not text.isdecimal():
+        raise ValueError(f"{name}={text} is no number")
+    return int(text)
+
+
+def _octal(text: str) -> int:
+    try:
+        mode = int(text, 8)
+    except ValueError:
+        mode = -1
+    if not text.startswith("0") or not 0 <= mode <= 0o777:
+        raise ValueError(f"mode={text} is no mode of a file in octal digits")
+    return mode

@@ -1,0 +1,128 @@
+"""What makes a program a service: its log, its user, its process id (V61 to V63)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from blobstore.vtpm import libtpms
+from formats.errors import DeviceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from blobstore.vtpm.options import LogOptions
+
+_LEVELS: Final = (logging.ERROR, logging.WARNING, logging.INFO)
+#: From this level of swtpm's on, libtpms logs, too.
+_LIBTPMS_LEVEL: Final = 5
+
+
+def set_up_log(options: LogOptions) -> None:
+    """Let the log go where ``--log`` says, and nowhere else.
+
+    Raises:
+        DeviceError: The file cannot be opened.
+    """
+    root = logging.getLogger()
+    if options.silent:
+        handler: logging.Handler = logging.NullHandler()
+    elif options.file is not None:
+        try:
+            handler = logging.FileHandler(options.file, "w" if options.truncate else "a")
+        except OSError as error:
+            raise DeviceError(f"cannot open log {options.file}: {error.strerror}") from error
+    elif options.descriptor is not None:
+        # Closed with the process: nobody else has use for it.
+        stream = os.fdopen(options.descriptor, "a", closefd=False)
+        handler = logging.StreamHandler(stream)
+    else:
+        handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(f"{options.prefix}blobstore: %(message)s"))
+    root.handlers[:] = [handler]
+    level = options.level
+    root.setLevel(_LEVELS[level] if level < len(_LEVELS) else logging.DEBUG)
+    if level >= _LIBTPMS_LEVEL and isinstance(handler, logging.StreamHandler):
+        libtpms.log_to(handler.stream.fileno(), level - _LIBTPMS_LEVEL + 1, options.prefix)
+
+
+def become_user(name: str) -> None:
+    """Give up root's rights for those of a user, by name or number.
+
+    Raises:
+        ValueError: There is no such user.
+        DeviceError: It is not permitted.
+    """
+    import pwd  # noqa: PLC0415  absent on Windows
+
+    try:
+        user = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
+    except KeyError as error:
+        raise ValueError(f"there is no user {name!r}") from error
+    try:
+        os.initgroups(user.pw_name, user.pw_gid)
+        os.setgid(user.pw_gid)
+        os.setuid(user.pw_uid)
+    except OSError as error:
+        raise DeviceError(f"cannot run as {name}: {error.strerror}") from error
+
+
+@contextmanager
+def becoming_daemon() -> Iterator[None]:
+    """Go on in the background; the process that was started ends when the block does.
+
+    With success: what can fail is done before, so that whoever started it sees
+    that it failed; or in the block, and then it ends with 1. Only where there is
+    one thread.
+
+    Raises:
+        DeviceError: It cannot be done.
+    """
+    try:
+        reading, writing = os.pipe()
+        if os.fork():
+            os.close(writing)
+            sys.stdout.flush()
+            os._exit(0 if os.read(reading, 1) else 1)
+        os.close(reading)
+        os.setsid()
+        yield
+        null = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(null, descriptor)
+        os.close(null)
+        os.write(writing, b"\0")
+        os.close(writing)
+    except OSError as error:
+        raise DeviceError(f"cannot go into the background: {error.strerror}") from error
+
+
+class PidFile:
+    """Where the number of this process is written; the file goes with the process."""
+
+    def __init__(self, place: Path | int) -> None:
+        """Write it now.
+
+        Raises:
+            DeviceError: It cannot be written.
+        """
+        self._path = place if isinstance(place, Path) else None
+        text = f"{os.getpid()}\n".encode()
+        try:
+            if isinstance(place, Path):
+                place.write_bytes(text)  # in place: swtpm_setup has the file open
+            else:
+                os.write(place, text)
+                os.close(place)
+        except OSError as error:
+            raise DeviceError(f"cannot write the process id: {error.strerror}") from error
+
+    def remove(self) -> None:
+        """Remove the file."""
+        if self._path is not None:
+            with suppress(OSError):
+                self._path.unlink()

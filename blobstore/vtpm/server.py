@@ -1,0 +1,317 @@
+"""The two channels of a TPM: who connects, what is received, what is sent (V50, V57 to V59).
+
+The control channel and signals belong to the main thread, the data channel to one of
+its own: so a command that takes long can be cancelled. What they do with the TPM is
+done one after the other (`Tpm`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Final
+
+from blobstore.vtpm import control, sockets
+from blobstore.vtpm.commands import PREFIX_SIZE, encode_response, split_command
+from blobstore.vtpm.dispatch import Dispatcher
+from formats.errors import FormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from blobstore.vtpm.options import Channel
+    from blobstore.vtpm.tpm import Tpm
+
+_log = logging.getLogger(__name__)
+
+_RECEIVE_SIZE: Final = 64 << 10
+#: Seconds within which a request of the control channel must be complete (V50).
+_REQUEST_TIME: Final = 0.5
+#: Seconds that a client has to take the last response.
+_SEND_TIME: Final = 2.0
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class _Waker:
+    """Ends another thread's wait."""
+
+    def __init__(self) -> None:
+        self._reading, self._writing = os.pipe()
+        os.set_blocking(self._reading, False)
+        os.set_blocking(self._writing, False)
+
+    def fileno(self) -> int:
+        return self._reading
+
+    def wake(self) -> None:
+        with suppress(BlockingIOError):  # it is full of reasons to wake up
+            os.write(self._writing, b"\0")
+
+    def clear(self) -> None:
+        with suppress(BlockingIOError):
+            while os.read(self._reading, 4096):
+                pass
+
+    def close(self) -> None:
+        os.close(self._reading)
+        os.close(self._writing)
+
+
+_Source = _Waker | socket.socket
+
+
+class Server:
+    """Serves a TPM until it is told to end."""
+
+    def __init__(
+        self, tpm: Tpm, data: Channel | None, ctrl: Channel | None, *, terminate: bool
+    ) -> None:
+        """Listen at both channels; nothing is served yet.
+
+        Args:
+            tpm: Stays the caller's.
+            data: The data channel; None if it is to come through the other one.
+            ctrl: The control channel, if there is to be one.
+            terminate: End when the data connection ends.
+
+        Raises:
+            DeviceBusyError, DeviceError: Nobody can listen there.
+        """
+        self._channels = (data, ctrl)
+        self._waker = _Waker()
+        self._ending = False
+        self._data = _DataChannel(tpm, data, terminate=terminate, ended=self.end)
+        try:
+            self._listening = sockets.listener(ctrl) if ctrl else None
+        except BaseException:
+            self._data.close()
+            sockets.remove(data)
+            self._waker.close()
+            raise
+        self._client: socket.socket | None = None
+        if ctrl and ctrl.connected is not None:
+            self._client = sockets.connection(ctrl.connected)
+        self._ends_with_client = bool(ctrl and ctrl.terminate)
+        self._dispatcher = Dispatcher(tpm, self._data.attach, self.end)
+        self._tpm = tpm
+
+    def run(self) -> None:
+        """Serve until a signal, SHUTDOWN, or what else ends it.
+
+        Raises:
+            StorageError: The TPM must not go on (`Tpm.execute`).
+        """
+        with _signals(self.end):
+            self._data.start()
+            try:
+                while not self._ending:
+                    self._serve_once()
+            finally:
+                self._tpm.cancel()
+                self._data.stop()
+        if self._data.failure is not None:
+            raise self._data.failure
+
+    def end(self) -> None:
+        """End `run`, from any thread or signal."""
+        self._ending = True
+        self._waker.wake()
+
+    def close(self) -> None:
+        """Close both channels, and remove the names of Unix sockets."""
+        for open_socket in (self._client, self._listening):
+            if open_socket is not None:
+                open_socket.close()
+        self._data.close()
+        self._waker.close()
+        for channel in self._channels:
+            sockets.remove(channel)
+
+    def _serve_once(self) -> None:
+        source = self._client or self._listening
+        for ready in _readable(self._waker, source):
+            if ready is self._waker:
+                self._waker.clear()
+            elif ready is self._client:
+                self._serve_client(self._client)
+            elif self._listening is not None:
+                self._client, _ = self._listening.accept()
+
+    def _serve_client(self, client: socket.socket) -> None:
+        """Answer one request; forget a client that is gone or makes no sense."""
+        message, descriptor = _receive_request(client)
+        if message is None:
+            client.close()
+            self._client = None
+            if self._ends_with_client or self._listening is None:
+                self.end()
+            return
+        try:
+            client.sendall(self._dispatcher.answer(message, descriptor))
+        except OSError as error:
+            _log.warning("the control channel does not take a reply: %s", error.strerror)
+            client.close()
+            self._client = None
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+
+
+class _DataChannel:
+    """Receives commands and sends responses, in a thread of its own."""
+
+    def __init__(
+        self, tpm: Tpm, channel: Channel | None, *, terminate: bool, ended: Callable[[], None]
+    ) -> None:
+        self._tpm, self._ended = tpm, ended
+        self._listening = sockets.listener(channel) if channel else None
+        self._client: socket.socket | None = None
+        self._disconnect = bool(channel and channel.disconnect)
+        self._terminate = terminate
+        self._waker = _Waker()
+        self._stopping = False
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="tpm-data", daemon=True)
+        self.failure: BaseException | None = None
+        if channel and channel.connected is not None:
+            self._client = sockets.connection(channel.connected)
+            self._terminate = True
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread, once the TPM has done what it is doing."""
+        self._stopping = True
+        self._waker.wake()
+        self._thread.join(_SEND_TIME)
+        if self._thread.is_alive():  # its client does not take a response
+            with self._lock, suppress(OSError):
+                if self._client is not None:
+                    self._client.shutdown(socket.SHUT_RDWR)
+            self._thread.join()
+
+    def close(self) -> None:
+        for open_socket in (self._client, self._listening):
+            if open_socket is not None:
+                open_socket.close()
+        self._waker.close()
+
+    def attach(self, descriptor: int) -> bool:
+        """Use a connection that came through the control channel (V56), by a copy of it."""
+        with self._lock:
+            if self._listening is not None or self._client is not None:
+                return False
+            self._client = sockets.connection(os.dup(descriptor))
+        self._waker.wake()
+        return True
+
+    def _run(self) -> None:
+        try:
+            received = bytearray()
+            while not self._stopping:
+                for ready in _readable(self._waker, self._client or self._listening):
+                    if ready is self._waker:
+                        self._waker.clear()
+                    elif ready is self._client:
+                        self._receive(self._client, received)
+                    elif self._listening is not None:
+                        self._client, _ = self._listening.accept()
+                        received.clear()
+        except BaseException as error:  # noqa: BLE001  the main thread raises it
+            self.failure = error
+        finally:
+            if self.failure is not None:
+                self._ended()
+
+    def _receive(self, client: socket.socket, received: bytearray) -> None:
+        try:
+            piece = client.recv(_RECEIVE_SIZE)
+            received += piece
+            most = self._tpm.largest_command + PREFIX_SIZE
+            while found := split_command(received, self._tpm.version, most):
+                command, size = found
+                del received[:size]
+                client.sendall(encode_response(self._tpm.execute(command), command))
+                if self._disconnect:
+                    piece = b""
+                    break
+        except FormatError as error:
+            _log.error("data channel: %s", error)
+            piece = b""
+        except OSError as error:
+            _log.warning("data channel: %s", error.strerror)
+            piece = b""
+        if not piece:
+            received.clear()
+            with self._lock:
+                client.close()
+                self._client = None
+            if self._terminate:
+                self._ended()
+
+
+def _receive_request(client: socket.socket) -> tuple[bytes | None, int | None]:
+    """Return one whole request and the descriptor that came with it.
+
+    None if the connection ended, or the request is not complete in time, or too long.
+    What comes at once belongs together, as in swtpm: clients send some requests
+    with more bytes than they need.
+    """
+    descriptor = None
+    deadline = time.monotonic() + _REQUEST_TIME
+    message = bytearray()
+    try:
+        piece, descriptors, _, _ = socket.recv_fds(client, _RECEIVE_SIZE, 8)
+        for extra in descriptors[1:]:
+            os.close(extra)
+        descriptor = descriptors[0] if descriptors else None
+        message += piece
+        while piece and len(message) < control.needed(message):
+            left = deadline - time.monotonic()
+            if left <= 0 or not _readable(client, timeout=left):
+                piece = b""
+                break
+            piece = client.recv(control.needed(message) - len(message))
+            message += piece
+        if piece:
+            return bytes(message), descriptor
+        if message:
+            _log.warning("control channel: a request was not completed")
+    except OSError as error:
+        _log.warning("control channel: %s", error.strerror)
+    except FormatError as error:
+        _log.warning("control channel: %s", error)
+    if descriptor is not None:
+        os.close(descriptor)
+    return None, None
+
+
+def _readable(*sources: _Source | None, timeout: float | None = None) -> list[_Source]:
+    """Return those of the sources that can be read, or have ended; None is no source."""
+    poll = select.poll()
+    by_descriptor = {}
+    for source in sources:
+        if source is not None:
+            descriptor = source.fileno()
+            by_descriptor[descriptor] = source
+            poll.register(descriptor, select.POLLIN)
+    ready = poll.poll(None if timeout is None else max(timeout * 1000, 1))
+    return [by_descriptor[descriptor] for descriptor, _ in ready]
+
+
+@contextmanager
+def _signals(end: Callable[[], None]) -> Iterator[None]:
+    """Let signals end the server in good order; only in the main thread."""
+    before = {number: signal.signal(number, lambda *_: end()) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,108 @@
+"""The sockets of the two channels (V57, V58)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from formats.errors import DeviceBusyError, DeviceError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from blobstore.vtpm.options import Channel
+
+_BACKLOG: Final = 8
+
+
+def listener(channel: Channel) -> socket.socket | None:
+    """Return a socket that listens, or None if the channel is a connection already.
+
+    Raises:
+        DeviceBusyError: Somebody listens there.
+        DeviceError: Nobody can.
+    """
+    try:
+        if channel.path is not None:
+            return _unix_listener(channel.path, channel)
+        if channel.port is not None:
+            return _tcp_listener(channel.port, channel)
+        if channel.listening is not None:
+            return socket.socket(fileno=channel.listening)
+    except OSError as error:
+        where = channel.path or f"port {channel.port} of {channel.address}"
+        kind = DeviceBusyError if error.errno == errno.EADDRINUSE else DeviceError
+        raise kind(f"cannot listen at {where}: {error.strerror or error}") from error
+    return None
+
+
+def connection(descriptor: int) -> socket.socket:
+    """Return the socket of a descriptor, which it takes.
+
+    Raises:
+        DeviceError: It is none.
+    """
+    try:
+        return socket.socket(fileno=descriptor)
+    except OSError as error:
+        raise DeviceError(f"descriptor {descriptor} is no socket: {error.strerror}") from error
+
+
+def remove(channel: Channel | None) -> None:
+    """Remove the name of a Unix socket."""
+    if channel is not None and channel.path is not None:
+        with suppress(OSError):
+            channel.path.unlink()
+
+
+def _unix_listener(path: Path, channel: Channel) -> socket.socket:
+    _remove_left_over(path)
+    listening = socket.socket(socket.AF_UNIX)
+    try:
+        mask = os.umask(0o177)  # nobody else connects before the mode is what it shall be
+        try:
+            listening.bind(os.fspath(path))
+        finally:
+            os.umask(mask)
+        if channel.owner != (-1, -1):
+            os.chown(path, *channel.owner)
+        path.chmod(channel.mode)
+        listening.listen(_BACKLOG)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
+
+
+def _remove_left_over(path: Path) -> None:
+    """Remove a socket at which nobody listens any more, and nothing else."""
+    try:
+        if not stat.S_ISSOCK(path.stat().st_mode):
+            return
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX) as client:
+        if client.connect_ex(os.fspath(path)) == errno.ECONNREFUSED:
+            path.unlink()
+
+
+def _tcp_listener(port: int, channel: Channel) -> socket.socket:
+    host = channel.address
+    if channel.interface is not None:
+        host = f"{host}%{channel.interface}"
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST | socket.AI_PASSIVE
+    )[0]
+    listening = socket.socket(family, kind, protocol)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(_BACKLOG)
+    except BaseException:
+        listening.close()
+        raise
+    return listening

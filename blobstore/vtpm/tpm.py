@@ -1,0 +1,366 @@
+"""The one TPM of this process: what it does with a command, and with its state (V20 to V44)."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from blobstore.errors import StateAuthenticationError
+from blobstore.vtpm.commands import (
+    MAX_LOCALITY,
+    Command,
+    Startup,
+    failure,
+    is_shutdown,
+    response_code,
+    shutdown_command,
+    startup_command,
+    success,
+    wrong_locality,
+)
+from blobstore.vtpm.libtpms import Libtpms, Property, Result
+from formats.errors import FormatError, StorageError, UnsupportedError
+from formats.swtpm import EncryptedState, PlainState, Slot, TpmVersion, validate_slot
+from formats.swtpm_migration import decode_data, decode_transfer, encode_data, encode_transfer
+
+if TYPE_CHECKING:
+    from blobstore.foreign.encryption import StateKey
+    from blobstore.vtpm.nvram import StoreNvram
+
+_log = logging.getLogger(__name__)
+
+_WORST_CASES: Final = {
+    Slot.PERMANENT: Property.MAX_NV_SPACE,
+    Slot.VOLATILE: Property.MAX_VOLATILE_STATE_SPACE,
+    Slot.SAVED: Property.MAX_SAVED_STATE_SPACE,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Behaviour:
+    """What swtpm's options say of a TPM.
+
+    Attributes:
+        reject_locality_4: Nobody may set locality 4.
+        allow_set_locality: Commands may set the locality (V24).
+        auto_shutdown: Shut a TPM 2.0 down that its user did not (V27).
+        release_outgoing: Give the image up once the state was fetched (V41).
+        incoming: The state is to come; the image is another process's until
+            then, and no new TPM is made (V44).
+        migration_key: Encrypts the state on its way.
+    """
+
+    reject_locality_4: bool = False
+    allow_set_locality: bool = False
+    auto_shutdown: bool = True
+    release_outgoing: bool = False
+    incoming: bool = False
+    migration_key: StateKey | None = None
+
+
+class Tpm:
+    """A TPM on a store. All methods may be called from any thread; one runs at a time.
+
+    `cancel` alone does not wait for the others. Results are libtpms's (`Result`).
+    """
+
+    def __init__(
+        self,
+        nvram: StoreNvram,
+        version: TpmVersion | None = None,
+        behaviour: Behaviour | None = None,
+    ) -> None:
+        """Take the TPM out of the image, or what is to become one; it does not run yet.
+
+        Args:
+            nvram: Its states; taken and registered, unless it is incoming.
+            version: Which TPM it is; None is the one that the image has, and
+                2.0 for a new one.
+            behaviour: See there.
+
+        Raises:
+            UnsupportedError: libtpms is not installed, or lacks this version.
+            ValueError: This process has a TPM already.
+            PolicyError, FormatError, CorruptBlobError: What the image has is not,
+                or no longer, the state of such a TPM (V6, V7).
+            NoSpaceError, DeviceError: As `Store.register`.
+        """
+        self.behaviour = behaviour or Behaviour()
+        self._nvram = nvram
+        self.version = version or nvram.stored_version() or TpmVersion.TPM_2
+        self.running = False
+        self.locality = 0
+        self._lock = threading.RLock()
+        self._executing = False
+        self._touched = False
+        self._given: set[Slot] = set()
+        self._refused: set[Slot] = set()
+        self._prepared = False
+        if not self.behaviour.incoming:
+            nvram.check(self.version)  # before libtpms is asked for: that cannot be undone
+        self._library = Libtpms(self.version, nvram, lambda: self.locality)
+        if not self.behaviour.incoming:
+            self._prepare()
+
+    @property
+    def largest_command(self) -> int:
+        """Bytes of the largest command that a TPM of this kind can take."""
+        return self._library.property(Property.BUFFER_MAX)
+
+    @property
+    def last_error(self) -> StorageError | None:
+        """Why the TPM failed last, as far as its storage is to blame."""
+        return self._library.failed
+
+    # ------------------------------------------------------ on and off
+
+    def start(self, *, delete_volatile: bool = False) -> int:
+        """Start, as at power on, from the states given or stored (V8 to V10).
+
+        Args:
+            delete_volatile: Forget the stored volatile state once it was resumed.
+
+        Raises:
+            StorageError: The image cannot be taken or read; the TPM does not run.
+        """
+        with self._lock:
+            self.stop()
+            if self._refused:
+                _log.error("a state was refused: the TPM does not start without it [V33]")
+                return Result.FAIL
+            self._nvram.take()
+            self._prepare()
+            self._nvram.may_be_new = not self.behaviour.incoming or Slot.PERMANENT in self._given
+            result = self._library.start()
+            if self._library.failed is not None:
+                self._library.stop()
+                raise self._library.failed
+            if result:
+                _log.error("libtpms does not start: result %#x", result)
+                self._library.stop()
+                return result
+            if delete_volatile:
+                self._nvram.delete(Slot.VOLATILE)
+            self._given.clear()
+            self._touched = False
+            self.running = True
+            return Result.SUCCESS
+
+    def start_up(self, startup: Startup) -> bool:
+        """Send the command that a firmware would; return whether it succeeded.
+
+        Raises:
+            ValueError: A TPM of this version has no such startup.
+        """
+        command = startup_command(self.version, startup)
+        return command is None or response_code(self.execute(Command(command))) == 0
+
+    def stop(self) -> None:
+        """Stop, as at power off; before that shut down what was not (V27)."""
+        with self._lock:
+            if not self.running:
+                return
+            if (
+                self.behaviour.auto_shutdown
+                and self.version is TpmVersion.TPM_2
+                and self._touched
+                and self._nvram.held
+            ):
+                self._library.process(shutdown_command())
+            self._library.stop()
+            self.running = False
+
+    # -------------------------------------------------------- commands
+
+    def execute(self, command: Command) -> bytes:
+        """Execute a command; what it changed is durable when this returns (V11, V20 to V25).
+
+        Raises:
+            StorageError: The image was given up and cannot be taken again (V42):
+                this TPM must not go on.
+        """
+        with self._lock:
+            if not self.running:
+                return failure(self.version)
+            if command.locality is not None and self.set_locality(command.locality):
+                return wrong_locality(self.version)
+            wanted = command.wanted_locality
+            if wanted is not None and self.behaviour.allow_set_locality:
+                refused = self.set_locality(wanted)
+                return wrong_locality(self.version) if refused else success(self.version)
+            self._nvram.take()
+            self._touched = not is_shutdown(command)
+            self._executing = True
+            try:
+                result, response = self._library.process(command.body)
+            finally:
+                self._executing = False
+            stored = self._library.failed is None
+            if result or not (stored or response_code(response)):
+                _log.error("libtpms failed on a command: result %#x", result)
+                return failure(self.version)
+            return response
+
+    def cancel(self) -> int:
+        """Cancel the command that is being executed, if there is one (V28)."""
+        return self._library.cancel() if self._executing else Result.SUCCESS
+
+    def set_locality(self, locality: int) -> int:
+        """Set the locality of the commands to come."""
+        with self._lock:
+            if locality > MAX_LOCALITY:
+                return Result.BAD_LOCALITY
+            if locality == MAX_LOCALITY and self.behaviour.reject_locality_4:
+                return Result.BAD_LOCALITY
+            self.locality = locality
+            return Result.SUCCESS
+
+    # ------------------------------------------------ dynamic launches
+
+    def established(self) -> tuple[int, bool]:
+        """Return whether there was a dynamic launch since that was reset."""
+        with self._lock:
+            return self._library.established()
+
+    def reset_established(self, locality: int) -> int:
+        """Forget that there was one, on behalf of a locality."""
+        with self._lock:
+            if locality > MAX_LOCALITY:
+                return Result.BAD_LOCALITY
+            before, self.locality = self.locality, locality
+            try:
+                return self._library.reset_established()
+            finally:
+                self.locality = before
+
+    def hash_start(self) -> int:
+        """Begin to measure a dynamic launch."""
+        with self._lock:
+            self._touched = True
+            return self._library.hash_start()
+
+    def hash_data(self, data: bytes) -> int:
+        """Measure ``data``."""
+        with self._lock:
+            return self._library.hash_data(data)
+
+    def hash_end(self) -> int:
+        """End the measurement."""
+        with self._lock:
+            return self._library.hash_end()
+
+    # ----------------------------------------------------------- state
+
+    def store_volatile(self) -> int:
+        """Store the volatile state, so that the next start resumes here (V15).
+
+        Raises:
+            StorageError: It is not stored.
+        """
+        with self._lock:
+            result, state = self._library.volatile_state()
+            if not result:
+                self._nvram.store(Slot.VOLATILE, state)
+                self._touched = False
+            return result
+
+    def transfer(self, slot: Slot) -> tuple[int, bytes]:
+        """Return a state of the running TPM for another one to go on from (V30, V31, V41).
+
+        Raises:
+            StorageError: It cannot be read, or the image not be given up.
+        """
+        with self._lock:
+            result, state = self._state(slot)
+            fields: bytes | EncryptedState = encode_data(PlainState(state))
+            key = self.behaviour.migration_key
+            if key is not None:
+                # What is encrypted are the fields themselves.
+                fields = key.encrypt(PlainState(encode_data(PlainState(state))))
+            if slot is Slot.SAVED and self.behaviour.release_outgoing:
+                self._nvram.give_up()
+            return result, b"" if result else encode_transfer(fields)
+
+    def accept(self, slot: Slot, transfer: bytes) -> int:
+        """Take a state to start from, while the TPM does not run (V32, V33).
+
+        An empty one means that there is none; a permanent one must not be empty.
+        """
+        with self._lock:
+            what = f"the incoming {slot.name.lower()} state"
+            result = self._accept(slot, transfer, what)
+            if result:
+                self._refused.add(slot)
+            else:
+                self._refused.discard(slot)
+                self._given.add(slot)
+            return result
+
+    def lock_storage(self, retries: int) -> None:
+        """Take the image again, as after a migration that failed (V42).
+
+        Raises:
+            StorageError: It cannot be taken.
+        """
+        with self._lock:
+            self._nvram.take(retries)
+
+    # ----------------------------------------------------- information
+
+    def information(self, flags: int) -> bytes | None:
+        """Return what libtpms says of itself, as JSON."""
+        with self._lock:
+            return self._library.information(flags)
+
+    def set_buffer_size(self, wanted: int) -> tuple[int, int, int]:
+        """Set the largest command and response; 0 asks. Return it, least and most, in bytes."""
+        with self._lock:
+            return self._library.set_buffer_size(wanted)
+
+    # -------------------------------------------------------- internal
+
+    def _prepare(self) -> None:
+        if self._prepared:
+            return
+        self._nvram.check(self.version)
+        saved = () if self.version is TpmVersion.TPM_2 else (Slot.SAVED,)
+        slots = (Slot.PERMANENT, Slot.VOLATILE, *saved)
+        self._nvram.register({s: self._library.property(_WORST_CASES[s]) for s in slots})
+        self._prepared = True
+
+    def _state(self, slot: Slot) -> tuple[int, bytes]:
+        if slot is Slot.VOLATILE:
+            result, state = self._library.volatile_state()
+            self._touched = self._touched and bool(result)
+            return result, state
+        stored = self._nvram.load(slot)
+        return (Result.RETRY, b"") if stored is None else (Result.SUCCESS, stored)
+
+    def _accept(self, slot: Slot, transfer: bytes, what: str) -> int:
+        if not transfer and slot is not Slot.PERMANENT:
+            return self._library.set_state(slot, b"")
+        key = self.behaviour.migration_key
+        try:
+            fields = decode_transfer(transfer, what)
+            if isinstance(fields, EncryptedState):
+                if key is None:
+                    _log.error("%s is encrypted, and there is no migration key", what)
+                    return Result.KEY_NOT_FOUND
+                fields = key.decrypt(fields).data
+            state = decode_data(fields, what)
+            validate_slot(state, slot, self.version)
+        except UnsupportedError as error:
+            _log.error("%s", error)
+            return Result.KEY_NOT_FOUND
+        except StateAuthenticationError as error:
+            _log.error("%s: %s", what, error)
+            return Result.DECRYPT_ERROR
+        except FormatError as error:
+            _log.error("%s", error)
+            return Result.BAD_PARAMETER
+        result = self._library.set_state(slot, state.data)
+        if result:
+            _log.error("libtpms refuses %s: result %#x", what, result)
+        return result
