@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import logging  # noqa: TID251  for its types
     from collections.abc import Callable
 
-_INFO, _WARNING, _ERROR = 20, 30, 40  # as in `logging`
+_DEBUG, _INFO, _WARNING, _ERROR = 10, 20, 30, 40  # as in `logging`
 
 _configure: Callable[[], None] | None = None
 
@@ -25,6 +25,10 @@ class LateLogger:
         """Log as ``name``."""
         self._name = name
         self._logger: logging.Logger | None = None
+
+    def debug(self, message: str, *args: object) -> None:
+        """Log what is of use to who looks for a mistake; as `logging.Logger.debug`."""
+        self._log(_DEBUG, message, args)
 
     def info(self, message: str, *args: object) -> None:
         """Log what somebody may want to know; as `logging.Logger.info`."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final
 
+from blobstore import __version__
 from blobstore.vtpm import libtpms
 from formats.swtpm import TpmVersion
 
@@ -39,7 +39,7 @@ def capabilities(version: TpmVersion | None) -> dict[str, Any]:
     return {
         "type": "swtpm",
         "features": [*versions, *_FEATURES, *sizes],
-        "version": metadata.version("device-blobstore"),
+        "version": __version__,
     }
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Final
 
 from blobstore.vtpm import control
 from blobstore.vtpm.control import Code, Request
 from blobstore.vtpm.libtpms import Result
 from formats.errors import FormatError, StorageError
+from formats.logs import LateLogger
 from formats.swtpm import Slot, TpmVersion
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from blobstore.vtpm.tpm import Tpm
 
-_log = logging.getLogger(__name__)
+_log = LateLogger(__name__)
 
 _SLOTS: Final = {1: Slot.PERMANENT, 2: Slot.VOLATILE, 3: Slot.SAVED}
 

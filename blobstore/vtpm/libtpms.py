@@ -9,18 +9,18 @@ Source: libtpms's own manual pages, ``TPMLIB_*(3)``, and its ``tpm_library.h``.
 from __future__ import annotations
 
 import ctypes
-import logging
 from enum import IntEnum, IntFlag
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from formats.errors import StorageError, UnsupportedError
+from formats.logs import LateLogger
 from formats.swtpm import Slot, TpmVersion
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_log = logging.getLogger(__name__)
+_log = LateLogger(__name__)
 
 #: What a user can do where it is missing.
 REMEDY: Final = "install libtpms (Debian and Ubuntu: libtpms0)"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +14,7 @@ from blobstore.errors import (
 )
 from blobstore.foreign.states import TPM_MAX_SIZES, tpm_section_names, tpm_type
 from formats.errors import DeviceBusyError
+from formats.logs import LateLogger
 from formats.swtpm import (
     OVERHEAD,
     PlainState,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from blobstore.store import Store
 
-_log = logging.getLogger(__name__)
+_log = LateLogger(__name__)
 
 #: How often and how long apart the lock of an image that changes hands is tried.
 LOCK_RETRIES: Final = 300

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from contextlib import contextmanager, suppress
@@ -17,7 +16,8 @@ if TYPE_CHECKING:
 
     from blobstore.vtpm.options import LogOptions
 
-_LEVELS: Final = (logging.ERROR, logging.WARNING, logging.INFO)
+# As in `logging`: errors, warnings, what happens; then requests.
+_LEVELS: Final = (40, 30, 20, 10)
 #: From this level of swtpm's on, libtpms logs, too.
 _LIBTPMS_LEVEL: Final = 5
 
@@ -28,6 +28,8 @@ def set_up_log(options: LogOptions) -> None:
     Raises:
         DeviceError: The file cannot be opened.
     """
+    import logging  # noqa: PLC0415, TID251  only if there is something to set up
+
     root = logging.getLogger()
     if options.silent:
         handler: logging.Handler = logging.NullHandler()
@@ -45,7 +47,7 @@ def set_up_log(options: LogOptions) -> None:
     handler.setFormatter(logging.Formatter(f"{options.prefix}blobstore: %(message)s"))
     root.handlers[:] = [handler]
     level = options.level
-    root.setLevel(_LEVELS[level] if level < len(_LEVELS) else logging.DEBUG)
+    root.setLevel(_LEVELS[min(level, len(_LEVELS) - 1)])
     if level >= _LIBTPMS_LEVEL and isinstance(handler, logging.StreamHandler):
         libtpms.log_to(handler.stream.fileno(), level - _LIBTPMS_LEVEL + 1, options.prefix)
 

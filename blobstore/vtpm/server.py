@@ -7,7 +7,6 @@ done one after the other (`Tpm`).
 
 from __future__ import annotations
 
-import logging
 import os
 import select
 import signal
@@ -21,6 +20,7 @@ from blobstore.vtpm import control, sockets
 from blobstore.vtpm.commands import PREFIX_SIZE, encode_response, split_command
 from blobstore.vtpm.dispatch import Dispatcher
 from formats.errors import FormatError
+from formats.logs import LateLogger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from blobstore.vtpm.options import Channel
     from blobstore.vtpm.tpm import Tpm
 
-_log = logging.getLogger(__name__)
+_log = LateLogger(__name__)
 
 _RECEIVE_SIZE: Final = 64 << 10
 #: Seconds within which a request of the control channel must be complete (V50).

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -22,6 +21,7 @@ from blobstore.vtpm.commands import (
 )
 from blobstore.vtpm.libtpms import Libtpms, Property, Result
 from formats.errors import FormatError, StorageError, UnsupportedError
+from formats.logs import LateLogger
 from formats.swtpm import EncryptedState, PlainState, Slot, TpmVersion, validate_slot
 from formats.swtpm_migration import decode_data, decode_transfer, encode_data, encode_transfer
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from blobstore.foreign.encryption import StateKey
     from blobstore.vtpm.nvram import StoreNvram
 
-_log = logging.getLogger(__name__)
+_log = LateLogger(__name__)
 
 _WORST_CASES: Final = {
     Slot.PERMANENT: Property.MAX_NV_SPACE,
