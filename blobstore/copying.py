@@ -13,6 +13,7 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 import luks
+from blobstore.converting.pipeline import carry
 from blobstore.errors import ImageExistsError, StoreBusyError
 from blobstore.opened import open_container
 from blobstore.scan import scan
@@ -96,8 +97,8 @@ class _Copier:
 
     def __init__(
         self,
-        source: BlockDevice,
-        copy: BlockDevice,
+        source: FileDevice,
+        copy: FileDevice,
         payload: BlockDevice,
         start: int,
         progress: Progress | None,
@@ -117,13 +118,8 @@ class _Copier:
 
     def run(self) -> None:
         before = self._scan()
-        for offset in range(0, self._source.size, _PIECE):
-            end = min(offset + _PIECE, self._source.size)
-            data = read_exactly(self._source, offset, end - offset)
-            if data.count(0) != len(data):
-                self._copy.write(offset, data)
-            if self._progress:
-                self._progress(end, self._source.size)
+        data = self._source.data_ranges(0, self._source.size)
+        carry([(self._source, self._copy)], data, holes=True, progress=self._progress)
         for _ in range(PASSES):
             after = self._scan()
             changed = self._copy_front()
