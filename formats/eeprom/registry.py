@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 #: Type of section to the module whose `CODEC` it is; imported when it is asked for.
 MODULES: Final[dict[str, str]] = {
+    "ipmi-fru": "formats.eeprom.ipmi_fru",
     "keyword-vpd": "formats.eeprom.keyword_vpd",
     "pci-vpd": "formats.eeprom.pci_vpd",
     "raw": "formats.eeprom.raw",

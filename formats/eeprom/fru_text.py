@@ -1,0 +1,129 @@
+"""Text in IPMI FRU areas: four encodings behind one type/length byte (E-FRU5, E-FRU6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Final
+
+from msgspec import Meta
+
+from formats.errors import FieldError
+
+if TYPE_CHECKING:
+    from formats.eeprom.codec import Report
+
+#: The byte that ends the fields of an area.
+END_OF_FIELDS: Final = 0xC1
+#: The most bytes that a field has.
+MAX_SIZE: Final = 63
+
+_BINARY, _BCD_PLUS, _SIX_BIT, _TEXT = range(4)
+_BCD_CHARACTERS: Final = "0123456789 -."
+_FIRST_SIX_BIT: Final = 0x20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BcdPlus:
+    """Digits, spaces, hyphens and points, two in a byte."""
+
+    text: Annotated[str, Meta(pattern=r"^(?:[0-9 .-]{2})*$", max_length=2 * MAX_SIZE)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SixBit:
+    """Characters from space to underscore, capital letters only, four in three bytes."""
+
+    text: Annotated[str, Meta(pattern="^[ -_]*$", max_length=MAX_SIZE * 8 // 6)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Binary:
+    """Bytes."""
+
+    data: Annotated[bytes, Meta(max_length=MAX_SIZE)] = b""
+
+
+#: A field: text by itself is in ISO 8859-1 or, by the area's language, UTF-16.
+Text = Annotated[str, Meta(max_length=MAX_SIZE)] | BcdPlus | SixBit | Binary
+
+
+def encode_text(text: Text, path: str, *, is_unicode: bool = False) -> bytes:
+    """Return a field with its type/length byte.
+
+    Args:
+        text: The field.
+        path: Of the field, for messages.
+        is_unicode: Whether plain text is in UTF-16 here.
+
+    Raises:
+        FieldError: It cannot be written.
+    """
+    if isinstance(text, Binary):
+        kind, content = _BINARY, text.data
+    elif isinstance(text, BcdPlus):
+        kind, content = _BCD_PLUS, _encode_bcd(text.text)
+    elif isinstance(text, SixBit):
+        kind, content = _SIX_BIT, _encode_six_bit(text.text, path)
+    else:
+        kind, content = _TEXT, _encode_plain(text, path, is_unicode=is_unicode)
+    if len(content) > MAX_SIZE:
+        raise FieldError(path, f"needs {len(content)} bytes, and at most {MAX_SIZE} are possible")
+    if kind == _TEXT and len(content) == 1:
+        raise FieldError(
+            path,
+            "is one character, and its length byte would mean the end of all fields",
+            hint='add a space, or give it as { kind = "binary", data = … }',
+        )
+    return bytes((kind << 6 | len(content),)) + content
+
+
+def decode_text(
+    kind: int, content: bytes, offset: int, report: Report, *, is_unicode: bool = False
+) -> Text:
+    """Return the field with a type, the uppermost two bits of its type/length byte."""
+    if kind == _BINARY:
+        return Binary(data=content)
+    if kind == _BCD_PLUS:
+        digits = [digit for byte in content for digit in divmod(byte, 16)]
+        if any(digit >= len(_BCD_CHARACTERS) for digit in digits):
+            report.problem(offset, "E-FRU5", "this is no BCD plus")
+            return Binary(data=content)
+        return BcdPlus(text="".join(_BCD_CHARACTERS[digit] for digit in digits))
+    if kind == _SIX_BIT:
+        number, count = int.from_bytes(content, "little"), len(content) * 8 // 6
+        if number >> 6 * count:
+            report.problem(offset, "E-FRU5", "there are bits behind the last character")
+        codes = (number >> 6 * index & 0x3F for index in range(count))
+        return SixBit(text="".join(chr(_FIRST_SIX_BIT + code) for code in codes))
+    if not is_unicode:
+        return content.decode("latin-1")
+    try:
+        return content.decode("utf-16-le")
+    except UnicodeDecodeError:
+        report.problem(offset, "E-FRU6", "this is no UTF-16")
+        return content.decode("latin-1")
+
+
+def _encode_bcd(text: str) -> bytes:
+    digits = [_BCD_CHARACTERS.index(character) for character in text]
+    return bytes(high << 4 | low for high, low in zip(digits[::2], digits[1::2], strict=True))
+
+
+def _encode_six_bit(text: str, path: str) -> bytes:
+    size = -(-len(text) * 6 // 8)
+    if size * 8 // 6 != len(text):
+        raise FieldError(
+            path, f"has {len(text)} characters, and in six bits a space more: give it with that"
+        )
+    number = 0
+    for index, character in enumerate(text):
+        number |= (ord(character) - _FIRST_SIX_BIT) << 6 * index
+    return number.to_bytes(size, "little")
+
+
+def _encode_plain(text: str, path: str, *, is_unicode: bool) -> bytes:
+    try:
+        return text.encode("utf-16-le" if is_unicode else "latin-1")
+    except UnicodeEncodeError as error:
+        alphabet = "UTF-16" if is_unicode else "ISO 8859-1, which this language has"
+        raise FieldError(path, f"{text[error.start]!r} is no character of {alphabet}") from None

@@ -1,0 +1,281 @@
+"""IPMI FRU information, version 1.0: a header and up to five areas (E-FRU1 to E-FRU11)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
+
+from msgspec import Meta
+
+from formats.eeprom.checksums import zero_sum
+from formats.eeprom.fields import validate
+from formats.eeprom.fru_areas import (
+    UNIT,
+    BoardInfo,
+    ChassisInfo,
+    Offset,
+    ProductInfo,
+    decode_area,
+    encode_area,
+)
+from formats.eeprom.fru_records import Record, decode_records, encode_records
+from formats.eeprom.limits import Fill
+from formats.errors import FieldError, FormatError, UnsupportedError
+
+if TYPE_CHECKING:
+    from formats.device import ReadableBuffer
+    from formats.eeprom.codec import Report
+
+_HEADER_SIZE: Final = 8
+_VERSION: Final = 1
+
+#: The areas in the order of the header, which is also that of those without an offset.
+_AREAS: Final = ("internal_use", "chassis", "board", "product", "multirecords")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InternalUse:
+    """What only the part's own controller understands.
+
+    Attributes:
+        offset: Where it begins; None right behind the header.
+        data: Up to the next area, behind the format version.
+    """
+
+    offset: Offset | None = None
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Other:
+    """Bytes between or behind the areas that are no fill bytes; nor are its ends."""
+
+    offset: Annotated[int, Meta(ge=_HEADER_SIZE)]
+    data: Annotated[bytes, Meta(min_length=1)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IpmiFru:
+    """The areas; None where there is none.
+
+    Attributes:
+        internal_use: For the part's own controller.
+        chassis: What the part is in.
+        board: The part as a board.
+        product: The part as a product.
+        multirecords: Records of any kinds.
+        multirecords_offset: Where they begin; None right behind the other areas.
+        other: What is outside of the areas, in its order.
+        fill: What unused bytes hold.
+    """
+
+    internal_use: InternalUse | None = None
+    chassis: ChassisInfo | None = None
+    board: BoardInfo | None = None
+    product: ProductInfo | None = None
+    multirecords: tuple[Record, ...] = ()
+    multirecords_offset: Offset | None = None
+    other: tuple[Other, ...] = ()
+    fill: Fill = 0xFF
+
+
+class IpmiFruCodec:
+    """See `formats.eeprom.codec.Codec`."""
+
+    name: ClassVar[str] = "ipmi-fru"
+    title: ClassVar[str] = "IPMI FRU information"
+    model: ClassVar[type[IpmiFru]] = IpmiFru
+
+    def decode(self, data: ReadableBuffer, report: Report, /) -> IpmiFru:
+        content = bytes(data)
+        header = content[:_HEADER_SIZE]
+        if len(header) < _HEADER_SIZE:
+            raise FormatError("this is too short for a FRU", offset=0, rule="E-FRU1")
+        wrong = sum(header) & 0xFF
+        if header[0] != _VERSION and wrong:
+            raise FormatError("no FRU begins like this", offset=0, rule="E-FRU1")
+        if header[0] != _VERSION:
+            raise UnsupportedError(
+                f"the FRU is of version {header[0]}", feature="FRU formats other than 1.0"
+            )
+        if wrong:
+            report.problem(7, "E-FRU1", "the checksum of the header is wrong")
+        if header[6]:
+            report.problem(6, "E-FRU1", "the byte before the header's checksum is not zero")
+        return _Reader(content, report).read()
+
+    def encode(self, model: IpmiFru, size: int | None, /) -> bytes:
+        validate(model)
+        areas = _encode_areas(model)
+        header = bytes((_VERSION, *(areas.get(name, (0, b""))[0] // UNIT for name in _AREAS), 0))
+        pieces = [(0, header + bytes((zero_sum(header),)), "")]
+        pieces += [(offset, area, _path(name)) for name, (offset, area) in areas.items()]
+        pieces += [
+            (other.offset, other.data, f"other[{number}]")
+            for number, other in enumerate(model.other)
+        ]
+        _check_others(model, [(offset, offset + len(area)) for offset, area in areas.values()])
+        end = max(offset + len(piece) for offset, piece, _ in pieces)
+        if size is not None and end > size:
+            raise FieldError("", f"{end} bytes are needed, and the EEPROM has {size}")
+        image = bytearray(bytes((model.fill,)) * (end if size is None else size))
+        taken = 0
+        for offset, piece, path in sorted(pieces):
+            if offset < taken:
+                raise FieldError(path, f"begins at {offset}, and something else ends at {taken}")
+            image[offset : offset + len(piece)] = piece
+            taken = offset + len(piece)
+        return bytes(image)
+
+
+CODEC: Final = IpmiFruCodec()
+
+
+def _path(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _encode_areas(model: IpmiFru) -> dict[str, tuple[int, bytes]]:
+    """Return offset and bytes of each area that is there, by its name."""
+    areas: dict[str, tuple[int, bytes]] = {}
+    position = _HEADER_SIZE
+
+    def place(name: str, wanted: int | None, area: bytes) -> None:
+        nonlocal position
+        offset = position if wanted is None else wanted
+        if offset > 0xFF * UNIT:
+            raise FieldError(_path(name), f"would begin at {offset}, and 2040 is the last place")
+        areas[name] = (offset, area)
+        position = -(-(offset + len(area)) // UNIT) * UNIT
+
+    if model.internal_use:
+        place(
+            "internal_use",
+            model.internal_use.offset,
+            bytes((_VERSION,)) + model.internal_use.data,
+        )
+    for name, area in (
+        ("chassis", model.chassis),
+        ("board", model.board),
+        ("product", model.product),
+    ):
+        if area:
+            place(name, area.offset, encode_area(area, name))
+    if model.multirecords:
+        place("multirecords", model.multirecords_offset, encode_records(model.multirecords))
+    elif model.multirecords_offset is not None:
+        raise FieldError("multirecords-offset", "there are no multirecords")
+    _check_internal_use(model, areas)
+    return areas
+
+
+def _check_internal_use(model: IpmiFru, areas: dict[str, tuple[int, bytes]]) -> None:
+    """Check that the internal use area ends where it is read to end (E-FRU3)."""
+    if not model.internal_use:
+        return
+    offset, area = areas["internal_use"]
+    following = [begin for begin, _ in areas.values() if begin > offset]
+    if following and min(following) != offset + len(area):
+        raise FieldError(
+            "internal-use.data",
+            f"has {len(area) - 1} bytes, and there are {min(following) - offset - 1} to the "
+            "next area: it takes them all",
+        )
+    if not following and area[1:].endswith(bytes((model.fill,))):
+        raise FieldError("internal-use.data", "ends with the fill byte, which follows it anyway")
+    if not following and model.other:
+        raise FieldError("other", "the internal use area takes what follows it")
+
+
+def _check_others(model: IpmiFru, areas: list[tuple[int, int]]) -> None:
+    """Check that what is outside of the areas is as it is read."""
+    fill = model.fill
+    last = -1
+    for number, other in enumerate(model.other):
+        if fill in (other.data[0], other.data[-1]):
+            raise FieldError(f"other[{number}].data", "begins or ends with the fill byte")
+        gap = max([end for _, end in areas if end <= other.offset], default=_HEADER_SIZE)
+        if gap <= last:
+            raise FieldError(f"other[{number}]", "two in one gap are one, in their order")
+        last = gap
+
+
+class _Reader:
+    def __init__(self, data: bytes, report: Report) -> None:
+        self._data = data
+        self._report = report
+        self._ends: dict[str, int] = {}
+
+    def read(self) -> IpmiFru:
+        offsets = self._offsets()
+        found: dict[str, Any] = {}
+        for name, kind in _WITH_FIELDS.items():
+            if name in offsets:
+                start = offsets[name]
+                found[name], self._ends[name] = decode_area(kind, self._data, start, self._report)
+        if "multirecords" in offsets:
+            start = offsets["multirecords"]
+            found["multirecords"], end = decode_records(self._data, start, self._report)
+            self._ends["multirecords"] = end
+        if "internal_use" in offsets:
+            found["internal_use"] = self._internal_use(offsets)
+        taken = [(0, _HEADER_SIZE), *((offsets[name], end) for name, end in self._ends.items())]
+        taken.sort()
+        fill = self._data[-1] if taken[-1][1] < len(self._data) else 0xFF
+        found["other"] = self._others(taken, fill)
+        return self._with_offsets(IpmiFru(**found, fill=fill), offsets)
+
+    def _offsets(self) -> dict[str, int]:
+        """Return the offset of each area that is there."""
+        offsets = {}
+        for number, name in enumerate(_AREAS, 1):
+            offset = self._data[number] * UNIT
+            if offset >= len(self._data):
+                self._report.problem(number, "E-FRU2", f"the area {_path(name)} is behind the end")
+            elif offset:
+                offsets[name] = offset
+        return offsets
+
+    def _internal_use(self, offsets: dict[str, int]) -> InternalUse:
+        start = offsets["internal_use"]
+        if self._data[start] != _VERSION:
+            self._report.problem(start, "E-FRU3", f"the area is of version {self._data[start]}")
+        following = [offset for offset in offsets.values() if offset > start]
+        content = self._data[start + 1 : min(following, default=len(self._data))]
+        if not following and content:
+            content = content.rstrip(content[-1:])
+        self._ends["internal_use"] = start + 1 + len(content)
+        return InternalUse(data=content)
+
+    def _others(self, taken: list[tuple[int, int]], fill: int) -> tuple[Other, ...]:
+        """Return what is between and behind the ranges that areas take, but fill bytes."""
+        others = []
+        for (_, end), (start, _) in zip(taken, [*taken[1:], (len(self._data), 0)], strict=True):
+            if start < end:
+                self._report.problem(start, "E-FRU2", "two areas overlap")
+            gap = self._data[end:start].rstrip(bytes((fill,)))
+            content = gap.lstrip(bytes((fill,)))
+            if content:
+                others.append(Other(offset=end + len(gap) - len(content), data=content))
+        return tuple(others)
+
+    def _with_offsets(self, model: IpmiFru, offsets: dict[str, int]) -> IpmiFru:
+        """Return the model with the offsets of areas that are not where they would be anyway."""
+        position = _HEADER_SIZE
+        changes: dict[str, Any] = {}
+        for name in _AREAS:
+            if name not in offsets:
+                continue
+            if offsets[name] != position and name == "multirecords":
+                changes["multirecords_offset"] = offsets[name]
+            elif offsets[name] != position:
+                changes[name] = replace(getattr(model, name), offset=offsets[name])
+            position = -(-self._ends[name] // UNIT) * UNIT
+        return replace(model, **changes)
+
+
+_WITH_FIELDS: Final[dict[str, type[ChassisInfo | BoardInfo | ProductInfo]]] = {
+    "chassis": ChassisInfo,
+    "board": BoardInfo,
+    "product": ProductInfo,
+}

@@ -1,0 +1,424 @@
+"""E-FRU: IPMI FRU information, and what ipmi-fru and the fru package say of it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import socket
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+
+import fru.fru_format
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from formats.eeprom.codec import Report
+from formats.eeprom.fru_areas import BoardInfo, ChassisInfo, ProductInfo
+from formats.eeprom.fru_records import (
+    AccessType,
+    BaseCompatibility,
+    DcLoad,
+    DcOutput,
+    ExtendedCompatibility,
+    ManagementAccess,
+    OemRecord,
+    OtherRecord,
+    PowerSupplyInformation,
+    Record,
+    SystemUniqueId,
+)
+from formats.eeprom.fru_text import BcdPlus, Binary, SixBit, Text, decode_text, encode_text
+from formats.eeprom.ipmi_fru import CODEC, InternalUse, IpmiFru, Other
+from formats.errors import FieldError, FormatError, UnsupportedError
+
+from .support import check_bytes, check_model, damaged, fills, latin1
+
+BOARD = BoardInfo(
+    mfg_date_time=datetime(2026, 1, 2, 3, 4, tzinfo=UTC),
+    manufacturer="Example",
+    product_name=SixBit(text="BOARD 1 "),
+    serial_number=BcdPlus(text="2026-00042"),
+    part_number=Binary(data=b"\x01\x02"),
+    fru_file_id="f1",
+    custom=("extra",),
+)
+MACHINE = IpmiFru(
+    internal_use=InternalUse(data=b"private"),
+    chassis=ChassisInfo(chassis_type=23, part_number="CH-1", serial_number="0001"),
+    board=BOARD,
+    product=ProductInfo(
+        manufacturer_name="Example", product_name="Server", version="1.0", asset_tag="A-7"
+    ),
+    multirecords=(
+        PowerSupplyInformation(overall_capacity=750, peak_va=800, hot_swap=True, hold_up_time=2),
+        DcOutput(output_number=1, standby=True, nominal_voltage=1200, ripple_and_noise=50),
+        DcLoad(output_number=2, nominal_voltage=-1200, maximum_current_load=100),
+        ManagementAccess(access_type=AccessType.SYSTEM_NAME, text="machine-7"),
+        SystemUniqueId(uuid=bytes(range(16))),
+        BaseCompatibility(manufacturer_id=0x1234, entity_id=7, compatibility_base=1, code_start=2),
+        OemRecord(record_type=0xC0, manufacturer_id=10876, data=b"oem"),
+        OtherRecord(record_type=0x30, data=b"?"),
+    ),
+)
+
+# ---------------------------------------------------------------- strategies
+
+_SIX_BIT = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x5F), max_size=84)
+
+
+def _plain(text: str) -> str:
+    return text if len(text) != 1 else text * 2
+
+
+texts: st.SearchStrategy[Text] = st.one_of(
+    latin1.map(lambda text: _plain(text[:63])),
+    st.builds(Binary, data=st.binary(max_size=63)),
+    st.builds(
+        BcdPlus,
+        text=st.lists(st.sampled_from("0123456789 .-"), max_size=63).map(lambda c: "".join(c) * 2),
+    ),
+    st.builds(SixBit, text=_SIX_BIT.map(lambda text: text + " " * (len(text) % 4 == 3))),
+)
+paddings = st.binary(max_size=9).map(lambda padding: padding.rstrip(b"\x00"))
+
+
+def areas(kind: type, **fields: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
+    return st.builds(
+        kind,
+        size=st.none() | st.just(800),
+        padding=paddings,
+        custom=st.lists(texts, max_size=3).map(tuple),
+        **fields,
+    )
+
+
+chassis = areas(
+    ChassisInfo, chassis_type=st.integers(0, 255), part_number=texts, serial_number=texts
+)
+dates = st.datetimes(datetime(1996, 1, 2), datetime(2027, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
+boards = areas(
+    BoardInfo,
+    mfg_date_time=st.none() | dates.map(lambda date: date.replace(second=0, microsecond=0)),
+    manufacturer=texts,
+    product_name=texts,
+    serial_number=texts,
+    part_number=texts,
+    fru_file_id=texts,
+)
+products = areas(ProductInfo, manufacturer_name=texts, asset_tag=texts, version=texts)
+bytes8, shorts = st.integers(0, 255), st.integers(0, 0xFFFF)
+voltages, bits4 = st.integers(-0x8000, 0x7FFF), st.integers(0, 15)
+blobs = st.binary(max_size=40)
+ids = st.integers(0, 0xFFFFFF)
+codes = {
+    "manufacturer_id": ids,
+    "entity_id": bytes8,
+    "compatibility_base": bytes8,
+    "code_start": bytes8,
+    "code_range_mask": blobs,
+}
+records: st.SearchStrategy[Record] = st.one_of(
+    st.builds(
+        PowerSupplyInformation,
+        overall_capacity=st.integers(0, 0xFFF),
+        low_end_input_voltage_1=shorts,
+        predictive_fail=st.booleans(),
+        tachometer_or_polarity=st.booleans(),
+        peak_capacity=st.integers(0, 0xFFF),
+        hold_up_time=bits4,
+        combined_voltage_1=bits4,
+        combined_voltage_2=bits4,
+        predictive_fail_threshold=bytes8,
+    ),
+    st.builds(DcOutput, output_number=bits4, standby=st.booleans(), nominal_voltage=voltages),
+    st.builds(DcLoad, output_number=bits4, minimum_voltage=voltages, ripple_and_noise=shorts),
+    st.builds(ManagementAccess, access_type=st.sampled_from(AccessType), text=latin1),
+    st.builds(SystemUniqueId, uuid=st.binary(min_size=16, max_size=16)),
+    st.builds(BaseCompatibility, **codes),
+    st.builds(ExtendedCompatibility, **codes),
+    st.builds(OemRecord, record_type=st.integers(0xC0, 0xFF), manufacturer_id=ids, data=blobs),
+    st.builds(OtherRecord, record_type=st.integers(6, 0xBF), data=blobs),
+)
+
+
+@st.composite
+def machines(draw: st.DrawFn) -> IpmiFru:
+    fill = draw(fills)
+    model = IpmiFru(
+        chassis=draw(st.none() | chassis),  # type: ignore[arg-type]
+        board=draw(st.none() | boards),  # type: ignore[arg-type]
+        product=None,
+        multirecords=tuple(draw(st.lists(records, max_size=4))),
+        fill=fill,
+    )
+    end = len(CODEC.encode(model, None))
+    if draw(st.booleans()):
+        content = draw(st.binary(max_size=20)).strip(bytes((fill,)))
+        others = (Other(offset=end + draw(st.integers(0, 9)), data=content),) if content else ()
+        return IpmiFru(
+            chassis=model.chassis,
+            board=model.board,
+            multirecords=model.multirecords,
+            other=others,
+            fill=fill,
+        )
+    internal = draw(st.none() | st.sampled_from([b"private", b"x" * 15]))
+    following = model.chassis or model.board or model.multirecords
+    return IpmiFru(
+        internal_use=InternalUse(data=internal) if internal and following else None,
+        chassis=model.chassis,
+        board=model.board,
+        multirecords=model.multirecords,
+        fill=fill,
+    )
+
+
+# -------------------------------------------------------------------- tests
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(machines())
+def test_e_fru_any_model_is_written_and_read(model: IpmiFru) -> None:
+    check_model(CODEC, model)
+
+
+@settings(deadline=None)
+@given(boards)
+def test_e_fru4_any_board_is_written_and_read(board: BoardInfo) -> None:
+    check_model(CODEC, IpmiFru(board=board))
+
+
+@settings(deadline=None)
+@given(products)
+def test_e_fru4_any_product_is_written_and_read(product: ProductInfo) -> None:
+    check_model(CODEC, IpmiFru(product=product))
+
+
+def test_e_fru_everything_at_once_is_written_and_read() -> None:
+    check_model(CODEC, MACHINE)
+
+
+@given(st.binary(max_size=200) | damaged(CODEC.encode(MACHINE, 1024)))
+def test_e_fru_any_bytes_are_read_or_refused(data: bytes) -> None:
+    check_bytes(CODEC, data)
+
+
+@given(st.data())
+def test_e_fru_damage_behind_right_checksums_is_read_or_refused(data: st.DataObject) -> None:
+    image = bytearray(data.draw(damaged(CODEC.encode(IpmiFru(board=BOARD), 128))))
+    if len(image) < 128:
+        return
+    image[0:8] = CODEC.encode(IpmiFru(board=BOARD), 128)[:8]
+    end = 8 + image[9] * 8
+    if 8 < end <= 128:
+        image[end - 1] = -sum(image[8 : end - 1]) & 0xFF
+    check_bytes(CODEC, bytes(image))
+
+
+def test_e_fru2_areas_may_lie_anywhere() -> None:
+    model = IpmiFru(
+        board=BoardInfo(offset=256, manufacturer="Example"),
+        product=ProductInfo(offset=64, size=128, product_name="P1"),
+        other=(Other(offset=40, data=b"between"), Other(offset=200, data=b"more")),
+    )
+    data = check_model(CODEC, model, room=400)
+    assert data[256] == data[64] == 1
+    assert data[40:47] == b"between"
+
+
+def test_e_fru3_an_internal_use_area_without_another_ends_at_the_fill_bytes() -> None:
+    check_model(CODEC, IpmiFru(internal_use=InternalUse(data=b"private data")))
+
+
+def test_e_fru5_six_bit_text_is_as_in_the_specification() -> None:
+    # Its section 13.3: "IPMI" is 29h DCh A6h.
+    assert encode_text(SixBit(text="IPMI"), "") == bytes.fromhex("8329dca6")
+
+
+def test_e_fru6_other_languages_have_utf_16() -> None:
+    board = BoardInfo(language=10, manufacturer="\u03b1\u03b2", serial_number="0042")
+    data = check_model(CODEC, IpmiFru(board=board))
+    assert "\u03b1\u03b2".encode("utf-16-le") in data
+    assert b"\xc40042" in data
+    with pytest.raises(FieldError, match=r"board.manufacturer: '\u03b1' is no character of ISO"):
+        CODEC.encode(IpmiFru(board=BoardInfo(manufacturer="\u03b1\u03b2")), None)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x", "is one character"),
+        (BcdPlus(text="123"), "regex"),
+        (SixBit(text="abc"), "regex"),
+        (SixBit(text="ABC"), "a space more"),
+        (Binary(data=bytes(64)), "at most 63"),
+        ("x" * 64, "<= 63"),
+    ],
+)
+def test_e_fru5_what_cannot_be_written_is_named(text: Text, message: str) -> None:
+    with pytest.raises(FieldError, match=message) as caught:
+        CODEC.encode(IpmiFru(board=BoardInfo(custom=("ok", text))), None)
+    assert caught.value.path.startswith("board.custom[1]")
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "path"),
+    [
+        (MACHINE, 200, ""),
+        (IpmiFru(board=BoardInfo(size=8, manufacturer="Example")), None, "board.size"),
+        (IpmiFru(board=BoardInfo(custom=("x" * 63,) * 40)), None, "board"),
+        (IpmiFru(board=BoardInfo(padding=b"a\0")), None, "board.padding"),
+        (IpmiFru(board=BoardInfo(offset=12)), None, "board.offset"),
+        (
+            IpmiFru(board=BoardInfo(), product=ProductInfo(offset=16)),
+            None,
+            "product",
+        ),
+        (IpmiFru(internal_use=InternalUse(data=b"ab"), board=BoardInfo()), None, "internal-use"),
+        (IpmiFru(internal_use=InternalUse(data=b"\xff")), None, "internal-use.data"),
+        (IpmiFru(multirecords_offset=64), None, "multirecords-offset"),
+        (IpmiFru(other=(Other(offset=9, data=b"\xff"),)), None, "other[0].data"),
+        (
+            IpmiFru(other=(Other(offset=9, data=b"a"), Other(offset=12, data=b"b"))),
+            None,
+            "other[1]",
+        ),
+        (IpmiFru(multirecords=(OtherRecord(record_type=1, data=bytes(13)),)), None, "multirec"),
+        (
+            IpmiFru(board=BoardInfo(mfg_date_time=datetime(2026, 1, 1, 0, 0, 1, tzinfo=UTC))),
+            None,
+            "board.mfg-date-time",
+        ),
+        (
+            IpmiFru(board=BoardInfo(mfg_date_time=datetime(2028, 1, 1, tzinfo=UTC))),
+            None,
+            "board.mfg-date-time",
+        ),
+    ],
+)
+def test_e_fru_what_cannot_be_written_is_named(model: IpmiFru, size: int | None, path: str) -> None:
+    with pytest.raises(FieldError) as caught:
+        CODEC.encode(model, size)
+    assert caught.value.path.startswith(path)
+
+
+@pytest.mark.parametrize(
+    ("offset", "value", "rule"),
+    [
+        (7, 0, "E-FRU1"),
+        (3, 0xF0, "E-FRU1"),
+        (9, 200, "E-FRU4"),
+        (20, 0x21, "E-FRU4"),
+    ],
+)
+def test_e_fru_damage_is_named_and_read_around(offset: int, value: int, rule: str) -> None:
+    data = bytearray(CODEC.encode(IpmiFru(board=BOARD, product=ProductInfo(version="7a")), 256))
+    data[offset] = value
+    with pytest.raises(FormatError) as caught:
+        CODEC.decode(bytes(data), Report.strict())
+    assert caught.value.rule == rule
+    report = Report.tolerant()
+    found = CODEC.decode(bytes(data), report)
+    assert report.problems[0].rule == rule
+    assert found.product
+    assert found.product.version == "7a"
+
+
+def test_e_fru1_what_is_no_fru_is_refused() -> None:
+    with pytest.raises(FormatError, match="no FRU begins like this"):
+        CODEC.decode(bytes(range(1, 100))[1:], Report.tolerant())
+    with pytest.raises(UnsupportedError, match="version 2"):
+        CODEC.decode(bytes.fromhex("02000000000000fe"), Report.tolerant())
+
+
+@pytest.mark.parametrize("kind", range(4))
+def test_e_fru5_fields_are_what_their_type_says(kind: int) -> None:
+    text = decode_text(kind, bytes.fromhex("29dc"), 0, Report.tolerant())
+    assert type(text) is [Binary, Binary, SixBit, str][kind]
+
+
+@pytest.mark.interop
+def test_e_fru_ipmi_fru_reads_ours(tmp_path: Path) -> None:
+    image = tmp_path / "fru.bin"
+    # It knows no other types, and reads BCD plus with one digit in a byte.
+    known = dataclasses.replace(MACHINE, multirecords=MACHINE.multirecords[:-1])
+    image.write_bytes(CODEC.encode(known, 2048))
+    done = subprocess.run(
+        ["ipmi-fru", f"--fru-file={image}", "--verbose"], capture_output=True, text=True, check=True
+    )
+    for line in (
+        "FRU Chassis Type: Rack Mount Chassis",
+        "FRU Chassis Part Number: CH-1",
+        "FRU Board Manufacturer: Example",
+        "FRU Board Product Name: BOARD 1",
+        "FRU Board Custom Info: extra",
+        "FRU Product Name: Server",
+        "FRU Product Asset Tag: A-7",
+        "750",
+        "machine-7",
+    ):
+        assert line in done.stdout, done.stdout
+    assert not done.stderr
+    image.write_bytes(CODEC.encode(known, 2048).replace(b"CH-1", b"CH-2"))
+    done = subprocess.run(
+        ["ipmi-fru", f"--fru-file={image}"], capture_output=True, text=True, check=False
+    )
+    assert "checksum" in (done.stdout + done.stderr).lower()
+
+
+@pytest.mark.interop
+def test_e_fru5_ipmitool_reads_all_encodings(tmp_path: Path) -> None:
+    image, path = tmp_path / "fru.bin", tmp_path / "socket"
+    image.write_bytes(CODEC.encode(MACHINE, 512))
+    # It talks to a controller first, whatever it is asked; zeros content it.
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        listener.settimeout(20)
+        program = subprocess.Popen(
+            ["ipmitool", "-I", "dummy", "ekanalyzer", "frushow", f"oc={image}"],
+            env={"IPMI_DUMMY_SOCK": str(path)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            while connection.recv(24):
+                connection.sendall(bytes(24))
+        listing, _ = program.communicate(timeout=20)
+    for line in (
+        "Board Mfg Date: 1767323040, 01/02/26 03:04:00 UTC",
+        "Board Product Name: BOARD 1 ",
+        "Board Serial Number: 2026-00042",
+        "Board Part Number: 0102",
+        "Additional Custom Mfg. Data: extra",
+        "Asset Tag: A-7",
+    ):
+        assert line in listing.splitlines(), listing
+
+
+@pytest.mark.interop
+def test_e_fru_the_fru_package_reads_ours_and_we_its() -> None:
+    model = IpmiFru(
+        chassis=ChassisInfo(chassis_type=23, part_number="CH-1", serial_number="0001"),
+        board=BoardInfo(
+            mfg_date_time=BOARD.mfg_date_time, manufacturer="Example", custom=("extra",)
+        ),
+        product=ProductInfo(product_name="Server", asset_tag="A-7"),
+    )
+    found = fru.fru_format.load(blob=CODEC.encode(model, 256))
+    assert found["chassis"]["part_number"] == "CH-1"
+    assert found["board"]["manufacturer"] == "Example"
+    assert found["board"]["custom_fields"] == ["extra"]
+    assert found["product"]["asset_tag"] == "A-7"
+
+    data = fru.fru_format.dump(found)
+    read = CODEC.decode(data, Report.strict())
+    assert read.chassis == model.chassis
+    assert read.board
+    assert read.product
+    assert (read.board.manufacturer, read.board.mfg_date_time) == ("Example", BOARD.mfg_date_time)
+    assert read.product.asset_tag == "A-7"
+    check_bytes(CODEC, data)
