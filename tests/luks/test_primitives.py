@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -213,9 +214,88 @@ def test_xts_gives_the_ciphertext_of_each_vector(
     assert out == plaintext
 
 
-def test_this_cryptography_reads_the_tweak_late() -> None:
+def test_this_cryptography_does_what_makes_sectors_fast() -> None:
     """Not a promise of the library; if this fails, sectors only take longer."""
     assert xts._tweak_is_read_late()
+    assert xts._tweak_can_follow()
+
+
+def one_by_one(key: bytes | bytearray, sector_size: int) -> xts.AesXts:
+    """Return a cipher that never goes over many sectors in bulk."""
+    cipher = xts.AesXts(key, sector_size)
+    cipher._bulk = None
+    return cipher
+
+
+@pytest.mark.parametrize("follows", [True, False], ids=["one-context", "context-per-sector"])
+@pytest.mark.parametrize("late", [True, False], ids=["one-cipher", "cipher-per-sector"])
+@pytest.mark.parametrize(("key_size", "sector_size"), [(64, 512), (32, 4096)])
+def test_each_sector_of_a_request_has_its_own_tweak(
+    key_size: int, sector_size: int, late: bool, follows: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(xts, "_tweak_is_read_late", lambda: late)
+    monkeypatch.setattr(xts, "_tweak_can_follow", lambda: follows)
+    key, first, step = os.urandom(key_size), 2**64 - 3 * (sector_size // 512), sector_size // 512
+    cipher = one_by_one(key, sector_size)
+    for sectors in (1, 7, 2, 1, 5):  # with the same `Cipher`, whose mode comes and goes
+        data = os.urandom(sectors * sector_size)
+        expected = b"".join(
+            Cipher(
+                algorithms.AES(key),
+                modes.XTS(((first + index * step) % 2**64).to_bytes(16, "little")),
+            )
+            .encryptor()
+            .update(data[index * sector_size : (index + 1) * sector_size])
+            for index in range(sectors)
+        )
+        out = bytearray(len(data))
+        cipher.encrypt(first, data, out)
+        assert out == expected
+        cipher.decrypt(first, out, out)
+        assert out == data
+    assert [type(maker.mode) for maker in cipher._spare] == [modes.XTS]
+
+
+def test_without_such_a_cryptography_the_check_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other(modes.XTS):
+        """What its context does not take for a mode with a nonce."""
+
+    monkeypatch.setattr(xts, "_XtsWithNonce", Other)
+    assert not xts._tweak_can_follow.__wrapped__()
+
+
+def test_wiping_the_key_ends_its_use() -> None:
+    key = bytearray(os.urandom(64))
+    cipher, data = one_by_one(key, 512), os.urandom(4096)
+    before, after = bytearray(4096), bytearray(4096)
+    cipher.encrypt(0, data, before)
+    key[:] = bytes(range(64))
+    cipher.encrypt(0, data, after)
+    other = bytearray(4096)
+    one_by_one(bytes(range(64)), 512).encrypt(0, data, other)
+    assert after == other != before
+
+
+def test_threads_that_share_a_cipher_share_no_context() -> None:
+    key, data = os.urandom(64), os.urandom(17 * 4096)
+    cipher = one_by_one(key, 4096)
+    expected = [bytearray(len(data)) for _ in range(4)]
+    for number, out in enumerate(expected):
+        one_by_one(key, 4096).encrypt(1000 * number, data, out)
+
+    def work(number: int) -> bool:
+        out = bytearray(len(data))
+        for _ in range(200):
+            cipher.encrypt(1000 * number, data, out)
+            if out != expected[number]:
+                return False
+            cipher.decrypt(1000 * number, out, out)
+            if out != data:
+                return False
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(4)))
 
 
 @pytest.mark.usefixtures("way")
