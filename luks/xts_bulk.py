@@ -121,7 +121,7 @@ class _WorkArea:
         strings = self._strings
         cipher.update_into(ivs.put(self._ivs, self._count, first, step), strings.bases)
         if self._whitening is not None:
-            np.bitwise_xor(strings.base_lanes, self._whitening, out=strings.base_lanes)
+            np.bitwise_xor(strings.base_lanes, self._whitening, strings.base_lanes)
         strings.extend()
 
     def crypt(
@@ -136,9 +136,9 @@ class _WorkArea:
             self._strings.copy_blocks(start // size, length // size, self._tweaks)
             if length < chunk:
                 tweaks, data, room = tweaks[:length], data[:length], room[: length + BLOCK]
-            np.bitwise_xor(part, tweaks, out=data)
+            np.bitwise_xor(part, tweaks, data)
             context.update_into(data.data, room)
-            np.bitwise_xor(data, tweaks, out=whither)
+            np.bitwise_xor(data, tweaks, whither)
 
     def wipe(self) -> None:
         """Wipe what, with the tweaks, would give away the last data that were decrypted.
