@@ -10,10 +10,14 @@ if TYPE_CHECKING:
 
 #: Type of section to the module whose `CODEC` it is; imported when it is asked for.
 MODULES: Final[dict[str, str]] = {
+    "google-vpd": "formats.eeprom.google_vpd",
+    "intel-nic": "formats.eeprom.intel_nic",
     "ipmi-fru": "formats.eeprom.ipmi_fru",
     "keyword-vpd": "formats.eeprom.keyword_vpd",
+    "onie-tlv": "formats.eeprom.onie_tlv",
     "pci-vpd": "formats.eeprom.pci_vpd",
     "raw": "formats.eeprom.raw",
+    "sl28-vpd": "formats.eeprom.sl28_vpd",
     "uboot-env": "formats.eeprom.uboot_env",
     "uboot-env-redundant": "formats.eeprom.uboot_env_redundant",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import suppress
 from typing import Any
 
@@ -18,6 +19,16 @@ fills = st.sampled_from([0x00, 0xFF, 0x20])
 def tails(fill: int) -> st.SearchStrategy[bytes]:
     """Draw tails that do not end with the fill byte."""
     return st.binary(max_size=20).map(lambda tail: tail.rstrip(bytes((fill,))))
+
+
+macs = st.binary(min_size=6, max_size=6).filter(lambda mac: any(mac) and not mac[0] & 1)
+
+
+def with_tails(drawn: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Draw models whose tail may stand in front of their fill byte."""
+    return drawn.map(
+        lambda model: dataclasses.replace(model, tail=model.tail.rstrip(bytes((model.fill,))))
+    )
 
 
 def check_model(codec: Codec[Any], model: Any, room: int = 16) -> bytes:

@@ -1,0 +1,81 @@
+"""The EEPROM of Intel's Ethernet controllers: its MAC address and checksum (E-INTEL1 to 4)."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+from msgspec import Meta
+
+from formats.device import ReadableBuffer
+from formats.eeprom.codec import Report
+from formats.eeprom.fields import validate
+from formats.eeprom.limits import Fill, Tail
+from formats.eeprom.padding import BLANK, fill_up, split_rest
+from formats.eeprom.recognising import require_content, require_size
+from formats.eeprom.texts import MacAddress, is_unicast
+from formats.errors import FieldError
+
+_WORDS: Final = struct.Struct("<64H")
+_SUM: Final = 0xBABA
+_CHECKSUM_AT: Final = 0x3F * 2
+_WORD: Final = struct.Struct("<H")
+_MAC_SIZE: Final = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntelNic:
+    """The EEPROM of a controller.
+
+    Attributes:
+        ethernet_address: Words 0 to 2, in the order of the wire.
+        configuration: Words 3 to 0x3E, each with its low byte first: other for every
+            controller, and kept as they are.
+        tail: What follows the checksum, which does not cover it.
+        fill: What unused bytes hold.
+    """
+
+    ethernet_address: MacAddress
+    configuration: Annotated[
+        bytes, Meta(min_length=120, max_length=120, description="words 3 to 0x3E")
+    ]
+    tail: Tail = b""
+    fill: Fill = BLANK
+
+
+class _IntelNicCodec:
+    name = "intel-nic"
+    title = "EEPROM of Intel Ethernet controllers"
+    model = IntelNic
+
+    def decode(self, data: ReadableBuffer, report: Report, /) -> IntelNic:
+        content = bytes(data)
+        require_content(content, "configuration of a controller", "E-INTEL1")
+        require_size(content, _WORDS.size, "the EEPROM of a controller", "E-INTEL1")
+        total = sum(_WORDS.unpack_from(content)) & 0xFFFF
+        if total != _SUM:
+            report.problem(
+                _CHECKSUM_AT, "E-INTEL3", f"words 0 to 0x3F sum up to {total:#06x}, not 0xbaba"
+            )
+        mac = content[:_MAC_SIZE]
+        if not is_unicast(mac):
+            report.problem(0, "E-INTEL2", f"{mac.hex(':')} is no address of a device")
+        tail, fill = split_rest(content[_WORDS.size :])
+        return IntelNic(
+            ethernet_address=mac,
+            configuration=content[_MAC_SIZE:_CHECKSUM_AT],
+            tail=tail,
+            fill=fill,
+        )
+
+    def encode(self, model: IntelNic, size: int | None, /) -> bytes:
+        validate(model)
+        if not is_unicast(model.ethernet_address):
+            raise FieldError("ethernet-address", "is no address of a device")
+        start = model.ethernet_address + model.configuration
+        checksum = (_SUM - sum(_WORDS.unpack(start + bytes(_WORD.size)))) & 0xFFFF
+        return fill_up(start + _WORD.pack(checksum), size, tail=model.tail, fill=model.fill)
+
+
+CODEC: Final = _IntelNicCodec()

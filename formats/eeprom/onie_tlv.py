@@ -1,0 +1,298 @@
+"""ONIE TlvInfo: the board information of network switches (E-ONIE1 to E-ONIE9)."""
+
+from __future__ import annotations
+
+import re
+import struct
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, Final
+
+from msgspec import Meta
+
+from formats.device import ReadableBuffer
+from formats.eeprom.checksums import crc32
+from formats.eeprom.codec import Report
+from formats.eeprom.fields import validate
+from formats.eeprom.limits import Fill, Tail, UInt8, UInt16, UInt32
+from formats.eeprom.mirror import kebab
+from formats.eeprom.ordering import arrange, stated_order
+from formats.eeprom.padding import BLANK, fill_up, split_rest
+from formats.eeprom.recognising import require_signature, require_size
+from formats.eeprom.texts import LATIN1_WITHOUT_NUL, MacAddress
+from formats.errors import FieldError, UnsupportedError
+
+_SIGNATURE: Final = b"TlvInfo\x00"
+_HEADER: Final = struct.Struct(">8sBH")  # signature, version, length of all TLVs
+_LENGTH_AT: Final = 9
+_VERSION: Final = 1
+#: Bytes that signature, version, length and TLVs may take together.
+MAX_SIZE: Final = 2048
+
+_VENDOR_EXTENSION, _CRC = 0xFD, 0xFE
+_CRC_HEAD: Final = bytes((_CRC, 4))
+_RESERVED: Final = (0x00, 0xFF)
+_ENTERPRISE: Final = struct.Struct(">I")
+
+#: Type codes to the fields that hold their values, in ascending order.
+_FIELDS: Final = {
+    0x21: "product_name",
+    0x22: "part_number",
+    0x23: "serial_number",
+    0x24: "mac_1_base",
+    0x25: "manufacture_date",
+    0x26: "device_version",
+    0x27: "label_revision",
+    0x28: "platform_name",
+    0x29: "onie_version",
+    0x2A: "num_macs",
+    0x2B: "manufacturer",
+    0x2C: "country_code",
+    0x2D: "vendor",
+    0x2E: "diag_version",
+    0x2F: "service_tag",
+}
+_DATE: Final = r"^[0-9]{2}/[0-9]{2}/[0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2}$(?!\n)"
+_COUNTRY: Final = r"^[A-Z]{2}$(?!\n)"
+
+Text = Annotated[str, Meta(max_length=255, pattern=LATIN1_WITHOUT_NUL)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VendorExtension:
+    """What only a vendor understands.
+
+    Attributes:
+        enterprise_number: The vendor's, as IANA assigned it.
+        content: The vendor's own.
+    """
+
+    enterprise_number: UInt32
+    content: Annotated[bytes, Meta(max_length=251)] = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tlv:
+    """A value of a type that the specification does not name.
+
+    Attributes:
+        type: Its code.
+        value: As it is stored.
+    """
+
+    type: UInt8
+    value: Annotated[bytes, Meta(max_length=255)] = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnieTlv:
+    """What a TlvInfo EEPROM says; each field is the value of one type code.
+
+    Attributes:
+        manufacture_date: ``MM/DD/YYYY HH:NN:SS``.
+        country_code: ISO 3166-1 alpha-2, where it was manufactured.
+        other: Types that the specification does not name.
+        order: The type codes in the order in which they are stored; empty where
+            they ascend, `other` and vendor extensions behind.
+        tail: What follows.
+        fill: What unused bytes hold.
+    """
+
+    product_name: Text | None = None
+    part_number: Text | None = None
+    serial_number: Text | None = None
+    mac_1_base: MacAddress | None = None
+    manufacture_date: Annotated[str, Meta(pattern=_DATE)] | None = None
+    device_version: UInt8 | None = None
+    label_revision: Text | None = None
+    platform_name: Text | None = None
+    onie_version: Text | None = None
+    num_macs: UInt16 | None = None
+    manufacturer: Text | None = None
+    country_code: Annotated[str, Meta(pattern=_COUNTRY)] | None = None
+    vendor: Text | None = None
+    diag_version: Text | None = None
+    service_tag: Text | None = None
+    vendor_extension: tuple[VendorExtension, ...] = ()
+    other: tuple[Tlv, ...] = ()
+    order: tuple[UInt8, ...] = ()
+    tail: Tail = b""
+    fill: Fill = BLANK
+
+
+class _OnieTlvCodec:
+    name = "onie-tlv"
+    title = "ONIE TlvInfo"
+    model = OnieTlv
+
+    def decode(self, data: ReadableBuffer, report: Report, /) -> OnieTlv:
+        content = bytes(data)
+        require_signature(content, _SIGNATURE, "ONIE TlvInfo", "E-ONIE1")
+        require_size(content, _HEADER.size, "ONIE TlvInfo", "E-ONIE1")
+        _, version, length = _HEADER.unpack_from(content)
+        if version != _VERSION:
+            raise UnsupportedError(
+                f"ONIE TlvInfo is of version {version}", feature="TlvInfo other than version 1"
+            )
+        end = _HEADER.size + length
+        if end > MAX_SIZE:
+            report.problem(_LENGTH_AT, "E-ONIE2", f"it takes {end} bytes, more than {MAX_SIZE}")
+        if end > len(content):
+            report.problem(
+                _LENGTH_AT, "E-ONIE2", f"it takes {end} bytes, and there are {len(content)}"
+            )
+            end = len(content)
+        tail, fill = split_rest(content[end:])
+        values = _named(_tlvs(content, end, report), report)
+        return OnieTlv(**values, tail=tail, fill=fill)
+
+    def encode(self, model: OnieTlv, size: int | None, /) -> bytes:
+        validate(model)
+        stored = arrange(_stored(model), model.order, (*_FIELDS, _VENDOR_EXTENSION))
+        tlvs = b"".join(bytes((code, len(value))) + value for code, value in stored)
+        length = len(tlvs) + len(_CRC_HEAD) + 4
+        if _HEADER.size + length > MAX_SIZE:
+            raise FieldError("", f"{_HEADER.size + length} bytes are needed, of {MAX_SIZE}")
+        start = _HEADER.pack(_SIGNATURE, _VERSION, length) + tlvs + _CRC_HEAD
+        crc = crc32(start).to_bytes(4, "big")
+        return fill_up(start + crc, size, tail=model.tail, fill=model.fill)
+
+    def cautions(self, model: OnieTlv, /) -> tuple[str, ...]:
+        """Return what is allowed and can still do harm, a sentence each."""
+        if not model.other:
+            return ()
+        codes = ", ".join(sorted({f"{tlv.type:#04x}" for tlv in model.other}))
+        caution = (
+            f"Linux's onie-tlv driver was seen never to get past a type like {codes}:"
+            " a vendor extension is safe [E-ONIE8]"
+        )
+        return (caution,)
+
+
+def _tlvs(content: bytes, end: int, report: Report) -> list[tuple[int, int, bytes]]:
+    """Return offset, type and value of each TLV but the CRC, which is checked (E-ONIE3, 4)."""
+    found: list[tuple[int, int, bytes]] = []
+    at = _HEADER.size
+    while at < end:
+        code, length = content[at], content[at + 1] if at + 1 < end else 0
+        following = at + 2 + length
+        if following > end:
+            report.problem(at, "E-ONIE3", f"type {code:#04x} does not end inside TlvInfo")
+            return found
+        value = content[at + 2 : following]
+        if code == _CRC:
+            _check_crc(content[: at + 2], value, at, report)
+            if following != end:
+                report.problem(following, "E-ONIE4", "there is more behind the CRC-32")
+            return found
+        found.append((at, code, value))
+        at = following
+    report.problem(at, "E-ONIE4", "there is no CRC-32")
+    return found
+
+
+def _check_crc(covered: bytes, value: bytes, at: int, report: Report) -> None:
+    crc = crc32(covered).to_bytes(4, "big")
+    if value != crc:
+        report.problem(
+            at, "E-ONIE4", f"the CRC-32 is {value.hex() or 'empty'}, and should be {crc.hex()}"
+        )
+
+
+def _named(tlvs: list[tuple[int, int, bytes]], report: Report) -> dict[str, Any]:
+    """Return the fields of the model that hold these values (E-ONIE5 to E-ONIE7)."""
+    values: dict[str, Any] = {}
+    extensions: list[VendorExtension] = []
+    other: list[Tlv] = []
+    for at, code, value in tlvs:
+        if code == _VENDOR_EXTENSION and len(value) >= _ENTERPRISE.size:
+            number = _ENTERPRISE.unpack_from(value)[0]
+            extensions.append(
+                VendorExtension(enterprise_number=number, content=value[_ENTERPRISE.size :])
+            )
+            continue
+        name = _FIELDS.get(code)
+        if name is not None and name not in values:
+            try:
+                values[name] = _read(name, value, at, report)
+            except ValueError as error:
+                report.problem(at, "E-ONIE6", f"{kebab(name)} {error}")
+            else:
+                continue
+        elif name is not None:
+            report.problem(at, "E-ONIE5", f"{kebab(name)} is there twice")
+        elif code in _RESERVED or code == _VENDOR_EXTENSION:
+            report.problem(at, "E-ONIE7", f"type {code:#04x} cannot have such a value")
+        other.append(Tlv(type=code, value=value))
+    codes = [code for _, code, _ in tlvs]
+    usual = [code for code, name in _FIELDS.items() if name in values]
+    usual += [tlv.type for tlv in other] + [_VENDOR_EXTENSION] * len(extensions)
+    values["order"] = stated_order(codes, usual)
+    return {**values, "vendor_extension": tuple(extensions), "other": tuple(other)}
+
+
+def _read(name: str, value: bytes, at: int, report: Report) -> str | int | bytes:
+    """Return the value of a field.
+
+    Raises:
+        ValueError: It cannot be.
+    """
+    sizes = {"mac_1_base": 6, "device_version": 1, "num_macs": 2}
+    if name in sizes:
+        if len(value) != sizes[name]:
+            raise ValueError(f"has {len(value)} bytes, and not {sizes[name]}")
+        return value if name == "mac_1_base" else int.from_bytes(value, "big")
+    if value.endswith(b"\x00"):
+        report.problem(at, "E-ONIE6", f"{kebab(name)} ends with 00")
+    found = value.rstrip(b"\x00").decode("latin-1")
+    if name == "manufacture_date":
+        _check_date(found)
+    elif name == "country_code" and not re.search(_COUNTRY, found):
+        raise ValueError("is no code of two capital letters")
+    return found
+
+
+def _check_date(text: str) -> None:
+    """Raise ValueError unless there is such a date."""
+    if not re.search(_DATE, text):
+        raise ValueError("is not written MM/DD/YYYY HH:NN:SS")
+    try:
+        datetime.strptime(text, "%m/%d/%Y %H:%M:%S")  # noqa: DTZ007  it has no time zone
+    except ValueError:
+        raise ValueError(f"{text} is no date") from None
+
+
+def _stored(model: OnieTlv) -> list[tuple[int, bytes]]:
+    """Return type and value of each TLV but the CRC, in the usual order."""
+    stored = [
+        (code, _written(name, value))
+        for code, name in _FIELDS.items()
+        if (value := getattr(model, name)) is not None
+    ]
+    for index, tlv in enumerate(model.other):
+        if tlv.type in _FIELDS:
+            raise FieldError(f"other[{index}].type", f"is that of {kebab(_FIELDS[tlv.type])}")
+        if tlv.type in (*_RESERVED, _VENDOR_EXTENSION, _CRC):
+            raise FieldError(f"other[{index}].type", f"can not be {tlv.type:#04x}")
+        stored.append((tlv.type, tlv.value))
+    stored += [
+        (_VENDOR_EXTENSION, _ENTERPRISE.pack(extension.enterprise_number) + extension.content)
+        for extension in model.vendor_extension
+    ]
+    return stored
+
+
+def _written(name: str, value: str | int | bytes) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, int):
+        return value.to_bytes(2 if name == "num_macs" else 1, "big")
+    if name == "manufacture_date":
+        try:
+            _check_date(value)
+        except ValueError as error:
+            raise FieldError("manufacture-date", str(error)) from None
+    return value.encode("latin-1")
+
+
+CODEC: Final = _OnieTlvCodec()
