@@ -17,6 +17,7 @@ MODULES: Final[dict[str, str]] = {
     "onie-tlv": "formats.eeprom.onie_tlv",
     "pci-vpd": "formats.eeprom.pci_vpd",
     "raw": "formats.eeprom.raw",
+    "rpi-hat": "formats.eeprom.rpi_hat",
     "sl28-vpd": "formats.eeprom.sl28_vpd",
     "uboot-env": "formats.eeprom.uboot_env",
     "uboot-env-redundant": "formats.eeprom.uboot_env_redundant",
