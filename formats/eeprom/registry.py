@@ -19,6 +19,9 @@ MODULES: Final[dict[str, str]] = {
     "raw": "formats.eeprom.raw",
     "rpi-hat": "formats.eeprom.rpi_hat",
     "sl28-vpd": "formats.eeprom.sl28_vpd",
+    "spd-ddr3": "formats.eeprom.spd_ddr3",
+    "spd-ddr4": "formats.eeprom.spd_ddr4",
+    "spd-ddr5": "formats.eeprom.spd_ddr5",
     "uboot-env": "formats.eeprom.uboot_env",
     "uboot-env-redundant": "formats.eeprom.uboot_env_redundant",
 }

@@ -213,3 +213,27 @@ def fw_printenv(env: bytes) -> dict[str, str]:
         config.write_text(f"{image} 0 {len(env):#x}\n")
         lines = run("fw_printenv", "--config", config).decode().splitlines()
     return dict(line.split("=", 1) for line in lines)
+
+
+def edid_decode(edid: bytes, directory: Path) -> str:
+    """Return what edid-decode reads in an EDID, and whether it conforms.
+
+    Raises:
+        ForeignProgramError: It fails, as it does where it does not.
+    """
+    file = directory / "edid.bin"
+    file.write_bytes(edid)
+    return run("edid-decode", "--check", "--skip-hex-dump", file).decode()
+
+
+def decode_dimms(spd: bytes, directory: Path) -> dict[str, str]:
+    """Return what decode-dimms reads in an SPD, by the names of its lines.
+
+    A wrong CRC of the first bytes is a line, and everything else is read nevertheless.
+    """
+    file = directory / "spd.txt"
+    rows = [f"{start:08x}  {spd[start : start + 16].hex(' ')}" for start in range(0, len(spd), 16)]
+    file.write_text("\n".join([*rows, f"{len(spd):08x}", ""]))
+    said = run("decode-dimms", "-c", "-x", file).decode()
+    pairs = [line.split("  ", 1) for line in said.splitlines() if "  " in line.strip()]
+    return {name.strip(): value.strip() for name, value in pairs}
