@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 #: Type of section to the module whose `CODEC` it is; imported when it is asked for.
 MODULES: Final[dict[str, str]] = {
+    "edid": "formats.eeprom.edid",
     "google-vpd": "formats.eeprom.google_vpd",
     "intel-nic": "formats.eeprom.intel_nic",
     "ipmi-fru": "formats.eeprom.ipmi_fru",

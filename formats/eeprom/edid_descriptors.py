@@ -1,0 +1,146 @@
+"""The 18-byte descriptors of EDID: timings, and text of displays (E-EDID5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+from msgspec import Meta
+
+from formats.eeprom.codec import Report
+from formats.eeprom.limits import UInt8
+from formats.eeprom.texts import PRINTABLE, is_printable
+from formats.errors import FieldError
+
+SIZE: Final = 18
+COUNT: Final = 4
+_TEXT_SIZE: Final = 13
+_END, _UNUSED = b"\x0a", b" "
+_DUMMY: Final = b"\x00\x00\x00\x10" + bytes(14)
+
+Text = Annotated[str, Meta(max_length=_TEXT_SIZE, pattern=PRINTABLE)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetailedTiming:
+    """A timing, as it is stored.
+
+    Attributes:
+        timing: Its pixel clock, the first two bytes, is not 0.
+    """
+
+    timing: Annotated[bytes, Meta(min_length=SIZE, max_length=SIZE)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DisplayProductName:
+    """The name of the display."""
+
+    text: Text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DisplayProductSerialNumber:
+    """The serial number of the display, as text."""
+
+    text: Text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlphanumericDataString:
+    """Any text."""
+
+    text: Text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DisplayDescriptor:
+    """A descriptor of another kind, as it is stored.
+
+    Attributes:
+        tag: Its kind, byte 3.
+        flags: Byte 4, which limits of ranges use.
+        content: Bytes 5 to 17.
+    """
+
+    tag: UInt8
+    flags: UInt8 = 0
+    content: Annotated[bytes, Meta(min_length=_TEXT_SIZE, max_length=_TEXT_SIZE)]
+
+
+Descriptor = (
+    DetailedTiming
+    | DisplayProductName
+    | DisplayProductSerialNumber
+    | AlphanumericDataString
+    | DisplayDescriptor
+)
+_TextDescriptor = DisplayProductName | DisplayProductSerialNumber | AlphanumericDataString
+_TEXTS: Final[dict[int, type[_TextDescriptor]]] = {
+    0xFC: DisplayProductName,
+    0xFE: AlphanumericDataString,
+    0xFF: DisplayProductSerialNumber,
+}
+_TAGS: Final = {kind: tag for tag, kind in _TEXTS.items()}
+
+
+def decode_descriptors(octets: bytes, at: int, report: Report) -> tuple[Descriptor, ...]:
+    """Return the descriptors of a base block, without dummies behind them.
+
+    Args:
+        octets: Four times 18 bytes.
+        at: Where they are in the EEPROM, for the report.
+        report: Gets what is wrong.
+    """
+    each = [octets[start : start + SIZE] for start in range(0, COUNT * SIZE, SIZE)]
+    while each and each[-1] == _DUMMY:
+        each.pop()
+    return tuple(
+        decode_descriptor(octets, at + SIZE * index, report) for index, octets in enumerate(each)
+    )
+
+
+def encode_descriptors(descriptors: tuple[Descriptor, ...]) -> bytes:
+    """Return the descriptors of a base block, four times 18 bytes.
+
+    Raises:
+        FieldError: One would be read as something else.
+    """
+    made = b""
+    for index, descriptor in enumerate(descriptors):
+        octets = encode_descriptor(descriptor)
+        is_last = index == len(descriptors) - 1
+        if (is_last and octets == _DUMMY) or (
+            decode_descriptor(octets, 0, Report.tolerant()) != descriptor
+        ):
+            raise FieldError(f"descriptors[{index}]", "is of another kind")
+        made += octets
+    return made + _DUMMY * (COUNT - len(descriptors))
+
+
+def decode_descriptor(octets: bytes, at: int, report: Report) -> Descriptor:
+    """Return what 18 bytes say; text that breaks a rule stays as it is stored."""
+    if octets[:2] != b"\x00\x00":
+        return DetailedTiming(timing=octets)
+    tag, flags, content = octets[3], octets[4], octets[5:]
+    if octets[2]:
+        report.problem(at + 2, "E-EDID5", "a reserved byte of a descriptor is not 0")
+    if tag in _TEXTS and not flags:
+        text, end, unused = content.partition(_END)
+        if unused.strip(_UNUSED):
+            report.problem(at + 5, "E-EDID5", "text does not end with 0a and spaces")
+        elif is_printable(text) and (end or len(text) == _TEXT_SIZE):
+            return _TEXTS[tag](text=text.decode("ascii"))
+    return DisplayDescriptor(tag=tag, flags=flags, content=content)
+
+
+def encode_descriptor(descriptor: Descriptor) -> bytes:
+    """Return the 18 bytes of a descriptor."""
+    if isinstance(descriptor, DetailedTiming):
+        return descriptor.timing
+    if isinstance(descriptor, DisplayDescriptor):
+        return bytes((0, 0, 0, descriptor.tag, descriptor.flags)) + descriptor.content
+    text = descriptor.text.encode("ascii")
+    if len(text) < _TEXT_SIZE:
+        text = (text + _END).ljust(_TEXT_SIZE, _UNUSED)
+    return bytes((0, 0, 0, _TAGS[type(descriptor)], 0)) + text

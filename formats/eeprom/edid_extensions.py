@@ -1,0 +1,171 @@
+"""Extension blocks of EDID, those of CTA-861 in their parts (E-EDID7 to E-EDID10)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+from msgspec import Meta
+
+from formats.eeprom.checksums import zero_sum
+from formats.eeprom.codec import Report
+from formats.eeprom.limits import UInt8
+from formats.errors import FieldError
+
+BLOCK_SIZE: Final = 128
+_CTA: Final = 0x02
+_CTA_HEAD_SIZE: Final = 4
+#: Before this revision there are no data blocks.
+_CTA_LEAST: Final = 3
+_TIMING_SIZE: Final = 18
+_SUM_AT: Final = 127
+
+Timing = Annotated[bytes, Meta(min_length=_TIMING_SIZE, max_length=_TIMING_SIZE)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataBlock:
+    """A CTA data block, as it is stored.
+
+    Attributes:
+        tag: Its kind: 1 audio, 2 video, 3 vendor-specific, 4 speakers, 7 extended.
+        content: Its payload.
+    """
+
+    tag: Annotated[int, Meta(ge=0, le=7)]
+    content: Annotated[bytes, Meta(max_length=31)] = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CtaExtension:
+    """A CTA-861 block.
+
+    Attributes:
+        revision: 3 or more.
+        underscan: The display underscans IT formats.
+        basic_audio: It takes basic audio.
+        ycbcr_444: It takes YCbCr 4:4:4.
+        ycbcr_422: It takes YCbCr 4:2:2.
+        native_formats: How many of its detailed timings are native.
+        data_blocks: What it takes.
+        detailed_timings: Of 18 bytes each.
+    """
+
+    revision: Annotated[int, Meta(ge=_CTA_LEAST, le=0xFF)] = _CTA_LEAST
+    underscan: bool = False
+    basic_audio: bool = False
+    ycbcr_444: bool = False
+    ycbcr_422: bool = False
+    native_formats: Annotated[int, Meta(ge=0, le=15)] = 0
+    data_blocks: tuple[DataBlock, ...] = ()
+    detailed_timings: tuple[Timing, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extension:
+    """A block of another kind, as it is stored.
+
+    Attributes:
+        tag: Its kind.
+        content: Bytes 1 to 126.
+    """
+
+    tag: UInt8
+    content: Annotated[bytes, Meta(min_length=126, max_length=126)]
+
+
+def check_sum(content: bytes, at: int, report: Report) -> None:
+    """Check the sum of a block (E-EDID2)."""
+    should = zero_sum(content[at : at + _SUM_AT])
+    found = content[at + _SUM_AT]
+    if found != should:
+        report.problem(
+            at + _SUM_AT, "E-EDID2", f"the checksum is {found:#04x}, and should be {should:#04x}"
+        )
+
+
+def with_checksum(block: bytes) -> bytes:
+    """Return a block with its last byte such that they sum up to 0 (E-EDID2)."""
+    return block[:_SUM_AT] + bytes((zero_sum(block[:_SUM_AT]),))
+
+
+def decode_extension(content: bytes, at: int, report: Report) -> CtaExtension | Extension:
+    """Return the block at an offset; one that breaks a rule stays as it is stored."""
+    check_sum(content, at, report)
+    block = content[at : at + BLOCK_SIZE]
+    tag, revision, timings_at = block[:3]
+    if tag == _CTA and revision >= _CTA_LEAST and timings_at >= _CTA_HEAD_SIZE:
+        found = _decode_cta(block, at, report)
+        if found is not None:
+            return found
+    return Extension(tag=tag, content=block[1:_SUM_AT])
+
+
+def encode_extension(extension: CtaExtension | Extension, path: str) -> bytes:
+    """Return a block.
+
+    Raises:
+        FieldError: It has no room for everything, or would be read as something else.
+    """
+    if isinstance(extension, CtaExtension):
+        block = _encode_cta(extension, path)
+    else:
+        block = with_checksum(bytes((extension.tag,)) + extension.content)
+    if decode_extension(block, 0, Report.tolerant()) != extension:
+        raise FieldError(path, "is an extension of another kind")
+    return block
+
+
+def _decode_cta(block: bytes, at: int, report: Report) -> CtaExtension | None:
+    """Return the parts of a block, or None where they are not as they should be."""
+    revision, timings_at, flags = block[1:_CTA_HEAD_SIZE]
+    blocks: list[DataBlock] = []
+    here = _CTA_HEAD_SIZE
+    if timings_at > _SUM_AT:
+        report.problem(at + 2, "E-EDID8", "its timings begin behind it")
+        return None
+    while here < timings_at:
+        tag, size = block[here] >> 5, block[here] & 0x1F
+        following = here + 1 + size
+        if following > timings_at:
+            report.problem(at + here, "E-EDID9", "a data block does not end before the timings")
+            return None
+        blocks.append(DataBlock(tag=tag, content=block[here + 1 : following]))
+        here = following
+    timings: list[bytes] = []
+    while here + _TIMING_SIZE <= _SUM_AT and block[here : here + 2] != b"\x00\x00":
+        timings.append(block[here : here + _TIMING_SIZE])
+        here += _TIMING_SIZE
+    if any(block[here:_SUM_AT]):
+        report.problem(at + here, "E-EDID10", "what is unused behind the timings is not 0")
+        return None
+    return CtaExtension(
+        revision=revision,
+        underscan=bool(flags & 0x80),
+        basic_audio=bool(flags & 0x40),
+        ycbcr_444=bool(flags & 0x20),
+        ycbcr_422=bool(flags & 0x10),
+        native_formats=flags & 0x0F,
+        data_blocks=tuple(blocks),
+        detailed_timings=tuple(timings),
+    )
+
+
+def _encode_cta(extension: CtaExtension, path: str) -> bytes:
+    flags = (
+        extension.underscan << 7
+        | extension.basic_audio << 6
+        | extension.ycbcr_444 << 5
+        | extension.ycbcr_422 << 4
+        | extension.native_formats
+    )
+    blocks = b"".join(
+        bytes((block.tag << 5 | len(block.content),)) + block.content
+        for block in extension.data_blocks
+    )
+    timings = b"".join(extension.detailed_timings)
+    needed = _CTA_HEAD_SIZE + len(blocks) + len(timings)
+    if needed > _SUM_AT:
+        raise FieldError(path, f"takes {needed + 1} bytes of {BLOCK_SIZE}")
+    head = bytes((_CTA, extension.revision, _CTA_HEAD_SIZE + len(blocks), flags))
+    return with_checksum((head + blocks + timings).ljust(_SUM_AT, b"\x00"))
