@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from formats.device import ReadableBuffer
 
 _STATE_SIZE = 512
+_ZEROS = bytes(DIGEST_SIZE)
 _STATE_MASK = (1 << 8 * _STATE_SIZE) - 1
 
 
@@ -103,8 +104,6 @@ class Authenticator:
 
     def _check(self, offset: int, head: bytes, start: int) -> bytes:
         state = self._head.copy()
-        state.update(offset.to_bytes(8, "big"))
-        state.update(head[:start])
-        state.update(bytes(DIGEST_SIZE))
-        state.update(head[start + DIGEST_SIZE : HEAD_SIZE])
+        behind = head[start + DIGEST_SIZE : HEAD_SIZE]
+        state.update(b"".join((offset.to_bytes(8, "big"), head[:start], _ZEROS, behind)))
         return state.digest()

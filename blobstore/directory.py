@@ -61,18 +61,23 @@ class Section:
     @property
     def newest(self) -> Copy:
         """The copy that holds the section's name and blob (C42)."""
-        first, last = self.copies[0], self.copies[-1]
-        if first is None or (last is not None and last.counts > first.counts):
-            assert last is not None, "a section with no copy left is not known"
-            return last
-        return first
+        return self.newest_and_older[0]
 
     @property
     def older(self) -> Copy:
         """The copy that the next commit overwrites; the newest if there is only one."""
+        return self.newest_and_older[1]
+
+    @property
+    def newest_and_older(self) -> tuple[Copy, Copy]:
+        """Both at once."""
         first, last = self.copies[0], self.copies[-1]
-        older = last if self.newest is first else first
-        return older or self.newest
+        if first is None:
+            assert last is not None, "a section with no copy left is not known"
+            return last, last
+        if last is None:
+            return first, first
+        return (last, first) if last.counts > first.counts else (first, last)
 
     @property
     def name(self) -> str:

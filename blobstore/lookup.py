@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from blobstore.errors import BlobNotFoundError, CorruptBlobError, DamagedHeadError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
+    from contextlib import AbstractContextManager
+    from types import TracebackType
 
     from blobstore.directory import Section
     from blobstore.opened import OpenContainer
     from blobstore.windows.window import Window
+    from blobstore.writing import DurableWriter
 
 
 class Lookup:
@@ -70,17 +72,34 @@ class Lookup:
         offset, _ = self._container.directory.damaged[0]
         return DamagedHeadError(f"the head at byte {offset} is damaged: {what}", offset=offset)
 
-    @contextmanager
-    def changing(self, names: Iterable[str]) -> Iterator[None]:
+    def changing(self, names: Iterable[str]) -> AbstractContextManager[None]:
         """Put sections in doubt if a write in the block fails.
 
         Raises:
             PoisonedStoreError: A write failed earlier.
         """
-        writer = self._container.writer
-        writer.require_sound()
-        try:
-            yield
-        finally:
-            if writer.poisoned:
-                self._in_doubt.update(names)
+        self._container.writer.require_sound()
+        return _Changing(self._container.writer, self._in_doubt, names)
+
+
+class _Changing:
+    """What `Lookup.changing` returns: a class, for each put uses it and it is cheaper."""
+
+    __slots__ = ("_in_doubt", "_names", "_writer")
+
+    def __init__(self, writer: DurableWriter, in_doubt: set[str], names: Iterable[str]) -> None:
+        self._writer = writer
+        self._in_doubt = in_doubt
+        self._names = names
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._writer.poisoned:
+            self._in_doubt.update(self._names)

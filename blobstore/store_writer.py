@@ -67,12 +67,13 @@ class StoreWriter(StoreReader):
         blob = memoryview(data).cast("B")
         with self._lock:
             self._require_writable()
-            section = self._lookup.find(name)
-            if len(blob) > section.max_size:
-                raise BlobTooLargeError.of(name, len(blob), section.max_size)
+            newest, older = self._lookup.find(name).newest_and_older
+            identity = newest.identity
+            if len(blob) > identity.max_size:
+                raise BlobTooLargeError.of(name, len(blob), identity.max_size)
             self._lookup.require_no_window(name)
             with self._lookup.changing((name,)):
-                change = Change(section.older, section.name, blob=blob, replaces=section.newest)
+                change = Change(older, identity.name, blob=blob, replaces=newest)
                 commit(self._container, [change])
 
     @contextmanager

@@ -32,6 +32,10 @@ class Span(NamedTuple):
 
     def pieces(self) -> Iterator[tuple[int, bytes]]:
         """Yield byte offsets and bytes to write there, in order."""
+        if self.length <= PIECE_SIZE:  # as nearly all are
+            rest = self.length - sum(map(len, self.parts))
+            yield self.offset, b"".join((*self.parts, bytes(rest)))
+            return
         for start in range(0, self.length, PIECE_SIZE):
             stop = min(start + PIECE_SIZE, self.length)
             chosen: list[ReadableBuffer] = []

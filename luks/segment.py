@@ -55,6 +55,9 @@ class CryptSegment(Device):
         # Nobody may see, or complete from, a sector of which only a part is
         # new: it would decrypt to garbage.
         self._lock = threading.Lock()
+        # What is written, encrypted: kept from write to write, for large memory that
+        # is new is slow. The lock is its lock, too.
+        self._room = bytearray()
         self._closed = False
 
     @property
@@ -82,6 +85,10 @@ class CryptSegment(Device):
         self._check_range(offset, len(data))
         start, end = self._sectors(offset, len(data))
         source = memoryview(data)
+        if 0 < end - start <= _CHUNK:
+            with self._lock:
+                self._write_sectors(start, end, offset, source)
+            return
         for at in range(start, end, _CHUNK):
             stop = min(at + _CHUNK, end)
             first, last = max(at, offset), min(stop, offset + len(data))
@@ -147,24 +154,38 @@ class CryptSegment(Device):
         self._check_open()  # the key may have been wiped meanwhile
 
     def _write_sectors(self, start: int, end: int, offset: int, data: memoryview) -> None:
-        """Write the sectors from ``start`` to ``end``, which ``data`` covers but for edges."""
+        """Write the sectors from ``start`` to ``end``, which ``data`` covers but for edges.
+
+        Whoever calls it holds the lock.
+        """
         self._check_open()
-        sectors = bytearray(end - start)
-        view = memoryview(sectors)
-        size = self._sector_size
+        if len(self._room) < end - start:
+            self._room = bytearray(end - start)
+        sectors = memoryview(self._room)[: end - start]
         if offset == start and len(data) == end - start:
             self._cipher.encrypt(self._number(start), data, sectors)
         else:
-            edges = {start} if offset != start else set()
-            if offset + len(data) != end:
-                edges.add(end - size)
-            for edge in edges:
-                sector = view[edge - start :][:size]
-                self._device.read_into(self._offset + edge, sector)
-                self._cipher.decrypt(self._number(edge), sector, sector)
-            view[offset - start :][: len(data)] = data
-            self._cipher.encrypt(self._number(start), sectors, sectors)
+            try:
+                self._complete(sectors, start, end, offset, data)
+                self._cipher.encrypt(self._number(start), sectors, sectors)
+            except BaseException:
+                sectors[:] = bytes(end - start)  # of which some is still in the clear
+                raise
         self._device.write(self._offset + start, sectors)
+
+    def _complete(
+        self, sectors: memoryview, start: int, end: int, offset: int, data: memoryview
+    ) -> None:
+        """Put ``data`` into ``sectors``, and around it what the sectors at the edges hold."""
+        size = self._sector_size
+        edges = {start} if offset != start else set()
+        if offset + len(data) != end:
+            edges.add(end - size)
+        for edge in edges:
+            sector = sectors[edge - start :][:size]
+            self._device.read_into(self._offset + edge, sector)
+            self._cipher.decrypt(self._number(edge), sector, sector)
+        sectors[offset - start :][: len(data)] = data
 
     def _check_open(self) -> None:
         if self._closed:

@@ -282,8 +282,13 @@ class Volume(Device):
             for device in self._owned:
                 device.close()
 
-    def _pieces(self, offset: int, size: int) -> Iterator[tuple[CryptSegment, int, int, int]]:
+    def _pieces(self, offset: int, size: int) -> Iterable[tuple[CryptSegment, int, int, int]]:
         """Cut a range at segment bounds: segment, offset in it, bounds in the range."""
+        if len(self._segments) == 1:  # as nearly everywhere
+            return ((self._segments[0], offset, 0, size),) if size else ()
+        return self._cut(offset, size)
+
+    def _cut(self, offset: int, size: int) -> Iterator[tuple[CryptSegment, int, int, int]]:
         at, end = offset, offset + size
         while at < end:
             index = bisect_right(self._starts, at) - 1

@@ -89,7 +89,7 @@ class AesXts:
             source, target = memoryview(data), memoryview(out)
             follows = _tweak_can_follow()
             if follows:
-                maker.mode.__class__ = _XtsWithNonce
+                maker.let_tweak_follow()
             for start in range(0, len(source), size):
                 end = start + size
                 if start:
@@ -100,7 +100,7 @@ class AesXts:
                         context = maker.context(direction)
                 context.update_into(source[start:end], target[start:end])
                 number += step
-            maker.mode.__class__ = modes.XTS
+            maker.mode.__class__ = modes.XTS  # what a context is made of
         self._spare.append(maker)
 
 
@@ -129,16 +129,13 @@ class _Maker:
         context: CipherContext = getattr(cipher, direction)()
         return context
 
+    def let_tweak_follow(self) -> None:
+        """Let `reset_nonce` give the last context other tweaks.
 
-class _XtsWithNonce(modes.XTS, modes.ModeWithNonce):
-    """What the mode of a context must be for `reset_nonce` to give it another tweak.
-
-    When the context is made, the mode must be XTS and nothing else.
-    """
-
-    @property
-    def nonce(self) -> bytes:
-        return bytes(self.tweak)
+        It looks at the class of the mode again, and this class itself is found faster than
+        one that is derived from it and from XTS.
+        """
+        self.mode.__class__ = modes.ModeWithNonce  # type: ignore[assignment]
 
 
 @cache
@@ -170,7 +167,7 @@ def _tweak_can_follow() -> bool:
         for direction in ("encryptor", "decryptor"):
             maker = _Maker(algorithms.AES(_TRIED_KEY))
             context = maker.context(direction)
-            maker.mode.__class__ = _XtsWithNonce
+            maker.let_tweak_follow()
             for number in (1, 2, 200):
                 context.reset_nonce(number.to_bytes(16, "little"))
                 if context.update(data) != _context(number, direction).update(data):

@@ -260,7 +260,7 @@ def test_without_such_a_cryptography_the_check_says_so(monkeypatch: pytest.Monke
     class Other(modes.XTS):
         """What its context does not take for a mode with a nonce."""
 
-    monkeypatch.setattr(xts, "_XtsWithNonce", Other)
+    monkeypatch.setattr(modes, "ModeWithNonce", Other)
     assert not xts._tweak_can_follow.__wrapped__()
 
 

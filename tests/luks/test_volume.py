@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 import luks
 from formats.device import BlockDevice, MemoryDevice
+from formats.errors import DeviceError
 from luks.segment import CryptSegment
 from luks.xts import AesXts
 from tests.luks.support import (
@@ -27,6 +29,8 @@ from tests.support.devices import FaultyDevice, RecordingDevice
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from formats.device import WritableBuffer
 
 SECTOR_SIZES = [512, 1024, 2048, 4096]
 SIZE = 1 << 16
@@ -355,3 +359,37 @@ def test_l62_what_is_not_encrypted_is_refused_and_can_be_served(kind: str) -> No
         assert device.content[start + 8000 : start + 8192] == b"x" * 192
         assert volume.read(8000, 400) == b"x" * 400
         assert b"xxxx" not in device.content[start + 8192 :]
+
+
+def test_threads_write_their_own_bytes_from_the_room_they_share() -> None:
+    below = MemoryDevice(4096 + SIZE)
+    device = segment(below, 4096)
+    part = SIZE // 4
+
+    def work(number: int) -> None:
+        for size in (part, 4096, 100, 9000):  # the room grows, and is too large then
+            device.write(number * part, bytes([number + 1]) * size)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    for number in range(4):
+        assert device.read(number * part, part) == bytes([number + 1]) * part
+
+
+def test_no_plaintext_stays_where_a_write_fails() -> None:
+    below = RecordingDevice(4096 + SIZE)
+    device = segment(below, 4096)
+    device.write(0, b"secret" * 4000)
+    assert b"secret" not in device._room
+
+    read_into = below.read_into
+
+    def failing_read(offset: int, buffer: WritableBuffer) -> None:
+        if offset >= 4096 + 8192:
+            raise DeviceError("failed")
+        read_into(offset, buffer)
+
+    below.read_into = failing_read  # type: ignore[method-assign]
+    with pytest.raises(DeviceError):
+        device.write(100, b"hidden" * 2000)
+    assert not any(device._room[: 3 * 4096])
