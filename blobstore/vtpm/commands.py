@@ -14,7 +14,6 @@ from enum import StrEnum
 from typing import Final
 
 from blobstore.vtpm.libtpms import Result
-from formats.errors import FormatError
 from formats.swtpm import TpmVersion
 
 #: Bytes of the header of a command or response: tag, size of the whole, code.
@@ -65,10 +64,12 @@ class Command:
     Attributes:
         body: What the TPM gets, header included.
         locality: What the prefix says of it; None without a prefix.
+        too_long: It is the header of one that is longer than any can be (V21).
     """
 
     body: bytes
     locality: int | None = None
+    too_long: bool = False
 
     @property
     def code(self) -> int | None:
@@ -98,9 +99,6 @@ def split_command(
 
     Returns:
         It, and how many bytes it took; None if more must be received.
-
-    Raises:
-        FormatError: Its size is more than ``most``.
     """
     start, locality = 0, None
     if version is TpmVersion.TPM_2 and received[:4] == _U32.pack(_SEND_COMMAND):
@@ -111,11 +109,12 @@ def split_command(
         return None
     # What claims to be less than a header is one, and libtpms says what is wrong with it.
     size = max(_HEADER.unpack_from(received, start)[1], HEADER_SIZE)
-    if size > most:
-        raise FormatError(f"a command of {size} bytes, where {most} is the most", rule="V21")
+    too_long = size > most
+    if too_long:
+        size = HEADER_SIZE
     if len(received) < start + size:
         return None
-    return Command(bytes(received[start : start + size]), locality), start + size
+    return Command(bytes(received[start : start + size]), locality, too_long), start + size
 
 
 def encode_response(response: bytes, command: Command) -> bytes:

@@ -39,16 +39,23 @@ _STOPPED: Final = frozenset({Code.SET_STATE_BLOB})
 class Dispatcher:
     """Answers requests for one TPM."""
 
-    def __init__(self, tpm: Tpm, attach: Callable[[int], bool], end: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        tpm: Tpm,
+        *,
+        has_data: Callable[[], bool],
+        attach: Callable[[int], None],
+        end: Callable[[], None],
+    ) -> None:
         """Serve a TPM.
 
         Args:
             tpm: The TPM.
-            attach: Called with a descriptor for the data channel, which it copies;
-                returns False if there is a data channel already.
+            has_data: Says whether there is a data channel already.
+            attach: Called with a descriptor for the data channel, which it copies.
             end: Called to end the process.
         """
-        self._tpm, self._attach, self._end = tpm, attach, end
+        self._tpm, self._has_data, self._attach, self._end = tpm, has_data, attach, end
 
     def answer(self, message: bytes, descriptor: int | None = None) -> bytes:
         """Do what a message asks for, and return the reply.
@@ -137,9 +144,12 @@ class Dispatcher:
         return Result.SUCCESS
 
     def _set_data_fd(self, descriptor: int | None) -> int:
+        if self._has_data():
+            return Result.IO_ERROR
         if descriptor is None:
             return Result.BAD_PARAMETER
-        return Result.SUCCESS if self._attach(descriptor) else Result.IO_ERROR
+        self._attach(descriptor)
+        return Result.SUCCESS
 
     def _get_state(self, request: Request) -> bytes:
         slot = _SLOTS.get(request.blob_type)

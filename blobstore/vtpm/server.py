@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from blobstore.vtpm import control, sockets
-from blobstore.vtpm.commands import PREFIX_SIZE, encode_response, split_command
+from blobstore.vtpm.commands import encode_response, split_command
 from blobstore.vtpm.dispatch import Dispatcher
 from formats.errors import FormatError
 from formats.logs import LateLogger
@@ -98,7 +98,9 @@ class Server:
         if ctrl and ctrl.connected is not None:
             self._client = sockets.connection(ctrl.connected)
         self._ends_with_client = bool(ctrl and ctrl.terminate)
-        self._dispatcher = Dispatcher(tpm, self._data.attach, self.end)
+        self._dispatcher = Dispatcher(
+            tpm, has_data=self._data.exists, attach=self._data.attach, end=self.end
+        )
         self._tpm = tpm
 
     def run(self) -> None:
@@ -203,14 +205,20 @@ class _DataChannel:
                 open_socket.close()
         self._waker.close()
 
-    def attach(self, descriptor: int) -> bool:
-        """Use a connection that came through the control channel (V56), by a copy of it."""
+    def exists(self) -> bool:
+        """Say whether there is, or may come, a connection."""
         with self._lock:
-            if self._listening is not None or self._client is not None:
-                return False
+            return self._listening is not None or self._client is not None
+
+    def attach(self, descriptor: int) -> None:
+        """Use a connection that came through the control channel (V56), by a copy of it.
+
+        Raises:
+            DeviceError: It is no socket.
+        """
+        with self._lock:
             self._client = sockets.connection(os.dup(descriptor))
         self._waker.wake()
-        return True
 
     def _run(self) -> None:
         try:
@@ -234,17 +242,16 @@ class _DataChannel:
         try:
             piece = client.recv(_RECEIVE_SIZE)
             received += piece
-            most = self._tpm.largest_command + PREFIX_SIZE
+            most = self._tpm.largest_command
             while found := split_command(received, self._tpm.version, most):
                 command, size = found
                 del received[:size]
                 client.sendall(encode_response(self._tpm.execute(command), command))
-                if self._disconnect:
+                if command.too_long:
+                    _log.warning("data channel: a command longer than %d bytes [V21]", most)
+                if self._disconnect or command.too_long:
                     piece = b""
                     break
-        except FormatError as error:
-            _log.error("data channel: %s", error)
-            piece = b""
         except OSError as error:
             _log.warning("data channel: %s", error.strerror)
             piece = b""

@@ -205,7 +205,9 @@ class Tpm:
 
     def cancel(self) -> int:
         """Cancel the command that is being executed, if there is one (V28)."""
-        return self._library.cancel() if self._executing else Result.SUCCESS
+        if self.version is TpmVersion.TPM_2 and not self._executing:
+            return Result.SUCCESS  # libtpms would remember it, and cancel the next one
+        return self._library.cancel()
 
     def set_locality(self, locality: int) -> int:
         """Set the locality of the commands to come."""

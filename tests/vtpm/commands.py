@@ -66,10 +66,11 @@ def nv_read(index: int, size: int, *, handle: int = OWNER, password: bytes = b""
     return authorised(0x14E, [handle, index], struct.pack(">HH", size, 0), password)
 
 
-def create_rsa_key(bits: int) -> bytes:
-    """Return CreatePrimary of an RSA signing key: it takes long."""
+def create_rsa_key(bits: int, number: int = 0) -> bytes:
+    """Return CreatePrimary of an RSA signing key: it takes long. Each number is another key."""
+    unique = number.to_bytes(4, "big")
     template = struct.pack(">HHIH", 0x0001, 0xB, 0x00040072, 0)
-    template += struct.pack(">HHHIH", 0x10, 0x10, bits, 0, 0)
+    template += struct.pack(">HHHIH", 0x10, 0x10, bits, 0, len(unique)) + unique
     sensitive = struct.pack(">HHH", 4, 0, 0)
     parameters = sensitive + struct.pack(">H", len(template)) + template + struct.pack(">HI", 0, 0)
     return authorised(0x131, [OWNER], parameters)
