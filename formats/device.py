@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 from formats.errors import UnsupportedError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
 #: Bytes that a device takes in `write`.
@@ -85,6 +86,20 @@ class BlockDevice(Protocol):
 
     def close(self) -> None:
         """Release what the device holds; it flushes nothing. Twice is fine."""
+
+
+@runtime_checkable
+class SparseDevice(Protocol):
+    """What a `BlockDevice` is too that knows where it has nothing but zeros."""
+
+    def data_ranges(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        """Yield offset and length of what in a range may be no zeros, in order.
+
+        The rest is known to read as zeros, without being read.
+
+        Raises:
+            StorageError: It cannot be found out.
+        """
 
 
 class Device(ABC):

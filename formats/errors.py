@@ -10,7 +10,11 @@
     │   ├── ForeignImageError        32
     │   ├── TruncatedImageError      33
     │   ├── ContainerError           34   no sound container header is left
-    │   └── FieldError               37   a field's value breaks a limit of its format
+    │   ├── FieldError               37   a field's value breaks a limit of its format
+    │   ├── CorruptImageError        38   a qcow2 image contradicts itself
+    │   └── LeakedClustersError      39   a qcow2 image has lost some of its space
+    ├── SnapshotNotFoundError        41   there is no such snapshot
+    ├── SnapshotExistsError          42   there is one of that name
     └── UnsupportedError             40   valid, but not implemented here
 
 `luks.errors` (35, 36, 50 to 59) and `blobstore.errors` (60 to 70) add theirs. The
@@ -139,3 +143,27 @@ class UnsupportedError(StorageError):
     def __init__(self, message: str, *, feature: str, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.feature = feature
+
+
+class CorruptImageError(FormatError):
+    """The tables of an image contradict each other, or it is marked as corrupt."""
+
+    exit_code = 38
+
+
+class LeakedClustersError(FormatError):
+    """An image has space that counts as used and is not; nothing else is wrong."""
+
+    exit_code = 39
+
+
+class SnapshotNotFoundError(StorageError):
+    """The image has no such snapshot."""
+
+    exit_code = 41
+
+
+class SnapshotExistsError(StorageError):
+    """The image has a snapshot of that name."""
+
+    exit_code = 42

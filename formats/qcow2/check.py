@@ -1,0 +1,338 @@
+"""Checking an image: does what is used count as used, and nothing else?
+
+The findings are those of ``qemu-img check``: corruptions, which endanger data, and
+leaks, which waste space.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from formats.errors import CorruptImageError, FormatError
+from formats.qcow2 import features
+from formats.qcow2.bitmaps import MAX_TABLE, TABLE_OFFSET_MASK, read_bitmaps
+from formats.qcow2.header import MAX_L1_SIZE, read_header
+from formats.qcow2.host import Host
+from formats.qcow2.refcounts import TABLE_OFFSET_MASK as BLOCK_OFFSET_MASK
+from formats.qcow2.refcounts import Refcounts
+from formats.qcow2.rewrite import load_counts
+from formats.qcow2.snapshot_table import encode_snapshots, read_snapshots
+from formats.qcow2.sparse import SparseCounts
+from formats.qcow2.tables import (
+    COMPRESSED,
+    COPIED,
+    L1_RESERVED,
+    L2_RESERVED,
+    OFFSET_MASK,
+    Kind,
+    compressed_place,
+    kind_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from formats.device import BlockDevice
+
+#: Findings that are told one by one; all are counted.
+_MOST_FINDINGS: Final = 1000
+
+
+@dataclass
+class Report:
+    """What was found in an image.
+
+    Attributes:
+        image_end_offset: Where the last used cluster ends.
+        total_clusters: Clusters of the disk.
+        allocated_clusters: Clusters of the disk that are in the image.
+        fragmented_clusters: Those of them that do not follow their neighbour.
+        compressed_clusters: Those of them that are compressed.
+        corruptions: Contradictions that endanger data.
+        leaks: Clusters that count as used more often than they are.
+        corruptions_fixed: Those that a repair has put right.
+        leaks_fixed: Likewise.
+        findings: A sentence for each, up to a thousand.
+    """
+
+    image_end_offset: int = 0
+    total_clusters: int = 0
+    allocated_clusters: int = 0
+    fragmented_clusters: int = 0
+    compressed_clusters: int = 0
+    corruptions: int = 0
+    leaks: int = 0
+    corruptions_fixed: int = 0
+    leaks_fixed: int = 0
+    findings: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not (self.corruptions or self.leaks)
+
+    def corrupt(self, message: str, times: int = 1) -> None:
+        """Note a corruption that was met so many times."""
+        self.corruptions += times
+        self._tell(f"corrupt: {message}")
+
+    def leak(self, message: str) -> None:
+        """Note a leak."""
+        self.leaks += 1
+        self._tell(f"leaked: {message}")
+
+    def _tell(self, message: str) -> None:
+        if len(self.findings) < _MOST_FINDINGS:
+            self.findings.append(message)
+
+
+def check(device: BlockDevice) -> Report:
+    """Check the tables of an image: refcounts, overlaps, flags, bounds. Nothing is written.
+
+    Args:
+        device: Holds the image, which nobody writes meanwhile.
+
+    Raises:
+        FormatError, UnsupportedError: The header, or the snapshot table, is not sound
+            enough to say what belongs to the image.
+        DeviceError: It cannot be read.
+    """
+    return Checker(device).run()
+
+
+class Checker:
+    """One check of an image.
+
+    Attributes:
+        host: Holds the image.
+        header: Its header.
+        report: What was found so far.
+        used: How often each cluster is used, after `run`.
+    """
+
+    def __init__(self, device: BlockDevice) -> None:
+        self.host = Host(device)
+        self.header = read_header(device)
+        self.report = Report()
+        self.used = SparseCounts()
+        self.bad_blocks = False
+        self._clusters = -(-self.host.size // self.header.cluster_size)
+        self._l2_seen: Counter[int] = Counter()
+        self._active: set[int] = set()
+
+    def run(self) -> Report:
+        """Check everything; errors as `check`."""
+        header, report = self.header, self.report
+        report.total_clusters = -(-header.size // header.cluster_size)
+        self._use(0, header.cluster_size, "the header")
+        self._use_l1s()
+        self._use_l2s()
+        encryption = header.extensions.encryption
+        if encryption is not None:
+            self._use(encryption.offset, encryption.length, "the LUKS header")
+        self._use_bitmaps()
+        self._use_refcounts()
+        stored = self._compare()
+        self._check_flags(stored)
+        report.image_end_offset = stored.end << header.cluster_bits
+        if header.incompatible & features.CORRUPT:
+            report.findings.append("the image is marked as corrupt")
+        return report
+
+    def _use(self, offset: int, size: int, what: str, times: int = 1) -> bool:
+        """Count a use of a range of the image; return whether that was possible."""
+        if not size:
+            return True
+        bits = self.header.cluster_bits
+        first, last = offset >> bits, offset + size - 1 >> bits
+        if last >= self._clusters:
+            self.report.corrupt(f"{what} at byte {offset} is behind the end of the image", times)
+            return False
+        for cluster in range(first, last + 1):
+            self.used.add(cluster, times)
+        return True
+
+    def _use_l1s(self) -> None:
+        """Count L1 tables, and note which L2 tables they refer to how often."""
+        header, host = self.header, self.host
+        snapshots = read_snapshots(host, header)
+        tables = [(header.l1_offset, header.l1_size, "the active L1 table")]
+        for snapshot in snapshots:
+            what = f"the L1 table of snapshot {snapshot.id!r}"
+            if header.version == 3 and len(snapshot.extra) < 16:
+                self.report.corrupt(f"snapshot {snapshot.id!r} does not say how large its disk is")
+            if snapshot.l1_offset % header.cluster_size or snapshot.l1_size * 8 > MAX_L1_SIZE:
+                self.report.corrupt(f"{what} cannot be")
+            elif snapshot.l1_offset + snapshot.l1_size * 8 > host.size and snapshot.l1_size:
+                self.report.corrupt(f"{what} is behind the end of the image")
+            else:
+                tables.append((snapshot.l1_offset, snapshot.l1_size, what))
+        if sum(size for _, size, _ in tables) * 8 > host.size + MAX_L1_SIZE:
+            raise CorruptImageError("the L1 tables are larger than the image", rule="Q18")
+        for number, (offset, size, what) in enumerate(tables):
+            self._use(offset, size * 8, what)
+            for entry in host.read_table(offset, size) if size else ():
+                self._use_l1_entry(entry, what, active=number == 0)
+        if snapshots:
+            size = len(encode_snapshots(snapshots))
+            self._use(header.snapshots_offset, size, "the snapshot table")
+
+    def _use_l1_entry(self, entry: int, what: str, *, active: bool) -> None:
+        offset = entry & OFFSET_MASK
+        if not offset:
+            return
+        if entry & L1_RESERVED:
+            self.report.corrupt(f"{what} has an entry with reserved bits, {entry:#x}")
+        self._l2_seen[offset] += 1
+        if active:
+            self._active.add(offset)
+
+    def _use_l2s(self) -> None:
+        """Count what L2 tables refer to; each is read once, however often it is used."""
+        for offset, times in self._l2_seen.items():
+            if not self._use(offset, self.header.cluster_size, "an L2 table", times):
+                continue
+            if offset % self.header.cluster_size:
+                self.report.corrupt(f"an L2 table at byte {offset} is at no cluster", times)
+                continue
+            entries = self.host.read_table(offset, self.header.l2_entries)
+            active = offset in self._active
+            self._use_entries(entries, offset, times, active=active)
+
+    def _use_entries(self, entries: Iterable[int], table: int, times: int, *, active: bool) -> None:
+        bits, size = self.header.cluster_bits, self.header.cluster_size
+        used, end = self.used, self._clusters
+        expected = 0
+        for index, entry in enumerate(entries):
+            if not entry:
+                continue
+            place = f"entry {index} of the L2 table at byte {table}"
+            kind = kind_of(entry)
+            if kind is Kind.COMPRESSED:
+                self._use_compressed(entry, place, times)
+                if active:
+                    self.report.compressed_clusters += 1
+                    self.report.allocated_clusters += 1
+                    self.report.fragmented_clusters += 1
+                continue
+            if entry & L2_RESERVED:
+                self.report.corrupt(f"{place} has reserved bits, {entry:#x}", times)
+            if kind is Kind.ZERO and self.header.version == 2:
+                self.report.corrupt(f"{place} is a zero cluster, which version 2 has not", times)
+            offset = entry & OFFSET_MASK
+            if not offset:
+                continue
+            if active and kind is Kind.DATA:
+                self.report.allocated_clusters += 1
+                if expected and offset != expected:
+                    self.report.fragmented_clusters += 1
+                expected = offset + size
+            if offset % size:
+                self.report.corrupt(f"{place} refers to byte {offset}, which is no cluster", times)
+            elif offset >> bits >= end:
+                self.report.corrupt(f"{place} refers to byte {offset}, behind the end", times)
+            else:
+                used.add(offset >> bits, times)
+
+    def _use_compressed(self, entry: int, place: str, times: int) -> None:
+        if entry & COPIED:
+            self.report.corrupt(f"{place} is compressed and marked as used once", times)
+        offset, size = compressed_place(entry & ~COPIED, self.header.cluster_bits)
+        # The sectors of the last one may end behind the file.
+        bits = self.header.cluster_bits
+        first, last = offset >> bits, offset + size - 1 >> bits
+        if first >= self._clusters:
+            self.report.corrupt(f"{place} refers to byte {offset}, behind the end", times)
+            return
+        for cluster in range(first, min(last, self._clusters - 1) + 1):
+            self.used.add(cluster, times)
+
+    def _use_bitmaps(self) -> None:
+        header, host = self.header, self.host
+        try:
+            bitmaps = read_bitmaps(host, header)
+        except FormatError as error:
+            self.report.corrupt(str(error))
+            return
+        pointer = header.extensions.bitmaps
+        if not bitmaps or pointer is None:
+            return
+        self._use(pointer.offset, pointer.size, "the bitmap directory")
+        total = 0
+        for bitmap in bitmaps:
+            offset, size = bitmap.table_offset, bitmap.table_size
+            total += size
+            if total > max(MAX_TABLE, host.size // 8):
+                raise CorruptImageError("the bitmaps' tables are larger than the image", rule="Q8")
+            if offset % header.cluster_size or not offset:
+                self.report.corrupt(f"the table of bitmap {bitmap.name!r} is at no cluster")
+                continue
+            if not self._use(offset, size * 8, f"the table of bitmap {bitmap.name!r}"):
+                continue
+            for entry in host.read_table(offset, size) if size else ():
+                place = entry & TABLE_OFFSET_MASK
+                if place:
+                    self._use(place, header.cluster_size, f"bitmap {bitmap.name!r}")
+
+    def _use_refcounts(self) -> None:
+        header, report = self.header, self.report
+        self._use(
+            header.refcount_table_offset,
+            header.refcount_table_clusters * header.cluster_size,
+            "the refcount table",
+        )
+        table = Refcounts(self.host, header).table
+        for number, entry in enumerate(table):
+            offset = entry & BLOCK_OFFSET_MASK
+            if not offset:
+                continue
+            if offset % header.cluster_size:
+                report.corrupt(f"refcount block {number} at byte {offset} is at no cluster")
+                self.bad_blocks = True
+            elif offset >> header.cluster_bits >= self._clusters:
+                report.corrupt(f"refcount block {number} is behind the end of the image")
+                self.bad_blocks = True
+            else:
+                cluster = offset >> header.cluster_bits
+                self.used.add(cluster, 1)
+                if self.used[cluster] != 1:
+                    report.corrupt(f"refcount block {number} at byte {offset} is used for more")
+                    self.bad_blocks = True
+
+    def _compare(self) -> SparseCounts:
+        """Compare with the counts on disk; return these."""
+        stored = load_counts(self.host, self.header, skip_bad=True)
+        for number in sorted({*stored.chunks(), *self.used.chunks()}):
+            counts, uses = stored.chunk(number), self.used.chunk(number)
+            if counts == uses:
+                continue
+            base = number * len(uses)
+            for index, (count, use) in enumerate(zip(counts, uses, strict=True), base):
+                if count < use:
+                    self.report.corrupt(f"cluster {index} is used {use} times and counts {count}")
+                elif count > use and index < self._clusters:
+                    self.report.leak(f"cluster {index} is used {use} times and counts {count}")
+        return stored
+
+    def _check_flags(self, stored: SparseCounts) -> None:
+        header, report = self.header, self.report
+        bits, size = header.cluster_bits, header.cluster_size
+        for index, l1_entry in enumerate(self.host.read_table(header.l1_offset, header.l1_size)):
+            offset = l1_entry & OFFSET_MASK
+            if not offset:
+                continue
+            if (stored[offset >> bits] == 1) != bool(l1_entry & COPIED):
+                report.corrupt(f"L1 entry {index} says otherwise than its table's count")
+            if offset % size or offset >> bits >= self._clusters:
+                continue
+            for number, entry in enumerate(self.host.read_table(offset, header.l2_entries)):
+                place = entry & OFFSET_MASK
+                if not place or entry & COMPRESSED:
+                    continue
+                if (stored[place >> bits] == 1) != bool(entry & COPIED):
+                    report.corrupt(
+                        f"entry {number} of the L2 table at byte {offset} says otherwise than its"
+                        " cluster's count"
+                    )

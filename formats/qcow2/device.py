@@ -1,0 +1,318 @@
+"""The disk in a qcow2 image, as a BlockDevice."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from formats.device import Device, SparseDevice
+from formats.errors import DeviceError, ReadOnlyError, UnsupportedError
+from formats.qcow2.bitmaps import invalidate_bitmaps
+from formats.qcow2.content import SECTOR, ClusterCipher
+from formats.qcow2.header import CRYPT_NONE, MAX_L1_SIZE, MAX_SIZE, l1_entries, read_header
+from formats.qcow2.mapping import Extent, extents, joined
+from formats.qcow2.metadata import Metadata
+from formats.qcow2.resizing import grow, shrink
+from formats.qcow2.tables import Kind
+from formats.qcow2.writing import WritableContent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from formats.device import BlockDevice, ReadableBuffer, WritableBuffer
+    from formats.qcow2.header import Header
+
+__all__ = ["ClusterCipher", "Extent", "Kind", "Qcow2Device"]
+
+_Result = TypeVar("_Result")
+
+#: Clusters of the disk whose extents are looked up under one lock.
+_LOOK_AHEAD: Final = 1 << 16
+
+
+class Qcow2Device(Device):
+    """The disk that a qcow2 image holds: its active state, or that of a snapshot.
+
+    Reading and writing are safe from several threads at once. What is written is
+    durable when `flush` returns; before that a crash leaves the image sound, and
+    each cluster with its old or its new content (spec/qcow2.md, Q10 to Q16).
+
+    `formats.qcow2.opening` makes them.
+    """
+
+    def __init__(
+        self,
+        metadata: Metadata,
+        *,
+        size: int,
+        cipher: ClusterCipher | None = None,
+        backing: BlockDevice | None = None,
+        owned: tuple[BlockDevice, ...] = (),
+    ) -> None:
+        """Use an image whose tables were read.
+
+        Args:
+            metadata: Its tables, which become this device's.
+            size: Bytes of the disk.
+            cipher: For an encrypted image; without it nothing can be read or written.
+            backing: What the disk has where this image has nothing.
+            owned: Devices that `close` closes.
+        """
+        self._content = WritableContent(metadata, size, cipher, backing)
+        self._owned = owned
+        self._lock = threading.RLock()
+        self._closed = False
+
+    @property
+    def size(self) -> int:
+        return self._content.size
+
+    @property
+    def block_size(self) -> int:
+        return SECTOR
+
+    @property
+    def header(self) -> Header:
+        """The image's header, as it is now."""
+        return self._metadata.header
+
+    @property
+    def read_only(self) -> bool:
+        """Whether writing is refused."""
+        return self._metadata.read_only
+
+    @property
+    def backing(self) -> BlockDevice | None:
+        """The backing file's disk, if there is one."""
+        return self._content.backing
+
+    @property
+    def _metadata(self) -> Metadata:
+        return self._content.metadata
+
+    def with_owned(self, *devices: BlockDevice) -> Qcow2Device:
+        """Let `close` close these devices too; return this one."""
+        self._owned += devices
+        return self
+
+    def read_into(self, offset: int, buffer: WritableBuffer, /) -> None:
+        self._check_range(offset, len(buffer))
+        self._check_readable()
+        view = memoryview(buffer).cast("B")
+        with self._lock:
+            self._check_open()
+            content = self._content
+            encrypted = content.read(offset, view)
+        # Threads decrypt side by side, each what it has read.
+        for extent, part in encrypted:
+            content.decrypt(extent, part)
+
+    def write(self, offset: int, data: ReadableBuffer, /) -> None:
+        self._check_range(offset, len(data))
+        self._check_writable()
+        view = memoryview(data).cast("B")
+        with self._lock:
+            self._check_open()
+            if view:
+                self._metadata.begin()
+            while view:
+                count = self._content.write_some(offset, view)
+                self._metadata.relieve()
+                offset += count
+                view = view[count:]
+
+    def flush(self) -> None:
+        """Make everything written durable: data, then counts, then tables.
+
+        Raises:
+            DeviceError: It failed. After a failed flush of the device below, the image
+                must be opened again.
+        """
+        with self._lock:
+            self._check_open()
+            if not self.read_only:
+                self._metadata.commit()
+
+    def discard(self, offset: int, size: int, /) -> None:
+        """Make a range read as zeros, and free its clusters, here and in the device below.
+
+        Where version 2 has a backing file, zeros are written instead.
+        """
+        self._check_range(offset, size)
+        self._check_writable()
+        with self._lock:
+            self._check_open()
+            if size:
+                self._metadata.begin()
+                self._content.zero(offset, offset + size)
+
+    def extents(self, offset: int = 0, size: int | None = None) -> Iterator[Extent]:
+        """Yield where a range of the disk is, in order: data, zeros, or nothing.
+
+        It is looked up in pieces: what is written meanwhile is seen or not.
+
+        Args:
+            offset: Byte offset.
+            size: Bytes; up to the end by default.
+
+        Raises:
+            FormatError: A table is damaged.
+            DeviceError: A table cannot be read.
+        """
+        size = self.size - offset if size is None else size
+        self._check_range(offset, size)
+        return joined(self._extents(offset, offset + size))
+
+    def _extents(self, offset: int, end: int) -> Iterator[Extent]:
+        step = _LOOK_AHEAD * self.header.cluster_size
+        while offset < end:
+            stop = min(end, (offset // step + 1) * step)
+            with self._lock:
+                self._check_open()
+                found = list(extents(self._metadata, offset, stop))
+            yield from found
+            offset = stop
+
+    def data_ranges(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        """Yield offset and length of what in a range may be no zeros, in order.
+
+        It looks through all backing files, and reads tables only; data that is zero
+        counts as data. Errors are those of `extents`.
+        """
+        start = end = offset
+        for first, length in self._data(offset, size):
+            if first > end:
+                if end > start:
+                    yield start, end - start
+                start = first
+            end = first + length
+        if end > start:
+            yield start, end - start
+
+    def _data(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        for extent in self.extents(offset, size):
+            if extent.kind in (Kind.DATA, Kind.COMPRESSED):
+                yield extent.offset, extent.length
+            elif extent.kind is Kind.UNALLOCATED and self.backing is not None:
+                length = min(extent.length, self.backing.size - extent.offset)
+                if length > 0:
+                    yield from _data_of(self.backing, extent.offset, length)
+
+    def resize(self, size: int, /) -> None:
+        """Change the size of the disk; new bytes are zero, what is cut off is freed.
+
+        Raises:
+            ValueError: There can be no disk of that size.
+            ReadOnlyError: The image is open for reading only.
+            UnsupportedError: Version 2 with snapshots cannot tell their sizes.
+            DeviceError: It failed; the disk has its old size, or the new one.
+        """
+        self._check_writable()
+        header = self.header
+        entries = l1_entries(size, header.cluster_bits)
+        if not 0 <= size <= MAX_SIZE or size % SECTOR or entries * 8 > MAX_L1_SIZE:
+            raise ValueError(f"there is no qcow2 disk of {size} bytes with these clusters")
+        if header.snapshot_count and header.version == 2:
+            raise UnsupportedError(
+                "a qcow2 image of version 2 that has snapshots keeps its size",
+                feature="resize with snapshots",
+            )
+        with self._lock:
+            self._check_open()
+            if size == self.size:
+                return
+            metadata = self._metadata
+            metadata.begin()
+            if not invalidate_bitmaps(metadata.host, header, resized=True):
+                metadata.change_header(autoclear=0)
+            if size > self.size:
+                grow(self._content, size, entries)
+            else:
+                shrink(self._content, size)
+
+    def rewrite(self, change: Callable[[BlockDevice], _Result]) -> _Result:
+        """Run a change of the whole image, as those of `formats.qcow2.snapshots` are.
+
+        Everything written so far becomes durable first; nobody reads or writes
+        meanwhile.
+
+        Args:
+            change: Called with the device that holds the image.
+
+        Returns:
+            What that returned.
+
+        Raises:
+            ReadOnlyError: The image is open for reading only.
+            StorageError: What ``change`` raised.
+        """
+        if self.read_only:
+            raise ReadOnlyError("the qcow2 image is open for reading only")
+        with self._lock:
+            self._check_open()
+            self._metadata.commit()
+            host = self._metadata.host
+            try:
+                return change(host.device)
+            except DeviceError:
+                host.distrust()
+                raise
+            finally:
+                header = read_header(host.device)
+                l1 = host.read_table(header.l1_offset, header.l1_size)
+                self._content.metadata = Metadata(host, header, l1, read_only=False)
+                self._content.size = header.size
+                self._content.forget()
+
+    def change_tables(self, change: Callable[[Metadata], None]) -> None:
+        """Run a change of the tables in memory, for this package; as a write, it is not durable.
+
+        Raises:
+            ReadOnlyError: The image is open for reading only.
+            StorageError: What ``change`` raised.
+        """
+        if self.read_only:
+            raise ReadOnlyError("the qcow2 image is open for reading only")
+        with self._lock:
+            self._check_open()
+            self._metadata.begin()
+            change(self._metadata)
+
+    def close(self) -> None:
+        """Write what waits in memory, and close what belongs to this device.
+
+        Raises:
+            DeviceError: It could not be written; the device is closed all the same.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            try:
+                if self._metadata.dirty:
+                    self._metadata.commit()
+            finally:
+                for device in self._owned:
+                    device.close()
+
+    def _check_readable(self) -> None:
+        if self._content.cipher is None and self.header.crypt_method != CRYPT_NONE:
+            raise UnsupportedError(
+                "the qcow2 image is encrypted, and no key was given", feature="encryption"
+            )
+
+    def _check_writable(self) -> None:
+        if self.read_only:
+            raise ReadOnlyError("the qcow2 image is open for reading only")
+        self._check_readable()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError("the qcow2 device is closed")
+
+
+def _data_of(device: BlockDevice, offset: int, size: int) -> Iterator[tuple[int, int]]:
+    if isinstance(device, SparseDevice):
+        yield from device.data_ranges(offset, size)
+    else:
+        yield offset, size

@@ -1,0 +1,77 @@
+"""A way to open backing files that leads nowhere unexpected.
+
+It is what a caller may hand to `formats.qcow2.opening.open_image`; nothing uses it
+unasked.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from formats.errors import FormatError, UnsupportedError
+from formats.file import FileDevice, is_same_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from formats.device import BlockDevice
+    from formats.qcow2.opening import BackingFile
+
+#: What QEMU would take for a protocol: ``nbd://…``, ``json:{…}``.
+_PROTOCOL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+
+
+class BackingFiles:
+    """Opens backing files beside the images that name them, for reading.
+
+    A name is that of a file in the directory of the image that has it, or below. Other
+    places are refused unless ``anywhere`` is given, symbolic links followed; names of
+    network services always are. A file that was opened already, as in a loop, is
+    refused too.
+    """
+
+    def __init__(self, *, anywhere: bool = False, lock: bool = True) -> None:
+        """Make an opener for one image and all that follow behind it.
+
+        Args:
+            anywhere: Permit all paths, absolute ones as well.
+            lock: Keep writers out of backing files while they are open.
+        """
+        self._anywhere = anywhere
+        self._lock = lock
+        self._opened: list[Path] = []
+
+    def __call__(self, backing: BackingFile, referrer: BlockDevice, /) -> FileDevice:
+        """Open what an image names; `formats.qcow2.opening.BackingOpener`.
+
+        Raises:
+            UnsupportedError: The name leads to where this opener does not.
+            FormatError: The backing files form a loop.
+            DeviceError: It cannot be opened.
+        """
+        if not isinstance(referrer, FileDevice):
+            raise UnsupportedError(
+                "backing files are opened beside image files only [Q6]", feature="backing file"
+            )
+        name = backing.name.removeprefix("file:")
+        if _PROTOCOL.match(name):
+            raise UnsupportedError(
+                f"backing file {backing.name!r} is on a network, or defined in a way of QEMU's"
+                " [Q6]",
+                feature="backing protocol",
+            )
+        directory = referrer.path.resolve().parent
+        path = (directory / name).resolve()
+        if not (self._anywhere or path.is_relative_to(directory)):
+            raise UnsupportedError(
+                f"backing file {backing.name!r} is not beside the image [Q6]",
+                feature="backing file elsewhere",
+            )
+        if not self._opened:
+            self._opened.append(referrer.path)
+        if any(is_same_file(path, other) for other in self._opened):
+            raise FormatError(f"backing file {backing.name!r} leads back to itself", rule="Q6")
+        device = FileDevice(path, lock=self._lock)
+        self._opened.append(path)
+        return device

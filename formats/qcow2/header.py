@@ -1,0 +1,335 @@
+"""The header of a qcow2 image: bytes to a checked `Header`, and its fields back to bytes.
+
+The first sector has every field that changes while an image is in use, so one
+write of it switches from one set of tables to another (Q10).
+
+Source: QEMU's docs/interop/qcow2, "Header"; the rules are those of spec/qcow2.md.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from formats.device import read_exactly
+from formats.errors import (
+    EmptyImageError,
+    ForeignImageError,
+    FormatError,
+    TruncatedImageError,
+    UnsupportedError,
+)
+from formats.qcow2 import features
+from formats.qcow2.extensions import Extensions, decode_extensions
+
+if TYPE_CHECKING:
+    from formats.device import BlockDevice
+
+MAGIC: Final = b"QFI\xfb"
+#: Everything that changes in use lies in the first of these; writes of one are not torn.
+SECTOR_SIZE: Final = 512
+MIN_CLUSTER_BITS: Final = 9
+MAX_CLUSTER_BITS: Final = 21
+#: Limits that QEMU has too; hostile images must not make us read more.
+MAX_L1_SIZE: Final = 32 << 20
+MAX_REFCOUNT_TABLE_SIZE: Final = 8 << 20
+MAX_SNAPSHOTS: Final = 65536
+MAX_SIZE: Final = (1 << 63) - 512
+MAX_BACKING_NAME: Final = 1023
+
+_V2: Final = struct.Struct(">4sIQIIQIIQQIIQ")
+_V3: Final = struct.Struct(">QQQII")
+V2_SIZE: Final = 72
+V3_SIZE: Final = 104
+
+CRYPT_NONE, CRYPT_AES, CRYPT_LUKS = 0, 1, 2
+COMPRESSION_ZLIB, COMPRESSION_ZSTD = 0, 1
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header of a qcow2 image says; offsets are bytes in the image.
+
+    Attributes:
+        version: 2 or 3.
+        cluster_bits: Logarithm of the bytes of a cluster.
+        size: Bytes of the virtual disk.
+        crypt_method: 0 for none, 1 for QEMU's old AES, 2 for LUKS.
+        l1_size: Entries of the active L1 table.
+        l1_offset: Where it is.
+        refcount_table_offset: Where that is.
+        refcount_table_clusters: Clusters that it takes.
+        snapshot_count: Entries of the snapshot table.
+        snapshots_offset: Where it is, or 0.
+        incompatible: Feature bits.
+        compatible: Feature bits.
+        autoclear: Feature bits.
+        refcount_order: Logarithm of the bits of a refcount.
+        header_length: Bytes of the header, where its extensions begin.
+        compression_type: 0 for deflate, 1 for zstd.
+        backing_name: Name of the backing file, as it is stored, or None.
+        extensions: Header extensions.
+    """
+
+    version: int
+    cluster_bits: int
+    size: int
+    crypt_method: int
+    l1_size: int
+    l1_offset: int
+    refcount_table_offset: int
+    refcount_table_clusters: int
+    snapshot_count: int = 0
+    snapshots_offset: int = 0
+    incompatible: int = 0
+    compatible: int = 0
+    autoclear: int = 0
+    refcount_order: int = 4
+    header_length: int = V2_SIZE
+    compression_type: int = COMPRESSION_ZLIB
+    backing_name: str | None = None
+    backing_offset: int = 0
+    extensions: Extensions = field(default_factory=Extensions)
+
+    @property
+    def cluster_size(self) -> int:
+        """Bytes of a cluster."""
+        return 1 << self.cluster_bits
+
+    @property
+    def refcount_bits(self) -> int:
+        """Bits of a refcount."""
+        return 1 << self.refcount_order
+
+    @property
+    def l2_entries(self) -> int:
+        """Entries of an L2 table."""
+        return self.cluster_size // 8
+
+    @property
+    def l1_needed(self) -> int:
+        """Entries of the L1 table that the virtual disk takes."""
+        return l1_entries(self.size, self.cluster_bits)
+
+
+def l1_entries(size: int, cluster_bits: int) -> int:
+    """Return how many L1 entries a virtual disk of ``size`` bytes takes."""
+    span_bits = 2 * cluster_bits - 3
+    return (size + (1 << span_bits) - 1) >> span_bits
+
+
+def is_qcow2(device: BlockDevice) -> bool:
+    """Say whether a device begins as a qcow2 image does; nothing else is checked."""
+    return device.size >= V2_SIZE and read_exactly(device, 0, 8)[:8] in (
+        MAGIC + b"\0\0\0\2",
+        MAGIC + b"\0\0\0\3",
+    )
+
+
+def read_header(device: BlockDevice) -> Header:
+    """Read and check the header of an image.
+
+    Raises:
+        EmptyImageError, ForeignImageError: It is no qcow2 image.
+        TruncatedImageError: It ends before its own tables do.
+        FormatError: The header breaks a rule.
+        UnsupportedError: It needs what is not implemented.
+        DeviceError: It cannot be read.
+    """
+    start = read_exactly(device, 0, min(SECTOR_SIZE, device.size))
+    if not start.strip(b"\0"):
+        raise EmptyImageError("there is no qcow2 image, only zeros")
+    if start[:4] != MAGIC:
+        raise ForeignImageError("this is no qcow2 image", offset=0, rule="Q1")
+    if len(start) < V2_SIZE:
+        raise TruncatedImageError("the qcow2 image ends within its header", rule="Q1")
+    header = decode_fields(start)
+    cluster = start
+    if header.cluster_size > len(start) and device.size > len(start):
+        # Extensions and the backing file's name end within the first cluster.
+        size = min(header.cluster_size, device.size)
+        cluster = start + read_exactly(device, len(start), size - len(start))
+    header = _with_rest(header, cluster)
+    check_header(header, device.size)
+    return header
+
+
+def decode_fields(data: bytes) -> Header:
+    """Read the fields of a header, without extensions and without the backing file's name.
+
+    Args:
+        data: The first sector, or as much of it as there is.
+
+    Raises:
+        TruncatedImageError: ``data`` ends too early.
+        FormatError: A field that says where others are is out of range.
+        UnsupportedError: Version, cluster size or refcounts are not implemented.
+    """
+    (_, version, backing_offset, backing_size, cluster_bits, size, crypt, *tables) = (
+        _V2.unpack_from(data)
+    )
+    if version not in (2, 3):
+        raise UnsupportedError(
+            f"qcow2 version {version} is not implemented [Q1]", feature=f"version {version}"
+        )
+    if not MIN_CLUSTER_BITS <= cluster_bits <= MAX_CLUSTER_BITS:
+        raise UnsupportedError(
+            f"clusters of 2**{cluster_bits} bytes are not implemented [Q2]", feature="cluster size"
+        )
+    incompatible = compatible = autoclear = 0
+    refcount_order, header_length, compression_type = 4, V2_SIZE, COMPRESSION_ZLIB
+    if version == 3:
+        if len(data) < V3_SIZE:
+            raise TruncatedImageError("the qcow2 image ends within its header", rule="Q1")
+        incompatible, compatible, autoclear, refcount_order, header_length = _V3.unpack_from(
+            data, V2_SIZE
+        )
+        if header_length < V3_SIZE or header_length % 8 or header_length > 1 << cluster_bits:
+            raise FormatError(f"a header of {header_length} bytes cannot be", offset=100, rule="Q1")
+        if header_length > V3_SIZE and len(data) > V3_SIZE:
+            compression_type = data[V3_SIZE]
+    if refcount_order > 6:
+        raise FormatError(f"refcounts of 2**{refcount_order} bits cannot be", offset=96, rule="Q3")
+    if backing_offset and backing_size > MAX_BACKING_NAME:
+        raise FormatError("the name of the backing file is too long", offset=16, rule="Q6")
+    l1_size, l1_offset, table_offset, table_clusters, snapshots, snapshots_offset = tables
+    return Header(
+        version=version,
+        cluster_bits=cluster_bits,
+        size=size,
+        crypt_method=crypt,
+        l1_size=l1_size,
+        l1_offset=l1_offset,
+        refcount_table_offset=table_offset,
+        refcount_table_clusters=table_clusters,
+        snapshot_count=snapshots,
+        snapshots_offset=snapshots_offset,
+        incompatible=incompatible,
+        compatible=compatible,
+        autoclear=autoclear,
+        refcount_order=refcount_order,
+        header_length=header_length,
+        compression_type=compression_type,
+        backing_name="\0" * backing_size if backing_offset else None,
+        backing_offset=backing_offset,
+    )
+
+
+def _with_rest(header: Header, cluster: bytes) -> Header:
+    """Add what lies behind the fields: extensions and the backing file's name."""
+    name, end = None, header.cluster_size
+    if header.backing_name is not None:
+        length = len(header.backing_name)
+        end = header.backing_offset
+        if not header.header_length <= end <= header.cluster_size - length:
+            raise FormatError(
+                "the name of the backing file is outside the first cluster", offset=8, rule="Q6"
+            )
+        name = cluster[end : end + length].decode("utf-8", "surrogateescape")
+        if "\0" in name or not name:
+            raise FormatError("the name of the backing file has none", offset=end, rule="Q6")
+    extensions = decode_extensions(cluster[: min(end, len(cluster))], header.header_length)
+    return Header(**{**header.__dict__, "backing_name": name, "extensions": extensions})
+
+
+def check_header(header: Header, device_size: int) -> None:
+    """Check what the header says of tables before any of them is read.
+
+    Args:
+        header: The header.
+        device_size: Bytes of the device it is on.
+
+    Raises:
+        FormatError, TruncatedImageError, UnsupportedError: As `read_header`.
+    """
+    features.check_implemented(header.incompatible, header.extensions.feature_names)
+    if header.crypt_method > CRYPT_LUKS:
+        raise UnsupportedError(
+            f"encryption method {header.crypt_method} is not implemented [Q7]",
+            feature="encryption method",
+        )
+    _check_compression(header)
+    if (header.crypt_method == CRYPT_LUKS) != (header.extensions.encryption is not None):
+        raise FormatError("the LUKS header and the encryption method disagree", rule="Q7")
+    if header.size > MAX_SIZE:
+        raise FormatError(f"a disk of {header.size} bytes cannot be", offset=24, rule="Q2")
+    if header.l1_size * 8 > MAX_L1_SIZE:
+        raise UnsupportedError("the L1 table is larger than 32 MiB [Q2]", feature="L1 size")
+    if header.l1_size < header.l1_needed:
+        raise FormatError("the L1 table is too small for the disk", offset=36, rule="Q2")
+    table_size = header.refcount_table_clusters << header.cluster_bits
+    if table_size > MAX_REFCOUNT_TABLE_SIZE:
+        raise UnsupportedError(
+            "the refcount table is larger than 8 MiB [Q3]", feature="refcount table size"
+        )
+    if not header.refcount_table_clusters:
+        raise FormatError("there is no refcount table", offset=56, rule="Q3")
+    if header.snapshot_count > MAX_SNAPSHOTS:
+        raise UnsupportedError("there are more than 65536 snapshots", feature="snapshots")
+    for offset, size, what in (
+        (header.l1_offset, header.l1_size * 8, "L1 table"),
+        (header.refcount_table_offset, table_size, "refcount table"),
+        (header.snapshots_offset, header.snapshot_count * 40, "snapshot table"),
+    ):
+        check_table(header, offset, size, device_size, what)
+    encryption = header.extensions.encryption
+    if encryption is not None:
+        check_table(header, encryption.offset, encryption.length, device_size, "LUKS header")
+
+
+def check_table(header: Header, offset: int, size: int, device_size: int, what: str) -> None:
+    """Check where a table is: on a cluster boundary, within the image, not on the header."""
+    if not size:
+        return
+    if offset % header.cluster_size or not offset:
+        raise FormatError(f"the {what} is not on a cluster boundary", offset=offset, rule="Q2")
+    if offset + size > device_size:
+        raise TruncatedImageError(
+            f"the qcow2 image ends before its {what}", offset=offset, rule="Q2"
+        )
+
+
+def _check_compression(header: Header) -> None:
+    named = bool(header.incompatible & features.COMPRESSION_TYPE)
+    if named != (header.compression_type != COMPRESSION_ZLIB):
+        raise FormatError(
+            "the compression type and its feature bit disagree", offset=104, rule="Q4"
+        )
+    if header.compression_type > COMPRESSION_ZSTD:
+        raise UnsupportedError(
+            f"compression type {header.compression_type} is not implemented [Q4]",
+            feature="compression type",
+        )
+
+
+def encode_fields(header: Header) -> bytes:
+    """Return the fields of a header as they are on disk, without extensions."""
+    backing = header.backing_name
+    data = _V2.pack(
+        MAGIC,
+        header.version,
+        header.backing_offset if backing else 0,
+        len(backing.encode("utf-8", "surrogateescape")) if backing else 0,
+        header.cluster_bits,
+        header.size,
+        header.crypt_method,
+        header.l1_size,
+        header.l1_offset,
+        header.refcount_table_offset,
+        header.refcount_table_clusters,
+        header.snapshot_count,
+        header.snapshots_offset,
+    )
+    if header.version == 2:
+        return data
+    data += _V3.pack(
+        header.incompatible,
+        header.compatible,
+        header.autoclear,
+        header.refcount_order,
+        header.header_length,
+    )
+    if header.header_length > V3_SIZE:
+        data += bytes([header.compression_type])
+    return data

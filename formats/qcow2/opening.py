@@ -1,0 +1,199 @@
+"""Opening qcow2 images: the disk, its backing files, and where the LUKS header is.
+
+No file is opened here by itself. Who wants backing files hands in what opens them,
+and so decides which names may lead where (`formats.qcow2.files` has one way).
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from formats.device import SliceDevice
+from formats.errors import CorruptImageError, FormatError, UnsupportedError
+from formats.logs import LateLogger
+from formats.qcow2 import features
+from formats.qcow2.device import Qcow2Device
+from formats.qcow2.header import CRYPT_AES, CRYPT_NONE, is_qcow2, read_header
+from formats.qcow2.host import Host
+from formats.qcow2.metadata import Metadata
+from formats.qcow2.snapshot_table import find_snapshot, read_snapshots, snapshot_l1
+
+if TYPE_CHECKING:
+    from formats.device import BlockDevice
+    from formats.qcow2.device import ClusterCipher
+    from formats.qcow2.header import Header
+
+_log = LateLogger(__name__)
+
+#: Most backing files behind each other, unless the caller says otherwise.
+MAX_DEPTH: Final = 32
+
+
+@dataclass(frozen=True)
+class BackingFile:
+    """What an image says of its backing file.
+
+    Attributes:
+        name: As it is stored: a path, or what QEMU takes for one.
+        format: Its format, or None if the image does not say.
+    """
+
+    name: str
+    format: str | None
+
+
+class BackingOpener(Protocol):
+    """Opens backing files, for reading, as far as it permits them at all."""
+
+    def __call__(self, backing: BackingFile, referrer: BlockDevice, /) -> BlockDevice:
+        """Return the backing file that the image on ``referrer`` names; it will be closed.
+
+        Raises:
+            StorageError: It cannot be opened, or must not be.
+        """
+
+
+def open_image(
+    device: BlockDevice,
+    *,
+    read_only: bool = True,
+    cipher: ClusterCipher | None = None,
+    open_backing: BackingOpener | None = None,
+    probe: bool = False,
+    snapshot: str | None = None,
+    depth: int = MAX_DEPTH,
+) -> Qcow2Device:
+    """Open the disk in a qcow2 image.
+
+    An image whose refcounts were left for later is repaired before it is written (Q5).
+
+    Args:
+        device: Holds the image; it stays the caller's.
+        read_only: Permit no writing.
+        cipher: For an encrypted image. Without it, nothing of that can be read.
+        open_backing: Opens backing files; without it, an image that has one is refused.
+        probe: Take a backing file whose format is not named for what it looks like. A
+            guest that could write a raw file decides what it looks like.
+        snapshot: Name or ID of an internal snapshot to read instead; read-only.
+        depth: How many backing files may follow each other.
+
+    Raises:
+        EmptyImageError, ForeignImageError, TruncatedImageError, FormatError: There
+            is no sound qcow2 image.
+        CorruptImageError: It is marked as corrupt, and is to be written.
+        SnapshotNotFoundError: There is no such snapshot.
+        UnsupportedError: It needs what is not implemented, or was not asked for.
+        DeviceError: It cannot be read.
+    """
+    if snapshot is not None and not read_only:
+        raise ValueError("a snapshot is not written")
+    header = read_header(device)
+    if not read_only:
+        header = _prepare(device, header)
+        if header.crypt_method == CRYPT_AES:
+            raise UnsupportedError(
+                "QEMU's old AES encryption is not written, only read [Q7]",
+                feature="writing AES",
+                hint="convert the image",
+            )
+    if header.crypt_method == CRYPT_AES:
+        _log.warning("the image has QEMU's old AES encryption, which is weak: convert it")
+    host = Host(device)
+    size = header.size
+    if snapshot is None:
+        l1 = host.read_table(header.l1_offset, header.l1_size)
+    else:
+        found = find_snapshot(read_snapshots(host, header), snapshot)
+        l1, size = snapshot_l1(host, header, found), found.disk_size or header.size
+    with ExitStack() as stack:
+        backing = None
+        if header.backing_name is not None:
+            backing = _open_backing(device, header, open_backing, probe=probe, depth=depth)
+            stack.callback(backing.close)
+        metadata = Metadata(host, header, l1, read_only=read_only)
+        owned = () if backing is None else (backing,)
+        image = Qcow2Device(metadata, size=size, cipher=cipher, backing=backing, owned=owned)
+        stack.pop_all()
+    return image
+
+
+def luks_area(device: BlockDevice, header: Header | None = None) -> SliceDevice:
+    """Return the bytes of an image that are kept for its LUKS header, as a device.
+
+    It is what `luks` reads and changes keyslots in; the payload it describes is
+    elsewhere, cluster by cluster.
+
+    Args:
+        device: Holds the image.
+        header: Its header, if it was read already.
+
+    Raises:
+        UnsupportedError: The image is not encrypted with LUKS.
+        StorageError: As `read_header`.
+    """
+    header = read_header(device) if header is None else header
+    pointer = header.extensions.encryption
+    if pointer is None:
+        raise UnsupportedError("the qcow2 image has no LUKS header", feature="LUKS in qcow2")
+    return SliceDevice(device, pointer.offset, pointer.length)
+
+
+def _prepare(device: BlockDevice, header: Header) -> Header:
+    """Refuse or repair what must not be written as it is."""
+    if header.incompatible & features.CORRUPT:
+        raise CorruptImageError(
+            "the qcow2 image is marked as corrupt and is not written [Q5]",
+            hint="look at it with blobstore check, and repair it with --repair all",
+        )
+    if header.incompatible & features.DIRTY:
+        from formats.qcow2.repair import repair  # noqa: PLC0415  hardly ever needed
+
+        _log.warning("the image was not closed by its last writer: its refcounts are made anew")
+        repair(device, leaks_only=False)
+        header = read_header(device)
+    return header
+
+
+def _open_backing(
+    device: BlockDevice,
+    header: Header,
+    open_backing: BackingOpener | None,
+    *,
+    probe: bool,
+    depth: int,
+) -> BlockDevice:
+    assert header.backing_name is not None
+    backing = BackingFile(header.backing_name, header.extensions.backing_format)
+    if open_backing is None:
+        raise UnsupportedError(
+            f"the qcow2 image has a backing file, {backing.name!r}, and none is permitted [Q6]",
+            feature="backing file",
+        )
+    if depth <= 0:
+        raise FormatError("too many backing files follow each other, perhaps in a loop", rule="Q6")
+    if backing.format not in (None, "raw", "qcow2"):
+        raise UnsupportedError(
+            f"a backing file of format {backing.format!r} is not implemented [Q6]",
+            feature=f"backing format {backing.format}",
+        )
+    with ExitStack() as stack:
+        file = open_backing(backing, device)
+        stack.callback(file.close)
+        looks = is_qcow2(file)
+        if backing.format is None and looks and not probe:
+            raise UnsupportedError(
+                f"the format of backing file {backing.name!r} is not named, and it may be raw or"
+                " qcow2 [Q6]",
+                feature="unnamed backing format",
+            )
+        if backing.format == "qcow2" or (backing.format is None and looks):
+            image = open_image(file, open_backing=open_backing, probe=probe, depth=depth - 1)
+            if image.header.crypt_method != CRYPT_NONE:
+                raise UnsupportedError(
+                    f"backing file {backing.name!r} is encrypted", feature="encrypted backing file"
+                )
+            file = image.with_owned(file)
+        stack.pop_all()
+    return file

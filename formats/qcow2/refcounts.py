@@ -1,0 +1,373 @@
+"""Reference counts of host clusters, and the allocation of clusters by them.
+
+All changes stay in memory until `write`, which is one step of a commit
+(Q11 to Q14). Counts that go down are not written before nothing on the medium
+refers to their clusters any more, and until then the clusters are not free:
+that is the caller's part, see `formats.qcow2.commit`.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from formats.errors import DeviceFullError, FormatError, UnsupportedError
+from formats.qcow2.counts import Counts
+from formats.qcow2.header import MAX_REFCOUNT_TABLE_SIZE
+from formats.qcow2.host import check_entry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from formats.qcow2.header import Header
+    from formats.qcow2.host import Host
+
+#: Bytes of refcount blocks that are kept in memory.
+_CACHE_SIZE: Final = 2 << 20
+_SECTOR: Final = 512
+#: Bits of a refcount table entry that are an offset.
+TABLE_OFFSET_MASK: Final = 0xFFFF_FFFF_FFFF_FE00
+
+
+@dataclass
+class RefcountBlock:
+    """A refcount block in memory.
+
+    Attributes:
+        counts: The counts in it.
+        offset: Byte offset in the image; 0 until it has a place.
+        first: First byte that differs from what is on disk.
+        last: Byte behind the last one that does.
+    """
+
+    counts: Counts
+    offset: int
+    first: int = field(default=0)
+    last: int = field(default=0)
+
+    @property
+    def dirty(self) -> bool:
+        """Whether it must be written."""
+        return self.first < self.last
+
+    def touch(self, first: int, last: int) -> None:
+        """Note that the counts ``first`` to ``last`` - 1 changed."""
+        bits = self.counts.bits
+        start, end = first * bits // 8, (last * bits + 7) // 8
+        if self.dirty:
+            start, end = min(start, self.first), max(end, self.last)
+        self.first, self.last = start, end
+
+
+class ClustersInUse:
+    """The clusters that hold metadata: what the counts of a damaged image may call free.
+
+    A write to them that is none of metadata would destroy the image (Q9).
+    """
+
+    def __init__(self, cluster_size: int) -> None:
+        self._cluster_size = cluster_size
+        self._clusters = {0}
+
+    def add(self, first: int, count: int = 1) -> None:
+        """Note that clusters hold metadata."""
+        self._clusters.update(range(first, first + count))
+
+    def remove(self, first: int, count: int = 1) -> None:
+        """Note that clusters hold metadata no longer."""
+        self._clusters.difference_update(range(first, first + count))
+
+    def check(self, first: int, count: int) -> None:
+        """Check that clusters hold no metadata.
+
+        Raises:
+            FormatError: They do: the image contradicts itself.
+        """
+        if not self._clusters.isdisjoint(range(first, first + count)):
+            raise FormatError(
+                "the image would write data over its own metadata",
+                offset=first * self._cluster_size,
+                rule="Q9",
+                hint="the image is damaged; blobstore check says how",
+            )
+
+
+class Refcounts:
+    """The refcount table and blocks of an image. Not safe in several threads."""
+
+    def __init__(self, host: Host, header: Header, used: ClustersInUse | None = None) -> None:
+        """Read the refcount table.
+
+        Args:
+            host: Holds the image.
+            header: Its header.
+            used: Says which clusters hold metadata, and learns of new ones.
+
+        Raises:
+            DeviceError: It cannot be read.
+        """
+        self._host = host
+        self._used = used or ClustersInUse(header.cluster_size)
+        self._bits = header.refcount_bits
+        self._cluster_size = header.cluster_size
+        #: Clusters that one refcount block counts.
+        self.region = header.cluster_size * 8 // header.refcount_bits
+        self.table = host.read_table(
+            header.refcount_table_offset, header.refcount_table_clusters * header.cluster_size // 8
+        )
+        self.table_offset = header.refcount_table_offset
+        #: Where the table on disk is, while a larger one replaces it.
+        self.replaced: tuple[int, int] | None = None
+        self._blocks: OrderedDict[int, RefcountBlock] = OrderedDict()
+        self._dirty: dict[int, RefcountBlock] = {}
+        self._homeless: list[int] = []
+        self._new: dict[int, bool] = {}  # region to whether its block counts itself
+        self._hint = 0
+
+    @property
+    def dirty_size(self) -> int:
+        """Bytes of blocks that wait to be written."""
+        return len(self._dirty) * self._cluster_size
+
+    @property
+    def dirty(self) -> bool:
+        """Whether anything waits to be written."""
+        return bool(self._dirty or self._new or self.replaced)
+
+    def get(self, cluster: int) -> int:
+        """Return the count of a cluster."""
+        region, index = divmod(cluster, self.region)
+        block = self._block(region)
+        return 0 if block is None else block.counts[index]
+
+    def add(self, cluster: int, delta: int) -> int:
+        """Change the count of a cluster; return the new one.
+
+        Raises:
+            UnsupportedError: It would not fit into the bits of a refcount.
+            FormatError: It would be negative.
+        """
+        region, index = divmod(cluster, self.region)
+        block = self._made_block(region)
+        count = block.counts[index] + delta
+        if count < 0:
+            raise FormatError(
+                "a cluster is used that counts as free",
+                offset=cluster * self._cluster_size,
+                rule="Q9",
+            )
+        if count >> self._bits:
+            raise UnsupportedError(
+                f"a refcount of {self._bits} bits cannot count {count} uses [Q3]",
+                feature="refcount width",
+            )
+        block.counts[index] = count
+        block.touch(index, index + 1)
+        self._dirty[region] = block
+        if not count:
+            self._hint = min(self._hint, cluster)
+        self._settle()
+        return count
+
+    def allocate(self, most: int) -> tuple[int, int]:
+        """Take up to ``most`` free clusters that follow each other.
+
+        Returns:
+            The first, and how many; their counts are 1 now.
+
+        Raises:
+            DeviceFullError: The image is as large as one can be.
+        """
+        first = self._find_free(self._hint)
+        region, index = divmod(first, self.region)
+        if self._block(region) is None:
+            # The block of a region comes first in it, and so counts itself.
+            self._made_block(region)
+            self._settle()
+            first = self._find_free(first)
+            region, index = divmod(first, self.region)
+        block = self._made_block(region)
+        count = block.counts.free_run(index, most)
+        self._take(first, count)
+        self._hint = first + count
+        return first, count
+
+    def allocate_together(self, count: int) -> int:
+        """Take exactly ``count`` free clusters that follow each other; return the first.
+
+        Raises:
+            DeviceFullError: The image is as large as one can be.
+        """
+        first = self._find_free(self._hint)
+        while (found := self._free_run(first, count)) < count:
+            first = self._find_free(first + found + 1)
+        self._take(first, count)
+        self._settle()
+        return first
+
+    def write(self) -> None:
+        """Write what changed, new blocks before the table that refers to them.
+
+        When it returns the blocks are written but not flushed; `settled` says that
+        they were. Anything the table refers to is durable before the table is.
+
+        Raises:
+            DeviceError: It failed; call it again to write everything again.
+        """
+        for block in self._dirty.values():
+            first = block.first - block.first % _SECTOR
+            last = block.last + -block.last % _SECTOR
+            self._host.write(block.offset + first, memoryview(block.counts.raw)[first:last])
+        if self.replaced is not None:
+            self._host.write_table(self.table_offset, self.table, 0, len(self.table))
+            return
+        # One that is counted by another block only once that one is reachable.
+        for counts_itself in (True, False):
+            regions = [region for region, own in self._new.items() if own == counts_itself]
+            if regions:
+                self._host.flush()
+            for region in regions:
+                self._host.write_table(self.table_offset, self.table, region, region + 1)
+
+    def settled(self) -> None:
+        """Take it that what `write` wrote is durable."""
+        for region, block in self._dirty.items():
+            block.first = block.last = 0
+            self._keep(region, block)
+        self._dirty.clear()
+        self._new.clear()
+        self.replaced = None
+
+    def metadata(self) -> list[int]:
+        """Return the offsets of all blocks."""
+        return [entry & TABLE_OFFSET_MASK for entry in self.table if entry]
+
+    def block_counts(self, region: int) -> Iterable[tuple[int, int]]:
+        """Return index and value of the counts of a region that are not zero.
+
+        Raises:
+            FormatError, DeviceError: Its block cannot be read.
+        """
+        block = self._block(region)
+        return () if block is None else block.counts.used()
+
+    def _take(self, first: int, count: int) -> None:
+        end = first + count
+        self._used.check(first, count)
+        while first < end:
+            region, index = divmod(first, self.region)
+            number = min(end - first, self.region - index)
+            block = self._made_block(region)
+            block.counts.fill(index, number)
+            block.touch(index, index + number)
+            self._dirty[region] = block
+            first += number
+
+    def _find_free(self, cluster: int) -> int:
+        while True:
+            region, index = divmod(cluster, self.region)
+            block = self._block(region)
+            if block is None:
+                return cluster
+            found = block.counts.find_free(index)
+            if found is not None:
+                return region * self.region + found
+            cluster = (region + 1) * self.region
+
+    def _free_run(self, first: int, most: int) -> int:
+        found = 0
+        while found < most:
+            region, index = divmod(first + found, self.region)
+            block = self._block(region)
+            here = min(self.region - index, most - found)
+            run = here if block is None else block.counts.free_run(index, here)
+            found += run
+            if run < here:
+                break
+        return found
+
+    def _block(self, region: int) -> RefcountBlock | None:
+        block = self._dirty.get(region)
+        if block is not None:
+            return block
+        block = self._blocks.get(region)
+        if block is not None:
+            self._blocks.move_to_end(region)
+            return block
+        if region >= len(self.table) or not self.table[region]:
+            return None
+        offset = self.table[region] & TABLE_OFFSET_MASK
+        check_entry(offset, self._cluster_size, "a refcount block", self.table_offset + region * 8)
+        block = RefcountBlock(
+            Counts(self._host.read(offset, self._cluster_size), self._bits), offset
+        )
+        self._keep(region, block)
+        return block
+
+    def _keep(self, region: int, block: RefcountBlock) -> None:
+        self._blocks[region] = block
+        self._blocks.move_to_end(region)
+        while len(self._blocks) > max(2, _CACHE_SIZE // self._cluster_size):
+            self._blocks.popitem(last=False)
+
+    def _made_block(self, region: int) -> RefcountBlock:
+        block = self._block(region)
+        if block is None:
+            self._reach(region)
+            block = self._block(region)  # a table that moved here has made it
+        if block is None:
+            block = RefcountBlock(Counts(bytearray(self._cluster_size), self._bits), 0)
+            block.touch(0, self.region)
+            self._dirty[region] = block
+            self._homeless.append(region)
+        return block
+
+    def _settle(self) -> None:
+        """Give new blocks a place, in the region that they count if there is room."""
+        while self._homeless:
+            region = self._homeless[-1]
+            block = self._dirty[region]
+            index = block.counts.find_free(0)
+            if index is not None:
+                cluster = region * self.region + index
+                counts_itself = True
+            else:
+                cluster = self._find_free(region * self.region)
+                home = cluster // self.region
+                if self._block(home) is None:
+                    self._made_block(home)
+                    continue  # that one first
+                counts_itself = False
+            self._take(cluster, 1)
+            block.offset = cluster * self._cluster_size
+            self.table[region] = block.offset
+            self._new[region] = counts_itself
+            self._used.add(cluster)
+            self._homeless.remove(region)
+
+    def _reach(self, region: int) -> None:
+        """Make the table large enough for a region, elsewhere."""
+        if region < len(self.table):
+            return
+        per_cluster = self._cluster_size // 8
+        entries = max(region + 2, len(self.table) * 3 // 2)
+        # It counts itself as well.
+        entries += entries // per_cluster // self.region * 2 + 4
+        clusters = -(-entries // per_cluster)
+        if clusters * self._cluster_size > MAX_REFCOUNT_TABLE_SIZE:
+            raise DeviceFullError("the image cannot grow: its refcount table is as large as can be")
+        if self.replaced is None:
+            self.replaced = self.table_offset, len(self.table) // per_cluster
+            old = None
+        else:
+            old = self.table_offset, len(self.table) // per_cluster
+        self.table.extend(array("Q", bytes(8 * (clusters * per_cluster - len(self.table)))))
+        first = self.allocate_together(clusters)
+        self._used.add(first, clusters)
+        self.table_offset = first * self._cluster_size
+        if old is not None:  # nothing on disk knows of that one
+            for cluster in range(old[1]):
+                self.add(old[0] // self._cluster_size + cluster, -1)
+            self._used.remove(old[0] // self._cluster_size, old[1])

@@ -1,0 +1,286 @@
+"""Changes of many tables at once, which happen as a whole or not at all.
+
+Snapshots and repairs change counts, flags and tables all over an image. Here the
+new ones are all written to clusters that are free both before and after, made
+durable, and then switched to by one write of the header's sector (Q10). A crash
+leaves the old state or the new one, and no space is lost in either.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import TYPE_CHECKING, Any, Final
+
+from formats.errors import CorruptImageError, DeviceFullError, FormatError, UnsupportedError
+from formats.qcow2 import features
+from formats.qcow2.bitmaps import invalidate_bitmaps
+from formats.qcow2.counts import Counts
+from formats.qcow2.header import MAX_REFCOUNT_TABLE_SIZE
+from formats.qcow2.host import encode_table
+from formats.qcow2.metadata import change_header
+from formats.qcow2.refcounts import Refcounts
+from formats.qcow2.sparse import SparseCounts
+from formats.qcow2.tables import COMPRESSED, COPIED, OFFSET_MASK, clusters_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from formats.qcow2.header import Header
+    from formats.qcow2.host import Host
+
+_OFFSET: Final = OFFSET_MASK
+
+
+class Rewrite:
+    """A new state of an image in the making. Not safe in several threads.
+
+    Attributes:
+        counts: The refcounts of the new state, to be changed.
+    """
+
+    def __init__(
+        self, host: Host, header: Header, old: SparseCounts, *, tolerant: bool = False
+    ) -> None:
+        """Begin with what is in use.
+
+        Args:
+            host: Holds the image; nothing waits to be written to it.
+            header: Its header.
+            old: How often each cluster is used, refcounts included; not modified.
+            tolerant: Go on where the image contradicts itself.
+        """
+        self.host = host
+        self._header = header
+        self._old = old
+        self.counts = old.copy()
+        self._hint = 0
+        self._tolerant = tolerant
+        self._limit = (1 << header.refcount_bits) - 1
+
+    def drop_refcounts(self) -> None:
+        """Count the old refcount table and its blocks as free afterwards."""
+        header, bits = self._header, self._header.cluster_bits
+        first = header.refcount_table_offset >> bits
+        self.release_clusters(range(first, first + header.refcount_table_clusters))
+        clusters = -(-self.host.size // header.cluster_size)
+        for offset in Refcounts(self.host, header).metadata():
+            # Others are no blocks, and were not counted.
+            if not offset % header.cluster_size and offset >> bits < clusters:
+                self.release_clusters([offset >> bits])
+
+    def allocate(self, clusters: int = 1) -> int:
+        """Take clusters that follow each other; return the first one's byte offset."""
+        first = self._hint
+        found = 0
+        while found < clusters:
+            cluster = first + found
+            if self._old[cluster] or self.counts[cluster]:
+                first, found = cluster + 1, 0
+            else:
+                found += 1
+        for cluster in range(first, first + clusters):
+            self.counts[cluster] = 1
+        if clusters == 1:
+            self._hint = first + 1
+        return first << self._header.cluster_bits
+
+    def write_new(self, data: bytes) -> int:
+        """Write a table into new clusters; return its byte offset."""
+        size = self._header.cluster_size
+        offset = self.allocate(max(1, -(-len(data) // size)))
+        self.host.write(offset, data.ljust(-(-len(data) // size) * size, b"\0"))
+        return offset
+
+    def release_clusters(self, clusters: Iterable[int]) -> None:
+        """Lower the counts of clusters by one.
+
+        Raises:
+            CorruptImageError: One counts as free already.
+        """
+        for cluster in clusters:
+            if not self.counts[cluster]:
+                if self._tolerant:
+                    continue
+                raise CorruptImageError(
+                    "a cluster is used that counts as free",
+                    offset=cluster << self._header.cluster_bits,
+                    rule="Q9",
+                    hint="repair the image first: blobstore check --repair all",
+                )
+            self.counts[cluster] -= 1
+
+    def release_table(self, offset: int, size: int) -> None:
+        """Lower the counts of the clusters of a table of ``size`` bytes."""
+        bits = self._header.cluster_bits
+        self.release_clusters(range(offset >> bits, offset + size + (1 << bits) - 1 >> bits))
+
+    def use_tree(self, l1: Iterable[int], delta: int) -> None:
+        """Count all L2 tables of an L1 table, and all clusters these refer to.
+
+        Args:
+            l1: Entries.
+            delta: 1 or -1.
+
+        Raises:
+            FormatError: A table cannot be.
+            CorruptImageError: A cluster counts as free that is used.
+        """
+        bits = self._header.cluster_bits
+        for entry in l1:
+            if not entry & _OFFSET:
+                continue
+            used = [(entry & _OFFSET) >> bits]
+            for each in self.read_l2(entry & _OFFSET):
+                if each:
+                    used.extend(clusters_of(each, bits))
+            if delta < 0:
+                self.release_clusters(used)
+            else:
+                for cluster in used:
+                    self.counts.add(cluster, delta)
+
+    def read_l2(self, offset: int) -> array[int]:
+        """Return the entries of an L2 table.
+
+        Raises:
+            FormatError, DeviceError: It cannot be read.
+        """
+        if offset % self._header.cluster_size:
+            raise CorruptImageError("an L2 table is at no cluster", offset=offset, rule="Q9")
+        return self.host.read_table(offset, self._header.l2_entries)
+
+    def flagged(self, l1: array[int]) -> array[int]:
+        """Return an active L1 table whose flags, and those below, say what is counted.
+
+        L2 tables that do not are replaced by copies of their own.
+        """
+        bits = self._header.cluster_bits
+        new = l1[:]
+        for index, entry in enumerate(l1):
+            offset = entry & _OFFSET
+            if not offset:
+                new[index] = 0
+                continue
+            if self._tolerant and not self.counts[offset >> bits]:
+                continue  # behind the end, or at no cluster
+            old = self.read_l2(offset)
+            entries = array("Q", [self._flagged_entry(each) for each in old])
+            if entries != old:
+                self.release_clusters([offset >> bits])
+                offset = self.write_new(encode_table(entries))
+            new[index] = offset | (COPIED if self.counts[offset >> bits] == 1 else 0)
+        return new
+
+    def _flagged_entry(self, entry: int) -> int:
+        offset = entry & _OFFSET
+        if entry & COMPRESSED or not offset:
+            return entry & ~COPIED
+        if offset % self._header.cluster_size:
+            return entry
+        alone = self.counts[offset >> self._header.cluster_bits] == 1
+        return entry & ~COPIED | (COPIED if alone else 0)
+
+    def finish(self, *, content_changes: bool = False, **changes: Any) -> Header:
+        """Write the counts, make everything durable, and switch to it.
+
+        Args:
+            content_changes: Whether the disk has another content then.
+            changes: Fields of the header that change too.
+
+        Returns:
+            The header as it is now.
+
+        Raises:
+            UnsupportedError: A count does not fit into the bits of a refcount; nothing
+                changed.
+            DeviceError: It failed; the image is in its old state, or in the new one.
+        """
+        table_offset, table = self._write_refcounts()
+        self.host.flush()
+        autoclear = self._header.autoclear & features.BITMAPS
+        if autoclear and content_changes:
+            resized = changes.get("size", self._header.size) != self._header.size
+            if not invalidate_bitmaps(self.host, self._header, resized=resized):
+                autoclear = 0
+        header = change_header(
+            self.host,
+            self._header,
+            refcount_table_offset=table_offset,
+            refcount_table_clusters=len(table) * 8 // self._header.cluster_size,
+            autoclear=autoclear,
+            **changes,
+        )
+        self.host.flush()
+        return header
+
+    def _write_refcounts(self) -> tuple[int, array[int]]:
+        """Write blocks and table for all counts; return where the table is, and the table."""
+        cluster_size = self._header.cluster_size
+        region = cluster_size * 8 // self._header.refcount_bits
+        per_cluster = cluster_size // 8
+        blocks: dict[int, int] = {}
+        table_offset, table_clusters = 0, 0
+        while True:
+            regions = self._regions(region)
+            missing = [number for number in regions if number not in blocks]
+            needed = -(-(max(regions, default=0) + 1) // per_cluster)
+            if needed > table_clusters:
+                if table_clusters:  # nothing refers to it
+                    self.release_table(table_offset, table_clusters * cluster_size)
+                table_clusters = needed + needed // 8
+                if table_clusters * cluster_size > MAX_REFCOUNT_TABLE_SIZE:
+                    raise DeviceFullError("the refcount table is as large as it can be")
+                table_offset = self.allocate(table_clusters)
+            elif not missing:
+                break
+            for number in missing:
+                blocks[number] = self.allocate()
+        table = array("Q", bytes(table_clusters * cluster_size))
+        for number, offset in blocks.items():
+            self.host.write(offset, self._block(number, region))
+            table[number] = offset
+        self.host.write(table_offset, encode_table(table))
+        return table_offset, table
+
+    def _regions(self, region: int) -> set[int]:
+        return {cluster // region for cluster, _ in self.counts.used()}
+
+    def _block(self, number: int, region: int) -> bytearray:
+        counts = Counts(bytearray(self._header.cluster_size), self._header.refcount_bits)
+        for index, count in self.counts.between(number * region, (number + 1) * region):
+            if count > self._limit:
+                raise UnsupportedError(
+                    f"a refcount of {self._header.refcount_bits} bits cannot count {count}"
+                    " uses [Q3]",
+                    feature="refcount width",
+                )
+            counts[index - number * region] = count
+        return counts.raw
+
+
+def load_counts(host: Host, header: Header, *, skip_bad: bool = False) -> SparseCounts:
+    """Return the refcounts of an image as they are on disk.
+
+    Args:
+        host: Holds the image.
+        header: Its header.
+        skip_bad: Take what a block that cannot be counts for zero.
+
+    Raises:
+        FormatError, DeviceError: A block cannot be read.
+    """
+    counts = SparseCounts()
+    refcounts = Refcounts(host, header)
+    for number, entry in enumerate(refcounts.table):
+        if not entry:
+            continue
+        base = number * refcounts.region
+        try:
+            found = refcounts.block_counts(number)
+        except FormatError:
+            if not skip_bad:
+                raise
+            continue
+        for index, count in found:
+            counts[base + index] = count
+    return counts

@@ -1,0 +1,182 @@
+"""The table of internal snapshots: bytes to `Snapshot` and back.
+
+Source: QEMU's docs/interop/qcow2, "Snapshots".
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from formats.errors import FormatError, SnapshotNotFoundError, TruncatedImageError
+from formats.qcow2.header import MAX_L1_SIZE, l1_entries
+
+if TYPE_CHECKING:
+    from array import array
+    from collections.abc import Iterable, Sequence
+
+    from formats.qcow2.header import Header
+    from formats.qcow2.host import Host
+
+_ENTRY: Final = struct.Struct(">QIHHIIQII")
+_EXTRA: Final = struct.Struct(">QQQ")
+#: As in QEMU.
+MAX_TABLE_SIZE: Final = 64 << 20
+MAX_EXTRA: Final = 1024
+#: What stands for "no instruction count".
+_NO_ICOUNT: Final = (1 << 64) - 1
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """An internal snapshot.
+
+    Attributes:
+        id: What identifies it; QEMU counts.
+        name: What it is called; several may be called the same.
+        l1_offset: Byte offset of its L1 table in the image.
+        l1_size: Entries of that.
+        seconds: When it was made, since 1970.
+        nanoseconds: And the fraction of a second.
+        vm_clock: How long the machine had run, nanoseconds.
+        vm_state_size: Bytes of the machine's state behind the disk; 0 for none.
+        disk_size: Bytes of its disk; None where the table does not say.
+        extra: Bytes of the entry behind the fields of version 2.
+    """
+
+    id: str
+    name: str
+    l1_offset: int
+    l1_size: int
+    seconds: int
+    nanoseconds: int = 0
+    vm_clock: int = 0
+    vm_state_size: int = 0
+    disk_size: int | None = None
+    extra: bytes = b""
+
+
+def read_snapshots(host: Host, header: Header) -> list[Snapshot]:
+    """Read the table of an image.
+
+    Raises:
+        FormatError: It breaks a rule.
+        DeviceError: It cannot be read.
+    """
+    if not header.snapshot_count:
+        return []
+    size = min(host.size - header.snapshots_offset, MAX_TABLE_SIZE)
+    reader = _Reader(host, header.snapshots_offset, size)
+    return [reader.next() for _ in range(header.snapshot_count)]
+
+
+class _Reader:
+    """Reads entries one behind the other, and no more of the image than they take."""
+
+    def __init__(self, host: Host, offset: int, size: int) -> None:
+        self._host = host
+        self._offset = offset
+        self._end = offset + size
+
+    def next(self) -> Snapshot:
+        place = self._offset
+        fields = _ENTRY.unpack(self._take(_ENTRY.size))
+        l1_offset, l1_size, id_size, name_size, seconds, nanoseconds, clock, state, extra_size = (
+            fields
+        )
+        if extra_size > MAX_EXTRA:
+            raise FormatError("a snapshot has too much extra data", offset=place, rule="Q18")
+        extra = self._take(extra_size)
+        id_ = self._take(id_size).decode("utf-8", "surrogateescape")
+        name = self._take(name_size).decode("utf-8", "surrogateescape")
+        used = _ENTRY.size + extra_size + id_size + name_size
+        self._offset += -used % 8
+        if len(extra) >= 8:
+            state = int.from_bytes(extra[:8])
+        disk_size = int.from_bytes(extra[8:16]) if len(extra) >= 16 else None
+        return Snapshot(
+            id=id_,
+            name=name,
+            l1_offset=l1_offset,
+            l1_size=l1_size,
+            seconds=seconds,
+            nanoseconds=nanoseconds,
+            vm_clock=clock,
+            vm_state_size=state,
+            disk_size=disk_size,
+            extra=extra,
+        )
+
+    def _take(self, size: int) -> bytes:
+        if self._offset + size > self._end:
+            raise TruncatedImageError(
+                "the image ends within its snapshot table", offset=self._offset, rule="Q18"
+            )
+        data = bytes(self._host.read(self._offset, size)) if size else b""
+        self._offset += size
+        return data
+
+
+def encode_snapshots(snapshots: Iterable[Snapshot]) -> bytes:
+    """Return a snapshot table as it is on disk; unknown extra data stays."""
+    table = bytearray()
+    for snapshot in snapshots:
+        id_ = snapshot.id.encode("utf-8", "surrogateescape")
+        name = snapshot.name.encode("utf-8", "surrogateescape")
+        table += _ENTRY.pack(
+            snapshot.l1_offset,
+            snapshot.l1_size,
+            len(id_),
+            len(name),
+            snapshot.seconds,
+            snapshot.nanoseconds,
+            snapshot.vm_clock,
+            min(snapshot.vm_state_size, 0xFFFF_FFFF),
+            len(snapshot.extra),
+        )
+        table += snapshot.extra + id_ + name
+        table += bytes(-len(table) % 8)
+    return bytes(table)
+
+
+def new_extra(disk_size: int) -> bytes:
+    """Return the extra data of a new snapshot without a machine's state."""
+    return _EXTRA.pack(0, disk_size, _NO_ICOUNT)
+
+
+def find_snapshot(snapshots: Sequence[Snapshot], name: str) -> Snapshot:
+    """Return the snapshot with that ID, or else the first one with that name.
+
+    Raises:
+        SnapshotNotFoundError: There is none.
+    """
+    for snapshot in snapshots:
+        if snapshot.id == name:
+            return snapshot
+    for snapshot in snapshots:
+        if snapshot.name == name:
+            return snapshot
+    raise SnapshotNotFoundError(f"there is no snapshot {name!r}")
+
+
+def snapshot_l1(host: Host, header: Header, snapshot: Snapshot) -> array[int]:
+    """Read a snapshot's L1 table, which covers its disk.
+
+    Raises:
+        FormatError: It cannot be.
+        DeviceError: It cannot be read.
+    """
+    size = header.size if snapshot.disk_size is None else snapshot.disk_size
+    if (
+        snapshot.l1_size * 8 > MAX_L1_SIZE
+        or snapshot.l1_offset % header.cluster_size
+        or snapshot.l1_offset + snapshot.l1_size * 8 > host.size
+        or snapshot.l1_size < l1_entries(size, header.cluster_bits)
+    ):
+        raise FormatError(
+            f"the L1 table of snapshot {snapshot.id!r} cannot be",
+            offset=snapshot.l1_offset,
+            rule="Q18",
+        )
+    return host.read_table(snapshot.l1_offset, snapshot.l1_size)

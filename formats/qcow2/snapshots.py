@@ -1,0 +1,210 @@
+"""Internal snapshots: list, create, apply, delete.
+
+Each change happens as a whole or not at all (Q10, Q18, Q19). The functions work on the
+device that holds an image which nobody has open; `Qcow2Device.rewrite` runs them
+on one that is.
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from typing import TYPE_CHECKING
+
+from formats.errors import CorruptImageError, SnapshotExistsError, UnsupportedError
+from formats.qcow2 import features
+from formats.qcow2.header import MAX_SNAPSHOTS, l1_entries, read_header
+from formats.qcow2.host import Host, encode_table
+from formats.qcow2.rewrite import Rewrite, load_counts
+from formats.qcow2.snapshot_table import (
+    MAX_TABLE_SIZE,
+    Snapshot,
+    encode_snapshots,
+    find_snapshot,
+    new_extra,
+    read_snapshots,
+    snapshot_l1,
+)
+from formats.qcow2.tables import COMPRESSED, COPIED, OFFSET_MASK, clusters_of
+
+if TYPE_CHECKING:
+    from formats.device import BlockDevice
+    from formats.qcow2.header import Header
+
+__all__ = [
+    "Snapshot",
+    "apply_snapshot",
+    "create_snapshot",
+    "delete_snapshot",
+    "list_snapshots",
+]
+
+
+def list_snapshots(device: BlockDevice) -> list[Snapshot]:
+    """Return the snapshots of an image, in the order of its table.
+
+    Raises:
+        StorageError: It is no sound image.
+    """
+    header = read_header(device)
+    return read_snapshots(Host(device), header)
+
+
+def create_snapshot(device: BlockDevice, name: str, *, when: float | None = None) -> Snapshot:
+    """Keep the disk as it is now under a name.
+
+    Args:
+        device: Holds the image.
+        name: Not empty, and not that of another snapshot.
+        when: What to take for the time, seconds since 1970; by default now.
+
+    Raises:
+        ValueError: It is no name.
+        SnapshotExistsError: There is such a snapshot.
+        UnsupportedError: The refcounts are too narrow for another one.
+        StorageError: It is no sound image.
+        DeviceError: It failed; the snapshot is there or not.
+    """
+    if not name or len(name.encode("utf-8", "surrogateescape")) > 255 or "\0" in name:
+        raise ValueError("the name of a snapshot has 1 to 255 bytes")
+    host, header, snapshots = _load(device)
+    if any(name == snapshot.name for snapshot in snapshots):
+        raise SnapshotExistsError(f"there is a snapshot {name!r}")
+    if len(snapshots) >= MAX_SNAPSHOTS:
+        raise UnsupportedError("there are 65536 snapshots", feature="more snapshots")
+    rewrite = Rewrite(host, header, load_counts(host, header))
+    rewrite.drop_refcounts()
+    l1 = _shared(rewrite, host.read_table(header.l1_offset, header.l1_size), header)
+    rewrite.release_table(header.l1_offset, header.l1_size * 8)
+    seconds, fraction = divmod(time.time_ns() if when is None else int(when * 1e9), 10**9)
+    snapshot = Snapshot(
+        id=_new_id(snapshots),
+        name=name,
+        l1_offset=rewrite.write_new(encode_table(l1)),
+        l1_size=len(l1),
+        seconds=seconds,
+        nanoseconds=fraction,
+        disk_size=header.size,
+        extra=new_extra(header.size),
+    )
+    active = rewrite.write_new(encode_table(l1))
+    table = _write_table(rewrite, header, [*snapshots, snapshot])
+    rewrite.finish(l1_offset=active, snapshot_count=len(snapshots) + 1, snapshots_offset=table)
+    return snapshot
+
+
+def apply_snapshot(device: BlockDevice, name: str) -> Snapshot:
+    """Make the disk what it was when a snapshot was made; its size too.
+
+    A machine's state stays in the snapshot.
+
+    Args:
+        device: Holds the image.
+        name: ID or name of the snapshot.
+
+    Raises:
+        SnapshotNotFoundError: There is none.
+        StorageError: It is no sound image.
+        DeviceError: It failed; the disk is as it was, or as it is to be.
+    """
+    host, header, snapshots = _load(device)
+    snapshot = find_snapshot(snapshots, name)
+    size = header.size if snapshot.disk_size is None else snapshot.disk_size
+    wanted = snapshot_l1(host, header, snapshot)[: max(1, l1_entries(size, header.cluster_bits))]
+    rewrite = Rewrite(host, header, load_counts(host, header))
+    rewrite.drop_refcounts()
+    rewrite.use_tree(wanted, 1)
+    rewrite.use_tree(host.read_table(header.l1_offset, header.l1_size), -1)
+    rewrite.release_table(header.l1_offset, header.l1_size * 8)
+    l1 = rewrite.flagged(wanted)
+    active = rewrite.write_new(encode_table(l1))
+    rewrite.finish(content_changes=True, l1_offset=active, l1_size=len(l1), size=size)
+    return snapshot
+
+
+def delete_snapshot(device: BlockDevice, name: str) -> Snapshot:
+    """Give up a snapshot, and free what only it uses.
+
+    Args:
+        device: Holds the image.
+        name: ID or name of the snapshot.
+
+    Raises:
+        SnapshotNotFoundError: There is none.
+        StorageError: It is no sound image.
+        DeviceError: It failed; the snapshot is there or not.
+    """
+    host, header, snapshots = _load(device)
+    snapshot = find_snapshot(snapshots, name)
+    rewrite = Rewrite(host, header, load_counts(host, header))
+    rewrite.drop_refcounts()
+    rewrite.use_tree(snapshot_l1(host, header, snapshot), -1)
+    rewrite.release_table(snapshot.l1_offset, snapshot.l1_size * 8)
+    rewrite.release_table(header.l1_offset, header.l1_size * 8)
+    l1 = rewrite.flagged(host.read_table(header.l1_offset, header.l1_size))
+    rest = [other for other in snapshots if other is not snapshot]
+    table = _write_table(rewrite, header, rest)
+    rewrite.finish(
+        l1_offset=rewrite.write_new(encode_table(l1)),
+        snapshot_count=len(rest),
+        snapshots_offset=table,
+    )
+    return snapshot
+
+
+def _load(device: BlockDevice) -> tuple[Host, Header, list[Snapshot]]:
+    header = read_header(device)
+    if header.incompatible & features.CORRUPT:
+        raise CorruptImageError(
+            "the qcow2 image is marked as corrupt and is not written [Q5]",
+            hint="repair it: blobstore check --repair all",
+        )
+    if header.incompatible & features.DIRTY:
+        from formats.qcow2.repair import repair  # noqa: PLC0415  hardly ever needed
+
+        repair(device, leaks_only=False)
+        header = read_header(device)
+    host = Host(device)
+    return host, header, read_snapshots(host, header)
+
+
+def _shared(rewrite: Rewrite, l1: array[int], header: Header) -> array[int]:
+    """Return an L1 table for the active state and the new snapshot, all counted twice."""
+    bits = header.cluster_bits
+    shared = l1[:]
+    for index, entry in enumerate(l1):
+        offset = entry & OFFSET_MASK
+        shared[index] = offset
+        if not offset:
+            continue
+        old = rewrite.read_l2(offset)
+        for each in old:
+            if each:
+                for cluster in clusters_of(each, bits):
+                    rewrite.counts.add(cluster, 1)
+        entries = array("Q", [each if each & COMPRESSED else each & ~COPIED for each in old])
+        if entries != old:
+            # Both get a copy without flags; the table with them becomes free.
+            shared[index] = rewrite.write_new(encode_table(entries))
+            rewrite.release_clusters([offset >> bits])
+        rewrite.counts.add(shared[index] >> bits, 1)
+    return shared
+
+
+def _write_table(rewrite: Rewrite, header: Header, snapshots: list[Snapshot]) -> int:
+    """Write a snapshot table, count the old one as free; return the new one's offset."""
+    if header.snapshot_count:
+        old = read_snapshots(rewrite.host, header)
+        rewrite.release_table(header.snapshots_offset, len(encode_snapshots(old)))
+    if not snapshots:
+        return 0
+    table = encode_snapshots(snapshots)
+    if len(table) > MAX_TABLE_SIZE:
+        raise UnsupportedError("the snapshot table is larger than 64 MiB", feature="more snapshots")
+    return rewrite.write_new(table)
+
+
+def _new_id(snapshots: list[Snapshot]) -> str:
+    """Return the next number, as QEMU counts."""
+    numbers = [int(found.id) for found in snapshots if found.id.isascii() and found.id.isdigit()]
+    return str(max(numbers, default=0) + 1)

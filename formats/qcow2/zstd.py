@@ -1,0 +1,12 @@
+"""Zstandard: Python's own from 3.14 on, and its backport before (spec/decisions/0020)."""
+
+from __future__ import annotations
+
+import sys
+
+if sys.version_info >= (3, 14):
+    from compression.zstd import DecompressionParameter, ZstdDecompressor, ZstdError
+else:
+    from backports.zstd import DecompressionParameter, ZstdDecompressor, ZstdError
+
+__all__ = ["DecompressionParameter", "ZstdDecompressor", "ZstdError"]
