@@ -10,6 +10,7 @@ Source: LUKS1 On-Disk Format 1.2.3, section 2.4.
 from __future__ import annotations
 
 import os
+from struct import Struct
 from typing import TYPE_CHECKING
 
 from luks.errors import LuksHeaderError
@@ -94,13 +95,15 @@ def _diffused(
     """
     hash_ = lookup(hash_name)
     new, digest_size = hash_.new, hash_.digest_size
-    number_of, view = int.from_bytes, memoryview(material)
+    number_of = int.from_bytes
+    stripes_but_last = memoryview(material)[: (stripes - 1) * key_size]
     for index, start in enumerate(range(0, key_size, digest_size)):
         width = min(digest_size, key_size - start)
-        prefix = index << (8 * width)
+        prefix, size = index << (8 * width), width + 4
+        lane = Struct(f"{start}x{width}s{key_size - start - width}x").iter_unpack(stripes_but_last)
+        surplus = 8 * (digest_size - width)
         value = 0
-        for offset in range(start, (stripes - 1) * key_size, key_size):
-            value ^= number_of(view[offset : offset + width], "big")
-            message = (prefix ^ value).to_bytes(width + 4, "big")
-            value = number_of(new(message).digest()[:width], "big")
+        for (part,) in lane:  # thousands of times
+            message = (prefix ^ value ^ number_of(part, "big")).to_bytes(size, "big")
+            value = number_of(new(message).digest(), "big") >> surplus
         yield slice(start, start + width), value
