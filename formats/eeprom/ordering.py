@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from typing import TYPE_CHECKING
 
 from formats.errors import FieldError
@@ -40,5 +40,7 @@ def arrange(usual: list[Part], order: tuple[int, ...], named: Collection[int]) -
         raise FieldError("order", "is the usual one, which is not given")
     if [kind for kind in order if kind not in named] != [k for k in types if k not in named]:
         raise FieldError("order", "has the types in other in another order")
-    parts = {kind: iter([part for part in usual if part[0] == kind]) for kind in set(types)}
-    return [next(parts[kind]) for kind in order]
+    parts: dict[int, deque[Part]] = defaultdict(deque)
+    for part in usual:
+        parts[part[0]].append(part)
+    return [parts[kind].popleft() for kind in order]
