@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from formats.errors import FormatError
 
@@ -58,6 +58,24 @@ class Codec(Protocol[M]):
         Raises:
             FieldError: A field breaks a limit, or all of it does not fit.
         """
+
+
+@runtime_checkable
+class CautiousCodec(Protocol):
+    """A codec that knows of models which are right and do harm nevertheless."""
+
+    def cautions(self, model: Any, /) -> tuple[str, ...]:
+        """Return what to be aware of, a sentence each."""
+
+
+def cautions_of(codec: Codec[M], model: M) -> tuple[str, ...]:
+    """Return what to be aware of before a model is written, a sentence each.
+
+    Args:
+        codec: That of the model; most have nothing to say.
+        model: Within its limits.
+    """
+    return codec.cautions(model) if isinstance(codec, CautiousCodec) else ()
 
 
 @dataclass(frozen=True, slots=True)

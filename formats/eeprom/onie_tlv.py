@@ -19,7 +19,7 @@ from formats.eeprom.mirror import kebab
 from formats.eeprom.ordering import arrange, stated_order
 from formats.eeprom.padding import BLANK, fill_up, split_rest
 from formats.eeprom.recognising import require_signature, require_size
-from formats.eeprom.texts import LATIN1_WITHOUT_NUL, MacAddress
+from formats.eeprom.texts import LATIN1_WITHOUT_NUL, MacAddress, is_unicast
 from formats.errors import FieldError, UnsupportedError
 
 _SIGNATURE: Final = b"TlvInfo\x00"
@@ -158,15 +158,20 @@ class _OnieTlvCodec:
         return fill_up(start + crc, size, tail=model.tail, fill=model.fill)
 
     def cautions(self, model: OnieTlv, /) -> tuple[str, ...]:
-        """Return what is allowed and can still do harm, a sentence each."""
-        if not model.other:
-            return ()
-        codes = ", ".join(sorted({f"{tlv.type:#04x}" for tlv in model.other}))
-        caution = (
-            f"Linux's onie-tlv driver was seen never to get past a type like {codes}:"
-            " a vendor extension is safe [E-ONIE8]"
-        )
-        return (caution,)
+        """Return what others make of some of the values (E-ONIE6, E-ONIE8)."""
+        found = []
+        if model.mac_1_base is not None and not is_unicast(model.mac_1_base):
+            found.append(
+                f"U-Boot and Linux refuse {model.mac_1_base.hex(':')} as mac-1-base: it is no"
+                " address of a device [E-ONIE6]"
+            )
+        if model.other:
+            codes = ", ".join(sorted({f"{tlv.type:#04x}" for tlv in model.other}))
+            found.append(
+                f"Linux's onie-tlv driver was seen never to get past a type like {codes}:"
+                " a vendor extension is safe [E-ONIE8]"
+            )
+        return tuple(found)
 
 
 def _tlvs(content: bytes, end: int, report: Report) -> list[tuple[int, int, bytes]]:

@@ -137,6 +137,12 @@ class _RpiHatCodec:
         header = _HEADER.pack(_SIGNATURE, model.version, 0, len(stored), _HEADER.size + len(atoms))
         return fill_up(header + atoms, size, tail=model.tail, fill=model.fill)
 
+    def cautions(self, model: RpiHat, /) -> tuple[str, ...]:
+        """Return what keeps boards from being told apart (E-HAT5)."""
+        if any(model.vendor_info.uuid):
+            return ()
+        return ("the UUID is zero: every board needs one of its own [E-HAT5]",)
+
 
 def _atom(kind: int, count: int, data: bytes) -> bytes:
     atom = _ATOM.pack(kind, count, len(data) + _CRC_SIZE) + data

@@ -252,6 +252,15 @@ def test_e_edid5_text_that_ends_in_zeros_is_found_and_kept() -> None:
     assert CODEC.encode(found, len(data)) == data
 
 
+def test_e_edid5_a_reserved_byte_of_a_descriptor_is_0() -> None:
+    data = change(CODEC.encode(DISPLAY, None), 74, "01")
+    with pytest.raises(FormatError, match=r"reserved byte .* at byte 74 \[E-EDID5\]"):
+        CODEC.decode(data, Report.strict())
+    report = Report.tolerant()
+    assert CODEC.decode(data, report).descriptors[1] == DisplayProductName(text="Example 24")
+    assert len(report.problems) == 1
+
+
 def test_e_edid6_blocks_that_are_announced_have_to_be_there() -> None:
     data = CODEC.encode(DISPLAY, None)
     with pytest.raises(FormatError, match=r"384 bytes are announced.*at byte 126"):
@@ -306,6 +315,7 @@ def test_e_edid8_to_10_a_block_that_breaks_a_rule_is_kept(at: int, octets: str, 
             {"extensions": (CtaExtension(detailed_timings=(bytes(18),)),)},
             "extensions[0]",
         ),
+        ({"extensions": (CtaExtension(native_formats=16),)}, "extensions[0].native-formats"),
     ],
 )
 def test_e_edid_what_cannot_be_written_is_named(changed: dict[str, Any], path: str) -> None:

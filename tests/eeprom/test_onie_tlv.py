@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formats.eeprom.codec import Report
+from formats.eeprom.codec import Report, cautions_of
 from formats.eeprom.onie_tlv import CODEC, OnieTlv, Tlv, VendorExtension
 from formats.errors import (
     EmptyImageError,
@@ -157,6 +157,10 @@ def test_e_onie2_the_length_is_big_endian_and_at_most_2048() -> None:
         VendorExtension(enterprise_number=1, content=bytes(size)) for size in [251] * 7 + [226]
     )
     assert len(CODEC.encode(OnieTlv(vendor_extension=most), None)) == 2048
+    larger = by_hand([(0xFD, bytes(255))] * 8)
+    with pytest.raises(FormatError, match=r"takes 2073 bytes, more than 2048 at byte 9"):
+        CODEC.decode(larger, Report.strict())
+    assert len(CODEC.decode(larger, Report.tolerant()).vendor_extension) == 8
     with pytest.raises(FieldError, match="2050 bytes are needed, of 2048"):
         CODEC.encode(OnieTlv(vendor_extension=most, product_name=""), None)
 
@@ -213,10 +217,15 @@ def test_e_onie8_types_without_a_name_are_kept_and_warned_of() -> None:
     tlvs = [(0x23, b"7"), (0x40, b"2.1"), (0x60, bytes.fromhex("020000000001"))]
     found = CODEC.decode(by_hand(tlvs), Report.strict())
     assert found.other == tuple(Tlv(type=code, value=value) for code, value in tlvs[1:])
-    (caution,) = CODEC.cautions(found)
+    (caution,) = cautions_of(CODEC, found)
     assert "0x40, 0x60" in caution
     assert "E-ONIE8" in caution
-    assert CODEC.cautions(SWITCH) == ()
+    assert cautions_of(CODEC, SWITCH) == ()
+
+
+def test_e_onie6_an_address_that_linux_refuses_is_warned_of() -> None:
+    (caution,) = cautions_of(CODEC, OnieTlv(mac_1_base=bytes(6)))
+    assert "00:00:00:00:00:00" in caution
 
 
 @pytest.mark.parametrize(

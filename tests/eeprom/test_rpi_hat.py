@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formats.eeprom.codec import Report
+from formats.eeprom.codec import Report, cautions_of
 from formats.eeprom.rpi_hat import CODEC, Atom, RpiHat
 from formats.eeprom.rpi_hat_atoms import FunctionSelect, GpioMap, Pin, PullType, VendorInfo
 from formats.errors import (
@@ -203,6 +203,7 @@ def test_e_hat1_other_things_are_told_apart() -> None:
         (by_hand([(1, VENDOR_DATA), (1, VENDOR_DATA)]), "more than one atom of type 1"),
         (by_hand([(1, VENDOR_DATA), (2, NO_GPIO[:-1])]), "type 2 has 29 bytes, and not 30"),
         (by_hand([(1, VENDOR_DATA), (2, b"\x09" + NO_GPIO[1:])]), "0x09 has settings .*E-HAT6"),
+        (by_hand([(1, VENDOR_DATA), (2, b"\x30" + NO_GPIO[1:])]), "0x30 has settings .*E-HAT6"),
         (by_hand([(1, VENDOR_DATA), (2, b"\x00\x04" + NO_GPIO[2:])]), "0x04 has a power.*E-HAT6"),
         (by_hand([(1, VENDOR_DATA), (2, b"\x00\x00\x08" + NO_GPIO[3:])]), "reserved.*E-HAT7"),
         (by_hand([(1, VENDOR_DATA)]), "gpio-bank-0 is missing.*E-HAT9"),
@@ -221,6 +222,16 @@ def test_e_hat2_to_9_what_breaks_a_rule_is_named_and_the_rest_read(
     report = Report.tolerant()
     assert CODEC.decode(data, report).vendor_info == VENDOR
     assert report.problems
+
+
+@pytest.mark.parametrize("size", [0, 1, 33, 0xFFFF_FFFF])
+def test_e_hat3_an_atom_that_ends_where_it_cannot_is_found(size: int) -> None:
+    data = bytearray(by_hand([(1, VENDOR_DATA), (2, NO_GPIO)]))
+    at = 12 + 8 + len(VENDOR_DATA) + 2
+    data[at + 4 : at + 8] = size.to_bytes(4, "little")
+    with pytest.raises(FormatError, match=rf"atom 1 does not end .* at byte {at} .E-HAT3"):
+        CODEC.decode(data, Report.strict())
+    assert CODEC.decode(data, Report.tolerant()).vendor_info == VENDOR
 
 
 def test_e_hat4_a_ccitt_crc_as_the_text_once_said_is_refused() -> None:
@@ -244,6 +255,12 @@ def test_e_hat5_the_serial_number_of_four_bytes_is_no_vendor_info() -> None:
         CODEC.decode(by_hand([(1, early)]), Report.tolerant())
 
 
+def test_e_hat5_a_uuid_of_zeros_is_warned_of() -> None:
+    blank = dataclasses.replace(HAT, vendor_info=dataclasses.replace(VENDOR, uuid=bytes(16)))
+    assert "UUID is zero" in cautions_of(CODEC, blank)[0]
+    assert cautions_of(CODEC, HAT) == ()
+
+
 @pytest.mark.parametrize(
     ("hat", "change", "path"),
     [
@@ -260,6 +277,8 @@ def test_e_hat5_the_serial_number_of_four_bytes_is_no_vendor_info() -> None:
             "gpio-bank-0.pins[0]",
         ),
         (HAT, {"gpio_bank_0": GpioMap(drive=9)}, "gpio-bank-0.drive"),
+        (HAT, {"gpio_bank_0": GpioMap(slew=3)}, "gpio-bank-0.slew"),
+        (HAT, {"gpio_bank_0": GpioMap(hysteresis=3)}, "gpio-bank-0.hysteresis"),
         (HAT, {"other": (Atom(type=4),)}, "other[0].type"),
         (HAT, {"order": (1, 2)}, "order"),
         (HAT, {"order": (1, 2, 3, 4, 4, 5, 0x1234)}, "order"),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formats.eeprom.codec import Report
+from formats.eeprom.codec import Report, cautions_of
 from formats.eeprom.sl28_vpd import CODEC, Sl28Vpd
 from formats.errors import (
     EmptyImageError,
@@ -76,6 +76,10 @@ def test_e_sl3_linux_takes_no_address_of_a_group_and_no_zeros() -> None:
             CODEC.encode(Sl28Vpd(serial_number="1", base_mac_address=mac), None)
         with pytest.raises(FormatError, match="no address of a device at byte 17"):
             CODEC.decode(_by_hand(b"1", mac), Report.strict())
+
+
+def test_codecs_that_know_of_no_harm_have_no_cautions() -> None:
+    assert cautions_of(CODEC, BOARD) == ()
 
 
 def test_e_sl4_a_wrong_crc_is_found_and_the_rest_read() -> None:
