@@ -201,6 +201,7 @@ class Tpm:
             if result or not (stored or response_code(response)):
                 _log.error("libtpms failed on a command: result %#x", result)
                 return failure(self.version)
+            _log.debug("command %#x: %#x", command.code or 0, response_code(response) or 0)
             return response
 
     def cancel(self) -> int:

@@ -72,7 +72,7 @@ class Vtpm:
                 *map(str, arguments),
                 *server,
                 f"--ctrl=type=unixio,path={self.ctrl}",
-                f"--log=file={self.log},level=2",
+                f"--log=file={self.log},level=3",
             ],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

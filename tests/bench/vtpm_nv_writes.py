@@ -1,0 +1,103 @@
+"""NV writes of a TPM: `blobstore vtpm` beside swtpm, on the same file system.
+
+    python -m tests.bench.vtpm_nv_writes [DIRECTORY]
+
+One client writes 32 changing bytes to an NV index, again and again, and waits for each
+response. The two take turns, so that both see the same disk. What is printed is the
+time of a write in each, and the ratio. Three of ours: in the clear, encrypted, and a
+TPM that has been filled to 64 KiB first. swtpm acknowledges before anything is on the
+disk; what an fdatasync of 4 KiB takes there is printed for comparison.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import blobstore
+from tests.support.foreign import program
+from tests.vtpm import commands
+from tests.vtpm.support import STARTED, DataClient, command, key_of, make_image, serving
+
+INDEX, SIZE = 0x1500016, 32
+ROUNDS, WRITES = 20, 100
+FILLED = 64 << 10
+
+
+def write_time(client: DataClient, start: int) -> float:
+    """Return seconds per write, over `WRITES` of them."""
+    began = time.perf_counter()
+    for number in range(start, start + WRITES):
+        response = client.send(commands.nv_write(INDEX, number.to_bytes(SIZE, "big")))
+        assert commands.code_of(response) == 0
+    return (time.perf_counter() - began) / WRITES
+
+
+def fill(client: DataClient) -> None:
+    for number in range(FILLED // 2048):
+        client.send(commands.nv_define(0x1000000 + number, 2048))
+        for offset in (0, 1024):
+            data = os.urandom(1024)
+            client.send(commands.nv_write(0x1000000 + number, data, offset))
+
+
+def synchronise_time(directory: Path) -> float:
+    """Return the median seconds of writing 4 KiB in place and fdatasync."""
+    path = directory / "probe"
+    path.write_bytes(bytes(4096))
+    taken = []
+    with path.open("r+b", buffering=0) as file:
+        for number in range(200):
+            began = time.perf_counter()
+            os.pwrite(file.fileno(), bytes([number % 256]) * 4096, 0)
+            os.fdatasync(file.fileno())
+            taken.append(time.perf_counter() - began)
+    return statistics.median(taken)
+
+
+def measure(directory: Path) -> dict[str, float]:
+    """Return the median seconds of a write in each."""
+    with ExitStack() as stack:
+        clients: dict[str, DataClient] = {}
+        for name in ("swtpm", "clear", "encrypted", "swtpm-filled", "filled"):
+            place = directory / name
+            place.mkdir()
+            if name.startswith("swtpm"):
+                arguments = [program("swtpm"), "socket", "--tpm2", "--tpmstate", f"dir={place}"]
+            elif name == "clear":
+                blobstore.create(place / "image", {}, encrypted=False).close()
+                arguments = command(place / "image")
+            else:
+                image = make_image(place / "image")
+                arguments = command(image, "--key-file", key_of(image))
+            tpm = stack.enter_context(serving([*arguments, *STARTED]))
+            client = clients[name] = tpm.connect()
+            stack.callback(client.close)
+            assert commands.code_of(client.send(commands.nv_define(INDEX, SIZE))) == 0
+            if name.endswith("filled"):
+                fill(client)
+        taken: dict[str, list[float]] = {name: [] for name in clients}
+        for number in range(ROUNDS):
+            for name, client in clients.items():
+                taken[name].append(write_time(client, 1 + number * WRITES))
+    return {name: statistics.median(times) for name, times in taken.items()}
+
+
+def main() -> None:
+    parent = sys.argv[1] if len(sys.argv) > 1 else None
+    with tempfile.TemporaryDirectory(dir=parent) as directory:
+        probe = synchronise_time(Path(directory))
+        print(f"write and fdatasync of 4 KiB: {probe * 1e6:.0f} us")
+        found = measure(Path(directory))
+    for name, seconds in found.items():
+        peer = found["swtpm-filled" if name == "filled" else "swtpm"]
+        print(f"{name:14} {seconds * 1e6:6.0f} us per NV write   {seconds / peer:.2f} of swtpm")
+
+
+if __name__ == "__main__":
+    main()
