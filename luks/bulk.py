@@ -44,6 +44,8 @@ class Bulk(Protocol):
 class Crossover(NamedTuple):
     """From where on the way in bulk is faster, measured with `cryptography` 50.
 
+    For a size of sectors that is not named it never is.
+
     Attributes:
         encrypt: Sectors of a request, by their size, to encrypt.
         decrypt: The same, to decrypt.
@@ -56,12 +58,12 @@ class Crossover(NamedTuple):
     saved: Mapping[int, float]
 
 
-#: XTS against `luks.xts.AesXts`, which is as fast where sectors are large; against
+#: XTS against `luks.xts.AesXts`, which is faster where sectors are large; against
 #: the same where one context does not serve many sectors; and against `luks.modes`.
 AES_XTS: Final = Crossover(
-    encrypt={512: 36, 1024: 46, 2048: 64, 4096: 512},
-    decrypt={512: 36, 1024: 46, 2048: 64, 4096: 512},
-    saved={512: 0.55, 1024: 0.5, 2048: 0.35, 4096: 0.02},
+    encrypt={512: 44, 1024: 56, 2048: 108},
+    decrypt={512: 44, 1024: 58, 2048: 108},
+    saved={512: 0.35, 1024: 0.25, 2048: 0.15},
 )
 AES_XTS_BY_CONTEXTS: Final = Crossover(
     encrypt={512: 12, 1024: 14, 2048: 15, 4096: 22},
@@ -135,7 +137,8 @@ def bulk_path(
 ) -> BulkPath | None:
     """Return the way in bulk for a cipher that is usable, if it has one.
 
-    CBC and XTS have, with ciphers of `cryptography` that have 128-bit blocks.
+    CBC and XTS have, with ciphers of `cryptography` that have 128-bit blocks, and with
+    sectors for which it is worth it.
 
     Args:
         spec: The cipher.
@@ -148,6 +151,9 @@ def bulk_path(
         return None
     if spec.mode not in {"cbc", "xts"} or sys.byteorder != "little":
         return None  # to NumPy, the bytes are little-endian numbers
+    crossover = xts if spec.mode == "xts" else CBC
+    if sector_size not in crossover.encrypt:
+        return None
 
     def make() -> Bulk:
         from luks.bulk_ivs import bulk_ivs  # noqa: PLC0415  NumPy
@@ -161,7 +167,7 @@ def bulk_path(
 
         return BulkCbc(CryptographyCipher(spec.cipher, key), sector_size, ivs)
 
-    return BulkPath(make, sector_size, xts if spec.mode == "xts" else CBC)
+    return BulkPath(make, sector_size, crossover)
 
 
 def prepare_bulk() -> None:

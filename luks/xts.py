@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers import CipherContext
 
     from formats.device import ReadableBuffer, WritableBuffer
+    from luks.bulk import Crossover
 
 
 class _Fast(NamedTuple):
@@ -50,6 +51,11 @@ FAST: Final = {
 }
 
 
+def crossover() -> Crossover:
+    """Return from where on `luks.xts_bulk` is faster than `AesXts` alone."""
+    return AES_XTS if _tweak_can_follow() else AES_XTS_BY_CONTEXTS
+
+
 class AesXts:
     """A `luks.ciphers.SectorCipher`."""
 
@@ -61,8 +67,7 @@ class AesXts:
         # Each thread takes one.
         self._spare: list[_Maker] = []
         spec = CipherSpec(f"aes-xts-{iv}", "aes", "xts", iv, "")
-        crossover = AES_XTS if _tweak_can_follow() else AES_XTS_BY_CONTEXTS
-        self._bulk = bulk_path(spec, memoryview(key), sector_size, crossover)
+        self._bulk = bulk_path(spec, memoryview(key), sector_size, crossover())
 
     def encrypt(self, first_sector: int, data: ReadableBuffer, out: WritableBuffer, /) -> None:
         if not (self._bulk and self._bulk.encrypt(first_sector, data, out)):

@@ -314,13 +314,13 @@ def test_requests_of_one_blob_do_not_import_numpy(text: str) -> None:
     )
 
 
-@pytest.mark.parametrize("size", [512, 64 << 10, 64 << 20])
+@pytest.mark.parametrize("size", [512, 64 << 10, 128 << 20])
 def test_numpy_is_imported_when_it_would_have_paid(size: int) -> None:
     """Never for single sectors, at once for much, and else when it has added up."""
     run(
         "cipher = sector_cipher('aes-xts-plain64', bytes(range(64)), 512)\n"
         f"data = bytearray({size})\n"
-        f"for _ in range({(64 << 20) // size}):\n"
+        f"for _ in range({(128 << 20) // size}):\n"
         "    cipher.encrypt(0, data, data)\n"
         f"assert ('numpy' in sys.modules) is ({size} > 512)\n"
     )
