@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from blobstore.comparison import Difference, SectionState, compare
     from blobstore.converting.conversion import convert
     from blobstore.copying import backup
+    from blobstore.decoding import DecodedBlob, decode_blob, edit_blob
     from blobstore.description import Digest, SectionInfo, StoreInfo
     from blobstore.errors import (
         BlobNotFoundError,
@@ -53,13 +54,16 @@ if TYPE_CHECKING:
     from blobstore.image import Image
     from blobstore.layers import is_encrypted
     from blobstore.layout import SectionSpec, initialise
-    from blobstore.manifest import Manifest, load_manifest
-    from blobstore.packing import Unpacked, pack, unpack
+    from blobstore.manifests.loading import ManifestFile, load_manifest
+    from blobstore.manifests.manifest import Manifest
+    from blobstore.manifests.tables import UnitTable
+    from blobstore.packing import pack, pack_raw, pack_table
     from blobstore.regions import Region
     from blobstore.stack import create_store as create
     from blobstore.stack import open_store as open  # noqa: A004
     from blobstore.store import Store
     from blobstore.transaction import Transaction
+    from blobstore.unpacking import Unpacked, unpack
     from blobstore.verification import Problem, Report
     from blobstore.windows.window import Window
     from formats.errors import StorageError
@@ -70,12 +74,14 @@ __all__ = [
     "CorruptBlobError",
     "CorruptStoreError",
     "DamagedHeadError",
+    "DecodedBlob",
     "Difference",
     "Digest",
     "Image",
     "ImageExistsError",
     "Manifest",
     "ManifestError",
+    "ManifestFile",
     "NoPreviousBlobError",
     "NoSpaceError",
     "OutputExistsError",
@@ -98,6 +104,7 @@ __all__ = [
     "StoreError",
     "StoreInfo",
     "Transaction",
+    "UnitTable",
     "Unpacked",
     "UnwrittenBlobError",
     "Window",
@@ -106,6 +113,8 @@ __all__ = [
     "compare",
     "convert",
     "create",
+    "decode_blob",
+    "edit_blob",
     "export_state",
     "import_state",
     "initialise",
@@ -113,6 +122,8 @@ __all__ = [
     "load_manifest",
     "open",
     "pack",
+    "pack_raw",
+    "pack_table",
     "unpack",
 ]
 
@@ -135,6 +146,7 @@ _HOMES: Final = {
     "blobstore.copying": ("backup",),
     "blobstore.cloning": ("clone",),
     "blobstore.comparison": ("Difference", "SectionState", "compare"),
+    "blobstore.decoding": ("DecodedBlob", "decode_blob", "edit_blob"),
     "blobstore.description": ("Digest", "SectionInfo", "StoreInfo"),
     "blobstore.foreign.exporting": ("export_state",),
     "blobstore.foreign.states": ("StateFormat",),
@@ -142,13 +154,16 @@ _HOMES: Final = {
     "blobstore.foreign.importing": ("import_state",),
     "blobstore.layers": ("is_encrypted",),
     "blobstore.layout": ("SectionSpec", "initialise"),
-    "blobstore.manifest": ("Manifest", "load_manifest"),
-    "blobstore.packing": ("Unpacked", "pack", "unpack"),
+    "blobstore.manifests.loading": ("ManifestFile", "load_manifest"),
+    "blobstore.manifests.manifest": ("Manifest",),
+    "blobstore.manifests.tables": ("UnitTable",),
+    "blobstore.packing": ("pack", "pack_raw", "pack_table"),
     "blobstore.regions": ("Region",),
     "blobstore.stack": ("create", "open"),
     "blobstore.foreign.encryption": ("StateKey",),
     "blobstore.store": ("Store",),
     "blobstore.transaction": ("Transaction",),
+    "blobstore.unpacking": ("Unpacked", "unpack"),
     "blobstore.verification": ("Problem", "Report"),
     "blobstore.windows.window": ("Window",),
     "formats.errors": ("StorageError",),

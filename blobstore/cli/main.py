@@ -21,6 +21,8 @@ VERBS: Final = {
     "unpack": "Write an image's blobs and a manifest to a directory.",
     "ls": "List the sections of an image.",
     "info": "Show what an image is and where each byte of it goes.",
+    "show": "Show what an EEPROM's blob says, field by field.",
+    "edit": "Change fields in an EEPROM's blob, checksums included.",
     "get": "Read a blob.",
     "put": "Replace a blob, atomically and durably.",
     "restore": "Go back to the blob before the newest.",

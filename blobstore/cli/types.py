@@ -38,3 +38,17 @@ class DigestType(click.ParamType["Digest"]):
             return Digest.parse(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+class SettingType(click.ParamType[tuple[str, str]]):
+    """The name of a field and its value, ``NAME=VALUE``."""
+
+    name = "setting"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        name, equals, text = value.partition("=")
+        if not (name and equals):
+            self.fail(f"{value!r} is not NAME=VALUE", param, ctx)
+        return name, text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
 from collections.abc import Mapping
@@ -28,6 +29,25 @@ def assign(plain: dict[str, Any], model: type, path: str, text: str) -> None:
     Raises:
         FieldError: There is no such field, or the text is no value of it.
     """
+    here, key, annotation = _locate(plain, model, path)
+    value = parse_value(text, annotation, path)
+    if isinstance(here, list) and key == len(here):
+        here.append(value)
+    else:
+        here[key] = value
+
+
+def has_path(plain: dict[str, Any], model: type, path: str) -> bool:
+    """Say whether `assign` would find the field; ``plain`` is not modified."""
+    try:
+        _locate(copy.deepcopy(plain), model, path)
+    except FieldError:
+        return False
+    return True
+
+
+def _locate(plain: dict[str, Any], model: type, path: str) -> tuple[Any, Any, Any]:
+    """Return the table or list that a field is in, its key there, and its annotation."""
     if not _PATH.fullmatch(path):
         raise FieldError(path, "is no path of a field, such as board.custom[0]")
     *way, last = _PART.findall(path)
@@ -37,15 +57,10 @@ def assign(plain: dict[str, Any], model: type, path: str, text: str) -> None:
         key, annotation = _step(here, annotation, part, path)
         if isinstance(key, str) and key not in here:
             here[key] = _empty(annotation)
-        elif key == len(here) and isinstance(here, list):
+        elif isinstance(here, list) and key == len(here):
             here.append(_empty(annotation))
         here = here[key]
-    key, annotation = _step(here, annotation, last, path)
-    value = parse_value(text, annotation, path)
-    if isinstance(here, list) and key == len(here):
-        here.append(value)
-    else:
-        here[key] = value
+    return here, *_step(here, annotation, last, path)
 
 
 def _step(here: Any, annotation: Any, part: str, path: str) -> tuple[Any, Any]:

@@ -141,6 +141,8 @@ COMMANDS: list[Command] = [
     (0, "put image a payload K"),
     (0, "put image a payload K"),
     (0, "restore image a K"),
+    (0, "show image a --type raw --json K"),
+    (0, "edit image a fill=1 --type raw K"),
     (0, "get image a -o got K"),
     (61, "get image unknown -o never K"),
     (0, "ls image --json K"),

@@ -2,39 +2,112 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from blobstore.cli.access import PATH, NewAccess, new_access_options
 from blobstore.cli.encryption import kdf_options
-from blobstore.manifest import load_manifest
-from blobstore.packing import pack
+from blobstore.cli.output import progress
+from blobstore.cli.types import SettingType
+from blobstore.manifests.loading import ManifestFile
+from blobstore.manifests.tables import UnitTable
+from blobstore.packing import pack, pack_raw, pack_table
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from contextlib import AbstractContextManager
+
+    from luks import Secret
+
+
+def _print_schema(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    """Print the schema and end, as ``--help`` does."""
+    if value and not context.resilient_parsing:
+        from blobstore.manifests.schema import schema_text  # noqa: PLC0415  rarely used
+
+        click.echo(schema_text(), nl=False)
+        context.exit()
 
 
 @click.command("pack")
 @click.argument("manifest_path", metavar="MANIFEST", type=PATH)
-@click.option("-o", "--output", "image", type=PATH, required=True, metavar="IMAGE")
-@click.option("--force", is_flag=True, help="Overwrite IMAGE.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="FILE",
+    help="The image; with --table a pattern with {column}, such as unit-{serial}.img.",
+)
+@click.option(
+    "--set",
+    "settings",
+    type=SettingType(),
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Give a field, such as board.serial-number, another value. Several times.",
+)
+@click.option("--table", type=PATH, metavar="CSV", help="Make one file for each row.")
+@click.option("--raw", metavar="SECTION", help="Write this section alone, as it goes into a chip.")
+@click.option("--force", is_flag=True, help="Overwrite FILE.")
+@click.option(
+    "--schema",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_print_schema,
+    help="Print the JSON Schema of manifests, and end.",
+)
 @kdf_options
 @new_access_options
 def command(
-    *, access: NewAccess, manifest_path: Path, image: Path, force: bool, kdf: dict[str, Any]
+    *,
+    access: NewAccess,
+    manifest_path: Path,
+    output: str,
+    settings: tuple[tuple[str, str], ...],
+    table: Path | None,
+    raw: str | None,
+    force: bool,
+    kdf: dict[str, Any],
 ) -> None:
-    """Make IMAGE out of MANIFEST, a TOML file, and the files that it names.
+    """Make an image out of MANIFEST, a TOML or JSON file, and the files that it names.
 
     The image is as large as the worst-case sizes of its sections need, unless
     the manifest says otherwise.
+
+    NAME in --set begins with the name of a section, or is a field that only one
+    section has. So are the names of the columns of a table; an empty cell leaves
+    the field as it is.
     """
-    manifest = load_manifest(manifest_path)
+    if raw is not None and (access.key.is_named or access.header):
+        raise click.UsageError("a bare binary has no key and no LUKS header")
+    source = ManifestFile(manifest_path, settings, encrypted=None if access.encrypted else False)
+    if table is not None:
+        if access.header:
+            raise click.UsageError("--header names one file, and a table makes many images")
+        units = UnitTable(table, source, output)
+        with _secret(source, access, raw, output) as secret, progress(table.name) as advance:
+            options = {} if secret is None else kdf
+            pack_table(units, secret, raw=raw, overwrite=force, progress=advance, **options)
+        return
+    manifest = source.manifest()
+    if raw is not None:
+        pack_raw(manifest, raw, output, overwrite=force)
+        return
     if access.header:
         manifest = replace(manifest, header=access.header)
-    if not access.encrypted:
-        manifest = replace(manifest, luks_version=None, header=None)
-    access = access._replace(encrypted=manifest.luks_version is not None)
-    with access.secret_for(image) as secret:
-        pack(manifest, image, secret, overwrite=force, **(kdf if access.encrypted else {})).close()
+    with _secret(source, access, raw, output) as secret:
+        options = {} if secret is None else kdf
+        pack(manifest, output, secret, overwrite=force, **options).close()
+
+
+def _secret(
+    source: ManifestFile, access: NewAccess, raw: str | None, output: str
+) -> AbstractContextManager[Secret | None]:
+    """Return what yields the secret of the images to be made, or None."""
+    if raw is not None:
+        return nullcontext()
+    return access._replace(encrypted=source.is_encrypted).secret_for(Path(output))

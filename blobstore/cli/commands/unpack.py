@@ -8,7 +8,7 @@ import click
 
 from blobstore.cli.access import PATH, Access, access_options
 from blobstore.errors import CorruptBlobError, DamagedHeadError
-from blobstore.packing import unpack
+from blobstore.unpacking import unpack
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,0 +1,43 @@
+"""`blobstore edit`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from blobstore.cli.access import PATH, Access, access_options
+from blobstore.cli.types import SettingType
+from blobstore.decoding import edit_blob
+from formats.errors import DeviceError
+
+
+@click.command("edit")
+@click.argument("image", type=PATH)
+@click.argument("name")
+@click.argument("settings", type=SettingType(), nargs=-1, required=True, metavar="FIELD=VALUE...")
+@click.option("--type", "type_", metavar="TYPE", help="It is of this, whatever its section says.")
+@access_options
+def command(
+    *,
+    access: Access,
+    image: Path,
+    name: str,
+    settings: tuple[tuple[str, str], ...],
+    type_: str | None,
+) -> None:
+    """Change fields in the blob NAME of IMAGE, atomically, and what checks them.
+
+    FIELD is named as in manifests, such as board.serial-number or custom[0]. VALUE is
+    text, a number, true or false, bytes in hexadecimal, or @FILE for bytes in a file.
+    """
+    with access.open(image, read_only=False) as store:
+        kind = store.section(name).type if type_ is None else type_
+        store.put(name, edit_blob(store.get(name), kind, settings, _read_file))
+
+
+def _read_file(name: str) -> bytes:
+    try:
+        return Path(name).read_bytes()
+    except OSError as error:
+        raise DeviceError(f"cannot read {name}: {error.strerror}") from error

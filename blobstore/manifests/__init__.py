@@ -1,0 +1,1 @@
+"""Manifests: what `blobstore pack` reads and `blobstore unpack` writes."""

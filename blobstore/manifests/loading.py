@@ -1,0 +1,240 @@
+"""Reading manifests, in TOML or JSON.
+
+    [image]
+    format = "raw"          # the only one so far
+    luks = 2                # 1, 2, or false for no encryption
+    size = "fit"            # or the size of the whole image, such as "16MiB"
+    header = "keys.hdr"     # a detached LUKS header
+    block-size = 4096       # of the container
+    sector-size = 4096      # of LUKS2
+    seed = "seed.bin"       # derive everything random from this file
+
+    [[section]]
+    name = "tpm-permanent-state"
+    file = "tpm2.bin"       # or text, hex, base64, fields; none: registered, unwritten
+    max-size = "256KiB"     # worst case; default: the size of the content
+    kind = "blob"           # or "window"
+    copies = 2              # 1 for content that is only read
+    type = "tpm2-permall"   # what it is, for tools
+
+    [[section]]
+    name = "board"
+    type = "ipmi-fru"       # a format of spec/eeprom.md
+    chip = "24c02"          # or size, in bytes: the content is exactly that long
+    [section.fields.board]  # as the format has them
+    serial-number = "0001"
+
+Relative file names start at the manifest's directory, but the header's, which
+like the image's starts where the command runs. Unknown keys are errors.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from blobstore.description import kind_of
+from blobstore.errors import ManifestError
+from blobstore.layout import SectionSpec
+from blobstore.manifests.content import SIZES, SOURCES, ContentReader
+from blobstore.manifests.manifest import Manifest
+from blobstore.manifests.settings import apply_settings, has_field
+from blobstore.sizes import parse_size
+from formats.container import DEFAULT_BLOCK_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+_IMAGE_KEYS: Final = {
+    "format",
+    "luks",
+    "size",
+    "header",
+    "block-size",
+    "sector-size",
+    "seed",
+}
+_SECTION_KEYS: Final = {"name", *SOURCES, *SIZES, "max-size", "kind", "copies", "type"}
+
+_T = TypeVar("_T")
+
+
+def load_manifest(path: Path, settings: Iterable[tuple[str, str]] = ()) -> Manifest:
+    """Read a manifest and the files it names.
+
+    Args:
+        path: JSON if it ends with ``.json``, else TOML.
+        settings: Fields that are to be other than the manifest says
+            (`blobstore.manifests.settings`).
+
+    Raises:
+        ManifestError: It cannot be read or used; the message has the key.
+        UnsupportedError: A codec that another distribution adds cannot be used.
+    """
+    return ManifestFile(path, settings).manifest()
+
+
+class ManifestFile:
+    """A manifest that was read, of which manifests with other settings can be made."""
+
+    def __init__(
+        self,
+        path: Path,
+        settings: Iterable[tuple[str, str]] = (),
+        *,
+        encrypted: bool | None = None,
+    ) -> None:
+        """Read a manifest.
+
+        Args:
+            path: JSON if it ends with ``.json``, else TOML.
+            settings: As `load_manifest` takes them, for all manifests made of it.
+            encrypted: False for images in the clear, whatever it says of LUKS.
+
+        Raises:
+            ManifestError: It cannot be read, or a setting is wrong.
+        """
+        self._path = path
+        self._contents = ContentReader(path.parent)
+        self._tables = _read_tables(path)
+        self._check_tables()
+        if encrypted is False:
+            self._tables.setdefault("image", {})["luks"] = False
+            self._tables["image"].pop("header", None)
+        self._tables = self._with(settings)
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether its images are."""
+        return self._luks_version(self._tables.get("image", {}).get("luks", 2)) is not None
+
+    def manifest(self, settings: Iterable[tuple[str, str]] = ()) -> Manifest:
+        """Return the manifest with some fields set; see `load_manifest`."""
+        tables = self._with(settings)
+        image = tables.get("image", {})
+        specs = tuple(
+            self._section(table, number)
+            for number, table in enumerate(tables.get("section", []), 1)
+        )
+        names = [spec.name for spec in specs]
+        for name in names:
+            if names.count(name) > 1:
+                raise self._error("section.name", f"{name!r} occurs twice")
+        header = self._get(image, "image", "header", str, None)
+        return Manifest(
+            sections=specs,
+            luks_version=self._luks_version(image.get("luks", 2)),
+            size=None
+            if image.get("size", "fit") == "fit"
+            else self._convert("image.size", parse_size, image["size"]),
+            header=Path(header) if header else None,
+            block_size=self._get(image, "image", "block-size", int, DEFAULT_BLOCK_SIZE),
+            sector_size=self._get(image, "image", "sector-size", int, None),
+            seed=self._seed(image),
+        )
+
+    def _with(self, settings: Iterable[tuple[str, str]]) -> dict[str, Any]:
+        """Return the manifest's tables with some fields set."""
+        settings = list(settings)
+        if not settings:
+            return self._tables
+        tables = copy.deepcopy(self._tables)
+        try:
+            apply_settings(tables.get("section", []), settings)
+        except ValueError as error:
+            raise ManifestError(f"{self._path}: {error}") from error
+        return tables
+
+    def has_field(self, name: str) -> bool:
+        """Say whether a setting can have this name."""
+        return has_field(self._tables.get("section", []), name)
+
+    def _check_tables(self) -> None:
+        tables = self._tables
+        self._only(tables, {"image", "section"}, "manifest")
+        image = tables.get("image", {})
+        sections = tables.get("section", [])
+        if not isinstance(image, dict):
+            raise self._error("image", "must be a table: [image]")
+        if not isinstance(sections, list) or not all(isinstance(s, dict) for s in sections):
+            raise self._error("section", "must be an array of tables: [[section]]")
+        self._only(image, _IMAGE_KEYS, "image")
+        if image.get("format", "raw") != "raw":
+            raise self._error("image.format", f"{image['format']!r} is not supported, only 'raw'")
+        self._luks_version(image.get("luks", 2))
+
+    def _luks_version(self, value: object) -> int | None:
+        if value is False:
+            return None
+        if value is True or value not in (1, 2):
+            raise self._error("image.luks", f"is 1, 2 or false, not {value!r}")
+        return 1 if value == 1 else 2
+
+    def _seed(self, image: dict[str, Any]) -> bytes | None:
+        name = self._get(image, "image", "seed", str, None)
+        if name is None:
+            return None
+        return self._convert("image.seed", lambda file: bytes(self._contents.file(file)), name)
+
+    def _section(self, table: dict[str, Any], number: int) -> SectionSpec:
+        name = self._get(table, f"section {number}", "name", str, None)
+        if name is None:
+            raise self._error(f"section {number}: name", "is missing")
+        where = f"section {name!r}"
+        self._only(table, _SECTION_KEYS, where)
+        type_ = self._get(table, where, "type", str, "")
+        content = self._convert(where, self._contents.read, table)
+        if "max-size" in table:
+            max_size = self._convert(f"{where}: max-size", parse_size, table["max-size"])
+        elif content is not None:
+            max_size = len(content)
+        else:
+            raise self._error(where, "has neither content nor max-size")
+        kind = self._convert(
+            f"{where}: kind", kind_of, self._get(table, where, "kind", str, "blob")
+        )
+        copies = self._get(table, where, "copies", int, 2)
+        try:
+            return SectionSpec(name, max_size, kind, copies, type_, content)
+        except ValueError as error:
+            raise self._error(where, str(error)) from error
+
+    def _only(self, table: dict[str, Any], known: set[str], where: str) -> None:
+        unknown = sorted(set(table) - known)
+        if unknown:
+            raise self._error(where, f"has unknown keys: {', '.join(unknown)}")
+
+    def _get(self, table: dict[str, Any], where: str, key: str, kind: type, default: Any) -> Any:
+        value = table.get(key, default)
+        if value is not default and (not isinstance(value, kind) or isinstance(value, bool)):
+            words = {str: "text", int: "a whole number"}
+            raise self._error(f"{where}: {key}", f"must be {words[kind]}, not {value!r}")
+        return value
+
+    def _convert(self, key: str, convert: Callable[[Any], _T], value: object) -> _T:
+        try:
+            return convert(value)
+        except ValueError as error:
+            raise self._error(key, str(error)) from error
+
+    def _error(self, key: str, problem: str) -> ManifestError:
+        return ManifestError(f"{self._path}: {key}: {problem}")
+
+
+def _read_tables(path: Path) -> dict[str, Any]:
+    is_json = path.suffix.lower() == ".json"
+    try:
+        text = path.read_text(encoding="utf-8")
+        tables = json.loads(text) if is_json else tomllib.loads(text)
+    except OSError as error:
+        raise ManifestError(f"cannot read {path}: {error.strerror}") from error
+    except (json.JSONDecodeError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path} is no {'JSON' if is_json else 'TOML'}: {error}") from error
+    except RecursionError as error:
+        raise ManifestError(f"{path} is nested too deeply") from error
+    if not isinstance(tables, dict):
+        raise ManifestError(f"{path}: is no object with image and section")
+    return tables

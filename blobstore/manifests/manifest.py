@@ -1,0 +1,49 @@
+"""What a manifest says, read and checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from blobstore.errors import ManifestError
+from formats.container import DEFAULT_BLOCK_SIZE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from blobstore.layout import SectionSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What to pack.
+
+    Attributes:
+        sections: With their contents.
+        luks_version: 1, 2, or None for no encryption.
+        size: Bytes of the whole image, or None for what the sections need.
+        header: File of the detached LUKS header, or None.
+        block_size: Of the container, in bytes.
+        sector_size: Of LUKS2, in bytes, or None for the default.
+        seed: What everything random is derived from, or None for true randomness.
+    """
+
+    sections: tuple[SectionSpec, ...]
+    luks_version: int | None = 2
+    size: int | None = None
+    header: Path | None = None
+    block_size: int = DEFAULT_BLOCK_SIZE
+    sector_size: int | None = None
+    seed: bytes | None = None
+
+    def section(self, name: str) -> SectionSpec:
+        """Return the section of that name.
+
+        Raises:
+            ManifestError: There is none.
+        """
+        for spec in self.sections:
+            if spec.name == name:
+                return spec
+        names = ", ".join(spec.name for spec in self.sections)
+        raise ManifestError(f"there is no section {name!r}, only {names or 'none at all'}")

@@ -1,0 +1,102 @@
+"""Writing manifests: TOML that packs what a store holds again."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import TYPE_CHECKING, Any, Final
+
+import tomli_w
+
+from blobstore.codecs import find_codec
+from blobstore.decoding import size_to_encode
+from formats.eeprom.chips import chip_of_size
+from formats.eeprom.codec import Report
+from formats.eeprom.fields import from_plain, to_plain
+from formats.errors import FormatError, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from blobstore.description import SectionInfo
+    from blobstore.store import Store
+
+#: Fields of this type say nothing that a file does not.
+_RAW: Final = "raw"
+#: No EEPROM is larger; what is, is better in a file. Bytes.
+_MOST: Final = 1 << 20
+
+
+def fields_of_blob(type_: str, blob: bytes) -> dict[str, Any] | None:
+    """Return the keys of a section that make a blob out of fields, or None.
+
+    They are checked by going all the way, from TOML to bytes: where the bytes are
+    not those of the blob, there are no fields.
+    """
+    if type_ == _RAW or len(blob) > _MOST:
+        return None
+    try:
+        codec = find_codec(type_)
+        if codec is None:
+            return None
+        model = codec.decode(blob, Report.strict())
+        size = size_to_encode(codec, model, blob)
+        table: dict[str, Any] = {"fields": to_plain(model)}
+        read = tomllib.loads(tomli_w.dumps(table))
+        if codec.encode(from_plain(read["fields"], codec.model), size) != blob:
+            return None
+    except (FormatError, UnsupportedError, UnicodeError, tomllib.TOMLDecodeError):
+        return None
+    if size is None:
+        return table
+    chip = chip_of_size(size)
+    return ({"size": size} if chip is None else {"chip": chip}) | table
+
+
+def manifest_text(store: Store, contents: Mapping[str, Mapping[str, Any] | None]) -> str:
+    """Return a manifest in TOML.
+
+    Args:
+        store: What it describes.
+        contents: Section name to the keys that give its content; None where it could
+            not be read. Sections that are missing here are registered only.
+    """
+    return "\n".join(_pieces(store, contents))
+
+
+def _pieces(store: Store, contents: Mapping[str, Mapping[str, Any] | None]) -> Iterator[str]:
+    yield tomli_w.dumps({"image": _image(store)})
+    for section in store.sections():
+        content = contents.get(section.name, {})
+        if content is None:
+            yield f"# the blob of the section that follows, {section.name!r}, could not be read"
+        table = _section(section, content or {})
+        fields = table.pop("fields", None)
+        # The library would write some arrays of tables in one line.
+        yield "[[section]]\n" + tomli_w.dumps(table)
+        if fields is not None:
+            yield tomli_w.dumps({"section": {"fields": fields}})
+
+
+def _image(store: Store) -> dict[str, Any]:
+    info, image = store.info(), store.image
+    header = image.luks if image else None
+    table: dict[str, Any] = {"format": "raw", "luks": header.version if header else False}
+    if header and header.version > 1:
+        table["sector-size"] = header.sector_size
+    if image and image.header_path:
+        table["header"] = str(image.header_path)
+    table["size"] = image.size if info.free and image else "fit"
+    table["block-size"] = info.block_size
+    return table
+
+
+def _section(section: SectionInfo, content: Mapping[str, Any]) -> dict[str, Any]:
+    table = {
+        "name": section.name,
+        "max-size": section.max_size,
+        "kind": section.kind,
+        "copies": section.copies,
+    }
+    if section.type:
+        table["type"] = section.type
+    return table | dict(content)
