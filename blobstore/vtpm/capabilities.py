@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from blobstore import __version__
-from blobstore.vtpm import libtpms
+from blobstore.vtpm import abi
 from formats.swtpm import TpmVersion
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def capabilities(version: TpmVersion | None) -> dict[str, Any]:
     Raises:
         UnsupportedError: libtpms is not installed, or too old.
     """
-    versions = [f"tpm-{found}" for found in libtpms.supported_versions()]
+    versions = [f"tpm-{found}" for found in abi.supported_versions()]
     sizes: list[str] = []
     if version is not TpmVersion.TPM_12 and f"tpm-{TpmVersion.TPM_2}" in versions:
         sizes = list(_key_sizes())
@@ -44,6 +44,6 @@ def capabilities(version: TpmVersion | None) -> dict[str, Any]:
 
 
 def _key_sizes() -> Iterator[str]:
-    said = json.loads(libtpms.describe(TpmVersion.TPM_2, libtpms.Info.FEATURES))
+    said = json.loads(abi.describe(TpmVersion.TPM_2, abi.Info.FEATURES))
     for size in said.get("TPMFeatures", {}).get("RSAKeySizes", ()):
         yield f"rsa-keysize-{size}"

@@ -1,7 +1,7 @@
 """libtpms through ctypes: one TPM, whose state is kept by whoever gives the callbacks.
 
 The library is found when a TPM is made and nothing else needs it. It has one TPM in a
-process, whatever is done (V2). This is the only module that knows its interface.
+process, whatever is done (V2).
 
 Source: libtpms's own manual pages, ``TPMLIB_*(3)``, and its ``tpm_library.h``.
 """
@@ -9,10 +9,10 @@ Source: libtpms's own manual pages, ``TPMLIB_*(3)``, and its ``tpm_library.h``.
 from __future__ import annotations
 
 import ctypes
-from enum import IntEnum, IntFlag
-from functools import cache
+from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from blobstore.vtpm import abi
 from formats.errors import StorageError, UnsupportedError
 from formats.logs import LateLogger
 from formats.swtpm import Slot, TpmVersion
@@ -21,15 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _log = LateLogger(__name__)
-
-#: What a user can do where it is missing.
-REMEDY: Final = "install libtpms (Debian and Ubuntu: libtpms0)"
-
-# The first name that loads is taken.
-_NAMES: Final = ("libtpms.so.0", "libtpms.0.dylib", "libtpms.so", "libtpms.dylib")
-
-#: The oldest release with `TPMLIB_SetState` and TPM 2.0.
-_LEAST_VERSION: Final = (0, 6, 0)
 
 #: libtpms's names of the states, which its callbacks use.
 STATE_NAMES: Final = {
@@ -64,14 +55,6 @@ class Property(IntEnum):
     MAX_VOLATILE_STATE_SPACE = 15
 
 
-class Info(IntFlag):
-    """Of `TPMLIB_GetInfo`."""
-
-    SPECIFICATION = 1
-    ATTRIBUTES = 2
-    FEATURES = 4
-
-
 class Nvram(Protocol):
     """Where a TPM keeps its state. An exception of any kind makes the TPM fail (V11)."""
 
@@ -85,36 +68,6 @@ class Nvram(Protocol):
         """Forget a state; no error if there is none."""
 
 
-class _Callbacks(ctypes.Structure):
-    """``struct libtpms_callbacks``."""
-
-
-_Bytes = ctypes.POINTER(ctypes.c_ubyte)
-_U32 = ctypes.POINTER(ctypes.c_uint32)
-
-_Plain = ctypes.CFUNCTYPE(ctypes.c_uint32)
-_Load = ctypes.CFUNCTYPE(
-    ctypes.c_uint32, ctypes.POINTER(ctypes.c_void_p), _U32, ctypes.c_uint32, ctypes.c_char_p
-)
-_Store = ctypes.CFUNCTYPE(
-    ctypes.c_uint32, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_char_p
-)
-_Delete = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_uint32, ctypes.c_char_p, ctypes.c_ubyte)
-_Locality = ctypes.CFUNCTYPE(ctypes.c_uint32, _U32, ctypes.c_uint32)
-_Presence = ctypes.CFUNCTYPE(ctypes.c_uint32, _Bytes, ctypes.c_uint32)
-
-_Callbacks._fields_ = [
-    ("size", ctypes.c_int),
-    ("nvram_init", _Plain),
-    ("load", _Load),
-    ("store", _Store),
-    ("delete", _Delete),
-    ("io_init", _Plain),
-    ("locality", _Locality),
-    ("presence", _Presence),
-]
-
-_VERSIONS: Final = {TpmVersion.TPM_12: 0, TpmVersion.TPM_2: 1}
 _STATE_TYPES: Final = {Slot.PERMANENT: 1, Slot.VOLATILE: 2, Slot.SAVED: 4}
 
 _taken = False
@@ -140,10 +93,10 @@ class Libtpms:
             ValueError: This process has a TPM already.
         """
         global _taken  # noqa: PLW0603  it is libtpms that is global
-        self._library = _loaded()
+        self._library = abi.loaded()
         if _taken:
             raise ValueError("libtpms has one TPM in a process, and this process has it [V2]")
-        if self._library.TPMLIB_ChooseTPMVersion(_VERSIONS[version]):
+        if self._library.TPMLIB_ChooseTPMVersion(abi.VERSIONS[version]):
             raise UnsupportedError(
                 f"this libtpms has no TPM {version}", feature=f"a TPM {version} in libtpms"
             )
@@ -151,20 +104,20 @@ class Libtpms:
         self._raised: BaseException | None = None
         self._nvram = nvram
         # libtpms keeps the functions, not this object: it must live as long as the process.
-        self._callbacks = _Callbacks(
-            ctypes.sizeof(_Callbacks),
-            _Plain(lambda: 0),
-            _Load(self._load),
-            _Store(self._store),
-            _Delete(self._delete),
-            _Plain(lambda: 0),
-            _Locality(_answer(locality)),
-            _Presence(_answer(lambda: 1)),
+        self._callbacks = abi.Callbacks(
+            ctypes.sizeof(abi.Callbacks),
+            abi.Plain(lambda: 0),
+            abi.Load(self._load),
+            abi.Store(self._store),
+            abi.Delete(self._delete),
+            abi.Plain(lambda: 0),
+            abi.Locality(_answer(locality)),
+            abi.Presence(_answer(lambda: 1)),
         )
         _KEPT.append(self._callbacks)
         if self._library.TPMLIB_RegisterCallbacks(ctypes.byref(self._callbacks)):
             raise UnsupportedError(
-                "libtpms refuses our storage", feature="this version of libtpms", hint=REMEDY
+                "libtpms refuses our storage", feature="this version of libtpms", hint=abi.REMEDY
             )
         _taken = True
         self._buffer = ctypes.c_void_p()
@@ -230,7 +183,7 @@ class Libtpms:
         try:
             return ctypes.string_at(text)
         finally:
-            _libc().free(text)
+            abi.libc().free(text)
 
     def set_buffer_size(self, wanted: int) -> tuple[int, int, int]:
         """Set the largest command and response in bytes; 0 asks. Return it, least and most."""
@@ -295,7 +248,7 @@ class Libtpms:
             if state is None:
                 return Result.RETRY
             # libtpms frees it; its own TPM_Malloc gives no more than 128 KiB (V12).
-            memory = _libc().malloc(len(state))
+            memory = abi.libc().malloc(len(state))
             if not memory:
                 raise MemoryError(f"no memory for {len(state)} bytes of a TPM's state")
             ctypes.memmove(memory, state, len(state))
@@ -331,7 +284,7 @@ class Libtpms:
         try:
             return result, b"" if result else ctypes.string_at(buffer, size.value)
         finally:
-            _libc().free(buffer)
+            abi.libc().free(buffer)
 
 
 def _answer(ask: Callable[[], int]) -> Callable[[Any, int], int]:
@@ -346,82 +299,4 @@ def _answer(ask: Callable[[], int]) -> Callable[[Any, int], int]:
 
 
 #: Callbacks that libtpms still knows.
-_KEPT: Final[list[_Callbacks]] = []
-
-
-def library_version() -> tuple[int, int, int]:
-    """Return the version of libtpms.
-
-    Raises:
-        UnsupportedError: It is not installed, or too old.
-    """
-    return _version_of(_loaded())
-
-
-def supported_versions() -> tuple[TpmVersion, ...]:
-    """Return which TPMs this libtpms has. Only while this process has no TPM.
-
-    Raises:
-        UnsupportedError: As `library_version`.
-    """
-    library = _loaded()
-    return tuple(v for v, n in _VERSIONS.items() if not library.TPMLIB_ChooseTPMVersion(n))
-
-
-def describe(version: TpmVersion, flags: Info) -> bytes:
-    """Return what libtpms says of a kind of TPM, as JSON. Only while this process has no TPM."""
-    library = _loaded()
-    library.TPMLIB_ChooseTPMVersion(_VERSIONS[version])
-    text = library.TPMLIB_GetInfo(int(flags))
-    try:
-        return ctypes.string_at(text) if text else b"{}"
-    finally:
-        _libc().free(text)
-
-
-def log_to(descriptor: int, level: int, prefix: str = "") -> None:
-    """Let libtpms write its own messages; 0 is none of them."""
-    library = _loaded()
-    library.TPMLIB_SetDebugFD(descriptor)
-    library.TPMLIB_SetDebugLevel(level)
-    if prefix:
-        library.TPMLIB_SetDebugPrefix(prefix.encode())
-
-
-def _version_of(library: ctypes.CDLL) -> tuple[int, int, int]:
-    version = int(library.TPMLIB_GetVersion())
-    return version >> 16, version >> 8 & 0xFF, version & 0xFF
-
-
-def _loaded() -> ctypes.CDLL:
-    library = _find()
-    if library is None:
-        raise UnsupportedError("libtpms is not installed", feature="a TPM", hint=REMEDY)
-    if _version_of(library) < _LEAST_VERSION:
-        found = ".".join(map(str, _version_of(library)))
-        raise UnsupportedError(f"libtpms {found} is too old", feature="a TPM", hint=REMEDY)
-    return library
-
-
-@cache
-def _find() -> ctypes.CDLL | None:
-    for name in _NAMES:
-        try:
-            library = ctypes.CDLL(name)
-        except OSError:
-            continue
-        library.TPMLIB_GetInfo.restype = ctypes.c_void_p
-        for function in ("TPMLIB_Process", "TPMLIB_SetState", "TPM_IO_Hash_Data"):
-            getattr(library, function).restype = ctypes.c_uint32
-        library.TPMLIB_SetBufferSize.restype = ctypes.c_uint32
-        library.TPMLIB_GetVersion.restype = ctypes.c_uint32
-        return library
-    return None
-
-
-@cache
-def _libc() -> ctypes.CDLL:
-    libc = ctypes.CDLL(None)
-    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, (ctypes.c_size_t,)
-    libc.free.restype, libc.free.argtypes = None, (ctypes.c_void_p,)
-    return libc
+_KEPT: Final[list[abi.Callbacks]] = []

@@ -223,10 +223,6 @@ class StoreNvram:
             self._released = True
             _log.info("the image was released")
 
-    def forget_what_was_left(self) -> None:
-        """Accept what others made of the image: this TPM starts from that."""
-        self._left = None
-
     # ---------------------------------------------------------- internal
 
     def _fingerprint(self) -> bytes:

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from blobstore.vtpm import libtpms
+from blobstore.vtpm import abi
 from formats.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def set_up_log(options: LogOptions) -> None:
     level = options.level
     root.setLevel(_LEVELS[min(level, len(_LEVELS) - 1)])
     if level >= _LIBTPMS_LEVEL and isinstance(handler, logging.StreamHandler):
-        libtpms.log_to(handler.stream.fileno(), level - _LIBTPMS_LEVEL + 1, options.prefix)
+        abi.log_to(handler.stream.fileno(), level - _LIBTPMS_LEVEL + 1, options.prefix)
 
 
 def become_user(name: str) -> None:

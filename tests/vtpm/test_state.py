@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import random
+import re
 import socket
 import struct
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -15,6 +20,7 @@ import pytest
 import blobstore
 from blobstore.errors import CorruptBlobError, CorruptStoreError
 from blobstore.foreign.encryption import StateKey
+from blobstore.vtpm.control import needed
 from blobstore.vtpm.nvram import StoreNvram
 from formats.device import MemoryDevice
 from formats.errors import FormatError, StorageError
@@ -22,6 +28,7 @@ from formats.swtpm import OVERHEAD, PlainState, Slot, TpmVersion, encode_state
 from luks import PolicyError
 from tests.support.cli import blobstore as blobstore_command
 from tests.support.cli import fails
+from tests.support.foreign import program
 from tests.support.stores import image as store_image
 from tests.support.stores import open_store, spec
 from tests.vtpm import commands
@@ -31,6 +38,7 @@ from tests.vtpm.support import (
     STARTED,
     VOLATILE,
     command,
+    environment,
     key_of,
     make_image,
     opened,
@@ -481,6 +489,118 @@ def test_v57_what_is_at_the_path_of_a_socket_is_replaced_only_if_nobody_uses_it(
         for path in place.parent.iterdir():
             path.unlink()
         place.parent.rmdir()
+
+
+def test_v14_a_tpm_12_saves_its_state_and_resumes_from_it(image: Path) -> None:
+    save = struct.pack(">HII", 0xC1, 10, 0x98)
+    extend = struct.pack(">HIII", 0xC1, 34, 0x14, 10) + b"\x11" * 20
+    read = struct.pack(">HIII", 0xC1, 14, 0x15, 10)
+    saved = "tpm-save-state"
+    with vtpm_of(image, "--tpm1.2", *STARTED) as tpm:
+        client = tpm.connect()
+        assert commands.code_of(client.send(extend)) == 0
+        extended = client.send(read)[10:]
+        assert commands.code_of(client.send(save)) == 0
+        with opened(image, read_only=True, lock=False) as store:
+            assert store.section(saved).size
+            assert store.section(saved).type == "tpm12-savestate"
+        client.close()
+        tpm.process.kill()
+        tpm.process.wait()
+    with vtpm_of(image, "--flags", "not-need-init,startup-state") as tpm:
+        client = tpm.connect()
+        assert client.send(read)[10:] == extended != bytes(20)
+        with opened(image, read_only=True, lock=False) as store:
+            assert saved not in store  # it was for one time
+        client.close()
+    with vtpm_of(image, *STARTED) as tpm:
+        client = tpm.connect()
+        assert client.send(read)[10:] == bytes(20)
+        client.close()
+
+
+@pytest.mark.interop
+def test_v16_a_response_is_sent_when_the_image_was_synchronised(copy: Path, tmp_path: Path) -> None:
+    traced = tmp_path / "trace"
+    strace = [program("strace"), "-f", "-qq", "-o", traced, "-e"]
+    calls = "trace=recvfrom,sendto,pwrite64,pwritev,fsync,fdatasync"
+    arguments = [*strace, calls, *command(copy, "--key-file", key_of(copy), *STARTED)]
+    with serving(arguments) as tpm:
+        client = tpm.connect()
+        for text in (b"changed!", b"and more"):
+            assert commands.code_of(client.send(commands.nv_write(INDEX, text))) == 0
+        client.send(commands.get_random(8))
+        client.close()
+        ctrl = tpm.control()
+        ctrl.ask(3)
+        ctrl.close()
+        tpm.process.wait(timeout=30)
+    found = re.findall(r"^\d+ +(\w+)\(", traced.read_text(), re.MULTILINE)
+    short = {"recvfrom": "r", "sendto": "s", "fdatasync": "f", "fsync": "f"}
+    order = "".join(short.get(name, "w") for name in found)
+    commands_seen = re.findall(r"r(w*f?)s", order)
+    # Two that write, flush once and then answer; one that does neither; SHUTDOWN on the other
+    # channel ends in the flushes of TPM2_Shutdown.
+    assert [re.sub("w+", "w", one) for one in commands_seen[:3]] == ["wf", "wf", ""], order
+
+
+@pytest.mark.slow
+def test_v50_v53_no_bytes_end_the_program(copy: Path) -> None:
+    """Commands and requests of random bytes, of the right length and not."""
+    generator = random.Random(50)
+    with vtpm_of(copy, *STARTED) as tpm:
+        client, ctrl = tpm.connect(), tpm.control()
+        for _ in range(300):
+            body = generator.randbytes(generator.randrange(60))
+            code = generator.choice(
+                [0x144, 0x137, 0x14E, 0x131, 0x17A, generator.randrange(1 << 32)]
+            )
+            tag = generator.choice([0x8001, 0x8002, 0xC1, generator.randrange(1 << 16)])
+            if tag:
+                response = client.send(struct.pack(">HII", tag, 10 + len(body), code) + body)
+                assert len(response) >= 10
+        for _ in range(200):
+            code = generator.choice([1, 2, *range(4, 0x10), 0x11, 0x12, 0x13, 0x99])
+            message = struct.pack(">I", code) + generator.randbytes(generator.randrange(24))
+            if code in (7, 0xD):  # else it waits for what was announced
+                message = struct.pack(">II", 7, 5) + generator.randbytes(5)
+            ctrl.socket.sendall(message.ljust(needed(message), b"\0"))
+            assert ctrl.socket.recv(1 << 20)
+            if generator.random() < 0.02:
+                ctrl.socket.sendall(generator.randbytes(3))
+                assert ctrl.socket.recv(1) == b""
+                ctrl.close()
+                ctrl = tpm.control()
+        assert ctrl.init(1) == 0
+        ctrl.ask(5, b"\0")
+        assert commands.code_of(client.send(commands.STARTUP)) == 0
+        assert commands.data_of(client.send(commands.nv_read(INDEX, 8))) == b"precious"
+        client.close()
+        ctrl.close()
+
+
+def test_v60_runas_gives_up_roots_rights(copy: Path) -> None:
+    if os.geteuid() != 0:
+        assert refused(copy, "--runas", "root")[0] == 20
+        return
+    code = (
+        "import os, pwd\n"
+        "from blobstore.vtpm.process import become_user\n"
+        "become_user('nobody')\n"
+        "print(*os.getresuid(), *os.getresgid(), *os.getgroups())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    nobody = pwd.getpwnam("nobody")
+    expected = [nobody.pw_uid] * 3 + [nobody.pw_gid] * 4
+    assert list(map(int, done.stdout.split())) == expected
+    with vtpm_of(copy, "--runas", "root", *STARTED) as tpm:  # what root may do without harm
+        assert tpm.end() == 0
 
 
 class TestNvram:

@@ -237,8 +237,8 @@ def test_v64_capabilities_and_states_are_printed_as_swtpm_does(image: Path) -> N
 def test_v1_without_libtpms_it_says_what_to_install(image: Path) -> None:
     code = (
         "import sys\n"
-        "from blobstore.vtpm import libtpms\n"
-        "libtpms._NAMES = ('libtpms.so.nowhere',)\n"
+        "from blobstore.vtpm import abi\n"
+        "abi._NAMES = ('libtpms.so.nowhere',)\n"
         "from blobstore.cli.main import main\n"
         "main()\n"
     )
