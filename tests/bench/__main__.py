@@ -1,0 +1,97 @@
+"""Side-by-side benchmarks: python -m tests.bench; docs/benchmarks.md says what they mean."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.bench import crossover, engine, images, kdfs, puts, startup
+from tests.bench.machine import describe
+from tests.bench.peers import PeerDirectory
+from tests.bench.report import table
+from tests.bench.setting import Setting
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.bench.report import Report
+
+SUITES: dict[str, Callable[[Setting], Report]] = {
+    "images": images.run,
+    "engine": engine.run,
+    "puts": puts.run,
+    "startup": startup.run,
+    "kdfs": kdfs.run,
+}
+_IN_MEMORY = Path("/dev/shm")
+_TEMPORARY = Path(tempfile.gettempdir())
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure and print."""
+    options = _parser().parse_args(arguments)
+    if options.crossover:
+        for name, measured in crossover.run():
+            print(crossover.describe(name, measured), flush=True)
+        return
+    setting = Setting(
+        scale="quick" if options.quick else "full",
+        memory=options.memory,
+        disk=options.dir,
+        peers=PeerDirectory(options.peers, install=not options.offline),
+    )
+    machine = describe(options.dir)
+    print(machine)
+    reports = []
+    for name in options.only or SUITES:
+        report = SUITES[name](setting)
+        print(f"\n# {name}\n{report.details()}", flush=True)
+        reports.append(report)
+    print(f"\n{table([line for report in reports for line in report.comparisons])}")
+    if options.json:
+        found = {report.name: report.to_json() for report in reports}
+        result = {"machine": machine, "scale": setting.scale, "suites": found}
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument(
+        "--only", choices=SUITES, action="append", help="measure only this; repeatable"
+    )
+    parser.add_argument("--quick", action="store_true", help="smaller and fewer; not to be quoted")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there as well")
+    parser.add_argument(
+        "--dir",
+        type=Path,
+        default=_TEMPORARY,
+        help="put durably here; must be on a real disk  [default: %(default)s]",
+    )
+    parser.add_argument(
+        "--memory",
+        type=Path,
+        default=_IN_MEMORY if _IN_MEMORY.is_dir() else _TEMPORARY,
+        metavar="DIR",
+        help="keep images here, 5 GiB; best in memory  [default: %(default)s]",
+    )
+    parser.add_argument(
+        "--peers",
+        type=Path,
+        default=_TEMPORARY / "blobstore-bench-peers",
+        metavar="DIR",
+        help="install packages to compare with here  [default: %(default)s]",
+    )
+    parser.add_argument("--offline", action="store_true", help="install nothing from PyPI")
+    parser.add_argument(
+        "--crossover",
+        action="store_true",
+        help="measure the tables of luks/bulk.py instead",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    main()
