@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from blobstore.vtpm import control
 from blobstore.vtpm.control import Code, Request
 from blobstore.vtpm.libtpms import Result
-from formats.errors import FormatError, StorageError
+from formats.errors import DeviceError, FormatError, StorageError
 from formats.logs import LateLogger
 from formats.swtpm import Slot, TpmVersion
 
@@ -148,7 +148,11 @@ class Dispatcher:
             return Result.IO_ERROR
         if descriptor is None:
             return Result.BAD_PARAMETER
-        self._attach(descriptor)
+        try:
+            self._attach(descriptor)
+        except DeviceError as error:
+            _log.error("%s", error)
+            return Result.BAD_PARAMETER
         return Result.SUCCESS
 
     def _get_state(self, request: Request) -> bytes:

@@ -89,6 +89,19 @@ class StoreNvram:
                 )
         return None
 
+    def registered_version(self) -> TpmVersion | None:
+        """Return which TPM the section of the permanent state was made for, if one says so.
+
+        Raises:
+            DamagedHeadError: A head is damaged, so that is not known.
+        """
+        name = self._names[Slot.PERMANENT]
+        if name not in self._store:
+            return None
+        kind = self._store.section(name).type
+        versions = {tpm_type(version, Slot.PERMANENT): version for version in TpmVersion}
+        return versions.get(kind)
+
     def check(self, version: TpmVersion) -> None:
         """Read and check every state; nothing is written (V6, V7).
 

@@ -141,28 +141,25 @@ class Server:
             if ready is self._waker:
                 self._waker.clear()
             elif ready is self._client:
-                self._serve_client(self._client)
+                if not self._serve_client(self._client):
+                    self._client.close()
+                    self._client = None
+                    if self._ends_with_client or self._listening is None:
+                        self.end()
             elif self._listening is not None:
-                self._client, _ = self._listening.accept()
+                self._client = sockets.accept(self._listening)
 
-    def _serve_client(self, client: socket.socket) -> None:
-        """Answer one request; forget a client that is gone or makes no sense."""
+    def _serve_client(self, client: socket.socket) -> bool:
+        """Answer one request; return whether the client is there, and makes sense."""
         message, descriptor = _receive_request(client)
         if message is None:
-            client.close()
-            self._client = None
-            if self._ends_with_client or self._listening is None:
-                self.end()
-            return
+            return False
         try:
-            client.sendall(self._dispatcher.answer(message, descriptor))
-        except OSError as error:
-            _log.warning("the control channel does not take a reply: %s", error.strerror)
-            client.close()
-            self._client = None
+            reply = self._dispatcher.answer(message, descriptor)
         finally:
             if descriptor is not None:
                 os.close(descriptor)
+        return sockets.send(client, reply)
 
 
 class _DataChannel:
@@ -228,40 +225,41 @@ class _DataChannel:
                     if ready is self._waker:
                         self._waker.clear()
                     elif ready is self._client:
-                        self._receive(self._client, received)
+                        if not self._serve_client(self._client, received):
+                            received.clear()
+                            self._forget_client()
                     elif self._listening is not None:
-                        self._client, _ = self._listening.accept()
-                        received.clear()
+                        self._client = sockets.accept(self._listening)
         except BaseException as error:  # noqa: BLE001  the main thread raises it
             self.failure = error
         finally:
             if self.failure is not None:
                 self._ended()
 
-    def _receive(self, client: socket.socket, received: bytearray) -> None:
-        try:
-            piece = client.recv(_RECEIVE_SIZE)
-            received += piece
-            most = self._tpm.largest_command
-            while found := split_command(received, self._tpm.version, most):
-                command, size = found
-                del received[:size]
-                client.sendall(encode_response(self._tpm.execute(command), command))
-                if command.too_long:
-                    _log.warning("data channel: a command longer than %d bytes [V21]", most)
-                if self._disconnect or command.too_long:
-                    piece = b""
-                    break
-        except OSError as error:
-            _log.warning("data channel: %s", error.strerror)
-            piece = b""
-        if not piece:
-            received.clear()
-            with self._lock:
-                client.close()
+    def _serve_client(self, client: socket.socket, received: bytearray) -> bool:
+        """Execute what came; return whether the client is there, and to stay."""
+        piece = sockets.receive(client, _RECEIVE_SIZE)
+        received += piece
+        most = self._tpm.largest_command
+        while found := split_command(received, self._tpm.version, most):
+            command, size = found
+            del received[:size]
+            response = encode_response(self._tpm.execute(command), command)
+            if not sockets.send(client, response):
+                return False
+            if command.too_long:
+                _log.warning("data channel: a command longer than %d bytes [V21]", most)
+            if self._disconnect or command.too_long:
+                return False
+        return bool(piece)
+
+    def _forget_client(self) -> None:
+        with self._lock:
+            if self._client is not None:
+                self._client.close()
                 self._client = None
-            if self._terminate:
-                self._ended()
+        if self._terminate:
+            self._ended()
 
 
 def _receive_request(client: socket.socket) -> tuple[bytes | None, int | None]:
@@ -271,30 +269,23 @@ def _receive_request(client: socket.socket) -> tuple[bytes | None, int | None]:
     What comes at once belongs together, as in swtpm: clients send some requests
     with more bytes than they need.
     """
-    descriptor = None
     deadline = time.monotonic() + _REQUEST_TIME
-    message = bytearray()
+    piece, descriptor = sockets.receive_with_descriptor(client, _RECEIVE_SIZE)
+    message = bytearray(piece)
     try:
-        piece, descriptors, _, _ = socket.recv_fds(client, _RECEIVE_SIZE, 8)
-        for extra in descriptors[1:]:
-            os.close(extra)
-        descriptor = descriptors[0] if descriptors else None
-        message += piece
         while piece and len(message) < control.needed(message):
             left = deadline - time.monotonic()
-            if left <= 0 or not _readable(client, timeout=left):
-                piece = b""
-                break
-            piece = client.recv(control.needed(message) - len(message))
+            in_time = left > 0 and _readable(client, timeout=left)
+            missing = control.needed(message) - len(message)
+            piece = sockets.receive(client, missing) if in_time else b""
             message += piece
-        if piece:
-            return bytes(message), descriptor
-        if message:
-            _log.warning("control channel: a request was not completed")
-    except OSError as error:
-        _log.warning("control channel: %s", error.strerror)
     except FormatError as error:
         _log.warning("control channel: %s", error)
+        piece = b""
+    if piece:
+        return bytes(message), descriptor
+    if message:
+        _log.warning("control channel: a request was not completed")
     if descriptor is not None:
         os.close(descriptor)
     return None, None

@@ -6,17 +6,24 @@ import errno
 import os
 import socket
 import stat
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from formats.errors import DeviceBusyError, DeviceError
+from formats.logs import LateLogger
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from blobstore.vtpm.options import Channel
 
+_log = LateLogger(__name__)
+
 _BACKLOG: Final = 8
+#: Seconds to wait after a connection that could not be accepted.
+_PAUSE: Final = 0.1
+_MOST_DESCRIPTORS: Final = 8
 
 
 def listener(channel: Channel) -> socket.socket | None:
@@ -50,6 +57,47 @@ def connection(descriptor: int) -> socket.socket:
         return socket.socket(fileno=descriptor)
     except OSError as error:
         raise DeviceError(f"descriptor {descriptor} is no socket: {error.strerror}") from error
+
+
+def accept(listening: socket.socket) -> socket.socket | None:
+    """Return the next connection; None if there is none after all."""
+    try:
+        return listening.accept()[0]
+    except OSError as error:
+        _log.warning("a connection cannot be accepted: %s", error.strerror)
+        time.sleep(_PAUSE)  # where there are no descriptors left, it would be tried at once
+        return None
+
+
+def receive(client: socket.socket, size: int) -> bytes:
+    """Return what came, up to so many bytes; nothing at the end of the connection."""
+    try:
+        return client.recv(size)
+    except OSError as error:
+        _log.warning("a connection broke: %s", error.strerror)
+        return b""
+
+
+def receive_with_descriptor(client: socket.socket, size: int) -> tuple[bytes, int | None]:
+    """Return what came, and the first descriptor that came with it; the caller closes it."""
+    try:
+        piece, descriptors, _, _ = socket.recv_fds(client, size, _MOST_DESCRIPTORS)
+    except OSError as error:
+        _log.warning("a connection broke: %s", error.strerror)
+        return b"", None
+    for unwanted in descriptors[1:]:
+        os.close(unwanted)
+    return piece, descriptors[0] if descriptors else None
+
+
+def send(client: socket.socket, data: bytes) -> bool:
+    """Send all of it; return whether the client was there to take it."""
+    try:
+        client.sendall(data)
+    except OSError as error:
+        _log.warning("a client does not take an answer: %s", error.strerror)
+        return False
+    return True
 
 
 def remove(channel: Channel | None) -> None:

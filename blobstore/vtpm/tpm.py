@@ -75,7 +75,8 @@ class Tpm:
         """Take the TPM out of the image, or what is to become one; it does not run yet.
 
         Args:
-            nvram: Its states; taken and registered, unless it is incoming.
+            nvram: Its states; checked and registered, unless it is incoming: then
+                that is done when the image is taken.
             version: Which TPM it is; None is the one that the image has, and
                 2.0 for a new one.
             behaviour: See there.
@@ -89,7 +90,9 @@ class Tpm:
         """
         self.behaviour = behaviour or Behaviour()
         self._nvram = nvram
-        self.version = version or nvram.stored_version() or TpmVersion.TPM_2
+        # An image that another process writes is not read yet: its directory will do.
+        found = nvram.registered_version if self.behaviour.incoming else nvram.stored_version
+        self.version = version or found() or TpmVersion.TPM_2
         self.running = False
         self.locality = 0
         self._lock = threading.RLock()
@@ -277,14 +280,14 @@ class Tpm:
         """
         with self._lock:
             result, state = self._state(slot)
-            fields: bytes | EncryptedState = encode_data(PlainState(state))
-            key = self.behaviour.migration_key
-            if key is not None:
-                # What is encrypted are the fields themselves.
-                fields = key.encrypt(PlainState(encode_data(PlainState(state))))
             if slot is Slot.SAVED and self.behaviour.release_outgoing:
                 self._nvram.give_up()
-            return result, b"" if result else encode_transfer(fields)
+            if result:
+                return result, b""
+            fields = encode_data(PlainState(state))
+            key = self.behaviour.migration_key
+            # What is encrypted are the fields themselves.
+            return result, encode_transfer(key.encrypt(PlainState(fields)) if key else fields)
 
     def accept(self, slot: Slot, transfer: bytes) -> int:
         """Take a state to start from, while the TPM does not run (V32, V33).

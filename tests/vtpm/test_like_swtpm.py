@@ -372,6 +372,64 @@ def test_v57_tcp_on_loopback(tmp_path: Path, image: Path, name: str) -> None:
         process.wait()
 
 
+@pytest.mark.parametrize("name", ["swtpm", "ours"])
+@pytest.mark.parametrize("way", ["--port", "disconnect", "--fd"])
+def test_v25_v59_other_ways_to_the_data_channel(
+    tmp_path: Path, image: Path, name: str, way: str
+) -> None:
+    """A port or `disconnect` closes after each response; a descriptor ends the program."""
+    port = _two_free_ports()
+    ours, theirs = socket.socketpair()
+    channel = {
+        "--port": ["-p", str(port)],
+        "disconnect": ["--server", f"type=tcp,port={port},disconnect"],
+        "--fd": ["--fd", str(theirs.fileno())],
+    }[way]
+    if name == "swtpm":
+        (tmp_path / "swtpm").mkdir()
+        state = f"dir={tmp_path / 'swtpm'}"
+        arguments = [program("swtpm"), "socket", "--tpm2", "--tpmstate", state]
+    else:
+        arguments = command(image, "--key-file", key_of(image))
+    process = subprocess.Popen(
+        [*arguments, *channel, *NOT_NEED_INIT], env=environment(), pass_fds=[theirs.fileno()]
+    )
+    theirs.close()
+    try:
+        if way == "--fd":
+            client = DataClient(ours)
+            assert commands.code_of(client.send(STARTUP)) == 0
+            assert commands.code_of(client.send(RANDOM)) == 0
+            client.close()
+            assert process.wait(timeout=30) == 0
+            return
+        deadline = time.monotonic() + 30
+        while not _connects(port):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        for message, expected in ((STARTUP, 0), (STARTUP, 0x100), (RANDOM, 0)):
+            with socket.create_connection(("127.0.0.1", port)) as connected:
+                client = DataClient(connected)
+                assert commands.code_of(client.send(message)) == expected
+                assert client.receive() == b""
+    finally:
+        ours.close()
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def test_v56_a_descriptor_that_is_no_socket_is_refused(image: Path) -> None:
+    with serving(command(image, "--key-file", key_of(image)), data=False) as tpm:
+        ctrl = tpm.control()
+        with image.open("rb") as file:
+            descriptors = array.array("i", [file.fileno()])
+            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)]
+            ctrl.socket.sendmsg([bytes.fromhex("00000010")], ancillary)
+        assert result_of(ctrl.socket.recv(100)) == 3
+        assert ctrl.init() == 0
+        ctrl.close()
+
+
 def _connects(port: int) -> bool:
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", port)) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import subprocess
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -340,6 +341,40 @@ def test_v44_where_a_tpm_is_to_come_none_is_made(image: Path, other: Path) -> No
         client = tpm.connect()
         assert remembered(client) == before
         client.close()
+
+
+def test_v44_an_image_that_is_being_written_is_waited_for(image: Path, source: Vtpm) -> None:
+    """Its TPM is known by its section, whatever the source writes meanwhile."""
+    stop = threading.Event()
+
+    def write() -> None:
+        client = source.connect()
+        number = 0
+        while not stop.is_set():
+            number += 1
+            client.send(commands.nv_write(INDEX, number.to_bytes(8, "big")))
+        client.close()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(5):
+            with vtpm_of(image, *INCOMING) as target:
+                ctrl = target.control()
+                assert ctrl.ask(1)[-3:] == b"\x01\xff\xff"  # a TPM 2.0
+                assert ctrl.ask(0x13, bytes(4)) == struct.pack(">I", 9)  # not given up
+                ctrl.close()
+    finally:
+        stop.set()
+        writer.join()
+
+
+def test_v44_an_incoming_tpm_12_is_known_by_its_section(image: Path) -> None:
+    with vtpm_of(image, "--tpm1.2", *STARTED) as source, vtpm_of(image, *INCOMING) as target:
+        ctrl = target.control()
+        assert ctrl.ask(1)[-3:] == b"\x01\x7f\xff"
+        ctrl.close()
+        assert source.end() == 0
 
 
 def test_v42_init_waits_for_an_image_that_is_given_up_meanwhile(image: Path, source: Vtpm) -> None:

@@ -579,6 +579,33 @@ def test_v50_v53_no_bytes_end_the_program(copy: Path) -> None:
         ctrl.close()
 
 
+def test_v61_the_log_goes_where_it_shall_and_nowhere_else(copy: Path, tmp_path: Path) -> None:
+    def log(*options: str) -> str:
+        file = tmp_path / "log"
+        arguments = command(copy, "--key-file", key_of(copy), "-p", "1", *NOT_NEED_INIT)
+        # What it logs is that the state is refused.
+        done = subprocess.run(
+            [*arguments, "--log", ",".join(options).replace("FILE", str(file))],
+            env=environment(),
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 30
+        assert done.stderr.count(b"libtpms does not start from this state") == 1
+        return file.read_text() if file.exists() else ""
+
+    with opened(copy) as store:
+        store.delete(VOLATILE)
+        store.register(VOLATILE, 65_551)
+        store.put(PERMANENT, encode_state(PlainState(PLAIN)))
+    assert log("file=-") == ""
+    once = log("file=FILE", "prefix=tpm: ")
+    assert once.startswith("tpm: blobstore: libtpms does not start")
+    assert log("file=FILE", "prefix=tpm: ") == once * 2
+    assert log("file=FILE", "truncate") == once.replace("tpm: ", "")
+    assert "NV" in log("file=FILE", "level=20", "truncate")  # libtpms's own
+
+
 def test_v60_runas_gives_up_roots_rights(copy: Path) -> None:
     if os.geteuid() != 0:
         assert refused(copy, "--runas", "root")[0] == 20
