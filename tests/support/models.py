@@ -10,7 +10,14 @@ from typing import Any, get_args, get_origin
 from hypothesis import strategies as st
 
 from formats.eeprom.mirror import bare, fields_of, members_of
+from formats.eeprom.texts import LATIN1, LATIN1_WITHOUT_NUL, PRINTABLE
 
+#: Patterns that text drawn from characters matches; from the pattern it takes long.
+_CHARACTERS: dict[str | None, st.SearchStrategy[str]] = {
+    PRINTABLE: st.characters(min_codepoint=0x20, max_codepoint=0x7E),
+    LATIN1: st.characters(max_codepoint=0xFF),
+    LATIN1_WITHOUT_NUL: st.characters(max_codepoint=0xFF),
+}
 #: Items of tuples, and bytes and characters, where nothing limits them.
 _MANY, _LONG = 4, 40
 
@@ -43,12 +50,13 @@ def values(annotation: Any) -> st.SearchStrategy[Any]:
     if inner is int:
         lowest, highest = (meta.ge or 0, meta.le) if meta else (0, None)
         return st.integers(int(lowest), None if highest is None else int(highest))
-    if inner is str and meta and meta.pattern:
-        return st.from_regex(meta.pattern).filter(
-            lambda text: len(text) <= (_LONG if most is None else most)
-        )
     if inner is str:
-        return st.text(max_size=_LONG if most is None else most)
+        longest = _LONG if most is None else most
+        pattern = meta.pattern if meta else None
+        if pattern is None or pattern in _CHARACTERS:
+            texts = st.text(_CHARACTERS.get(pattern, st.characters()), max_size=longest)
+            return texts.map(lambda text: text.rstrip("\x00")) if pattern else texts
+        return st.from_regex(pattern).filter(lambda text: len(text) <= longest)
     if inner is type(None):
         return st.none()
     if isinstance(inner, type) and issubclass(inner, Enum):
