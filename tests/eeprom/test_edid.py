@@ -206,7 +206,7 @@ def test_e_edid1_other_things_are_told_apart() -> None:
 def test_e_edid3_letters_take_five_bits() -> None:
     data = change(CODEC.encode(DISPLAY, None), 8, "4C2D")  # SAM, as in the PNP ID registry
     assert CODEC.decode(data, Report.strict()).id_manufacturer_name == "SAM"
-    for wrong in ("CC2D", "0000", "7FFF"):
+    for wrong in ("CC2D", "0000", "7FFF", "043B"):
         with pytest.raises(FormatError, match=r"no manufacturer at byte 8 \[E-EDID3\]"):
             CODEC.decode(change(data, 8, wrong), Report.strict())
 
@@ -316,6 +316,12 @@ def test_e_edid8_to_10_a_block_that_breaks_a_rule_is_kept(at: int, octets: str, 
             "extensions[0]",
         ),
         ({"extensions": (CtaExtension(native_formats=16),)}, "extensions[0].native-formats"),
+        ({"extensions": (CtaExtension(revision=256),)}, "extensions[0].revision"),
+        ({"extensions": (CtaExtension(revision=2),)}, "extensions[0].revision"),
+        (
+            {"extensions": (CtaExtension(data_blocks=(DataBlock(tag=8),)),)},
+            "extensions[0].data-blocks[0].tag",
+        ),
     ],
 )
 def test_e_edid_what_cannot_be_written_is_named(changed: dict[str, Any], path: str) -> None:

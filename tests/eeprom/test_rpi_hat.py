@@ -284,6 +284,7 @@ def test_e_hat5_a_uuid_of_zeros_is_warned_of() -> None:
         (HAT, {"order": (1, 2, 3, 4, 4, 5, 0x1234)}, "order"),
         (HAT, {"other": (Atom(type=7), Atom(type=8)), "order": (8, 7, 1, 2, 3, 4, 4, 5)}, "order"),
         (HAT, {"vendor_info": dataclasses.replace(VENDOR, vstr="€")}, "vendor-info.vstr"),
+        (HAT, {"vendor_info": dataclasses.replace(VENDOR, pstr="x" * 256)}, "vendor-info.pstr"),
         (HAT, {"vendor_info": dataclasses.replace(VENDOR, uuid=bytes(4))}, "vendor-info.uuid"),
     ],
 )
