@@ -92,8 +92,8 @@ class OnieTlv:
         manufacture_date: ``MM/DD/YYYY HH:NN:SS``.
         country_code: ISO 3166-1 alpha-2, where it was manufactured.
         other: Types that the specification does not name.
-        order: The type codes in the order in which they are stored; empty where
-            they ascend, `other` and vendor extensions behind.
+        order: The type codes that are stored first; the others ascend behind them,
+            then `other`, then vendor extensions.
         tail: What follows.
         fill: What unused bytes hold.
     """

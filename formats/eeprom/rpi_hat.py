@@ -74,8 +74,8 @@ class RpiHat:
         gpio_bank_1: What a HAT does with GPIO 28 to 45.
         current_supply: Milliamperes that a HAT+ can supply.
         other: Atoms of other types.
-        order: The types of the atoms in the order in which they are stored; empty where
-            they ascend, `other` behind.
+        order: The types of the atoms that are stored first; the others ascend behind
+            them, then `other`.
         tail: What follows.
         fill: What unused bytes hold.
     """

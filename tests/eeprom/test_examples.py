@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from blobstore import decode_blob, edit_blob, load_manifest
+from blobstore.sizes import parse_size
+from formats.eeprom.chips import CHIPS
 from formats.eeprom.codec import Codec, Report
 from formats.eeprom.fields import from_plain, to_plain
 from formats.eeprom.registry import built_in_codec
@@ -25,9 +28,10 @@ def section_of(name: str) -> dict[str, Any]:
 
 
 def encoded(name: str) -> bytes:
-    section = section_of(name)
-    codec: Codec[Any] = built_in_codec(section["type"])
-    return codec.encode(from_plain(section["fields"], codec.model), None)
+    """Return what pack makes of the only section of an example."""
+    (section,) = load_manifest(EXAMPLES / name).sections
+    assert section.content is not None
+    return bytes(section.content)
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
@@ -35,9 +39,47 @@ def test_an_example_is_written_and_read(name: str) -> None:
     section = section_of(name)
     codec: Codec[Any] = built_in_codec(section["type"])
     model = from_plain(section["fields"], codec.model)
-    data = codec.encode(model, None)
+    data = encoded(name)
+    assert len(data) == (
+        CHIPS[section["chip"]] if "chip" in section else parse_size(section["size"])
+    )
     assert codec.decode(data, Report.strict()) == model
     assert from_plain(to_plain(model), codec.model) == model
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "value"),
+    [
+        ("edid.toml", "descriptors[2].text", "SN0002"),
+        ("google-vpd.toml", "pairs.serial_number", "EX0000002"),
+        ("intel-nic.toml", "ethernet-address", "020000123457"),
+        ("onie-tlv.toml", "serial-number", "A much longer number than before"),
+        ("rpi-hat.toml", "vendor-info.uuid", "0d4a6bd01d6e4d3f8a5f2f3c3c5a7b11"),
+        ("rpi-hat-plus.toml", "vendor-info.pstr", "Another sensor HAT+"),
+        ("sl28-vpd.toml", "serial-number", "000000001234568"),
+        ("spd-ddr3.toml", "module-serial-number", "01abcdf0"),
+        ("spd-ddr4.toml", "module-part-number", "EX4-8G-3200-B"),
+        ("spd-ddr5.toml", "module-manufacturing-week", "8"),
+    ],
+)
+def test_a_field_of_an_example_is_changed_with_its_checksums(
+    name: str, path: str, value: str
+) -> None:
+    type_, before = section_of(name)["type"], encoded(name)
+    after = edit_blob(before, type_, [(path, value)])
+    assert len(after) == len(before)
+    decoded = decode_blob(after, type_)
+    assert decoded.problems == ()
+    assert str(_at(decoded.fields, path)) == value
+    # Nothing else has changed.
+    old = str(_at(decode_blob(before, type_).fields, path))
+    assert edit_blob(after, type_, [(path, old)]) == before
+
+
+def _at(plain: Any, path: str) -> Any:
+    for part in path.replace("[", ".").replace("]", "").split("."):
+        plain = plain[int(part) if isinstance(plain, list) else part]
+    return plain
 
 
 @pytest.mark.interop

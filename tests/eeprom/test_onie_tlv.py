@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from formats.eeprom.codec import Report, cautions_of
 from formats.eeprom.onie_tlv import CODEC, OnieTlv, Tlv, VendorExtension
+from formats.eeprom.ordering import stated_order
 from formats.errors import (
     EmptyImageError,
     FieldError,
@@ -97,7 +98,7 @@ def switches(draw: st.DrawFn) -> OnieTlv:
     order = draw(st.permutations(codes))
     types = iter(tlv.type for tlv in found.other)
     order = [code if code >= 0xFD or 0x21 <= code <= 0x2F else next(types) for code in order]
-    return found if order == codes else dataclasses.replace(found, order=tuple(order))
+    return dataclasses.replace(found, order=stated_order(order, codes))
 
 
 def _named(switch: OnieTlv) -> list[Any]:
@@ -131,9 +132,18 @@ def test_e_onie_what_infix_writes_is_read() -> None:
         product_name="Wacky Widget",
         serial_number="#1",
         manufacture_date="02/13/2024 11:29:52",
-        order=(0x25, 0x21, 0x23),
+        order=(0x25,),
     )
     assert CODEC.encode(found, None) == data
+
+
+def test_e_onie9_a_field_can_be_added_where_the_order_is_unusual() -> None:
+    found = CODEC.decode(bytes.fromhex(VECTOR.read_text()), Report.strict())
+    more = dataclasses.replace(found, part_number="P", vendor="V")
+    data = CODEC.encode(more, 256)
+    assert CODEC.decode(data, Report.strict()) == more
+    assert data[11:].startswith(b"\x25\x13")
+    assert data[32:].startswith(b"\x21\x0cWacky Widget\x22\x01P\x23\x02#1\x2d\x01V\xfe")
 
 
 def test_e_onie1_other_things_are_told_apart() -> None:
@@ -239,6 +249,10 @@ def test_e_onie6_an_address_that_linux_refuses_is_warned_of() -> None:
         ({"other": (Tlv(type=0x23),)}, "other[0].type"),
         ({"other": (Tlv(type=0xFE),)}, "other[0].type"),
         ({"order": (0x21,)}, "order"),
+        ({"order": (0x22, 0x21)}, "order"),
+        ({"order": (0x22, 0x22)}, "order"),
+        ({"order": (0x40,)}, "order"),
+        ({"other": (Tlv(type=1), Tlv(type=2)), "order": (2,)}, "order"),
         ({"order": tuple(code for code, _ in TABLE)}, "order"),
     ],
 )
