@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from luks.amending import amend
     from luks.benchmark import benchmark_kdf
     from luks.creation import format  # noqa: A004
+    from luks.detection import is_luks
     from luks.dump import describe_header
     from luks.errors import (
         DeviceBusyError,
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from luks.kdf import KdfLimits
     from luks.key_changes import add_keyslot, change_keyslot, remove_keyslot
     from luks.keyslots import VolumeKey, unlock, verify_volume_key
-    from luks.load import is_luks, load_header, open_header
+    from luks.load import load_header, open_header
     from luks.model import (
         Area,
         Argon2,
@@ -168,7 +169,8 @@ _HOMES: Final = {
     "luks.kdf": ("KdfLimits",),
     "luks.key_changes": ("add_keyslot", "change_keyslot", "remove_keyslot"),
     "luks.keyslots": ("VolumeKey", "unlock", "verify_volume_key"),
-    "luks.load": ("is_luks", "load_header", "open_header"),
+    "luks.detection": ("is_luks",),
+    "luks.load": ("load_header", "open_header"),
     "luks.model": (
         "Area",
         "Argon2",

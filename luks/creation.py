@@ -15,11 +15,11 @@ from formats.file import FileDevice, new_file
 from luks import layout, luks1
 from luks.ciphers import DEFAULT_CIPHER, check_usable, has_equal_halves, parse, sector_cipher
 from luks.costs import check_kdf, digest_cost, keyslot_cost
+from luks.detection import is_luks
 from luks.enroll import LUKS1_DIGEST_SIZE, add_keyslot, new_digest
 from luks.errors import DeviceFullError, ForeignImageError, LuksExistsError, UnsupportedError
 from luks.hashes import lookup
 from luks.keyslots import VolumeKey
-from luks.load import is_luks
 from luks.luks2_binary import VERSION as LUKS2
 from luks.model import SECTOR_SIZE
 from luks.profiles import default_key_size

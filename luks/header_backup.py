@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from formats.device import MemoryDevice, read_exactly
 from formats.file import is_same_file, new_file
 from luks import luks1
+from luks.detection import opened
 from luks.errors import (
     DeviceBusyError,
     EmptyImageError,
@@ -25,7 +26,7 @@ from luks.errors import (
 )
 from luks.foreign import check_place
 from luks.header_lock import exclusive
-from luks.load import opened, opened_for_header, read_header
+from luks.load import opened_for_header, read_header
 from luks.policy import check_writable
 from luks.restoring import restore_luks1, restore_luks2
 from luks.writer import repair_header, replace_header

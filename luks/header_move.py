@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from formats.device import read_exactly
 from formats.file import new_file
+from luks.detection import is_luks, opened
 from luks.errors import (
     DeviceError,
     LuksExistsError,
@@ -15,7 +16,7 @@ from luks.errors import (
 )
 from luks.foreign import check_place
 from luks.header_backup import check_other, copy_header, material_of
-from luks.load import is_luks, opened, opened_for_header, read_header
+from luks.load import opened_for_header, read_header
 from luks.policy import check_writable
 from luks.transaction import edit
 from luks.writer import replace_header, wipe_header

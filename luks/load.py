@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from formats.device import is_blank, read_exactly
 from formats.logs import LateLogger
 from luks import luks2, luks2_binary
+from luks.detection import opened, read_at_most, secondary_offsets
 from luks.errors import (
     EmptyImageError,
     ForeignImageError,
@@ -70,32 +71,6 @@ def open_header(path_or_device: Place) -> Iterator[tuple[BlockDevice, Header]]:
         yield device, read_header(device)
 
 
-def is_luks(path_or_device: Place) -> bool:
-    """Say whether there is a LUKS header, attached or by itself, damaged perhaps.
-
-    Args:
-        path_or_device: As in `load_header`.
-
-    Raises:
-        DeviceError: It cannot be read.
-    """
-    with opened(path_or_device) as device:
-        start = _read_at_most(device, 0, len(luks2_binary.PRIMARY_MAGIC))
-        return start == luks2_binary.PRIMARY_MAGIC or bool(secondary_offsets(device))
-
-
-@contextmanager
-def opened(path_or_device: Place) -> Iterator[BlockDevice]:
-    """Open a path for reading, without a lock, and close it again; pass a device on."""
-    if not isinstance(path_or_device, str | os.PathLike):
-        yield path_or_device
-        return
-    from formats.file import FileDevice  # noqa: PLC0415  devices may come from elsewhere
-
-    with FileDevice(path_or_device, lock=False) as device:
-        yield device
-
-
 @contextmanager
 def opened_for_header(path_or_device: Place) -> Iterator[BlockDevice]:
     """Open a path for changing its header, which nobody else can do meanwhile.
@@ -121,7 +96,7 @@ def opened_for_header(path_or_device: Place) -> Iterator[BlockDevice]:
 
 def read_header(device: BlockDevice) -> Header:
     """Read and validate the header on an open device; errors as `load_header`."""
-    start = _read_at_most(device, 0, _MAGIC_SIZE)
+    start = read_at_most(device, 0, _MAGIC_SIZE)
     if start[:6] == luks2_binary.PRIMARY_MAGIC:  # which is LUKS1's, too
         version = int.from_bytes(start[6:], "big")
         if version == 1:
@@ -137,19 +112,10 @@ def read_header(device: BlockDevice) -> Header:
 
 def _is_whole(device: BlockDevice) -> bool:
     """Say whether a primary header of an unknown version is meant, and not damaged."""
-    size = luks2_binary.metadata_size_field(_read_at_most(device, 0, luks2_binary.BINARY_SIZE))
+    size = luks2_binary.metadata_size_field(read_at_most(device, 0, luks2_binary.BINARY_SIZE))
     if size not in luks2_binary.METADATA_SIZES or size > device.size:
         return False
     return luks2_binary.is_whole(read_exactly(device, 0, size))
-
-
-def secondary_offsets(device: BlockDevice) -> list[int]:
-    """Return where secondary LUKS2 headers seem to begin."""
-    return [
-        offset
-        for offset in luks2_binary.METADATA_SIZES
-        if _read_at_most(device, offset, 6) == luks2_binary.SECONDARY_MAGIC
-    ]
 
 
 def _read_luks1(device: BlockDevice) -> Header:
@@ -189,7 +155,7 @@ def _try_copy(
     device: BlockDevice, which: int, offset: int
 ) -> Header | FormatError | UnsupportedError:
     try:
-        block = _read_at_most(device, offset, luks2_binary.BINARY_SIZE)
+        block = read_at_most(device, offset, luks2_binary.BINARY_SIZE)
         size = luks2.metadata_size_of(block, which, offset)
         if offset + size > device.size:
             return TruncatedImageError(
@@ -200,11 +166,6 @@ def _try_copy(
         return luks2.decode_copy(read_exactly(device, offset, size), which, offset)
     except (FormatError, UnsupportedError) as error:
         return error
-
-
-def _read_at_most(device: BlockDevice, offset: int, size: int) -> bytes:
-    size = min(size, device.size - offset)
-    return read_exactly(device, offset, size) if size > 0 else b""
 
 
 def _warn(copy: str, reason: Exception) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from formats.device import Device
 from luks.ciphers import NullCipher, sector_cipher
+from luks.detection import opened
 from luks.errors import (
     LuksHeaderError,
     ReadOnlyError,
@@ -18,7 +19,7 @@ from luks.errors import (
 )
 from luks.kdf import DEFAULT_LIMITS
 from luks.keyslots import VolumeKey, unlock, verify_volume_key
-from luks.load import opened, read_header
+from luks.load import read_header
 from luks.policy import DEFAULT_POLICY, check_openable
 from luks.secrets import Secret
 from luks.segment import CryptSegment

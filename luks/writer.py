@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Final
 
 from formats.device import read_exactly
 from luks import luks1, luks2
+from luks.detection import secondary_offsets
 from luks.errors import LuksHeaderError
 from luks.foreign import check_place
-from luks.load import secondary_offsets
 from luks.luks2 import PRIMARY, SECONDARY
 from luks.luks2_binary import BINARY_SIZE, MAX_SEQID
 from luks.model import SECTOR_SIZE

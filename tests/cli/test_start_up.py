@@ -32,6 +32,7 @@ OPENING = {
     "luks.blockcipher",
     "luks.bulk",
     "luks.ciphers",
+    "luks.detection",
     "luks.errors",
     "luks.hashes",
     "luks.kdf",
