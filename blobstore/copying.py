@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 import luks
-from blobstore.converting.pipeline import carry
+from blobstore.converting.pipeline import HOLE_SIZE, carry
 from blobstore.errors import ImageExistsError, StoreBusyError
 from blobstore.opened import open_container
 from blobstore.scan import scan
@@ -119,7 +119,7 @@ class _Copier:
     def run(self) -> None:
         before = self._scan()
         data = self._source.data_ranges(0, self._source.size)
-        carry([(self._source, self._copy)], data, holes=True, progress=self._progress)
+        carry([(self._source, self._copy)], data, hole_size=HOLE_SIZE, progress=self._progress)
         for _ in range(PASSES):
             after = self._scan()
             changed = self._copy_front()

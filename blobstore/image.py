@@ -27,15 +27,19 @@ class Image(NamedTuple):
 
     Attributes:
         path: Of the file or block device with the payload.
-        size: Its bytes.
+        size: Its bytes; of a qcow2 image, those of its disk.
+        format: ``"raw"`` or ``"qcow2"``.
         luks: The LUKS header, or None if it is not encrypted.
+        luks_beside: Whether that lies in the qcow2 image beside the disk.
         header_path: File of the detached LUKS header, or None.
         payload_offset: Where the container starts in the file, in bytes.
     """
 
     path: Path
     size: int
+    format: str = "raw"
     luks: Header | None = None
+    luks_beside: bool = False
     header_path: Path | None = None
     payload_offset: int = 0
 
@@ -56,7 +60,7 @@ class Image(NamedTuple):
         return image_regions(self, container)
 
     def header_regions(self) -> tuple[Region, ...]:
-        """Return what every byte of the detached LUKS header is for; else nothing."""
+        """Return what every byte of a LUKS header is for that is not in the payload's file."""
         from blobstore.regions import luks_regions  # noqa: PLC0415  rarely used
 
-        return tuple(luks_regions(self)) if self.header_path else ()
+        return tuple(luks_regions(self)) if self.header_path or self.luks_beside else ()

@@ -1,18 +1,20 @@
-"""What lies between a path and a payload: the image file, and LUKS inside it.
+"""What lies between a path and a payload: the image file, qcow2, and LUKS.
 
 Opening peels the layers off, making puts them on; what the payload holds, a
 container or a disk, is not looked at here.
 
-path ── FileDevice ── luks.Volume ── payload
-                 └────────────────── payload     (unencrypted)
+path ── FileDevice ─┬─ Qcow2Device ─┬─ luks.Volume ── payload
+                    └───────────────┴──────────────── payload     (unencrypted)
+
+A qcow2 image can be encrypted by itself, too; then LUKS lies beside the disk.
 """
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import luks
 from blobstore.errors import ImageExistsError
@@ -25,11 +27,19 @@ from formats.file import FileDevice, new_file
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
-    from contextlib import ExitStack
 
     from formats.device import BlockDevice
+    from formats.qcow2.creation import Options
+    from formats.qcow2.device import Qcow2Device
+    from formats.qcow2.opening import BackingOpener
 
     AnyPath = str | os.PathLike[str]
+    AnySecret = bytes | luks.Secret | luks.VolumeKey
+
+#: What an image file can be.
+RAW: Final = "raw"
+QCOW2: Final = "qcow2"
+_SECTOR_SIZE: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,32 +48,51 @@ class Layers:
 
     Attributes:
         path: Of the image.
-        device: The image file or block device.
-        volume: The unlocked LUKS volume in it, or None.
+        file: The image file or block device.
+        disk: The disk in it, if it is a qcow2 image.
+        own_luks: Header of that image's own encryption, or None.
+        volume: The unlocked LUKS volume in the file or disk, or None.
         header_path: File of its detached LUKS header, or None.
     """
 
     path: Path
-    device: FileDevice
+    file: FileDevice
+    disk: Qcow2Device | None = None
+    own_luks: luks.Header | None = None
     volume: luks.Volume | None = None
     header_path: Path | None = None
 
     @property
+    def device(self) -> FileDevice | Qcow2Device:
+        """What the payload, or the volume with it, lies on."""
+        return self.file if self.disk is None else self.disk
+
+    @property
     def payload(self) -> BlockDevice:
-        """What is stored: the volume, or the whole image if that is in the clear."""
+        """What is stored."""
         return self.device if self.volume is None else self.volume
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether the payload is."""
+        return self.volume is not None or self.encrypts_itself
+
+    @property
+    def encrypts_itself(self) -> bool:
+        """Whether it is a qcow2 image that is encrypted as a whole."""
+        return self.disk is not None and self.disk.header.crypt_method != 0
 
     def image(self) -> Image:
         """Return what the layers are, for those who describe the image."""
-        if self.volume is None:
-            return Image(self.path, self.device.size)
-        header = self.volume.header
+        header = self.own_luks if self.volume is None else self.volume.header
         return Image(
             self.path,
             self.device.size,
+            format=RAW if self.disk is None else QCOW2,
             luks=header,
+            luks_beside=self.own_luks is not None,
             header_path=self.header_path,
-            payload_offset=header.data_offset,
+            payload_offset=0 if self.volume is None else self.volume.header.data_offset,
         )
 
 
@@ -75,64 +104,156 @@ class LayersLock:
 
     def acquire(self) -> None:
         """Take it, and the sizes that the layers have now; or raise `DeviceBusyError`."""
-        self._layers.device.lock()
+        self._layers.file.lock()
+        if self._layers.disk:
+            self._layers.disk.reload()
         if self._layers.volume:
             self._layers.volume.follow_image()
 
     def release(self) -> None:
         """Give it up."""
-        self._layers.device.unlock()
+        self._layers.file.unlock()
 
 
-def is_encrypted(path: AnyPath) -> bool:
-    """Say whether an image is a LUKS volume with its header attached.
+def image_format(file: BlockDevice) -> str:
+    """Say what an image file looks like: `RAW` or `QCOW2`.
+
+    Whoever may have written to a raw image can make it look like any other.
 
     Raises:
         DeviceError: It cannot be read.
     """
-    with FileDevice(path, lock=False) as device:
-        return not looks_like_container(device) and luks.is_luks(device)
+    magic = bytearray(min(4, file.size))
+    file.read_into(0, magic)
+    return QCOW2 if magic == b"QFI\xfb" else RAW
+
+
+def is_encrypted(
+    path: AnyPath,
+    *,
+    image_format: str | None = None,
+    open_backing: BackingOpener | None = None,
+) -> bool:
+    """Say whether an image is encrypted, with its LUKS header attached.
+
+    Args:
+        path: Of the image.
+        image_format: What it is; None looks.
+        open_backing: As `open_layers`.
+
+    Raises:
+        DeviceError, FormatError, UnsupportedError: It cannot be read.
+    """
+    with FileDevice(path, lock=False) as file:
+        if _is_qcow2(file, image_format):
+            from blobstore.qcow2_disks import is_disk_encrypted  # noqa: PLC0415  not for raw ones
+
+            return is_disk_encrypted(file, open_backing)
+        return not looks_like_container(file) and luks.is_luks(file)
 
 
 def open_layers(
     resources: ExitStack,
     path: AnyPath,
-    secret: bytes | luks.Secret | luks.VolumeKey | None = None,
+    secret: AnySecret | None = None,
     *,
     header: AnyPath | None = None,
     read_only: bool = True,
     lock: bool = True,
+    image_format: str | None = None,
     encrypted: bool | None = None,
+    open_backing: BackingOpener | None = None,
+    snapshot: str | None = None,
 ) -> Layers:
     """Open an image down to its payload.
 
     Args:
         resources: Closes what is opened.
         path: Image file or block device.
-        secret: Opens the LUKS volume, if it is one.
+        secret: Opens what is encrypted.
         header: File of the detached LUKS header.
         read_only: Permit no writing.
         lock: Keep other processes out.
-        encrypted: Whether there is a LUKS volume; None finds out. Whoever may
-            have written to an image in the clear can make it look like one.
+        image_format: `RAW` or `QCOW2`; None finds out. Whoever may have written to a raw
+            image can make it look like any other.
+        encrypted: Whether there is a LUKS volume in the file or disk; likewise.
+        open_backing: Opens backing files of a qcow2 image; None refuses them.
+        snapshot: Name or id of the internal snapshot to read, of a qcow2 image.
 
     Raises:
         SecretRequiredError: It is encrypted, and there is no secret.
         NoKeyslotMatchError, PolicyError, LuksHeaderError, UnsupportedError: As
             `luks.open`.
+        SnapshotNotFoundError, FormatError: As `formats.qcow2.opening.open_image`.
         DeviceBusyError, ReadOnlyError, DeviceError: As `formats.file.FileDevice`.
+        ValueError: A raw image has no snapshots.
     """
-    device = resources.enter_context(FileDevice(path, read_only=read_only, lock=lock))
+    file = resources.enter_context(FileDevice(path, read_only=read_only, lock=lock))
+    disk = own_luks = None
+    device: FileDevice | Qcow2Device = file
+    if _is_qcow2(file, image_format):
+        from blobstore.qcow2_disks import open_disk  # noqa: PLC0415  not for raw ones
+
+        disk, own_luks = open_disk(
+            resources,
+            file,
+            secret,
+            read_only=read_only,
+            open_backing=open_backing,
+            snapshot=snapshot,
+        )
+        device = disk
+    elif snapshot is not None:
+        raise ValueError(f"{path} is no qcow2 image and has no snapshots")
     if encrypted is None:
         clear = header is None and (looks_like_container(device) or not luks.is_luks(device))
         encrypted = not clear
+    layers = Layers(Path(path), file, disk, own_luks)
     if not encrypted:
-        return Layers(Path(path), device)
+        return layers
     if secret is None:
         raise luks.SecretRequiredError(f"{path} is encrypted: a passphrase is needed")
     volume = luks.open(device, secret, header=header, read_only=read_only)
     resources.enter_context(volume)
-    return Layers(Path(path), device, volume, None if header is None else Path(header))
+    return replace(layers, volume=volume, header_path=None if header is None else Path(header))
+
+
+@contextmanager
+def luks_place(image: Path, header: Path | None, *, write: bool = False) -> Iterator[luks.Place]:
+    """Yield where the LUKS header of an image is: a path, or a device in a qcow2 image.
+
+    Args:
+        image: The image.
+        header: File of the detached header.
+        write: Whether the header is to be changed.
+
+    Raises:
+        DeviceBusyError: The header lies in the disk of a qcow2 image, which somebody
+            else uses.
+        FormatError, UnsupportedError, DeviceError: The image cannot be opened.
+    """
+    if header is not None:
+        yield header
+        return
+    with ExitStack() as stack:
+        file = stack.enter_context(FileDevice(image, read_only=not write, lock=False))
+        if not _is_qcow2(file, None):
+            stack.close()
+            yield image
+            return
+        from blobstore.qcow2_disks import header_area, open_disk  # noqa: PLC0415  not for raw ones
+        from luks.header_lock import exclusive  # noqa: PLC0415
+
+        area = header_area(file)
+        if area is not None:
+            # It has its own place in the file, whatever happens to clusters meanwhile.
+            if write:
+                stack.enter_context(exclusive(image))
+            yield area
+            return
+        if write:
+            file.lock()
+        yield open_disk(stack, file, None, read_only=not write).device
 
 
 def make_layers(
@@ -145,6 +266,9 @@ def make_layers(
     size: int | None = None,
     header: AnyPath | None = None,
     overwrite: bool = False,
+    image_format: str = RAW,
+    qcow2_options: Options | None = None,
+    own_luks: bool = False,
     luks_options: dict[str, Any] | None = None,
 ) -> Layers:
     """Make a new image; its payload is not written.
@@ -157,9 +281,13 @@ def make_layers(
         payload_size: Bytes, unless the image's size is given or fixed.
         secret: Passphrase or content of a key file; None makes an image in the
             clear.
-        size: Bytes of the whole image. A device or a blank file keeps its size.
+        size: Bytes of the whole image, or of the disk in it. A device or a blank file
+            keeps its size.
         header: File that gets the LUKS header, detached.
         overwrite: Destroy what is there.
+        image_format: `RAW` or `QCOW2`.
+        qcow2_options: Of `formats.qcow2.creation.create`.
+        own_luks: Let the qcow2 image be encrypted by itself, not what is in its disk.
         luks_options: Further ones of `luks.format`.
 
     Raises:
@@ -169,11 +297,28 @@ def make_layers(
         DeviceFullError, DeviceBusyError, DeviceError: The image cannot be made.
         ValueError: The options do not fit together.
     """
-    device = _target(names, resources, path, size, overwrite=overwrite)
-    if secret is None:
+    file = _target(names, resources, path, size, overwrite=overwrite)
+    layers = Layers(Path(path), file)
+    if image_format == QCOW2:
+        from blobstore.qcow2_disks import make_disk  # noqa: PLC0415  not for raw ones
+
+        disk_size = size or (0 if file.path.is_block_device() else file.size)
+        if own_luks or secret is None:
+            disk_size = disk_size or payload_size + -payload_size % _SECTOR_SIZE
+        disk, header_beside = make_disk(
+            resources,
+            file,
+            disk_size,
+            secret if own_luks else None,
+            options=qcow2_options,
+            luks_options=luks_options,
+        )
+        layers = replace(layers, disk=disk, own_luks=header_beside)
+    device = layers.device
+    if secret is None or own_luks:
         if not device.size:
             device.resize(payload_size)
-        return Layers(Path(path), device)
+        return layers
     header_device = None
     if header is not None:
         header_device = names.enter_context(new_file(header, 0, overwrite=overwrite))
@@ -187,7 +332,7 @@ def make_layers(
         **(luks_options or {}),
     )
     resources.enter_context(volume)
-    return Layers(Path(path), device, volume, None if header is None else Path(header))
+    return replace(layers, volume=volume, header_path=None if header is None else Path(header))
 
 
 @contextmanager
@@ -226,12 +371,18 @@ def _target(
 
 
 def _require_blank(path: AnyPath, device: FileDevice) -> None:
-    if looks_like_container(device) or luks.is_luks(device):
+    if looks_like_container(device) or luks.is_luks(device) or image_format(device) != RAW:
         raise ImageExistsError(
-            f"{path} holds a store or a LUKS volume already",
+            f"{path} holds a store, a LUKS volume or a qcow2 image already",
             hint="overwrite it only if nothing in it is needed: all keys in it are lost",
         )
     if not is_blank(device):
         raise ForeignImageError(
             f"{path} holds something else", hint="overwrite it only if nothing in it is needed"
         )
+
+
+def _is_qcow2(file: BlockDevice, known: str | None) -> bool:
+    if known not in (None, RAW, QCOW2):
+        raise ValueError(f"{known!r} is no format of images: {RAW} or {QCOW2}")
+    return (known or image_format(file)) == QCOW2

@@ -62,10 +62,11 @@ def image_regions(image: Image, container: Iterable[Region]) -> tuple[Region, ..
     """Return what every byte of an image is for, in order.
 
     Args:
-        image: Whose detached header is left out.
+        image: Whose header is left out if it lies elsewhere.
         container: The regions of the container, from its own start.
     """
-    regions = [] if image.header_path else list(luks_regions(image))
+    apart = image.header_path or image.luks_beside
+    regions = [] if apart else list(luks_regions(image))
     for region in container:
         regions.append(replace(region, offset=region.offset + image.payload_offset))
     end = regions[-1].offset + regions[-1].size

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from blobstore.layers import LayersLock, existing_images_refused, make_layers, open_layers
+from blobstore.layers import (
+    QCOW2,
+    RAW,
+    LayersLock,
+    existing_images_refused,
+    make_layers,
+    open_layers,
+)
 from blobstore.store import Store
 from formats.container import DEFAULT_BLOCK_SIZE
 
@@ -17,6 +24,7 @@ if TYPE_CHECKING:
     import luks
     from blobstore.description import Digest
     from blobstore.layout import SectionSpec
+    from formats.qcow2.creation import Options
 
     AnyPath = str | os.PathLike[str]
     #: Names with worst-case sizes in bytes, or all there is to say of sections.
@@ -38,6 +46,7 @@ def open_store(
     at_least_generation: int = 0,
     lock: bool = True,
     released: bool = False,
+    snapshot: str | None = None,
 ) -> Store:
     """Open the store in an image.
 
@@ -61,6 +70,8 @@ def open_store(
             write; only with ``read_only``.
         released: Open for writing without the lock, to be ready for
             `Store.take_over` while another process still uses the image.
+        snapshot: Name or id of the internal snapshot of a qcow2 image to read; only with
+            ``read_only``. It opens with what was a passphrase when it was made.
 
     Raises:
         SecretRequiredError: The image is encrypted, and there is no secret.
@@ -79,6 +90,8 @@ def open_store(
         raise ValueError("without the lock an image can only be read")
     if released and read_only:
         raise ValueError("only a store opened for writing can be taken over")
+    if snapshot is not None and not read_only:
+        raise ValueError("a snapshot can only be read")
     with ExitStack() as guard:
         resources = guard.enter_context(ExitStack())
         layers = open_layers(
@@ -88,10 +101,11 @@ def open_store(
             header=header,
             read_only=read_only,
             lock=lock and not released,
+            snapshot=snapshot,
         )
         store = Store.on_device(
             layers.payload,
-            encrypted=layers.volume is not None,
+            encrypted=layers.encrypted,
             with_secret=secret is not None,
             read_only=read_only,
             allow_unprotected=allow_unprotected,
@@ -113,6 +127,9 @@ def create_store(
     *,
     header: AnyPath | None = None,
     encrypted: bool = True,
+    image_format: str = RAW,
+    own_luks: bool = False,
+    qcow2_options: Options | None = None,
     size: int | None = None,
     free: int = DEFAULT_FREE,
     block_size: int = DEFAULT_BLOCK_SIZE,
@@ -137,7 +154,11 @@ def create_store(
         secret: Passphrase or content of a key file.
         header: File that gets the LUKS header, detached.
         encrypted: False for an image in the clear; then there is no secret.
-        size: Bytes of the whole image; by default what the sections need and
+        image_format: ``"raw"`` or ``"qcow2"``.
+        own_luks: Encrypt the qcow2 image by itself, as QEMU does with
+            ``encrypt.format=luks``; otherwise there is a LUKS volume in its disk.
+        qcow2_options: Of `formats.qcow2.creation.create`.
+        size: Bytes of the whole image, or of the disk in it; by default what the sections need and
             ``free`` bytes more. A device or a blank file keeps its size.
         free: See ``size``.
         block_size: Of the container, in bytes.
@@ -167,6 +188,16 @@ def create_store(
         raise ValueError("an encrypted image needs a secret; encrypted=False makes a clear one")
     if not encrypted and (secret is not None or header is not None):
         raise ValueError("an image in the clear has no secret and no LUKS header")
+    if own_luks and (header is not None or image_format != QCOW2 or not encrypted):
+        raise ValueError("only an encrypted qcow2 image, without another header, has its own LUKS")
+    luks_options: dict[str, Any] = {"kdf": kdf, "iter_time": iter_time}
+    if not own_luks:
+        luks_options |= {
+            "version": luks_version,
+            "key_size": key_size,
+            "sector_size": sector_size,
+            "label": label,
+        }
     needed = container_size(specs, block_size=block_size, free=free)
     with ExitStack() as guard:
         resources = guard.enter_context(ExitStack())
@@ -180,14 +211,10 @@ def create_store(
                 size=size,
                 header=header,
                 overwrite=overwrite,
-                luks_options={
-                    "version": luks_version,
-                    "key_size": key_size,
-                    "sector_size": sector_size,
-                    "kdf": kdf,
-                    "iter_time": iter_time,
-                    "label": label,
-                },
+                image_format=image_format,
+                qcow2_options=qcow2_options,
+                own_luks=own_luks,
+                luks_options=luks_options,
             )
             initialise(layers.payload, specs, encrypted=encrypted, block_size=block_size)
             store = Store.on_device(

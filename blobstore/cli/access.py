@@ -11,8 +11,7 @@ import click
 from blobstore.cli.header import VOLUME_KEY, read_volume_key
 from blobstore.cli.keys import PATH, KeySource, key_options
 from blobstore.cli.types import DigestType
-from blobstore.layers import is_encrypted
-from blobstore.stack import open_store
+from blobstore.layers import is_encrypted, luks_place
 from luks import Secret
 
 if TYPE_CHECKING:
@@ -48,6 +47,7 @@ class Access(NamedTuple):
     lock: bool
     borrowed_key: bool = False  # of another image: for this one only if it needs a key
     volume_key_file: Path | None = None
+    snapshot: str | None = None
 
     @contextmanager
     def secret_for(
@@ -63,8 +63,10 @@ class Access(NamedTuple):
         if needed is None:
             needed = bool(self.header) or is_encrypted(image)
         if self.volume_key_file and needed:
-            place = self.header or image
-            with read_volume_key(place, self.key, self.volume_key_file) as volume_key:
+            with (
+                luks_place(image, self.header) as place,
+                read_volume_key(place, self.key, self.volume_key_file) as volume_key,
+            ):
                 yield volume_key
             return
         if self.volume_key_file and not self.borrowed_key:
@@ -87,6 +89,10 @@ class Access(NamedTuple):
         """Open an image's store, as `blobstore.open`; ask for the passphrase if it needs one."""
         if not (self.lock or read_only):
             raise click.UsageError("--no-lock is for reading only")
+        if self.snapshot is not None and not read_only:
+            raise click.UsageError("--snapshot is for reading only")
+        from blobstore.stack import open_store  # noqa: PLC0415  some verbs open no store
+
         with self.secret_for(image) as secret:
             return open_store(
                 image,
@@ -98,6 +104,7 @@ class Access(NamedTuple):
                 at_least_generation=self.at_least_generation,
                 lock=self.lock,
                 released=released,
+                snapshot=self.snapshot,
             )
 
     def check_stdin(self, *, has_data: bool) -> None:
@@ -111,7 +118,8 @@ class Access(NamedTuple):
             return None
         from luks import load_header  # noqa: PLC0415  rarely used
 
-        stale = load_header(self.header or image).stale_copy
+        with luks_place(image, self.header) as place:
+            stale = load_header(place).stale_copy
         return None if stale is None else ("primary", "secondary")[stale]
 
 
@@ -165,6 +173,7 @@ def access_options(function: _Command) -> _Command:
         at_least_generation: int,
         no_lock: bool,
         volume_key_file: Path | None,
+        snapshot: str | None,
         **rest: Any,
     ) -> Any:
         access = Access(
@@ -175,10 +184,16 @@ def access_options(function: _Command) -> _Command:
             at_least_generation,
             not no_lock,
             volume_key_file=volume_key_file,
+            snapshot=snapshot,
         )
         return function(access=access, **rest)
 
     for option in (
+        click.option(
+            "--snapshot",
+            metavar="NAME",
+            help="Read this internal snapshot of a qcow2 image.",
+        ),
         click.option(
             "--no-lock",
             is_flag=True,
@@ -267,6 +282,7 @@ def other_access_options(function: _Command) -> _Command:
             at_least_generation=0,
             borrowed_key=borrowed,
             volume_key_file=access.volume_key_file if borrowed else None,
+            snapshot=None,
         )
         return function(other_access=other, **rest)
 

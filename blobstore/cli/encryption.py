@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 #: A sector size of LUKS2 in bytes; becomes an int.
 SECTOR_SIZE = click.Choice([512, 1024, 2048, 4096])
+#: A cluster size of qcow2 in bytes; becomes an int.
+CLUSTER_SIZE = click.Choice([1 << bits for bits in range(9, 22)])
 
 _KDFS = ("argon2id", "argon2i", "pbkdf2")
 

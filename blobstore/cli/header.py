@@ -11,6 +11,7 @@ import click
 
 import luks
 from blobstore.cli.keys import PATH
+from blobstore.layers import luks_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,13 +37,22 @@ VOLUME_KEY = click.option(
 def image_and_header(function: _Command) -> _Command:
     """Add the argument IMAGE and the option ``--header``.
 
-    The function gets ``image``, and as ``place`` the file that the header is in.
+    The function gets ``image``, and as ``place`` what the header is in: a file, or a
+    part of a qcow2 image that is open for reading.
     """
+    return _image_and_header(function, write=False)
 
+
+def image_and_changed_header(function: _Command) -> _Command:
+    """Do as `image_and_header`, for a function that changes the header."""
+    return _image_and_header(function, write=True)
+
+
+def _image_and_header(function: _Command, *, write: bool) -> _Command:
     @functools.wraps(function)
     def wrapped(*, image: Path, header: Path | None, **rest: Any) -> Any:
-        with usage_errors():
-            return function(image=image, place=header or image, **rest)
+        with usage_errors(), luks_place(image, header, write=write) as place:
+            return function(image=image, place=place, **rest)
 
     option = click.option(
         "--header", type=PATH, metavar="FILE", help="The image's detached LUKS header."
@@ -82,7 +92,7 @@ def new_passphrase(image: Path, key: KeySource, new_key: KeySource) -> Iterator[
 
 @contextmanager
 def unlocking(
-    image: Path, place: Path, key: KeySource, volume_key_file: Path | None
+    image: Path, place: luks.Place, key: KeySource, volume_key_file: Path | None
 ) -> Iterator[luks.Secret | luks.VolumeKey]:
     """Yield what opens the volume: a passphrase, or the verified volume key."""
     if volume_key_file is None:
@@ -94,7 +104,7 @@ def unlocking(
 
 
 @contextmanager
-def read_volume_key(place: Path, key: KeySource, file: Path) -> Iterator[luks.VolumeKey]:
+def read_volume_key(place: luks.Place, key: KeySource, file: Path) -> Iterator[luks.VolumeKey]:
     """Yield the volume key in a file, compared with the header at ``place``.
 
     Raises:

@@ -23,10 +23,15 @@ if TYPE_CHECKING:
 _PROGRESS_AFTER = 1.0
 
 
-def check_other(file: Path, *others: Path | None) -> None:
-    """Refuse to make a file in the place of one that it is made from, ``--force`` or not."""
-    for other in filter(None, others):
-        if is_same_file(file, other):
+def check_other(file: Path, *others: object) -> None:
+    """Refuse to make a file in the place of one that it is made from, ``--force`` or not.
+
+    Args:
+        file: To be made.
+        others: Paths, or what is none and so no file either.
+    """
+    for other in others:
+        if isinstance(other, Path) and is_same_file(file, other):
             raise click.UsageError(f"{file} is what is read, and would be replaced")
 
 

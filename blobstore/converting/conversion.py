@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 from blobstore.converting.extents import written_ranges
-from blobstore.converting.pipeline import carry, worker_count
-from blobstore.converting.transfer import transfer
+from blobstore.converting.kinds import KINDS, kind_of
+from blobstore.converting.pipeline import HOLE_SIZE, carry, worker_count
 from blobstore.layers import existing_images_refused, make_layers, open_layers
-from blobstore.opened import open_container
-from blobstore.policy import require_pinned, require_protection
 from blobstore.scan import looks_like_container
 from formats.errors import DeviceFullError
 from formats.file import is_same_file
-from luks.bulk import prepare_bulk
 from luks.errors import PolicyError
 
 if TYPE_CHECKING:
@@ -22,16 +20,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import luks
+    from blobstore.converting.kinds import Kind
     from blobstore.description import Digest
     from blobstore.layers import Layers
     from blobstore.opened import OpenContainer
     from formats.device import BlockDevice
+    from formats.qcow2.creation import Options
+    from formats.qcow2.opening import BackingOpener
 
     AnyPath = str | os.PathLike[str]
     Progress = Callable[[int, int], None]
 
-#: What an image can be, and the version of LUKS in it.
-FORMATS: Final = {"raw": None, "luks1": 1, "luks2": 2}
 _SECTOR_SIZE: Final = 512
 _LARGE_SECTOR_SIZE: Final = 4096
 #: From so many bytes on, ciphers are prepared for bulk before the workers start.
@@ -45,13 +44,17 @@ def convert(
     new_secret: bytes | luks.Secret | None = None,
     *,
     to: str | None = None,
+    image_format: str | None = None,
     encrypted: bool | None = None,
+    snapshot: str | None = None,
+    open_backing: BackingOpener | None = None,
     header: AnyPath | None = None,
     new_header: AnyPath | None = None,
     create: bool = True,
     overwrite: bool = False,
     as_bytes: bool = False,
     holes: bool = False,
+    qcow2_options: Options | None = None,
     jobs: int | None = None,
     allow_unprotected: bool = False,
     expect_digest: Digest | None = None,
@@ -73,17 +76,23 @@ def convert(
         secret: Opens the source, if it is encrypted.
         new_secret: For the destination, if that is to be encrypted; opens it with
             ``create=False``.
-        to: ``"raw"``, ``"luks1"`` or ``"luks2"``; by default what the source is.
-        encrypted: Whether the source is a LUKS volume; None finds out.
+        to: One of `blobstore.converting.kinds.KINDS`, such as ``"luks2"``; by default what
+            the source is.
+        image_format: What the source is: ``"raw"`` or ``"qcow2"``; None finds out.
+        encrypted: Whether there is a LUKS volume in it; likewise.
+        snapshot: Name or id of the internal snapshot to convert, of a qcow2 image.
+        open_backing: Opens backing files of the source; None refuses them.
         header: File of the source's detached LUKS header.
         new_header: File of the destination's.
         create: False writes into the payload of an image that exists, in place:
             whatever interrupts that leaves part of it. ``to`` then has no meaning.
         overwrite: Replace what is there.
         as_bytes: Copy a store byte for byte too, with flag and key as they are.
-        holes: Keep holes, and where the destination is in the clear make some of
-            zeros. What was never written to an encrypted source reads as noise
-            there; in the destination, as zeros or as other noise.
+        holes: Keep holes, and make some of zeros where a raw destination is in the clear;
+            one of qcow2 takes no space for zeros anyway, unless there is a volume in
+            it. What was never written to a volume reads as noise there; in the
+            destination, as zeros or as other noise.
+        qcow2_options: Of `formats.qcow2.creation.create`, for the destination.
         jobs: Workers; by default one for each core.
         allow_unprotected: Take a store that is less protected than it should be.
         expect_digest: As `blobstore.open`, of the source.
@@ -102,22 +111,38 @@ def convert(
         DeviceBusyError, DeviceError: Either image cannot be used.
         ValueError: The arguments do not fit together.
     """
-    if to is not None and to not in FORMATS:
-        raise ValueError(f"{to!r} is no format: one of {', '.join(FORMATS)}")
+    if to is not None and to not in KINDS:
+        raise ValueError(f"{to!r} is no kind of image: one of {', '.join(KINDS)}")
     workers = worker_count(jobs)
     if is_same_file(destination, source):
         raise ValueError(f"{destination} is the image itself")
     with ExitStack() as resources, existing_images_refused(), ExitStack() as names:
-        old = open_layers(resources, source, secret, header=header, lock=lock, encrypted=encrypted)
-        if old.volume is None and secret is not None and not allow_unprotected:
+        old = open_layers(
+            resources,
+            source,
+            secret,
+            header=header,
+            lock=lock,
+            image_format=image_format,
+            encrypted=encrypted,
+            open_backing=open_backing,
+            snapshot=snapshot,
+        )
+        if not old.encrypted and secret is not None and not allow_unprotected:
             raise _not_encrypted(source)
         container = None
         if not as_bytes and looks_like_container(old.payload):
+            from blobstore.opened import open_container  # noqa: PLC0415  disks have none
+            from blobstore.policy import (  # noqa: PLC0415
+                require_pinned,
+                require_protection,
+            )
+
             container = open_container(old.payload)
             if not allow_unprotected:
                 require_protection(
                     container.header,
-                    encrypted=old.volume is not None,
+                    encrypted=old.encrypted,
                     with_secret=secret is not None,
                 )
             require_pinned(container.directory, expect_digest, at_least_generation)
@@ -131,9 +156,10 @@ def convert(
                 old,
                 container,
                 new_secret,
-                to=to,
+                kind=KINDS[to] if to else kind_of(old),
                 header=new_header,
                 overwrite=overwrite,
+                qcow2_options=qcow2_options,
                 luks_options=luks_options,
             )
         else:
@@ -141,11 +167,12 @@ def convert(
                 resources, destination, new_secret, new_header, old.payload.size
             )
         if container is not None:
+            from blobstore.converting.transfer import transfer  # noqa: PLC0415  disks need none
+
             # In a new volume, all that lay there before is noise.
             blank = create and (new.volume is not None or not new.path.is_block_device())
-            encrypted_now = new.volume is not None
             transfer(
-                container, new.payload, encrypted=encrypted_now, blank=blank, progress=progress
+                container, new.payload, encrypted=new.encrypted, blank=blank, progress=progress
             )
         else:
             blank = create and not new.path.is_block_device()
@@ -161,36 +188,41 @@ def _make(
     container: OpenContainer | None,
     secret: bytes | luks.Secret | None,
     *,
-    to: str | None,
+    kind: Kind,
     header: AnyPath | None,
     overwrite: bool,
+    qcow2_options: Options | None,
     luks_options: dict[str, Any],
 ) -> Layers:
     """Make the destination; its payload has room for what the source's holds."""
-    version = old.volume.header.version if old.volume else None
-    if to is not None:
-        version = FORMATS[to]
-    size = old.payload.size
-    if version is None:
+    size, version = old.payload.size, kind.luks_version
+    make = functools.partial(
+        make_layers,
+        names,
+        resources,
+        destination,
+        overwrite=overwrite,
+        image_format=kind.image_format,
+        qcow2_options=qcow2_options,
+    )
+    if not kind.encrypted:
         if secret is not None or header is not None or luks_options:
             raise ValueError("an image in the clear has no secret and no LUKS header")
-        return make_layers(names, resources, destination, size, overwrite=overwrite)
+        return make(size)
     if secret is None:
         raise ValueError("an encrypted image needs a secret")
+    if version is None:
+        return make(size, secret, own_luks=True, luks_options=luks_options)
     sector_size = luks_options.get("sector_size") or _SECTOR_SIZE
     if version > 1 and luks_options.get("sector_size") is None:
         blocks = container.block_size if container else _LARGE_SECTOR_SIZE
         if size % _LARGE_SECTOR_SIZE == 0 and blocks >= _LARGE_SECTOR_SIZE:
             sector_size = _LARGE_SECTOR_SIZE
         luks_options = luks_options | {"sector_size": sector_size}
-    return make_layers(
-        names,
-        resources,
-        destination,
+    return make(
         size + -size % sector_size,
         secret,
         header=header,
-        overwrite=overwrite,
         luks_options={"version": version} | luks_options,
     )
 
@@ -204,7 +236,7 @@ def _open_destination(
 ) -> Layers:
     """Open an image that exists, to write into its payload."""
     layers = open_layers(resources, destination, secret, header=header, read_only=False)
-    if layers.volume is None and secret is not None:
+    if not layers.encrypted and secret is not None:
         raise _not_encrypted(destination)
     if layers.payload.size < needed:
         raise DeviceFullError(
@@ -237,18 +269,23 @@ def _copy(
         progress: Called with bytes done and in all.
     """
     size = old.payload.size
-    # What was never written may stay so, but zeros are content: below encryption
-    # a hole is none.
-    keep = holes and blank and (old.volume is not None or new.volume is None)
-    ranges = written_ranges(old) if keep else [(0, size)]
-    if size >= _MUCH and (old.volume or new.volume):
+    # Zeros need no space where what was never written reads as zeros.
+    skip_zeros = blank and new.volume is None and (holes or new.disk is not None)
+    # Nor is what was never written read: it is zeros, or below a volume noise, which may
+    # become other noise where that is asked for.
+    skip_unwritten = skip_zeros if old.volume is None else holes and blank
+    ranges = written_ranges(old) if skip_unwritten else [(0, size)]
+    if size >= _MUCH and (old.encrypted or new.encrypted):
+        from luks.bulk import prepare_bulk  # noqa: PLC0415  only where something is encrypted
+
         prepare_bulk()
     with ExitStack() as stack:
         ends = [
             (_view(stack, old, read_only=True), _view(stack, new, read_only=False))
             for _ in range(workers)
         ]
-        carry(ends, ranges, holes=keep and new.volume is None, progress=progress)
+        hole_size = new.disk.header.cluster_size if new.disk else HOLE_SIZE
+        carry(ends, ranges, hole_size=hole_size if skip_zeros else None, progress=progress)
     if blank and new.payload.size > size:
         # The last sector of a volume, of which the source has only a part.
         new.payload.write(size, bytes(new.payload.size - size))

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 def written_ranges(layers: Layers) -> list[tuple[int, int]]:
     """Return byte offset and length of what is not a hole, in order.
 
-    A hole in an image file is one in its payload: in the clear it reads as
-    zeros, below encryption as noise.
+    A hole in an image file or disk is one in its payload: in the clear it reads as
+    zeros, in a volume as noise.
 
     Args:
         layers: Of the image.

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 PIECE_SIZE: Final = 2 << 20
 #: More workers than this gain nothing: they wait for memory, or for the disk.
 MOST_WORKERS: Final = 8
-#: Bytes of zeros that become a hole, if holes are asked for; what file systems deal in.
-_HOLE_SIZE: Final = 4096
+#: Bytes of zeros that become a hole in a file, if holes are asked for: a file system's block.
+HOLE_SIZE: Final = 4096
 #: Seconds between two reports of progress.
 _TICK: Final = 0.1
 
@@ -48,7 +48,7 @@ def carry(
     ends: Sequence[Ends],
     ranges: Iterable[Range],
     *,
-    holes: bool = False,
+    hole_size: int | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Copy ranges of bytes from each source view to the target's, which are equal.
@@ -60,14 +60,15 @@ def carry(
         ends: One pair of views for each worker; each may be used from its thread
             while the others are used from theirs.
         ranges: In order, not overlapping; the target has what lies between them.
-        holes: The target reads as zeros: leave zeros out.
+        hole_size: The target reads as zeros: leave blocks of so many zeros out. A
+            divisor of `PIECE_SIZE`.
         progress: Called in this thread, with bytes done and in all.
 
     Raises:
         DeviceError: Reading or writing failed; the first such error.
     """
     ranges = list(ranges)
-    work = _Work(ranges, holes=holes)
+    work = _Work(ranges, hole_size)
     if len(ends) == 1 or work.total <= PIECE_SIZE:
         work.run(*ends[0], report=progress)
         return
@@ -88,11 +89,11 @@ def carry(
 class _Work:
     """The pieces that are left to do, handed out to workers."""
 
-    def __init__(self, ranges: Sequence[Range], *, holes: bool) -> None:
+    def __init__(self, ranges: Sequence[Range], hole_size: int | None) -> None:
         self.total = sum(length for _, length in ranges)
         self.done = 0
         self._pieces = _pieces(ranges)
-        self._holes = holes
+        self._hole_size = hole_size
         self._lock = threading.Lock()
         self._stopped = False
 
@@ -108,8 +109,8 @@ class _Work:
                 offset, length = piece
                 view = buffer[:length]
                 source.read_into(offset, view)
-                if self._holes:
-                    _write_data(target, offset, view)
+                if self._hole_size:
+                    _write_data(target, offset, view, self._hole_size)
                 else:
                     target.write(offset, view)
                 with self._lock:
@@ -135,13 +136,14 @@ def _pieces(ranges: Iterable[Range]) -> Iterator[Range]:
             at = stop
 
 
-def _write_data(target: BlockDevice, offset: int, view: memoryview) -> None:
+def _write_data(target: BlockDevice, offset: int, view: memoryview, hole_size: int) -> None:
     """Write what is not zero, in runs of whole blocks."""
+    zeros = bytes(hole_size)
     start = None
-    for at in range(0, len(view), _HOLE_SIZE):
-        block = view[at : at + _HOLE_SIZE]
+    for at in range(0, len(view), hole_size):
+        block = view[at : at + hole_size]
         # The first byte tells nearly always; comparing bytes is one call.
-        is_hole = not block[0] and bytes(block) == _ZEROS[: len(block)]
+        is_hole = not block[0] and bytes(block) == zeros[: len(block)]
         if is_hole and start is not None:
             target.write(offset + start, view[start:at])
             start = None
@@ -149,6 +151,3 @@ def _write_data(target: BlockDevice, offset: int, view: memoryview) -> None:
             start = at
     if start is not None:
         target.write(offset + start, view[start:])
-
-
-_ZEROS: Final = bytes(_HOLE_SIZE)

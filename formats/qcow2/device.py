@@ -258,11 +258,29 @@ class Qcow2Device(Device):
                 host.distrust()
                 raise
             finally:
-                header = read_header(host.device)
-                l1 = host.read_table(header.l1_offset, header.l1_size)
-                self._content.metadata = Metadata(host, header, l1, read_only=False)
-                self._content.size = header.size
-                self._content.forget()
+                self._read_again()
+
+    def reload(self) -> None:
+        """Take the image as it is now, if somebody else may have written it; not a snapshot.
+
+        Nothing that was written here must wait to become durable.
+
+        Raises:
+            StorageError: It is no sound image any more.
+        """
+        with self._lock:
+            self._check_open()
+            if self._metadata.dirty:
+                raise ValueError("what was written to the qcow2 device is not durable yet")
+            self._read_again()
+
+    def _read_again(self) -> None:
+        host = self._metadata.host
+        header = read_header(host.device)
+        l1 = host.read_table(header.l1_offset, header.l1_size)
+        self._content.metadata = Metadata(host, header, l1, read_only=self.read_only)
+        self._content.size = header.size
+        self._content.forget()
 
     def change_tables(self, change: Callable[[Metadata], None]) -> None:
         """Run a change of the tables in memory, for this package; as a write, it is not durable.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 import luks
-from blobstore.cli.header import image_and_header
+from blobstore.cli.header import image_and_changed_header
 from blobstore.cli.keys import key_options
 from blobstore.cli.output import waiting
 
@@ -33,7 +33,7 @@ _AROUND: Final = frozenset({"options", "force", "job-id", "node-name"})
 
 
 @click.command("amend")
-@image_and_header
+@image_and_changed_header
 @click.option(
     "--json",
     "text",
@@ -49,7 +49,7 @@ _AROUND: Final = frozenset({"options", "force", "job-id", "node-name"})
 def command(
     *,
     image: Path,
-    place: Path,
+    place: luks.Place,
     key: KeySource,
     text: str,
     force: bool,

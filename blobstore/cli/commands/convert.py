@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -14,15 +14,25 @@ from blobstore.cli.access import (
     access_options,
     converted_access_options,
 )
-from blobstore.cli.encryption import SECTOR_SIZE, kdf_options
+from blobstore.cli.encryption import CLUSTER_SIZE, SECTOR_SIZE, kdf_options
 from blobstore.cli.output import check_other, progress
-from blobstore.converting.conversion import FORMATS, convert
-from blobstore.layers import is_encrypted
+from blobstore.converting.conversion import convert
+from blobstore.converting.kinds import KINDS
+from blobstore.layers import QCOW2, RAW, is_encrypted
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from formats.qcow2.files import BackingFiles
     from luks import Secret
+
+
+#: Word to the format of an image file, and whether there is a LUKS volume in it.
+_SOURCES: Final = {
+    "raw": (RAW, False),
+    "luks": (RAW, True),
+    "qcow2": (QCOW2, None),
+}
 
 
 @click.command("convert")
@@ -30,14 +40,20 @@ if TYPE_CHECKING:
 @click.argument("destination", type=PATH)
 @click.option(
     "--to",
-    type=click.Choice(list(FORMATS)),
+    type=click.Choice(list(KINDS)),
     help="What DESTINATION becomes.  [default: what SOURCE is]",
 )
 @click.option(
     "--from",
     "source_format",
-    type=click.Choice(["raw", "luks"]),
+    type=click.Choice(list(_SOURCES)),
     help="What SOURCE is, without looking.",
+)
+@click.option(
+    "--backing-files",
+    "backing",
+    type=click.Choice(["beside", "anywhere"]),
+    help="Follow SOURCE to its backing files: beside it, or wherever it says.",
 )
 @click.option(
     "-n",
@@ -48,7 +64,7 @@ if TYPE_CHECKING:
 @click.option(
     "--sparse",
     is_flag=True,
-    help="Keep holes, and make some of zeros where DESTINATION is in the clear.",
+    help="Keep holes, and make some of zeros where a raw DESTINATION is in the clear.",
 )
 @click.option(
     "--as-bytes", is_flag=True, help="Copy a store byte for byte too, its flag and key as they are."
@@ -67,6 +83,7 @@ if TYPE_CHECKING:
     "--key-size", type=click.IntRange(min=64), metavar="BITS", help="Of DESTINATION's volume key."
 )
 @click.option("--sector-size", type=SECTOR_SIZE, help="Bytes of a sector of DESTINATION.")
+@click.option("--cluster-size", type=CLUSTER_SIZE, help="Bytes of a cluster of DESTINATION.")
 @click.option("--force", is_flag=True, help="Overwrite DESTINATION.")
 @kdf_options
 @access_options
@@ -79,6 +96,7 @@ def command(
     destination: Path,
     to: str | None,
     source_format: str | None,
+    backing: str | None,
     no_create: bool,
     sparse: bool,
     as_bytes: bool,
@@ -86,15 +104,17 @@ def command(
     cipher: str | None,
     key_size: int | None,
     sector_size: int | None,
+    cluster_size: int | None,
     force: bool,
     kdf: dict[str, Any],
 ) -> None:
     """Write the payload of SOURCE into a new image DESTINATION.
 
     Each is a LUKS1 or LUKS2 volume, its header attached or detached, or in the
-    clear. DESTINATION gets a volume key of its own. A store is carried over as
-    one, with the same sections, and a new key that authenticates it; any other
-    payload byte for byte.
+    clear; in a raw file or in the disk of a qcow2 image, which can also be
+    encrypted by itself (qcow2-luks). DESTINATION gets a volume key of its own. A
+    store is carried over as one, with the same sections, and a new key that
+    authenticates it; any other payload byte for byte.
     """
     check_other(destination, source, access.header, new_access.header)
     chosen = {
@@ -102,24 +122,34 @@ def command(
         "key_size": key_size and _bytes_of(key_size),
         "sector_size": sector_size,
     }
-    options = {name: value for name, value in chosen.items() if value is not None}
-    if no_create and (to or force or options):
+    options: dict[str, Any] = {n: value for n, value in chosen.items() if value is not None}
+    if no_create and (to or force or options or cluster_size):
         raise click.UsageError("--no-create takes DESTINATION as it is")
-    source_is_luks = bool(access.header) or (
-        is_encrypted(source) if source_format is None else source_format == "luks"
-    )
-    becomes_luks = source_is_luks if to is None else to != "raw"
-    if options and not becomes_luks:
+    image_format, encrypted = _SOURCES[source_format] if source_format else (None, None)
+    source_encrypted = encrypted
+    if source_encrypted is None:
+        source_encrypted = bool(access.header) or is_encrypted(
+            source, image_format=image_format, open_backing=_backing_files(backing)
+        )
+    becomes_encrypted = source_encrypted if to is None else KINDS[to].encrypted
+    if options and not becomes_encrypted:
         raise click.UsageError("an image in the clear has no cipher, key or sectors")
+    qcow2_options = None
+    if cluster_size is not None:
+        if to is None or KINDS[to].image_format != QCOW2:
+            raise click.UsageError("--cluster-size goes with --to qcow2 and the like")
+        from formats.qcow2.creation import Options  # noqa: PLC0415  rarely wanted
+
+        qcow2_options = Options(cluster_size=cluster_size)
     with ExitStack() as stack:
-        secret = stack.enter_context(access.secret_for(source, encrypted=source_is_luks))
+        secret = stack.enter_context(access.secret_for(source, encrypted=source_encrypted))
         new_secret: Secret | None
         if no_create:
             new_secret = stack.enter_context(new_access.existing_secret_for(destination))
         else:
-            new_access = new_access._replace(encrypted=becomes_luks)
+            new_access = new_access._replace(encrypted=becomes_encrypted)
             new_secret = stack.enter_context(new_access.secret_for(destination))
-            if becomes_luks:
+            if becomes_encrypted:
                 options |= kdf
         advance = stack.enter_context(progress("converting"))
         convert(
@@ -128,13 +158,17 @@ def command(
             secret,
             new_secret,
             to=to,
-            encrypted=source_is_luks,
+            image_format=image_format,
+            encrypted=encrypted,
+            snapshot=access.snapshot,
+            open_backing=_backing_files(backing),
             header=access.header,
             new_header=new_access.header,
             create=not no_create,
             overwrite=force,
             as_bytes=as_bytes,
             holes=sparse,
+            qcow2_options=qcow2_options,
             jobs=jobs,
             allow_unprotected=access.allow_unprotected,
             expect_digest=access.expect_digest,
@@ -149,3 +183,12 @@ def _bytes_of(bits: int) -> int:
     if bits % 8:
         raise click.UsageError(f"a key of {bits} bits is no whole number of bytes")
     return bits // 8
+
+
+def _backing_files(where: str | None) -> BackingFiles | None:
+    """Return what opens the backing files of one image, once."""
+    if where is None:
+        return None
+    from formats.qcow2.files import BackingFiles  # noqa: PLC0415  rarely wanted
+
+    return BackingFiles(anywhere=where == "anywhere")

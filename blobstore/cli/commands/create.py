@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from blobstore.cli.access import PATH, NewAccess, new_access_options
-from blobstore.cli.encryption import SECTOR_SIZE, kdf_options
+from blobstore.cli.encryption import CLUSTER_SIZE, SECTOR_SIZE, kdf_options
 from blobstore.cli.types import SizeType
+from blobstore.layers import QCOW2, RAW
 from blobstore.layout import SectionSpec
 from blobstore.sizes import parse_size
 from blobstore.stack import create_store
@@ -48,12 +49,21 @@ class _Section(click.ParamType[SectionSpec]):
     help="Size of the whole image.  [default: what the sections need and 8 MiB]",
 )
 @click.option(
+    "--format",
+    "image_format",
+    type=click.Choice([RAW, QCOW2]),
+    default=RAW,
+    show_default=True,
+    help="What the image file is.",
+)
+@click.option("--cluster-size", type=CLUSTER_SIZE, help="Bytes of a cluster of qcow2.")
+@click.option(
     "--luks",
     "luks_version",
-    type=click.IntRange(1, 2),
-    default=2,
+    type=click.Choice(["1", "2", QCOW2]),
+    default="2",
     show_default=True,
-    help="LUKS version.",
+    help="Version of LUKS in the image, or qcow2's own encryption with LUKS.",
 )
 @click.option(
     "--key-size",
@@ -75,7 +85,9 @@ def command(
     image: Path,
     sections: tuple[SectionSpec, ...],
     size: int | None,
-    luks_version: int,
+    image_format: str,
+    cluster_size: int | None,
+    luks_version: str,
     key_size: str,
     sector_size: int | None,
     label: str,
@@ -83,6 +95,16 @@ def command(
     kdf: dict[str, Any],
 ) -> None:
     """Make IMAGE with empty sections; more can be registered later."""
+    own_luks = access.encrypted and luks_version == QCOW2
+    if image_format != QCOW2 and (luks_version == QCOW2 or cluster_size is not None):
+        raise click.UsageError("that goes with --format qcow2")
+    if own_luks and (access.header or sector_size or label):
+        raise click.UsageError("qcow2's own LUKS has no header elsewhere, sector size or label")
+    qcow2_options = None
+    if cluster_size is not None:
+        from formats.qcow2.creation import Options  # noqa: PLC0415  rarely wanted
+
+        qcow2_options = Options(cluster_size=cluster_size)
     with access.secret_for(image) as secret:
         create_store(
             image,
@@ -92,7 +114,10 @@ def command(
             encrypted=access.encrypted,
             size=size,
             overwrite=force,
-            luks_version=luks_version,
+            image_format=image_format,
+            own_luks=own_luks,
+            qcow2_options=qcow2_options,
+            luks_version=1 if luks_version == QCOW2 else int(luks_version),
             key_size=int(key_size) // 8,
             sector_size=sector_size,
             label=label,

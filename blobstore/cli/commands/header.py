@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import luks
-from blobstore.cli.header import image_and_header, usage_errors
+from blobstore.cli.header import image_and_changed_header, image_and_header, usage_errors
 from blobstore.cli.keys import PATH
 from blobstore.cli.output import check_other, output_exists, print_json, print_table
 
@@ -29,7 +29,7 @@ def command() -> None:
 @command.command("dump")
 @image_and_header
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with all that is stored.")
-def dump(*, image: Path, place: Path, as_json: bool) -> None:
+def dump(*, image: Path, place: luks.Place, as_json: bool) -> None:
     """Show what the LUKS header of IMAGE says. No passphrase is needed."""
     del image
     described = luks.describe_header(luks.load_header(place))
@@ -69,7 +69,7 @@ def _text(value: object) -> str:
 @image_and_header
 @_FILE
 @_OVERWRITE
-def backup(*, image: Path, place: Path, file: Path, force: bool) -> None:
+def backup(*, image: Path, place: luks.Place, file: Path, force: bool) -> None:
     """Copy the LUKS header of IMAGE with its key material to FILE.
 
     It opens the image with the passphrases of today, whatever becomes of them.
@@ -80,12 +80,12 @@ def backup(*, image: Path, place: Path, file: Path, force: bool) -> None:
 
 
 @command.command("restore")
-@image_and_header
+@image_and_changed_header
 @_FILE
 @click.option(
     "--force", is_flag=True, help="Even if nothing shows that the backup belongs to IMAGE."
 )
-def restore(*, image: Path, place: Path, file: Path, force: bool) -> None:
+def restore(*, image: Path, place: luks.Place, file: Path, force: bool) -> None:
     """Put the LUKS header of IMAGE back as the backup FILE has it.
 
     Then its passphrases open IMAGE, and no others. Exits with 58 if it does not

@@ -45,14 +45,14 @@ def command(*, access: Access, image: Path, as_json: bool) -> None:
             click.echo(f"{title}:")
             print_table([(f"  {key.replace('_', ' ')}", _text(v)) for key, v in values.items()])
     if header_regions:
-        click.echo(f"\nregions of {opened.header_path}:")
+        click.echo(f"\nregions of {opened.header_path or 'the LUKS header'}:")
         _print_regions(header_regions)
-    click.echo(f"\nregions of {opened.path}:")
+    click.echo(f"\nregions of {opened.path}{'' if opened.format == 'raw' else ', of its disk'}:")
     _print_regions(regions)
 
 
 def _describe_image(image: Image) -> dict[str, Any]:
-    return {"path": str(image.path), "format": "raw", "size": image.size}
+    return {"path": str(image.path), "format": image.format, "size": image.size}
 
 
 def _describe_luks(image: Image) -> dict[str, Any] | None:
@@ -66,10 +66,16 @@ def _describe_luks(image: Image) -> dict[str, Any] | None:
         "cipher": header.cipher,
         "sector_size": header.sector_size,
         "keyslots": sorted(header.keyslots),
-        "header": str(image.header_path) if image.header_path else "attached",
+        "header": _header_place(image),
         "payload_offset": image.payload_offset,
         "damaged_header_copy": image.damaged_header_copy,
     }
+
+
+def _header_place(image: Image) -> str:
+    if image.luks_beside:
+        return "of the qcow2 image"
+    return str(image.header_path) if image.header_path else "attached"
 
 
 def _text(value: object) -> str:

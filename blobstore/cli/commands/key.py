@@ -12,6 +12,7 @@ from blobstore.cli.header import (
     KEY_SLOT,
     VOLUME_KEY,
     consent,
+    image_and_changed_header,
     image_and_header,
     new_passphrase,
     passphrase,
@@ -38,7 +39,7 @@ def command() -> None:
 
 
 @command.command("add")
-@image_and_header
+@image_and_changed_header
 @KEY_SLOT
 @click.option(
     "--priority",
@@ -53,7 +54,7 @@ def command() -> None:
 def add(
     *,
     image: Path,
-    place: Path,
+    place: luks.Place,
     key: KeySource,
     new_key: KeySource,
     key_slot: int | None,
@@ -79,7 +80,7 @@ def add(
 
 
 @command.command("change")
-@image_and_header
+@image_and_changed_header
 @KEY_SLOT
 @kdf_options
 @key_options("new", of=" to set")
@@ -87,7 +88,7 @@ def add(
 def change(
     *,
     image: Path,
-    place: Path,
+    place: luks.Place,
     key: KeySource,
     new_key: KeySource,
     key_slot: int | None,
@@ -108,7 +109,7 @@ def change(
 
 
 @command.command("remove")
-@image_and_header
+@image_and_changed_header
 @KEY_SLOT
 @click.option(
     "--with-tokens", is_flag=True, help="Remove tokens, too, that are for no other keyslot."
@@ -118,7 +119,7 @@ def change(
 def remove(
     *,
     image: Path,
-    place: Path,
+    place: luks.Place,
     key: KeySource,
     key_slot: int | None,
     with_tokens: bool,
@@ -136,7 +137,12 @@ def remove(
 
 
 def _remove(
-    place: Path, secret: luks.Secret | None, number: int | None, *, with_tokens: bool, force: bool
+    place: luks.Place,
+    secret: luks.Secret | None,
+    number: int | None,
+    *,
+    with_tokens: bool,
+    force: bool,
 ) -> None:
     with waiting("deriving keys"), luks.edit(place) as header:
         if secret is not None:
@@ -157,7 +163,7 @@ def _remove(
 @command.command("list")
 @image_and_header
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_(*, image: Path, place: Path, as_json: bool) -> None:
+def list_(*, image: Path, place: luks.Place, as_json: bool) -> None:
     """List the keyslots of IMAGE: what they cost, and which tokens are for them."""
     del image
     header = luks.load_header(place)
@@ -192,7 +198,7 @@ def list_(*, image: Path, place: Path, as_json: bool) -> None:
 def test(
     *,
     image: Path,
-    place: Path,
+    place: luks.Place,
     key: KeySource,
     key_slot: int | None,
     token: int | None,
@@ -215,7 +221,7 @@ def test(
             _report(place, secret, key_slot)
 
 
-def _test_token(place: Path, number: int) -> None:
+def _test_token(place: luks.Place, number: int) -> None:
     header = luks.load_header(place)
     with luks.token_secret(header, number) as secret:
         error: luks.StorageError = luks.UnlockError(f"token {number} is for no keyslot")
@@ -229,7 +235,7 @@ def _test_token(place: Path, number: int) -> None:
         raise error
 
 
-def _report(place: Path, secret: luks.Secret, keyslot: int | None) -> None:
+def _report(place: luks.Place, secret: luks.Secret, keyslot: int | None) -> None:
     with luks.open_header(place) as (device, header), waiting("deriving keys"):
         volume_key = luks.unlock(device, header, secret, keyslot=keyslot)
     with volume_key.key:
@@ -243,7 +249,7 @@ def _report(place: Path, secret: luks.Secret, keyslot: int | None) -> None:
 )
 @click.option("--force", is_flag=True, help="Do not ask, and overwrite FILE.")
 @key_options()
-def export(*, image: Path, place: Path, key: KeySource, output: Path, force: bool) -> None:
+def export(*, image: Path, place: luks.Place, key: KeySource, output: Path, force: bool) -> None:
     """Write the volume key of IMAGE to a file, for escrow.
 
     Who has it reads the image for good: no change of passphrases takes it back.
@@ -258,9 +264,9 @@ def export(*, image: Path, place: Path, key: KeySource, output: Path, force: boo
 
 
 @command.command("destroy")
-@image_and_header
+@image_and_changed_header
 @click.option("--force", is_flag=True, help="Do not ask.")
-def destroy(*, image: Path, place: Path, force: bool) -> None:
+def destroy(*, image: Path, place: luks.Place, force: bool) -> None:
     """Remove all keyslots of IMAGE and erase their key material.
 
     Nobody can open it again but with a backup of the header or of the volume key.
@@ -270,7 +276,7 @@ def destroy(*, image: Path, place: Path, force: bool) -> None:
     luks.destroy_keys(place)
 
 
-def _cost(place: Path, kdf: dict[str, Any]) -> dict[str, Any]:
+def _cost(place: luks.Place, kdf: dict[str, Any]) -> dict[str, Any]:
     """Return the cost with the one hash that a LUKS1 header has."""
     cost, header = kdf["kdf"], luks.load_header(place)
     if header.version == 1 and isinstance(cost, luks.Pbkdf2):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 import luks
-from blobstore.cli.header import image_and_header
+from blobstore.cli.header import image_and_changed_header, image_and_header
 from blobstore.cli.keys import PATH
 from blobstore.cli.output import print_json, print_table, write_output
 
@@ -37,7 +37,7 @@ def command() -> None:
 @command.command("list")
 @image_and_header
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_(*, image: Path, place: Path, as_json: bool) -> None:
+def list_(*, image: Path, place: luks.Place, as_json: bool) -> None:
     """List the tokens of IMAGE, by the names that people know them by."""
     del image
     tokens = sorted(luks.load_header(place).tokens.items())
@@ -62,7 +62,7 @@ def list_(*, image: Path, place: Path, as_json: bool) -> None:
 
 
 @command.command("add")
-@image_and_header
+@image_and_changed_header
 @click.option(
     "--key-description",
     required=True,
@@ -72,7 +72,7 @@ def list_(*, image: Path, place: Path, as_json: bool) -> None:
 @_KEY_SLOT
 @_TOKEN_ID
 def add(
-    *, image: Path, place: Path, key_description: str, key_slot: int, token_id: int | None
+    *, image: Path, place: luks.Place, key_description: str, key_slot: int, token_id: int | None
 ) -> None:
     """Say that a keyslot's passphrase is in the kernel's keyring. Prints the token."""
     del image
@@ -84,11 +84,13 @@ def add(
 
 
 @command.command("import")
-@image_and_header
+@image_and_changed_header
 @click.argument("file", type=click.File("rb"))
 @_TOKEN_ID
 @click.option("--force", is_flag=True, help="Replace a token of that number.")
-def import_(*, image: Path, place: Path, file: BinaryIO, token_id: int | None, force: bool) -> None:
+def import_(
+    *, image: Path, place: luks.Place, file: BinaryIO, token_id: int | None, force: bool
+) -> None:
     """Add the token whose JSON object is in FILE, - for stdin. Prints its number."""
     del image
     body = luks.parse_token(file.read())
@@ -104,7 +106,9 @@ def import_(*, image: Path, place: Path, file: BinaryIO, token_id: int | None, f
 @_NUMBER
 @click.option("-o", "output", type=PATH, metavar="FILE", help="A file.  [default: stdout]")
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
-def export(*, image: Path, place: Path, number: int, output: Path | None, force: bool) -> None:
+def export(
+    *, image: Path, place: luks.Place, number: int, output: Path | None, force: bool
+) -> None:
     """Print the JSON object of the token NUMBER as it is stored."""
     del image
     text = luks.format_token(luks.load_header(place), number)
@@ -115,9 +119,9 @@ def export(*, image: Path, place: Path, number: int, output: Path | None, force:
 
 
 @command.command("remove")
-@image_and_header
+@image_and_changed_header
 @_NUMBER
-def remove(*, image: Path, place: Path, number: int) -> None:
+def remove(*, image: Path, place: luks.Place, number: int) -> None:
     """Remove the token NUMBER; its keyslots stay."""
     del image
     with luks.edit(place) as header:
@@ -125,10 +129,10 @@ def remove(*, image: Path, place: Path, number: int) -> None:
 
 
 @command.command("assign")
-@image_and_header
+@image_and_changed_header
 @_NUMBER
 @_KEY_SLOT
-def assign(*, image: Path, place: Path, number: int, key_slot: int) -> None:
+def assign(*, image: Path, place: luks.Place, number: int, key_slot: int) -> None:
     """Say that the token NUMBER is for a keyslot, too."""
     del image
     with luks.edit(place) as header:
@@ -136,10 +140,10 @@ def assign(*, image: Path, place: Path, number: int, key_slot: int) -> None:
 
 
 @command.command("unassign")
-@image_and_header
+@image_and_changed_header
 @_NUMBER
 @_KEY_SLOT
-def unassign(*, image: Path, place: Path, number: int, key_slot: int) -> None:
+def unassign(*, image: Path, place: luks.Place, number: int, key_slot: int) -> None:
     """Say that the token NUMBER is not for a keyslot."""
     del image
     with luks.edit(place) as header:
