@@ -122,10 +122,11 @@ def create(device: BlockDevice, size: int, options: Options = DEFAULTS) -> Heade
     end = _end(header, refcount_blocks)
     host = Host(device)
     first = _first_cluster(header, options)
+    # Nothing may be an image before the new one is one.
     try:
         device.resize(0)
+        host.flush()
     except UnsupportedError:
-        # Nothing may be an image before the new one is one.
         host.write(0, bytes(SECTOR_SIZE))
         host.flush()
         for at in range(0, end, _CHUNK):
