@@ -189,6 +189,9 @@ COMMANDS: list[Command] = [
     (0, "vtpm image --print-states K"),
     (20, "vtpm image --flags startup-clear --server type=unixio,fd=0 K"),
     (51, "vtpm foreign --flags startup-clear --port 1 K"),
+    (32, "check image"),
+    (32, "snapshot list image"),
+    (0, "measure image --luks"),
     (0, "benchmark --only cipher --seconds 0.01"),
     (2, "get image a --wrong U"),
 ]

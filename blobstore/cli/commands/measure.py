@@ -1,0 +1,85 @@
+"""`blobstore measure`."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from blobstore.cli.keys import PATH
+from blobstore.cli.output import print_json
+from blobstore.cli.types import SizeType
+from formats.file import FileDevice
+from formats.qcow2.creation import Options
+from formats.qcow2.files import BackingFiles
+from formats.qcow2.header import is_qcow2
+from formats.qcow2.measure import measure
+from formats.qcow2.opening import open_image
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from formats.qcow2.device import Qcow2Device
+
+#: Bytes of the LUKS header that QEMU keeps room for in a qcow2 image.
+_LUKS_HEADER: Final = 2_068_480
+
+
+@click.command("measure")
+@click.argument("source", type=PATH, required=False)
+@click.option("--size", type=SizeType(), help="Of the disk, instead of SOURCE.")
+@click.option(
+    "--cluster-size", type=SizeType(), default="64KiB", show_default=True, help="Of the new image."
+)
+@click.option(
+    "--refcount-bits",
+    type=click.Choice(["1", "2", "4", "8", "16", "32", "64"]),
+    default="16",
+    show_default=True,
+    help="Of the new image.",
+)
+@click.option("--luks", is_flag=True, help="The new image is encrypted with LUKS.")
+@click.option("--backing", is_flag=True, help="SOURCE may use backing files beside it.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, as qemu-img does.")
+def command(
+    *,
+    source: Path | None,
+    size: int | None,
+    cluster_size: int,
+    refcount_bits: str,
+    luks: bool,
+    backing: bool,
+    as_json: bool,
+) -> None:
+    """Say how large a qcow2 image becomes that holds a disk as large as SOURCE, or of SIZE.
+
+    SOURCE is a qcow2 image, or anything else taken as it is; its holes need no room. Two
+    numbers are said: what the image takes with the data that there is, and what it
+    takes once all of the disk was written.
+    """
+    if (source is None) == (size is None):
+        raise click.UsageError("name either a SOURCE or a --size")
+    try:
+        options = Options(
+            cluster_size=cluster_size,
+            refcount_bits=int(refcount_bits),
+            luks_header_size=_LUKS_HEADER if luks else 0,
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    with ExitStack() as stack:
+        if source is None:
+            found = measure(size or 0, options)
+        else:
+            device = stack.enter_context(FileDevice(source))
+            disk: FileDevice | Qcow2Device = device
+            if is_qcow2(device):
+                opener = BackingFiles() if backing else None
+                disk = stack.enter_context(open_image(device, open_backing=opener))
+            found = measure(disk.size, options, disk.data_ranges(0, disk.size))
+    if as_json:
+        print_json({"required": found.required, "fully-allocated": found.fully_allocated})
+        return
+    click.echo(f"required size: {found.required}")
+    click.echo(f"fully allocated size: {found.fully_allocated}")

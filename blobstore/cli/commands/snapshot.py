@@ -1,0 +1,109 @@
+"""`blobstore snapshot`: internal snapshots of qcow2 images."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from blobstore.cli.keys import PATH
+from blobstore.cli.output import print_json, print_table
+from formats.file import FileDevice
+from formats.qcow2.snapshots import (
+    apply_snapshot,
+    create_snapshot,
+    delete_snapshot,
+    list_snapshots,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from formats.qcow2.snapshots import Snapshot
+
+_IMAGE = click.argument("image", type=PATH)
+_NAME = click.argument("name")
+
+
+@click.group("snapshot")
+def command() -> None:
+    """Manage the internal snapshots of a qcow2 image.
+
+    They are those that `qemu-img snapshot` and QEMU's savevm make and show. NAME is the ID
+    or the name of one. No key is needed: a snapshot of an encrypted disk is one too.
+    """
+
+
+@command.command("create")
+@_IMAGE
+@_NAME
+def create(*, image: Path, name: str) -> None:
+    """Keep the disk in IMAGE as it is now under NAME."""
+    if not name or len(name.encode("utf-8", "surrogateescape")) > 255:
+        raise click.UsageError("the name of a snapshot has 1 to 255 bytes")
+    with FileDevice(image, read_only=False) as device:
+        create_snapshot(device, name)
+
+
+@command.command("list")
+@_IMAGE
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_(*, image: Path, as_json: bool) -> None:
+    """List the snapshots in IMAGE."""
+    with FileDevice(image) as device:
+        snapshots = list_snapshots(device)
+    if as_json:
+        print_json([_described(snapshot) for snapshot in snapshots])
+        return
+    rows: list[tuple[str, ...]] = [("ID", "NAME", "MADE", "DISK SIZE", "MACHINE STATE")]
+    rows += [
+        (
+            _printable(snapshot.id),
+            _printable(snapshot.name),
+            datetime.fromtimestamp(snapshot.seconds, UTC).strftime("%Y-%m-%d %H:%M:%S"),
+            "" if snapshot.disk_size is None else str(snapshot.disk_size),
+            str(snapshot.vm_state_size),
+        )
+        for snapshot in snapshots
+    ]
+    print_table(rows, right=frozenset((3, 4)))
+
+
+@command.command("apply")
+@_IMAGE
+@_NAME
+def apply(*, image: Path, name: str) -> None:
+    """Make the disk in IMAGE what it was when the snapshot NAME was made.
+
+    What it is now is lost, unless another snapshot has it.
+    """
+    with FileDevice(image, read_only=False) as device:
+        apply_snapshot(device, name)
+
+
+@command.command("delete")
+@_IMAGE
+@_NAME
+def delete(*, image: Path, name: str) -> None:
+    """Give up the snapshot NAME, and free what only it uses."""
+    with FileDevice(image, read_only=False) as device:
+        delete_snapshot(device, name)
+
+
+def _described(snapshot: Snapshot) -> dict[str, str | int | None]:
+    return {
+        "id": _printable(snapshot.id),
+        "name": _printable(snapshot.name),
+        "date-sec": snapshot.seconds,
+        "date-nsec": snapshot.nanoseconds,
+        "vm-clock-sec": snapshot.vm_clock // 10**9,
+        "vm-clock-nsec": snapshot.vm_clock % 10**9,
+        "vm-state-size": snapshot.vm_state_size,
+        "disk-size": snapshot.disk_size,
+    }
+
+
+def _printable(text: str) -> str:
+    """Return what a terminal can be shown of a name that anybody may have chosen."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

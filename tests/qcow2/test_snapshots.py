@@ -1,0 +1,197 @@
+"""Internal snapshots, ours and QEMU's. Q18, Q19."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from formats.errors import SnapshotExistsError, SnapshotNotFoundError, UnsupportedError
+from formats.file import FileDevice
+from formats.qcow2.check import check
+from formats.qcow2.creation import Options, create
+from formats.qcow2.opening import open_image
+from formats.qcow2.snapshots import (
+    apply_snapshot,
+    create_snapshot,
+    delete_snapshot,
+    list_snapshots,
+)
+from tests.qcow2.support import assert_clean, assert_same, new_disk, new_image, qemu_img, qemu_io
+from tests.qcow2.test_interop import churn
+from tests.support.foreign import program
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SIZE = 1 << 20
+MATRIX = [(2, 512, 16), (2, 65536, 16), (3, 512, 64), (3, 4096, 4), (3, 65536, 16), (3, 2 << 20, 8)]
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize(("version", "cluster_size", "refcount_bits"), MATRIX)
+def test_qemu_sees_and_uses_our_snapshots(
+    version: int, cluster_size: int, refcount_bits: int, tmp_path: Path
+) -> None:
+    path, out = tmp_path / "image.qcow2", tmp_path / "out"
+    path.touch()
+    kept: dict[str, bytes] = {}
+    model = bytearray(SIZE)
+    options = Options(version=version, cluster_size=cluster_size, refcount_bits=refcount_bits)
+    with FileDevice(path, read_only=False) as device:
+        create(device, SIZE, options)
+        for number in range(3):
+            with open_image(device, read_only=False) as disk:
+                churn(disk, model, number, steps=15)
+            create_snapshot(device, f"s{number}")
+            kept[f"s{number}"] = bytes(model)
+        with open_image(device, read_only=False) as disk:
+            churn(disk, model, 9, steps=15)
+        assert check(device).ok
+    assert_clean(path)
+    assert_same(path, bytes(model))
+    for name, content in kept.items():
+        qemu_img("convert", "-f", "qcow2", "-l", f"snapshot.name={name}", "-O", "raw", path, out)
+        assert out.read_bytes() == content
+    qemu_img("snapshot", "-d", "s1", path)
+    assert_clean(path)
+    qemu_img("snapshot", "-a", "s0", path)
+    assert_clean(path)
+    with FileDevice(path) as device:
+        assert [found.name for found in list_snapshots(device)] == ["s0", "s2"]
+        with open_image(device) as disk:
+            assert disk.read(0, SIZE) == kept["s0"]
+        with open_image(device, snapshot="s2") as disk:
+            assert disk.read(0, SIZE) == kept["s2"]
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize(("version", "cluster_size", "refcount_bits"), MATRIX)
+def test_we_see_and_use_qemu_s_snapshots(
+    version: int, cluster_size: int, refcount_bits: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "image.qcow2"
+    options = f"compat={'0.10' if version == 2 else '1.1'},cluster_size={cluster_size}"
+    if version == 3:
+        options += f",refcount_bits={refcount_bits}"
+    qemu_img("create", "-q", "-f", "qcow2", "-o", options, path, SIZE)
+    for number, name in enumerate(("one", "two", "three")):
+        qemu_io(path, f"write -P {number + 65} {number * 100}k 300k")
+        qemu_img("snapshot", "-c", name, path)
+    three = bytearray(b"A" * 102400 + b"B" * 102400 + b"C" * 307200).ljust(SIZE, b"\0")
+    two = bytearray(b"A" * 102400 + b"B" * 307200).ljust(SIZE, b"\0")
+    qemu_io(path, "write -P 90 0 1M")
+    with FileDevice(path, read_only=False) as device:
+        found = list_snapshots(device)
+        assert [(one.id, one.name) for one in found] == [("1", "one"), ("2", "two"), ("3", "three")]
+        assert {one.disk_size for one in found} == {SIZE}
+        with open_image(device, snapshot="3") as disk:
+            assert disk.read(0, SIZE) == three
+        delete_snapshot(device, "one")
+    assert_clean(path)
+    with FileDevice(path, read_only=False) as device:
+        apply_snapshot(device, "two")
+    assert_clean(path)
+    assert_same(path, bytes(two))
+    with FileDevice(path, read_only=False) as device:
+        with open_image(device, read_only=False) as disk:
+            churn(disk, two, 4, steps=15)
+        create_snapshot(device, "four")
+        assert list_snapshots(device)[-1].id == "4"
+        delete_snapshot(device, "two")
+        delete_snapshot(device, "three")
+        delete_snapshot(device, "four")
+    assert_clean(path)
+    assert_same(path, bytes(two))
+
+
+@pytest.mark.interop
+def test_a_machine_s_state_stays_as_it_is(tmp_path: Path) -> None:
+    """Q18: QEMU saves it, and loads it when we have changed everything around it."""
+    path = tmp_path / "image.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", path, SIZE)
+    qemu_io(path, "write -P 65 0 512k")
+    machine(path, "savevm saved")
+    first = (b"A" * (512 << 10)).ljust(SIZE, b"\0")
+    with FileDevice(path, read_only=False) as device:
+        (saved,) = list_snapshots(device)
+        assert saved.vm_state_size
+        create_snapshot(device, "disk only")
+        with open_image(device, read_only=False) as disk:
+            disk.write(0, b"x" * 300_000)
+            disk.resize(600 << 20)  # the state lay where this disk now is
+            assert disk.read(0, 700_000) == b"x" * 300_000 + first[300_000:700_000]
+            assert not any(length for _, length in disk.data_ranges(SIZE, (600 << 20) - SIZE))
+            disk.write(512 << 20, b"y" * 300_000)
+        apply_snapshot(device, "saved")
+        with open_image(device) as disk:
+            assert disk.read(0, disk.size) == first
+        delete_snapshot(device, "disk only")
+        assert list_snapshots(device) == [saved]
+        assert check(device).ok
+    assert_clean(path)
+    machine(path, "info version", "-loadvm", "saved")
+    assert_clean(path)
+
+
+def machine(path: Path, command: str, *options: str) -> None:
+    """Run a command of QEMU's monitor in a machine that has nothing but this image."""
+    done = subprocess.run(
+        [
+            *(program("qemu-system-x86_64"), "-machine", "none", "-nodefaults", "-S"),
+            *("-display", "none", "-monitor", "stdio"),
+            *("-drive", f"file={path},if=none,id=d,format=qcow2", *options),
+        ],
+        input=f"{command}\nquit\n".encode(),
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done
+    assert b"Error" not in done.stdout, done
+
+
+def test_a_name_is_there_once_and_found_by_id_first() -> None:
+    image = new_image(SIZE)
+    create_snapshot(image, "2")
+    create_snapshot(image, "other")
+    with pytest.raises(SnapshotExistsError, match="other"):
+        create_snapshot(image, "other")
+    with pytest.raises(SnapshotNotFoundError, match="nothing"):
+        apply_snapshot(image, "nothing")
+    assert delete_snapshot(image, "2").name == "other"
+    assert delete_snapshot(image, "2").name == "2"
+    for name in ("", "x" * 256, "a\0b"):
+        with pytest.raises(ValueError, match="name"):
+            create_snapshot(image, name)
+    assert list_snapshots(image) == []
+
+
+def test_refcounts_that_are_too_narrow_refuse_before_anything_changes() -> None:
+    """Q3"""
+    disk = new_disk(SIZE, Options(refcount_bits=1))
+    disk.write(0, b"content")
+    with pytest.raises(UnsupportedError, match="1 bits"):
+        disk.rewrite(lambda device: create_snapshot(device, "name"))
+    disk.write(70_000, b"more")
+    disk.flush()
+    assert disk.rewrite(check).ok
+    assert disk.read(0, 7) == b"content"
+    assert disk.read(70_000, 4) == b"more"
+
+
+def test_a_snapshot_has_its_own_size() -> None:
+    """Q19"""
+    disk = new_disk(SIZE)
+    disk.write(SIZE - 4, b"end.")
+    disk.rewrite(lambda device: create_snapshot(device, "small"))
+    disk.resize(3 * SIZE)
+    disk.write(2 * SIZE, b"more")
+    disk.rewrite(lambda device: create_snapshot(device, "large"))
+    disk.resize(SIZE // 2)
+    disk.rewrite(lambda device: apply_snapshot(device, "small"))
+    assert (disk.size, disk.read(SIZE - 4, 4)) == (SIZE, b"end.")
+    disk.rewrite(lambda device: apply_snapshot(device, "large"))
+    assert (disk.size, disk.read(2 * SIZE, 4)) == (3 * SIZE, b"more")
+    assert disk.rewrite(check).ok
