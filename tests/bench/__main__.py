@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING
 
 from tests.bench import crossover, engine, images, kdfs, puts, startup
 from tests.bench.machine import describe
-from tests.bench.peers import PeerDirectory
-from tests.bench.report import table
+from tests.bench.peers import MissingPeerError, PeerDirectory
+from tests.bench.report import Report, table
 from tests.bench.setting import Setting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from tests.bench.report import Report
 
 SUITES: dict[str, Callable[[Setting], Report]] = {
     "images": images.run,
@@ -47,10 +45,15 @@ def main(arguments: list[str] | None = None) -> None:
     print(machine)
     reports = []
     for name in options.only or SUITES:
-        report = SUITES[name](setting)
+        try:
+            report = SUITES[name](setting)
+        except MissingPeerError as error:
+            report = Report(name, left_out={name: str(error)})
         print(f"\n# {name}\n{report.details()}", flush=True)
         reports.append(report)
     print(f"\n{table([line for report in reports for line in report.comparisons])}")
+    versions = {name: number for report in reports for name, number in report.versions.items()}
+    print(f"\nwith {', '.join(' '.join(one) for one in versions.items())}")
     if options.json:
         found = {report.name: report.to_json() for report in reports}
         result = {"machine": machine, "scale": setting.scale, "suites": found}
@@ -75,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=_IN_MEMORY if _IN_MEMORY.is_dir() else _TEMPORARY,
         metavar="DIR",
-        help="keep images here, 5 GiB; best in memory  [default: %(default)s]",
+        help="keep images here, 9 GiB; best in memory  [default: %(default)s]",
     )
     parser.add_argument(
         "--peers",

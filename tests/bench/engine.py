@@ -61,6 +61,8 @@ def run(setting: Setting) -> Report:
     library = None
     with report.optional(_LOOP):
         library = setting.peers.library(_SOURCE, "crypto")
+        library.openssl_version.restype = ctypes.c_char_p
+        report.versions["OpenSSL (C loop)"] = library.openssl_version().decode()
     for asked in _REQUESTS:
         runs = measure(_cells(asked, library), _ROUNDS[setting.scale])
         what = f"engine, requests of {_text(asked.size)}, sectors of {asked.sector_size}"

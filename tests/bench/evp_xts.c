@@ -1,9 +1,16 @@
 /* AES-XTS over sectors as a program in C would do it: one context, and for each
    sector its IV and one update. */
 
+#include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <stdint.h>
 #include <stddef.h>
+
+/* Return the number of OpenSSL's version. */
+const char *openssl_version(void)
+{
+    return OpenSSL_version(OPENSSL_VERSION_STRING);
+}
 
 /* Make a context for a key of 64 bytes; NULL if that fails. */
 EVP_CIPHER_CTX *new_context(const unsigned char *key, int encrypt)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tests.bench.image_files import KDF, Images
 from tests.bench.measuring import Cell, measure, process, quotient
-from tests.bench.peers import program
+from tests.bench.peers import program, version
 from tests.bench.report import Report
 from tests.bench.setting import BLOBSTORE, PASSPHRASE
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class _Scale(NamedTuple):
-    """MiB of the images, rounds, and MiB of the image whose conversion is not to fill memory."""
+    """MiB of the images, rounds, and MiB of what is converted to see the memory that takes."""
 
     mib: int
     rounds: int
@@ -75,18 +75,20 @@ def run(setting: Setting) -> Report:
     return report
 
 
-def _qemu(images: Images) -> tuple[list[str], str]:
+def _qemu(images: Images, report: Report) -> tuple[list[str], str]:
     """Return the start of a command of qemu-img, and its name for the LUKS1 volume."""
-    secret = f"secret,id=key,file={images.key}"
-    command = [program("qemu-img", "qemu-utils"), "convert", "--object", secret]
+    qemu_img = program("qemu-img", "qemu-utils")
+    report.versions["qemu-img"] = version(qemu_img)
+    command = [qemu_img, "convert", "--object", f"secret,id=key,file={images.key}"]
     return command, f"driver=luks,key-secret=key,file.driver=file,file.filename={images.luks1}"
 
 
-def _nbd(images: Images, copy: str) -> list[str]:
+def _nbd(images: Images, report: Report, copy: str) -> list[str]:
     """Return a command that serves the LUKS1 volume to nbdcopy."""
-    nbdcopy = program("nbdcopy", "libnbd-bin")
-    server = [program("nbdkit", "nbdkit"), "--unix", "-", "--filter=luks", "file"]
-    return [*server, str(images.luks1), f"passphrase=+{images.key}", "--run", f"{nbdcopy} {copy}"]
+    nbdkit, nbdcopy = program("nbdkit", "nbdkit"), program("nbdcopy", "libnbd-bin")
+    report.versions |= {"nbdkit": version(nbdkit), "nbdcopy": version(nbdcopy)}
+    server = [nbdkit, "--unix", "-", "--filter=luks", "file", str(images.luks1)]
+    return [*server, f"passphrase=+{images.key}", "--run", f"{nbdcopy} {copy}"]
 
 
 def _reading(images: Images, report: Report, setting: Setting) -> list[Cell]:
@@ -100,12 +102,13 @@ def _reading(images: Images, report: Report, setting: Setting) -> list[Cell]:
     for workers, name in _OURS.items():
         add(name, images.converting_out(images.luks1, workers))
     with report.optional(_QEMU):
-        command, volume = _qemu(images)
+        command, volume = _qemu(images, report)
         add(_QEMU, [*command, "--image-opts", volume, "-O", "raw", images.out])
     with report.optional(_NBD):
-        add(_NBD, [*_nbd(images, f'"$uri" {images.out}')])
+        add(_NBD, [*_nbd(images, report, f'"$uri" {images.out}')])
     with report.optional(_LUKSDE):
         python = setting.peers.python("libluksde-python")
+        report.versions[_LUKSDE] = setting.peers.version("libluksde-python")
         add(_LUKSDE, [python, "-I", "-c", _LUKSDE_READ, images.luks1, images.key, images.out])
     add(_DD, ["dd", f"if={images.raw}", f"of={images.out}", "bs=4M"])
     return cells
@@ -128,11 +131,11 @@ def _writing(images: Images, report: Report) -> list[Cell]:
         for workers, name in names.items():
             add(name, images.converting_in(image, workers), image)
     with report.optional(_QEMU):
-        command, volume = _qemu(images)
+        command, volume = _qemu(images, report)
         options = ["-n", "-f", "raw", "--target-image-opts"]
         add(_QEMU, [*command, *options, images.raw, volume], images.luks1)
     with report.optional(_NBD):
-        add(_NBD, [*_nbd(images, f'{images.raw} "$uri"')], images.luks1)
+        add(_NBD, [*_nbd(images, report, f'{images.raw} "$uri"')], images.luks1)
     overwrite = ["dd", f"if={images.raw}", f"of={images.copy}", "bs=4M", "conv=notrunc"]
     cells.append(Cell(_DD, process(overwrite)))
     return cells
@@ -148,11 +151,11 @@ def _compare_reading(report: Report, runs: Runs, what: str) -> None:
 
 
 def _compare_writing(report: Report, runs: Runs, what: str) -> None:
-    for version, (one, two) in (("1", _OURS.values()), ("2", _OURS_LUKS2.values())):
-        _compare(report, runs, f"{what}{version}, one worker", one, _QEMU, 2.3)
-        _compare(report, runs, f"{what}{version}, two workers", two, _QEMU, 3.0)
-        _compare(report, runs, f"{what}{version}, two workers", two, _NBD, 1.4)
-        _compare(report, runs, f"{what}{version}, two workers", two, _DD, None)
+    for number, (one, two) in (("1", _OURS.values()), ("2", _OURS_LUKS2.values())):
+        _compare(report, runs, f"{what}{number}, one worker", one, _QEMU, 2.3)
+        _compare(report, runs, f"{what}{number}, two workers", two, _QEMU, 3.0)
+        _compare(report, runs, f"{what}{number}, two workers", two, _NBD, 1.4)
+        _compare(report, runs, f"{what}{number}, two workers", two, _DD, None)
 
 
 def _compare(

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import luks
 from tests.bench.measuring import Cell, measure, process, quotient
+from tests.bench.peers import version
 from tests.bench.report import Report
 from tests.bench.setting import PASSPHRASE
-from tests.bench.startup import UNLOCK, unlock_with_cryptsetup
+from tests.bench.startup import UNLOCK, cryptsetup, unlock_with_cryptsetup
 
 if TYPE_CHECKING:
     from luks import KdfCost
@@ -37,6 +38,8 @@ _SCALES = {
 def run(setting: Setting) -> Report:
     """Measure keyslots of different derivations."""
     report = Report("kdfs")
+    with report.optional(_CRYPTSETUP):
+        report.versions[_CRYPTSETUP] = version(cryptsetup())
     scale = _SCALES[setting.scale]
     iterations = f"{scale.iterations:,} iterations"
     volumes: dict[str, tuple[KdfCost, float]] = {

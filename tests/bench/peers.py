@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,13 @@ def program(name: str, package: str) -> str:
     if path is None:
         raise MissingPeerError(f"{name} is not installed (Debian package {package})")
     return path
+
+
+def version(path: str) -> str:
+    """Return the version that a program says it is."""
+    said = subprocess.run([path, "--version"], capture_output=True, text=True, check=True)
+    number = re.search(r"\d+(\.\d+)+", said.stdout)
+    return number[0] if number else "of unknown version"
 
 
 class PeerDirectory:
@@ -64,6 +72,14 @@ class PeerDirectory:
             raise MissingPeerError(f"{package} could not be installed: {_last_line(asked.stderr)}")
         done.touch()
         return python
+
+    def version(self, package: str) -> str:
+        """Return the version of a package that `python` was asked for."""
+        code = f"from importlib.metadata import version; print(version({package!r}))"
+        python = self._path / package / "bin" / "python"
+        return subprocess.run(
+            [python, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     def library(self, source: Path, *libraries: str) -> ctypes.CDLL:
         """Compile a source file in C and return it as a library."""

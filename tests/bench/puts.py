@@ -7,6 +7,7 @@ stores, and what durable means of each, are in `tests.bench.durable_stores`.
 from __future__ import annotations
 
 import json
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -65,7 +66,7 @@ _ASKED = (
 
 def run(setting: Setting) -> Report:
     """Measure puts of each size."""
-    report = Report("puts")
+    report = Report("puts", versions={"SQLite": sqlite3.sqlite_version})
     with ExitStack() as stack:
         directory = Path(stack.enter_context(TemporaryDirectory(prefix="puts-", dir=setting.disk)))
         workers = {}
@@ -74,6 +75,7 @@ def run(setting: Setting) -> Report:
                 python: str | Path = sys.executable
                 if kind in _PACKAGES:
                     python = setting.peers.python(_PACKAGES[kind])
+                    report.versions[_PACKAGES[kind]] = setting.peers.version(_PACKAGES[kind])
                 workers[kind] = stack.enter_context(_Worker(kind, python, directory / kind))
         for size, burst in _BURSTS.items():
             cells = [Cell(kind, worker.bursts(size, burst)) for kind, worker in workers.items()]

@@ -66,12 +66,14 @@ class Report:
         comparisons: In the order of the table.
         medians: Of each cell, by the name of what was measured and that of the cell.
         left_out: Why, by the name of who was.
+        versions: Of what was compared with.
     """
 
     name: str
     comparisons: list[Comparison] = field(default_factory=list)
     medians: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
 
     @contextmanager
     def optional(self, name: str) -> Iterator[None]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import blobstore
 import luks
 from tests.bench.measuring import Cell, measure, process, quotient
-from tests.bench.peers import program
+from tests.bench.peers import program, version
 from tests.bench.report import Report
 from tests.bench.setting import BLOBSTORE, PASSPHRASE
 
@@ -36,15 +36,21 @@ _IMPORTS = "python -c 'import cryptography.hazmat.primitives.ciphers, click'"
 _CRYPTSETUP = "cryptsetup"
 
 
+def cryptsetup() -> str:
+    """Return the path of cryptsetup."""
+    return program("cryptsetup", "cryptsetup-bin")
+
+
 def unlock_with_cryptsetup(image: Path, key: Path) -> list[str | Path]:
     """Return the command that does what `UNLOCK` does."""
-    cryptsetup = program("cryptsetup", "cryptsetup-bin")
-    return [cryptsetup, "open", "--test-passphrase", "--key-file", key, image]
+    return [cryptsetup(), "open", "--test-passphrase", "--key-file", key, image]
 
 
 def run(setting: Setting) -> Report:
     """Measure unlocking, and the start of commands."""
     report = Report("startup")
+    with report.optional(_CRYPTSETUP):
+        report.versions[_CRYPTSETUP] = version(cryptsetup())
     rounds = _ROUNDS[setting.scale]
     with TemporaryDirectory(prefix="startup-", dir=setting.memory) as name:
         directory = Path(name)

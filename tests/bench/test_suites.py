@@ -147,20 +147,26 @@ def test_sources_that_do_not_compile_are_left_out(tmp_path: Path) -> None:
 def test_the_command_prints_a_table_and_writes_json(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def missing(_: Setting) -> Report:
+        raise MissingPeerError("cryptsetup is not installed")
+
     def suite(setting: Setting) -> Report:
-        report = Report("engine")
+        report = Report("engine", versions={"OpenSSL": "3.5.0"})
         report.compare(setting.scale, "nothing", 2.0, least=1.0)
         return report
 
-    suites: dict[str, Callable[[Setting], Report]] = {"engine": suite}
+    suites: dict[str, Callable[[Setting], Report]] = {"engine": suite, "kdfs": missing}
     monkeypatch.setattr(command, "SUITES", suites)
     file = tmp_path / "result.json"
-    command.main(["--quick", "--only", "engine", "--json", str(file), "--dir", str(tmp_path)])
+    command.main(["--quick", "--json", str(file), "--dir", str(tmp_path)])
     result: dict[str, Any] = json.loads(file.read_text())
     machine = describe(tmp_path)
     assert result["machine"] == machine
     assert result["suites"]["engine"]["comparisons"][0]["met"] is True
+    assert result["suites"]["kdfs"]["left_out"] == {"kdfs": "cryptsetup is not installed"}
     printed = capsys.readouterr().out
+    assert "left out: kdfs: cryptsetup is not installed" in printed
+    assert printed.endswith("\nwith OpenSSL 3.5.0\n")
     assert printed.startswith(machine)
     assert "| quick | nothing | at least 1 | 2        | yes |" in printed
 
