@@ -33,7 +33,7 @@ from formats.container import (
 from formats.container_encoder import encode_free, record_frame
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from formats.device import BlockDevice, ReadableBuffer
 
@@ -96,6 +96,7 @@ def initialise(
     block_size: int = DEFAULT_BLOCK_SIZE,
     store_id: bytes | None = None,
     key: bytes | None = None,
+    random: Callable[[int], bytes] | None = None,
 ) -> None:
     """Write a new container over the whole of ``device`` (C59).
 
@@ -110,6 +111,8 @@ def initialise(
         block_size: B, in bytes, at least the device's own.
         store_id: 16 bytes; random if None.
         key: 32 bytes; random if None.
+        random: Returns so many random bytes: the ids of sections, and ``store_id``
+            and ``key`` if they are None; by default the operating system's.
 
     Raises:
         ValueError: Two sections have one name, or a size or name breaks a rule.
@@ -129,21 +132,22 @@ def initialise(
     total = device.size // block_size * block_size
     if needed > total:
         raise NoSpaceError(f"the sections need {needed} bytes; the device has {device.size}")
+    draw = random or os.urandom
     algorithm = Authentication.HMAC_SHA256 if encrypted else Authentication.SHA256
     header = Header(
         copy=0,
         block_size=block_size,
-        store_id=store_id or os.urandom(ID_SIZE),
+        store_id=store_id or draw(ID_SIZE),
         encrypted=encrypted,
         authentication=algorithm,
-        key=(key or os.urandom(KEY_SIZE)) if encrypted else b"",
+        key=(key or draw(KEY_SIZE)) if encrypted else b"",
         sequence=1,
         total=total,
         durable_generation=1,
         root=_UNKNOWN,
     )
     authenticator = Authenticator.of(header)
-    items = _Items(authenticator, specs, block_size, total)
+    items = _Items(authenticator, specs, block_size, total, draw)
     header = replace(header, root=items.root)
     writer = DurableWriter(device)
     # Wherever a reader looks for a header copy, there may be an old one.
@@ -162,6 +166,7 @@ class _Items:
         specs: Sequence[SectionSpec],
         block_size: int,
         total: int,
+        random: Callable[[int], bytes],
     ) -> None:
         self._authenticator = authenticator
         self._block_size = block_size
@@ -171,7 +176,7 @@ class _Items:
         self._sections: list[tuple[Identity, Version, ReadableBuffer]] = []
         for spec in specs:
             identity = Identity(
-                os.urandom(ID_SIZE),
+                random(ID_SIZE),
                 0,
                 spec.copies,
                 spec.kind,

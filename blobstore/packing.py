@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any, Final
 
 from blobstore.errors import ManifestError, OutputExistsError
 from blobstore.stack import create_store
-from formats.errors import UnsupportedError
 from formats.file import new_file
-from luks import benchmark_kdf
+from formats.logs import LateLogger
+from luks import Argon2, Pbkdf2, SeededSource, benchmark_kdf
 
 if TYPE_CHECKING:
     import os
@@ -17,7 +19,16 @@ if TYPE_CHECKING:
     from blobstore.manifests.manifest import Manifest
     from blobstore.manifests.tables import UnitTable
     from blobstore.store import Store
-    from luks import Secret
+    from luks import KdfCost, Secret
+
+_log: Final = LateLogger(__name__)
+
+#: Costs of key derivations where nothing is to be measured: what takes a second or two.
+_FIXED_COSTS: Final[dict[str, KdfCost]] = {
+    "argon2id": Argon2("argon2id", 4, 1 << 20, 4),
+    "argon2i": Argon2("argon2i", 4, 1 << 20, 4),
+    "pbkdf2": Pbkdf2("sha256", 4_000_000),
+}
 
 
 def pack(
@@ -31,7 +42,8 @@ def pack(
     """Make the image that a manifest describes, and open its store.
 
     It is as large as the worst-case sizes of its sections need, unless the
-    manifest says otherwise.
+    manifest says otherwise. With a seed, the same manifest, secret and options make
+    the same bytes.
 
     Args:
         manifest: From `blobstore.load_manifest`.
@@ -46,9 +58,21 @@ def pack(
         ImageExistsError, ForeignImageError, DeviceError, ValueError: As
             `blobstore.create`.
     """
-    if manifest.seed is not None:
-        raise UnsupportedError("a seed is not implemented", feature="a seed")
+    _warn_of_seed(manifest)
+    return _create(manifest, output, secret, overwrite=overwrite, options=options)
+
+
+def _create(
+    manifest: Manifest,
+    output: str | os.PathLike[str],
+    secret: bytes | Secret | None,
+    *,
+    overwrite: bool,
+    options: dict[str, Any],
+) -> Store:
     encrypted = manifest.luks_version is not None
+    if manifest.seed is not None:
+        options = _seeded(manifest, options)
     if encrypted:
         options |= {"luks_version": manifest.luks_version, "sector_size": manifest.sector_size}
     return create_store(
@@ -135,11 +159,43 @@ def pack_table(
                 raise ManifestError(f"image.header: {manifest.header} cannot be of many images")
             if secret is not None and manifest.seed is None:
                 _measure_once(options, manifest)
-            pack(manifest, path, secret, overwrite=overwrite, **options).close()
+            if not done:
+                _warn_of_seed(manifest)
+            _create(manifest, path, secret, overwrite=overwrite, options=options).close()
         done += 1
         if progress:
             progress(done, total)
     return done
+
+
+def _seeded(manifest: Manifest, options: dict[str, Any]) -> dict[str, Any]:
+    """Return options with which everything random comes from the manifest's seed.
+
+    What is derived depends on all that the manifest says, so that two manifests with
+    one seed have no key in common.
+    """
+    assert manifest.seed is not None
+    says = [
+        [manifest.luks_version, manifest.size, manifest.block_size, manifest.sector_size],
+        *([s.name, s.max_size, s.kind.name, s.copies, s.type] for s in manifest.sections),
+    ]
+    digests = [
+        b"" if spec.content is None else hashlib.sha256(spec.content).digest()
+        for spec in manifest.sections
+    ]
+    source = SeededSource(manifest.seed, json.dumps(says).encode(), *digests)
+    if manifest.luks_version is None:
+        return {**options, "random": source}
+    kind = options.get("kdf")
+    if kind is None or isinstance(kind, str):
+        # A measured cost would differ from one time to the next.
+        kind = _FIXED_COSTS[kind or ("pbkdf2" if manifest.luks_version == 1 else "argon2id")]
+    return {**options, "random": source, "kdf": kind}
+
+
+def _warn_of_seed(manifest: Manifest) -> None:
+    if manifest.seed is not None and manifest.luks_version is not None:
+        _log.warning("all keys can be derived from the seed: who has it needs no secret")
 
 
 def _measure_once(options: dict[str, Any], manifest: Manifest) -> None:

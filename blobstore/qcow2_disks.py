@@ -122,7 +122,7 @@ def make_disk(
         size: Bytes of the disk.
         secret: Encrypts the image by itself; None leaves that to others.
         options: Of `formats.qcow2.creation.create`.
-        luks_options: ``kdf`` and ``iter_time`` of `luks.format`.
+        luks_options: ``kdf``, ``iter_time`` and ``random`` of `luks.format`.
 
     Raises:
         DeviceError: The image cannot be made.
@@ -134,7 +134,9 @@ def make_disk(
         return Disk(resources.enter_context(open_image(file, read_only=False)), None)
     create(file, size, replace(options, luks_header_size=LUKS_HEADER_SIZE))
     area = luks_area(file)
-    with luks.Secret(os.urandom(_KEY_SIZE)) as key:
+    luks_options = luks_options or {}
+    random = luks_options.get("random") or os.urandom
+    with luks.Secret(random(_KEY_SIZE)) as key:
         # The payload of this volume is nowhere: what counts is the header.
         luks.format(
             file,
@@ -146,7 +148,7 @@ def make_disk(
             data_offset=LUKS_HEADER_SIZE,
             volume_key=key,
             overwrite=True,
-            **(luks_options or {}),
+            **luks_options,
         ).close()
         file.flush()
         header = luks.load_header(area)

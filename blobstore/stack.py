@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from blobstore.description import Digest
     from blobstore.layout import SectionSpec
     from formats.qcow2.creation import Options
+    from luks.randomness import RandomSource
 
     AnyPath = str | os.PathLike[str]
     #: Names with worst-case sizes in bytes, or all there is to say of sections.
@@ -140,6 +141,7 @@ def create_store(
     kdf: luks.KdfCost | str | None = None,
     iter_time: int = 2000,
     label: str = "",
+    random: RandomSource | None = None,
     fill: Callable[[Store], None] | None = None,
 ) -> Store:
     """Make a new image and open its store.
@@ -169,6 +171,8 @@ def create_store(
         kdf: Cost or kind of the key derivation, see `luks.format`.
         iter_time: Milliseconds that a measured key derivation shall take.
         label: Of LUKS2.
+        random: Of everything that is random, keys as well; by default the operating
+            system's. See `luks.format`.
         fill: Called with the store before the image takes its name; if it
             raises, there is no image.
 
@@ -190,7 +194,7 @@ def create_store(
         raise ValueError("an image in the clear has no secret and no LUKS header")
     if own_luks and (header is not None or image_format != QCOW2 or not encrypted):
         raise ValueError("only an encrypted qcow2 image, without another header, has its own LUKS")
-    luks_options: dict[str, Any] = {"kdf": kdf, "iter_time": iter_time}
+    luks_options: dict[str, Any] = {"kdf": kdf, "iter_time": iter_time, "random": random}
     if not own_luks:
         luks_options |= {
             "version": luks_version,
@@ -216,7 +220,13 @@ def create_store(
                 own_luks=own_luks,
                 luks_options=luks_options,
             )
-            initialise(layers.payload, specs, encrypted=encrypted, block_size=block_size)
+            initialise(
+                layers.payload,
+                specs,
+                encrypted=encrypted,
+                block_size=block_size,
+                random=random,
+            )
             store = Store.on_device(
                 layers.payload, encrypted=encrypted, image=layers.image(), resources=resources
             )

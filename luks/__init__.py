@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     )
     from luks.policy import Policy, header_digest
     from luks.profiles import PROFILES
+    from luks.randomness import SeededSource
     from luks.recovery import repair
     from luks.secret_objects import SecretObject, SecretObjects
     from luks.secrets import Secret
@@ -111,6 +112,7 @@ __all__ = [
     "SecretObjectError",
     "SecretObjects",
     "SecretRequiredError",
+    "SeededSource",
     "Segment",
     "StorageError",
     "Token",
@@ -184,6 +186,7 @@ _HOMES: Final = {
     ),
     "luks.policy": ("Policy", "header_digest"),
     "luks.profiles": ("PROFILES",),
+    "luks.randomness": ("SeededSource",),
     "luks.recovery": ("repair",),
     "luks.secret_objects": ("SecretObject", "SecretObjects"),
     "luks.secrets": ("Secret",),

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from formats.device import is_blank
 from formats.file import FileDevice, new_file
@@ -23,6 +23,7 @@ from luks.keyslots import VolumeKey
 from luks.luks2_binary import VERSION as LUKS2
 from luks.model import SECTOR_SIZE
 from luks.profiles import default_key_size
+from luks.randomness import source_or_system
 from luks.secrets import Secret, view_of
 from luks.volume import Volume
 from luks.writer import create_header
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from formats.device import BlockDevice
     from luks.load import Place
     from luks.model import Header, KdfCost, Pbkdf2
+    from luks.randomness import RandomSource
 
 
 def format(  # noqa: A001  it is luks.format
@@ -57,6 +59,7 @@ def format(  # noqa: A001  it is luks.format
     stripes: int = layout.STRIPES,
     keyslot_cipher: tuple[str, int] | None = None,
     overwrite: bool = False,
+    random: RandomSource | None = None,
 ) -> Volume:
     """Make a LUKS1 or LUKS2 volume with one passphrase, and open it for writing.
 
@@ -99,6 +102,10 @@ def format(  # noqa: A001  it is luks.format
         keyslot_cipher: Cipher string and key size in bytes for the key material,
             LUKS2 only; by default those of the payload.
         overwrite: Permit to destroy what is there.
+        random: Of everything that is random, keys as well, such as a
+            `luks.SeededSource` for an image that shall be the same each time; by
+            default the operating system's. With it, and a cost given as ``kdf``,
+            the same arguments make the same bytes.
 
     Raises:
         LuksExistsError: There is a LUKS header already.
@@ -122,7 +129,7 @@ def format(  # noqa: A001  it is luks.format
         key_size=key_size,
         hash_name=hash_name,
         sector_size=sector_size,
-        uuid=str(uuid4() if uuid is None else UUID(uuid)),
+        uuid=str(_new_uuid(random) if uuid is None else UUID(uuid)),
         label=label,
         subsystem=subsystem,
         detached=header is not None,
@@ -138,7 +145,7 @@ def format(  # noqa: A001  it is luks.format
     check_kdf(kdf, version, hash_name)
     if size is None and _is_new(path_or_device):
         raise ValueError("a new volume needs a size")
-    key = Secret(os.urandom(key_size) if volume_key is None else view_of(volume_key))
+    key = Secret(source_or_system(random)(key_size) if volume_key is None else view_of(volume_key))
     opened: list[BlockDevice] = []
     try:
         _check_key(key, key_size, cipher)
@@ -158,9 +165,9 @@ def format(  # noqa: A001  it is luks.format
             )
             of_digest = digest_cost(kdf, hash_name)
             enrolled, material = _enrol(
-                blank, cost, of_digest, secret, key, hash_name, keyslot_cipher
+                blank, cost, of_digest, secret, key, hash_name, keyslot_cipher, random
             )
-            written = create_header(header_device or device, enrolled, material)
+            written = create_header(header_device or device, enrolled, material, random)
             volume = Volume(
                 device,
                 written,
@@ -252,9 +259,10 @@ def _enrol(
     key: Secret,
     hash_name: str,
     keyslot_cipher: tuple[str, int] | None,
+    random: RandomSource | None,
 ) -> tuple[Header, dict[int, bytes]]:
     size = LUKS1_DIGEST_SIZE if blank.version == luks1.VERSION else lookup(hash_name).digest_size
-    digest = new_digest(key.view(), of_digest, size)
+    digest = new_digest(key.view(), of_digest, size, random)
     return add_keyslot(
         replace(blank, digests=MappingProxyType({0: digest})),
         0,
@@ -263,7 +271,12 @@ def _enrol(
         key=key.view(),
         hash_name=hash_name,
         cipher=keyslot_cipher,
+        random=random,
     )
+
+
+def _new_uuid(random: RandomSource | None) -> UUID:
+    return UUID(bytes=source_or_system(random)(16), version=4)
 
 
 def _is_new(place: Place) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
@@ -13,6 +12,7 @@ from luks.kdf import derive
 from luks.keyslots import seal
 from luks.layout import STRIPES, area_size
 from luks.model import Area, Digest, Keyslot, Pbkdf2
+from luks.randomness import source_or_system
 from luks.validate import AREA_ALIGNMENT, MAX_OBJECTS
 
 if TYPE_CHECKING:
@@ -20,21 +20,25 @@ if TYPE_CHECKING:
 
     from formats.device import ReadableBuffer
     from luks.model import Header, KdfCost
+    from luks.randomness import RandomSource
 
 SALT_SIZE: Final = 32
 #: Bytes of every LUKS1 digest; LUKS2's have the length of their hash.
 LUKS1_DIGEST_SIZE: Final = 20
 
 
-def new_digest(key: ReadableBuffer, kdf: Pbkdf2, size: int) -> Digest:
+def new_digest(
+    key: ReadableBuffer, kdf: Pbkdf2, size: int, random: RandomSource | None = None
+) -> Digest:
     """Make the digest that a volume key is verified against, for segment 0.
 
     Args:
         key: Not modified.
         kdf: Its hash and iterations.
         size: Bytes of the digest.
+        random: Of its salt.
     """
-    salt = os.urandom(SALT_SIZE)
+    salt = source_or_system(random)(SALT_SIZE)
     with derive(kdf, key, salt, size) as value:
         return Digest("pbkdf2", (), (0,), kdf, salt, bytes(value.view()))
 
@@ -50,6 +54,7 @@ def add_keyslot(
     digest_number: int | None = None,
     in_use: Iterable[Area] = (),
     cipher: tuple[str, int] | None = None,
+    random: RandomSource | None = None,
 ) -> tuple[Header, dict[int, bytes]]:
     """Make keyslot ``number`` open ``key`` with ``secret``.
 
@@ -64,6 +69,7 @@ def add_keyslot(
         in_use: Areas that it must not take, besides those of ``header``.
         cipher: Cipher string and key size for the key material, in LUKS2 only;
             by default the payload's cipher with a key of the same size.
+        random: Of its salt and its stripes.
 
     Returns:
         The new header, and its key material by byte offset; both are what
@@ -90,7 +96,7 @@ def add_keyslot(
             stripes=STRIPES,
             af_hash=hash_name,
         )
-    keyslot = replace(blank, kdf=kdf, salt=os.urandom(SALT_SIZE))
+    keyslot = replace(blank, kdf=kdf, salt=source_or_system(random)(SALT_SIZE))
     if digest_number is None:
         digest_number = header.volume_digest
     if digest_number is None:
@@ -102,7 +108,7 @@ def add_keyslot(
         keyslots=MappingProxyType({**header.keyslots, number: keyslot}),
         digests=MappingProxyType({**header.digests, digest_number: digest}),
     )
-    return added, {keyslot.area.offset: seal(keyslot, secret, key)}
+    return added, {keyslot.area.offset: seal(keyslot, secret, key, random)}
 
 
 def free_keyslot(header: Header, in_use: Iterable[int] = ()) -> int:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from luks.kdf import KdfLimits
     from luks.model import Digest, Header, Keyslot
     from luks.policy import Policy
+    from luks.randomness import RandomSource
 
 _log = LateLogger("luks")
 
@@ -172,13 +173,19 @@ def verify_volume_key(
     return VolumeKey(Secret(key), None)
 
 
-def seal(keyslot: Keyslot, secret: ReadableBuffer, key: ReadableBuffer) -> bytes:
+def seal(
+    keyslot: Keyslot,
+    secret: ReadableBuffer,
+    key: ReadableBuffer,
+    random: RandomSource | None = None,
+) -> bytes:
     """Return the key material that makes ``secret`` open ``key``.
 
     Args:
         keyslot: How; its salt is used as it is.
         secret: Not modified.
         key: ``keyslot.key_size`` bytes. Not modified.
+        random: Of the stripes.
 
     Returns:
         Encrypted material for the start of the keyslot's area.
@@ -187,7 +194,8 @@ def seal(keyslot: Keyslot, secret: ReadableBuffer, key: ReadableBuffer) -> bytes
         raise ValueError(f"a keyslot of type {keyslot.type!r} cannot be made")
     size = _material_size(keyslot)
     material = bytearray(size)
-    stripes = af_split(key, stripes=keyslot.stripes, hash_name=keyslot.af_hash)
+    filler = None if random is None else random(len(key) * (keyslot.stripes - 1))
+    stripes = af_split(key, stripes=keyslot.stripes, hash_name=keyslot.af_hash, random=filler)
     with (
         Secret.adopt(stripes),
         derive(keyslot.kdf, secret, keyslot.salt, keyslot.area.key_size) as area_key,

@@ -35,6 +35,8 @@ from luks.validate import validate_luks2
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from luks.randomness import RandomSource
+
 #: Which copy is meant: the primary one, or the one behind it.
 PRIMARY, SECONDARY = 0, 1
 
@@ -104,8 +106,12 @@ def decode_copy(copy: bytes, which: int, offset: int) -> Header:
     return header
 
 
-def encode(header: Header) -> tuple[bytes, bytes]:
+def encode(header: Header, random: RandomSource | None = None) -> tuple[bytes, bytes]:
     """Encode both copies, each with a fresh salt.
+
+    Args:
+        header: What to encode.
+        random: Of the salts.
 
     Raises:
         LuksHeaderError: The metadata do not fit into the JSON area.
@@ -123,7 +129,7 @@ def encode(header: Header) -> tuple[bytes, bytes]:
                 seqid=header.seqid,
                 label=encode_field(header.label, LABEL_SIZE, unchanged=old.label),
                 checksum_hash=CHECKSUM_HASH,
-                salt=os.urandom(SALT_SIZE),
+                salt=(random or os.urandom)(SALT_SIZE),
                 uuid=encode_field(header.uuid, UUID_SIZE, unchanged=old.uuid),
                 subsystem=encode_field(header.subsystem, LABEL_SIZE, unchanged=old.subsystem),
                 offset=offset,

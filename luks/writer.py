@@ -9,7 +9,6 @@ L14, L91, L92, L94).
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +21,7 @@ from luks.luks2 import PRIMARY, SECONDARY
 from luks.luks2_binary import BINARY_SIZE, MAX_SEQID
 from luks.model import SECTOR_SIZE
 from luks.policy import check_writable
+from luks.randomness import source_or_system
 from luks.validate import validate_luks1
 
 if TYPE_CHECKING:
@@ -30,12 +30,16 @@ if TYPE_CHECKING:
     from formats.device import BlockDevice, ReadableBuffer
     from luks.luks1 import RawKeyslot
     from luks.model import Header
+    from luks.randomness import RandomSource
 
 _CHUNK: Final = 1 << 20
 
 
 def create_header(
-    device: BlockDevice, header: Header, material: Mapping[int, ReadableBuffer]
+    device: BlockDevice,
+    header: Header,
+    material: Mapping[int, ReadableBuffer],
+    random: RandomSource | None = None,
 ) -> Header:
     """Write the first header of a volume, durably, over whatever was there.
 
@@ -43,6 +47,7 @@ def create_header(
         device: Large enough for the header and its keyslots area.
         header: What to write, with `seqid` 0.
         material: Byte offset to key material, inside the keyslots area.
+        random: Of the header's salts, and of what no keyslot uses.
 
     Returns:
         The header as it was written.
@@ -54,8 +59,8 @@ def create_header(
     """
     _erase_header(device)
     end = header.keyslots_offset + header.keyslots_size
-    _fill_with_random(device, header.keyslots_offset, end)
-    return _write(device, header, material, new=True)
+    _fill_with_random(device, header.keyslots_offset, end, random)
+    return _write(device, header, material, new=True, random=random)
 
 
 def replace_header(
@@ -163,12 +168,17 @@ def erase_unused(device: BlockDevice, header: Header) -> None:
 
 
 def _write(
-    device: BlockDevice, header: Header, material: Mapping[int, ReadableBuffer], *, new: bool
+    device: BlockDevice,
+    header: Header,
+    material: Mapping[int, ReadableBuffer],
+    *,
+    new: bool,
+    random: RandomSource | None = None,
 ) -> Header:
     if header.version == luks1.VERSION:
         pieces, written = _luks1_pieces(header, new=new)
     else:
-        pieces, written = _luks2_pieces(header)
+        pieces, written = _luks2_pieces(header, random)
     if material:
         for offset, data in material.items():
             device.write(offset, data)
@@ -224,7 +234,9 @@ def _luks1_between(
     return (*first, sixth, seventh if seventh.active else old[7])
 
 
-def _luks2_pieces(header: Header) -> tuple[list[tuple[int, bytes]], Header]:
+def _luks2_pieces(
+    header: Header, random: RandomSource | None
+) -> tuple[list[tuple[int, bytes]], Header]:
     """Return what to write, in order, and the header that it amounts to.
 
     The copy that is damaged or old goes first: as long as it is being written,
@@ -232,7 +244,7 @@ def _luks2_pieces(header: Header) -> tuple[list[tuple[int, bytes]], Header]:
     """
     if header.seqid >= MAX_SEQID:
         raise LuksHeaderError("the counter of header writes is at its end", rule="L1")
-    copies = luks2.encode(replace(header, seqid=header.seqid + 1))
+    copies = luks2.encode(replace(header, seqid=header.seqid + 1), random)
     # Whatever is written is something we would read; this finds what is not.
     written = luks2.decode_copy(copies[PRIMARY], PRIMARY, 0)
     if written != replace(header, seqid=header.seqid + 1):
@@ -252,7 +264,9 @@ def _erase_header(device: BlockDevice) -> None:
     device.flush()
 
 
-def _fill_with_random(device: BlockDevice, start: int, end: int) -> None:
+def _fill_with_random(
+    device: BlockDevice, start: int, end: int, random: RandomSource | None = None
+) -> None:
     """Fill a part of the keyslots area, so that nobody sees what was there or is in use."""
     for offset in range(start, end, _CHUNK):
-        device.write(offset, os.urandom(min(_CHUNK, end - offset)))
+        device.write(offset, source_or_system(random)(min(_CHUNK, end - offset)))

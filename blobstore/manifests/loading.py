@@ -86,6 +86,7 @@ class ManifestFile:
         settings: Iterable[tuple[str, str]] = (),
         *,
         encrypted: bool | None = None,
+        seed: Path | None = None,
     ) -> None:
         """Read a manifest.
 
@@ -93,6 +94,7 @@ class ManifestFile:
             path: JSON if it ends with ``.json``, else TOML.
             settings: As `load_manifest` takes them, for all manifests made of it.
             encrypted: False for images in the clear, whatever it says of LUKS.
+            seed: A file instead of that with its seed; relative to where the command runs.
 
         Raises:
             ManifestError: It cannot be read, or a setting is wrong.
@@ -104,6 +106,8 @@ class ManifestFile:
         if encrypted is False:
             self._tables.setdefault("image", {})["luks"] = False
             self._tables["image"].pop("header", None)
+        if seed is not None:
+            self._tables.setdefault("image", {})["seed"] = str(seed.absolute())
         self._tables = self._with(settings)
 
     @property
@@ -177,7 +181,10 @@ class ManifestFile:
         name = self._get(image, "image", "seed", str, None)
         if name is None:
             return None
-        return self._convert("image.seed", lambda file: bytes(self._contents.file(file)), name)
+        seed = self._convert("image.seed", lambda file: bytes(self._contents.file(file)), name)
+        if not seed:
+            raise self._error("image.seed", f"{name} is empty")
+        return seed
 
     def _section(self, table: dict[str, Any], number: int) -> SectionSpec:
         name = self._get(table, f"section {number}", "name", str, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from blobstore.errors import ManifestError
@@ -34,7 +34,7 @@ class Manifest:
     header: Path | None = None
     block_size: int = DEFAULT_BLOCK_SIZE
     sector_size: int | None = None
-    seed: bytes | None = None
+    seed: bytes | None = field(default=None, repr=False)
 
     def section(self, name: str) -> SectionSpec:
         """Return the section of that name.

@@ -51,6 +51,9 @@ def _print_schema(context: click.Context, _parameter: click.Parameter, value: bo
 )
 @click.option("--table", type=PATH, metavar="CSV", help="Make one file for each row.")
 @click.option("--raw", metavar="SECTION", help="Write this section alone, as it goes into a chip.")
+@click.option(
+    "--seed", type=PATH, metavar="FILE", help="Derive everything random from it, keys as well."
+)
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
 @click.option(
     "--schema",
@@ -70,6 +73,7 @@ def command(
     settings: tuple[tuple[str, str], ...],
     table: Path | None,
     raw: str | None,
+    seed: Path | None,
     force: bool,
     kdf: dict[str, Any],
 ) -> None:
@@ -84,7 +88,9 @@ def command(
     """
     if raw is not None and (access.key.is_named or access.header):
         raise click.UsageError("a bare binary has no key and no LUKS header")
-    source = ManifestFile(manifest_path, settings, encrypted=None if access.encrypted else False)
+    source = ManifestFile(
+        manifest_path, settings, encrypted=None if access.encrypted else False, seed=seed
+    )
     if table is not None:
         if access.header:
             raise click.UsageError("--header names one file, and a table makes many images")
