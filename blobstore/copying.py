@@ -1,6 +1,7 @@
 """Copying an image while its store is in use, by this process or another.
 
-An image is copied as it lies, still encrypted. What was written meanwhile shows
+An image is copied as it lies, still encrypted; the disk of a qcow2 image into a
+new one, without snapshots. What was written meanwhile shows
 in the heads of items, each of which changes with everything that changes behind
 it (C5, C30): they are read before and after, and what changed is copied again,
 until nothing did. Only a window that is being written in place changes without
@@ -9,23 +10,25 @@ its head: its copy may mix moments, and is unverified there as here (C62).
 
 from __future__ import annotations
 
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
-import luks
 from blobstore.converting.pipeline import HOLE_SIZE, carry
-from blobstore.errors import ImageExistsError, StoreBusyError
+from blobstore.errors import StoreBusyError
+from blobstore.layers import existing_images_refused, open_layers
 from blobstore.opened import open_container
 from blobstore.scan import scan
 from blobstore.verification import verify
 from formats.device import read_exactly
 from formats.errors import StorageError, TruncatedImageError
-from formats.file import FileDevice, is_same_file, new_file
+from formats.file import is_same_file, new_file
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator
 
+    import luks
+    from blobstore.layers import Layers
     from blobstore.scan import Scan
     from formats.device import BlockDevice
 
@@ -52,7 +55,8 @@ def backup(
 
     No lock is taken or respected. The copy has the same keys, keyslots and
     store id: it is the same store at one moment, and opens as after a power cut
-    at that moment. A detached LUKS header is not copied. Holes stay holes.
+    at that moment. A detached LUKS header is not copied. Holes stay holes. A qcow2
+    image gets no snapshots of the other, nor what a backing file would have.
 
     Args:
         path: The image.
@@ -72,48 +76,46 @@ def backup(
     if is_same_file(destination, path):
         raise ValueError(f"{destination} is the image itself")
     with ExitStack() as stack:
-        source = stack.enter_context(FileDevice(path, lock=False))
-        payload: BlockDevice = source
-        start, volume = 0, None
-        if header is not None or luks.is_luks(source):
-            if secret is None:
-                raise luks.SecretRequiredError(f"{path} is encrypted: a passphrase is needed")
-            volume = stack.enter_context(luks.open(source, secret, header=header))
-            payload, start = volume, volume.header.data_offset
-        try:
-            with new_file(destination, source.size, overwrite=overwrite) as copy:
-                _Copier(source, copy, payload, start, progress).run()
-                view = copy if volume is None else stack.enter_context(volume.over(copy))
-                _require_same_health(payload, view)
-        except FileExistsError as error:
-            raise ImageExistsError(
-                f"{destination} exists", hint="overwrite it only if nothing in it is needed"
-            ) from error
-        copy.close()
+        layers = open_layers(stack, path, secret, header=header, lock=False)
+        with existing_images_refused(), _new_copy(stack, layers, destination, overwrite) as copy:
+            _Copier(layers, copy, progress).run()
+            volume = layers.volume
+            view = copy if volume is None else stack.enter_context(volume.over(copy))
+            _require_same_health(layers.payload, view)
+            copy.flush()
+
+
+@contextmanager
+def _new_copy(
+    resources: ExitStack, layers: Layers, destination: AnyPath, overwrite: bool
+) -> Iterator[BlockDevice]:
+    """Yield an empty file, or an empty disk in one, as large as what is copied."""
+    size = 0 if layers.qcow2 else layers.file.size
+    with new_file(destination, size, overwrite=overwrite) as file:
+        if layers.qcow2 is None:
+            yield file
+        else:
+            from blobstore.qcow2_disks import make_copy  # noqa: PLC0415  not for raw ones
+
+            with ExitStack() as opened:
+                yield make_copy(opened, file, layers.qcow2, layers.file).device
+    resources.push(file)
 
 
 class _Copier:
-    """Copies a device, then again what changed meanwhile."""
+    """Copies a file or disk, then again what changed meanwhile."""
 
-    def __init__(
-        self,
-        source: FileDevice,
-        copy: FileDevice,
-        payload: BlockDevice,
-        start: int,
-        progress: Progress | None,
-    ) -> None:
+    def __init__(self, layers: Layers, copy: BlockDevice, progress: Progress | None) -> None:
         """Prepare to copy.
 
         Args:
-            source: The image.
-            copy: As long, and all zeros.
-            payload: The container, as read through the image.
-            start: Where the container starts in the image, in bytes.
+            layers: Of the image.
+            copy: As long as its file or disk, and all zeros.
             progress: Called with bytes done and in all.
         """
-        self._source, self._copy, self._payload = source, copy, payload
-        self._start = start
+        self._layers, self._copy = layers, copy
+        self._source = layers.device
+        self._start = 0 if layers.volume is None else layers.volume.header.data_offset
         self._progress = progress
 
     def run(self) -> None:
@@ -138,11 +140,16 @@ class _Copier:
         """Read the heads; a few times, if that happens in the middle of a change."""
         for _ in range(_SCANS - 1):
             with suppress(StorageError):
-                return scan(self._payload)
+                return self._try_scan()
         try:
-            return scan(self._payload)
+            return self._try_scan()
         except TruncatedImageError as error:
             raise StoreBusyError(f"the image grew while it was copied: {error}") from error
+
+    def _try_scan(self) -> Scan:
+        # In a qcow2 image, clusters were added where there were none.
+        self._layers.follow()
+        return scan(self._layers.payload)
 
     def _copy_front(self) -> bool:
         """Copy what lies before the container, if key operations changed it."""

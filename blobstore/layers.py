@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
 
+    from blobstore.qcow2_disks import Disk
     from formats.device import BlockDevice
     from formats.qcow2.creation import Options
     from formats.qcow2.device import Qcow2Device
@@ -49,23 +50,31 @@ class Layers:
     Attributes:
         path: Of the image.
         file: The image file or block device.
-        disk: The disk in it, if it is a qcow2 image.
-        own_luks: Header of that image's own encryption, or None.
+        qcow2: The disk in it, if it is a qcow2 image.
         volume: The unlocked LUKS volume in the file or disk, or None.
         header_path: File of its detached LUKS header, or None.
     """
 
     path: Path
     file: FileDevice
-    disk: Qcow2Device | None = None
-    own_luks: luks.Header | None = None
+    qcow2: Disk | None = None
     volume: luks.Volume | None = None
     header_path: Path | None = None
 
     @property
+    def disk(self) -> Qcow2Device | None:
+        """The disk in the qcow2 image, if it is one."""
+        return None if self.qcow2 is None else self.qcow2.device
+
+    @property
+    def own_luks(self) -> luks.Header | None:
+        """Header of the qcow2 image's own encryption, or None."""
+        return None if self.qcow2 is None else self.qcow2.luks
+
+    @property
     def device(self) -> FileDevice | Qcow2Device:
         """What the payload, or the volume with it, lies on."""
-        return self.file if self.disk is None else self.disk
+        return self.disk or self.file
 
     @property
     def payload(self) -> BlockDevice:
@@ -95,6 +104,20 @@ class Layers:
             payload_offset=0 if self.volume is None else self.volume.header.data_offset,
         )
 
+    def follow(self) -> None:
+        """Take the layers as they are now, if somebody else wrote to the image.
+
+        The file has the size that it had when it was opened or locked.
+
+        Raises:
+            FormatError, DeviceError: The qcow2 image is not sound any more.
+            TruncatedImageError: The image ends before the payload.
+        """
+        if self.disk is not None:
+            self.disk.reload()
+        if self.volume is not None:
+            self.volume.follow_image()
+
 
 class LayersLock:
     """The lock of an image file, and the sizes that change while others hold it."""
@@ -105,10 +128,7 @@ class LayersLock:
     def acquire(self) -> None:
         """Take it, and the sizes that the layers have now; or raise `DeviceBusyError`."""
         self._layers.file.lock()
-        if self._layers.disk:
-            self._layers.disk.reload()
-        if self._layers.volume:
-            self._layers.volume.follow_image()
+        self._layers.follow()
 
     def release(self) -> None:
         """Give it up."""
@@ -189,26 +209,26 @@ def open_layers(
         ValueError: A raw image has no snapshots.
     """
     file = resources.enter_context(FileDevice(path, read_only=read_only, lock=lock))
-    disk = own_luks = None
-    device: FileDevice | Qcow2Device = file
+    layers = Layers(Path(path), file)
     if _is_qcow2(file, image_format):
         from blobstore.qcow2_disks import open_disk  # noqa: PLC0415  not for raw ones
 
-        disk, own_luks = open_disk(
+        disk = open_disk(
             resources,
             file,
             secret,
             read_only=read_only,
+            locked=lock,
             open_backing=open_backing,
             snapshot=snapshot,
         )
-        device = disk
+        layers = replace(layers, qcow2=disk)
     elif snapshot is not None:
         raise ValueError(f"{path} is no qcow2 image and has no snapshots")
+    device = layers.device
     if encrypted is None:
         clear = header is None and (looks_like_container(device) or not luks.is_luks(device))
         encrypted = not clear
-    layers = Layers(Path(path), file, disk, own_luks)
     if not encrypted:
         return layers
     if secret is None:
@@ -305,7 +325,7 @@ def make_layers(
         disk_size = size or (0 if file.path.is_block_device() else file.size)
         if own_luks or secret is None:
             disk_size = disk_size or payload_size + -payload_size % _SECTOR_SIZE
-        disk, header_beside = make_disk(
+        disk = make_disk(
             resources,
             file,
             disk_size,
@@ -313,7 +333,7 @@ def make_layers(
             options=qcow2_options,
             luks_options=luks_options,
         )
-        layers = replace(layers, disk=disk, own_luks=header_beside)
+        layers = replace(layers, qcow2=disk)
     device = layers.device
     if secret is None or own_luks:
         if not device.size:

@@ -15,7 +15,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import luks
+from formats.errors import UnsupportedError
 from formats.qcow2.creation import Options, create
+from formats.qcow2.features import DIRTY
 from formats.qcow2.header import CRYPT_AES, CRYPT_LUKS, CRYPT_NONE, is_qcow2, read_header
 from formats.qcow2.opening import luks_area, open_image
 from luks.ciphers import sector_cipher
@@ -48,10 +50,12 @@ class Disk(NamedTuple):
     Attributes:
         device: The disk.
         luks: Header of the image's own LUKS encryption, or None.
+        cipher: Of the image's own encryption, by LUKS or not, or None.
     """
 
     device: Qcow2Device
     luks: luks.Header | None
+    cipher: ClusterCipher | None
 
 
 def is_disk_encrypted(file: BlockDevice, open_backing: BackingOpener | None = None) -> bool:
@@ -72,6 +76,7 @@ def open_disk(
     secret: AnySecret | None,
     *,
     read_only: bool = True,
+    locked: bool = True,
     open_backing: BackingOpener | None = None,
     snapshot: str | None = None,
 ) -> Disk:
@@ -82,15 +87,21 @@ def open_disk(
         file: Holds the image; stays the caller's.
         secret: Opens the image's own encryption; not looked at where there is none.
         read_only: Permit no writing.
+        locked: Whether others are kept from writing to the image.
         open_backing: Opens backing files; None refuses images that have one.
         snapshot: Name or id of the internal snapshot to read.
 
     Raises:
         SecretRequiredError, NoKeyslotMatchError, PolicyError: As `luks.open`.
+        DeviceBusyError: Somebody else may be in the middle of writing to it.
         SnapshotNotFoundError, FormatError, UnsupportedError, DeviceError: As
             `formats.qcow2.opening.open_image`.
     """
-    method = read_header(file).crypt_method
+    found = read_header(file)
+    if found.incompatible & DIRTY and not (read_only or locked):
+        # To open it for writing would make its refcounts anew, under its writer's feet.
+        raise luks.DeviceBusyError("the qcow2 image was not closed by its writer, or not yet")
+    method = found.crypt_method
     header = cipher = None
     if method != CRYPT_NONE:
         if secret is None:
@@ -102,7 +113,7 @@ def open_disk(
     device = open_image(
         file, read_only=read_only, cipher=cipher, open_backing=open_backing, snapshot=snapshot
     )
-    return Disk(resources.enter_context(device), header)
+    return Disk(resources.enter_context(device), header, cipher)
 
 
 def make_disk(
@@ -131,7 +142,7 @@ def make_disk(
     options = options or Options()
     if secret is None:
         create(file, size, options)
-        return Disk(resources.enter_context(open_image(file, read_only=False)), None)
+        return Disk(resources.enter_context(open_image(file, read_only=False)), None, None)
     create(file, size, replace(options, luks_header_size=LUKS_HEADER_SIZE))
     area = luks_area(file)
     luks_options = luks_options or {}
@@ -154,7 +165,39 @@ def make_disk(
         header = luks.load_header(area)
         cipher = _cipher(resources, header, luks.verify_volume_key(header, key.view()))
     device = open_image(file, read_only=False, cipher=cipher)
-    return Disk(resources.enter_context(device), header)
+    return Disk(resources.enter_context(device), header, cipher)
+
+
+def make_copy(resources: ExitStack, file: BlockDevice, disk: Disk, source: BlockDevice) -> Disk:
+    """Make a qcow2 image like another one, with an empty disk and the same keys.
+
+    Args:
+        resources: Closes what is opened.
+        file: What it held is lost; stays the caller's.
+        disk: Of the other image.
+        source: Which that lies in.
+
+    Raises:
+        UnsupportedError: The other one has QEMU's old encryption.
+        DeviceError: The image cannot be made, or the other one not read.
+    """
+    header = disk.device.header
+    area = None if disk.luks is None else luks_area(source)
+    options = Options(
+        version=header.version,
+        cluster_size=header.cluster_size,
+        refcount_bits=header.refcount_bits,
+        luks_header_size=0 if area is None else area.size,
+    )
+    if area is None and disk.cipher is not None:
+        raise UnsupportedError(
+            "no image with QEMU's old AES encryption is made", feature="writing AES"
+        )
+    create(file, disk.device.size, options)
+    if area is not None:
+        luks_area(file).write(0, area.read(0, area.size))
+    device = open_image(file, read_only=False, cipher=disk.cipher)
+    return Disk(resources.enter_context(device), disk.luks, disk.cipher)
 
 
 def header_area(file: BlockDevice) -> BlockDevice | None:

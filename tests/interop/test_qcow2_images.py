@@ -15,7 +15,9 @@ import luks
 from blobstore.layers import LayersLock, image_format, luks_place, open_layers
 from formats.errors import DeviceBusyError, UnsupportedError
 from formats.file import FileDevice
+from formats.qcow2.creation import Options
 from formats.qcow2.files import BackingFiles
+from formats.qcow2.header import read_header
 from formats.qcow2.snapshots import create_snapshot
 from tests.luks.programs import key_file
 from tests.qcow2.support import assert_clean, qemu_io
@@ -308,3 +310,65 @@ def test_opened_layers_give_up_and_take_the_lock(tmp_path: Path) -> None:
         subprocess.run([sys.executable, "-c", code, path], check=True)
         lock.acquire()
         assert subprocess.run([sys.executable, "-c", code, path], check=False).returncode
+
+
+WRITER = """
+import sys
+import blobstore
+store = blobstore.open(sys.argv[1], b"first passphrase")
+number = 0
+while True:
+    number += 1
+    with store.transaction() as changes:
+        changes.put("a", number.to_bytes(4, "big") * (20_000 + number % 100))
+        changes.put("b", number.to_bytes(4, "big") * (10_000 + number % 100))
+    if number % 50 == 0:
+        store.register("grown", number * 100)
+    print(number, flush=True)
+"""
+
+
+@pytest.mark.parametrize("way", ["own", "luks2"])
+def test_a_backup_while_another_process_writes_is_one_state(tmp_path: Path, way: str) -> None:
+    path, key = tmp_path / "image", key_file(tmp_path, SECRET)
+    with make(path, way) as store:
+        store.register("b", 100_000)
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE, text=True
+    )
+    assert writer.stdout
+    seen = set()
+    try:
+        assert writer.stdout.readline() == "1\n"
+        for number in range(6):
+            copy = tmp_path / f"copy {number}"
+            try:
+                library.backup(path, copy, SECRET)
+            except library.StoreBusyError:
+                assert not copy.exists()
+                continue
+            check(copy, way, key)
+            with library.open(copy, SECRET) as store:
+                assert store.verify().ok
+                state = int.from_bytes(store.get("a")[:4], "big")
+                assert store.get("a") == state.to_bytes(4, "big") * (20_000 + state % 100)
+                assert store.get("b") == state.to_bytes(4, "big") * (10_000 + state % 100)
+                seen.add(state)
+    finally:
+        writer.kill()
+        writer.stdout.close()
+        writer.wait()
+    assert len(seen) > 1
+    check(path, way, key)
+
+
+def test_a_backup_of_a_clear_image_is_equal(tmp_path: Path) -> None:
+    path, copy = tmp_path / "image", tmp_path / "copy"
+    with make(path, "clear", qcow2_options=Options(cluster_size=4096, refcount_bits=8)) as store:
+        store.put("a", b"kept")
+    library.backup(path, copy)
+    run("qemu-img", "compare", path, copy)
+    with FileDevice(path) as old, FileDevice(copy) as new:
+        assert read_header(old).cluster_size == read_header(new).cluster_size == 4096
+        assert read_header(old).refcount_bits == read_header(new).refcount_bits == 8
+    assert_clean(copy)
