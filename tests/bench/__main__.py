@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,8 +24,10 @@ SUITES: dict[str, Callable[[Setting], Report]] = {
     "startup": startup.run,
     "kdfs": kdfs.run,
 }
+# Nobody else may put programs there.
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "blobstore-bench"
 _IN_MEMORY = Path("/dev/shm")
-_TEMPORARY = Path(tempfile.gettempdir())
+_ON_DISK = Path("/var/tmp")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -70,20 +72,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dir",
         type=Path,
-        default=_TEMPORARY,
+        default=_ON_DISK,
         help="put durably here; must be on a real disk  [default: %(default)s]",
     )
     parser.add_argument(
         "--memory",
         type=Path,
-        default=_IN_MEMORY if _IN_MEMORY.is_dir() else _TEMPORARY,
+        default=_IN_MEMORY if _IN_MEMORY.is_dir() else _ON_DISK,
         metavar="DIR",
         help="keep images here, 9 GiB; best in memory  [default: %(default)s]",
     )
     parser.add_argument(
         "--peers",
         type=Path,
-        default=_TEMPORARY / "blobstore-bench-peers",
+        default=_CACHE,
         metavar="DIR",
         help="install packages to compare with here  [default: %(default)s]",
     )
