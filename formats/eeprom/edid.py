@@ -40,7 +40,6 @@ _SIGNATURE: Final = b"\x00\xff\xff\xff\xff\xff\xff\x00"
 _BASE: Final = struct.Struct(">8sH2s4sBBBB5s10s3s16s72sBB")
 _MANUFACTURER_AT: Final = 8
 _WEEK_AT: Final = 16
-_VERSION_AT: Final = 18
 _DESCRIPTORS_AT: Final = 54
 _COUNT_AT: Final = 126
 _VERSION: Final = 1

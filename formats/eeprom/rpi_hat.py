@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Annotated, Any, Final
 
 from msgspec import Meta
@@ -13,7 +14,7 @@ from formats.eeprom.checksums import crc16_arc
 from formats.eeprom.codec import Report
 from formats.eeprom.fields import validate
 from formats.eeprom.limits import Fill, Tail, UInt16, UInt32
-from formats.eeprom.ordering import arrange, stated_order
+from formats.eeprom.ordering import Part, arrange, stated_order
 from formats.eeprom.padding import BLANK, fill_up, split_rest
 from formats.eeprom.recognising import require_signature, require_size
 from formats.eeprom.rpi_hat_atoms import (
@@ -35,16 +36,26 @@ _CRC_SIZE: Final = 2
 _POWER_SUPPLY: Final = struct.Struct("<I")
 
 _HAT, _HAT_PLUS = 1, 2
-_GPIO_TYPES: Final = (2, 5)
-_POWER_TYPE: Final = 6
-_CUSTOM_TYPE: Final = 4
-#: Types of atoms of which there is one at most, and the fields they are.
-_FIELDS: Final = {
-    1: "vendor_info",
-    2: "gpio_bank_0",
-    3: "dt_blob",
-    5: "gpio_bank_1",
-    6: "current_supply",
+
+
+class _Kind(IntEnum):
+    """The types of atoms that have a name."""
+
+    VENDOR_INFO = 1
+    GPIO_BANK_0 = 2
+    DT_BLOB = 3
+    CUSTOM_DATA = 4
+    GPIO_BANK_1 = 5
+    POWER_SUPPLY = 6
+
+
+#: Types of which there is one atom at most, and the fields they are.
+_FIELDS: Final[dict[int, str]] = {
+    _Kind.VENDOR_INFO: "vendor_info",
+    _Kind.GPIO_BANK_0: "gpio_bank_0",
+    _Kind.DT_BLOB: "dt_blob",
+    _Kind.GPIO_BANK_1: "gpio_bank_1",
+    _Kind.POWER_SUPPLY: "current_supply",
 }
 
 
@@ -130,7 +141,7 @@ class _RpiHatCodec:
         validate(model)
         for path, problem in _contradictions(model):
             raise FieldError(path, problem)
-        stored = arrange(_stored(model), model.order, (*_FIELDS, _CUSTOM_TYPE))
+        stored = arrange(_stored(model), model.order, tuple(_Kind))
         if len(stored) > 0xFFFF:
             raise FieldError("", f"there are {len(stored)} atoms, more than can be counted")
         atoms = b"".join(_atom(kind, count, data) for count, (kind, data) in enumerate(stored))
@@ -191,7 +202,7 @@ def _named(atoms: list[tuple[int, int, bytes]], report: Report) -> dict[str, Any
     other: list[Atom] = []
     for at, kind, data in atoms:
         name = _FIELDS.get(kind)
-        if kind == _CUSTOM_TYPE:
+        if kind == _Kind.CUSTOM_DATA:
             custom.append(data)
         elif name is None:
             if kind in (0, 0xFFFF):
@@ -208,7 +219,7 @@ def _named(atoms: list[tuple[int, int, bytes]], report: Report) -> dict[str, Any
                 other.append(Atom(type=kind, content=data))
     kinds = [kind for _, kind, _ in atoms]
     known = [kind for kind, name in _FIELDS.items() if name in values]
-    usual = sorted(known + [_CUSTOM_TYPE] * len(custom)) + [atom.type for atom in other]
+    usual = sorted(known + [_Kind.CUSTOM_DATA] * len(custom)) + [atom.type for atom in other]
     values["order"] = stated_order(kinds, usual)
     return {**values, "custom_data": tuple(custom), "other": tuple(other)}
 
@@ -220,33 +231,33 @@ def _read(kind: int, data: bytes, at: int, report: Report) -> VendorInfo | GpioM
         ValueError: It is not of the size that it should have.
     """
     match kind:
-        case 1:
+        case _Kind.VENDOR_INFO:
             return decode_vendor_info(data)
-        case 2:
+        case _Kind.GPIO_BANK_0:
             return decode_gpio_map(data, GPIO_BANK_0_PINS, at, report)
-        case 5:
+        case _Kind.GPIO_BANK_1:
             return decode_gpio_map(data, GPIO_BANK_1_PINS, at, report)
-        case 6:
+        case _Kind.POWER_SUPPLY:
             if len(data) != _POWER_SUPPLY.size:
                 raise ValueError(f"has {len(data)} bytes, and not {_POWER_SUPPLY.size}")
             return int.from_bytes(data, "little")
     return data
 
 
-def _stored(model: RpiHat) -> list[tuple[int, bytes]]:
+def _stored(model: RpiHat) -> list[Part]:
     """Return type and data of each atom, in the usual order."""
-    stored = [(1, encode_vendor_info(model.vendor_info))]
+    stored: list[Part] = [(_Kind.VENDOR_INFO, encode_vendor_info(model.vendor_info))]
     if model.gpio_bank_0 is not None:
         gpio = encode_gpio_map(model.gpio_bank_0, GPIO_BANK_0_PINS, "gpio-bank-0")
-        stored.append((2, gpio))
+        stored.append((_Kind.GPIO_BANK_0, gpio))
     if model.dt_blob is not None:
-        stored.append((3, model.dt_blob))
-    stored += [(_CUSTOM_TYPE, data) for data in model.custom_data]
+        stored.append((_Kind.DT_BLOB, model.dt_blob))
+    stored += [(_Kind.CUSTOM_DATA, data) for data in model.custom_data]
     if model.gpio_bank_1 is not None:
         gpio = encode_gpio_map(model.gpio_bank_1, GPIO_BANK_1_PINS, "gpio-bank-1")
-        stored.append((5, gpio))
+        stored.append((_Kind.GPIO_BANK_1, gpio))
     if model.current_supply is not None:
-        stored.append((_POWER_TYPE, _POWER_SUPPLY.pack(model.current_supply)))
+        stored.append((_Kind.POWER_SUPPLY, _POWER_SUPPLY.pack(model.current_supply)))
     return stored + [(atom.type, atom.content) for atom in model.other]
 
 
