@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from tests.bench.engine_plugin import Engine
-from tests.bench.measuring import Cell, measure, quotient, repeated
+from tests.bench.measuring import Cell, measure, repeated
 from tests.bench.report import Report
 
 if TYPE_CHECKING:
-    from tests.bench.measuring import Runs
     from tests.bench.setting import Setting
 
 _SOURCE = Path(__file__).with_name("evp_xts.c")
@@ -67,16 +66,10 @@ def run(setting: Setting) -> Report:
         runs = measure(_cells(asked, library), _ROUNDS[setting.scale])
         what = f"engine, requests of {_text(asked.size)}, sectors of {asked.sector_size}"
         report.keep(what, runs)
-        _compare(report, runs, what, _LOOP, asked.loop)
+        report.compare_speed(what, runs, _OURS, _LOOP, asked.loop)
         if _CONTEXTS in runs:
-            _compare(report, runs, what, _CONTEXTS, asked.contexts)
+            report.compare_speed(what, runs, _OURS, _CONTEXTS, asked.contexts)
     return report
-
-
-def _compare(report: Report, runs: Runs, what: str, peer: str, least: float | None) -> None:
-    """Compare speeds."""
-    speed = quotient(runs, peer, _OURS) if peer in runs else None
-    report.compare(what, peer, speed, least=least)
 
 
 def _text(size: int) -> str:

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
 from tests.bench.image_files import KDF, Images
-from tests.bench.measuring import Cell, measure, process, quotient
+from tests.bench.measuring import Cell, measure, process
 from tests.bench.peers import program, version
 from tests.bench.report import Report
 from tests.bench.setting import BLOBSTORE, PASSPHRASE
@@ -143,27 +143,19 @@ def _writing(images: Images, report: Report) -> list[Cell]:
 
 def _compare_reading(report: Report, runs: Runs, what: str) -> None:
     one, two = _OURS.values()
-    _compare(report, runs, f"{what}, one worker", one, _QEMU, 1.8)
-    _compare(report, runs, f"{what}, two workers", two, _QEMU, 2.5)
-    _compare(report, runs, f"{what}, two workers", two, _NBD, 1.4)
-    _compare(report, runs, f"{what}, two workers", two, _LUKSDE, 6.0)
-    _compare(report, runs, f"{what}, two workers", two, _DD, None)
+    report.compare_speed(f"{what}, one worker", runs, one, _QEMU, 1.8)
+    report.compare_speed(f"{what}, two workers", runs, two, _QEMU, 2.5)
+    report.compare_speed(f"{what}, two workers", runs, two, _NBD, 1.4)
+    report.compare_speed(f"{what}, two workers", runs, two, _LUKSDE, 6.0)
+    report.compare_speed(f"{what}, two workers", runs, two, _DD)
 
 
 def _compare_writing(report: Report, runs: Runs, what: str) -> None:
     for number, (one, two) in (("1", _OURS.values()), ("2", _OURS_LUKS2.values())):
-        _compare(report, runs, f"{what}{number}, one worker", one, _QEMU, 2.3)
-        _compare(report, runs, f"{what}{number}, two workers", two, _QEMU, 3.0)
-        _compare(report, runs, f"{what}{number}, two workers", two, _NBD, 1.4)
-        _compare(report, runs, f"{what}{number}, two workers", two, _DD, None)
-
-
-def _compare(
-    report: Report, runs: Runs, what: str, ours: str, peer: str, least: float | None
-) -> None:
-    """Compare speeds."""
-    speed = quotient(runs, peer, ours) if peer in runs else None
-    report.compare(what, peer, speed, least=least)
+        report.compare_speed(f"{what}{number}, one worker", runs, one, _QEMU, 2.3)
+        report.compare_speed(f"{what}{number}, two workers", runs, two, _QEMU, 3.0)
+        report.compare_speed(f"{what}{number}, two workers", runs, two, _NBD, 1.4)
+        report.compare_speed(f"{what}{number}, two workers", runs, two, _DD)
 
 
 def _measure_memory(directory: Path, size: int, report: Report) -> None:

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
 import luks
-from tests.bench.measuring import Cell, measure, process, quotient
+from tests.bench.measuring import Cell, measure, process
 from tests.bench.peers import version
 from tests.bench.report import Report
 from tests.bench.setting import PASSPHRASE
@@ -60,7 +60,7 @@ def run(setting: Setting) -> Report:
                 cells.append(Cell(_CRYPTSETUP, process(unlock_with_cryptsetup(image, key))))
             runs = measure(cells, scale.rounds)
             report.keep(f"unlock, {volume}", runs)
-            cpu = quotient(runs, "luks", _CRYPTSETUP, "cpu") if _CRYPTSETUP in runs else None
-            report.compare(f"unlock, {volume}: CPU time", _CRYPTSETUP, cpu, most=most)
+            what = f"unlock, {volume}: CPU time"
+            report.compare_time(what, runs, "luks", _CRYPTSETUP, most, "cpu")
             image.unlink()
     return report

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from tests.bench.measuring import quotient
 from tests.bench.peers import MissingPeerError
 
 if TYPE_CHECKING:
@@ -103,6 +104,26 @@ class Report:
         """Add a line to the table."""
         self.comparisons.append(Comparison(what, against, measured, least, most, unit))
 
+    def compare_speed(
+        self, what: str, runs: Runs, ours: str, peer: str, least: float | None = None
+    ) -> None:
+        """Add a line: how many times as fast as a peer, which may have been left out."""
+        speed = quotient(runs, peer, ours) if peer in runs else None
+        self.compare(what, peer, speed, least=least)
+
+    def compare_time(
+        self,
+        what: str,
+        runs: Runs,
+        ours: str,
+        peer: str,
+        most: float | None = None,
+        figure: str = "seconds",
+    ) -> None:
+        """Add a line: how many times what a peer takes, which may have been left out."""
+        time = quotient(runs, ours, peer, figure) if peer in runs else None
+        self.compare(what, peer, time, most=most)
+
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain data."""
         found = [{**asdict(one), "met": one.met} for one in self.comparisons]
@@ -133,4 +154,4 @@ def table(comparisons: Sequence[Comparison]) -> str:
 
 
 def _figure(name: str, value: float) -> str:
-    return f"{name} {value * 1e3:10.3f} ms"
+    return f"{name} {value * 1e3:11.4f} ms"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import blobstore
 import luks
-from tests.bench.measuring import Cell, measure, process, quotient
+from tests.bench.measuring import Cell, measure, process
 from tests.bench.peers import program, version
 from tests.bench.report import Report
 from tests.bench.setting import BLOBSTORE, PASSPHRASE
@@ -31,8 +31,8 @@ _KDFS: dict[str, luks.KdfCost] = {
     "PBKDF2": luks.Pbkdf2("sha256", 1000),
     "Argon2id": luks.Argon2("argon2id", time=4, memory_kib=32, lanes=1),
 }
-_BARE = "python -c pass"
-_IMPORTS = "python -c 'import cryptography.hazmat.primitives.ciphers, click'"
+_BARE = "`python -c pass`"
+_IMPORTS = "`python -c 'import cryptography.hazmat.primitives.ciphers, click'`"
 _CRYPTSETUP = "cryptsetup"
 
 
@@ -70,8 +70,7 @@ def _measure_unlocking(report: Report, what: str, image: Path, key: Path, rounds
         cells.append(Cell(_CRYPTSETUP, process(unlock_with_cryptsetup(image, key))))
     runs = measure(cells, rounds)
     report.keep(what, runs)
-    time = quotient(runs, "luks", _CRYPTSETUP) if _CRYPTSETUP in runs else None
-    report.compare(f"{what}: time", _CRYPTSETUP, time, most=6)
+    report.compare_time(f"{what}: time", runs, "luks", _CRYPTSETUP, 6)
 
 
 def _measure_commands(report: Report, image: Path, key: Path, rounds: int) -> None:
@@ -88,10 +87,6 @@ def _measure_commands(report: Report, image: Path, key: Path, rounds: int) -> No
     ]
     runs = measure(cells, rounds)
     report.keep("start of commands", runs)
-    for command, peer, most in (
-        ("blobstore get", _IMPORTS, 2.0),
-        ("blobstore --version", _BARE, None),
-    ):
-        what = f"{command}, 64 KiB" if command.endswith("get") else command
-        time = quotient(runs, command, peer)
-        report.compare(f"{what}, whole process: time", f"`{peer}`", time, most=most)
+    time = "whole process: time"
+    report.compare_time(f"blobstore get, 64 KiB, {time}", runs, "blobstore get", _IMPORTS, 2)
+    report.compare_time(f"blobstore --version, {time}", runs, "blobstore --version", _BARE)
