@@ -9,6 +9,17 @@ from msgspec import Meta
 
 from formats.eeprom.checksums import zero_sum
 from formats.eeprom.codec import Report
+from formats.eeprom.edid_descriptors import SIZE as DESCRIPTOR_SIZE
+from formats.eeprom.edid_descriptors import (
+    AlphanumericDataString,
+    Descriptor,
+    DetailedTiming,
+    DisplayDescriptor,
+    DisplayProductName,
+    DisplayProductSerialNumber,
+    decode_descriptor,
+    encode_descriptor,
+)
 from formats.eeprom.limits import UInt8
 from formats.errors import FieldError
 
@@ -17,10 +28,7 @@ _CTA: Final = 0x02
 _CTA_HEAD_SIZE: Final = 4
 #: Before this revision there are no data blocks.
 _CTA_LEAST: Final = 3
-_TIMING_SIZE: Final = 18
 _SUM_AT: Final = 127
-
-Timing = Annotated[bytes, Meta(min_length=_TIMING_SIZE, max_length=_TIMING_SIZE)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +56,7 @@ class CtaExtension:
         ycbcr_422: It takes YCbCr 4:2:2.
         native_formats: How many of its detailed timings are native.
         data_blocks: What it takes.
-        detailed_timings: Of 18 bytes each.
+        descriptors: As in the base block, up to six.
     """
 
     revision: Annotated[int, Meta(ge=_CTA_LEAST, le=0xFF)] = _CTA_LEAST
@@ -58,7 +66,17 @@ class CtaExtension:
     ycbcr_422: bool = False
     native_formats: Annotated[int, Meta(ge=0, le=15)] = 0
     data_blocks: tuple[DataBlock, ...] = ()
-    detailed_timings: tuple[Timing, ...] = ()
+    descriptors: Annotated[
+        tuple[
+            DetailedTiming
+            | DisplayProductName
+            | DisplayProductSerialNumber
+            | AlphanumericDataString
+            | DisplayDescriptor,
+            ...,
+        ],
+        Meta(max_length=6),
+    ] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,8 +111,8 @@ def decode_extension(content: bytes, at: int, report: Report) -> CtaExtension | 
     """Return the block at an offset; one that breaks a rule stays as it is stored."""
     check_sum(content, at, report)
     block = content[at : at + BLOCK_SIZE]
-    tag, revision, timings_at = block[:3]
-    if tag == _CTA and revision >= _CTA_LEAST and timings_at >= _CTA_HEAD_SIZE:
+    tag, revision, descriptors_at = block[:3]
+    if tag == _CTA and revision >= _CTA_LEAST and descriptors_at >= _CTA_HEAD_SIZE:
         found = _decode_cta(block, at, report)
         if found is not None:
             return found
@@ -118,26 +136,27 @@ def encode_extension(extension: CtaExtension | Extension, path: str) -> bytes:
 
 def _decode_cta(block: bytes, at: int, report: Report) -> CtaExtension | None:
     """Return the parts of a block, or None where they are not as they should be."""
-    revision, timings_at, flags = block[1:_CTA_HEAD_SIZE]
+    revision, descriptors_at, flags = block[1:_CTA_HEAD_SIZE]
     blocks: list[DataBlock] = []
     here = _CTA_HEAD_SIZE
-    if timings_at > _SUM_AT:
-        report.problem(at + 2, "E-EDID8", "its timings begin behind it")
+    if descriptors_at > _SUM_AT:
+        report.problem(at + 2, "E-EDID8", "its descriptors begin behind it")
         return None
-    while here < timings_at:
+    while here < descriptors_at:
         tag, size = block[here] >> 5, block[here] & 0x1F
         following = here + 1 + size
-        if following > timings_at:
-            report.problem(at + here, "E-EDID9", "a data block does not end before the timings")
+        if following > descriptors_at:
+            report.problem(at + here, "E-EDID9", "a data block runs into the descriptors")
             return None
         blocks.append(DataBlock(tag=tag, content=block[here + 1 : following]))
         here = following
-    timings: list[bytes] = []
-    while here + _TIMING_SIZE <= _SUM_AT and block[here : here + 2] != b"\x00\x00":
-        timings.append(block[here : here + _TIMING_SIZE])
-        here += _TIMING_SIZE
+    descriptors: list[Descriptor] = []
+    while here + DESCRIPTOR_SIZE <= _SUM_AT and any(block[here:_SUM_AT]):
+        octets = block[here : here + DESCRIPTOR_SIZE]
+        descriptors.append(decode_descriptor(octets, at + here, report))
+        here += DESCRIPTOR_SIZE
     if any(block[here:_SUM_AT]):
-        report.problem(at + here, "E-EDID10", "what is unused behind the timings is not 0")
+        report.problem(at + here, "E-EDID10", "what is unused behind the descriptors is not 0")
         return None
     return CtaExtension(
         revision=revision,
@@ -147,7 +166,7 @@ def _decode_cta(block: bytes, at: int, report: Report) -> CtaExtension | None:
         ycbcr_422=bool(flags & 0x10),
         native_formats=flags & 0x0F,
         data_blocks=tuple(blocks),
-        detailed_timings=tuple(timings),
+        descriptors=tuple(descriptors),
     )
 
 
@@ -163,9 +182,9 @@ def _encode_cta(extension: CtaExtension, path: str) -> bytes:
         bytes((block.tag << 5 | len(block.content),)) + block.content
         for block in extension.data_blocks
     )
-    timings = b"".join(extension.detailed_timings)
-    needed = _CTA_HEAD_SIZE + len(blocks) + len(timings)
+    descriptors = b"".join(map(encode_descriptor, extension.descriptors))
+    needed = _CTA_HEAD_SIZE + len(blocks) + len(descriptors)
     if needed > _SUM_AT:
         raise FieldError(path, f"takes {needed + 1} bytes of {BLOCK_SIZE}")
     head = bytes((_CTA, extension.revision, _CTA_HEAD_SIZE + len(blocks), flags))
-    return with_checksum((head + blocks + timings).ljust(_SUM_AT, b"\x00"))
+    return with_checksum((head + blocks + descriptors).ljust(_SUM_AT, b"\x00"))

@@ -34,6 +34,8 @@ from tests.support.models import models
 
 from .support import check_bytes, check_model, damaged, with_tails
 
+VECTOR = Path(__file__).parents[1] / "vectors" / "eeprom" / "edid-qemu-vga.hex"
+
 FULL_HD = bytes.fromhex("023A801871382D40582C45000F282100001E")
 DISPLAY = Edid(
     id_manufacturer_name="ABC",
@@ -60,7 +62,7 @@ DISPLAY = Edid(
                 DataBlock(tag=4, content=bytes.fromhex("010000")),
                 DataBlock(tag=7, content=bytes.fromhex("004A")),
             ),
-            detailed_timings=(FULL_HD,),
+            descriptors=(DetailedTiming(timing=FULL_HD),),
         ),
     ),
 )
@@ -97,7 +99,7 @@ extensions = st.lists(
         models(
             CtaExtension,
             data_blocks=blocks,
-            detailed_timings=st.lists(timings, max_size=3).map(tuple),
+            descriptors=descriptors.map(lambda found: found[:3]),
         ),
         models(Extension, tag=st.integers(3, 255)),
         models(Extension, tag=st.just(2), content=st.just(b"\x01\x04" + bytes(124))),
@@ -189,6 +191,22 @@ def test_e_edid2_edid_decode_and_we_find_the_same_wrong_checksum(tmp_path: Path)
     CODEC.decode(data, report)
     (problem,) = report.problems
     assert (problem.offset, problem.rule) == (127, "E-EDID2")
+
+
+def test_e_edid_what_qemu_makes_is_read() -> None:
+    data = bytes.fromhex(VECTOR.read_text())
+    found = CODEC.decode(data, Report.strict())
+    assert found.id_manufacturer_name == "RHT"
+    assert (found.week_of_manufacture, found.year_of_manufacture) == (42, 2014)
+    assert found.descriptors[3] == DisplayProductName(text="QEMU Monitor")
+    dummy = DisplayDescriptor(tag=0x10, content=bytes(13))
+    assert found.extensions == (
+        CtaExtension(
+            data_blocks=(DataBlock(tag=2, content=bytes.fromhex("7D6560591F61")),),
+            descriptors=(dummy,) * 6,
+        ),
+    )
+    assert CODEC.encode(found, len(data)) == data
 
 
 def test_e_edid1_other_things_are_told_apart() -> None:
@@ -308,11 +326,22 @@ def test_e_edid8_to_10_a_block_that_breaks_a_rule_is_kept(at: int, octets: str, 
         ({"descriptors": DISPLAY.descriptors[:1] * 5}, "descriptors"),
         ({"extensions": (Extension(tag=2, content=b"\x03\x04" + bytes(124)),)}, "extensions[0]"),
         (
-            {"extensions": (CtaExtension(detailed_timings=(FULL_HD,) * 7),)},
+            {"extensions": (CtaExtension(descriptors=(DetailedTiming(timing=FULL_HD),) * 7),)},
+            "extensions[0].descriptors",
+        ),
+        (
+            {
+                "extensions": (
+                    CtaExtension(
+                        data_blocks=(DataBlock(tag=1, content=bytes(31)),),
+                        descriptors=(DetailedTiming(timing=FULL_HD),) * 6,
+                    ),
+                )
+            },
             "extensions[0]",
         ),
         (
-            {"extensions": (CtaExtension(detailed_timings=(bytes(18),)),)},
+            {"extensions": (CtaExtension(descriptors=(DetailedTiming(timing=bytes(18)),)),)},
             "extensions[0]",
         ),
         ({"extensions": (CtaExtension(native_formats=16),)}, "extensions[0].native-formats"),
