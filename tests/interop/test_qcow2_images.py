@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
@@ -372,3 +373,32 @@ def test_a_backup_of_a_clear_image_is_equal(tmp_path: Path) -> None:
         assert read_header(old).cluster_size == read_header(new).cluster_size == 4096
         assert read_header(old).refcount_bits == read_header(new).refcount_bits == 8
     assert_clean(copy)
+
+
+def test_snapshots_are_compared_by_section(tmp_path: Path, way: str) -> None:
+    path, key = tmp_path / "image", key_file(tmp_path, SECRET)
+    secret = () if way == "clear" else ("--key-file", key)
+    with make(path, way) as store:
+        store.put("a", b"1")
+    succeeds("snapshot", "create", path, "first")
+    with library.open(path, secret_of(way)) as store:
+        store.put("a", b"2")
+        store.register("b", 100)
+    succeeds("snapshot", "create", path, "second")
+    assert [line["name"] for line in json.loads(succeeds("snapshot", "list", path, "--json"))] == [
+        "first",
+        "second",
+    ]
+    shown = succeeds("snapshot", "diff", path, "first", *secret).decode()
+    assert "a  " in shown
+    assert "changed" in shown
+    assert "b  " in shown
+    assert succeeds("snapshot", "diff", path, "second", "--exit-code", *secret) == b""
+    changes = json.loads(succeeds("snapshot", "diff", path, "first", "second", "--json", *secret))
+    assert {(one["name"], one["change"]) for one in changes} == {("a", "changed"), ("b", "added")}
+    differs = blobstore("snapshot", "diff", path, "first", "second", "--exit-code", *secret)
+    assert differs.returncode == 1
+    succeeds("snapshot", "apply", path, "first")
+    assert succeeds("get", path, "a", *secret) == b"1"
+    succeeds("snapshot", "delete", path, "second")
+    check(path, way, key)

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from blobstore.cli.keys import PATH
+from blobstore.cli.access import PATH, Access, access_options
+from blobstore.cli.differences import difference_options, show_differences
 from blobstore.cli.output import print_json, print_table
+from blobstore.comparison import compare
 from formats.file import FileDevice
 from formats.qcow2.snapshots import (
     apply_snapshot,
@@ -89,6 +91,37 @@ def delete(*, image: Path, name: str) -> None:
     """Give up the snapshot NAME, and free what only it uses."""
     with FileDevice(image, read_only=False) as device:
         delete_snapshot(device, name)
+
+
+@command.command("diff")
+@_IMAGE
+@_NAME
+@click.argument("other", metavar="[OTHER]", required=False)
+@difference_options
+@access_options
+def diff(
+    *,
+    access: Access,
+    image: Path,
+    name: str,
+    other: str | None,
+    as_json: bool,
+    exit_code: bool,
+) -> None:
+    """Show which sections differ between the snapshot NAME and the store as it is now.
+
+    Or between NAME and the snapshot OTHER. The key is that of today: a snapshot that
+    was made before it was changed is opened with what opened it then.
+    """
+    if access.snapshot is not None:
+        raise click.UsageError("the snapshots are named behind IMAGE")
+    access = access._replace(key=access.key.reusable())
+    with (
+        access._replace(snapshot=name).open(image) as before,
+        access._replace(snapshot=other).open(image) as after,
+    ):
+        differences = compare(before, after)
+    show_differences(differences, as_json=as_json, exit_code=exit_code)
 
 
 def _described(snapshot: Snapshot) -> dict[str, str | int | None]:
