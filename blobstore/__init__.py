@@ -127,7 +127,7 @@ __all__ = [
     "unpack",
 ]
 
-__version__: Final = "0.1.0"
+__version__ = "0.1.0"
 
 #: What `formats` and `luks` must say too (spec/decisions/0001).
 DISTRIBUTION: Final = "device-blobstore"
