@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from blobstore.errors import ManifestError, OutputExistsError
@@ -15,6 +16,8 @@ from luks import Argon2, Pbkdf2, SeededSource, benchmark_kdf
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable
+    from concurrent.futures import Future
+    from pathlib import Path
 
     from blobstore.manifests.manifest import Manifest
     from blobstore.manifests.tables import UnitTable
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     from luks import KdfCost, Secret
 
 _log: Final = LateLogger(__name__)
+
+#: Units of a table that are made at the same time.
+_WORKERS: Final = 16
 
 #: Costs of key derivations where nothing is to be measured: what takes a second or two.
 _FIXED_COSTS: Final[dict[str, KdfCost]] = {
@@ -146,26 +152,54 @@ def pack_table(
         How many were made.
 
     Raises:
-        ManifestError: A row is wrong, the units before it are made.
+        ManifestError: A row is wrong; the units before it are made.
         OutputExistsError, ImageExistsError, DeviceError, ValueError: As `pack` and
-            `pack_raw`, likewise.
+            `pack_raw`; the units before it are made, and perhaps a few behind it.
     """
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415  only for tables
+
     total, done = len(table), 0
-    for path, manifest in table.units():
-        if raw is not None:
-            pack_raw(manifest, raw, path, overwrite=overwrite)
-        else:
-            if manifest.header is not None:
+    # Most of the time goes into making files durable, which may be done side by side;
+    # key derivations take memory that there is once.
+    workers = _WORKERS if secret is None else 1
+    pending: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for number, (path, manifest) in enumerate(table.units()):
+            if manifest.header is not None and raw is None:
                 raise ManifestError(f"image.header: {manifest.header} cannot be of many images")
-            if secret is not None and manifest.seed is None:
-                _measure_once(options, manifest)
-            if not done:
+            if not number and raw is None:
                 _warn_of_seed(manifest)
-            _create(manifest, path, secret, overwrite=overwrite, options=options).close()
-        done += 1
-        if progress:
-            progress(done, total)
+                if secret is not None and manifest.seed is None:
+                    _measure_once(options, manifest)
+            pending.append(
+                pool.submit(_make_unit, path, manifest, secret, raw, options, overwrite=overwrite)
+            )
+            while len(pending) >= 2 * workers:
+                pending.popleft().result()
+                done += 1
+                if progress:
+                    progress(done, total)
+        while pending:
+            pending.popleft().result()
+            done += 1
+            if progress:
+                progress(done, total)
     return done
+
+
+def _make_unit(
+    path: Path,
+    manifest: Manifest,
+    secret: bytes | Secret | None,
+    raw: str | None,
+    options: dict[str, Any],
+    *,
+    overwrite: bool,
+) -> None:
+    if raw is not None:
+        pack_raw(manifest, raw, path, overwrite=overwrite)
+    else:
+        _create(manifest, path, secret, overwrite=overwrite, options=options).close()
 
 
 def _seeded(manifest: Manifest, options: dict[str, Any]) -> dict[str, Any]:
