@@ -32,6 +32,7 @@ from formats.eeprom.fru_records import (
 from formats.eeprom.fru_text import BcdPlus, Binary, SixBit, Text, decode_text, encode_text
 from formats.eeprom.ipmi_fru import CODEC, InternalUse, IpmiFru, Other
 from formats.errors import FieldError, FormatError, UnsupportedError
+from tests.support.foreign import program
 
 from .support import check_bytes, check_model, damaged, fills, latin1
 
@@ -346,7 +347,10 @@ def test_e_fru_ipmi_fru_reads_ours(tmp_path: Path) -> None:
     known = dataclasses.replace(MACHINE, multirecords=MACHINE.multirecords[:-1])
     image.write_bytes(CODEC.encode(known, 2048))
     done = subprocess.run(
-        ["ipmi-fru", f"--fru-file={image}", "--verbose"], capture_output=True, text=True, check=True
+        [program("ipmi-fru"), f"--fru-file={image}", "--verbose"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     for line in (
         "FRU Chassis Type: Rack Mount Chassis",
@@ -363,7 +367,7 @@ def test_e_fru_ipmi_fru_reads_ours(tmp_path: Path) -> None:
     assert not done.stderr
     image.write_bytes(CODEC.encode(known, 2048).replace(b"CH-1", b"CH-2"))
     done = subprocess.run(
-        ["ipmi-fru", f"--fru-file={image}"], capture_output=True, text=True, check=False
+        [program("ipmi-fru"), f"--fru-file={image}"], capture_output=True, text=True, check=False
     )
     assert "checksum" in (done.stdout + done.stderr).lower()
 
@@ -377,8 +381,8 @@ def test_e_fru5_ipmitool_reads_all_encodings(tmp_path: Path) -> None:
         listener.bind(str(path))
         listener.listen()
         listener.settimeout(20)
-        program = subprocess.Popen(
-            ["ipmitool", "-I", "dummy", "ekanalyzer", "frushow", f"oc={image}"],
+        tool = subprocess.Popen(
+            [program("ipmitool"), "-I", "dummy", "ekanalyzer", "frushow", f"oc={image}"],
             env={"IPMI_DUMMY_SOCK": str(path)},
             stdout=subprocess.PIPE,
             text=True,
@@ -387,7 +391,7 @@ def test_e_fru5_ipmitool_reads_all_encodings(tmp_path: Path) -> None:
         with connection, contextlib.suppress(BrokenPipeError, ConnectionResetError):
             while connection.recv(24):
                 connection.sendall(bytes(24))
-        listing, _ = program.communicate(timeout=20)
+        listing, _ = tool.communicate(timeout=20)
     for line in (
         "Board Mfg Date: 1767323040, 01/02/26 03:04:00 UTC",
         "Board Product Name: BOARD 1 ",

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from formats.eeprom.codec import Report
 from formats.eeprom.pci_vpd import CODEC, PciVpd, Reserve
 from formats.errors import FieldError, FormatError
+from tests.support.foreign import program
 
 from .support import check_bytes, check_model, damaged, fills, latin1, tails
 
@@ -160,6 +161,6 @@ def lspci(directory: Path, vpd: bytes) -> str:
     (device / "resource").write_text("0x0 0x0 0x0\n" * 13)
     (device / "vpd").write_bytes(vpd)
     done = subprocess.run(
-        ["lspci", "-O", f"sysfs.path={directory}", "-vvv"], capture_output=True, check=True
+        [program("lspci"), "-O", f"sysfs.path={directory}", "-vvv"], capture_output=True, check=True
     )
     return done.stdout.decode("latin-1")

@@ -16,6 +16,7 @@ from formats.eeprom.limits import ByteOrder
 from formats.eeprom.uboot_env import UbootEnvironment
 from formats.eeprom.uboot_env_redundant import EnvironmentCopy, RedundantEnvironment
 from formats.errors import FieldError, FormatError
+from tests.support.foreign import program
 
 from .support import check_bytes, check_model, damaged, fills, tails
 
@@ -151,7 +152,7 @@ def test_e_env_mkenvimage_makes_the_same(
 ) -> None:
     text, image = tmp_path / "text", tmp_path / "image"
     text.write_text("bootdelay=3\nethaddr=02:00:00:00:00:01\n")
-    command = ["mkenvimage", *options, "-s", "256", "-o", str(image), str(text)]
+    command = [program("mkenvimage"), *options, "-s", "256", "-o", str(image), str(text)]
     subprocess.run(command, check=True, capture_output=True)
     model = UbootEnvironment(variables=BOARD.variables, **change)  # type: ignore[arg-type]
     assert CODEC.encode(model, 256) == image.read_bytes()
@@ -164,12 +165,12 @@ def test_e_env_fw_printenv_reads_ours_and_we_what_fw_setenv_writes(tmp_path: Pat
     settings.write_text(f"{image} 0x0 0x100\n")
     image.write_bytes(CODEC.encode(BOARD, 256))
     listing = subprocess.run(
-        ["fw_printenv", "-c", str(settings)], check=True, capture_output=True, text=True
+        [program("fw_printenv"), "-c", str(settings)], check=True, capture_output=True, text=True
     )
     assert listing.stdout == "bootdelay=3\nethaddr=02:00:00:00:00:01\n"
     assert "bad CRC" not in listing.stderr
 
-    command = ["fw_setenv", "-c", str(settings), "bootdelay", "7"]
+    command = [program("fw_setenv"), "-c", str(settings), "bootdelay", "7"]
     subprocess.run(command, check=True, capture_output=True)
     found = CODEC.decode(image.read_bytes(), Report.strict())
     assert found.variables == {**BOARD.variables, "bootdelay": "7"}
@@ -180,11 +181,11 @@ def test_e_env6_fw_printenv_takes_the_newer_copy(tmp_path: Path) -> None:
     image, settings = tmp_path / "image", tmp_path / "fw_env.config"
     settings.write_text(f"{image} 0x0 0x100\n{image} 0x100 0x100\n")
     image.write_bytes(TWO.encode(PAIR, 512))
-    command = ["fw_printenv", "-c", str(settings)]
+    command = [program("fw_printenv"), "-c", str(settings)]
     listing = subprocess.run(command, check=True, capture_output=True, text=True)
     assert listing.stdout == "bootdelay=3\n"
 
-    command = ["fw_setenv", "-c", str(settings), "bootdelay", "7"]
+    command = [program("fw_setenv"), "-c", str(settings), "bootdelay", "7"]
     subprocess.run(command, check=True, capture_output=True)
     found = TWO.decode(image.read_bytes(), Report.strict())
     assert found.second
