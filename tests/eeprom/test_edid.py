@@ -34,7 +34,7 @@ from tests.support.models import models
 
 from .support import check_bytes, check_model, damaged, with_tails
 
-VECTOR = Path(__file__).parents[1] / "vectors" / "eeprom" / "edid-qemu-vga.hex"
+VECTORS = Path(__file__).parents[1] / "vectors" / "eeprom"
 
 FULL_HD = bytes.fromhex("023A801871382D40582C45000F282100001E")
 DISPLAY = Edid(
@@ -194,7 +194,7 @@ def test_e_edid2_edid_decode_and_we_find_the_same_wrong_checksum(tmp_path: Path)
 
 
 def test_e_edid_what_qemu_makes_is_read() -> None:
-    data = bytes.fromhex(VECTOR.read_text())
+    data = bytes.fromhex((VECTORS / "edid-qemu-vga.hex").read_text())
     found = CODEC.decode(data, Report.strict())
     assert found.id_manufacturer_name == "RHT"
     assert (found.week_of_manufacture, found.year_of_manufacture) == (42, 2014)
@@ -206,6 +206,25 @@ def test_e_edid_what_qemu_makes_is_read() -> None:
             descriptors=(dummy,) * 6,
         ),
     )
+    assert CODEC.encode(found, len(data)) == data
+
+
+@pytest.mark.parametrize(
+    ("name", "maker", "text", "extensions"),
+    [
+        ("edid-auo-b116xan02", "AUO", "B116XAN02.0 ", []),
+        # Thirteen characters, hence without an end; and its extension is DisplayID.
+        ("edid-samsung-atna40ct06", "SDC", "ATNA40CT06-0 ", [0x70]),
+    ],
+)
+def test_e_edid_panels_on_sale_are_read(
+    name: str, maker: str, text: str, extensions: list[int]
+) -> None:
+    data = bytes.fromhex((VECTORS / f"{name}.hex").read_text())
+    found = CODEC.decode(data, Report.strict())
+    assert found.id_manufacturer_name == maker
+    assert getattr(found.descriptors[-1], "text", None) == text
+    assert [getattr(block, "tag", None) for block in found.extensions] == extensions
     assert CODEC.encode(found, len(data)) == data
 
 

@@ -28,6 +28,8 @@ from tests.support.models import models
 
 from .support import check_bytes, damaged
 
+VECTOR = Path(__file__).parents[1] / "vectors" / "eeprom" / "spd-ddr4-kingston.hex"
+
 # An 8 GiB DDR3-1600 UDIMM and an 8 GiB DDR4-3200 UDIMM by the tables of annexes K and L;
 # decode-dimms says below that they are these.
 _DDR3 = bytes.fromhex(
@@ -201,6 +203,24 @@ def test_e_spd2_ddr5_is_where_jesd400_5_has_it() -> None:
     )
     assert data == by_hand
     assert spd_ddr5.CODEC.decode(by_hand, Report.strict()) == DDR5
+
+
+@pytest.mark.interop
+def test_e_spd_a_module_on_sale_is_read_as_decode_dimms_reads_it(tmp_path: Path) -> None:
+    data = bytes.fromhex(VECTOR.read_text())
+    found = spd_ddr4.CODEC.decode(data, Report.strict())
+    said = decode_dimms(data, tmp_path)
+    assert found.module_part_number == said["Part Number"] == "KF3600C18D4/16GX"
+    year, week = found.module_manufacturing_year, found.module_manufacturing_week
+    assert f"{year}-W{week}" == said["Manufacturing Date"] == "2022-W32"
+    serial = found.module_serial_number.hex().upper()
+    assert f"0x{serial}" == said["Assembly Serial Number"] == "0x5D5AC798"
+    assert found.module_manufacturer_id_code.hex() == "0198"
+    assert said["Module Manufacturer"] == "Kingston"
+    assert found.dram_manufacturer_id_code.hex() == "802c"
+    assert said["DRAM Manufacturer"].startswith("Micron")
+    assert found.dram_stepping == 0x45
+    assert spd_ddr4.CODEC.encode(found, 512) == data
 
 
 @each
