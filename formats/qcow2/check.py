@@ -181,10 +181,10 @@ class Checker:
 
     def _use_l1_entry(self, entry: int, what: str, *, active: bool) -> None:
         offset = entry & OFFSET_MASK
-        if not offset:
-            return
         if entry & L1_RESERVED:
             self.report.corrupt(f"{what} has an entry with reserved bits, {entry:#x}")
+        if not offset:
+            return
         self._l2_seen[offset] += 1
         if active:
             self._active.add(offset)
@@ -192,10 +192,11 @@ class Checker:
     def _use_l2s(self) -> None:
         """Count what L2 tables refer to; each is read once, however often it is used."""
         for offset, times in self._l2_seen.items():
-            if not self._use(offset, self.header.cluster_size, "an L2 table", times):
-                continue
+            there = self._use(offset, self.header.cluster_size, "an L2 table", times)
             if offset % self.header.cluster_size:
                 self.report.corrupt(f"an L2 table at byte {offset} is at no cluster", times)
+                there = False
+            if not there:
                 continue
             entries = self.host.read_table(offset, self.header.l2_entries)
             active = offset in self._active
@@ -219,8 +220,6 @@ class Checker:
                 continue
             if entry & L2_RESERVED:
                 self.report.corrupt(f"{place} has reserved bits, {entry:#x}", times)
-            if kind is Kind.ZERO and self.header.version == 2:
-                self.report.corrupt(f"{place} is a zero cluster, which version 2 has not", times)
             offset = entry & OFFSET_MASK
             if not offset:
                 continue
@@ -231,6 +230,9 @@ class Checker:
                 expected = offset + size
             if offset % size:
                 self.report.corrupt(f"{place} refers to byte {offset}, which is no cluster", times)
+                self._use(
+                    offset, size, place, times
+                )  # as QEMU does: better too much than too little
             elif offset >> bits >= end:
                 self.report.corrupt(f"{place} refers to byte {offset}, behind the end", times)
             else:

@@ -83,7 +83,9 @@ class Host:
         step = _SECTOR // 8
         first -= first % step
         last = min(last + -last % step, len(table))
-        self.write(offset + first * 8, encode_table(table[first:last]))
+        data = encode_table(table[first:last])
+        # Tables have their clusters to themselves, so whole sectors are theirs too.
+        self.write(offset + first * 8, data.ljust(len(data) + -len(data) % _SECTOR, b"\0"))
 
     def write(self, offset: int, data: ReadableBuffer) -> None:
         """Write, and make the file longer if need be.

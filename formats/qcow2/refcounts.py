@@ -204,7 +204,13 @@ class Refcounts:
         while (found := self._free_run(first, count)) < count:
             first = self._find_free(first + found + 1)
         self._take(first, count)
-        self._settle()
+        try:
+            self._settle()
+        except BaseException:
+            for cluster in range(first, first + count):
+                self._dirty[cluster // self.region].counts[cluster % self.region] = 0
+            self._abandon()
+            raise
         return first
 
     def write(self) -> None:
@@ -216,6 +222,7 @@ class Refcounts:
         Raises:
             DeviceError: It failed; call it again to write everything again.
         """
+        self._settle()
         for block in self._dirty.values():
             first = block.first - block.first % _SECTOR
             last = block.last + -block.last % _SECTOR
@@ -256,6 +263,8 @@ class Refcounts:
     def _take(self, first: int, count: int) -> None:
         end = first + count
         self._used.check(first, count)
+        # What there is no room for should fail now, not when it is made durable.
+        self._host.reach(end * self._cluster_size)
         while first < end:
             region, index = divmod(first, self.region)
             number = min(end - first, self.region - index)
@@ -340,12 +349,23 @@ class Refcounts:
                     self._made_block(home)
                     continue  # that one first
                 counts_itself = False
-            self._take(cluster, 1)
+            try:
+                self._take(cluster, 1)
+            except BaseException:
+                self._abandon()
+                raise
             block.offset = cluster * self._cluster_size
             self.table[region] = block.offset
             self._new[region] = counts_itself
             self._used.add(cluster)
             self._homeless.remove(region)
+
+    def _abandon(self) -> None:
+        """Drop new blocks that found no place and count nothing."""
+        for region in self._homeless[:]:
+            if not any(self._dirty[region].counts.raw):
+                self._homeless.remove(region)
+                del self._dirty[region]
 
     def _reach(self, region: int) -> None:
         """Make the table large enough for a region, elsewhere."""
