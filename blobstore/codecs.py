@@ -12,6 +12,7 @@ What is here cannot be replaced.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,6 +31,7 @@ def codec_names() -> list[str]:
     return sorted({*MODULES, *entry_points(group=GROUP).names})
 
 
+@functools.cache
 def find_codec(name: str) -> Codec[Any] | None:
     """Return the codec for a type of section, or None.
 
