@@ -17,10 +17,10 @@ from formats.eeprom.recognising import require_content, require_size
 from formats.eeprom.texts import MacAddress, is_unicast
 from formats.errors import FieldError
 
-_WORDS: Final = struct.Struct("<64H")
-_SUM: Final = 0xBABA
-_CHECKSUM_AT: Final = 0x3F * 2
 _WORD: Final = struct.Struct("<H")
+_SIZE: Final = 0x40 * _WORD.size
+_CHECKSUM_AT: Final = 0x3F * _WORD.size
+_SUM: Final = 0xBABA
 _MAC_SIZE: Final = 6
 
 
@@ -52,16 +52,19 @@ class _IntelNicCodec:
     def decode(self, data: ReadableBuffer, report: Report, /) -> IntelNic:
         content = bytes(data)
         require_content(content, "configuration of a controller", "E-INTEL1")
-        require_size(content, _WORDS.size, "the EEPROM of a controller", "E-INTEL1")
-        total = sum(_WORDS.unpack_from(content)) & 0xFFFF
-        if total != _SUM:
+        require_size(content, _SIZE, "the EEPROM of a controller", "E-INTEL1")
+        (found,) = _WORD.unpack_from(content, _CHECKSUM_AT)
+        should = _checksum(content[:_CHECKSUM_AT])
+        if found != should:
             report.problem(
-                _CHECKSUM_AT, "E-INTEL3", f"words 0 to 0x3F sum up to {total:#06x}, not 0xbaba"
+                _CHECKSUM_AT,
+                "E-INTEL3",
+                f"the checksum is {found:#06x}, and should be {should:#06x}",
             )
         mac = content[:_MAC_SIZE]
         if not is_unicast(mac):
             report.problem(0, "E-INTEL2", f"{mac.hex(':')} is no address of a device")
-        tail, fill = split_rest(content[_WORDS.size :])
+        tail, fill = split_rest(content[_SIZE:])
         return IntelNic(
             ethernet_address=mac,
             configuration=content[_MAC_SIZE:_CHECKSUM_AT],
@@ -74,8 +77,14 @@ class _IntelNicCodec:
         if not is_unicast(model.ethernet_address):
             raise FieldError("ethernet-address", "is no address of a device")
         start = model.ethernet_address + model.configuration
-        checksum = (_SUM - sum(_WORDS.unpack(start + bytes(_WORD.size)))) & 0xFFFF
-        return fill_up(start + _WORD.pack(checksum), size, tail=model.tail, fill=model.fill)
+        checksum = _WORD.pack(_checksum(start))
+        return fill_up(start + checksum, size, tail=model.tail, fill=model.fill)
+
+
+def _checksum(content: bytes) -> int:
+    """Return word 3F for the words in front of it (E-INTEL3)."""
+    words: list[int] = [word for (word,) in _WORD.iter_unpack(content)]
+    return (_SUM - sum(words)) & 0xFFFF
 
 
 CODEC: Final = _IntelNicCodec()

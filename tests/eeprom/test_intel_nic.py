@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import struct
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -15,6 +16,8 @@ from formats.errors import EmptyImageError, FieldError, FormatError, TruncatedIm
 from tests.support.models import models
 
 from .support import check_bytes, check_model, damaged, macs, with_tails
+
+VECTOR = Path(__file__).parents[1] / "vectors" / "eeprom" / "intel-nic-damaged.hex"
 
 # Words 3 to 0x3E of an 82540EM, as far as its manual names them: compatibility, PBA
 # number, control, and the identifiers of subsystem and device.
@@ -76,12 +79,25 @@ def test_e_intel2_an_address_that_drivers_refuse_is_refused() -> None:
 def test_e_intel3_a_changed_address_without_a_new_checksum_is_found() -> None:
     data = bytearray(CODEC.encode(CARD, None))
     data[5] ^= 1
-    with pytest.raises(FormatError, match=r"sum up to 0x.*at byte 126 \[E-INTEL3\]"):
+    with pytest.raises(FormatError, match=r"checksum is 0x.*at byte 126 \[E-INTEL3\]"):
         CODEC.decode(data, Report.strict())
     report = Report.tolerant()
     found = CODEC.decode(data, report)
     assert found.ethernet_address == bytes.fromhex("020000123457")
     assert CODEC.decode(CODEC.encode(found, 128), Report.strict()) == found
+
+
+def test_e_intel3_a_damaged_one_is_judged_as_linux_does() -> None:
+    # e1000 said of it: Current EEPROM Checksum : 0x1e5e, Calculated : 0x2b5f
+    data = bytes.fromhex(VECTOR.read_text())
+    report = Report.tolerant()
+    found = CODEC.decode(data, report)
+    assert [str(problem) for problem in report.problems] == [
+        "the checksum is 0x1e5e, and should be 0x2b5f at byte 126 [E-INTEL3]",
+        "ff:ff:56:16:16:fc is no address of a device at byte 0 [E-INTEL2]",
+    ]
+    mended = dataclasses.replace(found, ethernet_address=CARD.ethernet_address)
+    assert CODEC.decode(CODEC.encode(mended, 128), Report.strict()) == mended
 
 
 def test_e_intel4_what_follows_is_kept_and_not_summed_up() -> None:
