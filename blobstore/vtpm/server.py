@@ -13,7 +13,7 @@ import signal
 import socket
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from blobstore.vtpm import control, sockets
@@ -83,20 +83,23 @@ class Server:
         Raises:
             DeviceBusyError, DeviceError: Nobody can listen there.
         """
-        self._channels = (data, ctrl)
         self._waker = _Waker()
         self._ending = False
-        self._data = _DataChannel(tpm, data, terminate=terminate, ended=self.end)
-        try:
+        with ExitStack() as cleaning:
+            cleaning.callback(self._waker.close)
+            # Before anybody can see that this is there, and wish it to end.
+            cleaning.enter_context(_signals(self.end))
+            self._data = _DataChannel(tpm, data, terminate=terminate, ended=self.end)
+            cleaning.callback(self._data.close)
+            cleaning.callback(sockets.remove, data)
             self._listening = sockets.listener(ctrl) if ctrl else None
-        except BaseException:
-            self._data.close()
-            sockets.remove(data)
-            self._waker.close()
-            raise
-        self._client: socket.socket | None = None
-        if ctrl and ctrl.connected is not None:
-            self._client = sockets.connection(ctrl.connected)
+            if self._listening is not None:
+                cleaning.callback(self._listening.close)
+            cleaning.callback(sockets.remove, ctrl)
+            self._client: socket.socket | None = None
+            if ctrl and ctrl.connected is not None:
+                self._client = sockets.connection(ctrl.connected)
+            self._cleaning = cleaning.pop_all()
         self._ends_with_client = bool(ctrl and ctrl.terminate)
         self._dispatcher = Dispatcher(
             tpm, has_data=self._data.exists, attach=self._data.attach, end=self.end
@@ -109,14 +112,13 @@ class Server:
         Raises:
             StorageError: The TPM must not go on (`Tpm.execute`).
         """
-        with _signals(self.end):
-            self._data.start()
-            try:
-                while not self._ending:
-                    self._serve_once()
-            finally:
-                self._tpm.cancel()
-                self._data.stop()
+        self._data.start()
+        try:
+            while not self._ending:
+                self._serve_once()
+        finally:
+            self._tpm.cancel()
+            self._data.stop()
         if self._data.failure is not None:
             raise self._data.failure
 
@@ -127,13 +129,9 @@ class Server:
 
     def close(self) -> None:
         """Close both channels, and remove the names of Unix sockets."""
-        for open_socket in (self._client, self._listening):
-            if open_socket is not None:
-                open_socket.close()
-        self._data.close()
-        self._waker.close()
-        for channel in self._channels:
-            sockets.remove(channel)
+        if self._client is not None:
+            self._client.close()
+        self._cleaning.close()
 
     def _serve_once(self) -> None:
         source = self._client or self._listening
@@ -306,7 +304,7 @@ def _readable(*sources: _Source | None, timeout: float | None = None) -> list[_S
 
 @contextmanager
 def _signals(end: Callable[[], None]) -> Iterator[None]:
-    """Let signals end the server in good order; only in the main thread."""
+    """Let signals end the server in good order; for the main thread only."""
     before = {number: signal.signal(number, lambda *_: end()) for number in _SIGNALS}
     try:
         yield

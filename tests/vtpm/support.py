@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 
 import blobstore
 import luks
+from tests.support.cli import blobstore as blobstore_command
 from tests.support.foreign import run
+from tests.vtpm import commands
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = b"passphrase of the image"
 PERMANENT, VOLATILE = "tpm-permanent-state", "tpm-volatile-state"
+
+#: The index that tests use, and what is like a TPM 2.0's permanent state to all but libtpms.
+INDEX = 0x1500016
+LOOKS_LIKE_A_STATE = b"\x00\x03\xab\x36\x47\x23" + bytes(1000)
 
 NOT_NEED_INIT = ("--flags", "not-need-init")
 STARTED = ("--flags", "not-need-init,startup-clear")
@@ -50,6 +56,23 @@ def command(*arguments: object) -> list[str]:
 
 def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8"}
+
+
+def refused(image: Path, *options: object) -> tuple[int, str]:
+    """Start a TPM that must not start; return its exit code and what it said.
+
+    It leaves the image as it is, and no socket.
+    """
+    before = image.read_bytes()
+    with tempfile.TemporaryDirectory(prefix="vtpm-") as directory:
+        socket_path = Path(directory, "tpm")
+        arguments = ["--ctrl", f"type=unixio,path={socket_path}", *NOT_NEED_INIT, *options]
+        key = () if "--key-file" in options else ("--key-file", key_of(image))
+        done = blobstore_command("vtpm", image, *key, *arguments)
+        assert not socket_path.exists()
+    assert image.read_bytes() == before
+    assert b"Traceback" not in done.stderr
+    return done.returncode, done.stderr.decode()
 
 
 class Vtpm:
@@ -142,6 +165,13 @@ def vtpm_of(image: Path, *options: object, data: bool = True) -> Iterator[Vtpm]:
         yield vtpm
 
 
+def reads(tpm_image: Path, expected: bytes = b"precious") -> None:
+    with vtpm_of(tpm_image, *STARTED) as tpm:
+        client = tpm.connect()
+        assert commands.data_of(client.send(commands.nv_read(INDEX, len(expected)))) == expected
+        client.close()
+
+
 class DataClient:
     """A client of the data channel."""
 
@@ -212,9 +242,19 @@ def result_of(reply: bytes) -> int:
 
 
 def _connected(path: Path) -> socket.socket:
-    client = socket.socket(socket.AF_UNIX)
-    client.connect(str(path))
-    return client
+    """Connect, perhaps to a socket that is there a moment after the other one."""
+    deadline = time.monotonic() + 5
+    while True:
+        client = socket.socket(socket.AF_UNIX)
+        try:
+            client.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            client.close()
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return client
 
 
 def _listens(path: Path) -> bool:

@@ -15,5 +15,5 @@ if TYPE_CHECKING:
 @pytest.mark.slow
 def test_v16_no_acknowledged_write_is_lost_when_the_tpm_is_killed(image: Path) -> None:
     tally = kill_again_and_again(image, 30, seed=20261120)
-    assert tally.writes > 100
+    assert tally.writes > 30
     assert tally.while_starting >= 1

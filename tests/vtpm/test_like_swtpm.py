@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import array
-import re
-import socket
 import struct
-import subprocess
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.foreign import program, run
+from tests.support.foreign import program
 from tests.vtpm import commands
 from tests.vtpm.support import (
+    NOT_NEED_INIT,
     ControlClient,
     DataClient,
     Vtpm,
     command,
-    environment,
     key_of,
-    result_of,
     serving,
 )
 
@@ -263,10 +258,10 @@ def _shutdown(tpm: Vtpm) -> object:
 
 
 def _signal(tpm: Vtpm) -> object:
+    said(tpm, ["c 0000000f"])  # so that it serves
     return tpm.end(), tpm.ctrl.exists(), tpm.data.exists()
 
 
-NOT_NEED_INIT = ("--flags", "not-need-init")
 SCENARIOS: dict[str, tuple[Callable[[Vtpm], object], tuple[str, ...]]] = {
     "v24-locality-4": (_locality_4, NOT_NEED_INIT),
     "v24-no-locality-4": (_locality_4, (*NOT_NEED_INIT, "--locality", "reject-locality-4")),
@@ -292,153 +287,3 @@ def test_both_behave_alike(tmp_path: Path, image: Path, name: str) -> None:
         with one_of(program_name, tmp_path, image, *options) as tpm:
             answers.append(scenario(tpm))
     assert answers[0] == answers[1]
-
-
-@pytest.mark.parametrize("name", ["swtpm", "ours"])
-def test_v56_the_data_channel_comes_through_the_control_channel(
-    tmp_path: Path, image: Path, name: str
-) -> None:
-    if name == "swtpm":
-        (tmp_path / "swtpm").mkdir()
-        state = f"dir={tmp_path / 'swtpm'}"
-        arguments = [program("swtpm"), "socket", "--tpm2", "--tpmstate", state]
-    else:
-        arguments = command(image, "--key-file", key_of(image))
-    with serving([*arguments, "--terminate"], data=False) as tpm:
-        ctrl = tpm.control()
-        assert result_of(ctrl.ask(0x10)) == 3  # no descriptor with it
-        ours, theirs = socket.socketpair()
-        descriptors = array.array("i", [theirs.fileno()])
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)]
-        ctrl.socket.sendmsg([bytes.fromhex("00000010")], ancillary)
-        assert result_of(ctrl.socket.recv(100)) == 0
-        theirs.close()
-        again, other = socket.socketpair()
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [again.fileno()]))]
-        ctrl.socket.sendmsg([bytes.fromhex("00000010")], ancillary)
-        assert result_of(ctrl.socket.recv(100)) == 0x1F  # there is one already
-        again.close()
-        if name == "ours":
-            assert other.recv(1) == b""  # what was not taken was closed
-        other.close()
-        assert ctrl.init() == 0
-        data = DataClient(ours)
-        assert commands.code_of(data.send(STARTUP)) == 0
-        data.close()
-        assert tpm.process.wait(timeout=10) == 0
-        ctrl.close()
-
-
-def test_v22_a_prefix_sets_the_locality(tmp_path: Path, image: Path) -> None:
-    at_4 = struct.pack(">IBI", 8, 4, len(STARTUP)) + STARTUP
-    answers = []
-    for name in ("swtpm", "ours"):
-        with one_of(name, tmp_path, image, *NOT_NEED_INIT) as tpm:
-            client = tpm.connect()
-            client.socket.sendall(at_4)
-            answers.append(client.receive_exactly(18))
-            client.close()
-    assert answers[0] == answers[1]
-    assert commands.code_of(answers[1][4:]) == 0x907  # a startup comes from localities 0 and 3
-
-
-@pytest.mark.parametrize("name", ["swtpm", "ours"])
-def test_v57_tcp_on_loopback(tmp_path: Path, image: Path, name: str) -> None:
-    """With tpm2-tools, which look for the control channel at the next port."""
-    port = _two_free_ports()
-    channels = [f"--server=type=tcp,port={port}", f"--ctrl=type=tcp,port={port + 1}"]
-    if name == "swtpm":
-        (tmp_path / "swtpm").mkdir()
-        state = f"dir={tmp_path / 'swtpm'}"
-        arguments = [program("swtpm"), "socket", "--tpm2", "--tpmstate", state]
-    else:
-        arguments = command(image, "--key-file", key_of(image))
-    process = subprocess.Popen([*arguments, *channels, *NOT_NEED_INIT], env=environment())
-    try:
-        tools = {"TPM2TOOLS_TCTI": f"swtpm:host=127.0.0.1,port={port}"}
-        deadline = time.monotonic() + 30
-        while not _connects(port + 1):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        run("tpm2", "startup", "--clear", environment=tools)
-        assert re.fullmatch(
-            rb"[0-9a-f]{16}", run("tpm2", "getrandom", "--hex", "8", environment=tools).strip()
-        )
-        assert b"0x" in run("swtpm_ioctl", "--tcp", f"127.0.0.1:{port + 1}", "-c")
-        run("swtpm_ioctl", "--tcp", f"127.0.0.1:{port + 1}", "-s")
-        assert process.wait(timeout=10) == 0
-    finally:
-        process.kill()
-        process.wait()
-
-
-@pytest.mark.parametrize("name", ["swtpm", "ours"])
-@pytest.mark.parametrize("way", ["--port", "disconnect", "--fd"])
-def test_v25_v59_other_ways_to_the_data_channel(
-    tmp_path: Path, image: Path, name: str, way: str
-) -> None:
-    """A port or `disconnect` closes after each response; a descriptor ends the program."""
-    port = _two_free_ports()
-    ours, theirs = socket.socketpair()
-    channel = {
-        "--port": ["-p", str(port)],
-        "disconnect": ["--server", f"type=tcp,port={port},disconnect"],
-        "--fd": ["--fd", str(theirs.fileno())],
-    }[way]
-    if name == "swtpm":
-        (tmp_path / "swtpm").mkdir()
-        state = f"dir={tmp_path / 'swtpm'}"
-        arguments = [program("swtpm"), "socket", "--tpm2", "--tpmstate", state]
-    else:
-        arguments = command(image, "--key-file", key_of(image))
-    process = subprocess.Popen(
-        [*arguments, *channel, *NOT_NEED_INIT], env=environment(), pass_fds=[theirs.fileno()]
-    )
-    theirs.close()
-    try:
-        if way == "--fd":
-            client = DataClient(ours)
-            assert commands.code_of(client.send(STARTUP)) == 0
-            assert commands.code_of(client.send(RANDOM)) == 0
-            client.close()
-            assert process.wait(timeout=30) == 0
-            return
-        deadline = time.monotonic() + 30
-        while not _connects(port):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        for message, expected in ((STARTUP, 0), (STARTUP, 0x100), (RANDOM, 0)):
-            with socket.create_connection(("127.0.0.1", port)) as connected:
-                client = DataClient(connected)
-                assert commands.code_of(client.send(message)) == expected
-                assert client.receive() == b""
-    finally:
-        ours.close()
-        process.terminate()
-        process.wait(timeout=30)
-
-
-def test_v56_a_descriptor_that_is_no_socket_is_refused(image: Path) -> None:
-    with serving(command(image, "--key-file", key_of(image)), data=False) as tpm:
-        ctrl = tpm.control()
-        with image.open("rb") as file:
-            descriptors = array.array("i", [file.fileno()])
-            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)]
-            ctrl.socket.sendmsg([bytes.fromhex("00000010")], ancillary)
-        assert result_of(ctrl.socket.recv(100)) == 3
-        assert ctrl.init() == 0
-        ctrl.close()
-
-
-def _connects(port: int) -> bool:
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _two_free_ports() -> int:
-    while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = int(first.getsockname()[1])
-            if port < 65535 and second.connect_ex(("127.0.0.1", port + 1)) != 0:
-                return port
