@@ -132,6 +132,17 @@ def test_every_example_is_packed_and_unpacked(example: Path, tmp_path: Path) -> 
         assert not list(validator.iter_errors(tables))
 
 
+def test_the_machines_eeproms_are_fields_that_make_the_same_bytes(tmp_path: Path) -> None:
+    machine = ROOT / "examples" / "machine" / "manifest.toml"
+    manifest = library.ManifestFile(machine, encrypted=False).manifest()
+    with library.pack(manifest, tmp_path / "image") as store:
+        unpacked = library.unpack(store, tmp_path / "unpacked")
+    # Others made both: generate.py, and mkenvimage.
+    assert unpacked.fields == ["adapter-vpd", "uboot-environment"]
+    again = library.load_manifest(tmp_path / "unpacked" / "manifest.toml")
+    assert [spec.content for spec in again.sections] == [spec.content for spec in manifest.sections]
+
+
 def test_values_that_do_harm_are_warned_of(tmp_path: Path) -> None:
     example, image = ROOT / "examples" / "eeprom" / "onie-tlv.toml", tmp_path / "image"
     setting = "board-info.mac-1-base=01:00:5e:00:00:01"
