@@ -59,6 +59,9 @@ _IMAGE_KEYS: Final = {
 }
 _SECTION_KEYS: Final = {"name", *SOURCES, *SIZES, "max-size", "kind", "copies", "type"}
 
+#: No format's fields are nested nearly so deeply, and what goes through them recurses.
+_MOST_LEVELS: Final = 50
+
 _T = TypeVar("_T")
 
 
@@ -244,4 +247,15 @@ def _read_tables(path: Path) -> dict[str, Any]:
         raise ManifestError(f"{path} is nested too deeply") from error
     if not isinstance(tables, dict):
         raise ManifestError(f"{path}: is no object with image and section")
+    level = [tables]
+    for _ in range(_MOST_LEVELS):
+        level = [inner for outer in level for inner in _contained(outer)]
+    if level:
+        raise ManifestError(f"{path} is nested too deeply")
     return tables
+
+
+def _contained(value: Any) -> Iterable[Any]:
+    """Return the tables and lists directly in a table or list."""
+    values = value.values() if isinstance(value, dict) else value
+    return (inner for inner in values if isinstance(inner, dict | list))

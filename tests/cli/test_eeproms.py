@@ -114,8 +114,15 @@ def test_json_is_a_manifest_as_well(manifest: Path) -> None:
         "manufacturer": "Example",
         "mfg-date-time": "2026-01-02T03:04:00+00:00",
     }
-    path.write_text("[")
-    assert fails("pack", path, "-o", path.with_name("other")) == 71
+    deep = {"section": [{"name": "a", "type": "ipmi-fru", "fields": {}}]}
+    for levels in (60, 600, 60_000):
+        text = json.dumps(deep).replace("{}", '{"a":' * levels + "1" + "}" * levels)
+        path.write_text(text)
+        done = blobstore("pack", path, "-o", path.with_name("other"), "--set", "fill=1")
+        assert (done.returncode, b"nested too deeply" in done.stderr) == (71, True)
+    for wrong in ("[", "[]", "3"):
+        path.write_text(wrong)
+        assert fails("pack", path, "-o", path.with_name("other")) == 71
 
 
 @pytest.mark.parametrize("example", sorted((ROOT / "examples" / "eeprom").glob("*.toml")))
