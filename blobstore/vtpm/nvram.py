@@ -127,6 +127,8 @@ class StoreNvram:
             worst_cases: What libtpms says of the size of each state, in bytes.
 
         Raises:
+            SectionMismatchError: One has a single copy, so that a put would not be
+                atomic, or is a window.
             NoSpaceError, DeviceError and others: As `Store.register`.
         """
         self._require_held()
@@ -250,7 +252,8 @@ class StoreNvram:
         with self._store.transaction() as changes:
             for slot, size in worst_cases.items():
                 largest = max(size + OVERHEAD, TPM_MAX_SIZES[self._version, slot])
-                changes.register(self._names[slot], largest, type=tpm_type(self._version, slot))
+                kind = tpm_type(self._version, slot)
+                changes.register(self._names[slot], largest, copies=2, type=kind)
 
     def _written(self, slot: Slot) -> bool:
         try:

@@ -75,7 +75,7 @@ def measure(directory: Path) -> dict[str, float]:
             else:
                 image = make_image(place / "image")
                 arguments = command(image, "--key-file", key_of(image))
-            tpm = stack.enter_context(serving([*arguments, *STARTED]))
+            tpm = stack.enter_context(serving([*arguments, *STARTED], log_level=1))
             client = clients[name] = tpm.connect()
             stack.callback(client.close)
             assert commands.code_of(client.send(commands.nv_define(INDEX, SIZE))) == 0

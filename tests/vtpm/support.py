@@ -85,7 +85,14 @@ class Vtpm:
         log: Path of its log.
     """
 
-    def __init__(self, arguments: Sequence[object], directory: Path, *, data: bool = True) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[object],
+        directory: Path,
+        *,
+        data: bool = True,
+        log_level: int = 3,
+    ) -> None:
         self.data = directory / "tpm"
         self.ctrl = directory / "tpm.ctrl"  # where the TCTI looks for it
         self.log = directory / "log"
@@ -95,7 +102,7 @@ class Vtpm:
                 *map(str, arguments),
                 *server,
                 f"--ctrl=type=unixio,path={self.ctrl}",
-                f"--log=file={self.log},level=3",
+                f"--log=file={self.log},level={log_level}",
             ],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -146,11 +153,13 @@ class Vtpm:
 
 
 @contextmanager
-def serving(arguments: Sequence[object], *, data: bool = True) -> Iterator[Vtpm]:
+def serving(
+    arguments: Sequence[object], *, data: bool = True, log_level: int = 3
+) -> Iterator[Vtpm]:
     """Run a program that takes swtpm's options."""
     # Not pytest's tmp_path, which may be too long for the name of a socket.
     with tempfile.TemporaryDirectory(prefix="vtpm-") as directory:
-        vtpm = Vtpm(arguments, Path(directory), data=data)
+        vtpm = Vtpm(arguments, Path(directory), data=data, log_level=log_level)
         try:
             vtpm.wait_until_ready()
             yield vtpm

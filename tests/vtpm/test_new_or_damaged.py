@@ -73,6 +73,16 @@ def test_v5_a_section_that_is_too_small_is_made_larger(copy: Path) -> None:
         assert store.section(PERMANENT).max_size == 256 << 10
 
 
+def test_v5_a_section_of_one_copy_is_refused(image: Path) -> None:
+    """A crash in a put would leave nothing of it."""
+    with opened(image) as store:
+        store.register(PERMANENT, 256 << 10, copies=1)
+        store.put(PERMANENT, STATE.read_bytes())
+    code, said = refused(image)
+    assert code == 70
+    assert "1 copies" in said
+
+
 def test_v7_a_new_tpm_is_what_was_asked_for_and_stays_it(image: Path) -> None:
     with vtpm_of(image, "--tpm1.2", *STARTED) as tpm:
         assert tpm.end() == 0
