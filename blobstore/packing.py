@@ -80,7 +80,11 @@ def _create(
     if manifest.seed is not None:
         options = _seeded(manifest, options)
     if encrypted:
-        options |= {"luks_version": manifest.luks_version, "sector_size": manifest.sector_size}
+        options = {
+            **options,
+            "luks_version": manifest.luks_version,
+            "sector_size": manifest.sector_size,
+        }
     return create_store(
         output,
         manifest.sections,

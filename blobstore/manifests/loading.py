@@ -81,7 +81,11 @@ def load_manifest(path: Path, settings: Iterable[tuple[str, str]] = ()) -> Manif
 
 
 class ManifestFile:
-    """A manifest that was read, of which manifests with other settings can be made."""
+    """A manifest that was read, of which manifests with other settings can be made.
+
+    Attributes:
+        path: Of the file.
+    """
 
     def __init__(
         self,
@@ -102,7 +106,7 @@ class ManifestFile:
         Raises:
             ManifestError: It cannot be read, or a setting is wrong.
         """
-        self._path = path
+        self.path = path
         self._contents = ContentReader(path.parent)
         self._tables = _read_tables(path)
         self._check_tables()
@@ -152,7 +156,7 @@ class ManifestFile:
         try:
             apply_settings(tables.get("section", []), settings)
         except ValueError as error:
-            raise ManifestError(f"{self._path}: {error}") from error
+            raise ManifestError(f"{self.path}: {error}") from error
         return tables
 
     def has_field(self, name: str) -> bool:
@@ -231,7 +235,7 @@ class ManifestFile:
             raise self._error(key, str(error)) from error
 
     def _error(self, key: str, problem: str) -> ManifestError:
-        return ManifestError(f"{self._path}: {key}: {problem}")
+        return ManifestError(f"{self.path}: {key}: {problem}")
 
 
 def _read_tables(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from blobstore.errors import ManifestError
+from formats.file import is_same_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,7 +91,10 @@ class UnitTable:
                 manifest = self._manifest.manifest(settings)
             except ManifestError as error:
                 raise ManifestError(f"{where}: {error}") from error
-            yield self._directory / name, manifest
+            path = self._directory / name
+            if is_same_file(path, self._path) or is_same_file(path, self._manifest.path):
+                raise ManifestError(f"{where}: {path} is what is read, and would be replaced")
+            yield path, manifest
 
     def _name(self, where: str, number: int, cells: dict[str, str]) -> str:
         values = {_NUMBER: str(number)} | cells

@@ -257,6 +257,17 @@ def test_a_table_makes_an_image_of_each_row(manifest: Path) -> None:
         assert card.read_only["SN"] == f"S{row}"
 
 
+def test_nothing_takes_the_place_of_what_is_read(manifest: Path) -> None:
+    table = manifest.with_name("units.csv")
+    table.write_text("batch\nmanifest.toml\n")
+    before = manifest.read_bytes()
+    pattern = manifest.with_name("{batch}")
+    assert fails("pack", manifest, "--table", table, "-o", pattern, "--force") == 71
+    assert fails("pack", manifest, "--raw", "board", "-o", manifest, "--force") == 2
+    assert fails("pack", manifest, "-o", manifest, "--force") == 2
+    assert manifest.read_bytes() == before
+
+
 def test_a_table_of_encrypted_images_has_one_key(manifest: Path) -> None:
     manifest.write_text(MANIFEST.replace("luks = false", "luks = 1"))
     table, key = manifest.with_name("units.csv"), manifest.with_name("key")

@@ -11,7 +11,7 @@ import click
 
 from blobstore.cli.access import PATH, NewAccess, new_access_options
 from blobstore.cli.encryption import kdf_options
-from blobstore.cli.output import progress
+from blobstore.cli.output import check_other, progress
 from blobstore.cli.types import SettingType
 from blobstore.manifests.loading import ManifestFile
 from blobstore.manifests.tables import UnitTable
@@ -88,6 +88,7 @@ def command(
     """
     if raw is not None and (access.key.is_named or access.header):
         raise click.UsageError("a bare binary has no key and no LUKS header")
+    check_other(Path(output), manifest_path, table, seed)
     source = ManifestFile(
         manifest_path, settings, encrypted=None if access.encrypted else False, seed=seed
     )
