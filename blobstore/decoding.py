@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from blobstore.codecs import codec_names, find_codec
-from formats.eeprom.codec import Problem, Report
+from formats.eeprom.codec import Problem, Report, cautions_of
 from formats.eeprom.fields import from_plain, to_plain
 from formats.eeprom.paths import assign
 from formats.errors import UnsupportedError
+from formats.logs import LateLogger
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from formats.eeprom.codec import Codec
     from formats.eeprom.fields import ReadFile
+
+
+_log: Final = LateLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,4 +106,8 @@ def edit_blob(
     plain = to_plain(model)
     for path, text in assignments:
         assign(plain, codec.model, path, text)
-    return codec.encode(from_plain(plain, codec.model, read_file), size)
+    changed = from_plain(plain, codec.model, read_file)
+    content = codec.encode(changed, size)
+    for caution in cautions_of(codec, changed):
+        _log.warning("%s: %s", codec.name, caution)
+    return content

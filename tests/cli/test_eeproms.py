@@ -157,6 +157,9 @@ def test_values_that_do_harm_are_warned_of(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert done.stderr.startswith(b"blobstore: onie-tlv: U-Boot and Linux refuse 01:00:5e")
     assert done.stderr.count(b"\n") == 1
+    done = blobstore("edit", image, "board-info", "num-macs=3")
+    assert done.returncode == 0
+    assert done.stderr.startswith(b"blobstore: onie-tlv: U-Boot and Linux refuse 01:00:5e")
 
 
 @pytest.mark.parametrize(
