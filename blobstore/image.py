@@ -31,6 +31,7 @@ class Image(NamedTuple):
         format: ``"raw"`` or ``"qcow2"``.
         luks: The LUKS header, or None if it is not encrypted.
         luks_beside: Whether that lies in the qcow2 image beside the disk.
+        cluster_size: Of the qcow2 image, in bytes, or None.
         header_path: File of the detached LUKS header, or None.
         payload_offset: Where the container starts in the file, in bytes.
     """
@@ -40,6 +41,7 @@ class Image(NamedTuple):
     format: str = "raw"
     luks: Header | None = None
     luks_beside: bool = False
+    cluster_size: int | None = None
     header_path: Path | None = None
     payload_offset: int = 0
 

@@ -100,6 +100,7 @@ class Layers:
             format=RAW if self.disk is None else QCOW2,
             luks=header,
             luks_beside=self.own_luks is not None,
+            cluster_size=None if self.disk is None else self.disk.header.cluster_size,
             header_path=self.header_path,
             payload_offset=0 if self.volume is None else self.volume.header.data_offset,
         )

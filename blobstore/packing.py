@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from blobstore.manifests.manifest import Manifest
     from blobstore.manifests.tables import UnitTable
     from blobstore.store import Store
+    from formats.qcow2.creation import Options
     from luks import KdfCost, Secret
 
 _log: Final = LateLogger(__name__)
@@ -76,10 +77,9 @@ def _create(
     overwrite: bool,
     options: dict[str, Any],
 ) -> Store:
-    encrypted = manifest.luks_version is not None
     if manifest.seed is not None:
         options = _seeded(manifest, options)
-    if encrypted:
+    if manifest.luks_version is not None:
         options = {
             **options,
             "luks_version": manifest.luks_version,
@@ -90,13 +90,24 @@ def _create(
         manifest.sections,
         secret,
         header=manifest.header,
-        encrypted=encrypted,
+        encrypted=manifest.encrypted,
+        image_format=manifest.image_format,
+        own_luks=manifest.own_luks,
+        qcow2_options=_qcow2_options(manifest),
         size=manifest.size,
         free=0,
         block_size=manifest.block_size,
         overwrite=overwrite,
         **options,
     )
+
+
+def _qcow2_options(manifest: Manifest) -> Options | None:
+    if manifest.cluster_size is None:
+        return None
+    from formats.qcow2.creation import Options  # noqa: PLC0415  rarely wanted
+
+    return Options(cluster_size=manifest.cluster_size)
 
 
 def pack_raw(
@@ -215,6 +226,7 @@ def _seeded(manifest: Manifest, options: dict[str, Any]) -> dict[str, Any]:
     assert manifest.seed is not None
     says = [
         [manifest.luks_version, manifest.size, manifest.block_size, manifest.sector_size],
+        [manifest.image_format, manifest.own_luks, manifest.cluster_size],
         *([s.name, s.max_size, s.kind.name, s.copies, s.type] for s in manifest.sections),
     ]
     digests = [
@@ -222,17 +234,21 @@ def _seeded(manifest: Manifest, options: dict[str, Any]) -> dict[str, Any]:
         for spec in manifest.sections
     ]
     source = SeededSource(manifest.seed, json.dumps(says).encode(), *digests)
-    if manifest.luks_version is None:
+    if not manifest.encrypted:
         return {**options, "random": source}
     kind = options.get("kdf")
     if kind is None or isinstance(kind, str):
         # A measured cost would differ from one time to the next.
-        kind = _FIXED_COSTS[kind or ("pbkdf2" if manifest.luks_version == 1 else "argon2id")]
+        kind = _FIXED_COSTS[kind or _default_kdf(manifest)]
     return {**options, "random": source, "kdf": kind}
 
 
+def _default_kdf(manifest: Manifest) -> str:
+    return "pbkdf2" if manifest.own_luks or manifest.luks_version == 1 else "argon2id"
+
+
 def _warn_of_seed(manifest: Manifest) -> None:
-    if manifest.seed is not None and manifest.luks_version is not None:
+    if manifest.seed is not None and manifest.encrypted:
         _log.warning("all keys can be derived from the seed: who has it needs no secret")
 
 
@@ -241,7 +257,7 @@ def _measure_once(options: dict[str, Any], manifest: Manifest) -> None:
     kind = options.get("kdf")
     if kind is None or isinstance(kind, str):
         options["kdf"] = benchmark_kdf(
-            kind or ("pbkdf2" if manifest.luks_version == 1 else "argon2id"),
+            kind or _default_kdf(manifest),
             iter_time=options.get("iter_time", 2000),
             key_size=options.get("key_size", 64),
         )

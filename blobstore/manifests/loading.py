@@ -1,8 +1,9 @@
 """Reading manifests, in TOML or JSON.
 
     [image]
-    format = "raw"          # the only one so far
-    luks = 2                # 1, 2, or false for no encryption
+    format = "raw"          # or "qcow2"
+    luks = 2                # 1, 2, false for no encryption, or "qcow2" for that format's own
+    cluster-size = 65536    # of qcow2
     size = "fit"            # or the size of the whole image, such as "16MiB"
     header = "keys.hdr"     # a detached LUKS header
     block-size = 4096       # of the container
@@ -38,6 +39,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from blobstore.description import kind_of
 from blobstore.errors import ManifestError
+from blobstore.layers import QCOW2, RAW
 from blobstore.layout import SectionSpec
 from blobstore.manifests.content import SIZES, SOURCES, ContentReader
 from blobstore.manifests.manifest import Manifest
@@ -55,12 +57,16 @@ _IMAGE_KEYS: Final = {
     "header",
     "block-size",
     "sector-size",
+    "cluster-size",
     "seed",
 }
 _SECTION_KEYS: Final = {"name", *SOURCES, *SIZES, "max-size", "kind", "copies", "type"}
 
 #: No format's fields are nested nearly so deeply, and what goes through them recurses.
 _MOST_LEVELS: Final = 50
+
+#: What clusters of qcow2 can have, in bytes.
+CLUSTER_SIZES: Final = tuple(1 << bits for bits in range(9, 22))
 
 _T = TypeVar("_T")
 
@@ -120,7 +126,7 @@ class ManifestFile:
     @property
     def is_encrypted(self) -> bool:
         """Whether its images are."""
-        return self._luks_version(self._tables.get("image", {}).get("luks", 2)) is not None
+        return self._tables.get("image", {}).get("luks", 2) is not False
 
     def manifest(self, settings: Iterable[tuple[str, str]] = ()) -> Manifest:
         """Return the manifest with some fields set; see `load_manifest`."""
@@ -137,7 +143,10 @@ class ManifestFile:
         header = self._get(image, "image", "header", str, None)
         return Manifest(
             sections=specs,
-            luks_version=self._luks_version(image.get("luks", 2)),
+            luks_version=self._luks_version(image),
+            own_luks=image.get("luks") == QCOW2,
+            image_format=image.get("format", RAW),
+            cluster_size=self._get(image, "image", "cluster-size", int, None),
             size=None
             if image.get("size", "fit") == "fit"
             else self._convert("image.size", parse_size, image["size"]),
@@ -173,15 +182,29 @@ class ManifestFile:
         if not isinstance(sections, list) or not all(isinstance(s, dict) for s in sections):
             raise self._error("section", "must be an array of tables: [[section]]")
         self._only(image, _IMAGE_KEYS, "image")
-        if image.get("format", "raw") != "raw":
-            raise self._error("image.format", f"{image['format']!r} is not supported, only 'raw'")
-        self._luks_version(image.get("luks", 2))
+        self._check_format(image)
+        self._luks_version(image)
 
-    def _luks_version(self, value: object) -> int | None:
-        if value is False:
+    def _check_format(self, image: dict[str, Any]) -> None:
+        is_qcow2 = image.get("format", RAW) == QCOW2
+        own_luks = image.get("luks") == QCOW2
+        if image.get("format", RAW) not in (RAW, QCOW2):
+            raise self._error("image.format", f"is raw or qcow2, not {image['format']!r}")
+        if own_luks and not is_qcow2:
+            raise self._error("image.luks", "is qcow2 in images of that format only")
+        if own_luks and ("header" in image or "sector-size" in image):
+            raise self._error("image.luks", "of qcow2 has no header elsewhere, and no sector size")
+        if "cluster-size" in image and not is_qcow2:
+            raise self._error("image.cluster-size", "is for images of format qcow2")
+        if image.get("cluster-size", CLUSTER_SIZES[0]) not in CLUSTER_SIZES:
+            raise self._error("image.cluster-size", "is a power of two from 512 to 2097152")
+
+    def _luks_version(self, image: dict[str, Any]) -> int | None:
+        value = image.get("luks", 2)
+        if value is False or value == QCOW2:
             return None
         if value is True or value not in (1, 2):
-            raise self._error("image.luks", f"is 1, 2 or false, not {value!r}")
+            raise self._error("image.luks", f"is 1, 2, qcow2 or false, not {value!r}")
         return 1 if value == 1 else 2
 
     def _seed(self, image: dict[str, Any]) -> bytes | None:

@@ -20,11 +20,14 @@ class Manifest:
 
     Attributes:
         sections: With their contents.
-        luks_version: 1, 2, or None for no encryption.
+        luks_version: 1, 2, or None for no LUKS volume.
         size: Bytes of the whole image, or None for what the sections need.
         header: File of the detached LUKS header, or None.
         block_size: Of the container, in bytes.
         sector_size: Of LUKS2, in bytes, or None for the default.
+        image_format: ``"raw"`` or ``"qcow2"``.
+        own_luks: Whether the qcow2 image is encrypted by itself.
+        cluster_size: Of qcow2, in bytes, or None for the default.
         seed: What everything random is derived from, or None for true randomness.
     """
 
@@ -34,7 +37,15 @@ class Manifest:
     header: Path | None = None
     block_size: int = DEFAULT_BLOCK_SIZE
     sector_size: int | None = None
+    image_format: str = "raw"
+    own_luks: bool = False
+    cluster_size: int | None = None
     seed: bytes | None = field(default=None, repr=False)
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether the image is."""
+        return self.own_luks or self.luks_version is not None
 
     def section(self, name: str) -> SectionSpec:
         """Return the section of that name.

@@ -56,8 +56,9 @@ def schema_text(*, plug_ins: bool = True) -> str:
 _IMAGE: Final = {
     "type": "object",
     "properties": {
-        "format": {"const": "raw"},
-        "luks": {"enum": [1, 2, False]},
+        "format": {"enum": ["raw", "qcow2"]},
+        "luks": {"enum": [1, 2, False, "qcow2"]},
+        "cluster-size": {"enum": [1 << bits for bits in range(9, 22)]},
         "size": {"anyOf": [{"const": "fit"}, _SIZE]},
         "header": {**_TEXT, "description": "file of the detached LUKS header"},
         "block-size": {"enum": list(BLOCK_SIZES)},

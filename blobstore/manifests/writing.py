@@ -80,7 +80,14 @@ def _pieces(store: Store, contents: Mapping[str, Mapping[str, Any] | None]) -> I
 def _image(store: Store) -> dict[str, Any]:
     info, image = store.info(), store.image
     header = image.luks if image else None
-    table: dict[str, Any] = {"format": "raw", "luks": header.version if header else False}
+    table: dict[str, Any] = {
+        "format": image.format if image else "raw",
+        "luks": header.version if header else False,
+    }
+    if image and image.luks_beside:
+        table["luks"] = image.format
+    if image and image.cluster_size:
+        table["cluster-size"] = image.cluster_size
     if header and header.version > 1:
         table["sector-size"] = header.sector_size
     if image and image.header_path:

@@ -402,3 +402,56 @@ def test_snapshots_are_compared_by_section(tmp_path: Path, way: str) -> None:
     assert succeeds("get", path, "a", *secret) == b"1"
     succeeds("snapshot", "delete", path, "second")
     check(path, way, key)
+
+
+MANIFEST = """
+[image]
+format = "qcow2"
+{luks}
+cluster-size = 4096
+
+[[section]]
+name = "a"
+text = "content"
+max-size = 5000
+"""
+
+
+@pytest.mark.parametrize("luks_line", ["luks = 2", "luks = 1", 'luks = "qcow2"', "luks = false"])
+def test_manifests_make_qcow2_images_and_come_back(tmp_path: Path, luks_line: str) -> None:
+    path, key = tmp_path / "image", key_file(tmp_path, SECRET)
+    (tmp_path / "manifest.toml").write_text(MANIFEST.format(luks=luks_line))
+    secret = () if "false" in luks_line else ("--key-file", key)
+    quick = () if "false" in luks_line else QUICK
+    succeeds("pack", tmp_path / "manifest.toml", "-o", path, *secret, *quick)
+    assert succeeds("get", path, "a", *secret) == b"content"
+    succeeds("unpack", path, "-o", tmp_path / "out", *secret)
+    written = (tmp_path / "out" / "manifest.toml").read_text()
+    for line in ('format = "qcow2"', luks_line, "cluster-size = 4096"):
+        assert line in written
+    succeeds("pack", tmp_path / "out" / "manifest.toml", "-o", tmp_path / "two", *secret, *quick)
+    assert succeeds("get", tmp_path / "two", "a", *secret) == b"content"
+    (tmp_path / "seed").write_bytes(b"seed")
+    for name in ("x", "y"):
+        done = blobstore("pack", tmp_path / "manifest.toml", "-o", tmp_path / name, "--seed",
+                         tmp_path / "seed", *secret, *quick)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("table", "place"),
+    [
+        ('format = "vmdk"', "image.format"),
+        ('luks = "qcow2"', "image.luks"),
+        ("cluster-size = 4096", "image.cluster-size"),
+        ('format = "qcow2"\ncluster-size = 5000', "image.cluster-size"),
+        ('format = "qcow2"\nluks = "qcow2"\nheader = "x"', "image.luks"),
+        ('format = "qcow2"\nluks = 3', "image.luks"),
+    ],
+)
+def test_manifests_that_make_no_image(tmp_path: Path, table: str, place: str) -> None:
+    path = tmp_path / "manifest.toml"
+    path.write_text(f"[image]\n{table}\n")
+    with pytest.raises(library.ManifestError, match=place):
+        library.load_manifest(path)
