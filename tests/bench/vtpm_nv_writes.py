@@ -26,16 +26,17 @@ from tests.vtpm.support import STARTED, DataClient, command, key_of, make_image,
 
 INDEX, SIZE = 0x1500016, 32
 ROUNDS, WRITES = 20, 100
+NAMES = ("swtpm", "clear", "encrypted", "swtpm-filled", "filled")
 FILLED = 64 << 10
 
 
-def write_time(client: DataClient, start: int) -> float:
-    """Return seconds per write, over `WRITES` of them."""
+def write_time(client: DataClient, start: int, writes: int) -> float:
+    """Return seconds per write, over so many of them."""
     began = time.perf_counter()
-    for number in range(start, start + WRITES):
+    for number in range(start, start + writes):
         response = client.send(commands.nv_write(INDEX, number.to_bytes(SIZE, "big")))
         assert commands.code_of(response) == 0
-    return (time.perf_counter() - began) / WRITES
+    return (time.perf_counter() - began) / writes
 
 
 def fill(client: DataClient) -> None:
@@ -60,11 +61,13 @@ def synchronise_time(directory: Path) -> float:
     return statistics.median(taken)
 
 
-def measure(directory: Path) -> dict[str, float]:
+def measure(
+    directory: Path, names: tuple[str, ...] = NAMES, rounds: int = ROUNDS, writes: int = WRITES
+) -> dict[str, float]:
     """Return the median seconds of a write in each."""
     with ExitStack() as stack:
         clients: dict[str, DataClient] = {}
-        for name in ("swtpm", "clear", "encrypted", "swtpm-filled", "filled"):
+        for name in names:
             place = directory / name
             place.mkdir()
             if name.startswith("swtpm"):
@@ -82,9 +85,9 @@ def measure(directory: Path) -> dict[str, float]:
             if name.endswith("filled"):
                 fill(client)
         taken: dict[str, list[float]] = {name: [] for name in clients}
-        for number in range(ROUNDS):
+        for number in range(rounds):
             for name, client in clients.items():
-                taken[name].append(write_time(client, 1 + number * WRITES))
+                taken[name].append(write_time(client, 1 + number * writes, writes))
     return {name: statistics.median(times) for name, times in taken.items()}
 
 
