@@ -120,7 +120,7 @@ class Checker:
         self.bad_blocks = False
         self._clusters = -(-self.host.size // self.header.cluster_size)
         self._l2_seen: Counter[int] = Counter()
-        self._active: set[int] = set()
+        self._active: Counter[int] = Counter()
 
     def run(self) -> Report:
         """Check everything; errors as `check`."""
@@ -187,7 +187,7 @@ class Checker:
             return
         self._l2_seen[offset] += 1
         if active:
-            self._active.add(offset)
+            self._active[offset] += 1
 
     def _use_l2s(self) -> None:
         """Count what L2 tables refer to; each is read once, however often it is used."""
@@ -199,7 +199,7 @@ class Checker:
             if not there:
                 continue
             entries = self.host.read_table(offset, self.header.l2_entries)
-            active = offset in self._active
+            active = bool(self._active[offset])
             self._use_entries(entries, offset, times, active=active)
 
     def _use_entries(self, entries: Iterable[int], table: int, times: int, *, active: bool) -> None:
@@ -327,6 +327,7 @@ class Checker:
                 continue
             if (stored[offset >> bits] == 1) != bool(l1_entry & COPIED):
                 report.corrupt(f"L1 entry {index} says otherwise than its table's count")
+        for offset, times in self._active.items():
             if offset % size or offset >> bits >= self._clusters:
                 continue
             for number, entry in enumerate(self.host.read_table(offset, header.l2_entries)):
@@ -336,5 +337,6 @@ class Checker:
                 if (stored[place >> bits] == 1) != bool(entry & COPIED):
                     report.corrupt(
                         f"entry {number} of the L2 table at byte {offset} says otherwise than its"
-                        " cluster's count"
+                        " cluster's count",
+                        times,
                     )

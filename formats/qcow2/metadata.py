@@ -11,7 +11,7 @@ from array import array
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from formats.errors import ReadOnlyError
+from formats.errors import ReadOnlyError, TruncatedImageError
 from formats.qcow2 import features
 from formats.qcow2.bitmaps import invalidate_bitmaps
 from formats.qcow2.header import SECTOR_SIZE, encode_fields
@@ -154,13 +154,17 @@ class Metadata:
         """Check that data may be written to a range of the image.
 
         Raises:
-            FormatError: There is metadata.
+            FormatError: There is metadata, or nothing of the image any more.
         """
         if self._refcounts is None:
             self._refcounts = self.refcounts  # now the map of metadata is complete
         bits = self.header.cluster_bits
-        first = offset >> bits
-        self._used.check(first, (offset + size - 1 >> bits) + 1 - first)
+        first, last = offset >> bits, offset + size - 1 >> bits
+        self._used.check(first, last + 1 - first)
+        if last << bits >= self.host.size:
+            raise TruncatedImageError(
+                "the image ends before a cluster that it uses", offset=last << bits, rule="Q9"
+            )
 
     def relieve(self) -> None:
         """Commit if so much waits in memory that it must not become more."""

@@ -150,14 +150,14 @@ class Refcounts:
             FormatError: It would be negative.
         """
         region, index = divmod(cluster, self.region)
-        block = self._made_block(region)
-        count = block.counts[index] + delta
-        if count < 0:
+        if self.get(cluster) + delta < 0:
             raise FormatError(
                 "a cluster is used that counts as free",
                 offset=cluster * self._cluster_size,
                 rule="Q9",
             )
+        block = self._made_block(region)
+        count = block.counts[index] + delta
         if count >> self._bits:
             raise UnsupportedError(
                 f"a refcount of {self._bits} bits cannot count {count} uses [Q3]",

@@ -23,7 +23,7 @@ from formats.qcow2.sparse import SparseCounts
 from formats.qcow2.tables import COMPRESSED, COPIED, OFFSET_MASK, clusters_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from formats.qcow2.header import Header
     from formats.qcow2.host import Host
@@ -126,9 +126,7 @@ class Rewrite:
             CorruptImageError: A cluster counts as free that is used.
         """
         bits = self._header.cluster_bits
-        for entry in l1:
-            if not entry & _OFFSET:
-                continue
+        for entry in tables_once(l1):
             used = [(entry & _OFFSET) >> bits]
             for each in self.read_l2(entry & _OFFSET):
                 if each:
@@ -155,21 +153,31 @@ class Rewrite:
         L2 tables that do not are replaced by copies of their own.
         """
         bits = self._header.cluster_bits
+        placed: dict[int, int] = {}  # where the tables are, by where they were
         new = l1[:]
         for index, entry in enumerate(l1):
-            offset = entry & _OFFSET
-            if not offset:
-                new[index] = 0
-                continue
-            if self._tolerant and not self.counts[offset >> bits]:
-                continue  # behind the end, or at no cluster
-            old = self.read_l2(offset)
-            entries = array("Q", [self._flagged_entry(each) for each in old])
-            if entries != old:
+            offset = new[index] = entry & _OFFSET
+            if not offset or (self._tolerant and not self.counts[offset >> bits]):
+                continue  # none; or one behind the end, or at no cluster
+            if offset not in placed:
+                placed[offset] = self._flagged_table(offset)
+            elif placed[offset] != offset:
                 self.release_clusters([offset >> bits])
-                offset = self.write_new(encode_table(entries))
-            new[index] = offset | (COPIED if self.counts[offset >> bits] == 1 else 0)
+                self.counts.add(placed[offset] >> bits, 1)
+            new[index] = placed[offset]
+        for index, offset in enumerate(new):
+            if offset and self.counts[offset >> bits] == 1:
+                new[index] |= COPIED
         return new
+
+    def _flagged_table(self, offset: int) -> int:
+        """Return where an L2 table with the right flags is: here, or a copy."""
+        old = self.read_l2(offset)
+        entries = array("Q", [self._flagged_entry(each) for each in old])
+        if entries == old:
+            return offset
+        self.release_clusters([offset >> self._header.cluster_bits])
+        return self.write_new(encode_table(entries))
 
     def _flagged_entry(self, entry: int) -> int:
         offset = entry & _OFFSET
@@ -258,6 +266,23 @@ class Rewrite:
         return counts.raw
 
 
+def tables_once(l1: Iterable[int]) -> Iterator[int]:
+    """Yield the entries of an L1 table that refer to L2 tables, each to one of its own.
+
+    Raises:
+        CorruptImageError: Two refer to the same.
+    """
+    seen: set[int] = set()
+    for entry in l1:
+        offset = entry & _OFFSET
+        if not offset:
+            continue
+        if offset in seen:
+            raise CorruptImageError("an L2 table is used twice", offset=offset, rule="Q9")
+        seen.add(offset)
+        yield entry
+
+
 def load_counts(host: Host, header: Header, *, skip_bad: bool = False) -> SparseCounts:
     """Return the refcounts of an image as they are on disk.
 
@@ -271,16 +296,24 @@ def load_counts(host: Host, header: Header, *, skip_bad: bool = False) -> Sparse
     """
     counts = SparseCounts()
     refcounts = Refcounts(host, header)
+    clusters = -(-host.size // header.cluster_size)  # behind the end there is nothing to count
+    seen: set[int] = set()
     for number, entry in enumerate(refcounts.table):
-        if not entry:
-            continue
         base = number * refcounts.region
+        if not entry or base >= clusters:
+            continue
         try:
+            if entry in seen:
+                raise CorruptImageError(
+                    "a refcount block counts two ranges of clusters", offset=entry, rule="Q9"
+                )
             found = refcounts.block_counts(number)
         except FormatError:
             if not skip_bad:
                 raise
             continue
+        seen.add(entry)
         for index, count in found:
-            counts[base + index] = count
+            if base + index < clusters:
+                counts[base + index] = count
     return counts

@@ -15,7 +15,7 @@ from formats.errors import CorruptImageError, SnapshotExistsError, UnsupportedEr
 from formats.qcow2 import features
 from formats.qcow2.header import MAX_SNAPSHOTS, l1_entries, read_header
 from formats.qcow2.host import Host, encode_table
-from formats.qcow2.rewrite import Rewrite, load_counts
+from formats.qcow2.rewrite import Rewrite, load_counts, tables_once
 from formats.qcow2.snapshot_table import (
     MAX_TABLE_SIZE,
     Snapshot,
@@ -172,6 +172,8 @@ def _shared(rewrite: Rewrite, l1: array[int], header: Header) -> array[int]:
     """Return an L1 table for the active state and the new snapshot, all counted twice."""
     bits = header.cluster_bits
     shared = l1[:]
+    for _ in tables_once(l1):
+        pass  # none is met twice
     for index, entry in enumerate(l1):
         offset = entry & OFFSET_MASK
         shared[index] = offset
