@@ -240,11 +240,15 @@ def new_file(
 
     Raises:
         FileExistsError: ``path`` exists and ``overwrite`` is false.
-        DeviceError: The file cannot be made.
+        DeviceError: The file cannot be made, or would replace a device, a pipe or a
+            directory.
     """
     target = Path(os.path.realpath(path))
     if not overwrite and target.exists():
         raise FileExistsError(errno.EEXIST, "it exists already", str(target))
+    if target.exists() and not target.is_file():
+        # Root could: and nobody has a /dev/null any more.
+        raise DeviceError(f"{path} is not a regular file, and is not replaced by one")
     temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY
     try:

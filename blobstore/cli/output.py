@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from blobstore.errors import OutputExistsError
+from formats.errors import DeviceError
 from formats.file import is_same_file, new_file
 
 if TYPE_CHECKING:
@@ -36,12 +37,21 @@ def check_other(file: Path, *others: object) -> None:
 
 
 def write_output(path: Path, data: bytes | memoryview, *, force: bool) -> None:
-    """Write a file that appears whole or not at all.
+    """Write a file that appears whole or not at all; or to a pipe or terminal.
 
     Raises:
         OutputExistsError: It exists, and not ``force``.
         DeviceError: It cannot be written.
     """
+    if path.is_fifo() or path.is_char_device():
+        try:
+            with path.open("wb", buffering=0) as stream:
+                written = 0
+                while written < len(data):
+                    written += stream.write(memoryview(data)[written:])
+        except OSError as error:
+            raise DeviceError(f"cannot write {path}: {error.strerror}") from error
+        return
     try:
         with new_file(path, len(data), overwrite=force) as device:
             device.write(0, data)

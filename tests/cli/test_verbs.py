@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -405,3 +406,14 @@ def test_backup_clone_diff(image: Path, key: Path, tmp_path: Path) -> None:
     assert succeeds("diff", copy, cloned, *with_key, *same) == b""
     succeeds("clone", copy, cloned, *with_key, "--no-encryption", "--force")
     assert succeeds("diff", copy, cloned, *with_key, "--exit-code") == b""
+
+
+def test_a_blob_goes_to_a_pipe_without_replacing_it(tmp_path: Path, image: Path, key: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        received = pool.submit(pipe.read_bytes)
+        succeeds("get", image, "adapter-vpd", "-o", pipe, "--force", "--key-file", key)
+        blob = received.result(30)
+    assert pipe.is_fifo()
+    assert blob == succeeds("get", image, "adapter-vpd", "-o", "/dev/stdout", "--key-file", key)

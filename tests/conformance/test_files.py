@@ -273,3 +273,18 @@ def test_a_slice_stays_inside() -> None:
             SliceDevice(device, offset, size)
     SliceDevice(device, 10, 20).write(0, b"x" * 20)
     assert device.content == bytes(10) + b"x" * 20 + bytes(70)
+
+
+def test_only_files_are_replaced_by_new_ones(tmp_path: Path) -> None:
+    pipe, directory = tmp_path / "pipe", tmp_path / "directory"
+    os.mkfifo(pipe)
+    directory.mkdir()
+    (tmp_path / "link").symlink_to(pipe)
+    for path in (pipe, directory, tmp_path / "link"):
+        with (
+            pytest.raises(DeviceError, match="not a regular file"),
+            new_file(path, 0, overwrite=True),
+        ):
+            pass
+    assert pipe.is_fifo()
+    assert directory.is_dir()
