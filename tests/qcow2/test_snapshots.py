@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from formats.errors import SnapshotExistsError, SnapshotNotFoundError, Unsupport
 from formats.file import FileDevice
 from formats.qcow2.check import check
 from formats.qcow2.creation import Options, create
+from formats.qcow2.difference import differing_ranges
 from formats.qcow2.opening import open_image
 from formats.qcow2.snapshots import (
     apply_snapshot,
@@ -195,3 +197,30 @@ def test_a_snapshot_has_its_own_size() -> None:
     disk.rewrite(lambda device: apply_snapshot(device, "large"))
     assert (disk.size, disk.read(2 * SIZE, 4)) == (3 * SIZE, b"more")
     assert disk.rewrite(check).ok
+
+
+@pytest.mark.parametrize("cluster_size", [512, 4096, 65536])
+def test_what_two_snapshots_share_is_known_without_reading_it(cluster_size: int) -> None:
+    image = new_image(SIZE, Options(cluster_size=cluster_size))
+    generator = random.Random(cluster_size)
+    for number in range(4):
+        with open_image(image, read_only=False) as disk:
+            for _ in range(3):
+                disk.write(generator.randrange(SIZE - 9000), generator.randbytes(9000))
+            disk.discard(number * 100_000, 70_000)
+            if number == 3:
+                disk.resize(2 * SIZE)
+        create_snapshot(image, f"s{number}")
+    for one, other in (("s0", "s1"), ("s0", "s2"), ("s2", "s1"), ("s1", "s3"), ("s3", "s0")):
+        with open_image(image, snapshot=one) as first, open_image(image, snapshot=other) as second:
+            ranges = list(differing_ranges(first, second))
+            left = bytearray(first.read(0, first.size).ljust(2 * SIZE, b"\0"))
+            right = bytearray(second.read(0, second.size).ljust(2 * SIZE, b"\0"))
+        assert ranges == sorted(ranges)
+        assert left != right
+        for offset, length in ranges:
+            left[offset : offset + length] = right[offset : offset + length] = bytes(length)
+        assert left == right
+        assert sum(length for _, length in ranges) < 2 * SIZE
+    with open_image(image, snapshot="s3") as first, open_image(image) as second:
+        assert list(differing_ranges(first, second)) == []

@@ -1,0 +1,69 @@
+"""Where two states of one image may differ, by where their clusters are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from formats.qcow2.tables import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from formats.qcow2.device import Qcow2Device
+    from formats.qcow2.mapping import Extent
+
+
+def differing_ranges(one: Qcow2Device, other: Qcow2Device) -> Iterator[tuple[int, int]]:
+    """Yield offset and length of what may differ between two states, in order.
+
+    Only tables are read: clusters that both states share cannot differ, others may have
+    the same content. Where one disk is longer, all of its rest is yielded.
+
+    Args:
+        one: A snapshot, or the active state.
+        other: Another one of the same image, with the same backing file.
+
+    Raises:
+        FormatError, DeviceError: A table cannot be read.
+    """
+    start = end = 0
+    for offset, length in _pieces(one, other):
+        if offset > end:
+            if end > start:
+                yield start, end - start
+            start = offset
+        end = offset + length
+    longest = max(one.size, other.size)
+    shared = min(one.size, other.size)
+    if longest > shared:
+        if shared > end:
+            if end > start:
+                yield start, end - start
+            start = shared
+        end = longest
+    if end > start:
+        yield start, end - start
+
+
+def _pieces(one: Qcow2Device, other: Qcow2Device) -> Iterator[tuple[int, int]]:
+    size = min(one.size, other.size)
+    left, right = one.extents(0, size), other.extents(0, size)
+    offset = 0
+    first, second = next(left, None), next(right, None)
+    while first is not None and second is not None:
+        end = min(first.offset + first.length, second.offset + second.length)
+        if not _shared(first, second):
+            yield offset, end - offset
+        if first.offset + first.length == end:
+            first = next(left, None)
+        if second.offset + second.length == end:
+            second = next(right, None)
+        offset = end
+
+
+def _shared(one: Extent, other: Extent) -> bool:
+    if one.kind is not other.kind:
+        return False
+    if one.kind is Kind.DATA:
+        return one.host - one.offset == other.host - other.offset
+    return one.kind is not Kind.COMPRESSED or one.host == other.host
