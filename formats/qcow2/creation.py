@@ -119,7 +119,7 @@ def create(device: BlockDevice, size: int, options: Options = DEFAULTS) -> Heade
     """
     header, refcount_blocks = layout(size, options)
     cluster_size = header.cluster_size
-    end = _end(header, refcount_blocks)
+    end = _end(header)
     host = Host(device)
     first = _first_cluster(header, options)
     # Nothing may be an image before the new one is one.
@@ -205,8 +205,7 @@ def _blocks(header: Header, count: int, used: int) -> Iterator[bytearray]:
         yield counts.raw
 
 
-def _end(header: Header, refcount_blocks: int) -> int:
-    del refcount_blocks
+def _end(header: Header) -> int:
     size = max(1, _clusters(header.l1_size * 8, header.cluster_size)) * header.cluster_size
     return header.l1_offset + size
 

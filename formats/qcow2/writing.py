@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from formats.errors import FormatError
 from formats.qcow2.content import CHUNK, SECTOR, ZEROS, Content
 from formats.qcow2.mapping import Extent, extents
 from formats.qcow2.tables import COMPRESSED, COPIED, OFFSET_MASK, ZERO, Kind
@@ -19,7 +20,14 @@ class WritableContent(Content):
     """
 
     def write_some(self, offset: int, view: memoryview) -> int:
-        """Write the beginning of ``view``, as far as clusters are alike; return how much."""
+        """Write the beginning of ``view``, as far as clusters are alike; return how much (Q11).
+
+        Raises:
+            FormatError: An entry refers to what cannot be, or to metadata.
+            DeviceFullError: There is no space; nothing changed.
+            DeviceError: It failed. New clusters are given back, what is in place may be
+                written in part.
+        """
         header, metadata = self.metadata.header, self.metadata
         cluster_size = header.cluster_size
         l1_index, index = divmod(offset >> header.cluster_bits, header.l2_entries)
@@ -27,6 +35,12 @@ class WritableContent(Content):
         table = metadata.writable_table(l1_index)
         last = min(header.l2_entries, index + -(-(inside + len(view)) // cluster_size))
         entry = table.entries[index]
+        if not entry & COMPRESSED and entry & OFFSET_MASK & cluster_size - 1:
+            raise FormatError(
+                f"an L2 entry refers to byte {entry & OFFSET_MASK}, which is no cluster",
+                offset=table.offset + index * 8,
+                rule="Q9",
+            )
         if entry & (COPIED | COMPRESSED | ZERO) == COPIED and entry & OFFSET_MASK:
             count = _in_place(table.entries, index, last, cluster_size)
             view = view[: count * cluster_size - inside]
@@ -114,6 +128,10 @@ class WritableContent(Content):
         self.metadata.host.write(extent.host, chunk)
 
     def zero(self, offset: int, end: int) -> None:
+        """Make a range read as zeros: free whole clusters, overwrite the rest.
+
+        Errors are those of `write_some`.
+        """
         cluster_size = self.metadata.header.cluster_size
         first = offset + -offset % cluster_size
         # The last cluster counts as whole if all of it that the disk has is meant.
@@ -140,6 +158,10 @@ class WritableContent(Content):
             offset = stop
 
     def zero_clusters(self, offset: int, end: int) -> None:
+        """Free the clusters from ``offset`` to ``end``, both on cluster boundaries.
+
+        Errors are those of `write_some`.
+        """
         header, metadata = self.metadata.header, self.metadata
         value = ZERO if self.backing is not None else 0
         while offset < end:

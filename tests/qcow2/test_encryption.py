@@ -83,7 +83,7 @@ def churn(disk: Qcow2Device, model: bytearray, seed: int) -> None:
 
 
 @pytest.mark.interop
-@pytest.mark.parametrize("cluster_size", [512, 2 << 20])
+@pytest.mark.parametrize("cluster_size", [4096])
 def test_we_read_and_write_what_qemu_encrypts(cluster_size: int, tmp_path: Path) -> None:
     path = tmp_path / "image"
     options = (

@@ -190,6 +190,22 @@ def test_data_is_never_written_over_metadata(target: str) -> None:
     assert b"guest" not in after
 
 
+def test_an_entry_that_is_no_cluster_is_neither_read_nor_written() -> None:
+    """Q9"""
+    image = used_image()
+    l2 = Host(image).read_table(read_header(image).l1_offset, 1)[0] & OFFSET_MASK
+    image.write(l2 + 8 * 100, (30 * 4096 + 512 | COPIED).to_bytes(8))
+    image.write(l2 + 8 * 101, (1 << 40 | COPIED).to_bytes(8))
+    before = bytes(image.content)
+    with open_image(image, read_only=False) as disk:
+        for number, message in ((100, "which is no cluster"), (101, "the image ends before")):
+            with pytest.raises(FormatError, match=message):
+                disk.read(number * 4096, 10)
+            with pytest.raises(FormatError, match=message):
+                disk.write(number * 4096, b"guest")
+    assert image.content == before
+
+
 def test_counts_that_call_everything_free_endanger_nothing() -> None:
     """Q9"""
     image = used_image()
