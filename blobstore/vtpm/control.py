@@ -25,7 +25,6 @@ _GET_INFO: Final = struct.Struct(">QII")  # flags, offset, padding
 #: Bytes of information in one reply.
 _INFO_SIZE: Final = 3 * 1024
 
-#: Flag of `Code.GET_STATE_BLOB`, in the reply: the state is encrypted by the files' key.
 #: Flag of `Code.INIT`: forget the volatile state.
 DELETE_VOLATILE: Final = 1
 #: Flag of `Code.GET_CONFIG`: states are encrypted on their way.

@@ -171,7 +171,7 @@ def _channel(
     return Channel(
         path=Path(fields["path"]) if "path" in fields else None,
         mode=_octal(fields["mode"]) if "mode" in fields else _SOCKET_MODE,
-        owner=(_number(fields.get("uid", "-1"), "uid"), _number(fields.get("gid", "-1"), "gid")),
+        owner=(_owner(fields, "uid"), _owner(fields, "gid")),
         port=int(fields["port"]) if "port" in fields else None,
         address=fields.get("bindaddr", _LOOPBACK),
         interface=fields.get("ifname"),
@@ -209,8 +209,13 @@ def _file_or_descriptor(fields: dict[str, str]) -> Path | int:
     raise ValueError("name a file or a descriptor")
 
 
+def _owner(fields: dict[str, str], name: str) -> int:
+    text = fields.get(name, "-1")  # which swtpm's users write out, too
+    return -1 if text == "-1" else _number(text, name)
+
+
 def _number(text: str, name: str) -> int:
-    if text != "-1" and not text.isdecimal():
+    if not text.isdecimal():
         raise ValueError(f"{name}={text} is no number")
     return int(text)
 

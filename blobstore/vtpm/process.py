@@ -26,7 +26,7 @@ def set_up_log(options: LogOptions) -> None:
     """Let the log go where ``--log`` says, and nowhere else.
 
     Raises:
-        DeviceError: The file cannot be opened.
+        DeviceError: The file cannot be opened, or the descriptor not written to.
     """
     import logging  # noqa: PLC0415, TID251  only if there is something to set up
 
@@ -39,8 +39,12 @@ def set_up_log(options: LogOptions) -> None:
         except OSError as error:
             raise DeviceError(f"cannot open log {options.file}: {error.strerror}") from error
     elif options.descriptor is not None:
-        # Closed with the process: nobody else has use for it.
-        stream = os.fdopen(options.descriptor, "a", closefd=False)
+        try:
+            # Closed with the process: nobody else has use for it.
+            stream = os.fdopen(options.descriptor, "a", closefd=False)
+        except OSError as error:
+            place = f"descriptor {options.descriptor}"
+            raise DeviceError(f"cannot log to {place}: {error.strerror}") from error
         handler = logging.StreamHandler(stream)
     else:
         handler = logging.StreamHandler()
@@ -124,7 +128,7 @@ class PidFile:
             raise DeviceError(f"cannot write the process id: {error.strerror}") from error
 
     def remove(self) -> None:
-        """Remove the file."""
-        if self._path is not None:
+        """Remove the file; a device or pipe, which root could, is not removed."""
+        if self._path is not None and self._path.is_file():
             with suppress(OSError):
                 self._path.unlink()

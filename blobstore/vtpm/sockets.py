@@ -41,7 +41,11 @@ def listener(channel: Channel) -> socket.socket | None:
         if channel.listening is not None:
             return socket.socket(fileno=channel.listening)
     except OSError as error:
-        where = channel.path or f"port {channel.port} of {channel.address}"
+        where: object = channel.path
+        if channel.port is not None:
+            where = f"port {channel.port} of {channel.address}"
+        elif channel.listening is not None:
+            where = f"descriptor {channel.listening}"
         kind = DeviceBusyError if error.errno == errno.EADDRINUSE else DeviceError
         raise kind(f"cannot listen at {where}: {error.strerror or error}") from error
     return None

@@ -23,6 +23,7 @@ from formats.errors import FormatError
 from formats.swtpm import TpmVersion
 from tests.support.cli import blobstore as blobstore_command
 from tests.support.cli import fails
+from tests.vtpm.support import STARTED, key_of
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "vtpm.md"
 MOST = 4096
@@ -162,6 +163,7 @@ def test_v60_channels() -> None:
     unix = options.parse_control("type=unixio,path=/run/tpm,mode=0600,uid=64055,gid=108,terminate")
     assert (unix.path, unix.mode, unix.owner) == (Path("/run/tpm"), 0o600, (64055, 108))
     assert unix.terminate
+    assert options.parse_control("type=unixio,path=/a,uid=-1,gid=8").owner == (-1, 8)
     assert options.parse_control("type=unixio,clientfd=5").connected == 5
     assert options.parse_control("type=tcp,fd=5").listening == 5
     server = options.parse_server("port=2321,bindaddr=::1,ifname=lo,disconnect")
@@ -184,6 +186,8 @@ def test_v60_channels() -> None:
         "type=unixio,path=",
         "type=serial,path=/a",
         "type=unixio,path=/a,disconnect",
+        "type=unixio,fd=-1",
+        "type=unixio,path=/a,uid=-2",
     ):
         with pytest.raises(ValueError):
             options.parse_control(wrong)
@@ -210,6 +214,8 @@ def test_v60_flags_and_words() -> None:
         (options.parse_migration, ""),
         (options.parse_log, "file=/a,level=x"),
         (options.parse_log, "file=/a,fd=3"),
+        (options.parse_log, "file=/a,level=-1"),
+        (options.parse_log, "fd=-1"),
         (options.parse_pid, "/run/pid"),
     ):
         with pytest.raises(ValueError):
@@ -230,6 +236,16 @@ def test_v60_wrong_usage_is_said_as_such(image: Path) -> None:
         [image, "--key", "file=x"],
     ):
         assert fails("vtpm", *arguments) == 2, arguments
+
+
+def test_v60_descriptors_that_are_none_are_named(image: Path) -> None:
+    for wrong in (
+        ["--port", "1", "--log", "fd=77"],
+        ["--ctrl", "type=unixio,fd=77"],
+        ["--fd", "77"],
+    ):
+        done = blobstore_command("vtpm", image, "--key-file", key_of(image), *STARTED, *wrong)
+        assert (done.returncode, b"descriptor 77" in done.stderr) == (20, True), done.stderr
 
 
 def test_every_option_of_the_page_is_there() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from blobstore.vtpm.control import needed
+from blobstore.vtpm.process import PidFile
 from formats.swtpm import PlainState, encode_state
 from tests.support.cli import blobstore as blobstore_command
 from tests.vtpm import commands
@@ -182,6 +183,18 @@ def test_v57_what_is_at_the_path_of_a_socket_is_replaced_only_if_nobody_uses_it(
         for path in place.parent.iterdir():
             path.unlink()
         place.parent.rmdir()
+
+
+def test_v62_only_a_file_is_removed_at_the_end(tmp_path: Path) -> None:
+    file, link = tmp_path / "pid", tmp_path / "link"
+    link.symlink_to("/dev/null")
+    for place in (file, link):
+        pid_file = PidFile(place)
+        if place is file:
+            assert int(file.read_text()) == os.getpid()
+        pid_file.remove()
+    assert not file.exists()
+    assert link.is_symlink()
 
 
 def test_v60_runas_gives_up_roots_rights(copy: Path) -> None:
