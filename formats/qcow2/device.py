@@ -18,6 +18,7 @@ from formats.qcow2.writing import WritableContent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import TracebackType
 
     from formats.device import BlockDevice, ReadableBuffer, WritableBuffer
     from formats.qcow2.header import Header
@@ -312,6 +313,20 @@ class Qcow2Device(Device):
             finally:
                 for device in self._owned:
                     device.close()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self.close()
+        except DeviceError:
+            # What went wrong before says more, and a file that was to become an image
+            # is closed and gone by then.
+            if error is None:
+                raise
 
     def _check_readable(self) -> None:
         if self._content.cipher is None and self.header.crypt_method != CRYPT_NONE:

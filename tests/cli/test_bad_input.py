@@ -192,6 +192,28 @@ def test_an_image_in_use_is_named(image: Path) -> None:
     assert succeeds("get", image, "tpm", "--key-file", key) == BLOBS["tpm"]
 
 
+FULL_DISK = """
+import resource, signal
+from blobstore.cli.main import main
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+main()
+"""
+
+
+@pytest.mark.parametrize("to", ["raw", "qcow2"])
+def test_a_full_disk_gets_no_part_of_an_image(tmp_path: Path, to: str) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"x" * 300_000)
+    arguments = ["convert", source, tmp_path / "out", "--to", to]
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, *map(str, arguments)], capture_output=True, check=False
+    )
+    assert done.returncode == 21, done
+    assert done.stderr.count(b"\n") == 1
+    assert list(tmp_path.iterdir()) == [source]
+
+
 def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     """The file must not grow beyond a limit: there is no room for the holes in it."""
     image = tmp_path / "image"
@@ -200,15 +222,8 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     with library.open(image) as store:
         store.put("a", b"old")
     os.truncate(image, size)
-    code = (
-        "import resource, signal, sys\n"
-        "from blobstore.cli.main import main\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
-        "main()\n"
-    )
     done = subprocess.run(
-        [sys.executable, "-c", code, "put", str(image), "a", "-"],
+        [sys.executable, "-c", FULL_DISK, "put", str(image), "a", "-"],
         input=b"n" * 100_000,
         capture_output=True,
         check=False,

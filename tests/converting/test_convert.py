@@ -161,21 +161,31 @@ def test_what_was_never_written_to_a_volume_stays_so(tmp_path: Path) -> None:
             assert not any(found[: 20 << 20])
 
 
-def test_interrupted_it_leaves_nothing(tmp_path: Path) -> None:
-    source, target = Place(tmp_path, "raw", "source"), Place(tmp_path, "luks2", "target")
-    with source.path.open("wb") as file:
+@pytest.mark.parametrize(
+    ("to", "error"),
+    [
+        ("luks2", KeyboardInterrupt("stop")),
+        ("luks2-in-qcow2", KeyboardInterrupt("stop")),
+        ("qcow2-luks", DeviceFullError("full")),
+    ],
+)
+def test_interrupted_it_leaves_nothing(tmp_path: Path, to: str, error: BaseException) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(payload(5 << 20))
+    with source.open("r+b") as file:
         file.truncate(200 << 20)
-    before = set(tmp_path.iterdir())
 
     def interrupt(done: int, total: int) -> None:
-        assert done < total
-        raise KeyboardInterrupt
+        assert done <= total
+        raise error
 
-    with pytest.raises(KeyboardInterrupt):
-        convert(source, target, jobs=2, progress=interrupt)
-    assert set(tmp_path.iterdir()) == before
+    options: dict[str, Any] = {"to": to, "jobs": 2, "kdf": KDF}
+    with pytest.raises(type(error), match=str(error)) as caught:
+        blobstore.convert(source, target, None, OTHER, progress=interrupt, **options)
+    assert caught.value is error
+    assert list(tmp_path.iterdir()) == [source]
     assert [thread for thread in threading.enumerate() if "convert" in thread.name] == []
-    convert(source, target, jobs=2)
+    blobstore.convert(source, target, None, OTHER, **options)
 
 
 def test_a_failing_worker_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
