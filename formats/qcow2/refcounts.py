@@ -231,12 +231,16 @@ class Refcounts:
             self._host.write_table(self.table_offset, self.table, 0, len(self.table))
             return
         # One that is counted by another block only once that one is reachable.
-        for counts_itself in (True, False):
-            regions = [region for region, own in self._new.items() if own == counts_itself]
+        own = [region for region, counts_itself in self._new.items() if counts_itself]
+        others = [region for region, counts_itself in self._new.items() if not counts_itself]
+        table = self.table[:] if others else self.table
+        for region in others:
+            table[region] = 0
+        for regions, entries in ((own, table), (others, self.table)):
             if regions:
                 self._host.flush()
             for region in regions:
-                self._host.write_table(self.table_offset, self.table, region, region + 1)
+                self._host.write_table(self.table_offset, entries, region, region + 1)
 
     def settled(self) -> None:
         """Take it that what `write` wrote is durable."""

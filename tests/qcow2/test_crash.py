@@ -12,8 +12,11 @@ from formats.device import MemoryDevice
 from formats.errors import FormatError
 from formats.qcow2.check import check
 from formats.qcow2.creation import Options, create
+from formats.qcow2.header import read_header
+from formats.qcow2.host import Host
 from formats.qcow2.opening import open_image
 from formats.qcow2.preallocation import preallocate
+from formats.qcow2.refcounts import Refcounts
 from formats.qcow2.snapshots import (
     apply_snapshot,
     create_snapshot,
@@ -234,6 +237,36 @@ def test_a_refcount_table_that_moves(tmp_path: Path) -> None:
     history.flush()
     assert history.disk.header.refcount_table_clusters > entries
     assert judge(history, tmp_path / "image", samples=1, stride=20) > 20
+
+
+def test_an_l1_table_that_fills_the_clusters_of_several_refcount_blocks(tmp_path: Path) -> None:
+    """Q12: blocks that do not count themselves are reachable after those that count them."""
+    before = begin(NARROW, 99 * SECTOR, half_full).device.content
+    device = RecordingDevice(before, resizable=True)
+    with open_image(device, read_only=False) as disk:
+        disk.resize(192 << 20)  # 96 clusters of L1 entries, and 64 clusters a block
+    assert not all(_count_themselves(device))
+    sizes = set()
+    for number, state in enumerate(crash_states(before, device.log, exhaustive=3, samples=2)):
+        image = MemoryDevice(state.content)
+        assert not check(image).corruptions, state.point
+        with open_image(image) as disk:
+            sizes.add(disk.size)
+            assert disk.read(0, 99 * SECTOR)[3 * SECTOR :][: 40 * SECTOR] == filled(1, 40)
+        if number % 10 == 0:
+            (tmp_path / "image").write_bytes(state.content)
+            assert qemu_check(tmp_path / "image").get("corruptions", 0) == 0
+    assert sizes == {99 * SECTOR, 192 << 20}
+
+
+def _count_themselves(device: RecordingDevice) -> list[bool]:
+    header = read_header(device)
+    refcounts = Refcounts(Host(device), header)
+    return [
+        (entry >> header.cluster_bits) // refcounts.region == region
+        for region, entry in enumerate(refcounts.table)
+        if entry
+    ]
 
 
 def test_preallocation(tmp_path: Path) -> None:
