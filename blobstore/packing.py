@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from blobstore.manifests.manifest import Manifest
     from blobstore.manifests.tables import UnitTable
     from blobstore.store import Store
+    from formats.device import ReadableBuffer
     from formats.qcow2.creation import Options
     from luks import KdfCost, Secret
 
@@ -131,15 +132,25 @@ def pack_raw(
         OutputExistsError: The file exists.
         DeviceError: It cannot be written.
     """
-    content = manifest.section(name).content
-    if content is None:
-        raise ManifestError(f"section {name!r} has no content")
+    content = raw_content(manifest, name)
     try:
         with new_file(output, len(content), overwrite=overwrite) as device:
             device.write(0, content)
     except FileExistsError as error:
         raise OutputExistsError(f"{output} exists", hint="overwrite it with --force") from error
     device.close()
+
+
+def raw_content(manifest: Manifest, name: str) -> ReadableBuffer:
+    """Return the content of one section, as `pack_raw` writes it.
+
+    Raises:
+        ManifestError: There is no such section, or it has no content.
+    """
+    content = manifest.section(name).content
+    if content is None:
+        raise ManifestError(f"section {name!r} has no content")
+    return content
 
 
 def pack_table(

@@ -20,6 +20,8 @@ from formats.file import is_same_file, new_file
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from formats.device import ReadableBuffer
+
 #: A progress bar appears only for what takes longer, in seconds.
 _PROGRESS_AFTER = 1.0
 
@@ -36,7 +38,7 @@ def check_other(file: Path, *others: object) -> None:
             raise click.UsageError(f"{file} is what is read, and would be replaced")
 
 
-def write_output(path: Path, data: bytes | memoryview, *, force: bool) -> None:
+def write_output(path: Path, data: ReadableBuffer, *, force: bool) -> None:
     """Write a file that appears whole or not at all; or to a pipe or terminal.
 
     Raises:
@@ -58,6 +60,15 @@ def write_output(path: Path, data: bytes | memoryview, *, force: bool) -> None:
     except FileExistsError as error:
         raise output_exists(path) from error
     device.close()
+
+
+def write_blob(path: Path | None, data: ReadableBuffer, *, force: bool) -> None:
+    """Write to stdout if there is no path or it is ``-``, else as `write_output`."""
+    if path is None or str(path) == "-":
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    else:
+        write_output(path, data, force=force)
 
 
 def output_exists(path: Path) -> OutputExistsError:
@@ -82,10 +93,14 @@ def print_table(rows: list[tuple[str, ...]], *, right: frozenset[int] = frozense
 
 
 @contextmanager
-def progress(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a callback ``(bytes done, in all)`` that draws a bar on a terminal's stderr.
+def progress(label: str, things: str | None = None) -> Iterator[Callable[[int, int], None]]:
+    """Yield a callback ``(done, in all)`` that draws a bar on a terminal's stderr.
 
     The bar has the share done, the time left, and the rate.
+
+    Args:
+        label: In front of the bar.
+        things: What is counted; None for bytes.
     """
     if not sys.stderr.isatty():
         yield lambda _done, _total: None
@@ -101,8 +116,9 @@ def progress(label: str) -> Iterator[Callable[[int, int], None]]:
             bar = click.progressbar(
                 length=total, label=label, file=sys.stderr, item_show_func=lambda rate: rate or ""
             )
-        rate = done / (time.monotonic() - started) / (1 << 20)
-        bar.update(done - bar.pos, f"{rate:.3g} MiB/s" if rate < 1000 else f"{rate:.0f} MiB/s")
+        rate = done / (time.monotonic() - started) / (1 if things else 1 << 20)
+        number = f"{rate:.3g}" if rate < 1000 else f"{rate:.0f}"
+        bar.update(done - bar.pos, f"{number} {things or 'MiB'}/s")
 
     try:
         yield advance

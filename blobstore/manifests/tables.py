@@ -40,6 +40,7 @@ class UnitTable:
                 the files cannot be made.
         """
         self._path = path
+        self._kept: list[str] | None = None
         self._manifest = manifest
         self._directory, self._pattern = Path(output).parent, Path(output).name
         wanted = _PLACEHOLDER.findall(self._pattern)
@@ -114,9 +115,17 @@ class UnitTable:
 
     def _rows(self) -> Iterator[list[str]]:
         try:
-            with self._path.open(newline="", encoding="utf-8-sig") as file:
-                yield from csv.reader(file, strict=True)
+            yield from csv.reader(self._lines(), strict=True)
         except OSError as error:
             raise ManifestError(f"cannot read {self._path}: {error.strerror}") from error
         except (csv.Error, UnicodeDecodeError) as error:
             raise ManifestError(f"{self._path} is no CSV: {error}") from error
+
+    def _lines(self) -> Iterator[str]:
+        if self._kept is None:
+            with self._path.open(newline="", encoding="utf-8-sig") as file:
+                if self._path.is_file():
+                    yield from file
+                    return
+                self._kept = list(file)  # a pipe is not there a second time
+        yield from self._kept

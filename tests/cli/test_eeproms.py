@@ -241,6 +241,11 @@ def test_a_bare_binary_is_exactly_what_the_chip_holds(manifest: Path) -> None:
     succeeds("pack", manifest, "--raw", "board", "-o", binary, "--force")
     assert fails("pack", manifest, "--raw", "none", "-o", binary, "--force") == 71
     assert fails("pack", manifest, "--raw", "board", "-o", binary, "--key-file", manifest) == 2
+    for stdout in ("-", "/dev/stdout"):
+        written = succeeds("pack", manifest, "--raw", "board", "-o", stdout, cwd=manifest.parent)
+        assert written == binary.read_bytes()
+    assert fails("pack", manifest, "-o", "-", cwd=manifest.parent) == 2
+    assert not manifest.with_name("-").exists()
 
 
 def test_a_table_makes_an_image_of_each_row(manifest: Path) -> None:
@@ -258,6 +263,15 @@ def test_a_table_makes_an_image_of_each_row(manifest: Path) -> None:
     for row in (1, 2):
         card = PCI.decode(manifest.with_name(f"{row}-S{row}.bin").read_bytes(), Report.strict())
         assert card.read_only["SN"] == f"S{row}"
+
+
+def test_a_table_comes_through_a_pipe(manifest: Path) -> None:
+    arguments = ["--table", "/dev/stdin", "--raw", "card", "-o", manifest.with_name("{row}.bin")]
+    rows = "".join(f"S{number}\n" for number in range(1, 21))
+    succeeds("pack", manifest, *arguments, stdin=f"read-only.SN\n{rows}".encode())
+    card = PCI.decode(manifest.with_name("20.bin").read_bytes(), Report.strict())
+    assert card.read_only["SN"] == "S20"
+    assert fails("pack", manifest, *arguments, "--force", stdin=b"") == 71
 
 
 def test_nothing_takes_the_place_of_what_is_read(manifest: Path) -> None:

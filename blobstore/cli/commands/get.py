@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from blobstore.cli.access import PATH, Access, access_options
-from blobstore.cli.output import check_other, write_output
+from blobstore.cli.output import check_other, write_blob
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,8 +39,4 @@ def command(
         check_other(output, image, access.header)
     with access.open(image) as store:
         blob = store.get(name, previous=previous)
-    if output is None or str(output) == "-":
-        sys.stdout.buffer.write(blob)
-        sys.stdout.buffer.flush()
-    else:
-        write_output(output, blob, force=force)
+    write_blob(output, blob, force=force)

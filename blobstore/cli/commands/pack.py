@@ -11,11 +11,11 @@ import click
 
 from blobstore.cli.access import PATH, NewAccess, new_access_options
 from blobstore.cli.encryption import kdf_options
-from blobstore.cli.output import check_other, progress
+from blobstore.cli.output import check_other, progress, write_blob
 from blobstore.cli.types import SettingType
 from blobstore.manifests.loading import ManifestFile
 from blobstore.manifests.tables import UnitTable
-from blobstore.packing import pack, pack_raw, pack_table
+from blobstore.packing import pack, pack_table, raw_content
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -39,7 +39,8 @@ def _print_schema(context: click.Context, _parameter: click.Parameter, value: bo
     "--output",
     required=True,
     metavar="FILE",
-    help="The image; with --table a pattern with {column}, such as unit-{serial}.img.",
+    help="The image; with --table a pattern with {column}, such as unit-{serial}.img. With --raw, "
+    "- is stdout.",
 )
 @click.option(
     "--set",
@@ -88,6 +89,8 @@ def command(
     """
     if raw is not None and (access.key.is_named or access.header):
         raise click.UsageError("a bare binary has no key and no LUKS header")
+    if raw is None and output == "-":
+        raise click.UsageError("an image is a file, and does not go to stdout")
     check_other(Path(output), manifest_path, table, seed)
     source = ManifestFile(
         manifest_path, settings, encrypted=None if access.encrypted else False, seed=seed
@@ -96,13 +99,14 @@ def command(
         if access.header:
             raise click.UsageError("--header names one file, and a table makes many images")
         units = UnitTable(table, source, output)
-        with _secret(source, access, raw, output) as secret, progress(table.name) as advance:
+        key = _secret(source, access, raw, output)
+        with key as secret, progress(table.name, "units") as advance:
             options = {} if secret is None else kdf
             pack_table(units, secret, raw=raw, overwrite=force, progress=advance, **options)
         return
     manifest = source.manifest()
     if raw is not None:
-        pack_raw(manifest, raw, output, overwrite=force)
+        write_blob(Path(output), raw_content(manifest, raw), force=force)
         return
     if access.header:
         manifest = replace(manifest, header=access.header)
