@@ -13,7 +13,6 @@ import stat
 import sys
 import threading
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from formats.device import Device
@@ -22,6 +21,7 @@ from formats.locks import lock_image, unlock_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from formats.device import ReadableBuffer, WritableBuffer
 
@@ -53,23 +53,30 @@ class FileDevice(Device):
             ReadOnlyError: It is to be written and must not be.
             DeviceError: It does not exist or cannot be opened.
         """
-        self.path = Path(path)
+        self._name = os.fspath(path)
         self.read_only = read_only
         flags = os.O_RDONLY if read_only else os.O_RDWR
         try:
-            self._fd = os.open(self.path, flags | _BINARY)
+            self._fd = os.open(self._name, flags | _BINARY)
         except OSError as error:
-            raise _translate(error, f"cannot open {self.path}", writing=not read_only) from error
+            raise _translate(error, f"cannot open {self._name}", writing=not read_only) from error
         try:
             self._adopt(lock)
         except BaseException:
             self.close()
             raise
 
+    @property
+    def path(self) -> Path:
+        """Name of the file; `new_file` gives it another one at the end."""
+        from pathlib import Path  # noqa: PLC0415  3 ms that opening a volume does not need
+
+        return Path(self._name)
+
     def _adopt(self, lock: bool) -> None:
         mode = os.fstat(self._fd).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
-            raise DeviceError(f"{self.path} is neither a regular file nor a block device")
+            raise DeviceError(f"{self._name} is neither a regular file nor a block device")
         self._resizable = stat.S_ISREG(mode)
         # Only where the system has no positional I/O do threads share the
         # file position, hence a lock.
@@ -79,13 +86,17 @@ class FileDevice(Device):
         else:
             self._size = os.lseek(self._fd, 0, os.SEEK_END)
 
+    def rename(self, path: str | os.PathLike[str]) -> None:
+        """Take it that the file has this name now."""
+        self._name = os.fspath(path)
+
     def lock(self) -> None:
         """Take the image lock, and the size that the file has now.
 
         Raises:
             DeviceBusyError: Another process holds the image.
         """
-        lock_image(self._fd, self.path, exclusive=not self.read_only)
+        lock_image(self._fd, self._name, exclusive=not self.read_only)
         self._size = os.lseek(self._fd, 0, os.SEEK_END)
 
     def unlock(self) -> None:
@@ -108,23 +119,25 @@ class FileDevice(Device):
                 count = self._pread(view, offset)
             except OSError as error:
                 raise _translate(
-                    error, f"cannot read {self.path} at byte {offset}", writing=False
+                    error, f"cannot read {self._name} at byte {offset}", writing=False
                 ) from error
             if not count:
-                raise DeviceError(f"{self.path} ends at byte {offset}: it shrank while it was open")
+                raise DeviceError(
+                    f"{self._name} ends at byte {offset}: it shrank while it was open"
+                )
             view = view[count:]
             offset += count
 
     def write(self, offset: int, data: ReadableBuffer, /) -> None:
         self._check_range(offset, len(data))
         if self.read_only:
-            raise ReadOnlyError(f"{self.path} is open for reading only")
+            raise ReadOnlyError(f"{self._name} is open for reading only")
         view = memoryview(data)
         while view:
             try:
                 count = self._pwrite(view, offset)
             except OSError as error:
-                raise _translate(error, f"cannot write {self.path} at byte {offset}") from error
+                raise _translate(error, f"cannot write {self._name} at byte {offset}") from error
             view = view[count:]
             offset += count
 
@@ -133,24 +146,24 @@ class FileDevice(Device):
         try:
             _synchronise(self._fd)
         except OSError as error:
-            raise _translate(error, f"cannot flush {self.path}") from error
+            raise _translate(error, f"cannot flush {self._name}") from error
 
     def resize(self, size: int, /) -> None:
         if not self._resizable:
             super().resize(size)
         if self.read_only:
-            raise ReadOnlyError(f"{self.path} is open for reading only")
+            raise ReadOnlyError(f"{self._name} is open for reading only")
         try:
             os.ftruncate(self._fd, size)
         except OSError as error:
-            raise _translate(error, f"cannot resize {self.path} to {size} bytes") from error
+            raise _translate(error, f"cannot resize {self._name} to {size} bytes") from error
         self._size = size
 
     def discard(self, offset: int, size: int, /) -> None:
         """Make a hole in the file, or unmap a range of the block device."""
         self._check_range(offset, size)
         if self.read_only:
-            raise ReadOnlyError(f"{self.path} is open for reading only")
+            raise ReadOnlyError(f"{self._name} is open for reading only")
         if not size:
             return
         from formats.holes import punch_hole  # noqa: PLC0415  ctypes is rarely needed
@@ -160,11 +173,11 @@ class FileDevice(Device):
         except OSError as error:
             if error.errno in _NOT_THERE:
                 raise UnsupportedError(
-                    f"the file system or device of {self.path} gives no space back",
+                    f"the file system or device of {self._name} gives no space back",
                     feature="discard",
                 ) from error
             raise _translate(
-                error, f"cannot discard {size} bytes of {self.path} at byte {offset}"
+                error, f"cannot discard {size} bytes of {self._name} at byte {offset}"
             ) from error
 
     def data_ranges(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
@@ -191,7 +204,7 @@ class FileDevice(Device):
                     yield offset, end - offset
                     return
                 raise _translate(
-                    error, f"cannot look for holes in {self.path}", writing=False
+                    error, f"cannot look for holes in {self._name}", writing=False
                 ) from error
             if start >= end:
                 return
@@ -243,6 +256,8 @@ def new_file(
         DeviceError: The file cannot be made, or would replace a device, a pipe or a
             directory.
     """
+    from pathlib import Path  # noqa: PLC0415  see FileDevice.path
+
     target = Path(os.path.realpath(path))
     if not overwrite and target.exists():
         raise FileExistsError(errno.EEXIST, "it exists already", str(target))
@@ -265,7 +280,7 @@ def new_file(
         yield device
         device.flush()
         _take_name(temporary, target, overwrite=overwrite)
-        device.path = Path(path)
+        device.rename(path)
     except BaseException:
         device.close()
         with suppress(FileNotFoundError):
@@ -290,6 +305,8 @@ def _take_name(temporary: Path, target: Path, *, overwrite: bool) -> None:
 
 def is_same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
     """Say whether both names are there and of one file, also by a link."""
+    from pathlib import Path  # noqa: PLC0415  see FileDevice.path
+
     one, other = Path(one), Path(other)
     return one.exists() and other.exists() and one.samefile(other)
 

@@ -16,7 +16,6 @@ import errno
 import os
 import struct
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from formats.errors import DeviceBusyError, DeviceError
@@ -32,7 +31,7 @@ _USED_BASE, _UNSHARED_BASE = 100, 200
 _FLOCK = struct.Struct("hhqqi4x")
 
 
-def lock_image(fd: int, path: Path, *, exclusive: bool) -> None:
+def lock_image(fd: int, path: str, *, exclusive: bool) -> None:
     """Lock an open image until its last descriptor is closed.
 
     Args:
@@ -72,7 +71,7 @@ def unlock_image(fd: int) -> None:
     fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, 0, _USED_BASE, length, 0))
 
 
-def _set_shared(fd: int, path: Path, bytes_: Iterable[int]) -> None:
+def _set_shared(fd: int, path: str, bytes_: Iterable[int]) -> None:
     import fcntl  # noqa: PLC0415  absent on Windows
 
     for byte in bytes_:
@@ -85,7 +84,7 @@ def _set_shared(fd: int, path: Path, bytes_: Iterable[int]) -> None:
             raise DeviceError(f"cannot lock {path}: {error.strerror}") from error
 
 
-def _is_taken(fd: int, path: Path, byte: int) -> bool:
+def _is_taken(fd: int, path: str, byte: int) -> bool:
     import fcntl  # noqa: PLC0415  absent on Windows
 
     question = _FLOCK.pack(fcntl.F_WRLCK, 0, byte, 1, 0)
@@ -97,7 +96,7 @@ def _is_taken(fd: int, path: Path, byte: int) -> bool:
     return kind != fcntl.F_UNLCK
 
 
-def _lock_whole(fd: int, path: Path, *, exclusive: bool) -> None:
+def _lock_whole(fd: int, path: str, *, exclusive: bool) -> None:
     """Lock the file as a whole, where the system has no OFD locks."""
     import fcntl  # noqa: PLC0415  absent on Windows
 
@@ -107,7 +106,7 @@ def _lock_whole(fd: int, path: Path, *, exclusive: bool) -> None:
         raise _busy(fd, path) from error
 
 
-def _busy(fd: int, path: Path) -> DeviceBusyError:
+def _busy(fd: int, path: str) -> DeviceBusyError:
     holders = ", ".join(_holders(fd))
     return DeviceBusyError(
         f"{path} is in use by {holders or 'another process'}",
@@ -123,6 +122,8 @@ def _holders(fd: int) -> Iterator[str]:
     """
     wanted = os.fstat(fd)
     own = str(os.getpid())
+    from pathlib import Path  # noqa: PLC0415  only where somebody else has the lock
+
     for process in Path("/proc").glob("[1-9]*"):
         try:
             opened = [link.stat() for link in (process / "fd").iterdir()]

@@ -6,11 +6,11 @@ for and cannot be is a `ValueError`.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
+from formats.records import replace
 from luks import luks1
 from luks.luks2_binary import LABEL_SIZE
 from luks.model import PRIORITY_IGNORE, PRIORITY_NORMAL, PRIORITY_PREFER, Token

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from uuid import UUID
 
 from formats.device import is_blank
 from formats.file import FileDevice, new_file
+from formats.records import replace
 from luks import layout, luks1
 from luks.ciphers import DEFAULT_CIPHER, check_usable, has_equal_halves, parse, sector_cipher
 from luks.costs import check_kdf, digest_cost, keyslot_cost

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from formats.records import as_dict
 from luks import luks1
 from luks.model import Argon2
 from luks.tokens import token_name
@@ -64,7 +64,7 @@ def _keyslot(header: Header, number: int) -> dict[str, Any]:
         "salt": keyslot.salt.hex(),
         "stripes": keyslot.stripes,
         "af_hash": keyslot.af_hash,
-        "area": asdict(keyslot.area),
+        "area": as_dict(keyslot.area),
         "tokens": [n for n, token in sorted(header.tokens.items()) if number in token.keyslots],
         "problem": keyslot.problem or None,
     }
@@ -95,4 +95,4 @@ def _digest(digest: Digest) -> dict[str, Any]:
 
 
 def _segment(segment: Segment) -> dict[str, Any]:
-    return {**asdict(segment), "flags": list(segment.flags)}
+    return {**as_dict(segment), "flags": list(segment.flags)}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from formats.records import replace
 from luks import luks1
 from luks.errors import KeyslotsFullError
 from luks.kdf import derive

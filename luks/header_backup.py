@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack, nullcontext
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from formats.device import MemoryDevice, read_exactly
 from formats.file import is_same_file, new_file
+from formats.records import replace
 from luks import luks1
 from luks.detection import opened
 from luks.errors import (

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from hmac import compare_digest
 from typing import TYPE_CHECKING, Final, cast
 
+from formats.records import Record
 from luks.errors import LuksHeaderError, PolicyError, UnlockError, UnsupportedError
 from luks.hashes import lookup
 from luks.model import Argon2, Digest, KdfCost, Pbkdf2
@@ -29,8 +29,7 @@ _MAX_INT32, _MAX_UINT32 = 2**31 - 1, 2**32 - 1
 _MIN_ARGON2_SALT, _MIN_ARGON2_LENGTH = 8, 4
 
 
-@dataclass(frozen=True, slots=True)
-class KdfLimits:
+class KdfLimits(Record):
     """The most that a header may ask of this machine, to unlock one keyslot.
 
     A header is not authentic: without limits, one that was tampered with takes

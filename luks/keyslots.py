@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from formats.logs import LateLogger
+from formats.records import Record
 from luks.af import af_merge, af_split
 from luks.ciphers import check_usable, sector_cipher
 from luks.errors import (
@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 _log = LateLogger("luks")
 
 
-@dataclass(frozen=True, slots=True)
-class VolumeKey:
+class VolumeKey(Record):
     """A key that a header's digest has confirmed, made by the functions below.
 
     Attributes:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from formats.device import is_blank, read_exactly
 from formats.logs import LateLogger
+from formats.records import replace
 from luks import luks2, luks2_binary
 from luks.detection import opened, read_at_most, secondary_offsets
 from luks.errors import (

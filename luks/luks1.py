@@ -5,12 +5,11 @@ Source: LUKS1 On-Disk Format Specification 1.2.3, section 6 and appendix A.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import struct
 from types import MappingProxyType
 from typing import Final
 
-from construct import Array, Bytes, ConstructError, Int16ub, Int32ub, Struct
-
+from formats.records import Record, replace
 from luks.errors import LuksHeaderError
 from luks.model import SECTOR_SIZE, Area, Digest, Header, Keyslot, Pbkdf2, Segment
 from luks.text import decode_field, encode_field
@@ -26,33 +25,16 @@ STRIPES: Final = 4000
 _ACTIVE: Final = 0x00AC71F3
 _INACTIVE: Final = 0x0000DEAD
 
-_KEYSLOT = Struct(
-    "state" / Int32ub,
-    "iterations" / Int32ub,
-    "salt" / Bytes(32),
-    "material_sector" / Int32ub,
-    "stripes" / Int32ub,
-)
-_HEADER = Struct(
-    "magic" / Bytes(6),
-    "version" / Int16ub,
-    "cipher_name" / Bytes(32),
-    "cipher_mode" / Bytes(32),
-    "hash_spec" / Bytes(32),
-    "payload_sector" / Int32ub,
-    "key_bytes" / Int32ub,
-    "mk_digest" / Bytes(20),
-    "mk_digest_salt" / Bytes(32),
-    "mk_digest_iterations" / Int32ub,
-    "uuid" / Bytes(40),
-    "keyslots" / Array(KEYSLOT_COUNT, _KEYSLOT),
-)
+# Not by construct, whose import takes longer than all else there is to do. In order:
+# magic, version, cipher name, cipher mode, hash, payload sector, key bytes; digest, its
+# salt and iterations; UUID. Then the keyslots: state, iterations, salt, sector, stripes.
+_HEADER = struct.Struct(">6sH32s32s32sII20s32sI40s")
+_KEYSLOT = struct.Struct(">II32sII")
 #: Bytes of the header, without its keyslot areas.
-HEADER_SIZE: Final[int] = _HEADER.sizeof()
+HEADER_SIZE: Final = _HEADER.size + KEYSLOT_COUNT * _KEYSLOT.size
 
 
-@dataclass(frozen=True, slots=True)
-class RawKeyslot:
+class RawKeyslot(Record):
     """One of the eight keyslots, active or not; sectors are of 512 bytes."""
 
     active: bool
@@ -62,8 +44,7 @@ class RawKeyslot:
     stripes: int
 
 
-@dataclass(frozen=True, slots=True)
-class RawHeader:
+class RawHeader(Record):
     """A LUKS1 header, field by field; `payload_sector` is 0 in a detached one."""
 
     cipher_name: str
@@ -93,31 +74,37 @@ def decode(data: bytes) -> RawHeader:
     Raises:
         LuksHeaderError: Magic, version, or a name or keyslot state is wrong.
     """
-    try:
-        fields = _HEADER.parse(data)
-    except ConstructError as error:
-        raise LuksHeaderError(f"{len(data)} bytes are no LUKS1 header", rule="L40") from error
-    if fields.magic != MAGIC or fields.version != VERSION:
+    if len(data) < HEADER_SIZE:
+        raise LuksHeaderError(f"{len(data)} bytes are no LUKS1 header", rule="L40")
+    (
+        magic,
+        version,
+        cipher_name,
+        cipher_mode,
+        hash_spec,
+        payload_sector,
+        key_bytes,
+        mk_digest,
+        mk_digest_salt,
+        mk_digest_iterations,
+        uuid,
+    ) = _HEADER.unpack_from(data)
+    if magic != MAGIC or version != VERSION:
         raise LuksHeaderError("not a LUKS1 header", offset=0, rule="L40")
+    slots = _KEYSLOT.iter_unpack(data[_HEADER.size : HEADER_SIZE])
     return RawHeader(
-        cipher_name=_name(fields.cipher_name, "cipher name"),
-        cipher_mode=_name(fields.cipher_mode, "cipher mode"),
-        hash_spec=_name(fields.hash_spec, "hash name"),
-        payload_sector=fields.payload_sector,
-        key_bytes=fields.key_bytes,
-        mk_digest=fields.mk_digest,
-        mk_digest_salt=fields.mk_digest_salt,
-        mk_digest_iterations=fields.mk_digest_iterations,
-        uuid=fields.uuid,
+        cipher_name=_name(cipher_name, "cipher name"),
+        cipher_mode=_name(cipher_mode, "cipher mode"),
+        hash_spec=_name(hash_spec, "hash name"),
+        payload_sector=payload_sector,
+        key_bytes=key_bytes,
+        mk_digest=mk_digest,
+        mk_digest_salt=mk_digest_salt,
+        mk_digest_iterations=mk_digest_iterations,
+        uuid=uuid,
         keyslots=tuple(
-            RawKeyslot(
-                active=_is_active(number, slot.state),
-                iterations=slot.iterations,
-                salt=slot.salt,
-                material_sector=slot.material_sector,
-                stripes=slot.stripes,
-            )
-            for number, slot in enumerate(fields.keyslots)
+            RawKeyslot(_is_active(number, state), *rest)
+            for number, (state, *rest) in enumerate(slots)
         ),
     )
 
@@ -129,34 +116,41 @@ def encode(raw: RawHeader) -> bytes:
         ValueError: A field does not fit.
     """
     try:
-        data: bytes = _HEADER.build(
-            {
-                "magic": MAGIC,
-                "version": VERSION,
-                "cipher_name": encode_field(raw.cipher_name, 32),
-                "cipher_mode": encode_field(raw.cipher_mode, 32),
-                "hash_spec": encode_field(raw.hash_spec, 32),
-                "payload_sector": raw.payload_sector,
-                "key_bytes": raw.key_bytes,
-                "mk_digest": raw.mk_digest,
-                "mk_digest_salt": raw.mk_digest_salt,
-                "mk_digest_iterations": raw.mk_digest_iterations,
-                "uuid": raw.uuid,
-                "keyslots": [
-                    {
-                        "state": _ACTIVE if slot.active else _INACTIVE,
-                        "iterations": slot.iterations,
-                        "salt": slot.salt,
-                        "material_sector": slot.material_sector,
-                        "stripes": slot.stripes,
-                    }
-                    for slot in raw.keyslots
-                ],
-            }
+        header = _HEADER.pack(
+            MAGIC,
+            VERSION,
+            encode_field(raw.cipher_name, 32),
+            encode_field(raw.cipher_mode, 32),
+            encode_field(raw.hash_spec, 32),
+            raw.payload_sector,
+            raw.key_bytes,
+            _exactly(20, raw.mk_digest),
+            _exactly(32, raw.mk_digest_salt),
+            raw.mk_digest_iterations,
+            _exactly(40, raw.uuid),
         )
-    except ConstructError as error:
+        slots = [
+            _KEYSLOT.pack(
+                _ACTIVE if slot.active else _INACTIVE,
+                slot.iterations,
+                _exactly(32, slot.salt),
+                slot.material_sector,
+                slot.stripes,
+            )
+            for slot in raw.keyslots
+        ]
+    except struct.error as error:
         raise ValueError(f"no LUKS1 header can hold this: {error}") from error
-    return data
+    if len(slots) != KEYSLOT_COUNT:
+        raise ValueError(f"a LUKS1 header has {KEYSLOT_COUNT} keyslots, not {len(slots)}")
+    return b"".join((header, *slots))
+
+
+def _exactly(size: int, value: bytes) -> bytes:
+    """Return a value that has so many bytes: `struct` would cut it, or fill it up."""
+    if len(value) != size:
+        raise ValueError(f"a field of {size} bytes of a LUKS1 header cannot hold {len(value)}")
+    return value
 
 
 def to_model(raw: RawHeader) -> Header:

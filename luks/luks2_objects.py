@@ -10,10 +10,10 @@ Source: LUKS2 On-Disk Format Specification 1.1, section 3.
 from __future__ import annotations
 
 from binascii import b2a_base64
-from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
+from formats.records import replace
 from luks.errors import LuksHeaderError
 from luks.luks2_json import Node
 from luks.luks2_reencrypt import check_reencrypt_keyslot

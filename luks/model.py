@@ -11,9 +11,10 @@ of the header's device, those of segments from the start of the payload's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal
+
+from formats.records import Record, field
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,8 +31,7 @@ Argon2Variant = Literal["argon2id", "argon2i"]
 ARGON2_VARIANTS: Final[tuple[Argon2Variant, ...]] = ("argon2id", "argon2i")
 
 
-@dataclass(frozen=True, slots=True)
-class Pbkdf2:
+class Pbkdf2(Record):
     """The cost of PBKDF2.
 
     Attributes:
@@ -43,8 +43,7 @@ class Pbkdf2:
     iterations: int
 
 
-@dataclass(frozen=True, slots=True)
-class Argon2:
+class Argon2(Record):
     """The cost of Argon2.
 
     Attributes:
@@ -63,8 +62,7 @@ class Argon2:
 KdfCost = Pbkdf2 | Argon2
 
 
-@dataclass(frozen=True, slots=True)
-class Area:
+class Area(Record):
     """Where a keyslot keeps its key material.
 
     Attributes:
@@ -86,8 +84,7 @@ class Area:
         return self.offset + self.size
 
 
-@dataclass(frozen=True, slots=True)
-class Keyslot:
+class Keyslot(Record):
     """One way to a key: a passphrase, stretched, decrypts the key material.
 
     Attributes:
@@ -113,8 +110,7 @@ class Keyslot:
     problem: str = field(default="", compare=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Digest:
+class Digest(Record):
     """What a key is verified against.
 
     Attributes:
@@ -137,8 +133,7 @@ class Digest:
     problem: str = field(default="", compare=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(Record):
     """A part of the payload.
 
     Attributes:
@@ -167,8 +162,7 @@ class Segment:
         return any(flag.startswith("backup-") for flag in self.flags)
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(Record):
     """What helps to find a passphrase; only its type's owner knows more.
 
     Attributes:
@@ -185,8 +179,7 @@ class Token:
 _NOTHING: Mapping[int, Any] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(Record):
     """A validated LUKS header.
 
     Attributes:

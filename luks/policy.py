@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
 from hmac import compare_digest
 from typing import TYPE_CHECKING, Final, NoReturn
 
+from formats.records import Record
 from luks.ciphers import check_usable, parse
 from luks.errors import LuksHeaderError, PolicyError, UnsupportedError
 from luks.luks2_reencrypt import REENCRYPT_REQUIREMENTS
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from luks.model import Digest, Header, KdfCost, Keyslot, Segment
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class Policy(Record, kw_only=True):
     """What a header must be, for a caller who knows; None permits anything.
 
     Attributes:

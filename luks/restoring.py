@@ -6,11 +6,11 @@ still refers to: until the new header is durable, the old one must open (L10).
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from formats.device import read_exactly
+from formats.records import replace
 from luks.enroll import find_space
 from luks.errors import HeaderMismatchError, KeyslotsFullError, UnsupportedError
 from luks.writer import write_header

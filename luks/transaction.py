@@ -13,10 +13,10 @@ material that it leaks is erased by the next transaction (L10 to L12, L91, L92).
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from formats.records import replace
 from luks import changes, luks1
 from luks.costs import digest_cost, keyslot_cost
 from luks.enroll import add_keyslot, free_keyslot, new_digest

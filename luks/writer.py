@@ -9,10 +9,10 @@ L14, L91, L92, L94).
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from formats.device import read_exactly
+from formats.records import replace
 from luks import luks1, luks2
 from luks.detection import secondary_offsets
 from luks.errors import LuksHeaderError

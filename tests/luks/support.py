@@ -6,12 +6,13 @@ import hashlib
 import json
 import lzma
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import luks
 from formats.device import MemoryDevice
+from formats.records import replace
 from luks import luks1, luks2
 from luks.luks2_binary import (
     BINARY_SIZE,

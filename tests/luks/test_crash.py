@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +10,7 @@ import pytest
 import luks
 from formats.device import MemoryDevice
 from formats.file import FileDevice
+from formats.records import replace
 from luks.enroll import add_keyslot
 from luks.writer import write_header
 from tests.luks.support import (
@@ -277,7 +277,7 @@ def test_opening_reports_a_failing_device() -> None:
 def test_a_counter_at_its_end_is_refused_before_anything_is_written() -> None:
     base = template()
     device = RecordingDevice(base.device.content)
-    header = dataclasses.replace(base.header, seqid=2**64 - 1)
+    header = replace(base.header, seqid=2**64 - 1)
     with pytest.raises(luks.LuksHeaderError, match="counter"):
         write_header(device, header, {32768: b"x"})
     assert device.log == []
@@ -286,15 +286,15 @@ def test_a_counter_at_its_end_is_refused_before_anything_is_written() -> None:
 def test_a_header_that_we_would_refuse_is_not_written() -> None:
     base = template()
     device = RecordingDevice(base.device.content)
-    digest = dataclasses.replace(base.header.digests[0], value=b"")
+    digest = replace(base.header.digests[0], value=b"")
     for header in (
-        dataclasses.replace(base.header, digests={0: digest}),
-        dataclasses.replace(base.header, digests={}),
-        dataclasses.replace(base.header, keyslots_size=4096),
+        replace(base.header, digests={0: digest}),
+        replace(base.header, digests={}),
+        replace(base.header, keyslots_size=4096),
     ):
         with pytest.raises(luks.LuksHeaderError):
             write_header(device, header, {32768: b"x"})
     large = luks.Token("acme", (), {"data": "x" * 12288})
     with pytest.raises(luks.LuksHeaderError, match="do not fit"):
-        write_header(device, dataclasses.replace(base.header, tokens={0: large}), {})
+        write_header(device, replace(base.header, tokens={0: large}), {})
     assert device.log == []

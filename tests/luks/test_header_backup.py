@@ -140,7 +140,7 @@ def test_l111_layout_and_segments_belong_to_a_volume(tmp_path: Path) -> None:
 
 
 def _with_digests(header: luks.Header, digests: dict[int, luks.Digest]) -> luks.Header:
-    from dataclasses import replace
+    from formats.records import replace
 
     return replace(header, digests=digests)
 

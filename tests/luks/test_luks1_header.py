@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 
 import luks
 from formats.device import MemoryDevice
+from formats.records import replace
 from luks import gcrypt, luks1
 from tests.luks.support import PASSPHRASE, Template, opens, template, with_luks1, with_slot
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import pytest
 
 import luks
+from formats.records import replace
 from luks import luks2
 from tests.luks.support import (
     ARGON2ID,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import pytest
 
 import luks
 from formats.device import MemoryDevice
+from formats.records import replace
 from luks.enroll import add_keyslot
 from luks.writer import write_header
 from tests.luks.support import (
