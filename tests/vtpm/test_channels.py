@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import array
+import random
 import re
 import socket
 import struct
 import subprocess
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -62,7 +64,7 @@ def test_v56_the_data_channel_comes_through_the_control_channel(
         data = DataClient(ours)
         assert commands.code_of(data.send(STARTUP)) == 0
         data.close()
-        assert tpm.process.wait(timeout=10) == 0
+        assert tpm.process.wait(timeout=30) == 0
         ctrl.close()
 
 
@@ -93,17 +95,14 @@ def test_v57_tcp_on_loopback(tmp_path: Path, image: Path, name: str) -> None:
     process = subprocess.Popen([*arguments, *channels, *NOT_NEED_INIT], env=environment())
     try:
         tools = {"TPM2TOOLS_TCTI": f"swtpm:host=127.0.0.1,port={port}"}
-        deadline = time.monotonic() + 30
-        while not _connects(port + 1):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        _wait_for(port + 1, process)
         run("tpm2", "startup", "--clear", environment=tools)
         assert re.fullmatch(
             rb"[0-9a-f]{16}", run("tpm2", "getrandom", "--hex", "8", environment=tools).strip()
         )
         assert b"0x" in run("swtpm_ioctl", "--tcp", f"127.0.0.1:{port + 1}", "-c")
         run("swtpm_ioctl", "--tcp", f"127.0.0.1:{port + 1}", "-s")
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=30) == 0
     finally:
         process.kill()
         process.wait()
@@ -140,10 +139,7 @@ def test_v25_v59_other_ways_to_the_data_channel(
             client.close()
             assert process.wait(timeout=30) == 0
             return
-        deadline = time.monotonic() + 30
-        while not _connects(port):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        _wait_for(port, process)
         for message, expected in ((STARTUP, 0), (STARTUP, 0x100), (RANDOM, 0)):
             with socket.create_connection(("127.0.0.1", port)) as connected:
                 client = DataClient(connected)
@@ -167,15 +163,23 @@ def test_v56_a_descriptor_that_is_no_socket_is_refused(image: Path) -> None:
         ctrl.close()
 
 
-def _connects(port: int) -> bool:
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
+def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Wait until the process listens at a port."""
+    deadline = time.monotonic() + 30
+    while True:
+        with socket.socket() as client:
+            if client.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def _two_free_ports() -> int:
+    """Return the first of two ports, neither of which Linux gives to a client by itself."""
     while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = int(first.getsockname()[1])
-            if port < 65535 and second.connect_ex(("127.0.0.1", port + 1)) != 0:
-                return port
+        port = random.SystemRandom().randrange(10_000, 32_000, 2)
+        with socket.socket() as first, socket.socket() as second, suppress(OSError):
+            first.bind(("127.0.0.1", port))
+            second.bind(("127.0.0.1", port + 1))
+            return port

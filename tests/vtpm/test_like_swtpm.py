@@ -234,8 +234,8 @@ def _one_after_the_other(tpm: Vtpm) -> object:
     return answers
 
 
-def _client_goes(tpm: Vtpm) -> object:
-    """Whether the program ends with its data connection."""
+def _client_goes(tpm: Vtpm, patience: float) -> object:
+    """Whether the program ends with its data connection, within so many seconds."""
     ctrl = tpm.control()
     ctrl.close()
     time.sleep(0.2)
@@ -243,17 +243,25 @@ def _client_goes(tpm: Vtpm) -> object:
     client = tpm.connect()
     answer = client.send(STARTUP)
     client.close()
-    deadline = time.monotonic() + 1
+    deadline = time.monotonic() + patience
     while tpm.process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     return alive, answer, tpm.process.poll()
+
+
+def _client_goes_and_it_stays(tpm: Vtpm) -> object:
+    return _client_goes(tpm, patience=1)
+
+
+def _client_goes_and_it_ends(tpm: Vtpm) -> object:
+    return _client_goes(tpm, patience=30)
 
 
 def _shutdown(tpm: Vtpm) -> object:
     ctrl = tpm.control()
     answer = ctrl.ask(3)
     ctrl.close()
-    code = tpm.process.wait(timeout=10)
+    code = tpm.process.wait(timeout=30)
     return answer, code, tpm.ctrl.exists(), tpm.data.exists()
 
 
@@ -272,8 +280,8 @@ SCENARIOS: dict[str, tuple[Callable[[Vtpm], object], tuple[str, ...]]] = {
     "v50-incomplete": (_incomplete_request, NOT_NEED_INIT),
     "v21-too-long": (_too_long, NOT_NEED_INIT),
     "v25-waiting": (_one_after_the_other, NOT_NEED_INIT),
-    "v59-stays": (_client_goes, NOT_NEED_INIT),
-    "v59-terminate": (_client_goes, (*NOT_NEED_INIT, "--terminate")),
+    "v59-stays": (_client_goes_and_it_stays, NOT_NEED_INIT),
+    "v59-terminate": (_client_goes_and_it_ends, (*NOT_NEED_INIT, "--terminate")),
     "v59-shutdown": (_shutdown, NOT_NEED_INIT),
     "v59-sigterm": (_signal, NOT_NEED_INIT),
 }
