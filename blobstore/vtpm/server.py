@@ -33,7 +33,7 @@ _log = LateLogger(__name__)
 _RECEIVE_SIZE: Final = 64 << 10
 #: Seconds within which a request of the control channel must be complete (V50).
 _REQUEST_TIME: Final = 0.5
-#: Seconds that a client has to take the last response.
+#: Seconds that a client has to take the last response or reply.
 _SEND_TIME: Final = 2.0
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -157,7 +157,8 @@ class Server:
         finally:
             if descriptor is not None:
                 os.close(descriptor)
-        return sockets.send(client, reply)
+        client.settimeout(_SEND_TIME)  # one that takes nothing does not keep the end off
+        return sockets.send(client, reply, lambda: self._ending)
 
 
 class _DataChannel:

@@ -14,6 +14,7 @@ from formats.errors import DeviceBusyError, DeviceError
 from formats.logs import LateLogger
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from blobstore.vtpm.options import Channel
@@ -94,13 +95,24 @@ def receive_with_descriptor(client: socket.socket, size: int) -> tuple[bytes, in
     return piece, descriptors[0] if descriptors else None
 
 
-def send(client: socket.socket, data: bytes) -> bool:
-    """Send all of it; return whether the client was there to take it."""
-    try:
-        client.sendall(data)
-    except OSError as error:
-        _log.warning("a client does not take an answer: %s", error.strerror)
-        return False
+def send(client: socket.socket, data: bytes, ended: Callable[[], bool] = lambda: False) -> bool:
+    """Send all of it; return whether the client was there to take it.
+
+    Args:
+        client: Where to.
+        data: What.
+        ended: Asked whenever the client takes nothing for as long as its timeout is:
+            whether to give up.
+    """
+    rest = memoryview(data)
+    while rest:
+        try:
+            rest = rest[client.send(rest) :]
+        except OSError as error:
+            if isinstance(error, TimeoutError) and not ended():
+                continue
+            _log.warning("a client does not take an answer: %s", error.strerror or error)
+            return False
     return True
 
 

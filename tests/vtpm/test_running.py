@@ -185,6 +185,20 @@ def test_v57_what_is_at_the_path_of_a_socket_is_replaced_only_if_nobody_uses_it(
         place.parent.rmdir()
 
 
+def test_v59_clients_that_take_no_answers_do_not_keep_it_from_ending(copy: Path) -> None:
+    with vtpm_of(copy, *STARTED) as tpm:
+        client, ctrl = tpm.connect(), tpm.control()
+        fetch = struct.pack(">IIII", 0xC, 1, 2, 0)
+        for connected, message in ((client, commands.get_random(32)), (ctrl, fetch)):
+            connected.socket.settimeout(0.5)
+            with pytest.raises(TimeoutError):  # it waits for us to take what it answered
+                while True:
+                    connected.socket.sendall(message)
+        assert tpm.end() == 0
+        client.close()
+        ctrl.close()
+
+
 def test_v62_only_a_file_is_removed_at_the_end(tmp_path: Path) -> None:
     file, link = tmp_path / "pid", tmp_path / "link"
     link.symlink_to("/dev/null")
