@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import mmap
 from typing import TYPE_CHECKING, Any, Final
 
 from blobstore.codecs import codec_names, find_codec
 from blobstore.sizes import parse_size
 from formats.eeprom.chips import CHIPS
+from formats.eeprom.octet_text import from_base64, from_hex
 from formats.errors import FieldError, UnsupportedError
 from formats.logs import LateLogger
 
@@ -26,6 +25,8 @@ SOURCES: Final = ("file", "text", "hex", "base64", "fields")
 #: The keys that say how large its content is.
 SIZES: Final = ("chip", "size")
 
+#: The largest serial flash has so many bytes; all of a content is in memory.
+_MOST: Final = 256 << 20
 #: Files from this size on are mapped instead of read, in bytes.
 _MAPPED_SIZE: Final = 1 << 20
 #: What an EEPROM holds where nothing was written.
@@ -69,7 +70,7 @@ class ContentReader:
         elif source == "text":
             content = value.encode()
         else:
-            content = _converted(source, bytes.fromhex if source == "hex" else _base64, value)
+            content = _converted(source, from_hex if source == "hex" else from_base64, value)
         if size is None:
             return content
         if len(content) > size:
@@ -126,6 +127,8 @@ def _size(table: dict[str, Any]) -> int | None:
         raise ValueError("has both a chip and a size")
     if "size" in table:
         size: int = _converted("size", parse_size, table["size"])
+        if size > _MOST:
+            raise ValueError(f"size: is {_MOST} bytes at most: no chip has more")
         return size
     if "chip" not in table:
         return None
@@ -142,10 +145,3 @@ def _converted(key: str, convert: Callable[[Any], Any], value: object) -> Any:
         return convert(value)
     except ValueError as error:
         raise ValueError(f"{key}: {error}") from error
-
-
-def _base64(text: str) -> bytes:
-    try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except binascii.Error as error:
-        raise ValueError(str(error)) from error

@@ -14,8 +14,6 @@ left out of plain data. A table that may stand for several dataclasses says by
 
 from __future__ import annotations
 
-import base64
-import binascii
 import copy
 import dataclasses
 import functools
@@ -38,6 +36,7 @@ from formats.eeprom.mirror import (
     mirror_of,
     name_of,
 )
+from formats.eeprom.octet_text import from_base64, from_hex
 from formats.errors import FieldError
 
 M = TypeVar("M")
@@ -45,7 +44,6 @@ M = TypeVar("M")
 #: Returns the content of a file that a manifest names.
 ReadFile = Callable[[str], bytes]
 
-_SEPARATORS: Final = re.compile(r"[\s:-]+")
 _BYTES_KEYS: Final = ("hex", "base64", "text", "file")
 _MESSAGE: Final = re.compile(
     r"(?P<problem>.*?)(?: - at (?P<key>`key` in )?`\$(?P<path>.*)`)?", re.DOTALL
@@ -173,7 +171,7 @@ def _read_octets(kind: type, value: object, *, read_file: ReadFile | None) -> Oc
     if isinstance(value, bytes):
         return kind(value)
     if isinstance(value, str):
-        return kind(_from_hex(value))
+        return kind(from_hex(value))
     if not isinstance(value, dict) or len(value) != 1:
         raise ValueError(
             "bytes are text in hexadecimal, or a table with one of hex, base64, text, file"
@@ -187,22 +185,7 @@ def _read_octets(kind: type, value: object, *, read_file: ReadFile | None) -> Oc
         return kind(read_file(content))
     if key == "text":
         return kind(content.encode())
-    return kind(_from_hex(content) if key == "hex" else _from_base64(content))
-
-
-def _from_hex(text: str) -> bytes:
-    digits = _SEPARATORS.sub("", text)
-    try:
-        return bytes.fromhex(digits)
-    except ValueError:
-        raise ValueError("is no hexadecimal text of whole bytes") from None
-
-
-def _from_base64(text: str) -> bytes:
-    try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except binascii.Error:
-        raise ValueError("is no base64") from None
+    return kind(from_hex(content) if key == "hex" else from_base64(content))
 
 
 def _modelled(value: Any, annotation: Any) -> Any:

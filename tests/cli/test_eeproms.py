@@ -199,6 +199,9 @@ def test_settings_change_plain_contents(manifest: Path) -> None:
         ("", ["--set", "note.serial=1"], "this section has only text, hex"),
         ('chip = "24c02"\ntype = "pci-vpd"\nfields = 3', [], "fields: expected `object`"),
         ('chip = "24c03"\ntext = ""', [], "chip: '24c03' is not known"),
+        ('size = "1TiB"\ntext = ""', [], "size: is 268435456 bytes at most"),
+        ('hex = "0"', [], "hex: is no hexadecimal text of whole bytes"),
+        ('base64 = "AAA"', [], "base64: is no base64"),
         ('chip = "24c02"\nsize = 3\ntext = ""', [], "both a chip and a size"),
         ('chip = "24c02"', [], "has a size, and no content"),
         ('chip = "24c00"\ntext = "more than sixteen"', [], "has 17 bytes, and the chip 16"),
@@ -353,6 +356,14 @@ def test_show_prints_what_a_manifest_would_have(image: Path) -> None:
     assert fails("show", image, "none") == 61
     assert fails("show", image, "note", "--type", "pci-vpd") == 30
     assert fails("show", image) == 2
+    large = image.with_name("large")
+    with large.open("wb") as file:
+        file.truncate(17 << 20)
+    assert fails("show", large, "--type", "raw") == 30
+    store = image.with_name("store")
+    succeeds("create", store, "--no-encryption", "--section", "large=17MiB")
+    succeeds("put", store, "large", large)
+    assert fails("show", store, "large", "--type", "raw") == 30
 
 
 def test_show_tells_what_is_wrong_and_shows_the_rest(image: Path) -> None:

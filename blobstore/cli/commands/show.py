@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from blobstore.decoding import DecodedBlob
+
+#: What is larger is no EEPROM, and its fields are nothing that anybody could read. Bytes.
+_MOST: Final = 16 << 20
 
 
 @click.command("show")
@@ -40,6 +43,7 @@ def command(
     else:
         with access.open(image) as store:
             section = store.section(name)
+            _check_size(f"section {name!r}", section.size or 0)
             decoded = decode_blob(store.get(name), section.type if type_ is None else type_)
     _print(decoded, as_json=as_json)
     for problem in decoded.problems:
@@ -52,11 +56,15 @@ def _read_binary(path: Path) -> bytes:
     from formats.file import FileDevice  # noqa: PLC0415  only for bare binaries
 
     with FileDevice(path, lock=False) as device:
-        if device.size > _MOST:
-            raise FormatError(f"{path} has {device.size} bytes: no EEPROM has so many")
+        _check_size(str(path), device.size)
         content = bytearray(device.size)
         device.read_into(0, content)
     return bytes(content)
+
+
+def _check_size(what: str, size: int) -> None:
+    if size > _MOST:
+        raise FormatError(f"{what} has {size} bytes: no EEPROM has so many")
 
 
 def _print(decoded: DecodedBlob, *, as_json: bool) -> None:
@@ -70,6 +78,3 @@ def _print(decoded: DecodedBlob, *, as_json: bool) -> None:
     import tomli_w  # noqa: PLC0415  not for JSON
 
     click.echo(tomli_w.dumps(decoded.fields), nl=False)
-
-
-_MOST = 16 << 20
