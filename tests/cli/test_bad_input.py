@@ -193,10 +193,10 @@ def test_an_image_in_use_is_named(image: Path) -> None:
 
 
 FULL_DISK = """
-import resource, signal
+import resource, signal, sys
 from blobstore.cli.main import main
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+resource.setrlimit(resource.RLIMIT_FSIZE, 2 * (int(sys.argv.pop(1)),))
 main()
 """
 
@@ -204,10 +204,10 @@ main()
 @pytest.mark.parametrize("to", ["raw", "qcow2"])
 def test_a_full_disk_gets_no_part_of_an_image(tmp_path: Path, to: str) -> None:
     source = tmp_path / "source"
-    source.write_bytes(b"x" * 300_000)
+    source.write_bytes(b"x" * 2_000_000)
     arguments = ["convert", source, tmp_path / "out", "--to", to]
     done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, *map(str, arguments)], capture_output=True, check=False
+        [sys.executable, "-c", FULL_DISK, "700000", *map(str, arguments)], capture_output=True, check=False
     )
     assert done.returncode == 21, done
     assert done.stderr.count(b"\n") == 1
@@ -223,7 +223,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
         store.put("a", b"old")
     os.truncate(image, size)
     done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, "put", str(image), "a", "-"],
+        [sys.executable, "-c", FULL_DISK, "50000", "put", str(image), "a", "-"],
         input=b"n" * 100_000,
         capture_output=True,
         check=False,
