@@ -149,6 +149,18 @@ def image_format(file: BlockDevice) -> str:
     return QCOW2 if magic == b"QFI\xfb" else RAW
 
 
+def is_qcow2(file: BlockDevice, known: str | None) -> bool:
+    """Say whether an image file is one of qcow2: ``known`` is its format, or None to look.
+
+    Raises:
+        DeviceError: It cannot be read.
+        ValueError: There is no such format.
+    """
+    if known not in (None, RAW, QCOW2):
+        raise ValueError(f"{known!r} is no format of images: {RAW} or {QCOW2}")
+    return (known or image_format(file)) == QCOW2
+
+
 def is_encrypted(
     path: AnyPath,
     *,
@@ -166,7 +178,7 @@ def is_encrypted(
         DeviceError, FormatError, UnsupportedError: It cannot be read.
     """
     with FileDevice(path, lock=False) as file:
-        if _is_qcow2(file, image_format):
+        if is_qcow2(file, image_format):
             from blobstore.qcow2_disks import is_disk_encrypted  # noqa: PLC0415  not for raw ones
 
             return is_disk_encrypted(file, open_backing)
@@ -211,7 +223,7 @@ def open_layers(
     """
     file = resources.enter_context(FileDevice(path, read_only=read_only, lock=lock))
     layers = Layers(Path(path), file)
-    if _is_qcow2(file, image_format):
+    if is_qcow2(file, image_format):
         from blobstore.qcow2_disks import open_disk  # noqa: PLC0415  not for raw ones
 
         disk = open_disk(
@@ -237,44 +249,6 @@ def open_layers(
     volume = luks.open(device, secret, header=header, read_only=read_only)
     resources.enter_context(volume)
     return replace(layers, volume=volume, header_path=None if header is None else Path(header))
-
-
-@contextmanager
-def luks_place(image: Path, header: Path | None, *, write: bool = False) -> Iterator[luks.Place]:
-    """Yield where the LUKS header of an image is: a path, or a device in a qcow2 image.
-
-    Args:
-        image: The image.
-        header: File of the detached header.
-        write: Whether the header is to be changed.
-
-    Raises:
-        DeviceBusyError: The header lies in the disk of a qcow2 image, which somebody
-            else uses.
-        FormatError, UnsupportedError, DeviceError: The image cannot be opened.
-    """
-    if header is not None:
-        yield header
-        return
-    with ExitStack() as stack:
-        file = stack.enter_context(FileDevice(image, read_only=not write, lock=False))
-        if not _is_qcow2(file, None):
-            stack.close()
-            yield image
-            return
-        from blobstore.qcow2_disks import header_area, open_disk  # noqa: PLC0415  not for raw ones
-        from luks.header_lock import exclusive  # noqa: PLC0415
-
-        area = header_area(file)
-        if area is not None:
-            # It has its own place in the file, whatever happens to clusters meanwhile.
-            if write:
-                stack.enter_context(exclusive(image))
-            yield area
-            return
-        if write:
-            file.lock()
-        yield open_disk(stack, file, None, read_only=not write).device
 
 
 def make_layers(
@@ -401,9 +375,3 @@ def _require_blank(path: AnyPath, device: FileDevice) -> None:
         raise ForeignImageError(
             f"{path} holds something else", hint="overwrite it only if nothing in it is needed"
         )
-
-
-def _is_qcow2(file: BlockDevice, known: str | None) -> bool:
-    if known not in (None, RAW, QCOW2):
-        raise ValueError(f"{known!r} is no format of images: {RAW} or {QCOW2}")
-    return (known or image_format(file)) == QCOW2

@@ -11,7 +11,8 @@ import click
 from blobstore.cli.header import VOLUME_KEY, read_volume_key
 from blobstore.cli.keys import PATH, KeySource, key_options
 from blobstore.cli.types import DigestType
-from blobstore.layers import is_encrypted, luks_place
+from blobstore.layers import is_encrypted
+from blobstore.luks_places import luks_place
 from luks import Secret
 
 if TYPE_CHECKING:

@@ -207,7 +207,9 @@ def test_a_full_disk_gets_no_part_of_an_image(tmp_path: Path, to: str) -> None:
     source.write_bytes(b"x" * 2_000_000)
     arguments = ["convert", source, tmp_path / "out", "--to", to]
     done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, "700000", *map(str, arguments)], capture_output=True, check=False
+        [sys.executable, "-c", FULL_DISK, "700000", *map(str, arguments)],
+        capture_output=True,
+        check=False,
     )
     assert done.returncode == 21, done
     assert done.stderr.count(b"\n") == 1

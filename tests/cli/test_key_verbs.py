@@ -219,6 +219,11 @@ def test_a_header_is_detached_and_attached(image: Path, keys: list[Path], tmp_pa
     assert fails("header", "attach", image, header) == 36
     assert succeeds("get", image, "a", *key) == b"blob"
     assert fails("header", "detach", image, header) == 72
+    clear = tmp_path / "clear"
+    library.create(clear, {"a": 100}, encrypted=False).close()
+    before = clear.read_bytes()
+    assert fails("header", "attach", clear, header) == 32
+    assert clear.read_bytes() == before
 
 
 def test_amend_takes_what_qemu_takes(
@@ -241,6 +246,7 @@ def test_amend_takes_what_qemu_takes(
     assert fails(*amend({**active, "keyslot": 0})) == 59
     around = {"job-id": "j", "node-name": "n", "options": {"driver": "luks", **active}}
     assert succeeds(*amend(around)) == b"keyslot 1 is active\n"
+    assert fails(*amend({"driver": "qcow2", "encrypt": {**active, "keyslot": 0}})) == 59
     inactive = {"state": "inactive", "old-secret": "s1"}
     assert succeeds(*amend(inactive)) == b"keyslot 1 is inactive\nkeyslot 4 is inactive\n"
     assert fails(*amend(inactive)) == 51
@@ -254,7 +260,13 @@ def test_amend_takes_what_qemu_takes(
         {"state": "inactive", "keyslot": "0"},
         {"state": "inactive", "keyslot": True},
         {"state": "inactive", "keyslot": 0, "color": "red"},
+        {"driver": "vmdk", "state": "inactive", "keyslot": 0},
         {"driver": "qcow2", "state": "inactive", "keyslot": 0},
+        {"driver": "qcow2", "encrypt": "luks"},
+        {"driver": "qcow2", "encrypt": {}},
+        {"driver": "qcow2", "encrypt": {"format": "aes", "state": "inactive", "keyslot": 0}},
+        {"driver": "qcow2", "encrypt": {"driver": "luks", "state": "inactive", "keyslot": 0}},
+        {"driver": "qcow2", "size": 1, "encrypt": {"state": "inactive", "keyslot": 0}},
         {"options": {"state": "inactive", "keyslot": 0}, "force": 1},
     ):
         assert fails(*amend(wrong)) == 2, wrong

@@ -13,7 +13,8 @@ import pytest
 
 import blobstore as library
 import luks
-from blobstore.layers import LayersLock, image_format, luks_place, open_layers
+from blobstore.layers import LayersLock, image_format, open_layers
+from blobstore.luks_places import luks_place
 from formats.errors import DeviceBusyError, UnsupportedError
 from formats.file import FileDevice
 from formats.qcow2.creation import Options
@@ -172,6 +173,39 @@ def test_keys_of_qcow2_images(tmp_path: Path, way: str) -> None:
         run("qemu-io", *qemu_sees(path, way, key), "-c", "read 0 4k")
 
 
+@pytest.mark.parametrize("way", ["luks1", "luks2"])
+def test_the_header_in_the_disk_of_a_qcow2_image_moves_out_and_back(
+    tmp_path: Path, way: str
+) -> None:
+    path, key = tmp_path / "image", key_file(tmp_path, SECRET)
+    header, with_key = tmp_path / "header", ("--key-file", key)
+    with make(path, way) as store:
+        store.put("a", b"kept")
+        assert fails("header", "detach", path, header) == 23
+    succeeds("header", "detach", path, header)
+    assert fails("get", path, "a", *with_key) == 32
+    assert succeeds("get", path, "a", "--header", header, *with_key) == b"kept"
+    check(path, way, key)
+    succeeds("header", "attach", path, header)
+    assert succeeds("get", path, "a", *with_key) == b"kept"
+    check(path, way, key)
+
+
+def test_a_header_that_cannot_move_is_left_alone(tmp_path: Path) -> None:
+    own, clear, header = tmp_path / "own", tmp_path / "clear", tmp_path / "header"
+    make(own, "own").close()
+    make(clear, "clear").close()
+    make(tmp_path / "luks2", "luks2").close()
+    succeeds("header", "backup", tmp_path / "luks2", header)
+    before = own.read_bytes(), clear.read_bytes()
+    assert fails("header", "detach", own, tmp_path / "out") == 40
+    assert fails("header", "attach", own, header) == 40
+    assert fails("header", "detach", clear, tmp_path / "out") == 32
+    assert fails("header", "attach", clear, header) == 32
+    assert not (tmp_path / "out").exists()
+    assert (own.read_bytes(), clear.read_bytes()) == before
+
+
 def test_keys_of_qcow2_own_luks_change_while_it_is_in_use(tmp_path: Path) -> None:
     path, key, other = tmp_path / "image", key_file(tmp_path, SECRET), key_file(tmp_path, OTHER)
     with make(path, "own") as store:
@@ -281,8 +315,24 @@ def test_a_raw_disk_that_looks_like_qcow2_is_taken_as_it_is_when_told(tmp_path: 
 def test_an_image_in_use_by_qemu_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "image"
     make(path, "clear").close()
-    with FileDevice(path, read_only=False), pytest.raises(DeviceBusyError):
-        library.open(path)
+    user = subprocess.Popen(
+        ["qemu-io", "-f", "qcow2", path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with user:
+        assert user.stdin
+        assert user.stdout
+        user.stdin.write(b"length\n")
+        user.stdin.flush()
+        while b"iB" not in user.stdout.readline():
+            pass
+        for arguments in (
+            *(("put", path, "a", path), ("get", path, "a"), ("check", path)),
+            *(("snapshot", "create", path, "x"), ("convert", path, tmp_path / "out")),
+        ):
+            assert fails(*arguments) == 23
+        user.stdin.write(b"quit\n")
+    with library.open(path) as store:
+        store.put("a", b"free")
 
 
 def test_wrong_uses(tmp_path: Path) -> None:

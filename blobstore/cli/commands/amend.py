@@ -61,6 +61,7 @@ def command(
     {"state": "active", "new-secret": ID, "keyslot": N, "iter-time": MS}
     {"state": "inactive", "keyslot": N}
     {"state": "inactive", "old-secret": ID}
+    {"driver": "qcow2", "encrypt": {"state": ...}}
 
     Prints the keyslots whose state changed.
     """  # noqa: D301  click's mark, not a backslash
@@ -108,6 +109,8 @@ def _parse(text: str) -> tuple[dict[str, Any], bool]:
             raise click.UsageError(f"--json takes {', '.join(sorted(_AROUND))} around its options")
         forced = given.get("force", False)
         given = given["options"]
+    if isinstance(given, dict) and given.get("driver") == "qcow2":
+        given = _encryption(given)
     if not isinstance(given, dict) or not isinstance(forced, bool):
         raise click.UsageError("--json takes an object, and force is true or false")
     for name, value in given.items():
@@ -117,10 +120,21 @@ def _parse(text: str) -> tuple[dict[str, Any], bool]:
         if type(value) is not kind:
             raise click.UsageError(f"--json: {name} is of another type")
     if given.pop("driver", "luks") != "luks":
-        raise click.UsageError("only the driver luks is amended")
+        raise click.UsageError("only the drivers luks and qcow2 are amended")
     if "state" not in given:
         raise click.UsageError("--json needs a state, active or inactive")
     return given, forced
+
+
+def _encryption(given: dict[str, Any]) -> Any:
+    """Return the options of a keyslot from those of a qcow2 image."""
+    inner = given.get("encrypt")
+    if given.keys() != {"driver", "encrypt"} or not isinstance(inner, dict) or "driver" in inner:
+        raise click.UsageError("--json: of a qcow2 image, encrypt is amended, which is an object")
+    inner = dict(inner)
+    if inner.pop("format", "luks") != "luks":
+        raise click.UsageError("--json: only encryption of the format luks is amended")
+    return inner
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

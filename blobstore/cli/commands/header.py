@@ -11,6 +11,10 @@ import luks
 from blobstore.cli.header import image_and_changed_header, image_and_header, usage_errors
 from blobstore.cli.keys import PATH
 from blobstore.cli.output import check_other, output_exists, print_json, print_table
+from blobstore.luks_places import luks_place
+from blobstore.scan import looks_like_container
+from formats.errors import ForeignImageError
+from luks.detection import opened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,8 +109,8 @@ def detach(*, image: Path, file: Path, force: bool) -> None:
     From then on IMAGE is opened with --header FILE.
     """
     check_other(file, image)
-    with usage_errors(), _new(file):
-        luks.detach_header(image, file, overwrite=force)
+    with usage_errors(), _new(file), luks_place(image, None, write=True, move=True) as place:
+        luks.detach_header(place, file, overwrite=force)
 
 
 @command.command("attach")
@@ -117,8 +121,14 @@ def attach(*, image: Path, file: Path) -> None:
 
     FILE stays: remove it when IMAGE opens without it.
     """
-    with usage_errors():
-        luks.attach_header(image, file)
+    with usage_errors(), luks_place(image, None, write=True, move=True) as place:
+        with opened(place) as device:
+            if looks_like_container(device):
+                raise ForeignImageError(
+                    f"{image} holds a store in the clear, which the header would overwrite",
+                    hint="convert encrypts a store",
+                )
+        luks.attach_header(place, file)
 
 
 @contextmanager

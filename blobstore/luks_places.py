@@ -1,0 +1,64 @@
+"""Where the LUKS header of an image is: in a file, in the disk of a qcow2 image, or beside it."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from blobstore.layers import is_qcow2
+from formats.errors import UnsupportedError
+from formats.file import FileDevice
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import luks
+
+
+@contextmanager
+def luks_place(
+    image: Path, header: Path | None, *, write: bool = False, move: bool = False
+) -> Iterator[luks.Place]:
+    """Yield where the LUKS header of an image is: a path, or a device in a qcow2 image.
+
+    Args:
+        image: The image.
+        header: File of the detached header.
+        write: Whether the header is to be changed.
+        move: Whether it is to leave its place, or to come there.
+
+    Raises:
+        UnsupportedError: It is to be moved, and is that of qcow2's own encryption.
+        DeviceBusyError: The header lies in the disk of a qcow2 image, which somebody
+            else uses.
+        FormatError, UnsupportedError, DeviceError: The image cannot be opened.
+    """
+    if header is not None:
+        yield header
+        return
+    with ExitStack() as stack:
+        file = stack.enter_context(FileDevice(image, read_only=not write, lock=False))
+        if not is_qcow2(file, None):
+            stack.close()
+            yield image
+            return
+        from blobstore.qcow2_disks import header_area, open_disk  # noqa: PLC0415  not for raw ones
+        from luks.header_lock import exclusive  # noqa: PLC0415
+
+        area = header_area(file)
+        if area is not None:
+            if move:
+                raise UnsupportedError(
+                    f"{image} is encrypted by qcow2 itself: its LUKS header stays in the image",
+                    feature="moving the header of qcow2's own encryption",
+                    hint="one of luks1-in-qcow2 or luks2-in-qcow2 can be moved: convert makes it",
+                )
+            # It has its own place in the file, whatever happens to clusters meanwhile.
+            if write:
+                stack.enter_context(exclusive(image))
+            yield area
+            return
+        if write:
+            file.lock()
+        yield open_disk(stack, file, None, read_only=not write).device
