@@ -110,7 +110,7 @@ class _Copier:
 
         Args:
             layers: Of the image.
-            copy: As long as its file or disk, and all zeros.
+            copy: As long as its file or disk, and all zeros; becomes longer as that does.
             progress: Called with bytes done and in all.
         """
         self._layers, self._copy = layers, copy
@@ -120,21 +120,40 @@ class _Copier:
 
     def run(self) -> None:
         before = self._scan()
-        data = self._source.data_ranges(0, self._source.size)
-        carry([(self._source, self._copy)], data, hole_size=HOLE_SIZE, progress=self._progress)
+        self._copy_all()
         for _ in range(PASSES):
             after = self._scan()
-            changed = self._copy_front()
-            for offset, length in _differences(before, after):
-                self._copy_range(self._start + offset, length)
-                changed = True
-            if not changed:
-                return
+            try:
+                if not self._copy_changes(before, after):
+                    return
+            except TruncatedImageError:
+                continue  # it grew: what was to be copied still is
             before = after
         raise StoreBusyError(
             f"the store changed in each of {PASSES} passes",
             hint="try again when its users write less",
         )
+
+    def _copy_all(self) -> None:
+        for attempt in range(PASSES):
+            data = self._source.data_ranges(0, self._source.size)
+            try:
+                carry(
+                    [(self._source, self._copy)], data, hole_size=HOLE_SIZE, progress=self._progress
+                )
+            except TruncatedImageError as error:
+                if attempt == PASSES - 1:
+                    raise _grew(error) from error
+                self._follow()
+            else:
+                return
+
+    def _copy_changes(self, before: Scan, after: Scan) -> bool:
+        changed = self._copy_front()
+        for offset, length in _differences(before, after):
+            self._copy_range(self._start + offset, length)
+            changed = True
+        return changed
 
     def _scan(self) -> Scan:
         """Read the heads; a few times, if that happens in the middle of a change."""
@@ -144,12 +163,17 @@ class _Copier:
         try:
             return self._try_scan()
         except TruncatedImageError as error:
-            raise StoreBusyError(f"the image grew while it was copied: {error}") from error
+            raise _grew(error) from error
 
     def _try_scan(self) -> Scan:
-        # In a qcow2 image, clusters were added where there were none.
-        self._layers.follow()
+        self._follow()
         return scan(self._layers.payload)
+
+    def _follow(self) -> None:
+        """Take the image as it is now, with what was added to it."""
+        self._layers.follow()
+        if self._source.size > self._copy.size:
+            self._copy.resize(self._source.size)
 
     def _copy_front(self) -> bool:
         """Copy what lies before the container, if key operations changed it."""
@@ -165,6 +189,10 @@ class _Copier:
         for at in range(offset, offset + length, _PIECE):
             size = min(_PIECE, offset + length - at)
             self._copy.write(at, read_exactly(self._source, at, size))
+
+
+def _grew(error: TruncatedImageError) -> StoreBusyError:
+    return StoreBusyError(f"the image grew while it was copied: {error}")
 
 
 def _differences(before: Scan, after: Scan) -> Iterator[tuple[int, int]]:

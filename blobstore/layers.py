@@ -108,12 +108,11 @@ class Layers:
     def follow(self) -> None:
         """Take the layers as they are now, if somebody else wrote to the image.
 
-        The file has the size that it had when it was opened or locked.
-
         Raises:
             FormatError, DeviceError: The qcow2 image is not sound any more.
             TruncatedImageError: The image ends before the payload.
         """
+        self.file.measure()
         if self.disk is not None:
             self.disk.reload()
         if self.volume is not None:

@@ -84,7 +84,7 @@ class FileDevice(Device):
         if lock:
             self.lock()
         else:
-            self._size = os.lseek(self._fd, 0, os.SEEK_END)
+            self.measure()
 
     def rename(self, path: str | os.PathLike[str]) -> None:
         """Take it that the file has this name now."""
@@ -97,6 +97,10 @@ class FileDevice(Device):
             DeviceBusyError: Another process holds the image.
         """
         lock_image(self._fd, self._name, exclusive=not self.read_only)
+        self.measure()
+
+    def measure(self) -> None:
+        """Take the size that the file has now, if somebody else may have changed it."""
         self._size = os.lseek(self._fd, 0, os.SEEK_END)
 
     def unlock(self) -> None:

@@ -99,6 +99,7 @@ READING_COMMAND = (
         "blobstore.cli.access",
         "blobstore.cli.commands",
         "blobstore.cli.header",
+        "blobstore.luks_places",
         "blobstore.cli.keys",
         "blobstore.cli.output",
         "blobstore.cli.types",

@@ -117,6 +117,35 @@ def test_a_put_during_the_copy_is_copied_again(tmp_path: Path) -> None:
             assert copied.digest() == store.digest()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"luks_version": 2},
+        {"luks_version": 1, "image_format": "qcow2"},
+        {"own_luks": True, "image_format": "qcow2"},
+    ],
+)
+def test_an_image_that_grows_during_the_copy_is_copied_whole(
+    tmp_path: Path, options: dict[str, object]
+) -> None:
+    image, copy = tmp_path / "image", tmp_path / "copy"
+    make(image, free=0, **options)
+    size = image.stat().st_size
+    with blobstore.open(image, SECRET) as store:
+        late = iter([False])
+
+        def meanwhile(_done: int, _total: int) -> None:
+            if not next(late, True):
+                store.register("new", 20 << 20)
+                store.put("new", b"new" * (5 << 20))
+
+        blobstore.backup(image, copy, SECRET, progress=meanwhile)
+        assert image.stat().st_size > size + (15 << 20)
+        with blobstore.open(copy, SECRET) as copied:
+            assert contents(copied) == contents(store)
+            assert copied.verify().ok
+
+
 @pytest.mark.parametrize("detached", [False, True])
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_backup_opens_as_the_image_does(tmp_path: Path, version: int, detached: bool) -> None:
