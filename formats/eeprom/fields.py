@@ -239,10 +239,9 @@ def _field_error(
     assert match
     problem = match["problem"][:1].lower() + match["problem"][1:]
     path = (match["path"] or "").lstrip(".")
-    if match["key"]:
-        return FieldError(path, f"a key in it is wrong: {problem}")
+    is_key = match["key"] is not None
     way, unnamed, rest = path.partition(_ANY_KEY)
-    if not unnamed:
+    if not unnamed and not is_key:
         return FieldError(path, problem)
     whole = copy.deepcopy(plain)
     table: Any = whole
@@ -250,13 +249,16 @@ def _field_error(
         table = table[int(part) if isinstance(table, list) else part]
     items = dict(table)
     if len(items) == 1:
-        return FieldError(f"{way}.{next(iter(items))}{rest}", problem)
-    for key, value in items.items():
+        (key,) = items
+        if is_key:
+            return FieldError(path, f"the name {key!r} in it is wrong: {problem}")
+        return FieldError(f"{way}.{key}{rest}", problem)
+    for key, value in items.items():  # which of them is it?
         table.clear()
         table[key] = value
         try:
             retry(whole)
         except FieldError as found:
-            if found.path.startswith(f"{way}.{key}"):
+            if found.path == path if is_key else found.path.startswith(f"{way}.{key}"):
                 return found
     return FieldError(path, problem)

@@ -14,6 +14,8 @@ from formats.errors import FieldError
 
 _PATH: Final = re.compile(r"[^.\[\]]+(?:\.[^.\[\]]+|\[\d+\])*")
 _PART: Final = re.compile(r"[^.\[\]]+")
+#: Of the number of an item; Python reads no number of thousands of them.
+_MOST_DIGITS: Final = 9
 
 
 def assign(plain: dict[str, Any], model: type, path: str, text: str) -> None:
@@ -74,7 +76,7 @@ def _step(here: Any, annotation: Any, part: str, path: str) -> tuple[Any, Any]:
         elif get_origin(kind) is Mapping and isinstance(here, dict):
             return part, get_args(kind)[1]
         elif get_origin(kind) is tuple and isinstance(here, list):
-            if not part.isdecimal() or int(part) > len(here):
+            if not part.isdecimal() or len(part) > _MOST_DIGITS or int(part) > len(here):
                 raise FieldError(path, f"there is no item {part}: there are {len(here)}")
             return int(part), get_args(kind)[0]
     if not isinstance(here, dict) or not models:
