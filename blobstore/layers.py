@@ -21,7 +21,7 @@ from blobstore.errors import ImageExistsError
 from blobstore.image import Image
 from blobstore.scan import looks_like_container
 from formats.device import is_blank
-from formats.errors import DeviceFullError, ForeignImageError
+from formats.errors import DeviceFullError, ForeignImageError, SnapshotNotFoundError
 from formats.file import FileDevice, new_file
 
 if TYPE_CHECKING:
@@ -218,7 +218,6 @@ def open_layers(
             `luks.open`.
         SnapshotNotFoundError, FormatError: As `formats.qcow2.opening.open_image`.
         DeviceBusyError, ReadOnlyError, DeviceError: As `formats.file.FileDevice`.
-        ValueError: A raw image has no snapshots.
     """
     file = resources.enter_context(FileDevice(path, read_only=read_only, lock=lock))
     layers = Layers(Path(path), file)
@@ -236,7 +235,7 @@ def open_layers(
         )
         layers = replace(layers, qcow2=disk)
     elif snapshot is not None:
-        raise ValueError(f"{path} is no qcow2 image and has no snapshots")
+        raise SnapshotNotFoundError(f"{path} is no qcow2 image and has no snapshots")
     device = layers.device
     if encrypted is None:
         clear = header is None and (looks_like_container(device) or not luks.is_luks(device))

@@ -22,6 +22,7 @@ from formats.qcow2.header import CRYPT_AES, CRYPT_LUKS, CRYPT_NONE, is_qcow2, re
 from formats.qcow2.opening import luks_area, open_image
 from luks.ciphers import sector_cipher
 from luks.policy import check_openable
+from luks.profiles import default_key_size
 from luks.secrets import view_of
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 #: Bytes of the LUKS header that QEMU makes, and we: LUKS1 with keys of 64 bytes.
 LUKS_HEADER_SIZE: Final = 2_068_480
-_KEY_SIZE: Final = 64
 _CIPHER: Final = "aes-xts-plain64"
 #: QEMU's old encryption: AES-128, the key is the passphrase itself, cut or filled up.
 _AES_CIPHER: Final = "aes-cbc-plain64"
@@ -133,7 +133,7 @@ def make_disk(
         size: Bytes of the disk.
         secret: Encrypts the image by itself; None leaves that to others.
         options: Of `formats.qcow2.creation.create`.
-        luks_options: ``kdf``, ``iter_time`` and ``random`` of `luks.format`.
+        luks_options: Further ones of `luks.format`, for a LUKS1 header.
 
     Raises:
         DeviceError: The image cannot be made.
@@ -145,17 +145,17 @@ def make_disk(
         return Disk(resources.enter_context(open_image(file, read_only=False)), None, None)
     create(file, size, replace(options, luks_header_size=LUKS_HEADER_SIZE))
     area = luks_area(file)
-    luks_options = luks_options or {}
+    luks_options = {"cipher": _CIPHER} | (luks_options or {})
+    key_size = luks_options.pop("key_size", None) or default_key_size(luks_options["cipher"])
     random = luks_options.get("random") or os.urandom
-    with luks.Secret(random(_KEY_SIZE)) as key:
+    with luks.Secret(random(key_size)) as key:
         # The payload of this volume is nowhere: what counts is the header.
         luks.format(
             file,
             secret,
             header=area,
             version=1,
-            cipher=_CIPHER,
-            key_size=_KEY_SIZE,
+            key_size=key_size,
             data_offset=LUKS_HEADER_SIZE,
             volume_key=key,
             overwrite=True,

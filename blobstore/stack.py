@@ -194,11 +194,15 @@ def create_store(
         raise ValueError("an image in the clear has no secret and no LUKS header")
     if own_luks and (header is not None or image_format != QCOW2 or not encrypted):
         raise ValueError("only an encrypted qcow2 image, without another header, has its own LUKS")
-    luks_options: dict[str, Any] = {"kdf": kdf, "iter_time": iter_time, "random": random}
+    luks_options: dict[str, Any] = {
+        "key_size": key_size,
+        "kdf": kdf,
+        "iter_time": iter_time,
+        "random": random,
+    }
     if not own_luks:
         luks_options |= {
             "version": luks_version,
-            "key_size": key_size,
             "sector_size": sector_size,
             "label": label,
         }

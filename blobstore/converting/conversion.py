@@ -11,7 +11,7 @@ from blobstore.converting.kinds import KINDS, kind_of
 from blobstore.converting.pipeline import HOLE_SIZE, carry, worker_count
 from blobstore.layers import existing_images_refused, make_layers, open_layers
 from blobstore.scan import looks_like_container
-from formats.errors import DeviceFullError
+from formats.errors import DeviceFullError, EmptyImageError
 from formats.file import is_same_file
 from luks.errors import PolicyError
 
@@ -108,6 +108,8 @@ def convert(
             whole; ``as_bytes`` copies it as it is.
         ImageExistsError, ForeignImageError: The destination exists.
         DeviceFullError: It is too small, or the disk is.
+        EmptyImageError: The source has no bytes, and LUKS needs some.
+        SnapshotNotFoundError: The source has no such snapshot.
         DeviceBusyError, DeviceError: Either image cannot be used.
         ValueError: The arguments do not fit together.
     """
@@ -211,7 +213,11 @@ def _make(
         return make(size)
     if secret is None:
         raise ValueError("an encrypted image needs a secret")
+    if not size:
+        raise EmptyImageError("there is nothing in the image that could be encrypted")
     if version is None:
+        if header is not None:
+            raise ValueError("qcow2's own LUKS has its header in the image, and not elsewhere")
         return make(size, secret, own_luks=True, luks_options=luks_options)
     sector_size = luks_options.get("sector_size") or _SECTOR_SIZE
     if version > 1 and luks_options.get("sector_size") is None:

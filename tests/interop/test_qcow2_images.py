@@ -150,6 +150,49 @@ def test_every_kind_of_image_becomes_a_kind_of_qcow2_and_back(tmp_path: Path, af
         assert images[1].stat().st_size < size - (500 << 10)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--key-size", "256"),
+        ("--cipher", "aes-cbc-essiv:sha256"),
+        ("--cipher", "serpent-xts-plain64"),
+        ("--cipher", "twofish-cbc-plain64", "--key-size", "128"),
+    ],
+)
+def test_qcow2_own_luks_with_every_cipher_is_what_qemu_reads(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    raw, path, key = tmp_path / "raw", tmp_path / "image", key_file(tmp_path, SECRET)
+    raw.write_bytes(random.Random(6).randbytes(300_000 - 300_000 % 512))
+    to = ("--to", "qcow2-luks", "--new-key-file", key)
+    succeeds("convert", raw, path, *to, *options, *QUICK)
+    seen = qemu_sees(path, "own", key)
+    run("qemu-img", "compare", *seen, f"driver=raw,file.filename={raw}")
+    run("qemu-io", *seen, "-c", "write -P 0x5a 100k 64k")
+    succeeds("convert", path, tmp_path / "back", "--to", "raw", "--key-file", key)
+    assert (tmp_path / "back").read_bytes()[100 << 10 : 164 << 10] == b"\x5a" * (64 << 10)
+
+
+def test_wrong_conversions_are_refused_without_a_trace(tmp_path: Path) -> None:
+    raw, path, key = tmp_path / "raw", tmp_path / "image", key_file(tmp_path, SECRET)
+    raw.write_bytes(bytes(4096))
+    (tmp_path / "empty").touch()
+    before = set(tmp_path.iterdir())
+    new_key = ("--new-key-file", key, *QUICK)
+    assert fails("convert", raw, path, "--to", "raw", "--snapshot", "x") == 41
+    assert fails("convert", tmp_path / "empty", path, "--to", "luks2", *new_key) == 31
+    assert fails("convert", tmp_path / "empty", path, "--to", "qcow2-luks", *new_key) == 31
+    for to, *options in (
+        ("luks1", "--sector-size", 4096),
+        ("qcow2-luks", "--sector-size", 4096),
+        ("qcow2-luks", "--pbkdf", "argon2id"),
+        ("qcow2-luks", "--new-header", tmp_path / "header"),
+    ):
+        arguments = ("convert", raw, path, "--to", to, "--new-key-file", key, *options)
+        assert fails(*arguments) == 2, arguments
+    assert set(tmp_path.iterdir()) == before
+
+
 def test_keys_of_qcow2_images(tmp_path: Path, way: str) -> None:
     if way == "clear":
         return
@@ -344,6 +387,10 @@ def test_wrong_uses(tmp_path: Path) -> None:
     succeeds("create", path, "--format", "qcow2", "--no-encryption", "--cluster-size", "4096")
     assert fails("create", path, "--format", "qcow2", "--no-encryption") == 69
     assert fails("get", path, "a", "--key-file", key) == 53
+    own = ("create", tmp_path / "own", "--format", "qcow2", "--luks", "qcow2", "--key-file", key)
+    succeeds(*own, "--key-size", "256", *QUICK)
+    with luks_place(tmp_path / "own", None) as place:
+        assert luks.load_header(place).keyslots[0].key_size == 32
     with pytest.raises(ValueError, match="own LUKS"):
         library.create(tmp_path / "x", secret=SECRET, own_luks=True)
 

@@ -15,6 +15,7 @@ from blobstore.cli.access import (
     converted_access_options,
 )
 from blobstore.cli.encryption import CLUSTER_SIZE, SECTOR_SIZE, kdf_options
+from blobstore.cli.header import usage_errors
 from blobstore.cli.output import check_other, progress
 from blobstore.converting.conversion import convert
 from blobstore.converting.kinds import KINDS
@@ -151,6 +152,7 @@ def command(
             new_secret = stack.enter_context(new_access.secret_for(destination))
             if becomes_encrypted:
                 options |= kdf
+        stack.enter_context(usage_errors())
         advance = stack.enter_context(progress("converting"))
         convert(
             source,
