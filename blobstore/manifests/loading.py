@@ -45,7 +45,7 @@ from blobstore.manifests.content import SIZES, SOURCES, ContentReader
 from blobstore.manifests.manifest import Manifest
 from blobstore.manifests.settings import apply_settings, has_field
 from blobstore.sizes import parse_size
-from formats.container import DEFAULT_BLOCK_SIZE
+from formats.container import BLOCK_SIZES, DEFAULT_BLOCK_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -67,6 +67,8 @@ _MOST_LEVELS: Final = 50
 
 #: What clusters of qcow2 can have, in bytes.
 CLUSTER_SIZES: Final = tuple(1 << bits for bits in range(9, 22))
+#: What sectors of LUKS2 can have, in bytes; LUKS1 has the first.
+SECTOR_SIZES: Final = tuple(1 << bits for bits in range(9, 13))
 
 _T = TypeVar("_T")
 
@@ -183,7 +185,15 @@ class ManifestFile:
             raise self._error("section", "must be an array of tables: [[section]]")
         self._only(image, _IMAGE_KEYS, "image")
         self._check_format(image)
-        self._luks_version(image)
+        version = self._luks_version(image)
+        if "header" in image and image.get("luks") is False:
+            raise self._error("image.header", "is for images with LUKS, and luks is false")
+        if image.get("block-size", DEFAULT_BLOCK_SIZE) not in BLOCK_SIZES:
+            raise self._error("image.block-size", "is a power of two from 512 to 65536")
+        sector_sizes = SECTOR_SIZES[:1] if version == 1 else SECTOR_SIZES
+        if image.get("sector-size", SECTOR_SIZES[0]) not in sector_sizes:
+            wanted = "a power of two from 512 to 4096" if version != 1 else "512 in LUKS1"
+            raise self._error("image.sector-size", f"is {wanted}")
 
     def _check_format(self, image: dict[str, Any]) -> None:
         is_qcow2 = image.get("format", RAW) == QCOW2
@@ -237,7 +247,7 @@ class ManifestFile:
         try:
             return SectionSpec(name, max_size, kind, copies, type_, content)
         except ValueError as error:
-            raise self._error(where, str(error)) from error
+            raise self._error(where, str(error).removeprefix(f"{where}: ")) from error
 
     def _only(self, table: dict[str, Any], known: set[str], where: str) -> None:
         unknown = sorted(set(table) - known)
@@ -268,7 +278,7 @@ def _read_tables(path: Path) -> dict[str, Any]:
         tables = json.loads(text) if is_json else tomllib.loads(text)
     except OSError as error:
         raise ManifestError(f"cannot read {path}: {error.strerror}") from error
-    except (json.JSONDecodeError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # also of a number with thousands of digits
         raise ManifestError(f"{path} is no {'JSON' if is_json else 'TOML'}: {error}") from error
     except RecursionError as error:
         raise ManifestError(f"{path} is nested too deeply") from error

@@ -8,6 +8,7 @@ from typing import Any, Final
 from blobstore.codecs import codec_names
 from blobstore.decoding import require_codec
 from blobstore.manifests.content import SIZES, SOURCES
+from blobstore.manifests.loading import CLUSTER_SIZES, SECTOR_SIZES
 from formats.container import BLOCK_SIZES, Kind
 from formats.eeprom.chips import CHIPS
 from formats.eeprom.registry import MODULES
@@ -58,11 +59,11 @@ _IMAGE: Final = {
     "properties": {
         "format": {"enum": ["raw", "qcow2"]},
         "luks": {"enum": [1, 2, False, "qcow2"]},
-        "cluster-size": {"enum": [1 << bits for bits in range(9, 22)]},
+        "cluster-size": {"enum": list(CLUSTER_SIZES)},
         "size": {"anyOf": [{"const": "fit"}, _SIZE]},
         "header": {**_TEXT, "description": "file of the detached LUKS header"},
         "block-size": {"enum": list(BLOCK_SIZES)},
-        "sector-size": {"enum": [512, 1024, 2048, 4096]},
+        "sector-size": {"enum": list(SECTOR_SIZES)},
         "seed": {**_TEXT, "description": "file from which everything random is derived"},
     },
     "additionalProperties": False,

@@ -114,12 +114,16 @@ class UnitTable:
         return name
 
     def _rows(self) -> Iterator[list[str]]:
+        reader = csv.reader(self._lines(), strict=True)
         try:
-            yield from csv.reader(self._lines(), strict=True)
+            yield from reader
         except OSError as error:
             raise ManifestError(f"cannot read {self._path}: {error.strerror}") from error
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise ManifestError(f"{self._path} is no CSV: {error}") from error
+        except csv.Error as error:
+            line = reader.line_num
+            raise ManifestError(f"{self._path} is no CSV: {error} in line {line}") from error
+        except UnicodeDecodeError as error:
+            raise ManifestError(f"{self._path} is no CSV in UTF-8: {error}") from error
 
     def _lines(self) -> Iterator[str]:
         if self._kept is None:

@@ -314,7 +314,8 @@ def test_a_table_of_encrypted_images_has_one_key(manifest: Path) -> None:
         ("read-only.SN\n../1\n", "{read-only.SN}", "row 1: read-only.SN: '../1' cannot be part of"),
         ("read-only.SN\n..\n", "{read-only.SN}", "'..' is no file's name"),
         ("card.fill\nx\n", "{row}", "row 1: "),
-        ("read-only.SN\n\xff\n", "{row}", "is no CSV"),
+        ("read-only.SN\n\xff\n", "{row}", "is no CSV in UTF-8"),
+        ('read-only.SN\nA\n"B\n', "{row}", "is no CSV: unexpected end of data in line 3"),
     ],
 )
 def test_a_bad_table_names_the_row(manifest: Path, table: str, pattern: str, message: str) -> None:

@@ -137,7 +137,7 @@ def machine_with(eeprom: Path) -> Iterator[Bus]:
         [
             *(program("qemu-system-arm"), "-machine", "versatilepb", "-S", "-nodefaults"),
             *("-display", "none", "-audio", "none"),
-            *("-qtest", "stdio", "-qtest-log", "/dev/null"),
+            *("-qtest", "stdio", "-qtest-log", "none"),
             *("-blockdev", f"driver=raw,node-name=e,file.driver=file,file.filename={eeprom}"),
             *("-device", f"at24c-eeprom,bus=i2c,address=0x50,rom-size={size},drive=e"),
         ],
