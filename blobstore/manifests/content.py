@@ -81,14 +81,17 @@ class ContentReader:
         """Return the content of a file.
 
         Raises:
-            ValueError: It cannot be read.
+            ValueError: It cannot be read, or is a device without an end.
         """
         path = self._directory / name
         if path not in self._files:
             try:
                 with path.open("rb") as file:
                     if path.stat().st_size < _MAPPED_SIZE:
-                        self._files[path] = file.read()
+                        content = file.read(_MOST + 1)  # of a pipe or device nobody knows the end
+                        if len(content) > _MOST:
+                            raise ValueError(f"file: {path} has more than {_MOST} bytes")
+                        self._files[path] = content
                     else:
                         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
                         self._files[path] = memoryview(mapped)

@@ -110,7 +110,8 @@ class Tpm:
     @property
     def largest_command(self) -> int:
         """Bytes of the largest command that a TPM of this kind can take."""
-        return self._library.property(Property.BUFFER_MAX)
+        with self._lock:
+            return self._library.property(Property.BUFFER_MAX)
 
     @property
     def last_error(self) -> StorageError | None:
