@@ -1,13 +1,9 @@
-"""Manifests with fields, tables of units, bare binaries, show and edit."""
+"""Manifests with fields, bare binaries, unpack, show and edit."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tomllib
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -20,54 +16,15 @@ from formats.eeprom.codec import Report
 from formats.eeprom.ipmi_fru import CODEC as FRU
 from formats.eeprom.pci_vpd import CODEC as PCI
 from tests.support.cli import QUICK, blobstore, fails, succeeds
+from tests.support.eeproms import MANIFEST, blobs, shown, write_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = ROOT / "spec" / "manifest.schema.json"
 
-MANIFEST = """
-[image]
-luks = false
-
-[[section]]
-name = "board"
-type = "ipmi-fru"
-chip = "24c02"
-copies = 1
-[section.fields.board]
-manufacturer = "Example"
-serial-number = "0000"
-mfg-date-time = 2026-01-02T03:04:00Z
-custom = [{ kind = "binary", data = { file = "custom.bin" } }]
-[[section.fields.multirecords]]
-kind = "dc-load"
-output-number = 1
-
-[[section]]
-name = "card"
-type = "pci-vpd"
-size = 100
-[section.fields]
-identifier = "Example card"
-read-only = { PN = "EX-1", SN = "0" }
-
-[[section]]
-name = "environment"
-type = "uboot-env"
-chip = "24c64"
-fields.variables = { bootdelay = "3" }
-
-[[section]]
-name = "note"
-text = "hello"
-"""
-
 
 @pytest.fixture
 def manifest(tmp_path: Path) -> Path:
-    path = tmp_path / "manifest.toml"
-    path.write_text(MANIFEST)
-    (tmp_path / "custom.bin").write_bytes(b"\x01\x02")
-    return path
+    return write_manifest(tmp_path)
 
 
 @pytest.fixture
@@ -75,16 +32,6 @@ def image(manifest: Path) -> Path:
     path = manifest.with_name("image")
     succeeds("pack", manifest, "-o", path)
     return path
-
-
-def blobs(image: Path) -> dict[str, bytes]:
-    with library.open(image, read_only=True) as store:
-        return {name: store.get(name) for name in store}
-
-
-def shown(*arguments: object) -> dict[str, object]:
-    found: dict[str, object] = json.loads(succeeds("show", *arguments, "--json"))["fields"]
-    return found
 
 
 def test_sections_are_made_of_fields(image: Path) -> None:
@@ -251,81 +198,6 @@ def test_a_bare_binary_is_exactly_what_the_chip_holds(manifest: Path) -> None:
     assert not manifest.with_name("-").exists()
 
 
-def test_a_table_makes_an_image_of_each_row(manifest: Path) -> None:
-    table = manifest.with_name("units.csv")
-    table.write_text("serial,board.serial-number,read-only.SN\n1,A1,S1\n2,,S2\n\n3,A3,\n")
-    succeeds("pack", manifest, "--table", table, "-o", manifest.with_name("unit-{serial}.img"))
-    found = [blobs(manifest.with_name(f"unit-{serial}.img")) for serial in (1, 2, 3)]
-    boards = [FRU.decode(unit["board"], Report.strict()).board for unit in found]
-    cards = [PCI.decode(unit["card"], Report.strict()).read_only["SN"] for unit in found]
-    assert [board and board.serial_number for board in boards] == ["A1", "0000", "A3"]
-    assert cards == ["S1", "S2", "0"]
-    pattern = manifest.with_name("{row}-{read-only.SN}.bin")
-    table.write_text("read-only.SN\nS1\nS2\n")
-    succeeds("pack", manifest, "--table", table, "--raw", "card", "-o", pattern)
-    for row in (1, 2):
-        card = PCI.decode(manifest.with_name(f"{row}-S{row}.bin").read_bytes(), Report.strict())
-        assert card.read_only["SN"] == f"S{row}"
-
-
-def test_a_table_comes_through_a_pipe(manifest: Path) -> None:
-    arguments = ["--table", "/dev/stdin", "--raw", "card", "-o", manifest.with_name("{row}.bin")]
-    rows = "".join(f"S{number}\n" for number in range(1, 21))
-    succeeds("pack", manifest, *arguments, stdin=f"read-only.SN\n{rows}".encode())
-    card = PCI.decode(manifest.with_name("20.bin").read_bytes(), Report.strict())
-    assert card.read_only["SN"] == "S20"
-    assert fails("pack", manifest, *arguments, "--force", stdin=b"") == 71
-
-
-def test_nothing_takes_the_place_of_what_is_read(manifest: Path) -> None:
-    table = manifest.with_name("units.csv")
-    table.write_text("batch\nmanifest.toml\n")
-    before = manifest.read_bytes()
-    pattern = manifest.with_name("{batch}")
-    assert fails("pack", manifest, "--table", table, "-o", pattern, "--force") == 71
-    assert fails("pack", manifest, "--raw", "board", "-o", manifest, "--force") == 2
-    assert fails("pack", manifest, "-o", manifest, "--force") == 2
-    assert manifest.read_bytes() == before
-
-
-def test_a_table_of_encrypted_images_has_one_key(manifest: Path) -> None:
-    manifest.write_text(MANIFEST.replace("luks = false", "luks = 1"))
-    table, key = manifest.with_name("units.csv"), manifest.with_name("key")
-    table.write_text("read-only.SN\nS1\nS2\n")
-    key.write_bytes(b"secret")
-    pattern = manifest.with_name("{read-only.SN}.img")
-    options = ("--key-file", key, "--pbkdf", "pbkdf2", "--iter-time", "1")
-    succeeds("pack", manifest, "--table", table, "-o", pattern, *options)
-    for serial in ("S1", "S2"):
-        found = shown(manifest.with_name(f"{serial}.img"), "card", "--key-file", key)
-        assert found["read-only"] == {"PN": "EX-1", "SN": serial}
-
-
-@pytest.mark.parametrize(
-    ("table", "pattern", "message"),
-    [
-        ("", "{row}", "is empty"),
-        ("a\n1\n", "{row}", "column 'a' is no field of the manifest"),
-        ("read-only.SN\n1\n", "one", "names one file"),
-        ("read-only.SN\n1\n", "{other}", "has no column 'other'"),
-        ("read-only.SN,read-only.SN\n1,2\n", "{row}", "occurs twice"),
-        ("read-only.SN\n1\n1,2\n", "{row}", "row 2: has 2 cells"),
-        ("read-only.SN\n1\n1\n", "{read-only.SN}", "row 2: '1' is the file of another row"),
-        ("read-only.SN\n../1\n", "{read-only.SN}", "row 1: read-only.SN: '../1' cannot be part of"),
-        ("read-only.SN\n..\n", "{read-only.SN}", "'..' is no file's name"),
-        ("card.fill\nx\n", "{row}", "row 1: "),
-        ("read-only.SN\n\xff\n", "{row}", "is no CSV in UTF-8"),
-        ('read-only.SN\nA\n"B\n', "{row}", "is no CSV: unexpected end of data in line 3"),
-    ],
-)
-def test_a_bad_table_names_the_row(manifest: Path, table: str, pattern: str, message: str) -> None:
-    path = manifest.with_name("units.csv")
-    path.write_text(table, encoding="latin-1")
-    done = blobstore("pack", manifest, "--table", path, "-o", manifest.with_name(pattern))
-    assert done.returncode == 71, done
-    assert message in done.stderr.decode(), done.stderr.decode()
-
-
 def test_unpack_writes_fields_that_make_the_same_bytes(image: Path) -> None:
     directory = image.with_name("unpacked")
     succeeds("unpack", image, "-o", directory)
@@ -437,117 +309,6 @@ def test_the_published_schema_is_that_of_the_codecs(manifest: Path) -> None:
 
 def _read(path: Path) -> dict[str, object]:
     return tomllib.loads(path.read_text())
-
-
-PLUG_IN = '''
-from dataclasses import dataclass
-from typing import Annotated
-
-from msgspec import Meta
-
-from formats.eeprom.fields import validate
-from formats.eeprom.padding import fill_up
-from formats.errors import FormatError
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AcmeBoard:
-    """A board of Acme's."""
-
-    serial: Annotated[str, Meta(pattern="^[A-Z0-9]{8}$")]
-
-
-class Codec:
-    name, title, model = "acme-board", "Acme board", AcmeBoard
-
-    def decode(self, data, report, /):
-        if bytes(data[:4]) != b"ACME":
-            raise FormatError("no board of Acme's", offset=0, rule="ACME1")
-        return AcmeBoard(serial=bytes(data[4:12]).decode("ascii"))
-
-    def encode(self, model, size, /):
-        validate(model)
-        return fill_up(b"ACME" + model.serial.encode(), size)
-
-
-CODEC = Codec()
-'''
-
-
-def installed(base: Path, *entry_points: str) -> Path:
-    """Return a directory into which a distribution with a codec was really installed."""
-    wheel, target = base / "acme_eeprom-1-py3-none-any.whl", base / "installed"
-    info = "acme_eeprom-1.dist-info"
-    files = {
-        "acme_eeprom.py": PLUG_IN,
-        f"{info}/METADATA": "Metadata-Version: 2.1\nName: acme-eeprom\nVersion: 1\n",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        f"{info}/entry_points.txt": "\n".join(["[blobstore.codecs]", *entry_points, ""]),
-    }
-    files[f"{info}/RECORD"] = "".join(f"{name},,\n" for name in [*files, f"{info}/RECORD"])
-    with zipfile.ZipFile(wheel, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    command = ["pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(target)]
-    subprocess.run([sys.executable, "-m", *command, str(wheel)], check=True)
-    return target
-
-
-@pytest.fixture(scope="module")
-def plug_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    base = tmp_path_factory.mktemp("plug-in")
-    return installed(base, "acme-board = acme_eeprom:CODEC", "pci-vpd = acme_eeprom:CODEC")
-
-
-def with_plug_in(plug_in: Path, *arguments: object) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [sys.executable, "-m", "blobstore", *map(str, arguments)],
-        capture_output=True,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{plug_in}"},
-        check=False,
-    )
-
-
-def test_a_distribution_adds_a_format_by_being_installed(plug_in: Path, tmp_path: Path) -> None:
-    manifest, image = tmp_path / "manifest.toml", tmp_path / "image"
-    manifest.write_text(
-        '[image]\nluks = false\n[[section]]\nname = "board"\ntype = "acme-board"\n'
-        'chip = "24c00"\nfields.serial = "AB12CD34"\n'
-    )
-    assert with_plug_in(plug_in, "pack", manifest, "-o", image).returncode == 0
-    assert blobs(image) == {"board": b"ACMEAB12CD34\xff\xff\xff\xff"}
-    shown = with_plug_in(plug_in, "show", image, "board")
-    assert shown.stdout == b'serial = "AB12CD34"\n'
-    done = with_plug_in(plug_in, "pack", manifest, "-o", image, "--set", "serial=x", "--force")
-    assert b"fields.serial: expected `str` matching regex" in done.stderr
-    assert b'"const": "acme-board"' in with_plug_in(plug_in, "pack", "--schema").stdout
-    assert fails("show", image, "board") == 40  # without it
-
-
-def test_a_plug_in_replaces_nothing_that_is_here(plug_in: Path, tmp_path: Path) -> None:
-    (tmp_path / "binary").write_bytes(b"ACMEAB12CD34")
-    done = with_plug_in(plug_in, "show", tmp_path / "binary", "--type", "pci-vpd")
-    assert b"no PCI VPD begins like this" in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("entry_point", "message"),
-    [
-        ("acme-broken = acme_eeprom:NONE", "cannot be loaded"),
-        ("acme-broken = acme_none:CODEC", "cannot be loaded"),
-        ("acme-broken = acme_eeprom:AcmeBoard", "is no codec of that name"),
-        ("acme-broken = acme_eeprom:CODEC", "is no codec of that name"),
-    ],
-)
-def test_a_plug_in_that_does_not_work_is_named(
-    tmp_path: Path, entry_point: str, message: str
-) -> None:
-    target = installed(tmp_path, entry_point)
-    (tmp_path / "binary").write_bytes(b"ACMEAB12CD34")
-    done = with_plug_in(target, "show", tmp_path / "binary", "--type", "acme-broken")
-    assert done.returncode == 40
-    assert "the codec 'acme-broken' of acme_" in done.stderr.decode()
-    assert message in done.stderr.decode()
 
 
 def test_quick_key_derivations_are_used_where_they_are_given(manifest: Path) -> None:
