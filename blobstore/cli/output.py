@@ -96,12 +96,18 @@ def print_table(rows: list[tuple[str, ...]], *, right: frozenset[int] = frozense
 def progress(label: str, things: str | None = None) -> Iterator[Callable[[int, int], None]]:
     """Yield a callback ``(done, in all)`` that draws a bar on a terminal's stderr.
 
-    The bar has the share done, the time left, and the rate.
+    The bar has the share done, the time left, and the rate. Whoever ends the program
+    meanwhile ends it as Ctrl-C does: what is half written is removed.
 
     Args:
         label: In front of the bar.
         things: What is counted; None for bytes.
     """
+    with _ending_cleanly():
+        yield from _progress(label, things)
+
+
+def _progress(label: str, things: str | None) -> Iterator[Callable[[int, int], None]]:
     if not sys.stderr.isatty():
         yield lambda _done, _total: None
         return
@@ -125,6 +131,25 @@ def progress(label: str, things: str | None = None) -> Iterator[Callable[[int, i
     finally:
         if bar is not None:
             bar.render_finish()
+
+
+@contextmanager
+def _ending_cleanly() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP, unless they are ignored, unwind the stack meanwhile."""
+    import signal  # noqa: PLC0415  only for what takes long
+
+    def end(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    signals = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")]
+    changed = [one for one in signals if one and signal.getsignal(one) == signal.SIG_DFL]
+    for one in changed:
+        signal.signal(one, end)
+    try:
+        yield
+    finally:
+        for one in changed:
+            signal.signal(one, signal.SIG_DFL)
 
 
 @contextmanager

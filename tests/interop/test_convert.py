@@ -109,7 +109,13 @@ def test_wrong_uses(tmp_path: Path, raw: Path) -> None:
     assert (tmp_path / "copy").read_bytes() == image.read_bytes()
 
 
-def test_an_interruption_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [(signal.SIGINT, 130, b"blobstore: interrupted"), (signal.SIGTERM, 143, b"")],
+)
+def test_an_interruption_leaves_nothing(
+    tmp_path: Path, number: signal.Signals, code: int, said: bytes
+) -> None:
     source = tmp_path / "source"
     with source.open("wb") as file:
         file.truncate(20 << 30)
@@ -127,11 +133,11 @@ def test_an_interruption_leaves_nothing(tmp_path: Path) -> None:
     while not any(path.stat().st_blocks > 20000 for path in tmp_path.glob(".target.*")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    child.send_signal(signal.SIGINT)
+    child.send_signal(number)
     assert child.stderr
-    assert child.stderr.read().strip() == b"blobstore: interrupted"
+    assert child.stderr.read().strip() == said
     child.stderr.close()
-    assert child.wait(30) == 130
+    assert child.wait(30) == code
     assert list(tmp_path.iterdir()) == [source]
 
 
