@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from blobstore.description import kind_of
+from blobstore.layers import QCOW2
 from blobstore.layout import SectionSpec
 from blobstore.stack import create_store
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     import os
 
     import luks
+    from blobstore.image import Image
     from blobstore.store import Store
 
 
@@ -26,7 +28,8 @@ def clone(
     Unlike a copy it is a store of its own: with a new store id, a new key that
     authenticates it, and, if it is encrypted, a new volume key. So neither can be
     taken for the other, and parts of one are no replay in the other. Older
-    copies of blobs are not taken along.
+    copies of blobs are not taken along. A qcow2 image becomes another one, encrypted
+    by itself if that one is, without its snapshots.
 
     Args:
         source: Not modified. Its sections are read one at a time.
@@ -52,5 +55,23 @@ def clone(
         )
         for section in source.sections()
     ]
-    options = {"block_size": source.info().block_size, "encrypted": secret is not None} | options
+    options = (
+        {"block_size": source.info().block_size, "encrypted": secret is not None}
+        | _kind(source.image, encrypted=secret is not None, detached=bool(options.get("header")))
+        | options
+    )
     return create_store(destination, specs, secret, fill=fill, **options)
+
+
+def _kind(image: Image | None, *, encrypted: bool, detached: bool) -> dict[str, Any]:
+    """Return what `blobstore.create` is told to make an image of the same kind."""
+    if image is None or image.format != QCOW2:
+        return {}
+    from formats.qcow2.creation import Options  # noqa: PLC0415  not for raw ones
+
+    assert image.cluster_size, "a qcow2 image has clusters"
+    return {
+        "image_format": QCOW2,
+        "own_luks": image.luks_beside and encrypted and not detached,
+        "qcow2_options": Options(cluster_size=image.cluster_size),
+    }

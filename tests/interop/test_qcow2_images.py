@@ -472,6 +472,25 @@ def test_a_backup_of_a_clear_image_is_equal(tmp_path: Path) -> None:
     assert_clean(copy)
 
 
+def test_a_clone_is_of_the_same_kind(tmp_path: Path, way: str) -> None:
+    path, copy = tmp_path / "image", tmp_path / "copy"
+    key, other = key_file(tmp_path, SECRET), key_file(tmp_path, OTHER)
+    with make(path, way, qcow2_options=Options(cluster_size=4096)) as store:
+        store.put("a", b"kept")
+    secrets = ("--key-file", key, "--new-key-file", other, *QUICK)
+    succeeds("clone", path, copy, *(("--no-encryption",) if way == "clear" else secrets))
+    with library.open(copy, None if way == "clear" else OTHER) as store:
+        assert store.get("a") == b"kept"
+        assert store.image
+        assert (store.image.format, store.image.cluster_size) == ("qcow2", 4096)
+        assert store.image.luks_beside == (way == "own")
+    check(copy, way, other)
+    if way == "own":
+        header = ("--new-header", tmp_path / "header")
+        succeeds("clone", path, tmp_path / "detached", *secrets, *header)
+        assert fails("clone", path, tmp_path / "x", *secrets[:4], "--pbkdf", "argon2id") == 2
+
+
 def test_snapshots_are_compared_by_section(tmp_path: Path, way: str) -> None:
     path, key = tmp_path / "image", key_file(tmp_path, SECRET)
     secret = () if way == "clear" else ("--key-file", key)
