@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import threading
 import time
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 #: A progress bar appears only for what takes longer, in seconds.
 _PROGRESS_AFTER = 1.0
+#: DEL and C1; the others are escaped already.
+_CONTROLS: Final = re.compile("[\x7f-\x9f]")
 
 
 def check_other(file: Path, *others: object) -> None:
@@ -78,7 +81,15 @@ def output_exists(path: Path) -> OutputExistsError:
 
 def print_json(value: Any) -> None:
     """Print a value as JSON; bytes become hexadecimal text."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=_plain))
+    click.echo(escaped(json.dumps(value, indent=2, ensure_ascii=False, default=_plain)))
+
+
+def escaped(text: str) -> str:
+    """Return TOML or JSON without the control characters that both leave in strings.
+
+    A terminal obeys them, and what is printed may come from anybody's EEPROM.
+    """
+    return _CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def print_table(rows: list[tuple[str, ...]], *, right: frozenset[int] = frozenset()) -> None:

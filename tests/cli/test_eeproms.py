@@ -239,6 +239,17 @@ def test_show_prints_what_a_manifest_would_have(image: Path) -> None:
     assert fails("show", store, "large", "--type", "raw") == 30
 
 
+def test_show_gives_a_terminal_nothing_to_obey(manifest: Path) -> None:
+    binary, text = manifest.with_name("board.bin"), "\x9b2J\x7f\x1b[2J\xe9"
+    setting = ("--set", f"board.manufacturer={text}")
+    succeeds("pack", manifest, "--raw", "board", "-o", binary, *setting)
+    for form, read in (((), tomllib.loads), (("--json",), json.loads)):
+        printed = succeeds("show", binary, "--type", "ipmi-fru", *form).decode()
+        assert all(character.isprintable() or character == "\n" for character in printed)
+        fields = read(printed)
+        assert fields.get("fields", fields)["board"]["manufacturer"] == text
+
+
 def test_show_tells_what_is_wrong_and_shows_the_rest(image: Path) -> None:
     binary = image.with_name("card.bin")
     binary.write_bytes(blobs(image)["card"].replace(b"EX-1", b"EX-2"))

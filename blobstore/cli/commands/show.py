@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from blobstore.cli.access import PATH, Access, access_options
-from blobstore.cli.output import print_json
+from blobstore.cli.output import escaped, print_json
 from blobstore.decoding import decode_blob
 from formats.errors import FormatError
 
@@ -77,4 +77,4 @@ def _print(decoded: DecodedBlob, *, as_json: bool) -> None:
         return
     import tomli_w  # noqa: PLC0415  not for JSON
 
-    click.echo(tomli_w.dumps(decoded.fields), nl=False)
+    click.echo(escaped(tomli_w.dumps(decoded.fields)), nl=False)
