@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, runtime_checkable
 
 from formats.errors import FormatError
 
@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from formats.device import ReadableBuffer
 
 M = TypeVar("M")
+
+#: What is wrong is listed up to so many; then there is one more `Problem`, which says so.
+MOST_PROBLEMS: Final = 1000
 
 
 class Codec(Protocol[M]):
@@ -115,11 +118,14 @@ class Report:
         return cls(tolerant=True)
 
     def problem(self, offset: int, rule: str, message: str) -> None:
-        """Note a broken rule, or raise.
+        """Note a broken rule (one of the first `MOST_PROBLEMS`), or raise.
 
         Raises:
             FormatError: The report is strict.
         """
         if not self.is_tolerant:
             raise FormatError(message, offset=offset, rule=rule)
-        self.problems.append(Problem(offset, rule, message))
+        if len(self.problems) < MOST_PROBLEMS:
+            self.problems.append(Problem(offset, rule, message))
+        elif len(self.problems) == MOST_PROBLEMS:
+            self.problems.append(Problem(offset, "E1", "more is wrong, and not listed,"))

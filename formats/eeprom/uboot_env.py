@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 AREA_STEP: Final = 64
 
 _CRC_SIZE: Final = 4
+#: Characters of a variable that a message has.
+_SHOWN: Final = 40
 
 VariableName = Annotated[str, Meta(pattern=r"^[^=\x00]+$")]
 VariableValue = Annotated[str, Meta(pattern=r"^[^\x00]*$")]
@@ -118,12 +120,16 @@ def decode_variables(
             entry = data[start:stop].decode(errors="replace")
         name, equals, value = entry.partition("=")
         if not (name and equals):
-            report.problem(start, "E-ENV2", f"{entry!r} is no variable")
+            report.problem(start, "E-ENV2", f"{_shown(entry)} is no variable")
         elif name in variables:
-            report.problem(start, "E-ENV2", f"variable {name!r} occurs twice")
+            report.problem(start, "E-ENV2", f"variable {_shown(name)} occurs twice")
         else:
             variables[name] = value
         start = stop + 1
+
+
+def _shown(text: str) -> str:
+    return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}..."
 
 
 def encode_area(model: UbootEnvironment, size: int | None) -> bytes:

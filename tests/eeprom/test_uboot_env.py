@@ -110,6 +110,14 @@ def test_e_env2_what_is_wrong_is_named(body: bytes, message: str) -> None:
     assert caught.value.rule == "E-ENV2"
 
 
+def test_e1_a_thousand_problems_are_listed_and_a_variable_in_part() -> None:
+    report = Report.tolerant()
+    CODEC.decode(bytes(4) + b"x" * 5000 + b"\0" + b"a\0" * 2000, report)
+    assert len(report.problems) == 1001
+    assert report.problems[1].message == f"'{'x' * 40}'... is no variable"
+    assert str(report.problems[-1]).startswith("more is wrong, and not listed, at byte ")
+
+
 @pytest.mark.parametrize(
     ("model", "size", "path"),
     [
