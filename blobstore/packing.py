@@ -7,7 +7,7 @@ import json
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
-from blobstore.errors import ManifestError, OutputExistsError
+from blobstore.errors import ManifestError, NoSpaceError, OutputExistsError
 from blobstore.stack import create_store
 from formats.file import new_file
 from formats.logs import LateLogger
@@ -62,7 +62,7 @@ def pack(
         options: Further ones of `blobstore.create`, such as ``iter_time``.
 
     Raises:
-        ManifestError: The sections do not fit the image.
+        ManifestError: The sections do not fit the size that the manifest gives the image.
         ImageExistsError, ForeignImageError, DeviceError, ValueError: As
             `blobstore.create`.
     """
@@ -86,21 +86,26 @@ def _create(
             "luks_version": manifest.luks_version,
             "sector_size": manifest.sector_size,
         }
-    return create_store(
-        output,
-        manifest.sections,
-        secret,
-        header=manifest.header,
-        encrypted=manifest.encrypted,
-        image_format=manifest.image_format,
-        own_luks=manifest.own_luks,
-        qcow2_options=_qcow2_options(manifest),
-        size=manifest.size,
-        free=0,
-        block_size=manifest.block_size,
-        overwrite=overwrite,
-        **options,
-    )
+    try:
+        return create_store(
+            output,
+            manifest.sections,
+            secret,
+            header=manifest.header,
+            encrypted=manifest.encrypted,
+            image_format=manifest.image_format,
+            own_luks=manifest.own_luks,
+            qcow2_options=_qcow2_options(manifest),
+            size=manifest.size,
+            free=0,
+            block_size=manifest.block_size,
+            overwrite=overwrite,
+            **options,
+        )
+    except NoSpaceError as error:
+        if manifest.size is None:
+            raise
+        raise ManifestError(f"{output}: image.size is too small: {error}") from error
 
 
 def _qcow2_options(manifest: Manifest) -> Options | None:

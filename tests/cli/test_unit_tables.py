@@ -71,6 +71,18 @@ def test_a_table_of_encrypted_images_has_one_key(manifest: Path) -> None:
         assert found["read-only"] == {"PN": "EX-1", "SN": serial}
 
 
+def test_a_unit_that_is_too_large_is_named(manifest: Path) -> None:
+    text = MANIFEST.replace("luks = false", 'luks = false\nsize = "100KiB"')
+    manifest.write_text(text)
+    table, pattern = manifest.with_name("units.csv"), manifest.with_name("{batch}.img")
+    table.write_text(f"batch,note.text\na,x\nb,{'x' * 90_000}\n")
+    done = blobstore("pack", manifest, "--table", table, "-o", pattern)
+    assert done.returncode == 71, done
+    assert b"b.img: image.size is too small: the sections need" in done.stderr
+    assert manifest.with_name("a.img").exists()
+    assert not manifest.with_name("b.img").exists()
+
+
 @pytest.mark.parametrize(
     ("table", "pattern", "message"),
     [
