@@ -8,6 +8,7 @@ from blobstore.description import kind_of
 from blobstore.layers import QCOW2
 from blobstore.layout import SectionSpec
 from blobstore.stack import create_store
+from formats.file import is_same_file
 
 if TYPE_CHECKING:
     import os
@@ -43,6 +44,13 @@ def clone(
         ImageExistsError, ForeignImageError, NoSpaceError, DeviceError,
         ValueError: As `blobstore.create`.
     """
+    image, header = source.image, options.get("header")
+    if image and any(
+        written and read and is_same_file(written, read)
+        for written in (destination, header)
+        for read in (image.path, image.header_path)
+    ):
+        raise ValueError("a clone takes neither the place of the image nor of its header")
 
     def fill(store: Store) -> None:
         for section in source.sections():
@@ -57,7 +65,7 @@ def clone(
     ]
     options = (
         {"block_size": source.info().block_size, "encrypted": secret is not None}
-        | _kind(source.image, encrypted=secret is not None, detached=bool(options.get("header")))
+        | _kind(image, encrypted=secret is not None, detached=header is not None)
         | options
     )
     return create_store(destination, specs, secret, fill=fill, **options)

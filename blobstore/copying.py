@@ -69,12 +69,12 @@ def backup(
     Raises:
         StoreBusyError: It changed too much in each of `PASSES` passes.
         ImageExistsError: ``destination`` exists.
-        ValueError: It is the image itself.
+        ValueError: It is the image itself, or its header.
         SecretRequiredError, NoKeyslotMatchError, FormatError, DeviceError: As
             `blobstore.open`.
     """
-    if is_same_file(destination, path):
-        raise ValueError(f"{destination} is the image itself")
+    if any(one and is_same_file(destination, one) for one in (path, header)):
+        raise ValueError(f"{destination} is the image itself, or its header")
     with ExitStack() as stack:
         layers = open_layers(stack, path, secret, header=header, lock=False)
         with existing_images_refused(), _new_copy(stack, layers, destination, overwrite) as copy:

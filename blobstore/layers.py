@@ -22,7 +22,7 @@ from blobstore.image import Image
 from blobstore.scan import looks_like_container
 from formats.device import is_blank
 from formats.errors import DeviceFullError, ForeignImageError, SnapshotNotFoundError
-from formats.file import FileDevice, new_file
+from formats.file import FileDevice, is_same_file, new_file
 
 if TYPE_CHECKING:
     import os
@@ -290,6 +290,8 @@ def make_layers(
         DeviceFullError, DeviceBusyError, DeviceError: The image cannot be made.
         ValueError: The options do not fit together.
     """
+    if header is not None and is_same_file(header, path):
+        raise ValueError(f"{path} cannot be both the image and its LUKS header")
     file = _target(names, resources, path, size, overwrite=overwrite)
     layers = Layers(Path(path), file)
     if image_format == QCOW2:

@@ -55,7 +55,8 @@ class FileDevice(Device):
         """
         self._name = os.fspath(path)
         self.read_only = read_only
-        flags = os.O_RDONLY if read_only else os.O_RDWR
+        # A pipe, which it must not be, would let the opening wait for its other end.
+        flags = (os.O_RDONLY if read_only else os.O_RDWR) | getattr(os, "O_NONBLOCK", 0)
         try:
             self._fd = os.open(self._name, flags | _BINARY)
         except OSError as error:
@@ -308,9 +309,11 @@ def _take_name(temporary: Path, target: Path, *, overwrite: bool) -> None:
 
 
 def is_same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
-    """Say whether both names are there and of one file, also by a link."""
+    """Say whether both names are of one file, also by a link, or of one yet to be made."""
     from pathlib import Path  # noqa: PLC0415  see FileDevice.path
 
+    if os.path.realpath(one) == os.path.realpath(other):
+        return True
     one, other = Path(one), Path(other)
     return one.exists() and other.exists() and one.samefile(other)
 

@@ -116,8 +116,10 @@ def convert(
     if to is not None and to not in KINDS:
         raise ValueError(f"{to!r} is no kind of image: one of {', '.join(KINDS)}")
     workers = worker_count(jobs)
-    if is_same_file(destination, source):
-        raise ValueError(f"{destination} is the image itself")
+    for written in (destination, new_header):
+        for read in (source, header):
+            if written is not None and read is not None and is_same_file(written, read):
+                raise ValueError(f"{written} is the image itself, or its header")
     with ExitStack() as resources, existing_images_refused(), ExitStack() as names:
         old = open_layers(
             resources,

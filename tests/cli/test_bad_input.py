@@ -201,6 +201,21 @@ main()
 """
 
 
+def test_a_pipe_is_no_image_and_is_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for arguments in (("ls", pipe), ("convert", pipe, tmp_path / "out"), ("check", pipe)):
+        assert fails(*arguments) == 20
+
+
+def test_create_answers_what_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "key").write_bytes(SECRET)
+    new = ("create", tmp_path / "new", "--key-file", tmp_path / "key", *QUICK)
+    assert fails(*new, "--luks", "1", "--sector-size", "4096") == 2
+    assert fails(*new, "--header", tmp_path / "new") == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]
+
+
 @pytest.mark.parametrize("to", ["raw", "qcow2"])
 def test_a_full_disk_gets_no_part_of_an_image(tmp_path: Path, to: str) -> None:
     source = tmp_path / "source"

@@ -161,6 +161,34 @@ def test_what_was_never_written_to_a_volume_stays_so(tmp_path: Path) -> None:
             assert not any(found[: 20 << 20])
 
 
+def test_no_header_takes_the_place_of_what_is_read_or_made(tmp_path: Path) -> None:
+    image, header, target = (tmp_path / name for name in ("image", "header", "target"))
+    with blobstore.create(image, {"a": 100}, SECRET, header=header, kdf=KDF) as store:
+        store.put("a", b"kept")
+    (tmp_path / "linked").symlink_to(header)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    options: dict[str, Any] = {"overwrite": True, "kdf": KDF}
+    for new in (image, header, target, tmp_path / "linked", tmp_path / "x" / ".." / "target"):
+        (tmp_path / "x").mkdir(exist_ok=True)
+        with pytest.raises(ValueError, match="the image"):
+            blobstore.convert(
+                image, target, SECRET, OTHER, header=header, new_header=new, **options
+            )
+        with (
+            blobstore.open(image, SECRET, header=header, read_only=True) as store,
+            pytest.raises(ValueError, match="image"),
+        ):
+            blobstore.clone(store, target, OTHER, header=new, **options)
+        (tmp_path / "x").rmdir()
+    with pytest.raises(ValueError, match="its header"):
+        blobstore.convert(image, header, SECRET, header=header, to="raw", overwrite=True)
+    with pytest.raises(ValueError, match="its header"):
+        blobstore.backup(image, header, SECRET, header=header, overwrite=True)
+    with pytest.raises(ValueError, match="both the image and its LUKS header"):
+        blobstore.create(target, {}, SECRET, header=target, kdf=KDF)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 @pytest.mark.parametrize(
     ("to", "error"),
     [
