@@ -207,11 +207,17 @@ def header_area(file: BlockDevice) -> BlockDevice | None:
         file: Of any format.
 
     Raises:
+        UnsupportedError: It has QEMU's old encryption, which has no such header.
         FormatError, UnsupportedError, DeviceError: It is a qcow2 image, and unsound.
     """
-    if not is_qcow2(file) or read_header(file).crypt_method != CRYPT_LUKS:
-        return None
-    return luks_area(file)
+    method = read_header(file).crypt_method if is_qcow2(file) else CRYPT_NONE
+    if method == CRYPT_AES:
+        raise UnsupportedError(
+            "QEMU's old AES encryption has no LUKS header, and one passphrase for good",
+            feature="keys of QEMU's old AES encryption",
+            hint="convert the image",
+        )
+    return luks_area(file) if method == CRYPT_LUKS else None
 
 
 def _unlock(

@@ -319,6 +319,8 @@ def test_the_old_aes_of_qemu_is_read_with_a_warning(tmp_path: Path) -> None:
     done_ours = blobstore("convert", path, tmp_path / "raw", "--to", "raw", "--key-file", key)
     assert done_ours.returncode == 0, done_ours
     assert b"weak" in done_ours.stderr
+    for arguments in (("key", "list", path), ("header", "dump", path), ("token", "list", path)):
+        assert fails(*arguments) == 40
     data = (tmp_path / "raw").read_bytes()
     assert data == bytes(64 << 10) + b"\x77" * (100 << 10) + bytes((2 << 20) - (164 << 10))
     with pytest.raises(UnsupportedError, match="not written"):
