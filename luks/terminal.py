@@ -27,7 +27,7 @@ def ask(prompt: str) -> bytearray:
         fd = os.open(_TERMINAL, os.O_RDWR | getattr(os, "O_NOCTTY", 0))
     except OSError as error:
         raise SecretRequiredError(
-            "there is no terminal to ask for a passphrase",
+            f"there is no terminal to ask: {prompt.strip().removesuffix(':')}",
             hint="give a key file or a file descriptor",
         ) from error
     import termios  # noqa: PLC0415  absent on Windows, and so is /dev/tty

@@ -233,5 +233,5 @@ except luks.SecretRequiredError as error:
         text=True,
         check=True,
     )
-    assert done.stdout.startswith("there is no terminal to ask")
+    assert done.stdout.startswith("there is no terminal to ask: ")
     assert done.stdout.split()[-1] == "52"
