@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -84,6 +85,26 @@ def test_snapshots_are_read_with_the_store_in_them(tmp_path: Path, way: str) -> 
     assert fails("get", path, "a", "--snapshot", "second", *secret) == 41
     assert fails("put", path, "a", key, "--snapshot", "first", *secret) == 2
     check(path, way, key)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_windows_are_written_through(tmp_path: Path, way: str, in_place: bool) -> None:
+    path = tmp_path / "image"
+    numbers, model = random.Random(7), bytearray(200_000)
+    with make(path, way, free=0) as store:
+        store.register("disk", len(model), "window")
+        with store.window("disk", in_place=in_place) as window:
+            for number in range(100):
+                offset = numbers.randrange(len(model) - 2000)
+                data = numbers.randbytes(numbers.randrange(1, 2000))
+                window.write(offset, data)
+                model[offset : offset + len(data)] = data
+                if number % 20 == 0:
+                    window.flush()
+    with library.open(path, secret_of(way)) as store:
+        assert store.get("disk") == bytes(model)
+        assert store.verify().ok
+    check(path, way, key_file(tmp_path, SECRET))
 
 
 def test_a_store_is_taken_over_with_all_that_happened_meanwhile(tmp_path: Path, way: str) -> None:

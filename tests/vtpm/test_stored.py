@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.cli import QUICK, fails, succeeds
 from tests.support.foreign import program
 from tests.vtpm import commands
 from tests.vtpm.support import (
@@ -21,6 +22,7 @@ from tests.vtpm.support import (
     command,
     key_of,
     opened,
+    reads,
     serving,
     vtpm_of,
 )
@@ -165,3 +167,22 @@ def test_v14_a_tpm_12_saves_its_state_and_resumes_from_it(image: Path) -> None:
         client = tpm.connect()
         assert client.send(read)[10:] == bytes(20)
         client.close()
+
+
+@pytest.mark.parametrize("kind", ["qcow2-luks", "luks1-in-qcow2", "luks2-in-qcow2"])
+def test_a_tpm_lives_in_a_qcow2_image_and_its_snapshots(
+    copy: Path, tmp_path: Path, kind: str
+) -> None:
+    image, key = tmp_path / "qcow2", ("--key-file", key_of(copy))
+    succeeds("convert", copy, image, "--to", kind, *key, "--new-key-file", key_of(copy), *QUICK)
+    reads(image)
+    succeeds("snapshot", "create", image, "before")
+    with vtpm_of(image, *STARTED) as tpm:
+        client = tpm.connect()
+        client.send(commands.nv_write(INDEX, b"changed!"))
+        client.close()
+        assert fails("snapshot", "apply", image, "before") == 23
+        tpm.process.kill()  # what was answered is durable
+    reads(image, b"changed!")
+    succeeds("snapshot", "apply", image, "before")
+    reads(image)
