@@ -171,11 +171,9 @@ def bulk_path(
     return BulkPath(make, sector_size, crossover)
 
 
-def prepare_bulk() -> None:
-    """Import NumPy now: much is going to be encrypted or decrypted."""
-    import luks.bulk_ivs  # noqa: PLC0415  NumPy
-    import luks.cbc_bulk  # noqa: PLC0415
-    import luks.xts_bulk  # noqa: F401, PLC0415
+def expect_much() -> None:
+    """Import NumPy at the first request that it is faster for: many more will follow."""
+    _import_account.is_due(_IMPORT_COST)
 
 
 class _ImportAccount:

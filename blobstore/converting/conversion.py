@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _SECTOR_SIZE: Final = 512
 _LARGE_SECTOR_SIZE: Final = 4096
-#: From so many bytes on, ciphers are prepared for bulk before the workers start.
+#: From so many bytes on, what makes ciphers fast is imported without waiting until it paid.
 _MUCH: Final = 16 << 20
 
 
@@ -284,9 +284,9 @@ def _copy(
     skip_unwritten = skip_zeros if old.volume is None else holes and blank
     ranges = written_ranges(old) if skip_unwritten else [(0, size)]
     if size >= _MUCH and (old.encrypted or new.encrypted):
-        from luks.bulk import prepare_bulk  # noqa: PLC0415  only where something is encrypted
+        from luks.bulk import expect_much  # noqa: PLC0415  only where something is encrypted
 
-        prepare_bulk()
+        expect_much()
     with ExitStack() as stack:
         ends = [
             (_view(stack, old, read_only=True), _view(stack, new, read_only=False))

@@ -8,6 +8,7 @@ and NumPy's longer loops all run without the interpreter's lock.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Final
@@ -72,6 +73,8 @@ def carry(
     if len(ends) == 1 or work.total <= PIECE_SIZE:
         work.run(*ends[0], report=progress)
         return
+    # Alone: it imports what all of them need, for which they would wait for each other.
+    work.run(*ends[0], most=1)
     pool = ThreadPoolExecutor(len(ends), thread_name_prefix="convert")
     try:
         futures = {pool.submit(work.run, *pair) for pair in ends}
@@ -101,11 +104,19 @@ class _Work:
         """Hand out nothing more."""
         self._stopped = True
 
-    def run(self, source: BlockDevice, target: BlockDevice, report: Progress | None = None) -> None:
-        """Copy pieces until there are none left."""
+    def run(
+        self,
+        source: BlockDevice,
+        target: BlockDevice,
+        report: Progress | None = None,
+        *,
+        most: int = sys.maxsize,
+    ) -> None:
+        """Copy pieces until there are none left, or so many are done."""
         buffer = memoryview(bytearray(min(PIECE_SIZE, self.total)))
         try:
-            while (piece := self._next()) is not None:
+            while most > 0 and (piece := self._next()) is not None:
+                most -= 1
                 offset, length = piece
                 view = buffer[:length]
                 source.read_into(offset, view)
@@ -117,8 +128,10 @@ class _Work:
                     self.done += length
                 if report:
                     report(self.done, self.total)
-        finally:
+        except BaseException:
             self._stopped = True  # one that fails stops the others
+            raise
+        finally:
             buffer[:] = bytes(len(buffer))
 
     def _next(self) -> Range | None:
