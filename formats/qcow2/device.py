@@ -247,8 +247,7 @@ class Qcow2Device(Device):
             ReadOnlyError: The image is open for reading only.
             StorageError: What ``change`` raised.
         """
-        if self.read_only:
-            raise ReadOnlyError("the qcow2 image is open for reading only")
+        self._check_not_read_only()
         with self._lock:
             self._check_open()
             self._metadata.commit()
@@ -290,8 +289,7 @@ class Qcow2Device(Device):
             ReadOnlyError: The image is open for reading only.
             StorageError: What ``change`` raised.
         """
-        if self.read_only:
-            raise ReadOnlyError("the qcow2 image is open for reading only")
+        self._check_not_read_only()
         with self._lock:
             self._check_open()
             self._metadata.begin()
@@ -335,9 +333,12 @@ class Qcow2Device(Device):
             )
 
     def _check_writable(self) -> None:
+        self._check_not_read_only()
+        self._check_readable()
+
+    def _check_not_read_only(self) -> None:
         if self.read_only:
             raise ReadOnlyError("the qcow2 image is open for reading only")
-        self._check_readable()
 
     def _check_open(self) -> None:
         if self._closed:
