@@ -1,4 +1,4 @@
-"""Where extents go in free space (C52, C63a).
+"""Where extents go in free space (C52, C57).
 
 An extent takes the end of a free item, for then one head is written and not two.
 On a file with holes, or a qcow2 image, that may be space that the file system has
@@ -84,7 +84,8 @@ def _places(
         yield _Place(unbacked, left, item, start)
         if unbacked and within is None:
             for offset, size in device.backed_ranges(item + block_size, left - block_size):
-                end = (offset + size) // block_size * block_size
+                # What is left after the extent needs space for a head, too.
+                end = (offset + size) // block_size * block_size - block_size
                 if end - length >= offset:
                     yield _Place(unbacked=False, left=left, item=item, start=end - length)
 

@@ -21,6 +21,7 @@ from blobstore.errors import (
 )
 from formats.container import Kind
 from formats.device import MemoryDevice
+from tests.support.devices import RecordingDevice, crash_states
 from tests.support.interrupts import chosen_points, interrupt_points, interrupted_at
 from tests.support.stores import CORRUPT, UNWRITTEN, Contents, contents, image, open_store, spec
 
@@ -128,6 +129,62 @@ def test_c63_an_interrupt_anywhere(name: str) -> None:
     # Nearly everywhere the store goes on; it may refuse only around the writes themselves.
     assert outcomes.count("refused") < len(outcomes) // 2
     assert "went on" in outcomes
+
+
+#: Those of several steps, and points of each after which every crash is tried.
+STRUCTURAL = ("put", "create", "resize", "delete", "everything", "grow", "scrub")
+CRASH_SAMPLE = 12
+
+
+@pytest.mark.parametrize("name", STRUCTURAL)
+def test_c63_a_crash_after_an_interrupt(name: str) -> None:
+    """What the interrupted store acknowledges afterwards is durable like anything else."""
+    case = CASES[name]
+    before = image(SPECS, free=20_000)
+    store, device = _prepared(before, case)
+    old = contents(store)
+    total = interrupt_points(lambda: case.call(store))
+    states = [old, contents(open_store(bytes(device.content)))]
+    crashes = 0
+    for point in chosen_points(total, CRASH_SAMPLE):
+        crashes += _crash_after(before, case, point, states)
+    assert crashes > CRASH_SAMPLE
+
+
+def _crash_after(before: bytes, case: Case, point: int, states: list[Contents]) -> int:
+    recording = RecordingDevice(before, resizable=True)
+    store = open_store(recording)
+    case.prepare(store)
+    start = len(recording.log)
+    with suppress(KeyboardInterrupt), interrupted_at(point):
+        case.call(store)
+    if store._closed or store._container.writer.poisoned:
+        return 0
+    # What is seen then may have been acted on; what is acknowledged later builds on it.
+    seen = contents(store)
+    allowed: list[Contents] = [seen]
+    later: Contents = {}
+    for number in range(1, 4):
+        recording.mark(number)
+        if number == 1:
+            store.put("w", b"later")
+            later = {"w": b"later"}
+        elif number == 2:
+            store.register("e", 600)
+            later = {**later, "e": UNWRITTEN}
+        else:
+            store.close()
+        allowed.append({**seen, **later})
+    crashes = 0
+    for crash in crash_states(before, recording.log, exhaustive=3, samples=6):
+        last = max((mark for mark in crash.marks if isinstance(mark, int)), default=-1)
+        if crash.point < start:
+            continue
+        crashes += 1
+        found = contents(open_store(crash.content, read_only=True))
+        expected = states if last < 1 else allowed[last - 1 : last + 1]
+        assert found in expected, f"interrupted at bytecode {point}, then {crash.point}"
+    return crashes
 
 
 def _prepared(before: bytes, case: Case) -> tuple[Store, MemoryDevice]:
