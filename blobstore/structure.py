@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from blobstore.directory import Copy, Section
 from blobstore.headers import make_equal, write_durable
-from blobstore.placing import place_extents
 from blobstore.writing import Span
 from formats.container import NEVER_WRITTEN, Free, State, record_length
 from formats.container_encoder import encode_free, record_frame
@@ -50,6 +49,8 @@ def take_extents(
             nothing was changed.
         DeviceError, PoisonedStoreError, DamagedHeadError: As in `commit`.
     """
+    from blobstore.placing import place_extents  # noqa: PLC0415  not to put
+
     container.next_generation()  # refuses a store that must not be written
     make_equal(container)  # space that an interrupted growth added is used only then (C57)
     extents = [_void_extent(container, identity) for identity in identities]
