@@ -58,6 +58,18 @@ class Lookup:
             )
         return section
 
+    def require_complete(self) -> None:
+        """Check that the sections that are known are all there are (C82).
+
+        Raises:
+            DamagedHeadError: Damage may hide others.
+            PoisonedStoreError: A failed write leaves some in doubt.
+        """
+        if self._in_doubt:
+            self._container.writer.require_sound()
+        if self._container.directory.damaged:
+            raise self.damaged_head("it may hide sections")
+
     def require_no_window(self, name: str) -> None:
         """Refuse to change a section behind the back of its window.
 
@@ -70,7 +82,11 @@ class Lookup:
     def damaged_head(self, what: str) -> DamagedHeadError:
         """Return the error that the first damaged head leads to."""
         offset, _ = self._container.directory.damaged[0]
-        return DamagedHeadError(f"the head at byte {offset} is damaged: {what}", offset=offset)
+        return DamagedHeadError(
+            f"the head at byte {offset} is damaged: {what}",
+            offset=offset,
+            hint="save what can be read with unpack, and repair the store with verify --repair",
+        )
 
     def changing(self, names: Iterable[str]) -> AbstractContextManager[None]:
         """Put sections in doubt if a write in the block fails.

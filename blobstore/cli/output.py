@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from blobstore.errors import OutputExistsError
+from blobstore.errors import DamagedHeadError, OutputExistsError
 from formats.errors import DeviceError
 from formats.file import is_same_file, new_file
 
@@ -77,6 +77,20 @@ def write_blob(path: Path | None, data: ReadableBuffer, *, force: bool) -> None:
 def output_exists(path: Path) -> OutputExistsError:
     """Return the error for an output that must not be overwritten."""
     return OutputExistsError(f"{path} exists", hint="overwrite it with --force")
+
+
+def sections_hidden(image: Path, damaged: tuple[int, ...]) -> DamagedHeadError:
+    """Return the error for an image of which not all sections are known (C82).
+
+    Args:
+        image: The image.
+        damaged: Where its damaged heads are.
+    """
+    return DamagedHeadError(
+        f"{image} has {len(damaged)} damaged heads: sections may be missing",
+        offset=damaged[0],
+        hint="`blobstore verify` says more, and with --repair mends what something proves",
+    )
 
 
 def print_json(value: Any) -> None:
