@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from blobstore.errors import CorruptBlobError, ImageExistsError, UnwrittenBlobError
 from blobstore.manifests.writing import fields_of_blob, manifest_text
-from formats.errors import DeviceError
+from formats.errors import DeviceError, device_error
 from formats.file import new_file
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def unpack(store: Store, directory: str | os.PathLike[str], *, overwrite: bool =
         if not overwrite and any(target.iterdir()):
             raise ImageExistsError(f"{target} is not empty")
     except OSError as error:
-        raise DeviceError(f"cannot use directory {target}: {error.strerror}") from error
+        raise device_error(error, f"cannot use directory {target}") from error
     unpacked = Unpacked(files={}, fields=[], unwritten=[], failed={}, nameless=[])
     contents: dict[str, dict[str, Any]] = {}
     taken = {MANIFEST_NAME}

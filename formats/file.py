@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from formats.device import Device
-from formats.errors import DeviceError, DeviceFullError, ReadOnlyError, UnsupportedError
+from formats.errors import DeviceError, ReadOnlyError, UnsupportedError, device_error
 from formats.locks import lock_image, unlock_image
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from formats.device import ReadableBuffer, WritableBuffer
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 _NOT_THERE = {errno.EOPNOTSUPP, errno.ENOSYS}
 _BINARY: int = getattr(os, "O_BINARY", 0)  # Windows only
 
@@ -60,7 +58,7 @@ class FileDevice(Device):
         try:
             self._fd = os.open(self._name, flags | _BINARY)
         except OSError as error:
-            raise _translate(error, f"cannot open {self._name}", writing=not read_only) from error
+            raise device_error(error, f"cannot open {self._name}", writing=not read_only) from error
         try:
             self._adopt(lock)
         except BaseException:
@@ -123,7 +121,7 @@ class FileDevice(Device):
             try:
                 count = self._pread(view, offset)
             except OSError as error:
-                raise _translate(
+                raise device_error(
                     error, f"cannot read {self._name} at byte {offset}", writing=False
                 ) from error
             if not count:
@@ -142,7 +140,7 @@ class FileDevice(Device):
             try:
                 count = self._pwrite(view, offset)
             except OSError as error:
-                raise _translate(error, f"cannot write {self._name} at byte {offset}") from error
+                raise device_error(error, f"cannot write {self._name} at byte {offset}") from error
             view = view[count:]
             offset += count
 
@@ -151,7 +149,7 @@ class FileDevice(Device):
         try:
             _synchronise(self._fd)
         except OSError as error:
-            raise _translate(error, f"cannot flush {self._name}") from error
+            raise device_error(error, f"cannot flush {self._name}") from error
 
     def resize(self, size: int, /) -> None:
         if not self._resizable:
@@ -161,7 +159,7 @@ class FileDevice(Device):
         try:
             os.ftruncate(self._fd, size)
         except OSError as error:
-            raise _translate(error, f"cannot resize {self._name} to {size} bytes") from error
+            raise device_error(error, f"cannot resize {self._name} to {size} bytes") from error
         self._size = size
 
     def discard(self, offset: int, size: int, /) -> None:
@@ -181,7 +179,7 @@ class FileDevice(Device):
                     f"the file system or device of {self._name} gives no space back",
                     feature="discard",
                 ) from error
-            raise _translate(
+            raise device_error(
                 error, f"cannot discard {size} bytes of {self._name} at byte {offset}"
             ) from error
 
@@ -208,7 +206,7 @@ class FileDevice(Device):
                 if error.errno == errno.EINVAL:
                     yield offset, end - offset
                     return
-                raise _translate(
+                raise device_error(
                     error, f"cannot look for holes in {self._name}", writing=False
                 ) from error
             if start >= end:
@@ -274,7 +272,7 @@ def new_file(
     try:
         os.close(os.open(temporary, flags, 0o600))
     except OSError as error:
-        raise _translate(error, f"cannot create {target}") from error
+        raise device_error(error, f"cannot create {target}") from error
     try:
         device = FileDevice(temporary, read_only=False)
     except BaseException:
@@ -305,7 +303,7 @@ def _take_name(temporary: Path, target: Path, *, overwrite: bool) -> None:
     except FileExistsError:
         raise
     except OSError as error:
-        raise _translate(error, f"cannot name the new file {target}") from error
+        raise device_error(error, f"cannot name the new file {target}") from error
 
 
 def is_same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
@@ -339,12 +337,3 @@ def _synchronise(fd: int) -> None:
         os.fdatasync(fd)
     else:
         os.fsync(fd)
-
-
-def _translate(error: OSError, what: str, *, writing: bool = True) -> DeviceError:
-    kind = DeviceError
-    if error.errno in _FULL:
-        kind = DeviceFullError
-    elif writing and error.errno in _READ_ONLY:
-        kind = ReadOnlyError
-    return kind(f"{what}: {error.strerror}")

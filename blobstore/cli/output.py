@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from blobstore.errors import DamagedHeadError, OutputExistsError
-from formats.errors import DeviceError
+from formats.errors import device_error
 from formats.file import is_same_file, new_file
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def write_output(path: Path, data: ReadableBuffer, *, force: bool) -> None:
                 while written < len(data):
                     written += stream.write(memoryview(data)[written:])
         except OSError as error:
-            raise DeviceError(f"cannot write {path}: {error.strerror}") from error
+            raise device_error(error, f"cannot write {path}") from error
         return
     try:
         with new_file(path, len(data), overwrite=force) as device:
