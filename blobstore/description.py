@@ -77,7 +77,7 @@ class StoreInfo:
     @property
     def complete(self) -> bool:
         """Whether the sections that are known are all there are (C82)."""
-        return not self.damaged_heads
+        return self.root is not None
 
     @property
     def digest(self) -> Digest | None:

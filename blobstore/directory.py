@@ -137,6 +137,11 @@ class Directory:
     left_over: list[Section] = field(default_factory=list)
     gave_way: list[Section] = field(default_factory=list)
 
+    @property
+    def complete(self) -> bool:
+        """Whether the sections that are known are all there are, as the root proves (C82)."""
+        return self.root is not None
+
     def every_section(self) -> Iterator[tuple[str, Section]]:
         """Yield each section that is known with its name; empty where that is not (C82)."""
         yield from self.sections.items()
@@ -148,6 +153,8 @@ class Directory:
 
         What is only the missing copy of a known section is left out (C82).
         """
+        if self.complete:
+            return []
         missing = {
             extent.place[0] + number * extent.newest.length: extent.newest.length
             for _, section in self.every_section()
@@ -166,6 +173,15 @@ class Directory:
                 found.pop()
             found.append((start, length))
         return found
+
+    def leave_over(self, extent: Section) -> None:
+        """Note an extent that is of no section any more; twice is fine."""
+        if not any(known is extent for known in self.left_over):
+            self.left_over.append(extent)
+
+    def take_up(self, extent: Section) -> None:
+        """Note that an extent is of a section now, or free; twice is fine."""
+        self.left_over = [known for known in self.left_over if known is not extent]
 
 
 def interpret(scan: Scan, verifies: Verifies) -> Directory:

@@ -16,7 +16,8 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from formats.device import Device
-from formats.errors import DeviceError, ReadOnlyError, UnsupportedError, device_error
+from formats.errors import DeviceError, DeviceFullError, ReadOnlyError, UnsupportedError
+from formats.errors import device_error as _translate
 from formats.locks import lock_image, unlock_image
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class FileDevice(Device):
         try:
             self._fd = os.open(self._name, flags | _BINARY)
         except OSError as error:
-            raise device_error(error, f"cannot open {self._name}", writing=not read_only) from error
+            raise _translate(error, f"cannot open {self._name}", writing=not read_only) from error
         try:
             self._adopt(lock)
         except BaseException:
@@ -121,7 +122,7 @@ class FileDevice(Device):
             try:
                 count = self._pread(view, offset)
             except OSError as error:
-                raise device_error(
+                raise _translate(
                     error, f"cannot read {self._name} at byte {offset}", writing=False
                 ) from error
             if not count:
@@ -140,7 +141,7 @@ class FileDevice(Device):
             try:
                 count = self._pwrite(view, offset)
             except OSError as error:
-                raise device_error(error, f"cannot write {self._name} at byte {offset}") from error
+                raise _translate(error, f"cannot write {self._name} at byte {offset}") from error
             view = view[count:]
             offset += count
 
@@ -149,7 +150,7 @@ class FileDevice(Device):
         try:
             _synchronise(self._fd)
         except OSError as error:
-            raise device_error(error, f"cannot flush {self._name}") from error
+            raise _translate(error, f"cannot flush {self._name}") from error
 
     def resize(self, size: int, /) -> None:
         if not self._resizable:
@@ -159,7 +160,7 @@ class FileDevice(Device):
         try:
             os.ftruncate(self._fd, size)
         except OSError as error:
-            raise device_error(error, f"cannot resize {self._name} to {size} bytes") from error
+            raise _translate(error, f"cannot resize {self._name} to {size} bytes") from error
         self._size = size
 
     def discard(self, offset: int, size: int, /) -> None:
@@ -179,7 +180,7 @@ class FileDevice(Device):
                     f"the file system or device of {self._name} gives no space back",
                     feature="discard",
                 ) from error
-            raise device_error(
+            raise _translate(
                 error, f"cannot discard {size} bytes of {self._name} at byte {offset}"
             ) from error
 
@@ -206,13 +207,68 @@ class FileDevice(Device):
                 if error.errno == errno.EINVAL:
                     yield offset, end - offset
                     return
-                raise device_error(
+                raise _translate(
                     error, f"cannot look for holes in {self._name}", writing=False
                 ) from error
             if start >= end:
                 return
             yield start, stop - start
             offset = stop
+
+    def backed_ranges(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        """Yield what in a range is not a hole; as `data_ranges`."""
+        return self.data_ranges(offset, size)
+
+    def reserve(self, offset: int, size: int, /) -> None:
+        """Fill the holes in a range with space, or see that the file system has enough."""
+        self._check_range(offset, size)
+        if self.read_only:
+            raise ReadOnlyError(f"{self._name} is open for reading only")
+        if not self._resizable:
+            return  # a block device has its space
+        holes = list(self._holes(offset, size))
+        self.require_space(sum(length for _, length in holes))
+        from formats.holes import fill_holes, punch_hole  # noqa: PLC0415  ctypes is rarely needed
+
+        try:
+            for start, length in holes:
+                fill_holes(self._fd, start, length)
+        except OSError as error:
+            if error.errno in _NOT_THERE:
+                return
+            # It was compared with what is there; somebody else was faster.
+            with suppress(OSError):
+                for start, length in holes:
+                    punch_hole(self._fd, start, length)
+            raise _translate(error, f"cannot reserve {size} bytes of {self._name}") from error
+
+    def require_space(self, size: int) -> None:
+        """Refuse what the file system has no space for.
+
+        Raises:
+            DeviceFullError: It has less than ``size`` bytes left.
+        """
+        if not (self._resizable and hasattr(os, "fstatvfs")):
+            return
+        found = os.fstatvfs(self._fd)
+        free = found.f_bavail * found.f_frsize
+        if size > free:
+            raise DeviceFullError(
+                f"{self._name} needs {size} bytes more; its file system has {free} left"
+            )
+
+    def _holes(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        end = offset + size
+        for start, length in self.data_ranges(offset, size):
+            if offset < start:
+                yield offset, start - offset
+            offset = start + length
+        if offset < end:
+            yield offset, end - offset
+
+    def __del__(self) -> None:
+        """Let go of the file, and of its lock, if whoever opened it was interrupted."""
+        self.close()
 
     def close(self) -> None:
         """Close the file, which also drops its lock; nothing is flushed."""
@@ -272,7 +328,7 @@ def new_file(
     try:
         os.close(os.open(temporary, flags, 0o600))
     except OSError as error:
-        raise device_error(error, f"cannot create {target}") from error
+        raise _translate(error, f"cannot create {target}") from error
     try:
         device = FileDevice(temporary, read_only=False)
     except BaseException:
@@ -303,7 +359,7 @@ def _take_name(temporary: Path, target: Path, *, overwrite: bool) -> None:
     except FileExistsError:
         raise
     except OSError as error:
-        raise device_error(error, f"cannot name the new file {target}") from error
+        raise _translate(error, f"cannot name the new file {target}") from error
 
 
 def is_same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:

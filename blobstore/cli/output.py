@@ -21,6 +21,7 @@ from formats.file import is_same_file, new_file
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from blobstore.description import StoreInfo
     from formats.device import ReadableBuffer
 
 #: A progress bar appears only for what takes longer, in seconds.
@@ -79,16 +80,11 @@ def output_exists(path: Path) -> OutputExistsError:
     return OutputExistsError(f"{path} exists", hint="overwrite it with --force")
 
 
-def sections_hidden(image: Path, damaged: tuple[int, ...]) -> DamagedHeadError:
-    """Return the error for an image of which not all sections are known (C82).
-
-    Args:
-        image: The image.
-        damaged: Where its damaged heads are.
-    """
+def sections_hidden(image: Path, info: StoreInfo) -> DamagedHeadError:
+    """Return the error for an image of which not all sections are known (C82)."""
     return DamagedHeadError(
-        f"{image} has {len(damaged)} damaged heads: sections may be missing",
-        offset=damaged[0],
+        f"{image} has {len(info.damaged_heads)} damaged heads: sections may be missing",
+        offset=info.damaged_heads[0],
         hint="`blobstore verify` says more, and with --repair mends what something proves",
     )
 

@@ -39,7 +39,8 @@ def command(
     """
     with access.open(image) as first, other_access.open(other) as second:
         for path, store in ((image, first), (other, second)):
-            if damaged := store.info().damaged_heads:
-                raise sections_hidden(path, damaged)
+            info = store.info()
+            if not info.complete:
+                raise sections_hidden(path, info)
         differences = compare(first, second)
     show_differences(differences, as_json=as_json, exit_code=exit_code)

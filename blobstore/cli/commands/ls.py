@@ -28,14 +28,14 @@ def command(*, access: Access, image: Path, as_json: bool) -> None:
     """
     with access.open(image) as store:
         sections = store.sections(allow_damaged=True)
-        damaged = store.info().damaged_heads
+        info = store.info()
     if as_json:
         print_json([asdict(section) | {"name": section.name or None} for section in sections])
     else:
         header = ("SIZE", "WORST CASE", "COPIES", "GENERATION", "KIND", "TYPE", "NAME")
         print_table([header, *map(_row, sections)], right=frozenset((0, 1, 2, 3)))
-    if damaged:
-        raise sections_hidden(image, damaged)
+    if not info.complete:
+        raise sections_hidden(image, info)
 
 
 def _row(section: SectionInfo) -> tuple[str, ...]:

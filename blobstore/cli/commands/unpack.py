@@ -28,12 +28,12 @@ def command(*, access: Access, image: Path, directory: Path, force: bool) -> Non
     """
     with access.open(image) as store:
         unpacked = unpack(store, directory, overwrite=force)
-        damaged = store.info().damaged_heads
+        info = store.info()
     for error in unpacked.failed.values():
         click.echo(f"blobstore: {error}", err=True)
     for section in unpacked.nameless:
         click.echo(f"blobstore: at byte {section.offset}, a section {section.damage}", err=True)
-    if damaged:
-        raise sections_hidden(image, damaged)
+    if not info.complete:
+        raise sections_hidden(image, info)
     if unpacked.failed:
         raise CorruptBlobError(f"{len(unpacked.failed)} sections could not be unpacked")
