@@ -139,6 +139,16 @@ def test_c82_a_failed_write_leaves_an_enumeration_in_doubt() -> None:
     assert len(store.sections(allow_damaged=True)) == 2
 
 
+@pytest.mark.parametrize("lost", [1, 2])
+def test_c61_a_damaged_store_is_not_said_to_need_no_compaction(lost: int) -> None:
+    content = written()
+    store = open_store(without_heads(content, *records_of(content, "tpm")[:lost]))
+    with pytest.raises(DamagedHeadError):
+        store.compact()
+    with pytest.raises(DamagedHeadError):
+        store.scrub()
+
+
 def assert_tiled(store: Store) -> None:
     """Check that regions and checked items cover every byte once, and that nothing is unlisted."""
     container = store._container
