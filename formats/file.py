@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from formats.device import Device
 from formats.errors import DeviceError, DeviceFullError, ReadOnlyError, UnsupportedError
+from formats.errors import device_error as _translate
 from formats.locks import lock_image, unlock_image
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
     from formats.device import ReadableBuffer, WritableBuffer
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 _NOT_THERE = {errno.EOPNOTSUPP, errno.ENOSYS}
 _BINARY: int = getattr(os, "O_BINARY", 0)  # Windows only
 
@@ -394,12 +393,3 @@ def _synchronise(fd: int) -> None:
         os.fdatasync(fd)
     else:
         os.fsync(fd)
-
-
-def _translate(error: OSError, what: str, *, writing: bool = True) -> DeviceError:
-    kind = DeviceError
-    if error.errno in _FULL:
-        kind = DeviceFullError
-    elif writing and error.errno in _READ_ONLY:
-        kind = ReadOnlyError
-    return kind(f"{what}: {error.strerror}")
