@@ -13,7 +13,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from formats.errors import DeviceError, device_error
+from formats.errors import DeviceError, DeviceFullError, device_error
 
 if TYPE_CHECKING:
     from typing import Any, TextIO
@@ -80,9 +80,10 @@ def _text(binary: Any, old: TextIO | None, *, lines: bool = False) -> TextIO:
     )
 
 
-def _failed(what: str, error: OSError) -> DeviceError:
+def _failed(what: str, error: OSError, kind: type[DeviceError] = DeviceError) -> DeviceError:
+    """Return the error to raise; of ``kind`` if the descriptor was closed."""
     if error.errno == errno.ENOTCONN:  # see `_keep_taken`
-        return DeviceError(f"{what}: it is closed")
+        return kind(f"{what}: it is closed")
     return device_error(error, what, writing=False)
 
 
@@ -116,7 +117,8 @@ class _Output(io.FileIO):
             self._broken = True
             if error.errno == errno.EPIPE:
                 raise ReaderGoneError from error
-            raise _failed("cannot write stdout", error) from error
+            # Full or closed, scripts need to know the same: nothing takes the output.
+            raise _failed("cannot write stdout", error, DeviceFullError) from error
 
 
 class _Messages(io.FileIO):
