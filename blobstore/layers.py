@@ -346,6 +346,7 @@ def _target(
 ) -> FileDevice:
     """Return the device that becomes the image: a new file, or a block device."""
     keep_size = 0
+    existing = None
     replaces = Path(path).exists()
     if replaces:
         existing = FileDevice(path, read_only=False)
@@ -360,7 +361,9 @@ def _target(
                 raise DeviceFullError(f"{path} has {existing.size} bytes, not {size}")
             return existing
     # Replaces the old file in the end; until then that is open, and locked.
-    device = names.enter_context(new_file(path, size or keep_size, overwrite=replaces))
+    device = names.enter_context(
+        new_file(path, size or keep_size, overwrite=replaces, existing=existing)
+    )
     resources.push(device)
     return device
 

@@ -57,6 +57,7 @@ def luks_place(
             # It has its own place in the file, whatever happens to clusters meanwhile.
             if write:
                 stack.enter_context(exclusive(image))
+                file.require_name()
             yield area
             return
         if write:

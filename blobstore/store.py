@@ -25,7 +25,8 @@ class Store(StoreWriter):
     """An open store. `blobstore.open` and `blobstore.create` make them.
 
     All methods may be called from several threads; a put is atomic and durable
-    when it returns. A closed store raises `ValueError`.
+    when it returns. A closed store raises `ValueError`, and one that was opened
+    before a fork raises `ForkedProcessError` in the child (C64).
     """
 
     def __init__(
@@ -257,6 +258,8 @@ class Store(StoreWriter):
                 `Window.close`.
             ValueError: A transaction is under way in this thread.
         """
+        if self._lock.owner.is_other:
+            return  # all this is the parent's to do
         with self._lock:
             if self._closed:
                 return

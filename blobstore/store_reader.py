@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING
 
 from blobstore.errors import (
@@ -13,6 +12,7 @@ from blobstore.errors import (
 )
 from blobstore.lookup import Lookup
 from formats.container import State
+from formats.process import Owned, OwnedLock, Owner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from blobstore.verification import Report
 
 
-class StoreReader:
+class StoreReader(Owned):
     """The reading half of `blobstore.Store`."""
 
     def __init__(self, container: OpenContainer, image: Image | None) -> None:
         """Serve ``container``, which lies in ``image``."""
         self._container = container
         self._image = image
-        self._lock = threading.RLock()
+        self._lock = OwnedLock(Owner("the store"))
         self._lookup = Lookup(container)
         self._closed = False
 
@@ -85,7 +85,9 @@ class StoreReader:
         return iter([section.name for section in self.sections()])
 
     def __len__(self) -> int:
-        return len(self._container.directory.sections)
+        with self._lock:
+            self._require_open()
+            return len(self._container.directory.sections)
 
     def __contains__(self, name: object) -> bool:
         """Say whether there is such a section.

@@ -91,6 +91,7 @@ def opened_for_header(path_or_device: Place) -> Iterator[BlockDevice]:
         FileDevice(path_or_device, read_only=False, lock=False) as device,
         exclusive(path_or_device),
     ):
+        device.require_name()  # or the change would be lost with a file that was replaced
         yield device
 
 
