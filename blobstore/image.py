@@ -16,7 +16,7 @@ class ImageLock(Protocol):
     """The lock that keeps other processes out of an image."""
 
     def acquire(self) -> None:
-        """Take it, and the size that the image has now; or raise `DeviceBusyError`."""
+        """Take it, and the image as it is now; or raise, and do not hold it."""
 
     def release(self) -> None:
         """Give it up."""

@@ -126,9 +126,23 @@ class LayersLock:
         self._layers = layers
 
     def acquire(self) -> None:
-        """Take it, and the sizes that the layers have now; or raise `DeviceBusyError`."""
+        """Take it, and the layers as they are now; or raise, and do not hold it.
+
+        Raises:
+            DeviceBusyError: Another process has it.
+            ImageReplacedError: Another file has the image's name by now.
+            PolicyError: It is encrypted in another way by now.
+            FormatError, DeviceError: The image is not sound any more.
+        """
+        from blobstore.handover import require_same_encryption  # noqa: PLC0415  rarely used
+
         self._layers.file.lock()
-        self._layers.follow()
+        try:
+            self._layers.follow()
+            require_same_encryption(self._layers)
+        except BaseException:
+            self.release()
+            raise
 
     def release(self) -> None:
         """Give it up."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from blobstore.image import Image, ImageLock
     from blobstore.scrub import Scrubbed
     from blobstore.verification import Report
+    from formats.container import Header
     from formats.device import BlockDevice
 
 
@@ -36,12 +37,14 @@ class Store(StoreWriter):
         *,
         read_only: bool,
         resources: ExitStack,
+        require_protection: Callable[[Header], None],
         image_lock: ImageLock | None = None,
         released: bool = False,
     ) -> None:
         """Serve ``container``; use the functions that open stores instead."""
         super().__init__(container, image, read_only=read_only, released=released)
         self._resources = resources
+        self._require_protection = require_protection
         self._image_lock = image_lock
 
     @classmethod
@@ -84,10 +87,14 @@ class Store(StoreWriter):
             PinMismatchError: It is not what ``expect_digest`` and
                 ``at_least_generation`` ask for.
         """
+
+        def protected(header: Header) -> None:
+            if not allow_unprotected:
+                require_protection(header, encrypted=encrypted, with_secret=with_secret)
+
         container = open_container(device)
         require_pinned(container.directory, expect_digest, at_least_generation)
-        if not allow_unprotected:
-            require_protection(container.header, encrypted=encrypted, with_secret=with_secret)
+        protected(container.header)
         if not (read_only or released) and container.writable:
             from blobstore.recovery import recover  # noqa: PLC0415  not to read
 
@@ -97,6 +104,7 @@ class Store(StoreWriter):
             image,
             read_only=read_only,
             resources=resources or ExitStack(),
+            require_protection=protected,
             image_lock=image_lock,
             released=released,
         )
@@ -213,26 +221,47 @@ class Store(StoreWriter):
             lock.release()
             self._released = True
 
-    def take_over(self) -> None:
-        """Take the image's lock and what its store has become meanwhile.
+    def take_over(
+        self, *, expect_digest: Digest | None = None, at_least_generation: int = 0
+    ) -> None:
+        """Take the image's lock and what its store has become meanwhile (C65).
 
-        For a store that was opened with ``released``, or that `release` gave up.
+        For a store that was opened with ``released``, or that `release` gave up. It must
+        be the same store in the same file, no less protected, and no older than it was
+        known here: all that was asked when it was opened is asked again, but for
+        ``expect_digest``: what the digest is now only the process that had it can tell.
+
+        Args:
+            expect_digest: What `digest` said there after the last change.
+            at_least_generation: The generation that it must have reached.
 
         Raises:
             DeviceBusyError: Another process has not released it yet; nothing
                 changed, and it can be tried again.
+            ImageReplacedError: Another file has the image's name by now: open that.
+            PinMismatchError: It is older than it was known here, or another store, or
+                not what the arguments ask for.
+            PolicyError: It is less protected than it should be (C25), or encrypted in
+                another way than when it was opened.
+            ValueError: The store has open windows.
             CorruptStoreError, FormatError, DeviceError: As in `blobstore.open`.
         """
+        from blobstore.handover import follow_store  # noqa: PLC0415  rarely used
         from blobstore.recovery import recover  # noqa: PLC0415  not to read
 
         with self._lock:
             self._require_open()
             lock = self._require_lock()
             if not self._released:
+                require_pinned(self._container.directory, expect_digest, at_least_generation)
                 return
+            if self._lookup.windows:
+                raise ValueError("close the windows of the store first")
             lock.acquire()
             try:
-                container = open_container(self._container.device)
+                container = follow_store(self._container)
+                self._require_protection(container.header)
+                require_pinned(container.directory, expect_digest, at_least_generation)
                 if container.writable:
                     recover(container)
             except BaseException:

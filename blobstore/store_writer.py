@@ -172,8 +172,8 @@ class StoreWriter(StoreReader):
         is unverified: `get` raises `CorruptBlobError`, and with ``previous``
         returns what it was when it was opened.
 
-        On a store open for reading, and of a section of one copy, the window
-        takes no writes.
+        On a store open for reading, or released, and of a section of one copy, the
+        window takes no writes.
 
         Args:
             name: A registered section; it has at most one window at a time.
@@ -201,7 +201,7 @@ class StoreWriter(StoreReader):
                 self._container,
                 self._lookup,
                 self._lock,
-                self._read_only or not self._container.writable,
+                self._read_only or self._released or not self._container.writable,
                 self._require_writable,
             )
             return open_window(
