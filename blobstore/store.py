@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
 
 from blobstore.lookup import Lookup
-from blobstore.opened import OpenContainer, open_container
+from blobstore.opened import OpenContainer, is_settled, open_container
 from blobstore.policy import require_pinned, require_protection
 from blobstore.store_writer import StoreWriter
 
@@ -40,9 +40,16 @@ class Store(StoreWriter):
         require_protection: Callable[[Header], None],
         image_lock: ImageLock | None = None,
         released: bool = False,
+        unlocked: bool = False,
     ) -> None:
         """Serve ``container``; use the functions that open stores instead."""
-        super().__init__(container, image, read_only=read_only, released=released)
+        super().__init__(
+            container,
+            image,
+            read_only=read_only,
+            released=released,
+            unlocked=image_lock if unlocked else None,
+        )
         self._resources = resources
         self._require_protection = require_protection
         self._image_lock = image_lock
@@ -62,6 +69,7 @@ class Store(StoreWriter):
         resources: ExitStack | None = None,
         image_lock: ImageLock | None = None,
         released: bool = False,
+        unlocked: bool = False,
     ) -> Self:
         """Open the container that starts at byte 0 of ``device``.
 
@@ -78,6 +86,7 @@ class Store(StoreWriter):
             resources: Closed with the store; the caller's if this raises.
             image_lock: The lock that `release` and `take_over` deal with.
             released: Whether that lock is not held yet.
+            unlocked: Whether others may be writing, so that it has to hold still (C66).
 
         Raises:
             FormatError, UnsupportedError, DeviceError: There is none, or it
@@ -92,9 +101,16 @@ class Store(StoreWriter):
             if not allow_unprotected:
                 require_protection(header, encrypted=encrypted, with_secret=with_secret)
 
-        container = open_container(device)
-        require_pinned(container.directory, expect_digest, at_least_generation)
-        protected(container.header)
+        def opened() -> OpenContainer:
+            container = open_container(device)
+            require_pinned(container.directory, expect_digest, at_least_generation)
+            protected(container.header)
+            return container
+
+        if unlocked and image_lock:
+            container = image_lock.read_anew(opened, is_settled)
+        else:
+            container = opened()
         if not (read_only or released) and container.writable:
             from blobstore.recovery import recover  # noqa: PLC0415  not to read
 
@@ -107,6 +123,7 @@ class Store(StoreWriter):
             require_protection=protected,
             image_lock=image_lock,
             released=released,
+            unlocked=unlocked,
         )
 
     # ------------------------------------------------------- maintenance
@@ -202,8 +219,8 @@ class Store(StoreWriter):
         """Let another process take the image over, as in a live migration.
 
         Everything is recorded as durable and the image's lock is given up. The
-        volume stays unlocked; what is read is what was there at this moment, and
-        writing is refused until `take_over`.
+        volume stays unlocked; what is read is what was there at this moment, or what
+        another process made of it since (C66), and writing is refused until `take_over`.
 
         Raises:
             ValueError: The store was not opened by path for writing, or has open
@@ -219,7 +236,7 @@ class Store(StoreWriter):
                 raise ValueError("close the windows of the store first")
             close(self._container)
             lock.release()
-            self._released = True
+            self._released, self._unlocked = True, lock
 
     def take_over(
         self, *, expect_digest: Digest | None = None, at_least_generation: int = 0
@@ -268,7 +285,7 @@ class Store(StoreWriter):
                 lock.release()
                 raise
             self._container, self._lookup = container, Lookup(container)
-            self._released = False
+            self._released, self._unlocked = False, None
 
     def _require_lock(self) -> ImageLock:
         if self._image_lock is None or self._read_only:
