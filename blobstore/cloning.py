@@ -57,18 +57,22 @@ def clone(
             if section.size is not None:
                 store.put(section.name, source.get(section.name))
 
-    specs = [
-        SectionSpec(
-            section.name, section.max_size, kind_of(section.kind), section.copies, section.type
-        )
-        for section in source.sections()
-    ]
     options = (
         {"block_size": source.info().block_size, "encrypted": secret is not None}
         | _kind(image, encrypted=secret is not None, detached=header is not None)
         | options
     )
-    return create_store(destination, specs, secret, fill=fill, **options)
+
+    def make() -> Store:
+        specs = [
+            SectionSpec(
+                section.name, section.max_size, kind_of(section.kind), section.copies, section.type
+            )
+            for section in source.sections()
+        ]
+        return create_store(destination, specs, secret, fill=fill, **options)
+
+    return source.at_one_moment(make)
 
 
 def _kind(image: Image | None, *, encrypted: bool, detached: bool) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from blobstore.lookup import Lookup
 from blobstore.opened import is_settled, open_container
 from formats.container import State
 from formats.errors import ForkedProcessError, StorageError
+from formats.logs import LateLogger
 from formats.process import Owned, OwnedLock, Owner
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from blobstore.regions import Region
     from blobstore.verification import Report
 
+
+_log = LateLogger(__name__)
 
 _Result = TypeVar("_Result")
 
@@ -46,7 +49,7 @@ class StoreReader(Owned):
         self._container = container
         self._image = image
         self._unlocked = unlocked
-        self._reading_anew = False
+        self._at_one_moment = False
         self._lock = OwnedLock(Owner("the store"))
         self._lookup = Lookup(container)
         self._closed = False
@@ -73,15 +76,21 @@ class StoreReader(Owned):
         """
         with self._lock:
             self._require_open()
-            if self._unlocked is None or self._reading_anew:
+            image = self._unlocked
+            if image is None or self._at_one_moment:
                 return read()
+            self._at_one_moment = True
             try:
                 result = read()
+                if settled(result):
+                    return result
             except ForkedProcessError:
                 raise
-            except StorageError:
-                return self._read_anew(self._unlocked, read, settled)
-            return result if settled(result) else self._read_anew(self._unlocked, read, settled)
+            except StorageError as error:
+                _log.debug("read anew, for it may be changing: %s", error)
+            finally:
+                self._at_one_moment = False
+            return self._read_anew(image, read, settled)
 
     def _read_anew(
         self, image: ImageLock, read: Callable[[], _Result], settled: Callable[[_Result], bool]
@@ -93,13 +102,13 @@ class StoreReader(Owned):
             self._lookup.windows = windows
             return container, read()
 
-        self._reading_anew = True
+        self._at_one_moment = True
         try:
             _, result = image.read_anew(
                 attempt, lambda found: is_settled(found[0]) and settled(found[1])
             )
         finally:
-            self._reading_anew = False
+            self._at_one_moment = False
         return result
 
     def get(self, name: str, *, previous: bool = False) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,14 @@ def unpack(store: Store, directory: str | os.PathLike[str], *, overwrite: bool =
             raise ImageExistsError(f"{target} is not empty")
     except OSError as error:
         raise DeviceError(f"cannot use directory {target}: {error.strerror}") from error
+    replace = itertools.chain([overwrite], itertools.repeat(True))  # what an attempt left
+    return store.at_one_moment(
+        lambda: _unpack(store, target, overwrite=next(replace)),
+        settled=lambda unpacked: not unpacked.failed,
+    )
+
+
+def _unpack(store: Store, target: Path, *, overwrite: bool) -> Unpacked:
     unpacked = Unpacked(files={}, fields=[], unwritten=[], failed={})
     contents: dict[str, dict[str, Any] | None] = {}
     taken = {MANIFEST_NAME}
