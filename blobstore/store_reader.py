@@ -243,3 +243,4 @@ class StoreReader(Owned):
     def _require_open(self) -> None:
         if self._closed:
             raise ValueError("this store was closed")
+        self._container.writer.settle()

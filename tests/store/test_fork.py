@@ -74,6 +74,7 @@ DEVICE_USES: dict[str, Callable[[Any], object]] = {
     "flush": lambda device: device.flush(),
     "resize": lambda device: device.resize(1 << 20),
     "discard": lambda device: device.discard(0, 512),
+    "reserve": lambda device: device.reserve(0, 512),
 }
 
 
@@ -131,7 +132,7 @@ def test_c64_every_use_of_a_store_is_refused_in_a_child(path: Path) -> None:
         def child() -> None:
             refused(STORE_USES, store)
             uses = DEVICE_USES | {"fua": lambda w: w.write(0, b"x", fua=True)}
-            del uses["resize"]  # which no window can
+            del uses["resize"], uses["reserve"]  # which no window can
             refused(uses, window)
             window.close()
             store.close()
