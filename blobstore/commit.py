@@ -10,7 +10,7 @@ from formats.container import HEAD_SIZE, State, Version
 from formats.container_encoder import record_frame
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from blobstore.directory import Copy, Directory, Section
     from blobstore.opened import OpenContainer
@@ -43,33 +43,37 @@ class Change(NamedTuple):
     replaces: Section | None = None
     ranges: Sequence[tuple[int, int]] | None = None
 
-    @property
-    def target(self) -> Copy:
-        """The record that is written: the older copy, or the first of a void extent."""
-        return self.section.older if self.section is self.replaces else self.section.first
-
-    @property
-    def old_name(self) -> str | None:
-        """The section's name before; None if it is new."""
-        return None if self.replaces is None else self.replaces.name
-
-    @property
-    def moves(self) -> bool:
-        """Whether the section gets another name or place, or ends."""
-        return (
-            self.section is not self.replaces
-            or self.state is State.TOMBSTONE
-            or self.name != self.old_name
-        )
-
 
 class _Written(NamedTuple):
-    """What a change makes of the record it is written to."""
+    """What a change makes of the record it is written to.
 
+    Attributes:
+        change: The change.
+        replaced: The newest record of the section as it was; None if it is new.
+        target: The record that is written: the older copy, or the first of a
+            void extent.
+        identity: Of the record, then.
+        frame: Likewise.
+        version: Likewise; without mac and root at first.
+    """
+
+    change: Change
+    replaced: Copy | None
     target: Copy
     identity: Identity
     frame: RecordFrame
     version: Version
+
+    @property
+    def moves(self) -> bool:
+        """Whether the section gets another name or place, or ends."""
+        change, replaced = self.change, self.replaced
+        return (
+            replaced is None
+            or change.section is not change.replaces
+            or change.name != replaced.identity.name
+            or change.state is State.TOMBSTONE
+        )
 
 
 def commit(container: OpenContainer, changes: Sequence[Change]) -> None:
@@ -87,81 +91,84 @@ def commit(container: OpenContainer, changes: Sequence[Change]) -> None:
     """
     generation = container.next_generation()
     directory, authenticator = container.directory, container.authenticator
-    prev = directory.root
-    assert prev is not None, "next_generation refuses a store without a root"
+    assert directory.root is not None, "next_generation refuses a store without a root"
     state = directory.state
     unrooted = []
     for change in changes:
-        written = _unrooted(container, change, generation, len(changes), prev)
+        written = _written(container, change, generation, len(changes))
         meta = written.frame.mac_input(written.version)
         # What is written in place has no mac from then on (C22).
         mac = authenticator.mac(meta, (change.blob,) if change.state is not State.IN_PLACE else ())
         if change.state is not State.TOMBSTONE:
             state += authenticator.member(meta, mac)
-        if change.replaces is not None:
-            replaced = change.replaces.newest
-            state -= authenticator.member(
-                replaced.frame.mac_input(replaced.version), replaced.version.mac
-            )
+        replaced = written.replaced
+        if replaced is not None:
+            before = replaced.version
+            state -= authenticator.member(replaced.frame.mac_input(before), before.mac)
         unrooted.append((written, mac))
     root = authenticator.root(state)
-    rooted = [
-        written._replace(version=_with_proofs(written.version, mac, root))
-        for written, mac in unrooted
-    ]
     spans: list[Span] = []
-    for change, written in zip(changes, rooted, strict=True):
-        spans += _spans(container, change, written)
+    rooted = []
+    for written, mac in unrooted:
+        change, replaced, target, identity, frame, version = written
+        # Spelt out, for `_replace` takes a tenth of a small put.
+        version = Version(
+            version.state,
+            generation,
+            version.members,
+            version.size,
+            version.crc32,
+            mac,
+            root,
+            version.prev,
+        )
+        head = authenticator.seal(target.offset, frame.head(version), frame.check_start)
+        spans += _spans(container, change, target.offset, head)
+        rooted.append(_Written(change, replaced, target, identity, frame, version))
     container.writer.write(
-        spans,
-        _follow(directory, changes, rooted, state, root),
-        names={name for change in changes for name in (change.old_name, change.name) if name},
+        spans, _follow(directory, rooted, generation, state, root), _names(rooted)
     )
 
 
-def _unrooted(
-    container: OpenContainer, change: Change, generation: int, members: int, prev: bytes
-) -> _Written:
+def _written(container: OpenContainer, change: Change, generation: int, members: int) -> _Written:
     """Return what a change writes, but for mac and root."""
-    target = change.target
+    section, replaces = change.section, change.replaces
+    replaced = None
+    if replaces is None:
+        target = section.first
+    else:
+        replaced, older = replaces.newest_and_older
+        target = older if section is replaces else section.first
     identity, frame = target.identity, target.frame
     if identity.name != change.name:
         identity = identity._replace(name=change.name)
         frame = record_frame(identity, container.block_size)
-    blob = change.blob
+    blob, prev = change.blob, container.directory.root
+    assert prev is not None, "as in commit"
     crc32 = zlib.crc32(blob) if change.state is not State.IN_PLACE else 0
     version = Version(change.state, generation, members, len(blob), crc32, _UNKNOWN, _UNKNOWN, prev)
-    return _Written(target, identity, frame, version)
+    return _Written(change, replaced, target, identity, frame, version)
 
 
-def _with_proofs(version: Version, mac: bytes, root: bytes) -> Version:
-    # Spelt out, for `_replace` takes a tenth of a small put.
-    return Version(
-        version.state,
-        version.generation,
-        version.members,
-        version.size,
-        version.crc32,
-        mac,
-        root,
-        version.prev,
-    )
+def _names(changes: Sequence[_Written]) -> list[str]:
+    """Return the names, old and new, of all sections that change."""
+    old = [written.replaced.identity.name for written in changes if written.replaced]
+    return old + [written.change.name for written in changes]
 
 
 def _follow(
-    directory: Directory,
-    changes: Sequence[Change],
-    rooted: Sequence[_Written],
-    state: int,
-    root: bytes,
+    directory: Directory, rooted: Sequence[_Written], generation: int, state: int, root: bytes
 ) -> Callable[[], None]:
     """Return what makes the directory say what a commit wrote; it may run again (C63)."""
-    generation = rooted[0].version.generation
     sections = directory.sections
-    moved = [(change, change.old_name) for change in changes if change.moves]
+    moved = [
+        (written.change, written.replaced.identity.name if written.replaced else None)
+        for written in rooted
+        if written.moves
+    ]
 
     def follow() -> None:
-        for target, identity, frame, version in rooted:
+        for _, _, target, identity, frame, version in rooted:
             target.identity, target.frame, target.version = identity, frame, version
         # First all old names, then all new ones: two sections may change theirs with each other.
         for change, name in moved:
@@ -187,14 +194,12 @@ def _whole_blocks(size: int, container: OpenContainer) -> int:
     return -(-(HEAD_SIZE + size) // block_size) * block_size
 
 
-def _spans(container: OpenContainer, change: Change, written: _Written) -> Sequence[Span]:
-    """Return what a change writes where."""
-    offset, frame = written.target.offset, written.frame
-    head = container.authenticator.seal(offset, frame.head(written.version), frame.check_start)
-    blob = change.blob
+def _spans(container: OpenContainer, change: Change, offset: int, head: bytes) -> Iterable[Span]:
+    """Return what a change writes to the record at ``offset``."""
     if change.ranges is None:
+        blob = change.blob
         return (Span(offset, (head, blob), _whole_blocks(len(blob), container)),)
-    return list(_chosen_blocks(offset, head, memoryview(blob), change.ranges))
+    return _chosen_blocks(offset, head, memoryview(change.blob), change.ranges)
 
 
 def _chosen_blocks(

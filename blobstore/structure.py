@@ -98,6 +98,7 @@ def release(container: OpenContainer) -> None:
     extents = list(directory.left_over)
     if not extents:
         return
+    container.next_generation()  # refuses a store that must not be written
     # Until D says so, the last commit is in doubt and might need what it replaced.
     write_durable(container)
     older, newest = [], []

@@ -108,6 +108,8 @@ class DurableWriter:
         Raises:
             PoisonedStoreError: An earlier write failed or was interrupted.
         """
+        if self._step is None:  # as nearly always
+            return
         self.settle()
         if isinstance(self._step, _InDoubt):
             cause = self._step.cause
@@ -121,7 +123,6 @@ class DurableWriter:
         self,
         spans: Sequence[Span] = (),
         follow: Callable[[], None] | None = None,
-        *,
         names: Collection[str] = (),
     ) -> None:
         """Write the spans, in any order as far as durability goes, and flush: one step.
