@@ -129,16 +129,11 @@ class StoreReader(Owned):
             PoisonedStoreError: A failed write leaves it in doubt.
             DeviceError: It cannot be read.
         """
-
-        def read() -> bytes:
-            if previous:
-                return self._previous(self._lookup.find(name, damaged=True))
-            newest = self._lookup.find(name).newest
-            if newest.version.state is State.UNWRITTEN:
-                raise UnwrittenBlobError(f"section {name!r} was registered and never written")
-            return self._container.blobs.read(newest)
-
-        return self.at_one_moment(read)
+        with self._lock:
+            self._require_open()
+            if self._unlocked is None:
+                return self._get(name, previous=previous)
+            return self.at_one_moment(lambda: self._get(name, previous=previous))
 
     def section(self, name: str) -> SectionInfo:
         """Return what the directory says of a section; errors as `get`."""
@@ -227,6 +222,14 @@ class StoreReader(Owned):
             lambda: verify(self._container, self._image, progress),
             settled=lambda report: report.ok,
         )
+
+    def _get(self, name: str, *, previous: bool) -> bytes:
+        if previous:
+            return self._previous(self._lookup.find(name, damaged=True))
+        newest = self._lookup.find(name).newest
+        if newest.version.state is State.UNWRITTEN:
+            raise UnwrittenBlobError(f"section {name!r} was registered and never written")
+        return self._container.blobs.read(newest)
 
     def _previous(self, section: Section) -> bytes:
         left = section.newest if None in section.copies else section.older

@@ -368,6 +368,7 @@ class FileDevice(Owned, Device):
 
     def __del__(self) -> None:
         """Let go of the file, and of its lock, if whoever opened it was interrupted."""
+        self._locked = False  # it goes with the file; an interpreter that ends imports nothing
         self.close()
 
     def close(self) -> None:

@@ -9,14 +9,12 @@ the descriptors are closed before any code of the child runs.
 
 from __future__ import annotations
 
+import _thread
 import os
 import threading
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from formats.errors import ForkedProcessError
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 # How often this process is a child of one with this module in it: two processes
 # in different namespaces can have one number.
@@ -29,6 +27,8 @@ _descriptors: dict[int, tuple[int, int]] = {}
 # Held by whoever opens or closes one, and during a fork: so none is missed. A signal
 # handler may fork, too, in the middle of that.
 _registering = threading.RLock()
+
+_getpid = os.getpid
 
 
 class Owner:
@@ -54,7 +54,7 @@ class Owner:
         Raises:
             ForkedProcessError: This is not the process that opened it.
         """
-        if os.getpid() != self._pid or self._forks != _forks:
+        if _getpid() != self._pid or self._forks != _forks:
             raise ForkedProcessError(
                 f"{self._what} was opened by process {self._pid}, and this is process"
                 f" {os.getpid()}, forked from it [C64]",
@@ -62,29 +62,22 @@ class Owner:
             )
 
 
-class OwnedLock:
+class OwnedLock(_thread.RLock):  # type: ignore[misc]  # which CPython permits
     """A lock between the threads of one process, which the same thread can take again.
 
     A child does not wait for it: it is refused.
     """
 
-    __slots__ = ("_lock", "owner")
-
     def __init__(self, owner: Owner) -> None:
         self.owner = owner
-        self._lock = threading.RLock()
+        self._pid = os.getpid()
+        self._forks = _forks
 
-    def __enter__(self) -> None:
-        self.owner.require()
-        self._lock.acquire()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._lock.release()
+    def __enter__(self) -> bool:  # type: ignore[override]
+        # As `Owner.require`, which each put would feel; that is why it is a subclass, too.
+        if _getpid() != self._pid or self._forks != _forks:
+            self.owner.require()
+        return self.acquire()
 
 
 class Owned:
