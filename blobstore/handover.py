@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import luks
 from blobstore.errors import PinMismatchError
 from blobstore.opened import open_container
+from formats.errors import CorruptImageError
+from formats.qcow2.features import CORRUPT, DIRTY
 from luks.errors import PolicyError
 
 if TYPE_CHECKING:
@@ -71,6 +73,19 @@ def require_same_encryption(layers: Layers) -> None:
         from formats.qcow2.opening import luks_area  # noqa: PLC0415  not for raw ones
 
         _require_same(layers.own_luks, luks.load_header(luks_area(layers.file)))
+
+
+def require_closed(layers: Layers) -> None:
+    """Check that a qcow2 image may be written as it is.
+
+    Raises:
+        CorruptImageError: Its last writer did not close it, or marked it as corrupt.
+    """
+    if layers.disk is not None and layers.disk.header.incompatible & (DIRTY | CORRUPT):
+        raise CorruptImageError(
+            "the qcow2 image was not closed by its last writer, or is marked as corrupt [Q5]",
+            hint="close it and open the image anew, which repairs what may be repaired",
+        )
 
 
 def _require_same(known: luks.Header, found: luks.Header) -> None:

@@ -136,11 +136,15 @@ class LayersLock:
             PolicyError: It is encrypted in another way by now.
             FormatError, DeviceError: The image is not sound any more.
         """
-        from blobstore.handover import require_same_encryption  # noqa: PLC0415  rarely used
+        from blobstore.handover import (  # noqa: PLC0415  rarely used
+            require_closed,
+            require_same_encryption,
+        )
 
         self._layers.file.lock()
         try:
             self._layers.follow()
+            require_closed(self._layers)
             require_same_encryption(self._layers)
         except BaseException:
             self.release()

@@ -323,6 +323,20 @@ def test_c65_another_volume_is_not_taken_over(path: Path, tmp_path: Path, detach
     store.close()
 
 
+def test_c65_a_qcow2_image_that_was_not_closed_is_not_taken_over(tmp_path: Path) -> None:
+    """As after a crash of QEMU that left its counts for later: they would be wrong."""
+    path = tmp_path / "image"
+    blobstore.create(path, {"a": 100}, SECRET, kdf=KDF, image_format="qcow2").close()
+    store = released(path)
+    with path.open("r+b") as file:
+        file.seek(79)  # incompatible features, of which the first bit is "dirty"
+        file.write(b"\x01")
+    with pytest.raises(blobstore.StorageError, match="Q5"):
+        store.take_over()
+    store.close()
+    blobstore.open(path, SECRET).close()
+
+
 def test_windows_of_a_released_store_take_no_writes(path: Path) -> None:
     """What they would write back is older than what the other process left."""
     with blobstore.open(path, SECRET) as store:

@@ -41,7 +41,7 @@ KINDS: dict[str, dict[str, object]] = {
     "qcow2": {"image_format": "qcow2", "own_luks": True},
 }
 #: Seconds for which each reader reads.
-DURATION = 2.0
+DURATION = 0.5
 
 WRITER = """
 import itertools, sys
@@ -249,18 +249,17 @@ READERS = {
     "looks": read_looks,
     "windows": read_windows,
 }
-CASES = [
-    *(("luks2", "puts", reader) for reader in READERS),
+CASES = {
     # (Whoever is moved has no previous blob.)
     *(("luks2", "structure", reader) for reader in READERS if reader != "previous"),
-    *((kind, what, "all") for kind in KINDS for what in ("puts", "structure", "close", "scrub")),
+    *(("luks2", "puts", reader) for reader in ("previous", "backup", "clone", "convert")),
+    *((kind, what, "all") for kind in KINDS for what in ("puts", "structure")),
+    *(("qcow2", what, "all") for what in ("close", "scrub")),
     *((kind, "structure", "backup") for kind in ("qcow2", "luks2 in qcow2")),
     ("luks2", "window", "windows"),
-    ("luks2", "window", "all"),
     ("luks2", "transactions", "together"),
     ("qcow2", "structure", "looks"),
-    ("luks2 in qcow2", "structure", "looks"),
-]
+}
 
 
 def read_for_a_while(
@@ -281,7 +280,7 @@ def read_for_a_while(
     return done, busy
 
 
-@pytest.mark.parametrize(("kind", "what", "reader"), sorted(set(CASES)))
+@pytest.mark.parametrize(("kind", "what", "reader"), sorted(CASES))
 def test_c66_who_reads_beside_a_writer_sees_no_corruption(
     tmp_path: Path, kind: str, what: str, reader: str
 ) -> None:
@@ -290,7 +289,6 @@ def test_c66_who_reads_beside_a_writer_sees_no_corruption(
         for reopen in (False, True):
             done, busy = read_for_a_while(path, READERS[reader], reopen=reopen)
             assert done + busy
-            print(kind, what, reader, reopen, done, busy)
     with blobstore.open(path, secret_of(path)) as store:
         assert store.verify().ok
 
