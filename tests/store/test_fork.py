@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import gc
 import os
 import pickle
@@ -466,3 +467,34 @@ def test_c64_what_belongs_to_a_process_is_not_copied(path: Path) -> None:
     with FileDevice(path) as file, pytest.raises(TypeError, match="open it there"):
         copy.copy(file)
     gc.collect()
+
+
+def test_c64_a_fork_that_python_is_not_told_of_is_noticed(path: Path) -> None:
+    """As a library may do it: the child has the descriptors, but neither the store nor the lock."""
+    fork = ctypes.PyDLL(None).fork
+    store = blobstore.open(path, SECRET)
+    reading, writing = os.pipe()
+    child = fork()
+    if not child:
+        code = 1
+        try:
+            refused(STORE_USES, store)
+            store.close()
+            code = 0
+        finally:
+            os.write(writing, bytes([code]))
+            time.sleep(600)
+            os._exit(code)
+    try:
+        assert os.read(reading, 1) == b"\0"
+        store.put("a", b"second")
+        with pytest.raises(DeviceBusyError):
+            blobstore.open(path, SECRET)
+        store.close()
+        with blobstore.open(path, SECRET) as again:
+            assert again.get("a") == b"second"
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(reading)
+        os.close(writing)
