@@ -53,6 +53,7 @@ class _Compaction:
         }
 
     def run(self) -> int:
+        self._container.next_generation()  # refuses a store that must not be written
         moved: set[str] = set()
         settled = self._container.total
         while True:

@@ -53,6 +53,18 @@ class Lookup:
             )
         return section
 
+    def require_complete(self) -> None:
+        """Check that the sections that are known are all there are (C82).
+
+        Raises:
+            DamagedHeadError: Damage may hide others.
+            PoisonedStoreError: A failed write leaves some in doubt.
+        """
+        if self._container.writer.in_doubt:
+            self._container.writer.require_sound()
+        if not self._container.directory.complete:
+            raise self.damaged_head("it may hide sections")
+
     def require_no_window(self, name: str) -> None:
         """Refuse to change a section behind the back of its window.
 
@@ -65,4 +77,8 @@ class Lookup:
     def damaged_head(self, what: str) -> DamagedHeadError:
         """Return the error that the first damaged head leads to."""
         offset, _ = self._container.directory.damaged[0]
-        return DamagedHeadError(f"the head at byte {offset} is damaged: {what}", offset=offset)
+        return DamagedHeadError(
+            f"the head at byte {offset} is damaged: {what}",
+            offset=offset,
+            hint="save what can be read with unpack, and repair the store with verify --repair",
+        )

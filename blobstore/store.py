@@ -163,9 +163,9 @@ class Store(StoreWriter):
             self._require_alone()
             done = repair(
                 self._container,
-                accept_previous=_as_names(accept_previous),
+                accept_previous=as_names(accept_previous),
                 accept_lost=accept_lost,
-                names=_as_names(names),
+                names=as_names(names),
             )
             if done.container is not self._container:
                 self._container, self._lookup = done.container, Lookup(done.container)
@@ -340,6 +340,6 @@ class Store(StoreWriter):
             close(self._container)
 
 
-def _as_names(names: Collection[str]) -> Collection[str]:
+def as_names(names: Collection[str]) -> Collection[str]:
     """Return a set of names, also for a single one."""
     return {names} if isinstance(names, str) else set(names)

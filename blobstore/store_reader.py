@@ -144,24 +144,38 @@ class StoreReader(Owned):
             settled=lambda section: section.damage is None,
         )
 
-    def sections(self) -> tuple[SectionInfo, ...]:
-        """Return all sections in the order in which they lie in the container."""
-        from blobstore.description import describe_section  # noqa: PLC0415  not to get
+    def sections(self, *, allow_damaged: bool = False) -> tuple[SectionInfo, ...]:
+        """Return all sections in the order in which they lie in the container.
+
+        What is not among them is not there: where damage leaves that open, there is an
+        error (C82).
+
+        Args:
+            allow_damaged: Return then what is left. What has no name any more is among
+                it, with an empty name: sections whose last known name another one has,
+                and what lies behind damaged heads, if anything does.
+
+        Raises:
+            DamagedHeadError: Damage may hide sections, and not ``allow_damaged``.
+            PoisonedStoreError: A failed write leaves some in doubt, and not
+                ``allow_damaged``.
+        """
+        from blobstore.description import describe_sections  # noqa: PLC0415  not to get
 
         def read() -> tuple[SectionInfo, ...]:
-            sections = self._container.directory.sections.values()
-            return tuple(map(describe_section, sorted(sections, key=lambda section: section.place)))
+            if not allow_damaged:
+                self._lookup.require_complete()
+            return describe_sections(self._container.directory)
 
         return self.at_one_moment(read)
 
     def __iter__(self) -> Iterator[str]:
-        """Iterate over the names, in the order of `sections`."""
+        """Iterate over the names, in the order of `sections`; errors as there."""
         return iter([section.name for section in self.sections()])
 
     def __len__(self) -> int:
-        with self._lock:
-            self._require_open()
-            return len(self._container.directory.sections)
+        """Return the number of sections; errors as `sections`."""
+        return len(self.sections())
 
     def __contains__(self, name: object) -> bool:
         """Say whether there is such a section.

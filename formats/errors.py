@@ -28,6 +28,11 @@ a `StorageError`; what the caller did wrong is a `TypeError` or `ValueError`.
 
 from __future__ import annotations
 
+import errno
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+
 
 class StorageError(Exception):
     """Root of every error that storage, its formats or its keys can cause.
@@ -78,6 +83,22 @@ class ForkedProcessError(StorageError):
     """It was opened before a fork, and this is the child: nothing was done (C64)."""
 
     exit_code = 24
+
+
+def device_error(error: OSError, what: str, *, writing: bool = True) -> DeviceError:
+    """Return what an error of the operating system is called here.
+
+    Args:
+        error: Its `__cause__`, which the caller sets.
+        what: What failed, such as ``"cannot open disk.img"``.
+        writing: Whether a lack of permission is one to write.
+    """
+    kind = DeviceError
+    if error.errno in _FULL:
+        kind = DeviceFullError
+    elif writing and error.errno in _READ_ONLY:
+        kind = ReadOnlyError
+    return kind(f"{what}: {error.strerror}")
 
 
 class FormatError(StorageError):

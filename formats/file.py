@@ -23,6 +23,7 @@ from formats.errors import (
     ReadOnlyError,
     UnsupportedError,
 )
+from formats.errors import device_error as _translate
 from formats.locks import lock_image, unlock_image
 from formats.process import Owned, Owner, close_descriptor, open_descriptor
 
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
     from formats.device import ReadableBuffer, WritableBuffer
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 _NOT_THERE = {errno.EOPNOTSUPP, errno.ENOSYS}
 _BINARY: int = getattr(os, "O_BINARY", 0)  # Windows only
 
@@ -529,12 +528,3 @@ def _synchronise(fd: int) -> None:
         os.fdatasync(fd)
     else:
         os.fsync(fd)
-
-
-def _translate(error: OSError, what: str, *, writing: bool = True) -> DeviceError:
-    kind = DeviceError
-    if error.errno in _FULL:
-        kind = DeviceFullError
-    elif writing and error.errno in _READ_ONLY:
-        kind = ReadOnlyError
-    return kind(f"{what}: {error.strerror}")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import importlib
 import keyword
-import os
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from blobstore import __version__
+from blobstore.cli.streams import ReaderGoneError, secure
 from formats.errors import StorageError
 from formats.logs import configure_with
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: Verb to what it does. Each lives in blobstore.cli.commands.VERB as `command`.
 VERBS: Final = {
@@ -75,6 +78,7 @@ Exit codes:
   72  output exists            73  section exists       74  no previous blob
   75  not the pinned state     76  wrong key of TPM state, or damage
   77  store too busy          130  interrupted
+ 141  the reader of a pipe that stdout is went away
 """
 
 
@@ -130,22 +134,29 @@ def cli(*, quiet: bool) -> None:
 
 
 def main() -> None:
-    """Run the command line and exit with its code."""
+    """Run the command line and exit with its code, once all that it printed is written."""
+    secure()
+    code = _code_of(lambda: cli.main(prog_name="blobstore", standalone_mode=False))
+    late = _code_of(sys.stdout.flush)
+    sys.exit(code or late)
+
+
+def _code_of(run: Callable[[], Any]) -> Any:
+    """Return the exit code of what runs, or of the error that it ends with, which is printed."""
     try:
-        code = cli.main(prog_name="blobstore", standalone_mode=False)
+        return run()
     except click.ClickException as error:
         error.show()
-        code = 2 if isinstance(error, click.UsageError) else 1
+        return 2 if isinstance(error, click.UsageError) else 1
     except (click.Abort, KeyboardInterrupt):
         click.echo("blobstore: interrupted", err=True)
-        code = 130
+        return 130
     except StorageError as error:
         click.echo(f"blobstore: {error}", err=True)
         if error.hint:
             click.echo(f"blobstore: {error.hint}", err=True)
-        code = error.exit_code
-    except BrokenPipeError:
-        # Whoever read our output is gone; keep the interpreter from saying so too.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
-    sys.exit(code)
+        return error.exit_code
+    except ReaderGoneError:
+        return 128 + 13  # as a program that SIGPIPE ends, which Python ignores
+    except SystemExit as end:
+        return end.code

@@ -10,6 +10,7 @@ from blobstore.errors import BlobNotFoundError, OutputExistsError, UnwrittenBlob
 from blobstore.foreign.states import StateFormat, section_name, tpm_section_names
 from blobstore.foreign.swtpm_directory import write_directory
 from formats.edk2_varstore import decode_flash
+from formats.errors import device_error
 from formats.file import new_file
 from formats.swtpm import (
     PlainState,
@@ -115,8 +116,11 @@ def _tpm_states(
 
 def _write(destination: Destination, content: bytes, *, overwrite: bool) -> None:
     if not isinstance(destination, str | os.PathLike):
-        destination.write(content)
-        destination.flush()
+        try:
+            destination.write(content)
+            destination.flush()
+        except OSError as error:
+            raise device_error(error, "cannot write the state") from error
         return
     try:
         with new_file(destination, len(content), overwrite=overwrite) as device:

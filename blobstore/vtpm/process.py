@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from blobstore.vtpm import abi
-from formats.errors import DeviceError
+from formats.errors import DeviceError, device_error
 from formats.process import Owner
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ def set_up_log(options: LogOptions) -> None:
     """
     import logging  # noqa: PLC0415, TID251  only if there is something to set up
 
+    # A log that is full is no reason to stop a TPM, nor to print tracebacks.
+    logging.raiseExceptions = False
     root = logging.getLogger()
     if options.silent:
         handler: logging.Handler = logging.NullHandler()
@@ -38,7 +40,7 @@ def set_up_log(options: LogOptions) -> None:
         try:
             handler = logging.FileHandler(options.file, "w" if options.truncate else "a")
         except OSError as error:
-            raise DeviceError(f"cannot open log {options.file}: {error.strerror}") from error
+            raise device_error(error, f"cannot open log {options.file}") from error
     elif options.descriptor is not None:
         try:
             # Closed with the process: nobody else has use for it.
@@ -142,7 +144,7 @@ class PidFile:
                 os.write(place, text)
                 os.close(place)
         except OSError as error:
-            raise DeviceError(f"cannot write the process id: {error.strerror}") from error
+            raise device_error(error, "cannot write the process id") from error
 
     def remove(self) -> None:
         """Remove the file; a device or pipe, which root could, is not removed."""

@@ -88,6 +88,7 @@ COMMAND = {
     "blobstore.__main__",
     "blobstore.cli",
     "blobstore.cli.main",
+    "blobstore.cli.streams",
     "formats",
     "formats.errors",
     "formats.logs",

@@ -262,6 +262,29 @@ def test_v61_the_log_goes_where_it_shall_and_nowhere_else(copy: Path, tmp_path: 
     assert "NV" in log("file=FILE", "level=20", "truncate")  # libtpms's own
 
 
+def test_v61_a_log_that_is_full_does_not_stop_a_tpm(image: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="vtpm-") as directory:
+        control = Path(directory, "ctrl")
+        process = subprocess.Popen(
+            [
+                *command(image, "--key-file", key_of(image), *STARTED),
+                f"--ctrl=type=unixio,path={control}",
+                f"--server=type=unixio,path={directory}/data",
+                "--log=file=/dev/full,level=20",
+            ],
+            stderr=subprocess.PIPE,
+            env=environment(),
+        )
+        deadline = time.monotonic() + 30
+        while not control.exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.terminate()
+        assert process.communicate(timeout=30)[1] == b""
+        assert process.returncode == 0
+
+
 def test_v63_a_daemon_can_be_used_when_its_start_returns(image: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="vtpm-") as directory:
         base = Path(directory)
