@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from blobstore.unpacking import Unpacked, unpack
     from blobstore.verification import Problem, Report
     from blobstore.windows.window import Window
-    from formats.errors import StorageError
+    from formats.errors import ForkedProcessError, ImageReplacedError, StorageError
 
 __all__ = [
     "BlobNotFoundError",
@@ -77,8 +77,10 @@ __all__ = [
     "DecodedBlob",
     "Difference",
     "Digest",
+    "ForkedProcessError",
     "Image",
     "ImageExistsError",
+    "ImageReplacedError",
     "Manifest",
     "ManifestError",
     "ManifestFile",
@@ -166,7 +168,7 @@ _HOMES: Final = {
     "blobstore.unpacking": ("Unpacked", "unpack"),
     "blobstore.verification": ("Problem", "Report"),
     "blobstore.windows.window": ("Window",),
-    "formats.errors": ("StorageError",),
+    "formats.errors": ("ForkedProcessError", "ImageReplacedError", "StorageError"),
 }
 _HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}
 _OTHER_NAMES: Final = {"create": "create_store", "open": "open_store"}

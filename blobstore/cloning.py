@@ -79,35 +79,39 @@ def clone(
         raise ValueError("a clone takes neither the place of the image nor of its header")
     if tpm not in (None, *get_args(Tpm)):
         raise ValueError(f"tpm is one of {', '.join(get_args(Tpm))}, not {tpm!r}")
-    chosen = _chosen(source.sections(), only, without)
-    of_tpm = {section.name for section in chosen if _is_of_tpm(source, section)}
-    if of_tpm and tpm is None:
-        raise PolicyError(
-            f"section {min(of_tpm)!r} holds a TPM: a clone of it is the same TPM, with the same "
-            "endorsement key [C83]",
-            hint="say what becomes of it: --tpm keep, fresh or drop (in Python, tpm=)",
-        )
-    if tpm == "drop":
-        chosen = [section for section in chosen if section.name not in of_tpm]
-    blank = of_tpm if tpm == "fresh" else set()
 
-    def fill(store: Store) -> None:
-        for section in chosen:
-            if section.size is not None and section.name not in blank:
-                store.put(section.name, source.get(section.name))
+    def make() -> Store:
+        chosen = _chosen(source.sections(), only, without)
+        of_tpm = {section.name for section in chosen if _is_of_tpm(source, section)}
+        if of_tpm and tpm is None:
+            raise PolicyError(
+                f"section {min(of_tpm)!r} holds a TPM: a clone of it is the same TPM, with the "
+                "same endorsement key [C83]",
+                hint="say what becomes of it: --tpm keep, fresh or drop (in Python, tpm=)",
+            )
+        if tpm == "drop":
+            chosen = [section for section in chosen if section.name not in of_tpm]
+        blank = of_tpm if tpm == "fresh" else set()
 
-    specs = [
-        SectionSpec(
-            section.name, section.max_size, kind_of(section.kind), section.copies, section.type
+        def fill(store: Store) -> None:
+            for section in chosen:
+                if section.size is not None and section.name not in blank:
+                    store.put(section.name, source.get(section.name))
+
+        chosen_options = (
+            {"block_size": source.info().block_size, "encrypted": secret is not None}
+            | _kind(image, encrypted=secret is not None, detached=header is not None)
+            | options
         )
-        for section in chosen
-    ]
-    options = (
-        {"block_size": source.info().block_size, "encrypted": secret is not None}
-        | _kind(image, encrypted=secret is not None, detached=header is not None)
-        | options
-    )
-    return create_store(destination, specs, secret, fill=fill, **options)
+        specs = [
+            SectionSpec(
+                section.name, section.max_size, kind_of(section.kind), section.copies, section.type
+            )
+            for section in chosen
+        ]
+        return create_store(destination, specs, secret, fill=fill, **chosen_options)
+
+    return source.at_one_moment(make)
 
 
 def _chosen(

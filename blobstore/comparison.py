@@ -92,6 +92,13 @@ def _change(before: SectionState | None, after: SectionState | None) -> Change:
 
 
 def _states(store: Store) -> dict[str, SectionState]:
+    return store.at_one_moment(
+        lambda: _read_states(store),
+        settled=lambda states: all(state.damage is None for state in states.values()),
+    )
+
+
+def _read_states(store: Store) -> dict[str, SectionState]:
     states = {}
     for section in store.sections():
         sha256, damage = None, section.damage

@@ -44,9 +44,10 @@ def luks_place(
             yield image
             return
         from blobstore.qcow2_disks import header_area, open_disk  # noqa: PLC0415  not for raw ones
+        from formats.steady import steadily  # noqa: PLC0415
         from luks.header_lock import exclusive  # noqa: PLC0415
 
-        area = header_area(file)
+        area = steadily(file, lambda: header_area(file), settled=lambda _: False)
         if area is not None:
             if move:
                 raise UnsupportedError(
@@ -57,8 +58,13 @@ def luks_place(
             # It has its own place in the file, whatever happens to clusters meanwhile.
             if write:
                 stack.enter_context(exclusive(image))
+                file.require_name()
             yield area
             return
         if write:
             file.lock()
-        yield open_disk(stack, file, None, read_only=not write).device
+            yield open_disk(stack, file, None, read_only=False).device
+            return
+        # Only its tables: what reads the header sees to that itself (`luks.load`).
+        disk = steadily(file, lambda: open_disk(stack, file, None), settled=lambda _: False)
+        yield disk.device

@@ -67,8 +67,8 @@ def open_store(
             as a whole, which nothing inside the image can tell.
         at_least_generation: The generation that it must have reached.
         lock: False reads an image that others use, without keeping them out: what
-            is read may be older than what they see, or be torn by what they
-            write; only with ``read_only``.
+            is read may be older than what they see, but is what the image was at some
+            moment (C66); only with ``read_only``.
         released: Open for writing without the lock, to be ready for
             `Store.take_over` while another process still uses the image.
         snapshot: Name or id of the internal snapshot of a qcow2 image to read; only with
@@ -85,6 +85,7 @@ def open_store(
         UnsupportedError: It needs something that is not implemented.
         ReadOnlyError: The file must not be written.
         DeviceBusyError: Another process uses it.
+        StoreBusyError: It changes too much to be read without the lock.
         DeviceError: It cannot be opened or read.
     """
     if not lock and not read_only:
@@ -116,6 +117,7 @@ def open_store(
             resources=resources,
             image_lock=LayersLock(layers),
             released=released,
+            unlocked=released or not lock,
         )
         guard.pop_all()
         return store

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
 
 from blobstore.lookup import Lookup
-from blobstore.opened import OpenContainer, open_container
+from blobstore.opened import OpenContainer, is_settled, open_container
 from blobstore.policy import require_pinned, require_protection
 from blobstore.store_writer import StoreWriter
 from blobstore.writing import interrupt_first
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from blobstore.image import Image, ImageLock
     from blobstore.scrub import Scrubbed
     from blobstore.verification import Report
+    from formats.container import Header
     from formats.device import BlockDevice
 
 
@@ -26,7 +27,8 @@ class Store(StoreWriter):
     """An open store. `blobstore.open` and `blobstore.create` make them.
 
     All methods may be called from several threads; a put is atomic and durable
-    when it returns. A closed store raises `ValueError`.
+    when it returns. A closed store raises `ValueError`, and one that was opened
+    before a fork raises `ForkedProcessError` in the child (C64).
     """
 
     def __init__(
@@ -36,12 +38,21 @@ class Store(StoreWriter):
         *,
         read_only: bool,
         resources: ExitStack,
+        require_protection: Callable[[Header], None],
         image_lock: ImageLock | None = None,
         released: bool = False,
+        unlocked: bool = False,
     ) -> None:
         """Serve ``container``; use the functions that open stores instead."""
-        super().__init__(container, image, read_only=read_only, released=released)
+        super().__init__(
+            container,
+            image,
+            read_only=read_only,
+            released=released,
+            unlocked=image_lock if unlocked else None,
+        )
         self._resources = resources
+        self._require_protection = require_protection
         self._image_lock = image_lock
 
     @classmethod
@@ -59,6 +70,7 @@ class Store(StoreWriter):
         resources: ExitStack | None = None,
         image_lock: ImageLock | None = None,
         released: bool = False,
+        unlocked: bool = False,
     ) -> Self:
         """Open the container that starts at byte 0 of ``device``.
 
@@ -75,6 +87,7 @@ class Store(StoreWriter):
             resources: Closed with the store; the caller's if this raises.
             image_lock: The lock that `release` and `take_over` deal with.
             released: Whether that lock is not held yet.
+            unlocked: Whether others may be writing, so that it has to hold still (C66).
 
         Raises:
             FormatError, UnsupportedError, DeviceError: There is none, or it
@@ -84,10 +97,21 @@ class Store(StoreWriter):
             PinMismatchError: It is not what ``expect_digest`` and
                 ``at_least_generation`` ask for.
         """
-        container = open_container(device)
-        require_pinned(container.directory, expect_digest, at_least_generation)
-        if not allow_unprotected:
-            require_protection(container.header, encrypted=encrypted, with_secret=with_secret)
+
+        def protected(header: Header) -> None:
+            if not allow_unprotected:
+                require_protection(header, encrypted=encrypted, with_secret=with_secret)
+
+        def opened() -> OpenContainer:
+            container = open_container(device)
+            require_pinned(container.directory, expect_digest, at_least_generation)
+            protected(container.header)
+            return container
+
+        if unlocked and image_lock:
+            container = image_lock.read_anew(opened, is_settled)
+        else:
+            container = opened()
         if not (read_only or released) and container.writable:
             from blobstore.recovery import recover  # noqa: PLC0415  not to read
 
@@ -97,8 +121,10 @@ class Store(StoreWriter):
             image,
             read_only=read_only,
             resources=resources or ExitStack(),
+            require_protection=protected,
             image_lock=image_lock,
             released=released,
+            unlocked=unlocked,
         )
 
     # ------------------------------------------------------- maintenance
@@ -194,8 +220,8 @@ class Store(StoreWriter):
         """Let another process take the image over, as in a live migration.
 
         Everything is recorded as durable and the image's lock is given up. The
-        volume stays unlocked; what is read is what was there at this moment, and
-        writing is refused until `take_over`.
+        volume stays unlocked; what is read is what was there at this moment, or what
+        another process made of it since (C66), and writing is refused until `take_over`.
 
         Raises:
             ValueError: The store was not opened by path for writing, or has open
@@ -211,35 +237,56 @@ class Store(StoreWriter):
                 raise ValueError("close the windows of the store first")
             close(self._container)
             lock.release()
-            self._released = True
+            self._released, self._unlocked = True, lock
 
-    def take_over(self) -> None:
-        """Take the image's lock and what its store has become meanwhile.
+    def take_over(
+        self, *, expect_digest: Digest | None = None, at_least_generation: int = 0
+    ) -> None:
+        """Take the image's lock and what its store has become meanwhile (C65).
 
-        For a store that was opened with ``released``, or that `release` gave up.
+        For a store that was opened with ``released``, or that `release` gave up. It must
+        be the same store in the same file, no less protected, and no older than it was
+        known here: all that was asked when it was opened is asked again, but for
+        ``expect_digest``: what the digest is now only the process that had it can tell.
+
+        Args:
+            expect_digest: What `digest` said there after the last change.
+            at_least_generation: The generation that it must have reached.
 
         Raises:
             DeviceBusyError: Another process has not released it yet; nothing
                 changed, and it can be tried again.
+            ImageReplacedError: Another file has the image's name by now: open that.
+            PinMismatchError: It is older than it was known here, or another store, or
+                not what the arguments ask for.
+            PolicyError: It is less protected than it should be (C25), or encrypted in
+                another way than when it was opened.
+            ValueError: The store has open windows.
             CorruptStoreError, FormatError, DeviceError: As in `blobstore.open`.
         """
+        from blobstore.handover import follow_store  # noqa: PLC0415  rarely used
         from blobstore.recovery import recover  # noqa: PLC0415  not to read
 
         with self._lock:
             self._require_open()
             lock = self._require_lock()
             if not self._released:
+                require_pinned(self._container.directory, expect_digest, at_least_generation)
                 return
+            if self._lookup.windows:
+                raise ValueError("close the windows of the store first")
             lock.acquire()
             try:
-                container = open_container(self._container.device)
+                container = follow_store(self._container)
+                self._require_protection(container.header)
+                require_pinned(container.directory, expect_digest, at_least_generation)
                 if container.writable:
                     recover(container)
             except BaseException:
                 lock.release()
                 raise
             self._container, self._lookup = container, Lookup(container)
-            self._released = False
+            self._released, self._unlocked = False, None
 
     def _require_lock(self) -> ImageLock:
         if self._image_lock is None or self._read_only:
@@ -260,6 +307,8 @@ class Store(StoreWriter):
                 not be committed; this, and `PoisonedStoreError`, are as in
                 `Window.close`.
         """
+        if self._lock.owner.is_other:
+            return  # all this is the parent's to do
         with self._lock:
             try:
                 if not self._closed:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from blobstore.description import SectionInfo
-    from blobstore.image import Image
+    from blobstore.image import Image, ImageLock
     from blobstore.opened import OpenContainer
     from blobstore.transaction import Transaction
     from blobstore.windows.window import Window
@@ -35,7 +35,13 @@ class StoreWriter(StoreReader):
     """The writing half of `blobstore.Store`."""
 
     def __init__(
-        self, container: OpenContainer, image: Image | None, *, read_only: bool, released: bool
+        self,
+        container: OpenContainer,
+        image: Image | None,
+        *,
+        read_only: bool,
+        released: bool,
+        unlocked: ImageLock | None = None,
     ) -> None:
         """Serve ``container``, which lies in ``image``.
 
@@ -44,8 +50,9 @@ class StoreWriter(StoreReader):
             image: What it lies in, if it is known.
             read_only: Whether writing is refused for good.
             released: Whether it is refused until the image is taken over.
+            unlocked: How the image is read anew, if others may write to it.
         """
-        super().__init__(container, image)
+        super().__init__(container, image, unlocked=unlocked)
         self._read_only = read_only
         self._released = released
         self._transaction: Transaction | None = None
@@ -181,8 +188,8 @@ class StoreWriter(StoreReader):
         is unverified: `get` raises `CorruptBlobError`, and with ``previous``
         returns what it was when it was opened.
 
-        On a store open for reading, and of a section of one copy, the window
-        takes no writes.
+        On a store open for reading, or released, and of a section of one copy, the
+        window takes no writes.
 
         Args:
             name: A registered section; it has at most one window at a time.
@@ -204,13 +211,12 @@ class StoreWriter(StoreReader):
         """
         from blobstore.windows.window import Host, open_window  # noqa: PLC0415  rarely used
 
-        with self._lock:
-            self._require_open()
+        def read() -> Window:
             host = Host(
                 self._container,
                 self._lookup,
                 self._lock,
-                self._read_only or not self._container.writable,
+                self._read_only or self._released or not self._container.writable,
                 self._require_writable,
             )
             return open_window(
@@ -221,6 +227,8 @@ class StoreWriter(StoreReader):
                 longest=longest,
                 accept_unverified=accept_unverified,
             )
+
+        return self.at_one_moment(read)
 
     def resize(self, name: str, max_size: int) -> None:
         """Change the worst-case size of a section, to more or to less.

@@ -29,6 +29,7 @@ from formats.container import (
     record_length,
     validate_label,
 )
+from formats.process import Owned, Owner
 
 if TYPE_CHECKING:
     from blobstore.directory import Section
@@ -67,7 +68,7 @@ class _Draft:
         return self.deleted or renamed or self.needs_extent or self.blob is not None
 
 
-class Transaction:
+class Transaction(Owned):
     """Changes that are made together or not at all. `Store.transaction` makes them.
 
     Nothing is written before the end of its ``with`` block. Puts alone are one
@@ -82,6 +83,7 @@ class Transaction:
         self._named: dict[str, _Draft] = {}
         self._gone: set[str] = set()
         self._ended = False
+        self._owner = Owner("the transaction")
 
     # ---------------------------------------------------------- changes
 
@@ -278,6 +280,7 @@ class Transaction:
         self._gone.add(name)
 
     def _require_open(self) -> None:
+        self._owner.require()
         if self._ended:
             raise ValueError("this transaction has ended")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,14 @@ def unpack(store: Store, directory: str | os.PathLike[str], *, overwrite: bool =
             raise ImageExistsError(f"{target} is not empty")
     except OSError as error:
         raise device_error(error, f"cannot use directory {target}") from error
+    replace = itertools.chain([overwrite], itertools.repeat(True))  # what an attempt left
+    return store.at_one_moment(
+        lambda: _unpack(store, target, overwrite=next(replace)),
+        settled=lambda unpacked: not (unpacked.failed or unpacked.nameless),
+    )
+
+
+def _unpack(store: Store, target: Path, *, overwrite: bool) -> Unpacked:
     unpacked = Unpacked(files={}, fields=[], unwritten=[], failed={}, nameless=[])
     contents: dict[str, dict[str, Any]] = {}
     taken = {MANIFEST_NAME}

@@ -228,6 +228,11 @@ class SliceDevice(Device):
         self._size = size
 
     @property
+    def base(self) -> BlockDevice:
+        """The device that this is a range of."""
+        return self._device
+
+    @property
     def size(self) -> int:
         return self._size
 

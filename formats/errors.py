@@ -4,7 +4,9 @@
     ├── DeviceError                  20   the operating system or a device failed
     │   ├── DeviceFullError          21
     │   ├── ReadOnlyError            22
-    │   └── DeviceBusyError          23
+    │   ├── DeviceBusyError          23
+    │   └── ImageReplacedError       25   another file has the image's name now
+    ├── ForkedProcessError           24   it belongs to the process that forked this one
     ├── FormatError                  30   bytes break a format's rules
     │   ├── EmptyImageError          31
     │   ├── ForeignImageError        32
@@ -69,6 +71,18 @@ class DeviceBusyError(DeviceError):
     """Another process holds the image."""
 
     exit_code = 23
+
+
+class ImageReplacedError(DeviceError):
+    """Another file has taken the name of the open image: what is written there is lost."""
+
+    exit_code = 25
+
+
+class ForkedProcessError(StorageError):
+    """It was opened before a fork, and this is the child: nothing was done (C64)."""
+
+    exit_code = 24
 
 
 def device_error(error: OSError, what: str, *, writing: bool = True) -> DeviceError:

@@ -91,11 +91,22 @@ def opened_for_header(path_or_device: Place) -> Iterator[BlockDevice]:
         FileDevice(path_or_device, read_only=False, lock=False) as device,
         exclusive(path_or_device),
     ):
+        device.require_name()  # or the change would be lost with a file that was replaced
         yield device
 
 
 def read_header(device: BlockDevice) -> Header:
     """Read and validate the header on an open device; errors as `load_header`."""
+    try:
+        return _read_header(device)
+    except (FormatError, UnsupportedError):
+        # A copy may be in the middle of being written, and while the other is read it, too.
+        from formats.steady import steadily  # noqa: PLC0415  rarely needed
+
+        return steadily(device, lambda: _read_header(device))
+
+
+def _read_header(device: BlockDevice) -> Header:
     start = read_at_most(device, 0, _MAGIC_SIZE)
     if start[:6] == luks2_binary.PRIMARY_MAGIC:  # which is LUKS1's, too
         version = int.from_bytes(start[6:], "big")

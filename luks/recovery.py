@@ -80,4 +80,5 @@ def _exclusive(place: Place) -> Iterator[BlockDevice]:
             yield device
         return
     with exclusive(place.path):
+        place.require_name()
         yield place

@@ -9,6 +9,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from formats.device import Device
+from formats.process import Owned, Owner
 from luks.ciphers import NullCipher, sector_cipher
 from luks.detection import opened
 from luks.errors import (
@@ -99,11 +100,13 @@ def open(  # noqa: A001  it is luks.open
     return volume
 
 
-class Volume(Device):
+class Volume(Owned, Device):
     """The decrypted payload of a LUKS volume, as a `BlockDevice`.
 
     Any range of bytes can be read and written, from several threads at once; a
-    write that ends inside sectors reads those first.
+    write that ends inside sectors reads those first. In a child of the process that
+    opened it everything but `close` raises `ForkedProcessError`: it would wait for
+    locks that nobody there releases.
 
     Attributes:
         header: The header it was opened with.
@@ -148,6 +151,7 @@ class Volume(Device):
         )
         self._starts = _starts(self._segments)
         self._device = device
+        self._owner = Owner("the volume")
         self._closed = False
 
     @property
@@ -291,9 +295,15 @@ class Volume(Device):
             self._starts = _starts(self._segments)
 
     def close(self) -> None:
-        """Wipe the volume key and close what `luks.open` opened; twice is fine."""
+        """Wipe the volume key and close what `luks.open` opened; twice is fine.
+
+        In a child only its copy of the key is wiped.
+        """
         if not self._closed:
             self._closed = True
+            if self._owner.is_other:
+                self._key.wipe()
+                return
             for segment in self._segments:
                 segment.close()
             self._key.wipe()
@@ -315,6 +325,7 @@ class Volume(Device):
             at = stop
 
     def _check_open(self) -> None:
+        self._owner.require()
         if self._closed:
             raise ValueError("the volume is closed")
 

@@ -60,7 +60,8 @@ Exit codes:
    0  success
    1  any other failure         2  wrong usage
   20  the device failed        21  no space left        22  read-only
-  23  image in use             30  broken format        31  empty image
+  23  image in use             24  used after a fork    25  image replaced
+  30  broken format            31  empty image
   32  foreign file             33  truncated image      34  container header damaged
   35  LUKS header damaged      36  LUKS header exists   37  field out of limits
   38  qcow2 image corrupt      39  qcow2 space leaked   40  unsupported

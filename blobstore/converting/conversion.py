@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import functools
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from blobstore.converting.extents import written_ranges
 from blobstore.converting.kinds import KINDS, kind_of
 from blobstore.converting.pipeline import HOLE_SIZE, carry, worker_count
-from blobstore.layers import existing_images_refused, make_layers, open_layers
+from blobstore.errors import CorruptBlobError, StoreBusyError
+from blobstore.layers import LayersLock, existing_images_refused, make_layers, open_layers
 from blobstore.scan import looks_like_container
-from formats.errors import DeviceFullError, EmptyImageError
+from formats.errors import DeviceFullError, EmptyImageError, FormatError
 from formats.file import is_same_file
 from luks.errors import PolicyError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import luks
     from blobstore.converting.kinds import Kind
@@ -97,7 +98,8 @@ def convert(
         allow_unprotected: Take a store that is less protected than it should be.
         expect_digest: As `blobstore.open`, of the source.
         at_least_generation: Likewise.
-        lock: False reads a source that others use, whatever they just write.
+        lock: False reads a source that others use: a store as it was at one moment, a
+            disk whatever they just write.
         progress: Called with bytes done and in all.
         luks_options: Of `luks.format`, such as ``kdf``, ``cipher``, ``sector_size``.
 
@@ -136,13 +138,12 @@ def convert(
             raise _not_encrypted(source)
         container = None
         if not as_bytes and looks_like_container(old.payload):
-            from blobstore.opened import open_container  # noqa: PLC0415  disks have none
-            from blobstore.policy import (  # noqa: PLC0415
+            from blobstore.policy import (  # noqa: PLC0415  disks have none
                 require_pinned,
                 require_protection,
             )
 
-            container = open_container(old.payload)
+            container = _open_container(old, locked=lock)
             if not allow_unprotected:
                 require_protection(
                     container.header,
@@ -175,13 +176,39 @@ def convert(
 
             # In a new volume, all that lay there before is noise.
             blank = create and (new.volume is not None or not new.path.is_block_device())
-            transfer(
-                container, new.payload, encrypted=new.encrypted, blank=blank, progress=progress
-            )
+            with _changes_noticed(old, container, locked=lock):
+                transfer(
+                    container, new.payload, encrypted=new.encrypted, blank=blank, progress=progress
+                )
         else:
             blank = create and not new.path.is_block_device()
             _copy(old, new, workers, blank=blank, holes=holes, progress=progress)
         new.payload.flush()
+
+
+def _open_container(old: Layers, *, locked: bool) -> OpenContainer:
+    from blobstore.opened import is_settled, open_container  # noqa: PLC0415  disks have none
+
+    if locked:
+        return open_container(old.payload)
+    return LayersLock(old).read_anew(lambda: open_container(old.payload), is_settled)
+
+
+@contextmanager
+def _changes_noticed(old: Layers, container: OpenContainer, *, locked: bool) -> Iterator[None]:
+    """Tell a source that was written meanwhile from one that is damaged (C66)."""
+    try:
+        yield
+    except (FormatError, CorruptBlobError) as error:
+        if locked:
+            raise
+        now = _open_container(old, locked=False)
+        if now.directory.generation == container.directory.generation:
+            raise
+        raise StoreBusyError(
+            "the store was written while it was converted [C66]",
+            hint="try again when it is written less, or wait for the lock",
+        ) from error
 
 
 def _make(

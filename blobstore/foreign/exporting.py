@@ -76,7 +76,8 @@ def export_state(
             decode_variables(content)
         _write(destination, content, overwrite=overwrite)
         return
-    version, states = _tpm_states(store, name, key)
+    # States of different moments would be those of no TPM there ever was.
+    version, states = store.at_one_moment(lambda: _tpm_states(store, name, key))
     if form is StateFormat.SWTPM_FILE:
         _write(destination, encode_linear(states), overwrite=overwrite)
     elif isinstance(destination, str | os.PathLike):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
 
 class Alarm:
@@ -21,7 +22,7 @@ class Alarm:
     def __init__(
         self,
         ring: Callable[[], None],
-        lock: threading.RLock,
+        lock: AbstractContextManager[object],
         *,
         idle: float,
         longest: float,

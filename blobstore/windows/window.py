@@ -14,15 +14,16 @@ from formats.container import HEAD_SIZE, Kind, State
 from formats.device import Device, ReadableBuffer, WritableBuffer
 from formats.errors import ReadOnlyError, StorageError
 from formats.logs import LateLogger
+from formats.process import Owned
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable
     from types import TracebackType
 
     from blobstore.directory import Copy
     from blobstore.lookup import Lookup
     from blobstore.opened import OpenContainer
+    from formats.process import OwnedLock
 
 _log = LateLogger(__name__)
 
@@ -43,12 +44,12 @@ class Host:
 
     container: OpenContainer
     lookup: Lookup
-    lock: threading.RLock
+    lock: OwnedLock
     read_only: bool
     require_writable: Callable[[], None]
 
 
-class Window(Device):
+class Window(Owned, Device):
     """A section as a `BlockDevice`. `Store.window` opens windows.
 
     It has exactly the section's worst-case size in bytes. What was never written
@@ -136,6 +137,8 @@ class Window(Device):
             DeviceError, PoisonedStoreError: Not everything that was written is
                 durable. The window is closed all the same.
         """
+        if self._host.lock.owner.is_other:
+            return  # what was written is the parent's to commit
         with self._host.lock:
             if self._closed:
                 return

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from formats.device import Device, SparseDevice
 from formats.errors import DeviceError, ReadOnlyError, UnsupportedError
 from formats.file import FileDevice
+from formats.process import Owned, OwnedLock, Owner
 from formats.qcow2.bitmaps import invalidate_bitmaps
 from formats.qcow2.content import SECTOR, ClusterCipher
 from formats.qcow2.header import CRYPT_NONE, MAX_L1_SIZE, MAX_SIZE, l1_entries, read_header
@@ -32,12 +32,13 @@ _Result = TypeVar("_Result")
 _LOOK_AHEAD: Final = 1 << 16
 
 
-class Qcow2Device(Device):
+class Qcow2Device(Owned, Device):
     """The disk that a qcow2 image holds: its active state, or that of a snapshot.
 
     Reading and writing are safe from several threads at once. What is written is
     durable when `flush` returns; before that a crash leaves the image sound, and
-    each cluster with its old or its new content (spec/qcow2.md, Q10 to Q16).
+    each cluster with its old or its new content (spec/qcow2.md, Q10 to Q16). In a child
+    of the process that opened it everything but `close` raises `ForkedProcessError`.
 
     `formats.qcow2.opening` makes them.
     """
@@ -62,7 +63,7 @@ class Qcow2Device(Device):
         """
         self._content = WritableContent(metadata, size, cipher, backing)
         self._owned = owned
-        self._lock = threading.RLock()
+        self._lock = OwnedLock(Owner("the qcow2 image"))
         self._closed = False
 
     @property
@@ -315,9 +316,13 @@ class Qcow2Device(Device):
     def close(self) -> None:
         """Write what waits in memory, and close what belongs to this device.
 
+        In a child, nothing is written: the parent does that.
+
         Raises:
             DeviceError: It could not be written; the device is closed all the same.
         """
+        if self._lock.owner.is_other:
+            return
         with self._lock:
             if self._closed:
                 return
@@ -343,6 +348,10 @@ class Qcow2Device(Device):
             if error is None:
                 raise
 
+    def _check_range(self, offset: int, size: int) -> None:
+        self._lock.owner.require()
+        super()._check_range(offset, size)
+
     def _check_readable(self) -> None:
         if self._content.cipher is None and self.header.crypt_method != CRYPT_NONE:
             raise UnsupportedError(
@@ -354,6 +363,7 @@ class Qcow2Device(Device):
         self._check_readable()
 
     def _check_not_read_only(self) -> None:
+        self._lock.owner.require()
         if self.read_only:
             raise ReadOnlyError("the qcow2 image is open for reading only")
 

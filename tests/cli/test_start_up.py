@@ -27,6 +27,7 @@ OPENING = {
     "formats.file",
     "formats.locks",
     "formats.logs",
+    "formats.process",
     "formats.records",
     "luks",
     "luks.af",
