@@ -148,10 +148,9 @@ def _prepare(device: BlockDevice, header: Header) -> Header:
             hint="look at it with blobstore check, and repair it with --repair all",
         )
     if header.incompatible & features.DIRTY:
-        from formats.qcow2.repair import repair  # noqa: PLC0415  hardly ever needed
+        from formats.qcow2.repair import repair_counts  # noqa: PLC0415  hardly ever needed
 
-        _log.warning("the image was not closed by its last writer: its refcounts are made anew")
-        repair(device, leaks_only=False)
+        repair_counts(device)
         header = read_header(device)
     return header
 

@@ -17,6 +17,7 @@ from formats.errors import DeviceFullError, FormatError, UnsupportedError
 from formats.qcow2.counts import Counts
 from formats.qcow2.header import MAX_REFCOUNT_TABLE_SIZE
 from formats.qcow2.host import check_entry
+from formats.qcow2.lost import cut_off, first_lost
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 #: Bytes of refcount blocks that are kept in memory.
 _CACHE_SIZE: Final = 2 << 20
 _SECTOR: Final = 512
+#: L2 tables that are looked through before an image grows for the first time.
+_FEW_TABLES: Final = 64
 #: Bits of a refcount table entry that are an offset.
 TABLE_OFFSET_MASK: Final = 0xFFFF_FFFF_FFFF_FE00
 
@@ -109,6 +112,7 @@ class Refcounts:
             DeviceError: It cannot be read.
         """
         self._host = host
+        self._header = header
         self._used = used or ClustersInUse(header.cluster_size)
         self._bits = header.refcount_bits
         self._cluster_size = header.cluster_size
@@ -125,6 +129,8 @@ class Refcounts:
         self._homeless: list[int] = []
         self._new: dict[int, bool] = {}  # region to whether its block counts itself
         self._hint = 0
+        self._looked = False
+        self._lost: int | None = None
 
     @property
     def dirty_size(self) -> int:
@@ -267,6 +273,7 @@ class Refcounts:
     def _take(self, first: int, count: int) -> None:
         end = first + count
         self._used.check(first, count)
+        self._check_growth(first, end)
         # What there is no room for should fail now, not when it is made durable.
         self._host.reach(end * self._cluster_size)
         while first < end:
@@ -277,6 +284,26 @@ class Refcounts:
             block.touch(index, index + number)
             self._dirty[region] = block
             first += number
+
+    def _check_growth(self, first: int, end: int) -> None:
+        """Check that a longer image has no zeros where something was cut off (Q25).
+
+        To look at all tables takes time. So the first growth looks only where there are few,
+        and each one where the counts beyond the end, or the end, hint at it.
+
+        Raises:
+            TruncatedImageError: It would have.
+        """
+        size, header = self._host.size, self._header
+        if end * self._cluster_size <= size:
+            return
+        unknown = not self._looked and header.l1_size * (header.snapshot_count + 1) <= _FEW_TABLES
+        if unknown or first * self._cluster_size > size or size % self._cluster_size:
+            self._lost = first_lost(self._host.device)
+            self._looked = True
+        if self._lost is not None and self._lost < end:
+            self._looked = False
+            raise cut_off(self._lost, header)
 
     def _find_free(self, cluster: int) -> int:
         while True:

@@ -15,6 +15,7 @@ from formats.errors import CorruptImageError, SnapshotExistsError, UnsupportedEr
 from formats.qcow2 import features
 from formats.qcow2.header import MAX_SNAPSHOTS, l1_entries, read_header
 from formats.qcow2.host import Host, encode_table
+from formats.qcow2.lost import cut_off, first_lost
 from formats.qcow2.rewrite import Rewrite, load_counts, tables_once
 from formats.qcow2.snapshot_table import (
     MAX_TABLE_SIZE,
@@ -160,10 +161,13 @@ def _load(device: BlockDevice) -> tuple[Host, Header, list[Snapshot]]:
             hint="repair it: blobstore check --repair all",
         )
     if header.incompatible & features.DIRTY:
-        from formats.qcow2.repair import repair  # noqa: PLC0415  hardly ever needed
+        from formats.qcow2.repair import repair_counts  # noqa: PLC0415  hardly ever needed
 
-        repair(device, leaks_only=False)
+        repair_counts(device)
         header = read_header(device)
+    lost = first_lost(device)
+    if lost is not None:
+        raise cut_off(lost, header)
     host = Host(device)
     return host, header, read_snapshots(host, header)
 
