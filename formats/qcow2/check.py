@@ -298,7 +298,9 @@ class Checker:
     def _is_whole(self, offset: int) -> bool:
         """Say whether compressed data near the end of the image ends before that."""
         if offset not in self._inflated:
-            data = self.host.read(offset, self.host.size - offset)
+            data = (
+                self.host.read(offset, self.host.size - offset) if offset < self.host.size else b""
+            )
             try:
                 decompress(data, self.header.cluster_size, self.header.compression_type)
             except FormatError:

@@ -122,10 +122,17 @@ def _make_anew(checker: Checker) -> None:
         marked = header.incompatible | features.CORRUPT
         change_header(host, header, incompatible=marked)
         host.flush()
-    l1 = rewrite.flagged(host.read_table(header.l1_offset, header.l1_size))
-    rewrite.finish(
-        l1_offset=rewrite.write_new(encode_table(l1)), incompatible=header.incompatible
-    )
+    size = host.size
+    try:
+        l1 = rewrite.flagged(host.read_table(header.l1_offset, header.l1_size))
+        rewrite.finish(
+            l1_offset=rewrite.write_new(encode_table(l1)), incompatible=header.incompatible
+        )
+    except TruncatedImageError:
+        if host.size == size:
+            change_header(host, header)
+            host.flush()
+        raise
 
 
 def _free_leaks(checker: Checker) -> None:
