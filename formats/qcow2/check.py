@@ -357,7 +357,8 @@ class Checker:
                 self.bad_blocks = True
             elif offset >> header.cluster_bits >= self._clusters:
                 report.corrupt(f"refcount block {number} is beyond the end of the image")
-                self.lost.note(self.used, *[offset >> header.cluster_bits] * 2, 1)
+                cluster = offset >> header.cluster_bits
+                self.lost.note(self.used, cluster, cluster, 1)
                 self.bad_blocks = self.lost_blocks = True
             else:
                 cluster = offset >> header.cluster_bits
