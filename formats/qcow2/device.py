@@ -10,7 +10,7 @@ from formats.errors import DeviceError, ReadOnlyError, StorageError, Unsupported
 from formats.qcow2.bitmaps import invalidate_bitmaps
 from formats.qcow2.content import SECTOR, ClusterCipher
 from formats.qcow2.header import CRYPT_NONE, MAX_L1_SIZE, MAX_SIZE, l1_entries, read_header
-from formats.qcow2.mapping import Extent, extents, joined
+from formats.qcow2.mapping import Extent, extents, joined, merged
 from formats.qcow2.metadata import Metadata
 from formats.qcow2.resizing import grow, shrink
 from formats.qcow2.tables import Kind
@@ -122,7 +122,6 @@ class Qcow2Device(Device):
             self._change(lambda: self._write(offset, view))
 
     def _write(self, offset: int, view: memoryview) -> None:
-        self._metadata.begin()
         while view:
             count = self._content.write_some(offset, view)
             self._metadata.relieve()
@@ -150,11 +149,7 @@ class Qcow2Device(Device):
         self._check_range(offset, size)
         self._check_writable()
         if size:
-            self._change(lambda: self._zero(offset, size))
-
-    def _zero(self, offset: int, size: int) -> None:
-        self._metadata.begin()
-        self._content.zero(offset, offset + size)
+            self._change(lambda: self._content.zero(offset, offset + size))
 
     def extents(self, offset: int = 0, size: int | None = None) -> Iterator[Extent]:
         """Yield where a range of the disk is, in order: data, zeros, or nothing.
@@ -189,15 +184,7 @@ class Qcow2Device(Device):
         It looks through all backing files, and reads tables only; data that is zero
         counts as data. Errors are those of `extents`.
         """
-        start = end = offset
-        for first, length in self._data(offset, size):
-            if first > end:
-                if end > start:
-                    yield start, end - start
-                start = first
-            end = first + length
-        if end > start:
-            yield start, end - start
+        return merged(self._data(offset, size))
 
     def _data(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
         for extent in self.extents(offset, size):
@@ -234,7 +221,6 @@ class Qcow2Device(Device):
 
     def _resize(self, size: int, entries: int) -> None:
         metadata = self._metadata
-        metadata.begin()
         if not invalidate_bitmaps(metadata.host, metadata.header, resized=True):
             metadata.change_header(autoclear=0)
         if size > self.size:
@@ -307,11 +293,7 @@ class Qcow2Device(Device):
             StorageError: What ``change`` raised.
         """
         self._check_not_read_only()
-        self._change(lambda: self._change_tables(change))
-
-    def _change_tables(self, change: Callable[[Metadata], None]) -> None:
-        self._metadata.begin()
-        change(self._metadata)
+        self._change(lambda: change(self._metadata))
 
     def _change(self, step: Callable[[], None]) -> None:
         """Run a step that changes the image, and what memory knows of it (Q26).
@@ -324,6 +306,7 @@ class Qcow2Device(Device):
             self._waiting = self._metadata.dirty
             self._in_doubt = True
             try:
+                self._metadata.begin()
                 step()
             except StorageError:
                 self._in_doubt = False

@@ -149,7 +149,8 @@ class Host:
     def _check_sound(self) -> None:
         if self._failed:
             raise DeviceError(
-                "an earlier flush failed, so that nobody knows what is on the medium",
+                "an earlier flush failed, or was interrupted, so that nobody knows what is on the"
+                " medium [Q16]",
                 hint="open the image again",
             )
 

@@ -15,10 +15,13 @@ from formats.qcow2.header import CRYPT_NONE
 if TYPE_CHECKING:
     from formats.device import BlockDevice
     from formats.qcow2.header import Header
+    from formats.qcow2.host import Host
     from formats.qcow2.sparse import SparseCounts
 
 #: Clusters by which a short image may become longer than twice what it is.
 _MARGIN: Final = 1024
+#: L2 tables that are looked through before an image grows for the first time.
+_FEW_TABLES: Final = 64
 HINT: Final = (
     "copy the image again, or restore it; what is left can be read, and qemu-img convert"
     " copies that with zeros for the rest"
@@ -93,3 +96,34 @@ def cut_off(cluster: int, header: Header) -> TruncatedImageError:
         rule="Q25",
         hint=HINT,
     )
+
+
+class Growth:
+    """Keeps an image from growing over what was cut off of it. Not safe in several threads."""
+
+    def __init__(self, host: Host, header: Header) -> None:
+        """Watch the image that ``host`` holds; nothing is read before it grows."""
+        self._host = host
+        self._header = header
+        self._looked = False
+        self._first: int | None = None
+
+    def check(self, first: int, end: int) -> None:
+        """Check that the image may grow, to hold clusters ``first`` to ``end`` - 1.
+
+        To look at all tables takes time. So the first growth looks only where there are few,
+        and each one where the counts beyond the end, or the end, hint at it.
+
+        Raises:
+            TruncatedImageError: It would have zeros where something was cut off.
+        """
+        size, header = self._host.size, self._header
+        if end << header.cluster_bits <= size:
+            return
+        unknown = not self._looked and header.l1_size * (header.snapshot_count + 1) <= _FEW_TABLES
+        if unknown or first << header.cluster_bits > size or size % header.cluster_size:
+            self._first = first_lost(self._host.device)
+            self._looked = True
+        if self._first is not None and self._first < end:
+            self._looked = False
+            raise cut_off(self._first, header)

@@ -22,7 +22,7 @@ from formats.qcow2.rewrite import Rewrite, load_counts
 
 if TYPE_CHECKING:
     from formats.device import BlockDevice
-    from formats.qcow2.check import Report
+    from formats.qcow2.report import Report
 
 _log = LateLogger(__name__)
 
