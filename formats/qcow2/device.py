@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from formats.device import Device, SparseDevice
+from formats.device import Device
 from formats.errors import DeviceError, ReadOnlyError, StorageError, UnsupportedError
+from formats.file import FileDevice
 from formats.qcow2.bitmaps import invalidate_bitmaps
 from formats.qcow2.content import SECTOR, ClusterCipher
 from formats.qcow2.header import CRYPT_NONE, MAX_L1_SIZE, MAX_SIZE, l1_entries, read_header
 from formats.qcow2.mapping import Extent, extents, joined, merged
 from formats.qcow2.metadata import Metadata
+from formats.qcow2.ranges import data_of
 from formats.qcow2.resizing import grow, shrink
 from formats.qcow2.tables import Kind
 from formats.qcow2.writing import WritableContent
@@ -106,8 +108,7 @@ class Qcow2Device(Device):
         view = memoryview(buffer).cast("B")
         with self._lock:
             self._check_open()
-            if self._in_doubt and not self._waiting:
-                self._settle()
+            self._settle(reading=True)
             content = self._content
             encrypted = content.read(offset, view)
         # Threads decrypt side by side, each what it has read.
@@ -132,8 +133,7 @@ class Qcow2Device(Device):
         """Make everything written durable: data, then counts, then tables.
 
         Raises:
-            DeviceError: It failed. After a failed flush of the device below, the image
-                must be opened again.
+            DeviceError: It failed; if in a flush below, the image must be opened again.
         """
         with self._lock:
             self._check_open()
@@ -174,6 +174,7 @@ class Qcow2Device(Device):
             stop = min(end, (offset // step + 1) * step)
             with self._lock:
                 self._check_open()
+                self._settle(reading=True)
                 found = list(extents(self._metadata, offset, stop))
             yield from found
             offset = stop
@@ -184,16 +185,23 @@ class Qcow2Device(Device):
         It looks through all backing files, and reads tables only; data that is zero
         counts as data. Errors are those of `extents`.
         """
-        return merged(self._data(offset, size))
+        return merged(data_of(self, offset, size))
 
-    def _data(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+    def backed_ranges(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        """Yield what in a range has clusters of its own, which a write does not have to find."""
         for extent in self.extents(offset, size):
-            if extent.kind in (Kind.DATA, Kind.COMPRESSED):
+            # What a snapshot shares is copied by the first write.
+            if extent.kind is Kind.DATA and not self.header.snapshot_count:
                 yield extent.offset, extent.length
-            elif extent.kind is Kind.UNALLOCATED and self.backing is not None:
-                length = min(extent.length, self.backing.size - extent.offset)
-                if length > 0:
-                    yield from _data_of(self.backing, extent.offset, length)
+
+    def reserve(self, offset: int, size: int, /) -> None:
+        """Compare what a range lacks with what the file system has; nothing is set apart."""
+        self._check_range(offset, size)
+        self._check_writable()
+        backed = sum(length for _, length in self.backed_ranges(offset, size))
+        host = self._metadata.host.device
+        if isinstance(host, FileDevice):
+            host.require_space(size - backed)
 
     def resize(self, size: int, /) -> None:
         """Change the size of the disk; new bytes are zero, what is cut off is freed.
@@ -313,13 +321,14 @@ class Qcow2Device(Device):
                 raise
             self._in_doubt = False
 
-    def _settle(self) -> None:
+    def _settle(self, *, reading: bool = False) -> None:
         """After a change that was interrupted, take the image as it is now.
 
         Raises:
-            DeviceError: What was written before, and waits in memory, would be lost by that.
+            DeviceError: What was written before, and waits in memory, would be lost by that;
+                for ``reading`` it is taken from there.
         """
-        if not self._in_doubt:
+        if not self._in_doubt or (reading and self._waiting):
             return
         if self._waiting:
             raise DeviceError(
@@ -332,9 +341,7 @@ class Qcow2Device(Device):
         self._read_again()
 
     def close(self) -> None:
-        """Write what waits in memory, and close what belongs to this device.
-
-        If it is interrupted, it can be called again.
+        """Write what waits in memory, and close what belongs to this device; can be repeated.
 
         Raises:
             DeviceError: It could not be written; the device is closed all the same.
@@ -390,10 +397,3 @@ class Qcow2Device(Device):
     def _check_open(self) -> None:
         if self._closed:
             raise ValueError("the qcow2 device is closed")
-
-
-def _data_of(device: BlockDevice, offset: int, size: int) -> Iterator[tuple[int, int]]:
-    if isinstance(device, SparseDevice):
-        yield from device.data_ranges(offset, size)
-    else:
-        yield offset, size

@@ -113,7 +113,8 @@ def _refused(report: Report, reason: str) -> Report:
 def _make_anew(checker: Checker) -> None:
     """Make counts and flags say what is used."""
     host, header = checker.host, checker.header
-    rewrite = Rewrite(host, header, checker.used, lost=checker.lost)
+    lost = checker.lost
+    rewrite = Rewrite(host, header, checker.used, lost=lost, limit=lost.window)
     rewrite.drop_refcounts()
     rewrite.release_table(header.l1_offset, header.l1_size * 8)
     if checker.lost_blocks:
@@ -139,7 +140,8 @@ def _free_leaks(checker: Checker) -> None:
     """Lower counts only: what counts too little was not asked for."""
     host, header = checker.host, checker.header
     stored = load_counts(host, header, skip_bad=True)
-    rewrite = Rewrite(host, header, checker.used, lost=checker.lost)
+    lost = checker.lost  # which is not to become zeros: that was not asked for either
+    rewrite = Rewrite(host, header, checker.used, lost=lost, limit=lost.first)
     for cluster, use in checker.used.used():
         rewrite.counts[cluster] = min(use, stored[cluster])
     rewrite.drop_refcounts()

@@ -40,7 +40,13 @@ class Rewrite:
     """
 
     def __init__(
-        self, host: Host, header: Header, old: SparseCounts, *, lost: Lost | None = None
+        self,
+        host: Host,
+        header: Header,
+        old: SparseCounts,
+        *,
+        lost: Lost | None = None,
+        limit: int | None = None,
     ) -> None:
         """Begin with what is in use.
 
@@ -50,6 +56,7 @@ class Rewrite:
             old: How often each cluster is used, refcounts included; not modified.
             lost: Of an image that is repaired: what it refers to beyond its end. Go on where
                 it contradicts itself.
+            limit: Cluster before which new tables must end, if something was lost.
         """
         self.host = host
         self._header = header
@@ -57,6 +64,7 @@ class Rewrite:
         self.counts = old.copy()
         self._hint = 0
         self._lost = lost
+        self._allocation_limit = limit
         self._limit = (1 << header.refcount_bits) - 1
 
     def drop_refcounts(self) -> None:
@@ -84,8 +92,8 @@ class Rewrite:
                 first, found = cluster + 1, 0
             else:
                 found += 1
-        lost = self._lost
-        if lost is not None and lost.first is not None and first + clusters > lost.window:
+        limit, lost = self._allocation_limit, self._lost
+        if limit is not None and first + clusters > limit and lost and lost.first is not None:
             raise cut_off(lost.first, self._header)
         for cluster in range(first, first + clusters):
             self.counts[cluster] = 1
