@@ -82,7 +82,7 @@ def _repair(checker: Checker, before: Report, *, leaks_only: bool) -> Report:
         if checker.lost_blocks and header.version == 2:
             harm = harm or "counts of clusters"  # see below
         if harm is not None:
-            return _refused(before, f"{harm} was cut off, and would become something else")
+            return _refused(before, f"{harm} was cut off, and would not read as zeros")
         _log.warning(
             "repairing the image: %d corruptions, %d leaks", before.corruptions, before.leaks
         )
