@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from blobstore.verification import Problem, Report
     from blobstore.windows.window import Window
     from formats.errors import ForkedProcessError, ImageReplacedError, StorageError
+    from formats.qcow2.snapshot_table import SnapshotKey
 
 __all__ = [
     "BlobNotFoundError",
@@ -97,6 +98,7 @@ __all__ = [
     "SectionMismatchError",
     "SectionSpec",
     "SectionState",
+    "SnapshotKey",
     "StateAuthenticationError",
     "StateFormat",
     "StateKey",
@@ -169,6 +171,7 @@ _HOMES: Final = {
     "blobstore.verification": ("Problem", "Report"),
     "blobstore.windows.window": ("Window",),
     "formats.errors": ("ForkedProcessError", "ImageReplacedError", "StorageError"),
+    "formats.qcow2.snapshot_table": ("SnapshotKey",),
 }
 _HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}
 _OTHER_NAMES: Final = {"create": "create_store", "open": "open_store"}

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from formats.qcow2.creation import Options
     from formats.qcow2.device import Qcow2Device
     from formats.qcow2.opening import BackingOpener
+    from formats.qcow2.snapshot_table import SnapshotKey
 
     AnyPath = str | os.PathLike[str]
     AnySecret = bytes | luks.Secret | luks.VolumeKey
@@ -234,7 +235,7 @@ def open_layers(
     image_format: str | None = None,
     encrypted: bool | None = None,
     open_backing: BackingOpener | None = None,
-    snapshot: str | None = None,
+    snapshot: str | SnapshotKey | None = None,
 ) -> Layers:
     """Open an image down to its payload.
 
@@ -250,7 +251,7 @@ def open_layers(
             image can make it look like any other.
         encrypted: Whether there is a LUKS volume in the file or disk; likewise.
         open_backing: Opens backing files of a qcow2 image; None refuses them.
-        snapshot: Name or id of the internal snapshot to read, of a qcow2 image.
+        snapshot: Which internal snapshot to read, of a qcow2 image.
 
     Raises:
         SecretRequiredError: It is encrypted, and there is no secret.

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from blobstore.description import Digest
     from blobstore.layout import SectionSpec
     from formats.qcow2.creation import Options
+    from formats.qcow2.snapshot_table import SnapshotKey
     from luks.randomness import RandomSource
 
     AnyPath = str | os.PathLike[str]
@@ -47,7 +48,7 @@ def open_store(
     at_least_generation: int = 0,
     lock: bool = True,
     released: bool = False,
-    snapshot: str | None = None,
+    snapshot: str | SnapshotKey | None = None,
 ) -> Store:
     """Open the store in an image.
 
@@ -71,8 +72,9 @@ def open_store(
             moment (C66); only with ``read_only``.
         released: Open for writing without the lock, to be ready for
             `Store.take_over` while another process still uses the image.
-        snapshot: Name or id of the internal snapshot of a qcow2 image to read; only with
-            ``read_only``. It opens with what was a passphrase when it was made.
+        snapshot: Name or ID of the internal snapshot of a qcow2 image to read, or a
+            `SnapshotKey` that says which of the two; only with ``read_only``. It opens with
+            what was a passphrase when it was made.
 
     Raises:
         SecretRequiredError: The image is encrypted, and there is no secret.

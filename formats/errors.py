@@ -17,6 +17,7 @@
     │   └── LeakedClustersError      39   a qcow2 image has lost some of its space
     ├── SnapshotNotFoundError        41   there is no such snapshot
     ├── SnapshotExistsError          42   there is one of that name
+    ├── AmbiguousSnapshotError       43   there are several that could be meant
     └── UnsupportedError             40   valid, but not implemented here
 
 `luks.errors` (35, 36, 50 to 59) and `blobstore.errors` (60 to 70) add theirs. The
@@ -199,6 +200,12 @@ class SnapshotNotFoundError(StorageError):
 
 
 class SnapshotExistsError(StorageError):
-    """The image has a snapshot of that name."""
+    """The image has a snapshot with that name, or that ID."""
 
     exit_code = 42
+
+
+class AmbiguousSnapshotError(StorageError):
+    """Several snapshots could be meant: by ID or by name, or by a name that several have."""
+
+    exit_code = 43

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from formats.device import BlockDevice
     from formats.qcow2.creation import Options
     from formats.qcow2.opening import BackingOpener
+    from formats.qcow2.snapshot_table import SnapshotKey
 
     AnyPath = str | os.PathLike[str]
     Progress = Callable[[int, int], None]
@@ -47,7 +48,7 @@ def convert(
     to: str | None = None,
     image_format: str | None = None,
     encrypted: bool | None = None,
-    snapshot: str | None = None,
+    snapshot: str | SnapshotKey | None = None,
     open_backing: BackingOpener | None = None,
     header: AnyPath | None = None,
     new_header: AnyPath | None = None,
@@ -81,7 +82,8 @@ def convert(
             the source is.
         image_format: What the source is: ``"raw"`` or ``"qcow2"``; None finds out.
         encrypted: Whether there is a LUKS volume in it; likewise.
-        snapshot: Name or id of the internal snapshot to convert, of a qcow2 image.
+        snapshot: Name or ID of the internal snapshot to convert, of a qcow2 image, or a
+            `SnapshotKey` that says which of the two.
         open_backing: Opens backing files of the source; None refuses them.
         header: File of the source's detached LUKS header.
         new_header: File of the destination's.
