@@ -302,7 +302,7 @@ def _open_layers(
     image_format: str | None,
     encrypted: bool | None,
     open_backing: BackingOpener | None,
-    snapshot: str | None,
+    snapshot: str | SnapshotKey | None,
 ) -> Layers:
     read_only = file.read_only
     layers = Layers(path, file)
