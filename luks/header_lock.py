@@ -7,6 +7,7 @@ are changed while a volume is in use.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
@@ -39,28 +40,58 @@ def exclusive(path: str | os.PathLike[str], timeout: float = TIMEOUT) -> Iterato
     if sys.platform == "win32":
         yield  # no cryptsetup there
         return
+    lock = _Lock(path)
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise DeviceError(f"cannot open {path}: {error.strerror}") from error
-    try:
-        _lock(fd, path, time.monotonic() + timeout)
+        lock.acquire(time.monotonic() + timeout)
         yield
     finally:
-        os.close(fd)  # which gives the lock back
+        lock.close()
 
 
-def _lock(fd: int, path: str | os.PathLike[str], end: float) -> None:
-    import fcntl  # noqa: PLC0415  not on Windows
+class _Lock:
+    """The lock of a file, which goes with the last reference to it.
 
-    while True:
+    An interrupt can keep any `finally` from doing its work. A descriptor that is
+    left open by that would keep the lock until the process ends.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = path
+        self._fd = -1
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > end:
-                raise DeviceBusyError(f"another program is changing {path}") from None
-            time.sleep(_POLL)
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise DeviceError(f"cannot lock {path}: {error.strerror}") from error
-        else:
-            return
+            raise DeviceError(f"cannot open {path}: {error.strerror}") from error
+
+    def acquire(self, end: float) -> None:
+        import fcntl  # noqa: PLC0415  not on Windows
+
+        collected = False
+        while True:
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not collected:
+                    # It may be held by a call that was interrupted in this process: its
+                    # frames refer to each other, and nothing else lets go of them.
+                    gc.collect()
+                    collected = True
+                    continue
+                if time.monotonic() > end:
+                    raise DeviceBusyError(f"another program is changing {self._path}") from None
+                time.sleep(_POLL)
+            except OSError as error:
+                raise DeviceError(f"cannot lock {self._path}: {error.strerror}") from error
+            else:
+                return
+
+    def close(self) -> None:
+        import fcntl  # noqa: PLC0415
+
+        if self._fd >= 0:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)  # first: what comes next can be interrupted
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+    def __del__(self) -> None:
+        self.close()
