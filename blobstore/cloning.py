@@ -8,6 +8,7 @@ from blobstore.description import kind_of
 from blobstore.layers import QCOW2
 from blobstore.layout import SectionSpec
 from blobstore.stack import create_store
+from formats.errors import ArgumentError
 from formats.file import is_same_file
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def clone(
         for written in (destination, header)
         for read in (image.path, image.header_path)
     ):
-        raise ValueError("a clone takes neither the place of the image nor of its header")
+        raise ArgumentError("a clone takes neither the place of the image nor of its header")
 
     def fill(store: Store) -> None:
         for section in source.sections():

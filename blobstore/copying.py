@@ -20,7 +20,7 @@ from blobstore.opened import open_container
 from blobstore.scan import scan
 from blobstore.verification import verify
 from formats.device import read_exactly
-from formats.errors import StorageError, TruncatedImageError
+from formats.errors import ArgumentError, StorageError, TruncatedImageError
 from formats.file import is_same_file, new_file
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def backup(
             `blobstore.open`.
     """
     if any(one and is_same_file(destination, one) for one in (path, header)):
-        raise ValueError(f"{destination} is the image itself, or its header")
+        raise ArgumentError(f"{destination} is the image itself, or its header")
     with ExitStack() as stack:
         layers = open_layers(stack, path, secret, header=header, lock=False)
         with existing_images_refused(), _new_copy(stack, layers, destination, overwrite) as copy:

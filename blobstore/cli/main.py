@@ -11,7 +11,7 @@ from typing import Final
 import click
 
 from blobstore import __version__
-from formats.errors import StorageError
+from formats.errors import ArgumentError, StorageError
 from formats.logs import configure_with
 
 #: Verb to what it does. Each lives in blobstore.cli.commands.VERB as `command`.
@@ -135,6 +135,9 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         code = 2 if isinstance(error, click.UsageError) else 1
+    except ArgumentError as error:  # and no other ValueError: that is a defect
+        click.UsageError(str(error)).show()
+        code = 2
     except (click.Abort, KeyboardInterrupt):
         click.echo("blobstore: interrupted", err=True)
         code = 130

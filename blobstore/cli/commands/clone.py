@@ -14,7 +14,6 @@ from blobstore.cli.access import (
     clone_access_options,
 )
 from blobstore.cli.encryption import kdf_options
-from blobstore.cli.header import usage_errors
 from blobstore.cloning import clone
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def command(
     It has an id and keys of its own, so that nothing of one passes for the
     other, and a passphrase of its own. It is a qcow2 image if IMAGE is one.
     """
-    with usage_errors(), access.open(image) as source, new_access.secret_for(destination) as secret:
+    with access.open(image) as source, new_access.secret_for(destination) as secret:
         options = kdf if new_access.encrypted else {}
         clone(
             source, destination, secret, header=new_access.header, overwrite=force, **options
