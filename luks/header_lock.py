@@ -12,12 +12,13 @@ import os
 import sys
 import time
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from luks.errors import DeviceBusyError, DeviceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 #: Seconds to wait for another program.
 TIMEOUT: Final = 10.0
@@ -58,6 +59,7 @@ class _Lock:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = path
         self._fd = -1
+        self._unlock: Callable[[], None] | None = None
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -66,6 +68,7 @@ class _Lock:
     def acquire(self, end: float) -> None:
         import fcntl  # noqa: PLC0415  not on Windows
 
+        self._unlock = partial(fcntl.flock, self._fd, fcntl.LOCK_UN)
         collected = False
         while True:
             try:
@@ -86,10 +89,9 @@ class _Lock:
                 return
 
     def close(self) -> None:
-        import fcntl  # noqa: PLC0415
-
         if self._fd >= 0:
-            fcntl.flock(self._fd, fcntl.LOCK_UN)  # first: what comes next can be interrupted
+            if self._unlock is not None:
+                self._unlock()  # first: what comes next can be interrupted
             fd, self._fd = self._fd, -1
             os.close(fd)
 

@@ -10,7 +10,7 @@ the device, and that on nothing random here: each content is looked at once.
 from __future__ import annotations
 
 import hashlib
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +19,7 @@ import pytest
 import luks
 from formats.device import MemoryDevice
 from luks.header_lock import exclusive
+from luks.load import opened_for_header
 from tests.luks.support import OTHER, PASSPHRASE, PBKDF2
 from tests.support.interrupts import chosen_points, interrupt_points, interrupted_at
 
@@ -416,8 +417,8 @@ def test_l98_an_interrupt_gives_the_lock_back(tmp_path: Path) -> None:
     path.touch()
 
     def run() -> None:
-        with exclusive(path):
-            pass
+        with ExitStack() as stack:
+            stack.enter_context(opened_for_header(path))
 
     for point in range(1, interrupt_points(run) + 1):
         with suppress(KeyboardInterrupt), interrupted_at(point):
