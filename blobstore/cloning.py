@@ -11,6 +11,7 @@ from blobstore.layers import QCOW2
 from blobstore.layout import SectionSpec
 from blobstore.stack import create_store
 from blobstore.store import as_names
+from formats.errors import ArgumentError
 from formats.file import is_same_file
 from luks.errors import PolicyError
 
@@ -76,9 +77,9 @@ def clone(
         for written in (destination, header)
         for read in (image.path, image.header_path)
     ):
-        raise ValueError("a clone takes neither the place of the image nor of its header")
+        raise ArgumentError("a clone takes neither the place of the image nor of its header")
     if tpm not in (None, *get_args(Tpm)):
-        raise ValueError(f"tpm is one of {', '.join(get_args(Tpm))}, not {tpm!r}")
+        raise ArgumentError(f"tpm is one of {', '.join(get_args(Tpm))}, not {tpm!r}")
 
     def make() -> Store:
         chosen = _chosen(source.sections(), only, without)

@@ -20,7 +20,7 @@ from blobstore.opened import is_settled, open_container
 from blobstore.scan import Damaged, scan
 from blobstore.verification import verify
 from formats.device import read_exactly
-from formats.errors import FormatError, StorageError
+from formats.errors import ArgumentError, FormatError, StorageError
 from formats.file import is_same_file, new_file
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def backup(
             `blobstore.open`.
     """
     if any(one and is_same_file(destination, one) for one in (path, header)):
-        raise ValueError(f"{destination} is the image itself, or its header")
+        raise ArgumentError(f"{destination} is the image itself, or its header")
     with ExitStack() as stack:
         layers = open_layers(stack, path, secret, header=header, lock=False)
         with existing_images_refused(), _new_copy(stack, layers, destination, overwrite) as copy:

@@ -21,7 +21,7 @@ from blobstore.errors import ImageExistsError, StoreBusyError
 from blobstore.image import Image
 from blobstore.scan import looks_like_container
 from formats.device import is_blank
-from formats.errors import DeviceFullError, ForeignImageError, SnapshotNotFoundError
+from formats.errors import ArgumentError, DeviceFullError, ForeignImageError, SnapshotNotFoundError
 from formats.file import FileDevice, is_same_file, new_file
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def is_qcow2(file: BlockDevice, known: str | None) -> bool:
         ValueError: There is no such format.
     """
     if known not in (None, RAW, QCOW2):
-        raise ValueError(f"{known!r} is no format of images: {RAW} or {QCOW2}")
+        raise ArgumentError(f"{known!r} is no format of images: {RAW} or {QCOW2}")
     return (known or image_format(file)) == QCOW2
 
 
@@ -376,7 +376,7 @@ def make_layers(
         ValueError: The options do not fit together.
     """
     if header is not None and is_same_file(header, path):
-        raise ValueError(f"{path} cannot be both the image and its LUKS header")
+        raise ArgumentError(f"{path} cannot be both the image and its LUKS header")
     file = _target(names, resources, path, size, overwrite=overwrite)
     layers = Layers(Path(path), file)
     if image_format == QCOW2:

@@ -6,8 +6,8 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from blobstore.layers import is_qcow2
-from formats.errors import UnsupportedError
-from formats.file import FileDevice
+from formats.errors import ArgumentError, UnsupportedError
+from formats.file import FileDevice, is_same_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,12 +29,15 @@ def luks_place(
         move: Whether it is to leave its place, or to come there.
 
     Raises:
+        ArgumentError: ``header`` is the image itself.
         UnsupportedError: It is to be moved, and is that of qcow2's own encryption.
         DeviceBusyError: The header lies in the disk of a qcow2 image, which somebody
             else uses.
         FormatError, UnsupportedError, DeviceError: The image cannot be opened.
     """
     if header is not None:
+        if is_same_file(header, image):
+            raise ArgumentError(f"{image} cannot be both the image and its LUKS header [L52]")
         yield header
         return
     with ExitStack() as stack:

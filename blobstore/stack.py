@@ -16,6 +16,7 @@ from blobstore.layers import (
 )
 from blobstore.store import Store
 from formats.container import DEFAULT_BLOCK_SIZE
+from formats.errors import ArgumentError
 
 if TYPE_CHECKING:
     import os
@@ -91,11 +92,11 @@ def open_store(
         DeviceError: It cannot be opened or read.
     """
     if not lock and not read_only:
-        raise ValueError("without the lock an image can only be read")
+        raise ArgumentError("without the lock an image can only be read")
     if released and read_only:
-        raise ValueError("only a store opened for writing can be taken over")
+        raise ArgumentError("only a store opened for writing can be taken over")
     if snapshot is not None and not read_only:
-        raise ValueError("a snapshot can only be read")
+        raise ArgumentError("a snapshot can only be read")
     with ExitStack() as guard:
         resources = guard.enter_context(ExitStack())
         layers = open_layers(
@@ -193,11 +194,13 @@ def create_store(
 
     specs = _specs(sections)
     if encrypted and secret is None:
-        raise ValueError("an encrypted image needs a secret; encrypted=False makes a clear one")
+        raise ArgumentError("an encrypted image needs a secret; encrypted=False makes a clear one")
     if not encrypted and (secret is not None or header is not None):
-        raise ValueError("an image in the clear has no secret and no LUKS header")
+        raise ArgumentError("an image in the clear has no secret and no LUKS header")
     if own_luks and (header is not None or image_format != QCOW2 or not encrypted):
-        raise ValueError("only an encrypted qcow2 image, without another header, has its own LUKS")
+        raise ArgumentError(
+            "only an encrypted qcow2 image, without another header, has its own LUKS"
+        )
     luks_options: dict[str, Any] = {
         "key_size": key_size,
         "kdf": kdf,

@@ -29,6 +29,7 @@ from formats.container import (
     record_length,
     validate_label,
 )
+from formats.errors import ArgumentError
 from formats.process import Owned, Owner
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class Transaction(Owned):
         """Make sure that a section exists and is large enough."""
         wanted = kind_of(kind)
         if copies not in (None, 1, 2):
-            raise ValueError(f"a section has 1 or 2 copies, not {copies}")
+            raise ArgumentError(f"a section has 1 or 2 copies, not {copies}")
         _check_size(max_size)
         try:
             draft = self._find(name)
@@ -287,7 +288,7 @@ class Transaction(Owned):
 
 def _check_size(max_size: int) -> None:
     if not 0 <= max_size <= MAX_SECTION_SIZE:
-        raise ValueError(f"a section cannot have {max_size} bytes")
+        raise ArgumentError(f"a section cannot have {max_size} bytes")
 
 
 def _check_single_copies(drafts: list[_Draft]) -> None:
@@ -297,7 +298,7 @@ def _check_single_copies(drafts: list[_Draft]) -> None:
     for draft in drafts:
         section = draft.section
         if section and len(section.copies) == 1 and not draft.needs_extent:
-            raise ValueError(
+            raise ArgumentError(
                 f"section {section.name!r} has one copy: nothing that overwrites it can be "
                 "part of a transaction of several sections"
             )

@@ -24,7 +24,9 @@
 numbers are the exit codes of the command line; README lists them all.
 
 Whose fault an error is decides its class: what the bytes or the machine did is
-a `StorageError`; what the caller did wrong is a `TypeError` or `ValueError`.
+a `StorageError`; what the caller did wrong is a `TypeError` or `ValueError`. Of these,
+an `ArgumentError` says that a checked argument is impossible; the command line calls
+that wrong usage, and no other `ValueError`.
 """
 
 from __future__ import annotations
@@ -33,6 +35,15 @@ import errno
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+class ArgumentError(ValueError):
+    """An argument is impossible, or does not fit the others or what the image is.
+
+    Raised only where arguments are checked, before anything is done, so the caller can
+    correct it. Never caused by damaged or hostile bytes: any other `ValueError` that
+    reaches a user is a defect of this program and is reported as one.
+    """
 
 
 class StorageError(Exception):

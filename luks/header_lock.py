@@ -7,6 +7,7 @@ are changed while a volume is in use.
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from contextlib import ExitStack, contextmanager
@@ -53,10 +54,17 @@ def exclusive(path: str | os.PathLike[str], timeout: float = TIMEOUT) -> Iterato
 def _lock(fd: int, path: str | os.PathLike[str], end: float) -> None:
     import fcntl  # noqa: PLC0415  not on Windows
 
+    collected = False
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            if not collected:
+                # It may be held by a call that was interrupted in this process: its
+                # frames refer to each other, and nothing else lets go of them.
+                gc.collect()
+                collected = True
+                continue
             if time.monotonic() > end:
                 raise DeviceBusyError(f"another program is changing {path}") from None
             time.sleep(_POLL)

@@ -24,6 +24,7 @@ from luks.errors import (
     UnsupportedError,
 )
 from luks.luks2 import PRIMARY, SECONDARY
+from luks.model import SECTOR_SIZE
 from luks.validate import validate_luks1
 
 if TYPE_CHECKING:
@@ -119,6 +120,28 @@ def _read_header(device: BlockDevice) -> Header:
             raise EmptyImageError("the image is empty")
         raise ForeignImageError("the image is not LUKS")
     return _read_luks2(device)
+
+
+def check_areas(device: BlockDevice, header: Header) -> None:
+    """Check that a device holds all of a header's keyslots area, which is to be changed (L97).
+
+    Looking at a header, and opening by a keyslot that is there, needs less.
+
+    Raises:
+        TruncatedImageError: It ends before.
+    """
+    end = header.keyslots_offset + header.keyslots_size
+    if header.version == 1:  # what pads its last area may be missing
+        raw = header.source
+        end = max(slot.material_sector + raw.area_sectors(slot) for slot in raw.keyslots)
+        end *= SECTOR_SIZE
+    if end > device.size:
+        raise TruncatedImageError(
+            f"the image of {device.size} bytes ends inside the keyslots area, which ends at"
+            f" byte {end}",
+            rule="L97",
+            hint="nothing was changed; restore the image, or make it as long as it was",
+        )
 
 
 def _is_whole(device: BlockDevice) -> bool:

@@ -11,6 +11,7 @@ import errno
 import os
 from typing import TYPE_CHECKING, Final
 
+from formats.errors import ArgumentError
 from luks.errors import SecretRequiredError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def read_descriptor(fd: int, name: str, *, offset: int = 0, size: int | None = N
         ValueError: ``offset`` or ``size`` is no number of bytes of a secret.
     """
     if offset < 0 or (size is not None and not 0 < size <= MAX_KEY_FILE_SIZE):
-        raise ValueError(f"no part of a secret: {size} bytes at {offset}")
+        raise ArgumentError(f"no part of a secret: {size} bytes at {offset}")
     try:
         _skip(fd, offset)
         read = _read(fd, MAX_KEY_FILE_SIZE + 1 if size is None else size)
@@ -94,7 +95,7 @@ def read_credential(name: str) -> bytearray:
         ValueError: No credential can be called so.
     """
     if not name or name in {".", ".."} or "/" in name or "\0" in name:
-        raise ValueError(f"{name!r} is no name of a credential")
+        raise ArgumentError(f"{name!r} is no name of a credential")
     directory = os.environ.get(CREDENTIALS_DIRECTORY)
     if not directory:
         raise SecretRequiredError(
@@ -122,7 +123,7 @@ def run_command(command: Sequence[str]) -> bytearray:
     import subprocess  # noqa: PLC0415  few run commands
 
     if not command:
-        raise ValueError("there is no command to run")
+        raise ArgumentError("there is no command to run")
     name = f"the command {command[0]}"
     try:
         process = subprocess.Popen(  # noqa: S603  to run it is what was asked for

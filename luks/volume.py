@@ -9,9 +9,10 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from formats.device import Device
+from formats.errors import ArgumentError
 from formats.process import Owned, Owner
 from luks.ciphers import NullCipher, sector_cipher
-from luks.detection import opened
+from luks.detection import is_same_place, opened
 from luks.errors import (
     LuksHeaderError,
     ReadOnlyError,
@@ -21,7 +22,7 @@ from luks.errors import (
 from luks.kdf import DEFAULT_LIMITS
 from luks.keyslots import VolumeKey, unlock, verify_volume_key
 from luks.load import read_header
-from luks.policy import DEFAULT_POLICY, check_openable
+from luks.policy import DEFAULT_POLICY, check_openable, check_payload_place, volume_key_sizes
 from luks.secrets import Secret
 from luks.segment import CryptSegment
 
@@ -69,7 +70,9 @@ def open(  # noqa: A001  it is luks.open
         PolicyError: The volume is not encrypted, or asks for too much.
         UnsupportedError: It needs something that is not implemented.
         EmptyImageError, ForeignImageError, TruncatedImageError,
-        LuksHeaderError: There is no sound LUKS header.
+        LuksHeaderError: There is no sound LUKS header, or the payload overlaps it: a
+            detached header is given as the image (L52).
+        ArgumentError: ``header`` is the image itself.
         DeviceError: The image cannot be opened or read, or is in use.
     """
     with ExitStack() as stack:
@@ -84,6 +87,9 @@ def open(  # noqa: A001  it is luks.open
             device, owned = path_or_device, ()
         with opened(device if header is None else header) as header_device:
             loaded = read_header(header_device)
+            check_payload_place(device, loaded)
+            if header is not None and is_same_place(path_or_device, header):
+                raise ArgumentError("the image and its detached header are one and the same [L52]")
             if isinstance(secret, VolumeKey):
                 key = verify_volume_key(loaded, secret.key.view(), limits=limits, policy=policy)
             else:
@@ -137,10 +143,16 @@ class Volume(Owned, Device):
 
         Raises:
             TruncatedImageError: The device ends before the payload.
+            LuksHeaderError: The payload would overlap the header itself (L52).
             PolicyError, UnsupportedError: As `luks.unlock`.
+            ArgumentError: The key is not as long as the header says (L65).
         """
         policy.check_header(header)
-        check_openable(header, allow_unencrypted=policy.allow_unencrypted)
+        digest = check_openable(header, allow_unencrypted=policy.allow_unencrypted)
+        check_payload_place(device, header)
+        sizes = volume_key_sizes(header, digest)
+        if sizes and len(key.key) not in sizes:
+            raise ArgumentError(f"a key of {len(key.key)} bytes is not of this header [L65]")
         self.header = header
         self.keyslot = key.keyslot
         self.read_only = read_only

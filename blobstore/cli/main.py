@@ -11,7 +11,7 @@ import click
 
 from blobstore import __version__
 from blobstore.cli.streams import ReaderGoneError, secure
-from formats.errors import StorageError
+from formats.errors import ArgumentError, StorageError
 from formats.logs import configure_with
 
 if TYPE_CHECKING:
@@ -148,6 +148,9 @@ def _code_of(run: Callable[[], Any]) -> Any:
     except click.ClickException as error:
         error.show()
         return 2 if isinstance(error, click.UsageError) else 1
+    except ArgumentError as error:  # and no other ValueError: that is a defect
+        click.UsageError(str(error)).show()
+        return 2
     except (click.Abort, KeyboardInterrupt):
         click.echo("blobstore: interrupted", err=True)
         return 130

@@ -12,7 +12,7 @@ from blobstore.converting.pipeline import HOLE_SIZE, carry, worker_count
 from blobstore.errors import CorruptBlobError, StoreBusyError
 from blobstore.layers import LayersLock, existing_images_refused, make_layers, open_layers
 from blobstore.scan import looks_like_container
-from formats.errors import DeviceFullError, EmptyImageError, FormatError
+from formats.errors import ArgumentError, DeviceFullError, EmptyImageError, FormatError
 from formats.file import is_same_file
 from luks.errors import PolicyError
 
@@ -118,12 +118,12 @@ def convert(
         ValueError: The arguments do not fit together.
     """
     if to is not None and to not in KINDS:
-        raise ValueError(f"{to!r} is no kind of image: one of {', '.join(KINDS)}")
+        raise ArgumentError(f"{to!r} is no kind of image: one of {', '.join(KINDS)}")
     workers = worker_count(jobs)
     for written in (destination, new_header):
         for read in (source, header):
             if written is not None and read is not None and is_same_file(written, read):
-                raise ValueError(f"{written} is the image itself, or its header")
+                raise ArgumentError(f"{written} is the image itself, or its header")
     with ExitStack() as resources, existing_images_refused(), ExitStack() as names:
         old = open_layers(
             resources,
@@ -154,7 +154,7 @@ def convert(
                 )
             require_pinned(container.directory, expect_digest, at_least_generation)
         elif expect_digest is not None or at_least_generation:
-            raise ValueError("only a store has a digest and a generation")
+            raise ArgumentError("only a store has a digest and a generation")
         if create:
             new = _make(
                 names,
@@ -240,15 +240,15 @@ def _make(
     )
     if not kind.encrypted:
         if secret is not None or header is not None or luks_options:
-            raise ValueError("an image in the clear has no secret and no LUKS header")
+            raise ArgumentError("an image in the clear has no secret and no LUKS header")
         return make(size)
     if secret is None:
-        raise ValueError("an encrypted image needs a secret")
+        raise ArgumentError("an encrypted image needs a secret")
     if not size:
         raise EmptyImageError("there is nothing in the image that could be encrypted")
     if version is None:
         if header is not None:
-            raise ValueError("qcow2's own LUKS has its header in the image, and not elsewhere")
+            raise ArgumentError("qcow2's own LUKS has its header in the image, and not elsewhere")
         return make(size, secret, own_luks=True, luks_options=luks_options)
     sector_size = luks_options.get("sector_size") or _SECTOR_SIZE
     if version > 1 and luks_options.get("sector_size") is None:

@@ -10,7 +10,7 @@ from blobstore.errors import BlobNotFoundError, OutputExistsError, UnwrittenBlob
 from blobstore.foreign.states import StateFormat, section_name, tpm_section_names
 from blobstore.foreign.swtpm_directory import write_directory
 from formats.edk2_varstore import decode_flash
-from formats.errors import device_error
+from formats.errors import ArgumentError, device_error
 from formats.file import new_file
 from formats.swtpm import (
     PlainState,
@@ -67,7 +67,7 @@ def export_state(
     """
     form = StateFormat(form)
     if key is not None and not form.is_tpm:
-        raise ValueError(f"{form} is never encrypted: it takes no key")
+        raise ArgumentError(f"{form} is never encrypted: it takes no key")
     if not form.is_tpm:
         content = store.get(section_name(form, name))
         if form is StateFormat.OVMF_VARS:
@@ -83,7 +83,7 @@ def export_state(
     elif isinstance(destination, str | os.PathLike):
         write_directory(Path(destination), version, states, overwrite=overwrite)
     else:
-        raise ValueError("a directory cannot be written to something open")
+        raise ArgumentError("a directory cannot be written to something open")
 
 
 def _tpm_states(

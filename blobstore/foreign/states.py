@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from formats.container import MAX_NAME_SIZE, validate_label
-from formats.errors import FormatError, UnsupportedError
+from formats.errors import ArgumentError, FormatError, UnsupportedError
 from formats.swtpm import OVERHEAD, TPM_2_MAGIC, Slot, TpmVersion, decode_state
 from formats.swtpm_linear import MAGIC as LINEAR_MAGIC
 
@@ -75,7 +75,7 @@ def section_name(form: StateFormat, name: str | None) -> str:
     """
     name = name or DEFAULT_NAMES.get(form)
     if name is None:
-        raise ValueError(f"{form} needs the name of a section")
+        raise ArgumentError(f"{form} needs the name of a section")
     validate_label(name, "name", lowest=1, highest=MAX_NAME_SIZE)
     return name
 

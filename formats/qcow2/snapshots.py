@@ -11,7 +11,7 @@ import time
 from array import array
 from typing import TYPE_CHECKING
 
-from formats.errors import CorruptImageError, SnapshotExistsError, UnsupportedError
+from formats.errors import ArgumentError, CorruptImageError, SnapshotExistsError, UnsupportedError
 from formats.qcow2 import features
 from formats.qcow2.header import MAX_SNAPSHOTS, l1_entries, read_header
 from formats.qcow2.host import Host, encode_table
@@ -69,7 +69,7 @@ def create_snapshot(device: BlockDevice, name: str, *, when: float | None = None
         DeviceError: It failed; the snapshot is there or not.
     """
     if not name or len(name.encode("utf-8", "surrogateescape")) > 255 or "\0" in name:
-        raise ValueError("the name of a snapshot has 1 to 255 bytes")
+        raise ArgumentError("the name of a snapshot has 1 to 255 bytes")
     host, header, snapshots = _load(device)
     for snapshot in snapshots:
         if name in (snapshot.id, snapshot.name):

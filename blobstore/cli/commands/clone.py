@@ -14,7 +14,6 @@ from blobstore.cli.access import (
     clone_access_options,
 )
 from blobstore.cli.encryption import kdf_options
-from blobstore.cli.header import usage_errors
 from blobstore.cloning import Tpm, clone
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ def command(
     The TPM of a machine is its identity: where there is one, --tpm has to say what
     becomes of it. Where damage hides sections or a blob, no clone is made.
     """
-    with usage_errors(), access.open(image) as source, new_access.secret_for(destination) as secret:
+    with access.open(image) as source, new_access.secret_for(destination) as secret:
         options = kdf if new_access.encrypted else {}
         clone(
             source,
