@@ -107,6 +107,10 @@ class KeySource(NamedTuple):
             if self.credential is not None:
                 return Secret.from_credential(self.credential)
             if self.command is not None:
+                import signal  # noqa: PLC0415  few run commands
+
+                # Whoever started us may have ignored it: then nobody sees a command fail.
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 return Secret.from_command(shlex.split(self.command))
         except ValueError as error:
             raise click.UsageError(str(error)) from error
