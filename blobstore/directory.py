@@ -128,6 +128,15 @@ class Directory:
     orphans: list[Copy] = field(default_factory=list)
     left_over: list[Section] = field(default_factory=list)
 
+    def leave_over(self, extent: Section) -> None:
+        """Note an extent that is of no section any more; twice is fine."""
+        if not any(known is extent for known in self.left_over):
+            self.left_over.append(extent)
+
+    def take_up(self, extent: Section) -> None:
+        """Note that an extent is of a section now, or free; twice is fine."""
+        self.left_over = [known for known in self.left_over if known is not extent]
+
 
 def interpret(scan: Scan, verifies: Verifies) -> Directory:
     """Work out the state of the store from its heads.

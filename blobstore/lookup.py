@@ -7,22 +7,16 @@ from typing import TYPE_CHECKING
 from blobstore.errors import BlobNotFoundError, CorruptBlobError, DamagedHeadError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from contextlib import AbstractContextManager
-    from types import TracebackType
-
     from blobstore.directory import Section
     from blobstore.opened import OpenContainer
     from blobstore.windows.window import Window
-    from blobstore.writing import DurableWriter
 
 
 class Lookup:
-    """Finds sections in an open container; knows which a failed write left in doubt."""
+    """Finds sections in an open container, unless a step left them in doubt."""
 
     def __init__(self, container: OpenContainer) -> None:
         self._container = container
-        self._in_doubt: set[str] = set()
         #: The open windows by the names of their sections.
         self.windows: dict[str, Window] = {}
 
@@ -41,8 +35,9 @@ class Lookup:
             raise TypeError(f"a name is a str, not {type(name).__name__}")
         directory = self._container.directory
         section = directory.sections.get(name)
-        if name in self._in_doubt or (section is None and self._in_doubt):
-            self._container.writer.require_sound()
+        writer = self._container.writer
+        if writer.in_doubt and (section is None or name in writer.in_doubt):
+            writer.require_sound()
         if section is None:
             if directory.damaged:
                 raise self.damaged_head(f"section {name!r} was not found, but may be hidden")
@@ -71,35 +66,3 @@ class Lookup:
         """Return the error that the first damaged head leads to."""
         offset, _ = self._container.directory.damaged[0]
         return DamagedHeadError(f"the head at byte {offset} is damaged: {what}", offset=offset)
-
-    def changing(self, names: Iterable[str]) -> AbstractContextManager[None]:
-        """Put sections in doubt if a write in the block fails.
-
-        Raises:
-            PoisonedStoreError: A write failed earlier.
-        """
-        self._container.writer.require_sound()
-        return _Changing(self._container.writer, self._in_doubt, names)
-
-
-class _Changing:
-    """What `Lookup.changing` returns: a class, for each put uses it and it is cheaper."""
-
-    __slots__ = ("_in_doubt", "_names", "_writer")
-
-    def __init__(self, writer: DurableWriter, in_doubt: set[str], names: Iterable[str]) -> None:
-        self._writer = writer
-        self._in_doubt = in_doubt
-        self._names = names
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._writer.poisoned:
-            self._in_doubt.update(self._names)

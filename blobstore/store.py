@@ -9,6 +9,7 @@ from blobstore.lookup import Lookup
 from blobstore.opened import OpenContainer, open_container
 from blobstore.policy import require_pinned, require_protection
 from blobstore.store_writer import StoreWriter
+from blobstore.writing import interrupt_first
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -164,7 +165,7 @@ class Store(StoreWriter):
 
         with self._lock:
             self._require_alone()
-            return compact(self._container, self._lookup, progress)
+            return compact(self._container, progress)
 
     def scrub(self, progress: Callable[[int, int], None] | None = None) -> Scrubbed:
         """Write both copies of every section anew, and zeros where no section is.
@@ -185,7 +186,7 @@ class Store(StoreWriter):
 
         with self._lock:
             self._require_alone()
-            return scrub(self._container, self._lookup, progress)
+            return scrub(self._container, progress)
 
     # ---------------------------------------------------------- handover
 
@@ -250,22 +251,26 @@ class Store(StoreWriter):
     def close(self) -> None:
         """Close all windows, record that everything is durable, and release the image.
 
+        A transaction that is under way in this thread is abandoned: nothing of
+        it was written. Closing again finishes what was interrupted.
+
         Raises:
             DeviceError: The record could not be written. Nothing is lost; the
                 next open finds a store that was not closed. Or a window could
                 not be committed; this, and `PoisonedStoreError`, are as in
                 `Window.close`.
-            ValueError: A transaction is under way in this thread.
         """
         with self._lock:
-            if self._closed:
-                return
-            if self._in_transaction:
-                raise ValueError("a transaction is under way: end it first")
-            with self._resources, ExitStack() as ending:
-                ending.callback(self._finish)
-                for window in self._lookup.windows.values():
-                    ending.callback(window.close)
+            try:
+                if not self._closed:
+                    self._end_transaction()
+                    with ExitStack() as ending:
+                        ending.callback(self._finish)
+                        for window in list(self._lookup.windows.values()):
+                            ending.callback(window.close)
+            finally:
+                self._closed = True
+                self._resources.close()
 
     def __enter__(self) -> Self:
         return self
@@ -276,10 +281,10 @@ class Store(StoreWriter):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        with interrupt_first(error):
+            self.close()
 
     def _finish(self) -> None:
-        self._closed = True
         if not (self._read_only or self._released) and self._container.writable:
             from blobstore.recovery import close  # noqa: PLC0415  not to read
 

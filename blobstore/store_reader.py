@@ -166,3 +166,4 @@ class StoreReader:
     def _require_open(self) -> None:
         if self._closed:
             raise ValueError("this store was closed")
+        self._container.writer.settle()

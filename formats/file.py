@@ -216,6 +216,61 @@ class FileDevice(Device):
             yield start, stop - start
             offset = stop
 
+    def backed_ranges(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        """Yield what in a range is not a hole; as `data_ranges`."""
+        return self.data_ranges(offset, size)
+
+    def reserve(self, offset: int, size: int, /) -> None:
+        """Fill the holes in a range with space, or see that the file system has enough."""
+        self._check_range(offset, size)
+        if self.read_only:
+            raise ReadOnlyError(f"{self._name} is open for reading only")
+        if not self._resizable:
+            return  # a block device has its space
+        holes = list(self._holes(offset, size))
+        self.require_space(sum(length for _, length in holes))
+        from formats.holes import fill_holes, punch_hole  # noqa: PLC0415  ctypes is rarely needed
+
+        try:
+            for start, length in holes:
+                fill_holes(self._fd, start, length)
+        except OSError as error:
+            if error.errno in _NOT_THERE:
+                return
+            # It was compared with what is there; somebody else was faster.
+            with suppress(OSError):
+                for start, length in holes:
+                    punch_hole(self._fd, start, length)
+            raise _translate(error, f"cannot reserve {size} bytes of {self._name}") from error
+
+    def require_space(self, size: int) -> None:
+        """Refuse what the file system has no space for.
+
+        Raises:
+            DeviceFullError: It has less than ``size`` bytes left.
+        """
+        if not (self._resizable and hasattr(os, "fstatvfs")):
+            return
+        found = os.fstatvfs(self._fd)
+        free = found.f_bavail * found.f_frsize
+        if size > free:
+            raise DeviceFullError(
+                f"{self._name} needs {size} bytes more; its file system has {free} left"
+            )
+
+    def _holes(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        end = offset + size
+        for start, length in self.data_ranges(offset, size):
+            if offset < start:
+                yield offset, start - offset
+            offset = start + length
+        if offset < end:
+            yield offset, end - offset
+
+    def __del__(self) -> None:
+        """Let go of the file, and of its lock, if whoever opened it was interrupted."""
+        self.close()
+
     def close(self) -> None:
         """Close the file, which also drops its lock; nothing is flushed."""
         fd, self._fd = getattr(self, "_fd", -1), -1

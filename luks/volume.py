@@ -226,6 +226,23 @@ class Volume(Device):
         for segment, at, first, last in self._pieces(offset, size):
             segment.discard(at, last - first)
 
+    def backed_ranges(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        """Yield what in a range of the payload has space of its own in the image."""
+        self._check_open()
+        self._check_range(offset, size)
+        for segment, at, first, last in self._pieces(offset, size):
+            base = offset + first - at
+            for start, length in segment.backed_ranges(at, last - first):
+                yield base + start, length
+
+    def reserve(self, offset: int, size: int, /) -> None:
+        """Have the image find the space for a range; see `formats.device.SpaceDevice`."""
+        self._check_open()
+        self._check_range(offset, size)
+        self._check_writable()
+        for segment, at, first, last in self._pieces(offset, size):
+            segment.reserve(at, last - first)
+
     def resize(self, size: int, /) -> None:
         """Resize the image so that the payload has ``size`` bytes.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from formats.device import Device, SparseDevice
 from formats.errors import DeviceError, ReadOnlyError, UnsupportedError
+from formats.file import FileDevice
 from formats.qcow2.bitmaps import invalidate_bitmaps
 from formats.qcow2.content import SECTOR, ClusterCipher
 from formats.qcow2.header import CRYPT_NONE, MAX_L1_SIZE, MAX_SIZE, l1_entries, read_header
@@ -198,6 +199,22 @@ class Qcow2Device(Device):
                 length = min(extent.length, self.backing.size - extent.offset)
                 if length > 0:
                     yield from _data_of(self.backing, extent.offset, length)
+
+    def backed_ranges(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        """Yield what in a range has clusters of its own, which a write does not have to find."""
+        for extent in self.extents(offset, size):
+            # What a snapshot shares is copied by the first write.
+            if extent.kind is Kind.DATA and not self.header.snapshot_count:
+                yield extent.offset, extent.length
+
+    def reserve(self, offset: int, size: int, /) -> None:
+        """Compare what a range lacks with what the file system has; nothing is set apart."""
+        self._check_range(offset, size)
+        self._check_writable()
+        backed = sum(length for _, length in self.backed_ranges(offset, size))
+        host = self._metadata.host.device
+        if isinstance(host, FileDevice):
+            host.require_space(size - backed)
 
     def resize(self, size: int, /) -> None:
         """Change the size of the disk; new bytes are zero, what is cut off is freed.

@@ -94,6 +94,67 @@ def test_discarding_gives_space_back(path: Path) -> None:
     assert after.st_blocks < before.st_blocks
 
 
+@pytest.fixture
+def sparse(path: Path) -> Path:
+    """A file of 1 MiB with some data in its middle, and holes around it."""
+    with path.open("wb") as file:
+        file.truncate(1 << 20)
+        file.seek(512 << 10)
+        file.write(b"x" * 4096)
+    return path
+
+
+def test_reserving_fills_holes_and_changes_nothing(sparse: Path) -> None:
+    before, content = sparse.stat(), sparse.read_bytes()
+    with FileDevice(sparse, read_only=False) as device:
+        device.reserve(4096, (1 << 20) - 4096)
+    after = sparse.stat()
+    assert after.st_size == before.st_size
+    assert after.st_blocks * 512 >= (1 << 20) - 4096
+    assert sparse.read_bytes() == content
+    with FileDevice(sparse) as device, pytest.raises(ReadOnlyError):
+        device.reserve(0, 1)
+
+
+def test_what_a_file_system_lacks_is_not_reserved(sparse: Path) -> None:
+    """It is compared first: to fill the disk in order to find out would fail others."""
+    found = os.statvfs(sparse)
+    os.truncate(sparse, found.f_bavail * found.f_frsize + (64 << 20))
+    before = sparse.stat()
+    with (
+        FileDevice(sparse, read_only=False) as device,
+        pytest.raises(DeviceFullError, match="its file system has"),
+    ):
+        device.reserve(0, device.size)
+    assert sparse.stat().st_blocks == before.st_blocks
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EOPNOTSUPP, errno.EIO])
+def test_a_reservation_that_fails_is_given_back(
+    sparse: Path, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the two holes, the second cannot be filled any more."""
+    before, content = sparse.stat(), sparse.read_bytes()
+    calls = []
+
+    def fill(fd: int, offset: int, size: int) -> None:
+        calls.append(offset)
+        if len(calls) > 1 or code == errno.EOPNOTSUPP:
+            raise OSError(code, os.strerror(code))
+        os.posix_fallocate(fd, offset, size)
+
+    monkeypatch.setattr(holes, "fill_holes", fill)
+    with FileDevice(sparse, read_only=False) as device:
+        if code == errno.EOPNOTSUPP:
+            device.reserve(0, 1 << 20)
+        else:
+            with pytest.raises(DeviceError) as caught:
+                device.reserve(0, 1 << 20)
+            assert isinstance(caught.value, DeviceFullError) == (code != errno.EIO)
+    assert sparse.stat().st_blocks == before.st_blocks
+    assert sparse.read_bytes() == content
+
+
 @pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.ENOSYS, errno.EIO])
 def test_where_there_are_no_holes_it_is_said(
     path: Path, code: int, monkeypatch: pytest.MonkeyPatch
