@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from blobstore.errors import PoisonedStoreError
-from blobstore.writing import ATTEMPTS, PIECE_SIZE, DurableWriter, Span
+from blobstore.writing import ATTEMPTS, PIECE_SIZE, DurableWriter, Span, interrupt_first
 from formats.device import MemoryDevice
 from formats.errors import DeviceError
-from tests.support.devices import FaultyDevice, RecordingDevice, Write
+from tests.support.devices import FaultyDevice, Mark, RecordingDevice, Write
 from tests.support.stores import open_store
 from tests.support.windows import manual_alarms, window_image
 
@@ -141,6 +141,115 @@ def test_c63_an_interrupt_in_a_write_leaves_it_in_doubt(
     with pytest.raises(PoisonedStoreError):
         writer.write([SPAN])
     assert device.log == []
+
+
+def test_c63_memory_follows_what_is_durable() -> None:
+    device = RecordingDevice(SIZE)
+    writer = DurableWriter(device)
+    writer.write([SPAN], lambda: device.mark("followed"), ["a"])
+    assert [type(event).__name__ for event in device.log] == ["Write", "Flush", "Mark"]
+    writer.require_sound()
+    writer.settle()
+    assert len(device.log) == 3
+    assert writer.in_doubt == ()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda writer: writer.settle(),
+        lambda writer: writer.require_sound(),
+        lambda writer: writer.write(),
+        lambda writer: writer.write_free([]),
+        _write_in_place,
+    ],
+)
+def test_c63_memory_follows_before_anything_else_after_an_interrupt(
+    call: Callable[[DurableWriter], None],
+) -> None:
+    device = RecordingDevice(SIZE)
+    writer = DurableWriter(device)
+
+    def follow() -> None:
+        device.mark("followed")
+        if len(device.log) == 3:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        writer.write([SPAN], follow)
+    assert not writer.poisoned
+    call(writer)
+    assert [type(event).__name__ for event in device.log[:4]] == ["Write", "Flush", "Mark", "Mark"]
+    assert not any(isinstance(event, Mark) for event in device.log[4:])
+
+
+def test_c63_the_names_of_a_step_are_in_doubt_until_it_is_durable() -> None:
+    writer = writing("flush", 1)
+    with pytest.raises(DeviceError):
+        writer.write([SPAN], names=["a", "b"])
+    assert list(writer.in_doubt) == ["a", "b"]
+
+
+def test_c63_memory_does_not_follow_what_failed() -> None:
+    followed: list[str] = []
+    writer = writing("flush", 1)
+    with pytest.raises(DeviceError):
+        writer.write([SPAN], lambda: followed.append("at once"))
+    writer.settle()
+    assert followed == []
+
+
+@pytest.mark.parametrize("operation", ["write", "flush"])
+def test_c57_free_space_that_cannot_be_written_leaves_nothing_in_doubt(
+    operation: Operation,
+) -> None:
+    memory = MemoryDevice(SIZE)
+    writer = DurableWriter(FaultyDevice(memory, operation, 1, persistent=True))
+    with pytest.raises(DeviceError, match=f"{operation} {ATTEMPTS} fails"):
+        writer.write_free([SPAN])
+    assert not writer.poisoned
+    device = RecordingDevice(SIZE)
+    writer = DurableWriter(device)
+    writer.write_free([SPAN])
+    assert [type(event).__name__ for event in device.log] == ["Write", "Flush"]
+
+
+def test_c57_free_space_is_not_written_when_something_is_in_doubt() -> None:
+    device = FaultyDevice(MemoryDevice(SIZE), "flush", 1)
+    writer = DurableWriter(device)
+    with pytest.raises(DeviceError):
+        writer.write()
+    counts = dict(device.counts)
+    with pytest.raises(PoisonedStoreError):
+        writer.write_free([SPAN])
+    assert device.counts == counts
+
+
+def test_c51_what_is_in_place_is_flushed_before_free_space_is_written() -> None:
+    """For a flush for the free space may fail, and that must not be forgotten."""
+    device = RecordingDevice(SIZE)
+    writer = DurableWriter(device)
+    writer.write_in_place(0, b"x")
+    writer.write_free([SPAN])
+    kinds = [type(event).__name__ for event in device.log]
+    assert kinds == ["Write", "Flush", "Write", "Flush"]
+    assert not writer.unflushed
+    writer = writing("flush", 1)
+    writer.write_in_place(0, b"x")
+    with pytest.raises(DeviceError, match="flush 1 fails"):
+        writer.write_free([SPAN])
+    assert writer.poisoned
+
+
+def test_an_interrupt_is_not_replaced_by_what_closing_makes_of_it() -> None:
+    failure = PoisonedStoreError("a write was interrupted")
+    with interrupt_first(KeyboardInterrupt()):
+        raise failure
+    for error in (None, ValueError("wrong")):
+        with pytest.raises(PoisonedStoreError), interrupt_first(error):
+            raise failure
+    with pytest.raises(ValueError, match="not a storage"), interrupt_first(KeyboardInterrupt()):
+        raise ValueError("not a storage error")
 
 
 def test_c51_a_window_in_place_tells_of_a_write_that_failed(
