@@ -138,7 +138,7 @@ def test_c63_an_interrupt_in_a_write_leaves_it_in_doubt(
         with pytest.raises(Interrupted):
             call(writer)
     assert writer.poisoned
-    with pytest.raises(PoisonedStoreError):
+    with pytest.raises(PoisonedStoreError, match="was interrupted"):
         writer.write([SPAN])
     assert device.log == []
 
