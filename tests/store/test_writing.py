@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import pytest
@@ -32,7 +33,7 @@ def writing(operation: Operation, number: int, *, persistent: bool = True) -> Du
 @pytest.mark.parametrize("first", [0, 1, PIECE_SIZE - 1, PIECE_SIZE, PIECE_SIZE + 5])
 def test_a_span_is_its_parts_then_zeros_in_pieces(first: int, length: int) -> None:
     start = b"abcdefg" * (first // 7 + 1)
-    parts = (start[:first], b"!", b"", b"end")
+    parts: tuple[bytes, ...] = (start[:first], b"!", b"", b"end")
     if first + 4 > length:
         parts = (start[:length],)
     span = Span(1000, parts, length)
@@ -241,15 +242,20 @@ def test_c51_what_is_in_place_is_flushed_before_free_space_is_written() -> None:
     assert writer.poisoned
 
 
-def test_an_interrupt_is_not_replaced_by_what_closing_makes_of_it() -> None:
-    failure = PoisonedStoreError("a write was interrupted")
-    with interrupt_first(KeyboardInterrupt()):
-        raise failure
-    for error in (None, ValueError("wrong")):
-        with pytest.raises(PoisonedStoreError), interrupt_first(error):
-            raise failure
-    with pytest.raises(ValueError, match="not a storage"), interrupt_first(KeyboardInterrupt()):
-        raise ValueError("not a storage error")
+@pytest.mark.parametrize(
+    ("ending", "closing", "raised"),
+    [
+        (KeyboardInterrupt(), PoisonedStoreError("interrupted"), None),
+        (None, PoisonedStoreError("failed"), PoisonedStoreError),
+        (ValueError("wrong"), PoisonedStoreError("failed"), PoisonedStoreError),
+        (KeyboardInterrupt(), ValueError("not of a storage"), ValueError),
+    ],
+)
+def test_an_interrupt_is_not_replaced_by_what_closing_makes_of_it(
+    ending: BaseException | None, closing: Exception, raised: type[Exception] | None
+) -> None:
+    with nullcontext() if raised is None else pytest.raises(raised), interrupt_first(ending):
+        raise closing
 
 
 def test_c51_a_window_in_place_tells_of_a_write_that_failed(
@@ -267,12 +273,13 @@ def test_c51_a_window_in_place_tells_of_a_write_that_failed(
     with pytest.raises(DeviceError, match="injected"):
         window.write(0, b"text")
     content, counts = bytes(memory.content), dict(device.counts)
-    for change in (
+    changes: list[Callable[[], object]] = [
         lambda: window.write(0, b"text"),
         window.flush,
         window.close,
         lambda: store.put("b", b"new"),
-    ):
+    ]
+    for change in changes:
         with pytest.raises(PoisonedStoreError):
             change()
     store.close()
