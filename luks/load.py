@@ -171,7 +171,12 @@ def _read_luks2(device: BlockDevice) -> Header:
             if not isinstance(secondary, FormatError | UnsupportedError):
                 _warn("primary", primary)
                 return replace(secondary, stale_copy=PRIMARY)
-        raise primary
+        try:
+            raise primary
+        finally:
+            # Its traceback has this frame, which has it: a cycle that would keep the
+            # device, and what its memory holds, until the collector comes by.
+            del primary
     secondary = _try_copy(device, SECONDARY, primary.metadata_size)
     if isinstance(secondary, FormatError | UnsupportedError):
         _warn("secondary", secondary)
@@ -199,7 +204,7 @@ def _try_copy(
             )
         return luks2.decode_copy(read_exactly(device, offset, size), which, offset)
     except (FormatError, UnsupportedError) as error:
-        return error
+        return error.with_traceback(None)
 
 
 def _warn(copy: str, reason: Exception) -> None:

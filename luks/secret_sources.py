@@ -117,14 +117,21 @@ def run_command(command: Sequence[str]) -> bytearray:
 
     Raises:
         SecretRequiredError: It cannot be run, fails, prints nothing, or more
-            than `MAX_KEY_FILE_SIZE` bytes.
+            than `MAX_KEY_FILE_SIZE` bytes; or SIGCHLD is ignored (S14).
         ValueError: There is no program.
     """
-    import subprocess  # noqa: PLC0415  few run commands
+    import signal  # noqa: PLC0415  few run commands
+    import subprocess  # noqa: PLC0415
 
     if not command:
         raise ArgumentError("there is no command to run")
     name = f"the command {command[0]}"
+    if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
+        # The system then forgets how a child ended, and `subprocess` says "well".
+        raise SecretRequiredError(
+            f"cannot run {name}: this process ignores SIGCHLD and so cannot see it fail",
+            hint="set SIGCHLD to its default first",
+        )
     try:
         process = subprocess.Popen(  # noqa: S603  to run it is what was asked for
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, bufsize=0

@@ -111,6 +111,10 @@ class KeySource(NamedTuple):
             command = shlex.split(self.command)
         except ValueError as error:
             raise click.UsageError(f"--key-command: {error}") from error
+        import signal  # noqa: PLC0415  few run commands
+
+        # Whoever started us may have ignored it: then nobody sees a command fail.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         return Secret.from_command(command)
 
 

@@ -127,9 +127,12 @@ def check_recovery(content: bytes, found: Contents) -> int:
     store.verify()
     store.close()
     states = 0
+    seen: set[bytes] = set()  # most sectors are written as they were
     for crash in crash_states(content, device.log, exhaustive=4, samples=8):
         states += 1
-        assert contents(open_store(crash.content, read_only=True)) == found
+        if crash.content not in seen:
+            seen.add(crash.content)
+            assert contents(open_store(crash.content, read_only=True)) == found
     reopened = open_store(device.content, read_only=True)
     assert contents(reopened) == found
     assert reopened.verify().ok
