@@ -95,8 +95,11 @@ class Directory:
         header: The one that counts (C40).
         total: T, in blocks.
         items: All but the header copies, in order.
-        damaged: Blocks of damaged heads.
+        damaged: Blocks of damaged heads, if nothing proves what they said. Then the root is not
+            verified, and nothing is answered unless a human accepts that (`permitted`).
         generation: The highest found anywhere (C44's G).
+        counted: The highest that counts: of D, of free items, of complete commits. A pin by
+            generation asks for this one.
         bound: The decided bound (C35).
         orphans: Records of the newest commit, if it is not complete (C44).
         sections: By id, those that exist.
@@ -113,6 +116,7 @@ class Directory:
     items: list[Item]
     damaged: list[int]
     generation: int
+    counted: int
     bound: int
     orphans: list[Placed]
     sections: dict[SectionId, Section]
@@ -128,6 +132,10 @@ class Directory:
             if section.newest.record.name == name:
                 return section
         return None
+
+    def permitted(self) -> View:
+        """Return what a human gets who accepts what is not verified: whole blobs, nothing else."""
+        return frozenset(item for item in self.view if not isinstance(item[1].value, Special))
 
 
 def describe(view: View) -> str:
@@ -192,6 +200,11 @@ def framed_end(disk: Disk, position: int, total: int) -> int | None:
         if end == total or (end < total and _sound(disk, end, total)):
             return end
     return None
+
+
+def is_beyond_the_end(disk: Disk, position: int) -> bool:
+    """Say whether the head of an item is as it was written, and no item because T is too low."""
+    return isinstance(disk[position].head, Record | Free)
 
 
 def _sound(disk: Disk, position: int, total: int) -> Record | Free | None:

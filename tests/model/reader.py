@@ -1,7 +1,8 @@
-"""Reading: what is there after a crash (C35, C40 to C48).
+"""Reading: what is there after a crash (C35, C40 to C49).
 
 `read` works out from the heads what a reader sees that acts as if recovery had happened, and what
-recovery has to write. It knows nothing but the disk.
+recovery has to write. It knows nothing but the disk. Damaged heads are mended in memory where
+something proves what they said: their own check, or the root (`mending.py`).
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from tests.model.directory import (
     Section,
     Seen,
     Special,
+    is_beyond_the_end,
     verifies,
     walk,
 )
 from tests.model.disk import Free, Header, Record, Root, State
+from tests.model.mending import mended, nothing_newer_is_lost, without_lost_heads
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,7 +45,19 @@ def read(disk: Disk, rules: Rules) -> Directory:
     Raises:
         Refusal: Its parts contradict each other, or no header copy is sound.
     """
-    return _Reader(disk, rules).directory()
+    disk = mended(disk)
+    reader = _Reader(disk, rules)
+    directory = reader.directory()
+    if not directory.damaged or not reader.may_be_attested:
+        return directory
+    guess = without_lost_heads(disk, directory)
+    if guess is None:
+        return directory
+    try:
+        proven = _Reader(guess.disk, rules).directory()
+    except Refusal:
+        return directory
+    return proven if nothing_newer_is_lost(guess, proven, rules) else directory
 
 
 class _Reader:
@@ -56,10 +71,15 @@ class _Reader:
         self._records = [Placed(p, head) for p, _, head in self._items if isinstance(head, Record)]
         self._free = [head for _, _, head in self._items if isinstance(head, Free)]
         self._damaged = [p for p, _, head in self._items if head is None]
+        for position in self._damaged:
+            if rules.beyond_the_end_is_corrupt and is_beyond_the_end(disk, position):
+                raise Refusal("an item reaches beyond the end [C21]")
         self._orphans: list[Placed] = []
         self._undecided: list[Placed] = []
         self._sections: dict[SectionId, Section] = {}
         self._left_over: list[Extent] = []
+        #: Whether the root may prove that what damage hides counts nothing.
+        self.may_be_attested = True
 
     def directory(self) -> Directory:
         torn = self._decide()
@@ -70,6 +90,7 @@ class _Reader:
             members = frozenset(self._assemble())
         root = Root(members)
         disagreement = self._compare_roots(root)
+        self.may_be_attested = not disagreement or bool(self._undecided)
         if disagreement and not (self._damaged and self._rules.damage_leaves_root_unverified):
             raise Refusal(disagreement)
         return Directory(
@@ -79,6 +100,7 @@ class _Reader:
             items=self._items,
             damaged=self._damaged,
             generation=self._generation,
+            counted=self._counted(),
             bound=self._bound,
             orphans=self._orphans,
             sections=self._sections,
@@ -162,6 +184,11 @@ class _Reader:
             return None
         self._orphans += present
         return present[0] if alone and rules.single_copy_is_no_orphan else None
+
+    def _counted(self) -> int:
+        """Return the highest generation of what counts."""
+        complete = (self._counts(p) for p in self._records if p not in self._undecided)
+        return max(self._bound, *complete, 0)
 
     # -------------------------------------------------------- C42, C45, C47
 

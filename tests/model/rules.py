@@ -81,6 +81,18 @@ class Rules:
         "C46", "an interrupted create leaves a section that nobody made"
     )
     newest_extent_counts: bool = _rule("C47", "an interrupted resize gives the older extent")
+    beyond_the_end_is_corrupt: bool = _rule(
+        "C21, C43", "a free item that attests more than header copies set back is taken for lost"
+    )
+    lost_copy_may_be_newer: bool = _rule(
+        "C74", "the older blob answers for a newer one whose head is lost, if nothing attests that"
+    )
+    lost_first_copy_may_count: bool = _rule(
+        "C74", "a section just made is said not to exist when its head is lost"
+    )
+    lost_member_may_be_missing: bool = _rule(
+        "C43", "a commit is rolled back because the root fits what was before it"
+    )
     root_is_compared: bool = _rule("C48", "a section set back to an older state is not noticed")
     headers_attest: bool = _rule(
         "C48", "the newest commit can be set back although the store was closed since"
