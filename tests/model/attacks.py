@@ -86,10 +86,13 @@ class Target:
             left = read(mended(image))
         except Refusal:
             return Verdict("refused", None)
-        if left.damaged:
+        if not left.fresh:
             return Verdict("damaged heads", None)
         truth, seen = values(self.directory), values(left)
         changed = [name for name in {**truth, **seen} if truth.get(name) != seen.get(name)]
+        if left.damaged:  # then what is not a whole blob is refused
+            answered = {name for name, _ in left.answered()}
+            changed = [name for name in changed if name in answered]
         if not changed:
             return Verdict("harmless", left)
         restored = left.root is self.directory.root  # what is seen is what is attested

@@ -11,10 +11,9 @@ from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
 from tests.model.attacks import values
-from tests.model.damage import in_doubt, is_in_new_extent
 from tests.model.directory import Special
 from tests.model.disk import Free, Header, Record, State
-from tests.model.mending import mended
+from tests.model.mending import mended, nothing_followed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +48,7 @@ def attestors(disk: Disk, directory: Directory) -> Iterator[Attestor]:
         head = disk[position].head
         if isinstance(head, Header):
             yield Attestor(position, 2 * head.durable, head.root)
-    orphans = {placed.position for placed in directory.orphans}
+    orphans = {placed.position for placed in (*directory.orphans, *directory.undecided)}
     for position, _, item in directory.items:
         if isinstance(item, Free):
             yield Attestor(position, 2 * item.generation, item.root)
@@ -81,7 +80,7 @@ def explain(target: Target, image: Disk, left: Directory) -> Exposure | None:
     # Gone is also what lies in an item that was set back to when it was longer, and what looks like
     # part of a torn commit: its blob was torn, or it is not all there any more.
     standing = {0, 1, *(item.position for item in left.items)}
-    standing -= {placed.position for placed in left.orphans}
+    standing -= {placed.position for placed in (*left.orphans, *left.undecided)}
     if any(image[place].head is disk[place].head for place in places & standing):
         return None  # something attests what is not seen, and is there
     headers = 0 in places or 1 in places or left.total < truth.total
@@ -96,8 +95,21 @@ def explain(target: Target, image: Disk, left: Directory) -> Exposure | None:
     new = _unacknowledged(disk, truth)
     if new and all(attestor.number >= 2 * truth.generation for attestor in later):
         return Exposure.UNACKNOWLEDGED
-    lost = any(not isinstance(image[place].head, Record | Free) for place in places & standing)
+    lost = [place for place in places if not isinstance(image[place].head, Record | Free)]
+    if any(_is_known_lost(disk, left, place) for place in lost) and not nothing_followed(left):
+        return None  # a record that may have been the newest of its section (C74)
     return Exposure.LOST if lost else Exposure.SINCE_D
+
+
+def _is_known_lost(disk: Disk, left: Directory, place: int) -> bool:
+    """Say whether the other copy of a lost record tells that one is lost."""
+    record = disk[place].head
+    if not isinstance(record, Record) or record.copies == 1:
+        return False
+    twin = place + record.blocks * (1 - 2 * record.copy)
+    heads = {item.position: item.head for item in left.items}
+    other = heads.get(twin)
+    return isinstance(other, Record) and other.section == record.section
 
 
 def _shows(past: Directory, left: Directory) -> bool:
@@ -117,7 +129,24 @@ def _total(directory: Directory, copy: int) -> int:
 
 def _unacknowledged(disk: Disk, directory: Directory) -> bool:
     """Say whether the newest commit makes or moves a section, and D does not attest it (C52)."""
-    return any(is_in_new_extent(disk, placed) for placed in in_doubt(directory))
+    if directory.generation <= directory.bound:
+        return False
+    return any(
+        head.generation == directory.generation and _is_first(disk, position, head)
+        for position, _, head in directory.items
+        if isinstance(head, Record)
+    )
+
+
+def _is_first(disk: Disk, position: int, record: Record) -> bool:
+    """Say whether a record is the first that was written in its extent."""
+    if record.copies == 2:
+        other = disk[position + record.blocks * (1 - 2 * record.copy)].head
+        return isinstance(other, Record) and not other.generation
+    if record.section.generation == record.generation:
+        return True
+    others = (block.head for block in (*disk[:position], *disk[position + 1 :]))
+    return any(isinstance(head, Record) and head.section == record.section for head in others)
 
 
 def denied(target: Target, left: Directory) -> set[str]:
@@ -125,7 +154,7 @@ def denied(target: Target, left: Directory) -> set[str]:
     truth, seen = values(target.directory), values(left)
     ways = set()
     for name, value in truth.items():
-        if isinstance(value, Special):
+        if isinstance(value, Special) or left.damaged:
             continue
         if name not in seen:
             ways.add("not found")

@@ -1,8 +1,8 @@
-"""Mending in memory: what damaged heads said, where something proves it (C43, C71, C72).
+"""What is known of damaged heads: what they said, or that they counted nothing (C67, C71, C72).
 
 A head's own check proves what it said if it is damaged but little. The root proves that heads that
-are lost counted nothing: as void records and free space, the store is what its newest items
-attest. (Rebuilding lost records that count, C73, is left to repair.)
+are lost counted nothing: with void records and free space in their place, the store is what its
+newest items attest. (Rebuilding lost records that count, C73, is left to repair.)
 """
 
 from __future__ import annotations
@@ -88,24 +88,23 @@ def _carve(gaps: list[tuple[int, int]], start: int, end: int) -> bool:
 def nothing_newer_is_lost(guess: Guess, proven: Directory, rules: Rules) -> bool:
     """Say whether no lost record can have been the newest of its section (C74).
 
-    A commit that nobody attests leaves no trace if its heads are lost. Its record lay in the older
-    copy of its section, so that the other copy is the newest that is left; or in a new extent
-    (C52), so that the other copy was never written. And a commit that seems incomplete may have had
-    the missing member there. (If all records of a new extent are lost, what is left looks like a
-    lost free item. Such a commit is not acknowledged before D attests it.)
+    A commit that nobody attests leaves no trace if its heads are lost; what it and those before it
+    changed elsewhere could then be set back. Its record lay in the older copy of its section, so
+    that the other copy is the newest that is left; or in a new extent (C52), so that the other copy
+    was never written.
     """
     newest = {section.newest.position for section in proven.sections.values()}
-    unsure = bool(proven.orphans) and rules.lost_member_may_be_missing
+    unsure = False
     for position, record in guess.twins:
         if position in newest and rules.lost_copy_may_be_newer:
             unsure = True
         new = record.state is State.VOID and not record.generation
         if new and rules.lost_first_copy_may_count:
             unsure = True
-    return not unsure or _nothing_followed(proven)
+    return not unsure or nothing_followed(proven)
 
 
-def _nothing_followed(directory: Directory) -> bool:
+def nothing_followed(directory: Directory) -> bool:
     """Say whether what is sound shows that the newest commit did not complete.
 
     Nothing is committed before D is written in recovery.

@@ -66,14 +66,6 @@ PROOFS: dict[str, Proof] = {
     "damage_may_hide_names": Proof(Scenario(_SINGLE, {}, operations=0, damage=True)),
     "damage_leaves_undecided": Proof(Scenario(_TWO, menu("put A+B"), operations=1, damage=True)),
     "damage_leaves_root_unverified": Proof(_NOTHING_DONE),
-    "lost_copy_may_be_newer": Proof(Scenario(_ONE, menu("put A"), operations=1, damage=True)),
-    "lost_first_copy_may_count": Proof(
-        Scenario(used_store(A, free=3), menu("create C"), operations=1, damage=True)
-    ),
-    "lost_member_may_be_missing": Proof(
-        Scenario(used_store(A, B, free=3), menu("put A+B"), operations=1, damage=True),
-        besides=("lost_copy_may_be_newer",),
-    ),
     "members_are_verified": Proof(_PUT),
     "single_copy_is_no_orphan": Proof(_SINGLE_PUT),
     "moved_blob_stays": Proof(

@@ -1,8 +1,9 @@
 """Reading: what is there after a crash (C35, C40 to C49).
 
 `read` works out from the heads what a reader sees that acts as if recovery had happened, and what
-recovery has to write. It knows nothing but the disk. Damaged heads are mended in memory where
-something proves what they said: their own check, or the root (`mending.py`).
+recovery has to write. It knows nothing but the disk. Damaged heads are mended in memory where their
+own checks prove what they said; where the root proves that the others counted nothing, what is left
+is known to be the newest (`mending.py`).
 """
 
 from __future__ import annotations
@@ -48,16 +49,21 @@ def read(disk: Disk, rules: Rules) -> Directory:
     disk = mended(disk)
     reader = _Reader(disk, rules)
     directory = reader.directory()
-    if not directory.damaged or not reader.may_be_attested:
-        return directory
+    if directory.damaged:
+        directory.fresh = reader.may_be_attested and _is_fresh(disk, directory, rules)
+    return directory
+
+
+def _is_fresh(disk: Disk, directory: Directory, rules: Rules) -> bool:
+    """Say whether the root proves that heads that are lost counted nothing (C67)."""
     guess = without_lost_heads(disk, directory)
     if guess is None:
-        return directory
+        return False
     try:
         proven = _Reader(guess.disk, rules).directory()
     except Refusal:
-        return directory
-    return proven if nothing_newer_is_lost(guess, proven, rules) else directory
+        return False
+    return nothing_newer_is_lost(guess, proven, rules)
 
 
 class _Reader:
@@ -99,10 +105,12 @@ class _Reader:
             total=self._total,
             items=self._items,
             damaged=self._damaged,
+            fresh=not self._damaged,
             generation=self._generation,
             counted=self._counted(),
             bound=self._bound,
             orphans=self._orphans,
+            undecided=self._undecided,
             sections=self._sections,
             left_over=self._left_over,
             members=members,

@@ -82,16 +82,13 @@ class Rules:
     )
     newest_extent_counts: bool = _rule("C47", "an interrupted resize gives the older extent")
     beyond_the_end_is_corrupt: bool = _rule(
-        "C21, C43", "a free item that attests more than header copies set back is taken for lost"
+        "C21, C67", "a free item that attests more than header copies set back is taken for lost"
     )
     lost_copy_may_be_newer: bool = _rule(
-        "C74", "the older blob answers for a newer one whose head is lost, if nothing attests that"
+        "C67, C74", "with the head of the newest commit lost, one before it can be set back"
     )
     lost_first_copy_may_count: bool = _rule(
-        "C74", "a section just made is said not to exist when its head is lost"
-    )
-    lost_member_may_be_missing: bool = _rule(
-        "C43", "a commit is rolled back because the root fits what was before it"
+        "C67, C74", "with the head of a section just made lost, a commit before it can be set back"
     )
     root_is_compared: bool = _rule("C48", "a section set back to an older state is not noticed")
     headers_attest: bool = _rule(

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
 from tests.model.attacks import Past, Target
-from tests.model.directory import Refusal, describe
+from tests.model.directory import describe
 from tests.model.disk import Free, Record, difference, written
 from tests.model.explore import Scenario, explore
 from tests.model.exposure import Exposure, denied, explain
@@ -90,6 +90,29 @@ def besiege(plan: Plan, *, most_unexplained: int = 5) -> Findings:
     return _Siege(plan, most_unexplained).run()
 
 
+def targets(plan: Plan) -> Iterator[Target]:
+    """Yield what a plan attacks first."""
+    rules = plan.scenario.rules
+    for state, outcome in _states(plan):
+        disks = dict.fromkeys(outcome.durable_before(state))
+        pasts = [Past(disk, read(disk, rules)) for disk in disks if disk != state.disk]
+        yield Target(state.disk, read(state.disk, rules), pasts)
+
+
+def _states(plan: Plan) -> Iterator[tuple[State, Outcome]]:
+    """Yield the states to attack; nothing is in a volatile cache when an attacker copies disks."""
+    outcome = explore(replace(plan.scenario, damage=False, replay=False))
+    assert not outcome.failures, outcome.failures[0]
+    states: dict[tuple[Disk, frozenset[Disk]], State] = {}
+    for state in outcome.steps:
+        if not state.pending:
+            before = frozenset(outcome.durable_before(state))
+            states.setdefault((state.disk, before), state)
+    chosen = list(states.values())
+    for state in chosen[:: -(-len(chosen) // plan.disks)]:
+        yield state, outcome
+
+
 class _Siege:
     def __init__(self, plan: Plan, most_unexplained: int) -> None:
         self._plan = plan
@@ -99,38 +122,20 @@ class _Siege:
         self._read = lru_cache(_READINGS)(lambda disk: read(disk, self._rules))
 
     def run(self) -> Findings:
-        outcome = explore(replace(self._plan.scenario, damage=False, replay=False))
-        assert not outcome.failures, outcome.failures[0]
-        for number, (target, history) in enumerate(self._targets(outcome)):
+        for number, (state, outcome) in enumerate(_states(self._plan)):
+            past = self._pasts(dict.fromkeys(outcome.durable_before(state)))
+            target, history = self._target(state.disk, past), outcome.history(state)
             self._attack(target, history, number, self._plan.rounds)
             if len(self._findings.unexplained) >= self._most:
                 break
         return self._findings
-
-    def _targets(self, outcome: Outcome) -> Iterator[tuple[Target, tuple[str, ...]]]:
-        """Yield disks to attack; nothing is in a volatile cache when an attacker copies them."""
-        states: dict[tuple[Disk, frozenset[Disk]], State] = {}
-        for state in outcome.steps:
-            if not state.pending:
-                before = frozenset(outcome.durable_before(state))
-                states.setdefault((state.disk, before), state)
-        chosen = list(states.values())
-        for state in chosen[:: -(-len(chosen) // self._plan.disks)]:
-            past = self._pasts(dict.fromkeys(outcome.durable_before(state)))
-            yield self._target(state.disk, past), outcome.history(state)
 
     def _target(self, disk: Disk, pasts: Iterable[Past]) -> Target:
         older = [past for past in pasts if past.disk != disk]
         return Target(disk, self._read(disk), older, self._findings.counts)
 
     def _pasts(self, disks: Iterable[Disk]) -> list[Past]:
-        pasts = []
-        for disk in disks:
-            try:
-                pasts.append(Past(disk, self._read(disk)))
-            except Refusal:  # a moment of initialising
-                continue
-        return pasts
+        return [Past(disk, self._read(disk)) for disk in disks]
 
     # ------------------------------------------------------------- attacking
 
