@@ -216,11 +216,6 @@ def framed_end(disk: Disk, position: int, total: int) -> int | None:
     return None
 
 
-def is_beyond_the_end(disk: Disk, position: int) -> bool:
-    """Say whether the head of an item is as it was written, and no item because T is too low."""
-    return isinstance(disk[position].head, Record | Free)
-
-
 def _sound(disk: Disk, position: int, total: int) -> Record | Free | None:
     """Return the head at a block if it is sound (C21)."""
     head = disk[position].head

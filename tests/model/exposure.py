@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tests.model.attacks import values
 from tests.model.directory import Special
 from tests.model.disk import Free, Header, Record, State
-from tests.model.mending import mended, nothing_followed
+from tests.model.mending import mended
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,9 +77,10 @@ def explain(target: Target, image: Disk, left: Directory) -> Exposure | None:
         if attestor.number > shown or (attestor.number == shown and attestor.root is not left.root)
     ]
     places = {attestor.position for attestor in later}
-    # Gone is also what lies in an item that was set back to when it was longer, and what looks like
-    # part of a torn commit: its blob was torn, or it is not all there any more.
-    standing = {0, 1, *(item.position for item in left.items)}
+    # Gone is also what lies in an item that was set back to when it was longer, or that reaches
+    # beyond the end that header copies set back tell of; and what looks like part of a torn commit:
+    # its blob was torn, or it is not all there any more.
+    standing = {0, 1, *(item.position for item in left.items if item.head)}
     standing -= {placed.position for placed in (*left.orphans, *left.undecided)}
     if any(image[place].head is disk[place].head for place in places & standing):
         return None  # something attests what is not seen, and is there
@@ -96,20 +97,7 @@ def explain(target: Target, image: Disk, left: Directory) -> Exposure | None:
     if new and all(attestor.number >= 2 * truth.generation for attestor in later):
         return Exposure.UNACKNOWLEDGED
     lost = [place for place in places if not isinstance(image[place].head, Record | Free)]
-    if any(_is_known_lost(disk, left, place) for place in lost) and not nothing_followed(left):
-        return None  # a record that may have been the newest of its section (C74)
     return Exposure.LOST if lost else Exposure.SINCE_D
-
-
-def _is_known_lost(disk: Disk, left: Directory, place: int) -> bool:
-    """Say whether the other copy of a lost record tells that one is lost."""
-    record = disk[place].head
-    if not isinstance(record, Record) or record.copies == 1:
-        return False
-    twin = place + record.blocks * (1 - 2 * record.copy)
-    heads = {item.position: item.head for item in left.items}
-    other = heads.get(twin)
-    return isinstance(other, Record) and other.section == record.section
 
 
 def _shows(past: Directory, left: Directory) -> bool:

@@ -33,7 +33,7 @@ PLANS: dict[str, Expected] = {
             disks=24,
             all_images=6_000,
         ),
-        {_WHOLE, _SINCE_D, _HEADERS},
+        {_WHOLE, _SINCE_D, _LOST, _HEADERS},
     ),
     "structure, in every way": Expected(
         Plan(
@@ -103,7 +103,7 @@ PLANS: dict[str, Expected] = {
             few_parts=True,
             several_parts=400,
         ),
-        {_WHOLE, _SINCE_D, _HEADERS},
+        {_WHOLE, _SINCE_D, _LOST, _HEADERS},
     ),
     "puts, again and again": Expected(
         Plan(

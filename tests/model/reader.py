@@ -2,8 +2,7 @@
 
 `read` works out from the heads what a reader sees that acts as if recovery had happened, and what
 recovery has to write. It knows nothing but the disk. Damaged heads are mended in memory where their
-own checks prove what they said; where the root proves that the others counted nothing, what is left
-is known to be the newest (`mending.py`).
+own checks prove what they said (`mending.py`).
 """
 
 from __future__ import annotations
@@ -19,12 +18,11 @@ from tests.model.directory import (
     Section,
     Seen,
     Special,
-    is_beyond_the_end,
     verifies,
     walk,
 )
 from tests.model.disk import Free, Header, Record, Root, State
-from tests.model.mending import mended, nothing_newer_is_lost, without_lost_heads
+from tests.model.mending import mended
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,24 +44,7 @@ def read(disk: Disk, rules: Rules) -> Directory:
     Raises:
         Refusal: Its parts contradict each other, or no header copy is sound.
     """
-    disk = mended(disk)
-    reader = _Reader(disk, rules)
-    directory = reader.directory()
-    if directory.damaged:
-        directory.fresh = reader.may_be_attested and _is_fresh(disk, directory, rules)
-    return directory
-
-
-def _is_fresh(disk: Disk, directory: Directory, rules: Rules) -> bool:
-    """Say whether the root proves that heads that are lost counted nothing (C67)."""
-    guess = without_lost_heads(disk, directory)
-    if guess is None:
-        return False
-    try:
-        proven = _Reader(guess.disk, rules).directory()
-    except Refusal:
-        return False
-    return nothing_newer_is_lost(guess, proven, rules)
+    return _Reader(mended(disk), rules).directory()
 
 
 class _Reader:
@@ -77,15 +58,10 @@ class _Reader:
         self._records = [Placed(p, head) for p, _, head in self._items if isinstance(head, Record)]
         self._free = [head for _, _, head in self._items if isinstance(head, Free)]
         self._damaged = [p for p, _, head in self._items if head is None]
-        for position in self._damaged:
-            if rules.beyond_the_end_is_corrupt and is_beyond_the_end(disk, position):
-                raise Refusal("an item reaches beyond the end [C21]")
         self._orphans: list[Placed] = []
         self._undecided: list[Placed] = []
         self._sections: dict[SectionId, Section] = {}
         self._left_over: list[Extent] = []
-        #: Whether the root may prove that what damage hides counts nothing.
-        self.may_be_attested = True
 
     def directory(self) -> Directory:
         torn = self._decide()
@@ -95,8 +71,7 @@ class _Reader:
             self._orphans.remove(torn)
             members = frozenset(self._assemble())
         root = Root(members)
-        disagreement = self._compare_roots(root)
-        self.may_be_attested = not disagreement or bool(self._undecided)
+        disagreement = self._compare_roots(self._visible_root() if self._damaged else root)
         if disagreement and not (self._damaged and self._rules.damage_leaves_root_unverified):
             raise Refusal(disagreement)
         return Directory(
@@ -105,7 +80,7 @@ class _Reader:
             total=self._total,
             items=self._items,
             damaged=self._damaged,
-            fresh=not self._damaged,
+            fresh=not (disagreement and self._rules.damage_may_hide_what_is_newer),
             generation=self._generation,
             counted=self._counted(),
             bound=self._bound,
@@ -305,8 +280,19 @@ class _Reader:
 
     # ------------------------------------------------------------------ C48
 
+    def _visible_root(self) -> Root:
+        """Return the root of what damage leaves and does not put in doubt (C67)."""
+        newest: dict[SectionId, Placed] = {}
+        for placed in self._records:
+            if self._counts(placed) and placed not in self._undecided:
+                known = newest.setdefault(placed.record.section, placed)
+                if self._counts(placed) > self._counts(known):
+                    newest[placed.record.section] = placed
+        visible = (placed.record for placed in newest.values())
+        return Root(frozenset(r.member for r in visible if r.state is not State.TOMBSTONE))
+
     def _compare_roots(self, root: Root) -> str | None:
-        """Compare what the newest items attest with what was found (C48)."""
+        """Compare what the newest items attest with what was found (C48, C67)."""
         rules = self._rules
         if not rules.root_is_compared:
             return None
@@ -316,9 +302,10 @@ class _Reader:
             attested += [(2 * copy.durable, copy.root) for copy in self._copies if copy]
         if rules.free_items_attest:
             attested += [(2 * free.generation, free.root) for free in self._free]
+        incomplete = [*self._orphans, *self._undecided]
         for placed in self._records:
             record = placed.record
-            if record.state is not State.VOID and placed not in self._orphans:
+            if record.state is not State.VOID and placed not in incomplete:
                 attested.append((2 * record.generation, record.root))
             elif record.generation and rules.void_attests_prev:
                 attested.append((2 * record.generation - 1, record.prev))

@@ -81,14 +81,9 @@ class Rules:
         "C46", "an interrupted create leaves a section that nobody made"
     )
     newest_extent_counts: bool = _rule("C47", "an interrupted resize gives the older extent")
-    beyond_the_end_is_corrupt: bool = _rule(
-        "C21, C67", "a free item that attests more than header copies set back is taken for lost"
-    )
-    lost_copy_may_be_newer: bool = _rule(
-        "C67, C74", "with the head of the newest commit lost, one before it can be set back"
-    )
-    lost_first_copy_may_count: bool = _rule(
-        "C67, C74", "with the head of a section just made lost, a commit before it can be set back"
+    damage_may_hide_what_is_newer: bool = _rule(
+        "C67",
+        "with the head of a free item lost, what was committed before a close can be set back",
     )
     root_is_compared: bool = _rule("C48", "a section set back to an older state is not noticed")
     headers_attest: bool = _rule(
