@@ -120,6 +120,22 @@ PLANS: dict[str, Expected] = {
         ),
         {_WHOLE, _SINCE_D, _LOST, _HEADERS},
     ),
+    "puts, again and again, pinned": Expected(
+        Plan(
+            Scenario(
+                new_store(A, B, free=1),
+                menu("put A, put B, put A+B, close"),
+                operations=1,
+                crashes=1,
+                kills=False,
+            ),
+            disks=8,
+            all_images=300,
+            rounds=2,
+            pinned=True,
+        ),
+        {_WHOLE, _SINCE_D, _LOST, _HEADERS},
+    ),
     "structure, again and again": Expected(
         Plan(
             Scenario(

@@ -41,6 +41,7 @@ class Plan:
         few_parts: Whether one part is set back and up to two heads are damaged.
         several_parts: How many images of each with two and three parts set back; 0 for none.
         rounds: How often the owner goes on after an attack, and is attacked again.
+        pinned: Whether the owner does so only with the generation that was pinned before, or more.
     """
 
     scenario: Scenario
@@ -49,6 +50,7 @@ class Plan:
     few_parts: bool = False
     several_parts: int = 0
     rounds: int = 0
+    pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +180,8 @@ class _Siege:
         left = verdict.left
         if left is None:
             return
-        if verdict.what != "reported" and _is_whole(image, left):
+        met = left.counted >= target.directory.counted or not self._plan.pinned
+        if verdict.what != "reported" and met and _is_whole(image, left):
             accepted[image] = left
         if verdict.what != "undetected":
             return
