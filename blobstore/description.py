@@ -30,6 +30,9 @@ class SectionInfo:
             it is read or verified.
         offset: Of its newest record in the container, or of what is hidden. Says
             nothing of whether two sections are the same.
+        in_place_since: The generation from which on the blob was written in place,
+            as the heads that are left tell: until it was committed, at
+            ``generation``, nothing authenticated it (C62). None if it was not.
     """
 
     name: str
@@ -41,6 +44,7 @@ class SectionInfo:
     generation: int
     crc32: int | None
     damage: str | None
+    in_place_since: int | None
     offset: int = field(compare=False)
 
 
@@ -56,10 +60,15 @@ class StoreInfo:
         free: Free bytes in it, not all of them in one piece.
         encrypted: Whether the container is meant to lie inside encryption.
         authentication: ``"hmac-sha256"`` or ``"sha256"``.
-        generation: The highest in the store.
+        generation: The highest that counts: not that of a commit which did not
+            complete (C68).
         root: Binds the whole state; None where damage leaves it unverified.
         clean: Whether it was closed after its last change.
-        damaged_heads: Offsets of damaged heads.
+        damaged_heads: Offsets of damaged heads that nothing mends.
+        mended_heads: Offsets of damaged heads of which their check proves what they
+            said; a writer, or repair, writes them anew (C67).
+        fresh: Whether what is visible is proved to be the newest; else damage may
+            hide newer blobs, and nothing is read unless a human permits it (C67).
     """
 
     store_id: bytes
@@ -73,6 +82,8 @@ class StoreInfo:
     root: bytes | None
     clean: bool
     damaged_heads: tuple[int, ...]
+    mended_heads: tuple[int, ...]
+    fresh: bool
 
     @property
     def complete(self) -> bool:
@@ -148,6 +159,7 @@ def describe_section(section: Section) -> SectionInfo:
         generation=version.generation,
         crc32=version.crc32 if version.state is State.LIVE else None,
         damage=section.damage.reason if section.damage else None,
+        in_place_since=in_place_since(section),
         offset=section.newest.offset,
     )
 
@@ -174,8 +186,17 @@ def _describe_hidden(offset: int, length: int) -> SectionInfo:
         generation=0,
         crc32=None,
         damage=f"may lie in {length} bytes that a damaged head hides [C43]",
+        in_place_since=None,
         offset=offset,
     )
+
+
+def in_place_since(section: Section) -> int | None:
+    """Return from which generation on the newest blob was written in place, or None."""
+    for copy in section.newest_and_older:
+        if copy.version.state is State.IN_PLACE:
+            return copy.version.generation
+    return None
 
 
 def describe_store(container: OpenContainer) -> StoreInfo:
@@ -189,8 +210,10 @@ def describe_store(container: OpenContainer) -> StoreInfo:
         free=sum(free.length for free in directory.free.values()),
         encrypted=header.encrypted,
         authentication=_AUTHENTICATIONS[header.authentication],
-        generation=directory.generation,
+        generation=directory.counted,
         root=directory.root,
         clean=directory.clean,
         damaged_heads=tuple(offset for offset, _ in directory.damaged),
+        mended_heads=tuple(container.mended),
+        fresh=directory.fresh,
     )

@@ -118,9 +118,13 @@ class Directory:
             last that is known of it (C13).
         free: Free items by byte offset.
         generation: The highest found anywhere (C44's G).
+        rolled_back: The generation of a newest commit that did not complete, and
+            the highest that counts (C68); None where the highest found counts.
         state: Sum of members (C24).
-        root: Of that state; None where a damaged head leaves it unverified.
-        damaged: Byte offset and extent of each damaged head.
+        root: Of that state; None where damaged heads may hide a part of it.
+        fresh: Whether what is visible is proved to be the newest (C67). Always,
+            unless heads are damaged.
+        damaged: Byte offset and extent of each damaged head that nothing mends.
         orphans: Copies that are to be written as void; void here already.
         left_over: Extents of no section, which are to be made free (C46, C47).
         clean: Whether the store was closed after its last commit (C49).
@@ -129,8 +133,10 @@ class Directory:
     sections: dict[str, Section]
     free: dict[int, Free]
     generation: int
+    rolled_back: tuple[int, int] | None
     state: int
     root: bytes | None
+    fresh: bool
     clean: bool
     damaged: list[tuple[int, Damaged]] = field(default_factory=list)
     orphans: list[Copy] = field(default_factory=list)
@@ -183,6 +189,14 @@ class Directory:
         """Note that an extent is of a section now, or free; twice is fine."""
         self.left_over = [known for known in self.left_over if known is not extent]
 
+    @property
+    def counted(self) -> int:
+        """The highest generation that counts: what is reported and pinned (C68)."""
+        # Once D says so (C60), or a commit was made since, the highest does.
+        if self.rolled_back is None or self.clean or self.generation > self.rolled_back[0]:
+            return self.generation
+        return self.rolled_back[1]
+
 
 def interpret(scan: Scan, verifies: Verifies) -> Directory:
     """Work out the state of the store from its heads.
@@ -218,6 +232,7 @@ class _Interpreter:
         self._orphans: list[Copy] = []
         self._left_over: list[Section] = []
         self._gave_way: list[Section] = []
+        self._whole = True  # no section is damaged, as far as heads tell
 
     def directory(self) -> Directory:
         durable = self._scan.header.durable_generation
@@ -229,16 +244,19 @@ class _Interpreter:
             # It has overwritten what it replaces, so it cannot be rolled back.
             self._orphans.pop().version = torn
             sections, state = self._sections()
-        root = None
-        if not self._damaged:
-            root = self._authenticator.root(state)
-            self._compare_roots(root)
+        if self._damaged:
+            state = self._visible()
+        root = self._authenticator.root(state)
+        fresh = self._compare_roots(root)
+        counted = max([bound, *(c.counts for c in self._copies if c.offset not in self._undecided)])
         return Directory(
             sections=sections,
             free=self._free,
             generation=generation,
+            rolled_back=(generation, counted) if counted < generation else None,
             state=state,
-            root=root,
+            root=root if fresh and self._whole else None,
+            fresh=fresh,
             clean=generation == durable,
             damaged=self._damaged,
             orphans=self._orphans,
@@ -252,7 +270,9 @@ class _Interpreter:
         state = 0
         self._left_over = []
         self._gave_way = []
+        self._whole = True
         for section in self._assemble():
+            self._whole = self._whole and not section.damage
             newest = section.newest
             version = newest.version
             if version.state is State.TOMBSTONE and not section.damage:
@@ -360,24 +380,45 @@ class _Interpreter:
         gives_way.damage = gives_way.damage._replace(reason=reason)
         self._gave_way.append(gives_way)
 
-    def _compare_roots(self, root: bytes) -> None:
-        """Compare what the newest items attest with what was found (C48)."""
+    def _visible(self) -> int:
+        """Return the sum of the newest of what damage leaves and does not put in doubt (C67)."""
+        newest: dict[bytes, Copy] = {}
+        for copy in self._copies:
+            if copy.counts and copy.offset not in self._undecided:
+                known = newest.setdefault(copy.identity.section_id, copy)
+                if copy.counts > known.counts:
+                    newest[copy.identity.section_id] = copy
+        return sum(
+            self._authenticator.member(copy.frame.mac_input(copy.version), copy.version.mac)
+            for copy in newest.values()
+            if copy.version.state is not State.TOMBSTONE
+        )
+
+    def _compare_roots(self, root: bytes) -> bool:
+        """Compare what the newest items attest with what was found (C48, C67).
+
+        Returns:
+            Whether they agree. Where no head is damaged, it is an error if not.
+        """
         # Twice the generation, so that "half a step lower" stays a whole number.
         attested = [(2 * free.generation, free.root) for free in self._free.values()]
-        attested += [(2 * h.durable_generation, h.root) for h in self._scan.copies if h]
+        attested += [(2 * h.durable_generation, h.root) for h in self._scan.attesting if h]
         for copy in self._copies:
             version = copy.version
-            if version.state is not State.VOID:
+            if version.state is not State.VOID and copy.offset not in self._undecided:
                 attested.append((2 * version.generation, version.root))
             elif version.generation:
                 attested.append((2 * version.generation - 1, version.prev))
         highest = max(number for number, _ in attested)
-        if any(value != root for number, value in attested if number == highest):
-            raise CorruptStoreError(
-                f"the store is not what its generation {(highest + 1) // 2} attests [C48]",
-                generation=(highest + 1) // 2,
-                hint="part of the image was replaced by an older state, or changed",
-            )
+        if all(value == root for number, value in attested if number == highest):
+            return True
+        if self._damaged:
+            return False
+        raise CorruptStoreError(
+            f"the store is not what its generation {(highest + 1) // 2} attests [C48]",
+            generation=(highest + 1) // 2,
+            hint="part of the image was replaced by an older state, or changed",
+        )
 
 
 def _constants(identity: Identity) -> tuple[object, ...]:

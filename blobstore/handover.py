@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import luks
 from blobstore.errors import PinMismatchError
 from blobstore.opened import open_container
+from blobstore.policy import damaged_head
 from formats.errors import CorruptImageError
 from formats.qcow2.features import CORRUPT, DIRTY
 from luks.errors import PolicyError
@@ -28,28 +29,31 @@ def follow_store(known: OpenContainer) -> OpenContainer:
 
     Raises:
         PinMismatchError: It is another store, or an older state of it.
+        DamagedHeadError: Damage leaves unknown whether it is that.
         FormatError, CorruptStoreError, UnsupportedError, DeviceError: As
             `blobstore.opened.open_container`.
     """
-    container = open_container(known.device)
+    container = open_container(known.device, allow_damaged=known.allow_damaged)
     if _identity(container.header) != _identity(known.header):
         raise PinMismatchError("there is another store in the image by now [C65]", hint=_ANEW)
     before, after = known.directory, container.directory
-    if after.generation < before.generation:
+    if not (after.fresh or known.allow_damaged):
+        raise damaged_head(after, "nothing proves how new what is left is [C65, C67]")
+    if after.counted < before.counted:
         raise PinMismatchError(
-            f"the store has generation {after.generation}, but this process knew generation"
-            f" {before.generation} already [C65]",
+            f"the store has generation {after.counted}, but this process knew generation"
+            f" {before.counted} already [C65]",
             hint="the image was set back to an older state",
         )
     # Where a commit was seen in part its generation is known, but not its root.
     if (
-        after.generation == before.generation
+        after.counted == before.counted
         and not before.orphans
         and None not in (before.root, after.root)
         and not hmac.compare_digest(before.root or b"", after.root or b"")
     ):
         raise PinMismatchError(
-            f"generation {after.generation} of the store is not what this process knew it as [C65]",
+            f"generation {after.counted} of the store is not what this process knew it as [C65]",
             hint="the image was set back to an older state, and changed from there",
         )
     return container

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from blobstore.errors import BlobNotFoundError, CorruptBlobError, DamagedHeadError
+from blobstore.policy import damaged_head
+from formats.container import State
 
 if TYPE_CHECKING:
     from blobstore.directory import Section
@@ -25,8 +27,9 @@ class Lookup:
 
         Raises:
             BlobNotFoundError: There is none, for certain.
-            DamagedHeadError: It is not found, but may be hidden by damage; or
-                damage leaves it undecided.
+            DamagedHeadError: It is not found, or was never written, but may be
+                hidden by damage; or damage leaves it undecided, or leaves unknown
+                whether it is the newest (C67).
             CorruptBlobError: It cannot be read.
             PoisonedStoreError: A failed write leaves it in doubt.
         """
@@ -51,6 +54,8 @@ class Lookup:
                 offset=section.damage.offset,
                 hint="save what can be read, and repair or rebuild the store",
             )
+        if directory.damaged and not damaged:
+            self._require_known(section)
         return section
 
     def require_complete(self) -> None:
@@ -65,6 +70,23 @@ class Lookup:
         if not self._container.directory.complete:
             raise self.damaged_head("it may hide sections")
 
+    def _require_known(self, section: Section) -> None:
+        """Refuse what damage may have made older than it was, or never written (C67)."""
+        self.require_fresh(f"section {section.name!r}")
+        if section.newest.version.state is State.UNWRITTEN:
+            raise self.damaged_head(
+                f"section {section.name!r} looks as if never written, which is not certain [C67]"
+            )
+
+    def require_fresh(self, what: str) -> None:
+        """Refuse ``what`` where damage leaves unknown whether it is the newest (C67).
+
+        Raises:
+            DamagedHeadError: It does, and nobody permitted that.
+        """
+        if not (self._container.directory.fresh or self._container.allow_damaged):
+            raise self.damaged_head(f"nothing proves that {what} is the newest [C67]")
+
     def require_no_window(self, name: str) -> None:
         """Refuse to change a section behind the back of its window.
 
@@ -76,9 +98,4 @@ class Lookup:
 
     def damaged_head(self, what: str) -> DamagedHeadError:
         """Return the error that the first damaged head leads to."""
-        offset, _ = self._container.directory.damaged[0]
-        return DamagedHeadError(
-            f"the head at byte {offset} is damaged: {what}",
-            offset=offset,
-            hint="save what can be read with unpack, and repair the store with verify --repair",
-        )
+        return damaged_head(self._container.directory, what)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from blobstore.authentication import Authenticator
 from blobstore.directory import interpret
 from blobstore.errors import CorruptBlobError, DamagedHeadError, StoreError
-from blobstore.scan import scan
+from blobstore.scan import Damaged, scan
 from blobstore.writing import PIECE_SIZE, DurableWriter
 from formats.container import HEAD_SIZE, MAX_GENERATION, State
+from formats.logs import LateLogger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from blobstore.directory import Copy, Directory
     from formats.container import Header
     from formats.device import BlockDevice
+
+_log = LateLogger(__name__)
 
 
 class BlobReader:
@@ -112,7 +115,12 @@ class OpenContainer:
         authenticator: Of this store.
         blobs: Reads and verifies blobs.
         writer: For everything that is written.
+        mended: The heads of items as they are proved to have been, by offset,
+            where they stand damaged on the device (C71).
+        healed: Offsets of those that were written back.
         rewritten: Header copies that were made equal to the other one.
+        allow_damaged: Whether a human takes blobs of which damage leaves unknown
+            whether they are the newest (C67).
     """
 
     device: BlockDevice
@@ -124,7 +132,10 @@ class OpenContainer:
     authenticator: Authenticator
     blobs: BlobReader
     writer: DurableWriter
+    mended: dict[int, bytes] = field(default_factory=dict)
+    healed: list[int] = field(default_factory=list)
     rewritten: list[int] = field(default_factory=list)
+    allow_damaged: bool = False
 
     @property
     def block_size(self) -> int:
@@ -151,14 +162,26 @@ class OpenContainer:
         return self.directory.generation + 1
 
 
-def open_container(device: BlockDevice) -> OpenContainer:
+def open_container(device: BlockDevice, *, allow_damaged: bool = False) -> OpenContainer:
     """Read the heads of the container on ``device``; nothing is written.
+
+    Damaged heads that something proves are mended in memory (C67).
+
+    Args:
+        device: Of the container.
+        allow_damaged: See `OpenContainer`.
 
     Raises:
         FormatError, UnsupportedError, DeviceError: See `blobstore.scan.scan`.
         CorruptStoreError: Parts of the store contradict each other.
     """
     found = scan(device)
+    if found.patience and any(isinstance(item, Damaged) for _, item in found.items):
+        from blobstore.repairing.known import mend  # noqa: PLC0415  only for damage
+
+        found = mend(device, found, found.patience)
+    for offset in found.mended:
+        _log.warning("the head at byte %d is damaged; its check proves what it said", offset)
     authenticator = Authenticator.of(found.header)
     blobs = BlobReader(device, authenticator)
     return OpenContainer(
@@ -171,6 +194,8 @@ def open_container(device: BlockDevice) -> OpenContainer:
         authenticator=authenticator,
         blobs=blobs,
         writer=DurableWriter(device),
+        mended=found.mended,
+        allow_damaged=allow_damaged,
     )
 
 

@@ -44,8 +44,9 @@ def require_protection(header: Header, *, encrypted: bool, with_secret: bool) ->
 def require_pinned(directory: Directory, expected: Digest | None, at_least_generation: int) -> None:
     """Check that a store is in the state that its user pinned outside.
 
-    A higher generation than the pinned one is fine if the root is the same:
-    recovery uses generations up.
+    What is compared is the highest generation that counts, not that of a commit
+    which is rolled back (C68). A higher one than the pinned one is fine if the
+    root is the same: recovery uses generations up.
 
     Args:
         directory: Of the store.
@@ -56,24 +57,33 @@ def require_pinned(directory: Directory, expected: Digest | None, at_least_gener
         PinMismatchError: It is in another state.
         DamagedHeadError: Damage leaves its state unknown.
     """
-    if directory.generation < at_least_generation:
+    if at_least_generation and not directory.fresh:
+        raise damaged_head(directory, "nothing proves how new what is left is [C67]")
+    if directory.counted < at_least_generation:
         raise PinMismatchError(
-            f"the store has generation {directory.generation}; at least {at_least_generation} is "
+            f"the store has generation {directory.counted}; at least {at_least_generation} is "
             "expected",
             hint="the image was set back to an older state",
         )
     if expected is None:
         return
     if directory.root is None:
-        offset, _ = directory.damaged[0]
-        raise DamagedHeadError(
-            f"the head at byte {offset} is damaged: the state of the store is not known",
-            offset=offset,
-        )
+        raise damaged_head(directory, "the state of the store is not known [C67]")
     same = hmac.compare_digest(directory.root, expected.root)
-    if not same or directory.generation < expected.generation:
+    if not same or directory.counted < expected.generation:
         raise PinMismatchError(
-            f"the store is in the state of generation {directory.generation}, not in the one of "
+            f"the store is in the state of generation {directory.counted}, not in the one of "
             f"generation {expected.generation} that is expected",
             hint="the image was set back, or changed by somebody who did not tell",
         )
+
+
+def damaged_head(directory: Directory, what: str) -> DamagedHeadError:
+    """Return the error that the first damaged head leads to; ``what`` says what that means."""
+    offset, _ = directory.damaged[0]
+    return DamagedHeadError(
+        f"the head at byte {offset} is damaged: {what}",
+        offset=offset,
+        hint="repair the store (blobstore verify --repair); what is left, however old, is read "
+        "with allow_damaged (--allow-damaged)",
+    )

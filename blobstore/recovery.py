@@ -6,9 +6,15 @@ from typing import TYPE_CHECKING
 
 from blobstore.headers import write_durable
 from blobstore.structure import head_span, release
+from blobstore.writing import Span
+from formats.container import HEAD_SIZE
+from formats.device import read_exactly
+from formats.errors import DeviceError
 from formats.logs import LateLogger
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from blobstore.opened import OpenContainer
 
 _log = LateLogger(__name__)
@@ -18,8 +24,9 @@ def recover(container: OpenContainer) -> None:
     """Finish on the device what `interpret` did in memory (C60).
 
     Writes nothing to a store that was closed, but flushes even there; does
-    nothing at all to one with damaged heads (C61). It may be interrupted
-    anywhere and done again.
+    nothing at all to one with damaged heads that nothing mends (C61). Those that
+    are mended in memory are written back first: nothing is lost by that (C67).
+    It may be interrupted anywhere and done again.
 
     Raises:
         DeviceError: It could not be finished; nothing is lost.
@@ -29,6 +36,10 @@ def recover(container: OpenContainer) -> None:
         return
     # What this process sees, and builds on, may still lie in a volatile cache.
     writer.write()
+    if container.mended:
+        write_heads(container, container.mended)
+        container.healed += container.mended
+        container.mended.clear()
     if directory.orphans:
         for orphan in directory.orphans:
             _log.warning(
@@ -46,15 +57,35 @@ def recover(container: OpenContainer) -> None:
     release(container)
 
 
+def write_heads(container: OpenContainer, heads: Mapping[int, bytes]) -> None:
+    """Write heads, by offset, and flush; what follows them in their blocks stays (C77).
+
+    Raises:
+        DeviceError, PoisonedStoreError: As `DurableWriter.write`.
+    """
+    spans = []
+    for offset, head in heads.items():
+        _log.warning("writing the damaged head at byte %d anew", offset)
+        size = container.block_size - HEAD_SIZE
+        try:
+            rest = read_exactly(container.device, offset + HEAD_SIZE, size)
+        except DeviceError:
+            rest = bytes(size)
+        spans.append(Span(offset, (head, rest), container.block_size))
+    if spans:
+        container.writer.write(spans)
+
+
 def close(container: OpenContainer) -> None:
     """Record in the header that everything is durable (C58).
 
     Does nothing where the header says so, nor in a store that must not be
-    written any more.
+    written any more or holds damage (C61).
 
     Raises:
         DeviceError: The header could not be written; the store is only unclean.
     """
     container.writer.settle()
-    if container.directory.root is not None and not container.writer.poisoned:
+    directory = container.directory
+    if directory.root is not None and not directory.damaged and not container.writer.poisoned:
         write_durable(container)

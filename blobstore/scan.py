@@ -7,6 +7,7 @@ a crash is `blobstore.directory`'s business.
 from __future__ import annotations
 
 import hmac
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from blobstore.authentication import Authenticator
@@ -43,6 +44,7 @@ from formats.logs import LateLogger
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from blobstore.proving import Patience
     from formats.container import Header
     from formats.container_decoder import Item
     from formats.device import BlockDevice
@@ -55,9 +57,6 @@ _BLOBLESS = (State.UNWRITTEN, State.TOMBSTONE, State.IN_PLACE)
 # Tags and lengths before the identifier in a header, and the identifier itself.
 _START_SIZE = 64
 
-#: Blocks searched for the next sound head behind a damaged one (C43).
-SEARCH_LIMIT = 1 << 20
-
 
 class Damaged(NamedTuple):
     """An item whose head is damaged; ``length`` in bytes is what it hides."""
@@ -66,29 +65,37 @@ class Damaged(NamedTuple):
 
 
 class Scan(NamedTuple):
-    """The heads of a container.
+    """The heads of a container, as they are or as they are proved to have been (C71).
 
     Attributes:
         header: The copy that counts (C40).
-        copies: Both copies; None where damaged.
+        copies: Both copies as they stand; None where damaged.
+        attesting: Both copies, also mended; None where nothing proves one.
         total: T, in bytes.
         writable: False where a feature unknown here forbids writing (C15).
-        items: Byte offset and item, in order.
+        items: Byte offset and item, in order; mended ones among them.
+        mended: The heads of these as they were, 512 bytes, by byte offset.
+        patience: What is left of what may be tried to mend heads; None if it was
+            not needed.
     """
 
     header: Header
     copies: tuple[Header | None, Header | None]
+    attesting: tuple[Header | None, Header | None]
     total: int
     writable: bool
     items: list[tuple[int, Item | Damaged]]
+    mended: dict[int, bytes]
+    patience: Patience | None
 
 
-def scan(device: BlockDevice, *, quiet: bool = False) -> Scan:
-    """Read all heads of the container on ``device``.
+def scan(device: BlockDevice, *, quiet: bool = False, patience: Patience | None = None) -> Scan:
+    """Read all heads of the container on ``device``, and mend what they prove themselves.
 
     Args:
         device: Not written to.
         quiet: Do not log damage; it is known.
+        patience: What may be tried to mend heads; None for what a reader tries.
 
     Raises:
         EmptyImageError, ForeignImageError, TruncatedImageError: As named.
@@ -97,19 +104,35 @@ def scan(device: BlockDevice, *, quiet: bool = False) -> Scan:
         UnsupportedError: See C15.
         DeviceError: The header cannot be read.
     """
-    copies = _read_headers(device)
-    header = max(filter(None, copies), key=lambda copy: copy.sequence)
+    copies, attesting = _read_headers(device, patience)
+    header = max(filter(None, attesting), key=lambda copy: copy.sequence)
     writable = require_supported(header)
-    total = copies[0].total if copies[0] else header.total
-    _check_agreement(copies)
+    total = attesting[0].total if attesting[0] else header.total
+    _check_agreement(attesting)
     if total > device.size:
         raise TruncatedImageError(
             f"the container has {total} bytes, the device only {device.size}",
             offset=device.size,
             rule="C2",
         )
-    items = list(_Walker(device, header, total, quiet=quiet).items())
-    return Scan(header, copies, total, writable, items)
+    found = Scan(header, copies, attesting, total, writable, [], {}, patience)
+    return scan_items(device, found, quiet=quiet, patience=patience)
+
+
+def scan_items(
+    device: BlockDevice, found: Scan, *, quiet: bool = True, patience: Patience | None = None
+) -> Scan:
+    """Read the heads of all items again, below the header of an earlier scan.
+
+    Args:
+        device: Not written to; arguments and errors otherwise as of `scan`.
+        found: The earlier scan, not modified.
+        quiet: As in `scan`.
+        patience: As in `scan`.
+    """
+    walker = _Walker(device, found.header, found.total, patience, quiet=quiet)
+    items = list(walker.items())
+    return found._replace(items=items, mended=walker.mended, patience=walker.patience)
 
 
 def looks_like_container(device: BlockDevice) -> bool:
@@ -125,22 +148,42 @@ def looks_like_container(device: BlockDevice) -> bool:
 # -------------------------------------------------------------------- headers
 
 
-def _read_headers(device: BlockDevice) -> tuple[Header | None, Header | None]:
+_Copies = tuple["Header | None", "Header | None"]
+
+
+def _read_headers(device: BlockDevice, patience: Patience | None) -> tuple[_Copies, _Copies]:
+    """Return both header copies as they stand, and as they are proved to have been."""
     if device.size < 2 * BLOCK_SIZES[0]:
         if is_blank(device):
             raise EmptyImageError("there is no container: the image is empty")
         raise ForeignImageError(f"{device.size} bytes are too few for a container", rule="C2")
     problems: list[Exception] = []
     first = _read_header(device, 0, 0, problems)
-    sizes = (first.block_size,) if first else BLOCK_SIZES
-    for block_size in sizes:
-        if block_size + HEAD_SIZE > device.size:
-            break
-        second = _read_header(device, block_size, 1, problems)
-        if second and second.block_size == block_size:
-            return first, second
-    if first:
-        return first, None
+    second = None
+    sizes = [size for size in BLOCK_SIZES if size + HEAD_SIZE <= device.size]
+    for block_size in (first.block_size,) if first else sizes:
+        if block_size in sizes:
+            found = _read_header(device, block_size, 1, problems)
+            if found and found.block_size == block_size:
+                second = found
+                break
+    if first and second:
+        return (first, second), (first, second)
+    from blobstore.proving import Patience, mend_header  # noqa: PLC0415  only for damage
+
+    patience = patience or Patience()
+    mended_first, mended_second = first, second
+    with suppress(DeviceError):
+        if first is None:
+            head = read_exactly(device, 0, HEAD_SIZE)
+            mended_first = mend_header(head, 0, 0, second, patience)
+    for block_size in (mended_first.block_size,) if mended_first else sizes:
+        if mended_second is None and block_size in sizes:
+            with suppress(DeviceError):
+                head = read_exactly(device, block_size, HEAD_SIZE)
+                mended_second = mend_header(head, block_size, 1, first, patience)
+    if mended_first or mended_second:
+        return (first, second), (mended_first, mended_second)
     raise _nothing_sound(device, problems)
 
 
@@ -214,28 +257,56 @@ def _features(header: Header) -> tuple[int, int, int]:
 class _Walker:
     """Steps from item to item, also over damaged heads."""
 
-    def __init__(self, device: BlockDevice, header: Header, total: int, *, quiet: bool) -> None:
+    def __init__(
+        self,
+        device: BlockDevice,
+        header: Header,
+        total: int,
+        patience: Patience | None,
+        *,
+        quiet: bool,
+    ) -> None:
         self._device = device
+        self._header = header
         self._authenticator = Authenticator.of(header)
         self._block_size = header.block_size
         self._total = total
+        self.patience = patience
         self._quiet = quiet
+        self.mended: dict[int, bytes] = {}
 
     def items(self) -> Iterator[tuple[int, Item | Damaged]]:
         offset = 2 * self._block_size
         before: Item | Damaged | None = None
         while offset < self._total:
             head = self._read_head(offset)
-            item: Item | Damaged | None = self._sound(offset, head)
-            if item is None:
-                item = Damaged(self._hidden_end(offset, head, before) - offset)
-                if not self._quiet:
-                    _log.error(
-                        "the head at byte %d is damaged, hiding %d bytes", offset, item.length
-                    )
-            before = item
+            before = self._sound(offset, head) or self._damaged(offset, head, before)
             yield offset, before
             offset += before.length
+
+    def _damaged(
+        self, offset: int, head: bytes | None, before: Item | Damaged | None
+    ) -> Item | Damaged:
+        """Return what a damaged head is proved to have been, or what it hides."""
+        from blobstore.proving import Patience, mend_free, mend_item  # noqa: PLC0415  only for damage
+
+        patience = self.patience = self.patience or Patience()
+        if head is not None and offset not in patience.tried:
+            patience.tried.add(offset)
+            mended = mend_item(self._authenticator, offset, head, patience)
+            if mended is None and not self._framed_end(offset, head):
+                # Free space mostly reaches to the end: then nothing is searched for.
+                attested = [(self._header.durable_generation, self._header.root)]
+                length = self._total - offset
+                mended = mend_free(self._authenticator, offset, head, length, attested, patience)
+            item = self._sound(offset, mended)
+            if mended and item:
+                self.mended[offset] = mended
+                return item
+        length = self._hidden_end(offset, head, before, patience) - offset
+        if not self._quiet:
+            _log.error("the head at byte %d is damaged, hiding %d bytes", offset, length)
+        return Damaged(length)
 
     def _read_head(self, offset: int) -> bytes | None:
         try:
@@ -260,7 +331,9 @@ class _Walker:
                 return None
         return item if offset + item.length <= self._total else None
 
-    def _hidden_end(self, offset: int, head: bytes | None, before: Item | Damaged | None) -> int:
+    def _hidden_end(
+        self, offset: int, head: bytes | None, before: Item | Damaged | None, patience: Patience
+    ) -> int:
         """Return where the item with the damaged head at ``offset`` ends (C43)."""
         if head is not None:
             end = self._framed_end(offset, head)
@@ -268,10 +341,16 @@ class _Walker:
                 return end
         if isinstance(before, Record) and (before.identity.copy, before.identity.copies) == (0, 2):
             return min(offset + before.length, self._total)
-        limit = min(self._total, offset + SEARCH_LIMIT * self._block_size)
-        for end in range(offset + self._block_size, limit, self._block_size):
-            if self._sound(end, self._read_head(end)):
-                return end
+        if offset not in patience.ends:
+            patience.ends[offset] = self._next_sound(offset + self._block_size)
+        return patience.ends[offset]
+
+    def _next_sound(self, start: int) -> int:
+        from blobstore.search import likely_heads  # noqa: PLC0415  only for damage
+
+        for offset, head in likely_heads(self._device, start, self._total, self._block_size):
+            if self._sound(offset, head):
+                return offset
         return self._total
 
     def _framed_end(self, offset: int, head: bytes) -> int:

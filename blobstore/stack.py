@@ -47,6 +47,7 @@ def open_store(
     allow_unprotected: bool = False,
     expect_digest: Digest | None = None,
     at_least_generation: int = 0,
+    allow_damaged: bool = False,
     lock: bool = True,
     released: bool = False,
     snapshot: str | SnapshotKey | None = None,
@@ -67,7 +68,11 @@ def open_store(
         expect_digest: What `Store.digest` said of the state that it must be in.
             With ``at_least_generation`` it finds an image that was set back
             as a whole, which nothing inside the image can tell.
-        at_least_generation: The generation that it must have reached.
+        at_least_generation: The generation that it must have reached. That of a
+            commit which did not complete does not count.
+        allow_damaged: Read blobs whose records verify also where damaged heads
+            leave unknown whether they are the newest (C67): a human's decision, to
+            save what is left. `DamagedHeadError` tells of such damage.
         lock: False reads an image that others use, without keeping them out: what
             is read may be older than what they see, but is what the image was at some
             moment (C66); only with ``read_only``.
@@ -82,6 +87,7 @@ def open_store(
         NoKeyslotMatchError: The secret opens no keyslot.
         PolicyError: See ``allow_unprotected``; or LUKS would not encrypt.
         PinMismatchError: See ``expect_digest`` and ``at_least_generation``.
+        DamagedHeadError: Damage leaves unknown whether it is what these ask for.
         EmptyImageError, ForeignImageError, TruncatedImageError: As named.
         LuksHeaderError, ContainerError: No copy of the header is sound.
         CorruptStoreError: Parts of the store contradict each other.
@@ -116,6 +122,7 @@ def open_store(
             allow_unprotected=allow_unprotected,
             expect_digest=expect_digest,
             at_least_generation=at_least_generation,
+            allow_damaged=allow_damaged,
             image=layers.image(),
             resources=resources,
             image_lock=LayersLock(layers),

@@ -66,6 +66,7 @@ class Store(StoreWriter):
         allow_unprotected: bool = False,
         expect_digest: Digest | None = None,
         at_least_generation: int = 0,
+        allow_damaged: bool = False,
         image: Image | None = None,
         resources: ExitStack | None = None,
         image_lock: ImageLock | None = None,
@@ -83,6 +84,8 @@ class Store(StoreWriter):
                 its user has reason to believe (C25).
             expect_digest: The state it must be in, as `digest` once said.
             at_least_generation: The generation it must have reached.
+            allow_damaged: Read blobs whose records verify also where damage
+                leaves unknown whether they are the newest (C67). A human's decision.
             image: What the device lies in, if it is known.
             resources: Closed with the store; the caller's if this raises.
             image_lock: The lock that `release` and `take_over` deal with.
@@ -96,6 +99,7 @@ class Store(StoreWriter):
             PolicyError: Its protection is not what it should be (C25).
             PinMismatchError: It is not what ``expect_digest`` and
                 ``at_least_generation`` ask for.
+            DamagedHeadError: Damage leaves unknown whether it is that.
         """
 
         def protected(header: Header) -> None:
@@ -103,7 +107,7 @@ class Store(StoreWriter):
                 require_protection(header, encrypted=encrypted, with_secret=with_secret)
 
         def opened() -> OpenContainer:
-            container = open_container(device)
+            container = open_container(device, allow_damaged=allow_damaged)
             require_pinned(container.directory, expect_digest, at_least_generation)
             protected(container.header)
             return container

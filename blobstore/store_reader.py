@@ -124,8 +124,9 @@ class StoreReader(Owned):
             NoPreviousBlobError: There is no such blob, or it does not verify.
             BlobNotFoundError: There is no such section, for certain.
             UnwrittenBlobError: It was registered and never written.
-            CorruptBlobError: What was durable no longer verifies; also for a
-                name that is not found while the directory is damaged.
+            CorruptBlobError: What was durable no longer verifies.
+            DamagedHeadError: Damage leaves unknown whether there is one, or
+                whether it is the newest (C67).
             PoisonedStoreError: A failed write leaves it in doubt.
             DeviceError: It cannot be read.
         """
@@ -203,7 +204,7 @@ class StoreReader(Owned):
             directory = self._container.directory
             if directory.root is None:
                 raise self._lookup.damaged_head("the root is not known")
-            return Digest(directory.generation, directory.root)
+            return Digest(directory.counted, directory.root)
 
         return self.at_one_moment(read)
 
@@ -218,6 +219,19 @@ class StoreReader(Owned):
         from blobstore.regions import container_regions  # noqa: PLC0415  rarely used
 
         return self.at_one_moment(lambda: container_regions(self._container))
+
+    def require_fresh(self) -> None:
+        """Refuse a store of which damage leaves unknown whether what is visible is all.
+
+        And whether it is the newest (C67). For whoever concludes from all sections
+        together; `get` asks by itself. With ``allow_damaged`` nothing is refused.
+
+        Raises:
+            DamagedHeadError: That is not known.
+        """
+        with self._lock:
+            self._require_open()
+            self._lookup.require_fresh("what is left")
 
     @property
     def image(self) -> Image | None:

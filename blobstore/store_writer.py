@@ -186,7 +186,11 @@ class StoreWriter(StoreReader):
         In place, writes go to the image directly and a flush makes them durable,
         as on a disk; the window is committed when it is closed. After a crash it
         is unverified: `get` raises `CorruptBlobError`, and with ``previous``
-        returns what it was when it was opened.
+        returns what it was when it was opened. Nothing authenticates what lies in
+        place: what is committed at the end is what is found there, whoever wrote it,
+        also if that was somebody else with access to the image. `SectionInfo` says
+        since when that was so (``in_place_since``), and `verify` notes it. So do not
+        write in place what must not be falsified.
 
         On a store open for reading, or released, and of a section of one copy, the
         window takes no writes.

@@ -61,9 +61,11 @@ def unpack(store: Store, directory: str | os.PathLike[str], *, overwrite: bool =
         overwrite: It need not be empty, and files in it are replaced.
 
     Raises:
+        DamagedHeadError: Damage leaves unknown whether what is left is the newest.
         ImageExistsError: The directory is not empty.
         DeviceError: It or a file in it cannot be made.
     """
+    store.require_fresh()
     target = Path(directory)
     try:
         target.mkdir(parents=True, exist_ok=True)

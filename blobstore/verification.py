@@ -11,6 +11,7 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from blobstore.description import in_place_since
 from formats.container import DIGEST_SIZE, FREE_TAG, HEAD_SIZE, State
 from formats.container_asn1 import require_canonical
 from formats.container_decoder import locate_check
@@ -78,12 +79,13 @@ class Report:
         sections: Number of sections.
         records: Number of records whose mac and crc32 were computed.
         blob_bytes: Bytes of blobs read for that.
-        generation: Highest generation of the store.
+        generation: Highest generation of the store that counts (C68).
         clean: Whether the store had been closed after its last commit.
         problems: What is wrong; empty if all is well.
         notes: What is worth knowing. An older copy that does not verify is no
             problem: a put that was interrupted leaves it so, and the next one
-            overwrites it. Nor is an extent that no section needs.
+            overwrites it. Nor is an extent that no section needs. Of a window that
+            was written in place nobody knows who wrote it before it was committed.
         items: Every item, in order.
         free_bytes: Bytes of free items.
         repairs: What `Store.repair` did, or opening for it.
@@ -146,6 +148,17 @@ class _Verifier:
         for offset, damaged in directory.damaged:
             self._add(f"a damaged head hides {damaged.length} bytes [C43]", offset=offset)
             self._items.append(CheckedItem(offset, damaged.length, "damaged", "damaged head"))
+        if not directory.fresh:
+            self._add(
+                "nothing proves that the sections which are left are the newest, nor that they are "
+                "all [C67]",
+                offset=directory.damaged[0][0],
+            )
+        for offset in self._container.mended:
+            self._add(
+                f"the head at byte {offset} is damaged; its check proves what it said [C67]",
+                offset=offset,
+            )
         for name, section in directory.every_section():
             self._check_section(section, name)
             for extent in section.rivals:
@@ -168,7 +181,7 @@ class _Verifier:
             sections=len(directory.sections) + len(directory.gave_way),
             records=self._records,
             blob_bytes=self._done,
-            generation=directory.generation,
+            generation=directory.counted,
             clean=directory.clean,
             problems=tuple(self._problems),
             notes=tuple(self._notes),
@@ -214,6 +227,14 @@ class _Verifier:
                 generation=newest.version.generation,
                 offset=newest.offset,
             )
+        since = in_place_since(section)
+        if since is not None and newest.version.state is State.LIVE:
+            generation = newest.version.generation
+            message = (
+                f"section {name!r} was written in place after generation {since}: generation "
+                f"{generation} holds what was there when it was committed, whoever wrote it [C62]"
+            )
+            self._notes.append(Problem(message, name, generation, newest.offset))
         for copy in filter(None, section.copies):
             self._check_head(copy.offset)
             verdict = copy.version.state.name.lower().replace("_", " ")
@@ -287,6 +308,8 @@ class _Verifier:
             self._add(f"the head at byte {offset}: {error}", offset=offset)
 
     def _read(self, offset: int, size: int) -> bytes | None:
+        if offset in self._container.mended and size == HEAD_SIZE:
+            return self._container.mended[offset]
         try:
             return read_exactly(self._container.device, offset, size)
         except DeviceError as error:

@@ -33,6 +33,7 @@ __all__ = [
     "access_options",
     "clone_access_options",
     "converted_access_options",
+    "damaged_option",
     "new_access_options",
     "other_access_options",
 ]
@@ -87,7 +88,14 @@ class Access(NamedTuple):
         with secret:
             yield secret
 
-    def open(self, image: Path, *, read_only: bool = True, released: bool = False) -> Store:
+    def open(
+        self,
+        image: Path,
+        *,
+        read_only: bool = True,
+        released: bool = False,
+        allow_damaged: bool = False,
+    ) -> Store:
         """Open an image's store, as `blobstore.open`; ask for the passphrase if it needs one."""
         if not (self.lock or read_only):
             raise click.UsageError("--no-lock is for reading only")
@@ -104,6 +112,7 @@ class Access(NamedTuple):
                 allow_unprotected=self.allow_unprotected,
                 expect_digest=self.expect_digest,
                 at_least_generation=self.at_least_generation,
+                allow_damaged=allow_damaged,
                 lock=self.lock,
                 released=released,
                 snapshot=self.snapshot,
@@ -160,6 +169,14 @@ class NewAccess(NamedTuple):
             return
         with secret:
             yield secret
+
+
+#: For verbs that give out blobs: those that nothing proves to be the newest, too.
+damaged_option = click.option(
+    "--allow-damaged",
+    is_flag=True,
+    help="Read what is left of a damaged store, though nothing proves that it is the newest.",
+)
 
 
 def access_options(function: _Command) -> _Command:

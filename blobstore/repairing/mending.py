@@ -1,7 +1,8 @@
-"""Mending a damaged head where its own check proves what it said: C71.
+"""Mending the head of a record by its check and by what else is known of it: C71.
 
-Flipped bits, one garbled block of a cipher, anything in what is known anyway:
-as long as half of the check is left, what it agrees with is what was written.
+One garbled block of a cipher, anything in what the other copy knows as well: as
+long as half of the check is left, what it agrees with is what was written. What
+a head proves without the rest of the store is in `blobstore.proving`.
 """
 
 from __future__ import annotations
@@ -9,31 +10,24 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
+from blobstore.proving import CIPHER_BLOCK, changed_flipped, first_proved
 from formats.container import (
-    COUNTER_FRAMING,
     DIGEST_FRAMING,
     DIGEST_SIZE,
     DIGESTS_STRUCT,
-    FREE_STRUCT,
-    HEAD_SIZE,
     VERSION_FRAMINGS,
     VERSION_STRUCT,
-    Free,
     State,
     Version,
 )
-from formats.container_decoder import locate_check
-from formats.container_encoder import RecordFrame, encode_free
-from formats.errors import FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from blobstore.authentication import Authenticator
+    from blobstore.proving import Patience
     from blobstore.repairing.remains import Remains
-
-#: What one damaged unit of the ciphers in use garbles, in bytes.
-CIPHER_BLOCK = 16
+    from formats.container_encoder import RecordFrame
 
 # The most values tried of any field.
 _MAX_GENERATIONS = 64
@@ -42,65 +36,12 @@ _MAX_MEMBERS = 4
 _MAX_ROOTS = 32
 
 
-def mend_by_flips(authenticator: Authenticator, offset: int, head: bytes) -> bytes | None:
-    """Return a damaged head as it was, if one bit, or a block of zeros, was lost.
-
-    Args:
-        authenticator: Of the store.
-        offset: Of the item, in bytes.
-        head: 512 bytes.
-    """
-    number = int.from_bytes(head, "big")
-    candidates = itertools.chain(
-        (head,),  # the check itself is damaged
-        ((number ^ 1 << bit).to_bytes(HEAD_SIZE, "big") for bit in range(8 * HEAD_SIZE)),
-        (
-            head[:start] + bytes(CIPHER_BLOCK) + head[start + CIPHER_BLOCK :]
-            for start in range(0, HEAD_SIZE, CIPHER_BLOCK)
-        ),
-    )
-    return _first_proved(authenticator, offset, candidates)
-
-
-def mend_free(
-    authenticator: Authenticator,
-    offset: int,
-    head: bytes,
-    length: int,
-    attested: Sequence[tuple[int, bytes]],
-) -> bytes | None:
-    """Return the damaged head of a free item as it was, if half of its check is left.
-
-    Args:
-        authenticator: Of the store.
-        offset: Of the item, in bytes.
-        head: 512 bytes.
-        length: Bytes that it hides.
-        attested: Generations and roots that a head may have said.
-    """
-    template = encode_free(Free(0, bytes(DIGEST_SIZE), length))
-    check_start = locate_check(template)
-    start = check_start + DIGEST_SIZE - FREE_STRUCT.size
-    _, generation, _, root, _, check = FREE_STRUCT.unpack_from(head, start)
-    bases = [
-        template[:start]
-        + FREE_STRUCT.pack(COUNTER_FRAMING, number, DIGEST_FRAMING, value, DIGEST_FRAMING, check)
-        + template[start + FREE_STRUCT.size :]
-        for number, value in (
-            (generation, root),
-            *((number, root) for number, _ in attested),
-            *((generation, value) for _, value in attested),
-            *attested,
-        )
-    ]
-    return _first_proved(authenticator, offset, itertools.chain(bases, _flips(bases[0], start)))
-
-
 def mend_record(
     authenticator: Authenticator,
     remains: Remains,
     generations: Iterable[int],
     roots: Iterable[bytes],
+    patience: Patience,
 ) -> bytes | None:
     """Return the damaged head of a record as it was, if half of its check is left.
 
@@ -109,15 +50,18 @@ def mend_record(
         remains: Of the record.
         generations: That it may have, the likeliest first.
         roots: That it may have as root or prev.
+        patience: What may be tried; what is, is taken from it.
     """
     head, frame = remains.head, remains.lost.frame
     if head is None:
         return None
-    values = _Values(remains, frame, head, generations, roots)
-    bases = values.heads()
-    return _first_proved(
-        authenticator, remains.lost.offset, itertools.chain(bases, _flips_of(values))
+    values = _Values(remains, frame, head, generations, roots, patience)
+    candidates = itertools.chain(
+        (values.as_read(),),
+        changed_flipped(values.as_read(), values.start),
+        values.with_a_block_in_doubt(),
     )
+    return first_proved(authenticator, remains.lost.offset, candidates, patience)
 
 
 class _Values:
@@ -130,7 +74,9 @@ class _Values:
         head: bytes,
         generations: Iterable[int],
         roots: Iterable[bytes],
+        patience: Patience,
     ) -> None:
+        self._patience = patience
         self._remains = remains
         self._room = remains.lost.identity.max_size
         self._frame = frame
@@ -143,9 +89,12 @@ class _Values:
         self._generations = list(itertools.islice(generations, _MAX_GENERATIONS))
         self._roots = list(itertools.islice(roots, _MAX_ROOTS))
 
-    def heads(self) -> Iterator[bytes]:
-        """Yield heads: as read but for what is known, then with each block in doubt."""
-        yield self._head(self._counters, self._mac, self._root, self._prev)
+    def as_read(self) -> bytes:
+        """Return the head as it reads but for what is known."""
+        return self._head(self._counters, self._mac, self._root, self._prev)
+
+    def with_a_block_in_doubt(self) -> Iterator[bytes]:
+        """Yield heads of which each block of a cipher is in doubt, one after the other."""
         first = self.start // CIPHER_BLOCK * CIPHER_BLOCK
         end = self.start + VERSION_STRUCT.size + DIGESTS_STRUCT.size
         for block in range(first, end, CIPHER_BLOCK):
@@ -153,7 +102,10 @@ class _Values:
 
     def _with_block(self, position: int) -> Iterator[bytes]:
         """Yield heads whose fields are as read but in the block at ``position``."""
+        # The blob is read for what depends on it: size, crc32 and mac.
         garbled = [start < position + CIPHER_BLOCK and position < stop for start, stop in _FIELDS]
+        if any(garbled[3:6]) and not self._patience.spend(self._room):
+            return
         choices = [
             self._choices(number) if garbled[number] else (self._counters[number],)
             for number in range(4)
@@ -165,6 +117,8 @@ class _Values:
             if garbled[4]:
                 crc32 = self._remains.crc32(size) if state == State.LIVE else 0
             counters = (state, generation, members, size, crc32)
+            if any(garbled[4:6]) and not self._patience.spend(size):
+                return
             macs = (self._mac_of(counters), bytes(DIGEST_SIZE)) if garbled[5] else (self._mac,)
             roots = self._roots if garbled[6] else (self._root,)
             prevs = self._roots if garbled[7] else (self._prev,)
@@ -205,32 +159,3 @@ _STATES: tuple[int, ...] = tuple(State)
 # Where the fields of a version lie in it, with their framing: state, generation,
 # members, size, crc32; mac, root, prev.
 _FIELDS = ((0, 3), (3, 13), (13, 19), (19, 29), (29, 35), (35, 69), (69, 103), (103, 137))
-
-
-def _flips_of(values: _Values) -> Iterator[bytes]:
-    return _flips(next(values.heads()), values.start)
-
-
-def _flips(head: bytes, start: int) -> Iterator[bytes]:
-    """Yield ``head`` with each bit flipped of what may change behind ``start``."""
-    number = int.from_bytes(head, "big")
-    stop = min(start + VERSION_STRUCT.size + DIGESTS_STRUCT.size, HEAD_SIZE)
-    for bit in range(8 * (HEAD_SIZE - stop), 8 * (HEAD_SIZE - start)):
-        yield (number ^ 1 << bit).to_bytes(HEAD_SIZE, "big")
-
-
-def _first_proved(
-    authenticator: Authenticator, offset: int, candidates: Iterable[bytes]
-) -> bytes | None:
-    """Return the first candidate that half of the check in it agrees with, sealed."""
-    half = DIGEST_SIZE // 2
-    for head in candidates:
-        try:
-            start = locate_check(head)
-        except FormatError:
-            continue
-        sealed = authenticator.seal(offset, head, start)
-        right, read = sealed[start : start + DIGEST_SIZE], head[start : start + DIGEST_SIZE]
-        if right[:half] == read[:half] or right[half:] == read[half:]:
-            return sealed
-    return None

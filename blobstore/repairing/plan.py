@@ -10,28 +10,26 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from blobstore.directory import Copy
-from blobstore.repairing.mending import mend_by_flips, mend_free, mend_record
-from blobstore.repairing.overlay import Overlay
+from blobstore.proving import Patience
+from blobstore.repairing.known import mend
 from blobstore.repairing.rebuilding import finished, prove
-from blobstore.repairing.remains import Lost, Remains
+from blobstore.repairing.remains import Remains
 from blobstore.repairing.survey import Survey
 from blobstore.scan import scan
-from formats.container import HEAD_SIZE, NEVER_WRITTEN, Free, State
+from blobstore.search import likely_heads
+from formats.container import NEVER_WRITTEN, Free, State
 from formats.container_decoder import decode_item, locate_check
 from formats.container_encoder import encode_free
-from formats.device import read_exactly
-from formats.errors import DeviceError, FormatError, UnsupportedError
+from formats.errors import FormatError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
+    from blobstore.directory import Copy
     from blobstore.opened import OpenContainer
     from blobstore.repairing.rebuilding import Proof
+    from blobstore.repairing.remains import Lost
     from blobstore.repairing.survey import Reading
-
-#: Blocks of lost space in which heads are looked for before it becomes free.
-_SEARCH_LIMIT = 1 << 20
 
 # States of records that stand for nothing once no other record needs them.
 _NOTHING = (State.VOID, State.TOMBSTONE)
@@ -50,6 +48,11 @@ class Finding:
     message: str
     name: str | None
     offset: int
+
+
+def mended_finding(offset: int, name: str | None) -> Finding:
+    """Return what is said of a head that was mended."""
+    return Finding(f"the head at byte {offset} was mended: its check proves it", name, offset)
 
 
 @dataclass(slots=True)
@@ -102,78 +105,28 @@ class _Planner:
         self._accepted = accepted
         self._accept_lost = accept_lost
         self._names = names
-        self._overlay = Overlay(container.device)
-        self._survey = Survey(scan(self._overlay, quiet=True))
+        # All of it is tried that a reader has no time for.
+        patience = Patience(left=None)
+        self._found = mend(
+            self._device, scan(self._device, quiet=True, patience=patience), patience
+        )
+        self._survey = Survey(self._found)
         self._plan = Plan()
 
     def plan(self) -> Plan:
-        if self._survey.is_damaged():
-            self._mend()
-            if self._survey.is_damaged() or self._survey.stray:
-                self._resolve()
+        self._mend()
+        if self._survey.is_damaged() or self._survey.stray:
+            self._resolve()
         return self._plan
 
     # ---------------------------------------------------------------- proof
 
     def _mend(self) -> None:
-        """Mend heads by their checks until there are none left to mend (C71)."""
-        tried: set[int] = set()
-        while True:
-            survey = self._survey
-            attested = survey.attested()
-            mended = False
-            for offset, lost, length in (
-                *((lost.offset, lost, lost.length) for lost in survey.lost),
-                *((start, None, end - start) for start, end in survey.gaps),
-            ):
-                if offset in tried:
-                    continue
-                tried.add(offset)
-                head = self._mended(offset, lost, length, attested)
-                if head is not None:
-                    self._overlay.heads[offset] = head
-                    self._plan.stages[0][offset] = head
-                    mended = True
-                    name = lost.identity.name if lost else None
-                    message = f"the head at byte {offset} was mended: its check proves it"
-                    self._plan.repairs.append(Finding(message, name, offset))
-            if not mended:
-                return
-            self._survey = Survey(scan(self._overlay, quiet=True))
-
-    def _mended(
-        self, offset: int, lost: Lost | None, length: int, attested: list[tuple[int, bytes]]
-    ) -> bytes | None:
-        try:
-            head = read_exactly(self._device, offset, HEAD_SIZE)
-        except DeviceError:
-            return None
-        mended = mend_by_flips(self._authenticator, offset, head)
-        if mended is None and lost is None:
-            lost = self._as_read(offset, head)
-        if mended is None and lost:
-            known = dict.fromkeys(number for number, _ in attested)
-            every = range(self._survey.generation + 1, -1, -1)
-            mended = mend_record(
-                self._authenticator,
-                self._remains(lost),
-                dict.fromkeys((*known, *every[:64])),
-                dict.fromkeys((bytes(32), *(root for _, root in attested))),
-            )
-        if mended is None:
-            mended = mend_free(self._authenticator, offset, head, length, attested)
-        return mended
-
-    def _as_read(self, offset: int, head: bytes) -> Lost | None:
-        """Return a record without a twin as its damaged head has it, if that makes sense."""
-        try:
-            item = decode_item(head, self._block_size)
-        except (FormatError, UnsupportedError):
-            return None
-        if isinstance(item, Free):
-            return None
-        copy = Copy(offset, item.identity, item.version, item.length, item.frame)
-        return Lost(offset, item.identity, item.length, item.frame, copy)
+        """Take what heads prove by their checks (C71)."""
+        for offset, head in self._found.mended.items():
+            self._plan.stages[0][offset] = head
+            name = next((c.identity.name for c in self._survey.copies if c.offset == offset), None)
+            self._plan.repairs.append(mended_finding(offset, name))
 
     def _remains(self, lost: Lost) -> Remains:
         return Remains(self._device, self._authenticator, lost, self._block_size, self._names)
@@ -399,14 +352,12 @@ class _Planner:
 
     def _standing(self, start: int, end: int) -> int | None:
         """Return where in lost space a head stands that may stand for something, or None."""
-        limit = min(end, start + _SEARCH_LIMIT * self._block_size)
-        for offset in range(start, limit, self._block_size):
+        for offset, head in likely_heads(self._device, start, end, self._block_size):
             try:
-                head = read_exactly(self._device, offset, HEAD_SIZE)
                 if not self._authenticator.is_sound(offset, head, locate_check(head)):
                     continue
                 item = decode_item(head, self._block_size)
-            except (DeviceError, FormatError, UnsupportedError):
+            except (FormatError, UnsupportedError):
                 continue
             if isinstance(item, Free) or item.version.state in _NOTHING:
                 continue

@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING
 from blobstore.errors import CorruptStoreError
 from blobstore.headers import header_span, make_equal, write_state
 from blobstore.opened import open_container
-from blobstore.recovery import recover
+from blobstore.recovery import recover, write_heads
 from blobstore.repairing.overlay import Overlay
-from blobstore.repairing.plan import Finding, plan_repair
+from blobstore.repairing.plan import Finding, mended_finding, plan_repair
 from blobstore.structure import merge
 from blobstore.verification import Problem
 from blobstore.writing import Span
-from formats.container import HEAD_SIZE, MAX_NAME_SIZE, validate_label
-from formats.device import read_exactly
-from formats.errors import DeviceError
+from formats.container import MAX_NAME_SIZE, validate_label
 from formats.logs import LateLogger
 
 if TYPE_CHECKING:
@@ -102,8 +100,9 @@ class _Repairer:
     ) -> Repaired:
         # What is seen, and built on, may still lie in a volatile cache.
         self._container.writer.write()
+        self._tell_healed()
         self._repair_headers()
-        if not self._container.directory.damaged:
+        if not (self._container.directory.damaged or self._container.mended):
             return self._result(self._container)
         plan = plan_repair(
             self._container, accept_previous=accept_previous, accept_lost=accept_lost, names=names
@@ -112,10 +111,10 @@ class _Repairer:
         if not any(plan.stages) or not self._is_consistent(plan):
             return self._result(self._container)
         for stage in plan.stages[:-1]:
-            self._write(stage)
+            write_heads(self._container, stage)
         if plan.state:
             write_state(self._container, *plan.state)
-        self._write(plan.stages[-1])
+        write_heads(self._container, plan.stages[-1])
         self._repairs += plan.repairs
         for finding in plan.repairs:
             _log.warning("%s", finding.message)
@@ -123,6 +122,16 @@ class _Repairer:
 
     def _result(self, container: OpenContainer) -> Repaired:
         return Repaired(container, tuple(self._repairs), tuple(self._refused))
+
+    def _tell_healed(self) -> None:
+        """Tell of the heads that opening the store for this wrote back."""
+        names = {
+            copy.offset: section.name
+            for section in self._container.directory.sections.values()
+            for copy in section.copies
+            if copy
+        }
+        self._repairs += [mended_finding(o, names.get(o)) for o in self._container.healed]
 
     def _repair_headers(self) -> None:
         """Write bad header copies anew from the good one (C76)."""
@@ -155,19 +164,6 @@ class _Repairer:
             self._refused.append(Finding(message, None, 0))
             return False
         return True
-
-    def _write(self, heads: dict[int, bytes]) -> None:
-        """Write heads and flush; what follows them in their blocks stays (C77)."""
-        spans = []
-        for offset, head in heads.items():
-            size = self._block_size - HEAD_SIZE
-            try:
-                rest = read_exactly(self._device, offset + HEAD_SIZE, size)
-            except DeviceError:
-                rest = bytes(size)
-            spans.append(Span(offset, (head, rest), self._block_size))
-        if spans:
-            self._container.writer.write(spans)
 
     def _reopen(self, plan: Plan) -> OpenContainer:
         """Open what was repaired, and recover it; join the space that became free."""

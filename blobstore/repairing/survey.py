@@ -72,7 +72,7 @@ class Survey:
         self.lost: list[Lost] = []
         self.stray: list[Copy] = []
         self._find_lost()
-        durable = max(copy.durable_generation for copy in scan.copies if copy)
+        durable = max(copy.durable_generation for copy in scan.attesting if copy)
         self._bound = max([durable, *(free.generation for free in self.free.values())])
         self.generation = max([self._bound, *(c.version.generation for c in self.copies)])
 
@@ -136,7 +136,7 @@ class Survey:
     def _reading(self, orphans: frozenset[int], *, last: bool) -> Iterator[Reading]:
         # Twice the generation, so that "half a step lower" stays a whole number.
         attested = [(2 * free.generation, free.root) for free in self.free.values()]
-        attested += [(2 * h.durable_generation, h.root) for h in self._scan.copies if h]
+        attested += [(2 * h.durable_generation, h.root) for h in self._scan.attesting if h]
         for copy in self.copies:
             version = copy.version
             if version.state is not State.VOID and copy.offset not in orphans:
@@ -181,7 +181,7 @@ class Survey:
     def attested(self) -> list[tuple[int, bytes]]:
         """Return generations and roots that heads tell of, the highest first."""
         found = {(free.generation, free.root) for free in self.free.values()}
-        found |= {(h.durable_generation, h.root) for h in self._scan.copies if h}
+        found |= {(h.durable_generation, h.root) for h in self._scan.attesting if h}
         for copy in self.copies:
             if copy.version.generation:
                 found.add((copy.version.generation, copy.version.root))

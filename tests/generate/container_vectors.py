@@ -242,7 +242,13 @@ def free_head_lost(content: bytes) -> bytes:
 
 
 def both_headers_damaged() -> bytes:
-    return flipped(flipped(closed(), 100), BLOCK + 100)
+    return changed(changed(closed(), 60, bytes(300)), BLOCK + 60, bytes(300))
+
+
+def replayed_and_flipped() -> bytes:
+    content = replayed("tpm")
+    (offset,) = open_container(MemoryDevice(closed())).directory.free
+    return flipped(content, offset + 20)
 
 
 SCENARIOS: dict[str, Scenario] = {
@@ -408,19 +414,31 @@ SCENARIOS: dict[str, Scenario] = {
         "C40", "the second header copy is damaged", lambda: flipped(closed(), BLOCK + 100), CLOSED
     ),
     "headers-damaged": Scenario(
-        "C40", "both header copies are damaged", both_headers_damaged, "ContainerError"
+        "C40", "most of both header copies is lost", both_headers_damaged, "ContainerError"
     ),
     "head-damaged": Scenario(
-        "C43",
-        "the head of a record is damaged",
+        "C67 C71",
+        "a bit is flipped in the head of a record",
         lambda: damaged("tpm", 90),
-        {**CLOSED, "tpm": CORRUPT},
+        CLOSED,
     ),
     "head-lost": Scenario(
-        "C43",
-        "the head of a record is gone, framing and all",
+        "C43 C67",
+        "the head of a newest record is gone, framing and all: nothing is known to be fresh",
         head_lost,
-        {**CLOSED, "tpm": CORRUPT},
+        dict.fromkeys(CLOSED, CORRUPT),
+    ),
+    "free-head-lost": Scenario(
+        "C43 C67",
+        "the head of the free item is gone; the root proves what is left",
+        lambda: free_head_lost(closed()),
+        CLOSED,
+    ),
+    "record-replayed-and-flip": Scenario(
+        "C48 C67",
+        "a record is set back, and a bit flipped in the head of the free item",
+        replayed_and_flipped,
+        "CorruptStoreError",
     ),
     "blob-damaged": Scenario(
         "C45",

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blobstore.errors import CorruptStoreError
+from blobstore.opened import open_container
+from formats.device import MemoryDevice
 from formats.errors import (
     ContainerError,
     EmptyImageError,
@@ -45,7 +47,11 @@ class Answer:
     """All that a reader says of a container that it reads."""
 
     blobs: Contents
+    left: Contents
     generation: int
+    highest: int
+    fresh: bool
+    mended: tuple[int, ...]
     root: bytes | None
     clean: bool
     damaged: tuple[int, ...]
@@ -56,8 +62,19 @@ def our_answer(content: bytes) -> Answer | str:
     try:
         with open_store(content, read_only=True) as store:
             info = store.info()
+            highest = open_container(MemoryDevice(content)).directory.generation
+            with open_store(content, read_only=True, allow_damaged=True) as left:
+                may_be_older = contents(left)
             return Answer(
-                contents(store), info.generation, info.root, info.clean, info.damaged_heads
+                contents(store),
+                may_be_older,
+                info.generation,
+                highest,
+                info.fresh,
+                info.mended_heads,
+                info.root,
+                info.clean,
+                info.damaged_heads,
             )
     except StorageError as error:
         return REASONS[type(error)]
@@ -70,8 +87,21 @@ def their_answer(content: bytes) -> Answer | str:
     except headers.ContainerError as error:
         return REASONS[type(error)]
     # `contents` has one word for all that is not returned.
-    blobs = {n: CORRUPT if b == reader.UNVERIFIED else b for n, b in found.blobs.items()}
-    return Answer(blobs, found.generation, found.root, found.clean, found.damaged)
+    blobs, left = (
+        {n: CORRUPT if b == reader.UNVERIFIED else b for n, b in some.items()}
+        for some in (found.blobs, found.left)
+    )
+    return Answer(
+        blobs,
+        left,
+        found.counted,
+        found.generation,
+        found.fresh,
+        found.mended,
+        found.root,
+        found.clean,
+        found.damaged,
+    )
 
 
 def ours(content: bytes) -> Contents | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from cryptography.hazmat import asn1
 
-from tests.reference.headers import Corrupt, Unsupported, read_headers
+from tests.reference.headers import Corrupt, Unsupported, candidates, read_headers
 from tests.reference.syntax import HEAD, Free, Item, Meta, Record, enumerated, frame, number
 
 UNWRITTEN, CORRUPT, UNVERIFIED = "unwritten", "corrupt", "unverified"
@@ -93,6 +93,20 @@ def allowed(text: str, smallest: int, largest: int) -> bool:
     return smallest <= len(text.encode()) <= largest and not any(ord(c) in controls for c in text)
 
 
+def check_end(head: bytes) -> int | None:
+    """Return where `check` of a record or free item ends, by the framing alone."""
+    try:
+        tag, start, _ = frame(head, 0)
+        if tag == 0xA2:
+            return start + 10 + 34 + 34
+        if tag != 0xA1:
+            return None
+        tag, start, end = frame(head, start)
+    except ValueError:
+        return None
+    return end if tag == 0x30 and start + 34 <= end <= HEAD else None
+
+
 # --- Section 5 ---------------------------------------------------------------------------------
 
 
@@ -100,7 +114,8 @@ class Reader:
     """Reads one container; its methods follow section 5 from top to bottom."""
 
     def __init__(self, content: bytes) -> None:
-        self.content = content
+        self.content = bytearray(content)
+        self.mended: list[int] = []
         self.read_header()
         self.read_items()
         self.decide()
@@ -108,12 +123,12 @@ class Reader:
         if self.overwriting and self.root != self.overwriting.meta.prev:  # C44, its exception
             self.overwriting.orphan = False
             self.gather()
-        self.name()
         self.check_root()
+        self.name()
 
     def read_header(self) -> None:
         """C40."""
-        self.headers = read_headers(self.content)
+        self.headers = read_headers(bytes(self.content))
         newest = max(self.headers, key=lambda copy: copy.sequence)
         self.block = newest.header.block_size
         self.total, self.durable = self.headers[0].total, newest.durable
@@ -124,7 +139,7 @@ class Reader:
         self.items: list[FoundRecord | FoundFree | Hidden] = []
         at = 2 * self.block
         while at < self.total:
-            item = self.sound(at) or Hidden(at, self.hidden_length(at))
+            item = self.sound(at) or self.mend(at) or Hidden(at, self.hidden_length(at))
             self.items.append(item)
             at += item.length
         self.records = [item for item in self.items if isinstance(item, FoundRecord)]
@@ -134,7 +149,7 @@ class Reader:
     def sound(self, at: int) -> FoundRecord | FoundFree | None:
         """Return the record or free item at an offset if its head is sound (C21)."""
         try:
-            item = Item.parse(self.content[at : at + HEAD])
+            item = Item.parse(bytes(self.content[at : at + HEAD]))
             if item.end % self.block or at + item.end > self.total:  # C4, C21
                 return None
             if item.tag == 0xA1:
@@ -146,6 +161,21 @@ class Reader:
         except ValueError:
             pass
         return None  # among them a third header copy (C3)
+
+    def mend(self, at: int) -> FoundRecord | FoundFree | None:
+        """C67, C71: return the item if half of its check proves it, and have it sound."""
+        head = bytes(self.content[at : at + HEAD])
+        for candidate in candidates(head):
+            end = check_end(candidate)
+            if end is None or not self.authentication.half_checks(candidate, at, end):
+                continue
+            self.content[at : at + HEAD] = self.authentication.sealed(candidate, at, end)
+            item = self.sound(at)
+            if item:
+                self.mended.append(at)
+                return item
+            self.content[at : at + HEAD] = head
+        return None
 
     def sound_record(self, at: int, item: Item) -> FoundRecord | None:
         record = asn1.decode_der(Record, item.der)
@@ -177,7 +207,7 @@ class Reader:
     def hidden_length(self, at: int) -> int:
         """C43: the length of an item with a damaged head."""
         try:
-            tag, _, end = frame(self.content[at : at + HEAD], 0)
+            tag, _, end = frame(bytes(self.content[at : at + HEAD]), 0)
             ends = at + end == self.total or self.sound(at + end)
             if tag in (0xA1, 0xA2) and end % self.block == 0 and ends:
                 return end
@@ -192,7 +222,8 @@ class Reader:
     def verifies(self, record: FoundRecord) -> bool:
         """C22, C23."""
         start = record.offset + HEAD
-        blob = self.content[start : start + record.size] if record.state == LIVE else b""
+        live = record.state == LIVE
+        blob = bytes(self.content[start : start + record.size]) if live else b""
         mac = self.authentication.digest(b"blobstore/1 blob", record.signed + blob)
         return hmac.compare_digest(mac, record.meta.mac)
 
@@ -239,13 +270,26 @@ class Reader:
                 self.newest[key] = newest
             elif newest.counts:
                 self.newest[key] = newest
+        counting = self.newest.values()
+        if self.damaged:  # C67
+            counting = self.visible().values()
         total = 0
-        for record in self.newest.values():  # C24
+        for record in counting:  # C24
             if record.state != TOMBSTONE:
                 seed = self.authentication.store_id + record.signed + record.meta.mac
                 total += number(hashlib.shake_256(b"blobstore/1 memb" + seed).digest(512))
         summed = (total % (1 << 4096)).to_bytes(512)
         self.root = self.authentication.digest(b"blobstore/1 root", summed)
+
+    def visible(self) -> dict[bytes, FoundRecord]:
+        """C67: the newest of the records that are there and not undecided."""
+        found: dict[bytes, FoundRecord] = {}
+        for record in self.records:
+            known = found.get(record.meta.section_id)
+            newer = known is None or known.counts < record.counts
+            if record.counts and not record.undecided and newer:
+                found[record.meta.section_id] = record
+        return found
 
     def require_sense(self, extents: list[Extent]) -> None:
         """C12, C47."""
@@ -290,25 +334,28 @@ class Reader:
         if newest.state == TOMBSTONE:  # C47: left over
             return None
         if newest.state == UNWRITTEN_STATE:
-            return UNWRITTEN
+            return CORRUPT if self.damaged else UNWRITTEN  # C67: it may be hidden
         if newest.state == IN_PLACE:  # C62
             return UNVERIFIED
         if not self.verifies(newest):  # C45
             return CORRUPT
-        return self.content[newest.offset + HEAD :][: newest.size]
+        return bytes(self.content[newest.offset + HEAD :][: newest.size])
 
     def check_root(self) -> None:
-        """C48."""
+        """C48, C67."""
         attested = [(copy.durable * 2, copy.header.root) for copy in self.headers]
         attested += [(free.generation * 2, free.root) for free in self.frees]
         for record in self.records:
-            if record.state != VOID and not record.orphan:
+            if record.state != VOID and not (record.orphan or record.undecided):
                 attested.append((record.generation * 2, record.meta.root))
             elif record.generation:
                 attested.append((record.generation * 2 - 1, record.meta.prev))
         last = max(at for at, _ in attested)
-        if not self.damaged and any(root != self.root for at, root in attested if at == last):
+        self.fresh = all(root == self.root for at, root in attested if at == last)
+        if not self.damaged and not self.fresh:
             raise Corrupt("C48: the root")
+        counting = [at // 2 for at, _ in attested if at % 2 == 0]
+        self.counted = max(counting)  # C68
 
 
 @dataclass(frozen=True)
@@ -316,21 +363,29 @@ class Reading:
     """What section 5 says of a container."""
 
     blobs: dict[str, bytes | str]  # every section's blob, or UNWRITTEN, CORRUPT or UNVERIFIED
+    left: dict[str, bytes | str]  # the same, if it may be older than it was (C67)
     damaged: tuple[int, ...]  # where; if anywhere, a name not in ``blobs`` may exist (C43)
     generation: int  # C30
+    counted: int  # C68
+    fresh: bool  # C67
+    mended: tuple[int, ...]  # C67
     clean: bool  # C49
     fallen_back: bool  # C49
-    root: bytes | None  # C48; None if unverified
+    root: bytes | None  # C48, C67; None if damage leaves it unknown
 
 
 def read(container: bytes) -> Reading:
     """Return what is in a container."""
     reader = Reader(container)
     return Reading(
-        blobs=reader.blobs,
+        blobs=reader.blobs if reader.fresh else dict.fromkeys(reader.blobs, CORRUPT),
+        left=reader.blobs,
         damaged=tuple(item.offset for item in reader.damaged),
         generation=reader.highest,
+        counted=reader.counted,
+        fresh=reader.fresh,
+        mended=tuple(reader.mended),
         clean=reader.durable == reader.highest,
         fallen_back=any(record.orphan for record in reader.records),
-        root=None if reader.damaged else reader.root,
+        root=reader.root if reader.fresh and not reader.lost else None,
     )

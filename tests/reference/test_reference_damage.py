@@ -28,8 +28,10 @@ closed_or_not = pytest.mark.parametrize("close", [False, True])
 
 
 def flipped(content: bytes) -> Iterator[bytes]:
-    """One bit of every byte; all bits of the first 8 bytes of each sector."""
+    """One bit of every fifth byte; all bits of the first 8 bytes of each sector."""
     for at in range(len(content)):
+        if at % SECTOR >= 8 and at % 5:
+            continue  # each is searched for by both readers
         for bit in range(8) if at % SECTOR < 8 else ((at * 5 + at // SECTOR) % 8,):
             changed = bytearray(content)
             changed[at] ^= 1 << bit
@@ -48,7 +50,7 @@ def test_a_flipped_bit(encrypted: bool, close: bool) -> None:
     store.put("a", b"third")
     if close:
         store.close()
-    assert assert_agree(flipped(device.content)) > len(device.content)
+    assert assert_agree(flipped(device.content)) > len(device.content) // 4
 
 
 @every_history

@@ -40,9 +40,9 @@ def test_the_previous_blob_is_what_damage_left() -> None:
         store.put("a", b"first")
         store.put("a", b"second")
     newest = open_container(device).directory.sections["a"].newest.offset
-    for at, kind in ((HEAD_SIZE, CorruptBlobError), (100, DamagedHeadError)):
+    for at, size, kind in ((HEAD_SIZE, 6, CorruptBlobError), (0, HEAD_SIZE, DamagedHeadError)):
         content = bytearray(device.content)
-        content[newest + at] ^= 1
+        content[newest + at : newest + at + size] = bytes(size)
         store = open_store(bytes(content))
         with pytest.raises(kind):
             store.get("a")
@@ -78,9 +78,14 @@ def test_a_pinned_state_is_found_set_back() -> None:
     with pytest.raises(PinMismatchError):
         open_store(older, at_least_generation=newer.generation)
     damaged = bytearray(older)
-    damaged[open_container(MemoryDevice(older)).directory.sections["a"].newest.offset + 90] ^= 1
+    newest = open_container(MemoryDevice(older)).directory.sections["a"].newest.offset
+    damaged[newest + 90] ^= 1  # which its check proves (C67)
+    open_store(bytes(damaged), expect_digest=pin, at_least_generation=pin.generation)
+    damaged[newest : newest + HEAD_SIZE] = bytes(HEAD_SIZE)
     with pytest.raises(DamagedHeadError):
-        open_store(bytes(damaged), expect_digest=pin)
+        open_store(bytes(damaged), allow_damaged=True, expect_digest=pin)
+    with pytest.raises(DamagedHeadError):
+        open_store(bytes(damaged), allow_damaged=True, at_least_generation=1)
 
 
 def test_a_torn_put_does_not_change_the_pinned_state() -> None:

@@ -48,6 +48,7 @@ def open_store(
     read_only: bool = False,
     expect_digest: Digest | None = None,
     at_least_generation: int = 0,
+    allow_damaged: bool = False,
 ) -> Store:
     """Open a store on a device, or on memory with these bytes."""
     device = MemoryDevice(content) if isinstance(content, bytes) else content
@@ -57,6 +58,7 @@ def open_store(
         read_only=read_only,
         expect_digest=expect_digest,
         at_least_generation=at_least_generation,
+        allow_damaged=allow_damaged,
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from blobstore.cli.access import PATH, Access, access_options
+from blobstore.cli.access import PATH, Access, access_options, damaged_option
 from blobstore.cli.output import check_other
 from blobstore.cli.state_key import NamedKey, state_key, swtpm_key_option
 from blobstore.foreign.exporting import export_state
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 )
 @click.option("--force", is_flag=True, help="Overwrite DESTINATION.")
 @swtpm_key_option
+@damaged_option
 @access_options
 def command(
     *,
@@ -43,6 +44,7 @@ def command(
     destination: Path,
     form: str,
     name: str | None,
+    allow_damaged: bool,
     force: bool,
     swtpm_key: NamedKey | None,
 ) -> None:
@@ -61,7 +63,7 @@ def command(
     if str(destination) == "-" and kind is StateFormat.SWTPM_DIR:
         raise click.UsageError("a directory does not go to stdout")
     check_other(destination, image, access.header)
-    with state_key(swtpm_key) as key, access.open(image) as store:
+    with state_key(swtpm_key) as key, access.open(image, allow_damaged=allow_damaged) as store:
         export_state(
             store,
             sys.stdout.buffer if str(destination) == "-" else destination,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from blobstore.cli.access import PATH, Access, access_options
+from blobstore.cli.access import PATH, Access, access_options, damaged_option
 from blobstore.cli.output import check_other, write_blob
 
 if TYPE_CHECKING:
@@ -28,15 +28,23 @@ if TYPE_CHECKING:
 @click.option(
     "--previous", is_flag=True, help="Read the blob before the newest, or what damage left."
 )
+@damaged_option
 @access_options
 def command(
-    *, access: Access, image: Path, name: str, output: Path | None, force: bool, previous: bool
+    *,
+    access: Access,
+    image: Path,
+    name: str,
+    output: Path | None,
+    allow_damaged: bool,
+    force: bool,
+    previous: bool,
 ) -> None:
     """Read the blob NAME of IMAGE to stdout or a file."""
     if output is None and sys.stdout.isatty():
         raise click.UsageError("a blob is binary: name a file with -o, or -o - for the terminal")
     if output is not None:
         check_other(output, image, access.header)
-    with access.open(image) as store:
+    with access.open(image, allow_damaged=allow_damaged) as store:
         blob = store.get(name, previous=previous)
     write_blob(output, blob, force=force)

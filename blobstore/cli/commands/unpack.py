@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from blobstore.cli.access import PATH, Access, access_options
+from blobstore.cli.access import PATH, Access, access_options, damaged_option
 from blobstore.cli.output import sections_hidden
 from blobstore.errors import CorruptBlobError
 from blobstore.unpacking import unpack
@@ -19,14 +19,17 @@ if TYPE_CHECKING:
 @click.argument("image", type=PATH)
 @click.option("-o", "--output", "directory", type=PATH, required=True, metavar="DIR")
 @click.option("--force", is_flag=True, help="Write into DIR although it is not empty.")
+@damaged_option
 @access_options
-def command(*, access: Access, image: Path, directory: Path, force: bool) -> None:
+def command(
+    *, access: Access, image: Path, directory: Path, allow_damaged: bool, force: bool
+) -> None:
     """Write the blobs of IMAGE to files in DIR, and a manifest that packs them again.
 
     What cannot be read is named and left out, and the exit code says so. The manifest
     then packs only once you have said in it what becomes of that.
     """
-    with access.open(image) as store:
+    with access.open(image, allow_damaged=allow_damaged) as store:
         unpacked = unpack(store, directory, overwrite=force)
         info = store.info()
     for error in unpacked.failed.values():

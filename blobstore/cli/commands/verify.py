@@ -135,5 +135,10 @@ def _print(report: Report, *, items: bool) -> None:
     click.echo(
         f"{report.sections} sections, {report.records} records, {report.blob_bytes} bytes of "
         f"blobs, {report.free_bytes} bytes free: {len(report.problems) or 'no'} problems"
-        + ("" if report.clean else "; the store was not closed after its last change")
+        + (
+            ""
+            if report.clean
+            else "; the store was not closed after its last change, so whether that is the "
+            "last which is here, nothing here tells"
+        )
     )
