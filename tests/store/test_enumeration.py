@@ -104,17 +104,29 @@ def test_c82_a_section_of_which_one_head_is_left_is_listed_once() -> None:
         assert "head is damaged" in (tpm.damage or "")
 
 
-def test_c82_damaged_free_space_is_listed_as_well_for_anything_may_have_been_there() -> None:
+def test_c82_damaged_free_space_hides_nothing_where_the_root_proves_that() -> None:
     content = written()
     (free,) = open_container(MemoryDevice(content)).directory.free
     store = open_store(without_heads(content, free), read_only=True)
+    assert store.info().complete
+    assert list(store) == ["tpm", "vpd"]
+    assert any(region.use == "hidden by a damaged head" for region in store.regions())
+    assert_tiled(store)
+
+
+def test_c82_damaged_free_space_is_listed_where_anything_may_have_been_there() -> None:
+    """The newest of one section is lost as well, so that the root proves nothing."""
+    content = written()
+    (free,) = open_container(MemoryDevice(content)).directory.free
+    newest = open_container(MemoryDevice(content)).directory.sections["tpm"].newest.offset
+    store = open_store(without_heads(content, free, newest), read_only=True)
     *_, hidden = store.sections(allow_damaged=True)
     assert (hidden.name, hidden.offset) == ("", free)
 
 
 def test_c13_a_section_that_gives_way_is_listed_without_its_name() -> None:
     content, left = renamed_and_reused()
-    store = open_store(content, read_only=True)
+    store = open_store(content, read_only=True, allow_damaged=True)
     nameless, other = store.sections(allow_damaged=True)
     assert (nameless.name, nameless.offset, nameless.size) == ("", left, len(b"precious"))
     assert "another one has the name it had [C13]" in (nameless.damage or "")
@@ -176,7 +188,7 @@ def assert_tiled(store: Store) -> None:
         if copy is None
     }
     hidden = [range(start, start + length) for start, length in directory.hidden()]
-    for offset, _ in directory.damaged:
+    for offset, _ in () if directory.complete else directory.damaged:
         assert offset in missing or any(offset in one for one in hidden)
 
 
@@ -224,9 +236,14 @@ def test_c82_no_copy_of_a_store_turns_damage_into_absence(tmp_path: Path) -> Non
     path.write_bytes(without_heads(sound, *records_of(sound, "tpm")))
     (tmp_path / "sound").write_bytes(sound)
     with (
-        blobstore.open(path, read_only=True) as store,
+        blobstore.open(path, read_only=True, allow_damaged=True) as store,
         blobstore.open(tmp_path / "sound", read_only=True) as whole,
     ):
+        with (
+            blobstore.open(path, read_only=True) as refused,
+            pytest.raises(DamagedHeadError, match="C67"),
+        ):
+            blobstore.unpack(refused, tmp_path / "unpacked")
         with pytest.raises(DamagedHeadError):
             blobstore.clone(store, tmp_path / "clone")
         with pytest.raises(DamagedHeadError):
