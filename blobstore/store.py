@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 from blobstore.lookup import Lookup
 from blobstore.opened import OpenContainer, is_settled, open_container
-from blobstore.policy import require_pinned, require_protection
+from blobstore.policy import follow_store, require_pinned, require_protection
 from blobstore.store_writer import StoreWriter
 from blobstore.writing import interrupt_first
 
@@ -268,7 +268,6 @@ class Store(StoreWriter):
             ValueError: The store has open windows.
             CorruptStoreError, FormatError, DeviceError: As in `blobstore.open`.
         """
-        from blobstore.handover import follow_store  # noqa: PLC0415  rarely used
         from blobstore.recovery import recover  # noqa: PLC0415  not to read
 
         with self._lock:
