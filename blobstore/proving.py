@@ -177,15 +177,13 @@ def mend_header(
     """
     if other is None and IDENTIFIER.encode() not in head[:_IDENTIFIER_WITHIN]:
         return None  # nothing speaks for a container at all
+    candidates: Iterator[bytes] = _alone(head, HEAD_SIZE)
     if other is not None:
         same = encode_header(replace(other, copy=copy))
         start = decode_header(same, copy).check_start
         read = head[start : start + DIGEST_SIZE]
-        candidates = itertools.chain(
-            (same[:start] + read + same[start + DIGEST_SIZE :],), _alone(head, HEAD_SIZE)
-        )
-    else:
-        candidates = _alone(head, HEAD_SIZE)
+        same = same[:start] + read + same[start + DIGEST_SIZE :]
+        candidates = itertools.chain((same,), candidates)
     for candidate in candidates:
         try:
             header, start, _ = decode_header(candidate, copy)

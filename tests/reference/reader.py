@@ -128,7 +128,7 @@ class Reader:
 
     def read_header(self) -> None:
         """C40."""
-        self.headers = read_headers(self.content)
+        self.headers = read_headers(bytes(self.content))
         newest = max(self.headers, key=lambda copy: copy.sequence)
         self.block = newest.header.block_size
         self.total, self.durable = self.headers[0].total, newest.durable
@@ -149,7 +149,7 @@ class Reader:
     def sound(self, at: int) -> FoundRecord | FoundFree | None:
         """Return the record or free item at an offset if its head is sound (C21)."""
         try:
-            item = Item.parse(self.content[at : at + HEAD])
+            item = Item.parse(bytes(self.content[at : at + HEAD]))
             if item.end % self.block or at + item.end > self.total:  # C4, C21
                 return None
             if item.tag == 0xA1:
@@ -207,7 +207,7 @@ class Reader:
     def hidden_length(self, at: int) -> int:
         """C43: the length of an item with a damaged head."""
         try:
-            tag, _, end = frame(self.content[at : at + HEAD], 0)
+            tag, _, end = frame(bytes(self.content[at : at + HEAD]), 0)
             ends = at + end == self.total or self.sound(at + end)
             if tag in (0xA1, 0xA2) and end % self.block == 0 and ends:
                 return end
