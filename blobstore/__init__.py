@@ -66,7 +66,8 @@ if TYPE_CHECKING:
     from blobstore.unpacking import Unpacked, unpack
     from blobstore.verification import Problem, Report
     from blobstore.windows.window import Window
-    from formats.errors import StorageError
+    from formats.errors import ForkedProcessError, ImageReplacedError, StorageError
+    from formats.qcow2.snapshot_table import SnapshotKey
 
 __all__ = [
     "BlobNotFoundError",
@@ -77,8 +78,10 @@ __all__ = [
     "DecodedBlob",
     "Difference",
     "Digest",
+    "ForkedProcessError",
     "Image",
     "ImageExistsError",
+    "ImageReplacedError",
     "Manifest",
     "ManifestError",
     "ManifestFile",
@@ -95,6 +98,7 @@ __all__ = [
     "SectionMismatchError",
     "SectionSpec",
     "SectionState",
+    "SnapshotKey",
     "StateAuthenticationError",
     "StateFormat",
     "StateKey",
@@ -166,7 +170,8 @@ _HOMES: Final = {
     "blobstore.unpacking": ("Unpacked", "unpack"),
     "blobstore.verification": ("Problem", "Report"),
     "blobstore.windows.window": ("Window",),
-    "formats.errors": ("StorageError",),
+    "formats.errors": ("ForkedProcessError", "ImageReplacedError", "StorageError"),
+    "formats.qcow2.snapshot_table": ("SnapshotKey",),
 }
 _HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}
 _OTHER_NAMES: Final = {"create": "create_store", "open": "open_store"}

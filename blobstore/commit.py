@@ -10,10 +10,12 @@ from formats.container import HEAD_SIZE, State, Version
 from formats.container_encoder import record_frame
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from blobstore.directory import Copy
+    from blobstore.directory import Copy, Directory, Section
     from blobstore.opened import OpenContainer
+    from formats.container import Identity
+    from formats.container_encoder import RecordFrame
     from formats.device import ReadableBuffer
 
 _UNKNOWN = bytes(32)
@@ -23,31 +25,63 @@ class Change(NamedTuple):
     """What a commit does to one section.
 
     Attributes:
-        target: The record that is written: the section's older copy, or a void
-            one in an extent that becomes the section's.
+        section: What the section is from then on: as it lies, or a void extent
+            that becomes it.
         name: The section's name from then on.
-        state: What the record becomes.
+        state: What the record becomes that is written.
         blob: Its blob; empty if the state has none.
-        replaces: What was the section's newest record; None if it is new.
+        replaces: The section as it was; None if it is new.
         ranges: What of the record is written: from byte to byte of it, in whole
             blocks, in order, the first block included; the rest is known to be
             there (C62). None writes all of it.
     """
 
-    target: Copy
+    section: Section
     name: str
     state: State = State.LIVE
     blob: ReadableBuffer = b""
-    replaces: Copy | None = None
+    replaces: Section | None = None
     ranges: Sequence[tuple[int, int]] | None = None
+
+
+class _Written(NamedTuple):
+    """What a change makes of the record it is written to.
+
+    Attributes:
+        change: The change.
+        replaced: The newest record of the section as it was; None if it is new.
+        target: The record that is written: the older copy, or the first of a
+            void extent.
+        identity: Of the record, then.
+        frame: Likewise.
+        version: Likewise; without mac and root at first.
+    """
+
+    change: Change
+    replaced: Copy | None
+    target: Copy
+    identity: Identity
+    frame: RecordFrame
+    version: Version
+
+    @property
+    def moves(self) -> bool:
+        """Whether the section gets another name or place, or ends."""
+        change, replaced = self.change, self.replaced
+        return (
+            replaced is None
+            or change.section is not change.replaces
+            or change.name != replaced.identity.name
+            or change.state is State.TOMBSTONE
+        )
 
 
 def commit(container: OpenContainer, changes: Sequence[Change]) -> None:
     """Make all changes or none; nothing is read.
 
     Args:
-        container: Its root, and the records, are updated once everything is
-            durable.
+        container: Its directory follows once everything is durable; extents
+            that are no longer of a section are left over then.
         changes: One for each section, with blobs no larger than it allows; of
             several, none over the only record of a section (C32).
 
@@ -57,68 +91,115 @@ def commit(container: OpenContainer, changes: Sequence[Change]) -> None:
     """
     generation = container.next_generation()
     directory, authenticator = container.directory, container.authenticator
-    prev = directory.root
-    assert prev is not None, "next_generation refuses a store without a root"
+    assert directory.root is not None, "next_generation refuses a store without a root"
     state = directory.state
-    prepared = []
+    unrooted = []
     for change in changes:
-        identity, frame, blob = change.target.identity, change.target.frame, change.blob
-        if identity.name != change.name:
-            identity = identity._replace(name=change.name)
-            frame = record_frame(identity, container.block_size)
-        unsealed = Version(
-            state=change.state,
-            generation=generation,
-            members=len(changes),
-            size=len(blob),
-            crc32=zlib.crc32(blob) if change.state is not State.IN_PLACE else 0,
-            mac=_UNKNOWN,
-            root=_UNKNOWN,
-            prev=prev,
-        )
-        meta = frame.mac_input(unsealed)
+        written = _written(container, change, generation, len(changes))
+        meta = written.frame.mac_input(written.version)
         # What is written in place has no mac from then on (C22).
-        mac = authenticator.mac(meta, (blob,) if change.state is not State.IN_PLACE else ())
+        mac = authenticator.mac(meta, (change.blob,) if change.state is not State.IN_PLACE else ())
         if change.state is not State.TOMBSTONE:
             state += authenticator.member(meta, mac)
-        if change.replaces is not None:
-            state -= authenticator.member(
-                change.replaces.frame.mac_input(change.replaces.version),
-                change.replaces.version.mac,
-            )
-        prepared.append((change, identity, frame, unsealed, mac))
+        replaced = written.replaced
+        if replaced is not None:
+            before = replaced.version
+            state -= authenticator.member(replaced.frame.mac_input(before), before.mac)
+        unrooted.append((written, mac))
     root = authenticator.root(state)
-    spans, updates = [], []
-    for change, identity, frame, unsealed, mac in prepared:
-        target, blob = change.target, change.blob
-        # Spelt out, for `replace` takes a tenth of a small put.
+    spans: list[Span] = []
+    rooted = []
+    for written, mac in unrooted:
+        change, replaced, target, identity, frame, version = written
+        # Spelt out, for `_replace` takes a tenth of a small put.
         version = Version(
-            unsealed.state,
+            version.state,
             generation,
-            unsealed.members,
-            unsealed.size,
-            unsealed.crc32,
+            version.members,
+            version.size,
+            version.crc32,
             mac,
             root,
-            prev,
+            version.prev,
         )
         head = authenticator.seal(target.offset, frame.head(version), frame.check_start)
-        if change.ranges is None:
-            spans.append(Span(target.offset, (head, blob), _whole_blocks(len(blob), container)))
-        else:
-            spans += _chosen_blocks(target.offset, head, memoryview(blob), change.ranges)
-        updates.append((target, identity, frame, version))
-    container.writer.write(spans)
-    for target, identity, frame, version in updates:
-        target.identity, target.frame, target.version = identity, frame, version
-    directory.state, directory.root = state, root
-    directory.generation = generation
-    directory.clean = False
+        spans += _spans(container, change, target.offset, head)
+        rooted.append(_Written(change, replaced, target, identity, frame, version))
+    container.writer.write(
+        spans, _follow(directory, rooted, generation, state, root), _names(rooted)
+    )
+
+
+def _written(container: OpenContainer, change: Change, generation: int, members: int) -> _Written:
+    """Return what a change writes, but for mac and root."""
+    section, replaces = change.section, change.replaces
+    replaced = None
+    if replaces is None:
+        target = section.first
+    else:
+        replaced, older = replaces.newest_and_older
+        target = older if section is replaces else section.first
+    identity, frame = target.identity, target.frame
+    if identity.name != change.name:
+        identity = identity._replace(name=change.name)
+        frame = record_frame(identity, container.block_size)
+    blob, prev = change.blob, container.directory.root
+    assert prev is not None, "as in commit"
+    crc32 = zlib.crc32(blob) if change.state is not State.IN_PLACE else 0
+    version = Version(change.state, generation, members, len(blob), crc32, _UNKNOWN, _UNKNOWN, prev)
+    return _Written(change, replaced, target, identity, frame, version)
+
+
+def _names(changes: Sequence[_Written]) -> list[str]:
+    """Return the names, old and new, of all sections that change."""
+    old = [written.replaced.identity.name for written in changes if written.replaced]
+    return old + [written.change.name for written in changes]
+
+
+def _follow(
+    directory: Directory, rooted: Sequence[_Written], generation: int, state: int, root: bytes
+) -> Callable[[], None]:
+    """Return what makes the directory say what a commit wrote; it may run again (C63)."""
+    sections = directory.sections
+    moved = [
+        (written.change, written.replaced.identity.name if written.replaced else None)
+        for written in rooted
+        if written.moves
+    ]
+
+    def follow() -> None:
+        for _, _, target, identity, frame, version in rooted:
+            target.identity, target.frame, target.version = identity, frame, version
+        # First all old names, then all new ones: two sections may change theirs with each other.
+        for change, name in moved:
+            if name is not None and sections.get(name) is change.replaces:
+                del sections[name]
+        for change, _ in moved:
+            if change.state is State.TOMBSTONE:
+                directory.leave_over(change.section)
+                continue
+            directory.take_up(change.section)
+            sections[change.name] = change.section
+            if change.replaces is not None and change.replaces is not change.section:
+                directory.leave_over(change.replaces)
+        directory.state, directory.root = state, root
+        directory.generation = generation
+        directory.clean = False
+
+    return follow
 
 
 def _whole_blocks(size: int, container: OpenContainer) -> int:
     block_size = container.block_size
     return -(-(HEAD_SIZE + size) // block_size) * block_size
+
+
+def _spans(container: OpenContainer, change: Change, offset: int, head: bytes) -> Iterable[Span]:
+    """Return what a change writes to the record at ``offset``."""
+    if change.ranges is None:
+        blob = change.blob
+        return (Span(offset, (head, blob), _whole_blocks(len(blob), container)),)
+    return _chosen_blocks(offset, head, memoryview(change.blob), change.ranges)
 
 
 def _chosen_blocks(

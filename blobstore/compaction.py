@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from blobstore.commit import Change, commit
 from blobstore.errors import CorruptBlobError
-from blobstore.headers import write_durable
 from blobstore.structure import release, take_extents
 from formats.logs import LateLogger
 
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from blobstore.directory import Section
-    from blobstore.lookup import Lookup
     from blobstore.opened import OpenContainer
 
     Progress = Callable[[int, int], None]
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
 _log = LateLogger(__name__)
 
 
-def compact(container: OpenContainer, lookup: Lookup, progress: Progress | None = None) -> int:
+def compact(container: OpenContainer, progress: Progress | None = None) -> int:
     """Move sections towards the end, so that free space gathers in front of them.
 
     That way round, because an extent takes the end of a free item (C52). Each
@@ -33,7 +31,6 @@ def compact(container: OpenContainer, lookup: Lookup, progress: Progress | None 
 
     Args:
         container: Its directory is updated move by move.
-        lookup: Of the same container.
         progress: Called with bytes looked at and in all.
 
     Returns:
@@ -43,20 +40,20 @@ def compact(container: OpenContainer, lookup: Lookup, progress: Progress | None 
         DeviceError, PoisonedStoreError, DamagedHeadError: As in `commit`; what
             was moved before stays moved.
     """
-    return _Compaction(container, lookup, progress).run()
+    return _Compaction(container, progress).run()
 
 
 class _Compaction:
-    def __init__(self, container: OpenContainer, lookup: Lookup, progress: Progress | None) -> None:
+    def __init__(self, container: OpenContainer, progress: Progress | None) -> None:
         self._container = container
         self._free = container.directory.free
-        self._lookup = lookup
         self._progress = progress
         self._by_end = {
             sum(section.place): section for section in container.directory.sections.values()
         }
 
     def run(self) -> int:
+        self._container.next_generation()  # refuses a store that must not be written
         moved: set[str] = set()
         settled = self._container.total
         while True:
@@ -94,19 +91,16 @@ class _Compaction:
         """Move a section to the end of a free item; say whether it could be read."""
         container = self._container
         newest = section.newest
-        name = newest.identity.name
+        name = section.name
+        end = sum(section.place)
         try:
             state, blob = container.blobs.content(newest)
         except CorruptBlobError as error:
             _log.warning("section %r stays where it is: %s", name, error)
             return False
-        with self._lookup.changing((name,)):
-            identity = newest.identity._replace(copy=0)
-            (place,) = take_extents(container, [identity], within=free_item)
-            commit(container, [Change(place.first, name, state, blob, replaces=newest)])
-            container.directory.sections[name] = place
-            write_durable(container)
-            del self._by_end[sum(section.place)]
-            release(container, [section])
-            self._by_end[sum(place.place)] = place
+        (place,) = take_extents(container, [newest.identity._replace(copy=0)], within=free_item)
+        commit(container, [Change(place, name, state, blob, replaces=section)])
+        del self._by_end[end]
+        self._by_end[sum(place.place)] = place
+        release(container)
         return True

@@ -65,9 +65,11 @@ class Difference:
 def compare(first: Store, second: Store) -> list[Difference]:
     """Return what became of each section from one store to another, by name.
 
-    Every blob is read and verified, one at a time; nothing is written.
+    Every blob is read and verified, one at a time; nothing is written. A section is
+    only said to be added or removed where both stores are complete (C82).
 
     Raises:
+        DamagedHeadError: Damage may hide sections of one of them.
         PoisonedStoreError: A failed write leaves a section in doubt.
     """
     before, after = _states(first), _states(second)
@@ -77,10 +79,6 @@ def compare(first: Store, second: Store) -> list[Difference]:
         )
         for name in sorted({*before, *after})
     ]
-
-
-def _difference(name: str, before: SectionState | None, after: SectionState | None) -> Difference:
-    return Difference(name, _change(before, after), before, after)
 
 
 def _change(before: SectionState | None, after: SectionState | None) -> Change:
@@ -94,6 +92,13 @@ def _change(before: SectionState | None, after: SectionState | None) -> Change:
 
 
 def _states(store: Store) -> dict[str, SectionState]:
+    return store.at_one_moment(
+        lambda: _read_states(store),
+        settled=lambda states: all(state.damage is None for state in states.values()),
+    )
+
+
+def _read_states(store: Store) -> dict[str, SectionState]:
     states = {}
     for section in store.sections():
         sha256, damage = None, section.damage

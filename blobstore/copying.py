@@ -10,17 +10,17 @@ its head: its copy may mix moments, and is unverified there as here (C62).
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager, suppress
-from typing import TYPE_CHECKING
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, TypeVar
 
 from blobstore.converting.pipeline import HOLE_SIZE, carry
-from blobstore.errors import StoreBusyError
-from blobstore.layers import existing_images_refused, open_layers
-from blobstore.opened import open_container
-from blobstore.scan import scan
+from blobstore.errors import CorruptBlobError, StoreBusyError
+from blobstore.layers import LayersLock, existing_images_refused, open_layers
+from blobstore.opened import is_settled, open_container
+from blobstore.scan import Damaged, scan
 from blobstore.verification import verify
 from formats.device import read_exactly
-from formats.errors import StorageError, TruncatedImageError
+from formats.errors import ArgumentError, FormatError, StorageError
 from formats.file import is_same_file, new_file
 
 if TYPE_CHECKING:
@@ -35,10 +35,12 @@ if TYPE_CHECKING:
     AnyPath = str | os.PathLike[str]
     Progress = Callable[[int, int], None]
 
+_Found = TypeVar("_Found")
+
 #: How often what changed is copied again before the store is called too busy.
 PASSES = 10
-#: How often heads are read that may be in the middle of a change.
-_SCANS = 3
+#: What comes of reading tables and ends that are being changed.
+_PASSING = (FormatError, CorruptBlobError)
 _PIECE = 1 << 20
 
 
@@ -74,14 +76,14 @@ def backup(
             `blobstore.open`.
     """
     if any(one and is_same_file(destination, one) for one in (path, header)):
-        raise ValueError(f"{destination} is the image itself, or its header")
+        raise ArgumentError(f"{destination} is the image itself, or its header")
     with ExitStack() as stack:
         layers = open_layers(stack, path, secret, header=header, lock=False)
         with existing_images_refused(), _new_copy(stack, layers, destination, overwrite) as copy:
             _Copier(layers, copy, progress).run()
             volume = layers.volume
             view = copy if volume is None else stack.enter_context(volume.over(copy))
-            _require_same_health(layers.payload, view)
+            _require_same_health(layers, view)
             copy.flush()
 
 
@@ -121,29 +123,31 @@ class _Copier:
     def run(self) -> None:
         before = self._scan()
         self._copy_all()
+        last: StorageError | None = None
         for _ in range(PASSES):
             after = self._scan()
             try:
                 if not self._copy_changes(before, after):
                     return
-            except TruncatedImageError:
-                continue  # it grew: what was to be copied still is
+            except _PASSING as error:
+                last = error  # it grew, or its tables changed: what was to be copied still is
+                continue
             before = after
         raise StoreBusyError(
             f"the store changed in each of {PASSES} passes",
             hint="try again when its users write less",
-        )
+        ) from last
 
     def _copy_all(self) -> None:
-        for attempt in range(PASSES):
+        for attempt in range(1, PASSES + 1):
             data = self._source.data_ranges(0, self._source.size)
             try:
                 carry(
                     [(self._source, self._copy)], data, hole_size=HOLE_SIZE, progress=self._progress
                 )
-            except TruncatedImageError as error:
-                if attempt == PASSES - 1:
-                    raise _grew(error) from error
+            except _PASSING as error:
+                if attempt == PASSES:
+                    raise _changing(error) from error
                 self._follow()
             else:
                 return
@@ -156,24 +160,18 @@ class _Copier:
         return changed
 
     def _scan(self) -> Scan:
-        """Read the heads; a few times, if that happens in the middle of a change."""
-        for _ in range(_SCANS - 1):
-            with suppress(StorageError):
-                return self._try_scan()
-        try:
-            return self._try_scan()
-        except TruncatedImageError as error:
-            raise _grew(error) from error
-
-    def _try_scan(self) -> Scan:
-        self._follow()
-        return scan(self._layers.payload)
+        """Read the heads as they are at one moment."""
+        return self._read_anew(lambda: scan(self._layers.payload), _has_no_damage)
 
     def _follow(self) -> None:
+        self._read_anew(lambda: None, lambda _: True)
+
+    def _read_anew(self, read: Callable[[], _Found], settled: Callable[[_Found], bool]) -> _Found:
         """Take the image as it is now, with what was added to it."""
-        self._layers.follow()
+        found = LayersLock(self._layers).read_anew(read, settled)
         if self._source.size > self._copy.size:
             self._copy.resize(self._source.size)
+        return found
 
     def _copy_front(self) -> bool:
         """Copy what lies before the container, if key operations changed it."""
@@ -191,8 +189,14 @@ class _Copier:
             self._copy.write(at, read_exactly(self._source, at, size))
 
 
-def _grew(error: TruncatedImageError) -> StoreBusyError:
-    return StoreBusyError(f"the image grew while it was copied: {error}")
+def _changing(error: StorageError) -> StoreBusyError:
+    return StoreBusyError(f"the image changed while it was copied: {error}")
+
+
+def _has_no_damage(found: Scan) -> bool:
+    return None not in found.copies and not any(
+        isinstance(item, Damaged) for _, item in found.items
+    )
 
 
 def _differences(before: Scan, after: Scan) -> Iterator[tuple[int, int]]:
@@ -205,8 +209,21 @@ def _differences(before: Scan, after: Scan) -> Iterator[tuple[int, int]]:
             yield offset, item.length
 
 
-def _require_same_health(source: BlockDevice, copy: BlockDevice) -> None:
+def _require_same_health(layers: Layers, copy: BlockDevice) -> None:
     """Check that a copy has no problem that its source does not have."""
-    problems = {problem.message for problem in verify(open_container(copy)).problems}
-    if problems and problems - {p.message for p in verify(open_container(source)).problems}:
-        raise StoreBusyError(f"the copy is not what its source is: {min(problems)}")
+    lock = LayersLock(layers)
+
+    def check(device: BlockDevice) -> set[str]:
+        return {problem.message for problem in verify(open_container(device)).problems}
+
+    problem: StorageError | None = None
+    try:
+        problems = check(copy)
+    except StorageError as error:
+        # If that is how the source is, there was nothing to copy.
+        lock.read_anew(lambda: open_container(layers.payload), is_settled)
+        problem, problems = error, {str(error)}
+    if problems:
+        problems -= lock.read_anew(lambda: check(layers.payload), lambda found: not found)
+    if problems:
+        raise StoreBusyError(f"the copy is not what its source is: {min(problems)}") from problem

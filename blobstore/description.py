@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from formats.container import DIGEST_SIZE, FORMAT_VERSION, Authentication, Kind, State
 
 if TYPE_CHECKING:
-    from blobstore.directory import Section
+    from blobstore.directory import Directory, Section
     from blobstore.opened import OpenContainer
 
 
@@ -17,7 +18,7 @@ class SectionInfo:
     """What the directory says of a section. Sizes and offsets in bytes.
 
     Attributes:
-        name: Its name.
+        name: Its name; empty where damage leaves it unknown (C82).
         kind: ``"blob"`` or ``"window"``.
         type: What the blob is, for tools; often empty.
         max_size: Worst-case size.
@@ -27,6 +28,8 @@ class SectionInfo:
         crc32: Of the blob; None if never written, or while it is written in place.
         damage: Why it cannot be read, or None. A damaged blob shows only when
             it is read or verified.
+        offset: Of its newest record in the container, or of what is hidden. Says
+            nothing of whether two sections are the same.
         in_place_since: The generation from which on the blob was written in place,
             as the heads that are left tell: until it was committed, at
             ``generation``, nothing authenticated it (C62). None if it was not.
@@ -42,6 +45,7 @@ class SectionInfo:
     crc32: int | None
     damage: str | None
     in_place_since: int | None
+    offset: int = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,11 @@ class StoreInfo:
     damaged_heads: tuple[int, ...]
     mended_heads: tuple[int, ...]
     fresh: bool
+
+    @property
+    def complete(self) -> bool:
+        """Whether the sections that are known are all there are (C82)."""
+        return self.root is not None
 
     @property
     def digest(self) -> Digest | None:
@@ -151,6 +160,34 @@ def describe_section(section: Section) -> SectionInfo:
         crc32=version.crc32 if version.state is State.LIVE else None,
         damage=section.damage.reason if section.damage else None,
         in_place_since=in_place_since(section),
+        offset=section.newest.offset,
+    )
+
+
+def describe_sections(directory: Directory) -> tuple[SectionInfo, ...]:
+    """Return every section in order of place, also what damage leaves without a name (C82)."""
+    found = [
+        (section.place[0], replace(describe_section(section), name=name))
+        for name, section in directory.every_section()
+    ]
+    found += [(offset, _describe_hidden(offset, size)) for offset, size in directory.hidden()]
+    return tuple(info for _, info in sorted(found, key=itemgetter(0)))
+
+
+def _describe_hidden(offset: int, length: int) -> SectionInfo:
+    """Describe what damaged heads hide: sections, or free space."""
+    return SectionInfo(
+        name="",
+        kind="unknown",
+        type="",
+        max_size=0,
+        size=None,
+        copies=0,
+        generation=0,
+        crc32=None,
+        damage=f"may lie in {length} bytes that a damaged head hides [C43]",
+        in_place_since=None,
+        offset=offset,
     )
 
 

@@ -17,7 +17,7 @@ from formats.container import Free, State
 from formats.container_decoder import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from blobstore.scan import Damaged, Scan
     from formats.container import Identity, Version
@@ -53,10 +53,16 @@ class Damage(NamedTuple):
 
 @dataclass(slots=True)
 class Section:
-    """A section with its copies, by copy number; a lost copy is None."""
+    """A section with its copies, by copy number; a lost copy is None.
+
+    Attributes:
+        damage: Why it cannot be read, or None.
+        rivals: Its other extents, where damage hides which one counts (C47).
+    """
 
     copies: list[Copy | None]
     damage: Damage | None = None
+    rivals: list[Section] = field(default_factory=list)
 
     @property
     def newest(self) -> Copy:
@@ -108,6 +114,8 @@ class Directory:
 
     Attributes:
         sections: By name.
+        gave_way: Sections whose name damage leaves unknown, as another one has the
+            last that is known of it (C13).
         free: Free items by byte offset.
         generation: The highest found anywhere (C44's G).
         rolled_back: The generation of a newest commit that did not complete, and
@@ -133,6 +141,53 @@ class Directory:
     damaged: list[tuple[int, Damaged]] = field(default_factory=list)
     orphans: list[Copy] = field(default_factory=list)
     left_over: list[Section] = field(default_factory=list)
+    gave_way: list[Section] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the sections that are known are all there are, as the root proves (C82)."""
+        return self.root is not None
+
+    def every_section(self) -> Iterator[tuple[str, Section]]:
+        """Yield each section that is known with its name; empty where that is not (C82)."""
+        yield from self.sections.items()
+        for section in self.gave_way:
+            yield "", section
+
+    def hidden(self) -> list[tuple[int, int]]:
+        """Return offset and length of what damaged heads hide in which any section may lie.
+
+        What is only the missing copy of a known section is left out (C82).
+        """
+        if self.complete:
+            return []
+        missing = {
+            extent.place[0] + number * extent.newest.length: extent.newest.length
+            for _, section in self.every_section()
+            for extent in (section, *section.rivals)
+            for number, copy in enumerate(extent.copies)
+            if copy is None
+        }
+        found: list[tuple[int, int]] = []
+        for offset, item in self.damaged:
+            known = missing.get(offset, 0)
+            start, length = offset + known, item.length - known
+            if length <= 0:
+                continue
+            if found and sum(found[-1]) == start:
+                start, length = found[-1][0], found[-1][1] + length
+                found.pop()
+            found.append((start, length))
+        return found
+
+    def leave_over(self, extent: Section) -> None:
+        """Note an extent that is of no section any more; twice is fine."""
+        if not any(known is extent for known in self.left_over):
+            self.left_over.append(extent)
+
+    def take_up(self, extent: Section) -> None:
+        """Note that an extent is of a section now, or free; twice is fine."""
+        self.left_over = [known for known in self.left_over if known is not extent]
 
     @property
     def counted(self) -> int:
@@ -176,6 +231,7 @@ class _Interpreter:
         self._undecided: set[int] = set()  # offsets of records
         self._orphans: list[Copy] = []
         self._left_over: list[Section] = []
+        self._gave_way: list[Section] = []
         self._whole = True  # no section is damaged, as far as heads tell
 
     def directory(self) -> Directory:
@@ -205,6 +261,7 @@ class _Interpreter:
             damaged=self._damaged,
             orphans=self._orphans,
             left_over=self._left_over,
+            gave_way=self._gave_way,
         )
 
     def _sections(self) -> tuple[dict[str, Section], int]:
@@ -212,6 +269,7 @@ class _Interpreter:
         sections: dict[str, Section] = {}
         state = 0
         self._left_over = []
+        self._gave_way = []
         self._whole = True
         for section in self._assemble():
             self._whole = self._whole and not section.damage
@@ -272,8 +330,10 @@ class _Interpreter:
         for rivals in extents.values():
             section = max(rivals.values(), key=lambda rival: rival.newest.counts)
             section.damage = self._find_damage(rivals.values(), section)
-            if not section.damage:
-                others = [rival for rival in rivals.values() if rival is not section]
+            others = [rival for rival in rivals.values() if rival is not section]
+            if section.damage:
+                section.rivals = others
+            else:
                 self._left_over += others
                 if not section.newest.counts:
                     self._left_over.append(section)
@@ -313,7 +373,12 @@ class _Interpreter:
                 f"two sections have the name {section.name!r} [C13]", name=section.name
             )
         # A damaged head may hide that one of them was renamed since.
-        sections[section.name] = section if known.damage else known
+        stays, gives_way = (section, known) if known.damage else (known, section)
+        sections[section.name] = stays
+        assert gives_way.damage, "of two sections that are sound none gives way"
+        reason = f"{gives_way.damage.reason}, and another one has the name it had [C13]"
+        gives_way.damage = gives_way.damage._replace(reason=reason)
+        self._gave_way.append(gives_way)
 
     def _visible(self) -> int:
         """Return the sum of the newest of what damage leaves and does not put in doubt (C67)."""

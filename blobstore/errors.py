@@ -17,7 +17,7 @@
     ├── NoPreviousBlobError          74   there is nothing to go back to
     ├── PinMismatchError             75   not the state that its user expects
     ├── StateAuthenticationError     76   encrypted device state does not verify
-    └── StoreBusyError               77   it changes too fast to be copied
+    └── StoreBusyError               77   it changes too fast to be read without the lock
 
 An emulator may make new state for a device only on `BlobNotFoundError` (after
 which it registers) and `UnwrittenBlobError`. Nothing else means absence.
@@ -155,7 +155,7 @@ class PinMismatchError(StoreError):
 
 
 class StoreBusyError(StoreError):
-    """The store changed again and again while it was copied."""
+    """The store changed again and again while it was read, or copied, without the lock."""
 
     exit_code = 77
 

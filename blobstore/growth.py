@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from blobstore.errors import NoSpaceError
 from blobstore.headers import write_total
 from blobstore.structure import free_item, free_span, merge
 from blobstore.writing import Span
-from formats.errors import UnsupportedError
+from formats.device import SpaceDevice
+from formats.errors import DeviceFullError, StorageError, UnsupportedError
 from formats.logs import LateLogger
 
 if TYPE_CHECKING:
     from blobstore.opened import OpenContainer
+    from formats.device import BlockDevice
 
 _log = LateLogger(__name__)
 
@@ -22,9 +25,9 @@ GROWTH_STEP = 1 << 20
 
 
 def make_room(container: OpenContainer, length: int) -> None:
-    """Let the container grow by a free item that an extent fits into.
+    """Let the container grow by a free item that an extent fits into, with space to store it.
 
-    Space behind the container is taken first; then the device is resized.
+    Space after the container is taken first; then the device is resized.
 
     Args:
         container: See `grow`.
@@ -32,25 +35,35 @@ def make_room(container: OpenContainer, length: int) -> None:
 
     Raises:
         NoSpaceError: The device cannot grow.
+        DeviceFullError: It can, but has no space to store as much; the image has
+            the size it had.
         DeviceError, PoisonedStoreError: As in `grow`.
     """
     needed = container.total + length + container.block_size
-    total = -(-needed // GROWTH_STEP) * GROWTH_STEP
-    if needed <= container.device.size < total:
-        total = container.device.size // container.block_size * container.block_size
-    grow(container, total)
+    rounded = -(-needed // GROWTH_STEP) * GROWTH_STEP
+    if needed <= container.device.size < rounded:
+        rounded = container.device.size // container.block_size * container.block_size
+    try:
+        grow(container, rounded, reserve=True)
+    except DeviceFullError:
+        if needed == rounded:
+            raise
+        grow(container, needed, reserve=True)
 
 
-def grow(container: OpenContainer, total: int) -> None:
+def grow(container: OpenContainer, total: int, *, reserve: bool = False) -> None:
     """Make the container longer; what is new becomes free space (C57).
 
     Args:
         container: Its total, header and free space are updated.
         total: Bytes it is to have: a multiple of its block size, more than now.
+        reserve: Have the device find the space first, if it can; otherwise a
+            file gets a hole.
 
     Raises:
         ValueError: It cannot have so many.
         NoSpaceError: The device cannot grow.
+        DeviceFullError: It has no space for that; it has the size it had.
         DamagedHeadError, PoisonedStoreError: It must not be written.
         DeviceError: It could not be done; the container has its old length or
             the new one.
@@ -59,19 +72,32 @@ def grow(container: OpenContainer, total: int) -> None:
     before, device = container.total, container.device
     if total % container.block_size or total <= before:
         raise ValueError(f"a container of {before} bytes cannot grow to {total}")
-    if device.size < total:
-        try:
-            device.resize(total)
-        except UnsupportedError as error:
-            raise NoSpaceError(
-                f"the image cannot grow to hold a container of {total} bytes: {error}",
-                hint="make a larger image and move the sections there",
-            ) from error
-    _log.info("growing from %d to %d bytes", before, total)
+    device_size = device.size
     item = free_item(container, total - before)
-    container.writer.write([free_span(container, before, item)])
-    write_total(container, total)
-    container.directory.free[before] = item
+    try:
+        if device_size < total:
+            _resize(device, total)
+        if reserve and isinstance(device, SpaceDevice):
+            device.reserve(before, total - before)
+        _log.info("growing from %d to %d bytes", before, total)
+        container.writer.write_free([free_span(container, before, item)])
+    except BaseException:
+        if device_size < device.size:
+            # It still ends before what is new. What cannot be given back is no part of it.
+            with suppress(StorageError):
+                device.resize(device_size)
+        raise
+    write_total(container, item)
     if any(o + free.length == before for o, free in container.directory.free.items()):
         inside = merge(container, before, total - before)
-        container.writer.write([Span(offset, (), container.block_size) for offset in inside])
+        container.writer.write_free([Span(offset, (), container.block_size) for offset in inside])
+
+
+def _resize(device: BlockDevice, total: int) -> None:
+    try:
+        device.resize(total)
+    except UnsupportedError as error:
+        raise NoSpaceError(
+            f"the image cannot grow to hold a container of {total} bytes: {error}",
+            hint="make a larger image and move the sections there",
+        ) from error

@@ -11,15 +11,17 @@ from formats.container_encoder import encode_header
 from formats.logs import LateLogger
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from blobstore.authentication import Authenticator
     from blobstore.opened import OpenContainer
-    from formats.container import Header
+    from formats.container import Free, Header
 
 _log = LateLogger(__name__)
 
 
 def write_durable(container: OpenContainer) -> None:
-    """Record in both header copies that everything is durable (C58).
+    """Record in both header copies that everything is durable (C58), and make them equal.
 
     Nothing is written where they say so already.
 
@@ -34,7 +36,8 @@ def write_durable(container: OpenContainer) -> None:
     assert directory.root is not None, "a store without a root is not written"
     if (header.durable_generation, header.root) != (directory.generation, directory.root):
         write_state(container, directory.generation, directory.root)
-        directory.clean = True
+    make_equal(container)
+    directory.clean = True
 
 
 def write_state(container: OpenContainer, generation: int, root: bytes) -> None:
@@ -58,25 +61,32 @@ def write_state(container: OpenContainer, generation: int, root: bytes) -> None:
     # The damaged or older copy first: the better one is never at risk alone.
     for copy in sorted((1, 0), key=lambda copy: _sequence(container.header_copies[copy])):
         _write_copy(container, replace(durable, copy=copy))
-    container.header = durable
 
 
-def write_total(container: OpenContainer, total: int) -> None:
+def write_total(container: OpenContainer, item: Free) -> None:
     """Write a new length of the container into both header copies (C57).
 
     Args:
-        container: A free item behind its end is durable.
-        total: Bytes, to the end of that item.
+        container: A free item after its end is durable; it is known with the
+            first copy, and must not be used before the second.
+        item: That item; the new length reaches to its end.
 
     Raises:
         DeviceError, PoisonedStoreError: It could not be written; the container
             has the old length or the new one.
     """
-    longer = replace(container.header, sequence=container.header.sequence + 1, total=total)
+    before = container.total
+    longer = replace(
+        container.header, sequence=container.header.sequence + 1, total=before + item.length
+    )
+
+    def follow() -> None:
+        container.directory.free[before] = item
+        container.total = longer.total
+
     # The first copy first: its outer length is what a reader follows.
-    for copy in (0, 1):
-        _write_copy(container, replace(longer, copy=copy))
-    container.header, container.total = longer, total
+    _write_copy(container, replace(longer, copy=0), follow)
+    _write_copy(container, replace(longer, copy=1))
 
 
 def make_equal(container: OpenContainer) -> None:
@@ -106,7 +116,18 @@ def _sequence(header: Header | None) -> int:
     return header.sequence if header else -1
 
 
-def _write_copy(container: OpenContainer, header: Header) -> None:
-    container.writer.write([header_span(container.authenticator, header)])
+def _write_copy(
+    container: OpenContainer, header: Header, also: Callable[[], None] | None = None
+) -> None:
+    """Write one copy; from then on it is the header that counts, if the other is not newer."""
     first, second = container.header_copies
-    container.header_copies = (first, header) if header.copy else (header, second)
+    copies = (first, header) if header.copy else (header, second)
+
+    def follow() -> None:
+        container.header_copies = copies
+        # Its sequence number is used: another header must not have it (C40).
+        container.header = header
+        if also:
+            also()
+
+    container.writer.write([header_span(container.authenticator, header)], follow)

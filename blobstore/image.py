@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from blobstore.regions import Region
     from luks.model import Header
 
 
+_Result = TypeVar("_Result")
+
+
 class ImageLock(Protocol):
-    """The lock that keeps other processes out of an image."""
+    """The lock that keeps other processes out of an image, and reading without it."""
 
     def acquire(self) -> None:
-        """Take it, and the size that the image has now; or raise `DeviceBusyError`."""
+        """Take it, and the image as it is now; or raise, and do not hold it."""
 
     def release(self) -> None:
         """Give it up."""
+
+    def read_anew(
+        self, attempt: Callable[[], _Result], settled: Callable[[_Result], bool]
+    ) -> _Result:
+        """Return what ``attempt`` reads, though others may be writing (C66).
+
+        Args:
+            attempt: Reads from the beginning.
+            settled: Says whether its result needs no second look.
+
+        Raises:
+            StorageError: As ``attempt``; `StoreBusyError` if the image does not hold still.
+        """
 
 
 class Image(NamedTuple):

@@ -14,25 +14,26 @@ from __future__ import annotations
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import luks
-from blobstore.errors import ImageExistsError
+from blobstore.errors import ImageExistsError, StoreBusyError
 from blobstore.image import Image
 from blobstore.scan import looks_like_container
 from formats.device import is_blank
-from formats.errors import DeviceFullError, ForeignImageError, SnapshotNotFoundError
+from formats.errors import ArgumentError, DeviceFullError, ForeignImageError, SnapshotNotFoundError
 from formats.file import FileDevice, is_same_file, new_file
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from blobstore.qcow2_disks import Disk
     from formats.device import BlockDevice
     from formats.qcow2.creation import Options
     from formats.qcow2.device import Qcow2Device
     from formats.qcow2.opening import BackingOpener
+    from formats.qcow2.snapshot_table import SnapshotKey
 
     AnyPath = str | os.PathLike[str]
     AnySecret = bytes | luks.Secret | luks.VolumeKey
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 RAW: Final = "raw"
 QCOW2: Final = "qcow2"
 _SECTOR_SIZE: Final = 512
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +129,47 @@ class LayersLock:
         self._layers = layers
 
     def acquire(self) -> None:
-        """Take it, and the sizes that the layers have now; or raise `DeviceBusyError`."""
+        """Take it, and the layers as they are now; or raise, and do not hold it.
+
+        Raises:
+            DeviceBusyError: Another process has it.
+            ImageReplacedError: Another file has the image's name by now.
+            PolicyError: It is encrypted in another way by now.
+            FormatError, DeviceError: The image is not sound any more.
+        """
+        from blobstore.handover import (  # noqa: PLC0415  rarely used
+            require_closed,
+            require_same_encryption,
+        )
+
         self._layers.file.lock()
-        self._layers.follow()
+        try:
+            self._layers.follow()
+            require_closed(self._layers)
+            require_same_encryption(self._layers)
+        except BaseException:
+            self.release()
+            raise
 
     def release(self) -> None:
         """Give it up."""
         self._layers.file.unlock()
+
+    def read_anew(
+        self, attempt: Callable[[], _Result], settled: Callable[[_Result], bool]
+    ) -> _Result:
+        """Return what ``attempt`` reads, though others may be writing (`formats.steady`).
+
+        Raises:
+            StorageError: As ``attempt``; `StoreBusyError` if the image does not hold still.
+        """
+        from formats.steady import steadily  # noqa: PLC0415  not with the lock
+
+        def follow_and_attempt() -> _Result:
+            self._layers.follow()
+            return attempt()
+
+        return steadily(self._layers.file, follow_and_attempt, settled=settled, busy=StoreBusyError)
 
 
 def image_format(file: BlockDevice) -> str:
@@ -156,7 +193,7 @@ def is_qcow2(file: BlockDevice, known: str | None) -> bool:
         ValueError: There is no such format.
     """
     if known not in (None, RAW, QCOW2):
-        raise ValueError(f"{known!r} is no format of images: {RAW} or {QCOW2}")
+        raise ArgumentError(f"{known!r} is no format of images: {RAW} or {QCOW2}")
     return (known or image_format(file)) == QCOW2
 
 
@@ -179,8 +216,11 @@ def is_encrypted(
     with FileDevice(path, lock=False) as file:
         if is_qcow2(file, image_format):
             from blobstore.qcow2_disks import is_disk_encrypted  # noqa: PLC0415  not for raw ones
+            from formats.steady import steadily  # noqa: PLC0415  likewise
 
-            return is_disk_encrypted(file, open_backing)
+            return steadily(
+                file, lambda: is_disk_encrypted(file, open_backing), settled=lambda _: False
+            )
         return not looks_like_container(file) and luks.is_luks(file)
 
 
@@ -195,7 +235,7 @@ def open_layers(
     image_format: str | None = None,
     encrypted: bool | None = None,
     open_backing: BackingOpener | None = None,
-    snapshot: str | None = None,
+    snapshot: str | SnapshotKey | None = None,
 ) -> Layers:
     """Open an image down to its payload.
 
@@ -205,12 +245,13 @@ def open_layers(
         secret: Opens what is encrypted.
         header: File of the detached LUKS header.
         read_only: Permit no writing.
-        lock: Keep other processes out.
+        lock: Keep other processes out. Otherwise what is found is what the image was at
+            one moment (C66).
         image_format: `RAW` or `QCOW2`; None finds out. Whoever may have written to a raw
             image can make it look like any other.
         encrypted: Whether there is a LUKS volume in the file or disk; likewise.
         open_backing: Opens backing files of a qcow2 image; None refuses them.
-        snapshot: Name or id of the internal snapshot to read, of a qcow2 image.
+        snapshot: Which internal snapshot to read, of a qcow2 image.
 
     Raises:
         SecretRequiredError: It is encrypted, and there is no secret.
@@ -218,9 +259,53 @@ def open_layers(
             `luks.open`.
         SnapshotNotFoundError, FormatError: As `formats.qcow2.opening.open_image`.
         DeviceBusyError, ReadOnlyError, DeviceError: As `formats.file.FileDevice`.
+        StoreBusyError: It changes too much to be read without the lock.
     """
     file = resources.enter_context(FileDevice(path, read_only=read_only, lock=lock))
-    layers = Layers(Path(path), file)
+
+    peeled = resources.enter_context(ExitStack())
+
+    def peel() -> Layers:
+        peeled.close()  # what an earlier attempt has opened
+        with ExitStack() as opened:
+            layers = _open_layers(
+                opened,
+                file,
+                Path(path),
+                secret,
+                header=header,
+                locked=lock,
+                image_format=image_format,
+                encrypted=encrypted,
+                open_backing=open_backing,
+                snapshot=snapshot,
+            )
+            peeled.push(opened.pop_all())
+            return layers
+
+    if lock:
+        return peel()
+    from formats.steady import steadily  # noqa: PLC0415  not with the lock
+
+    # Tables that do not belong together lead anywhere, even to what looks like no LUKS.
+    return steadily(file, peel, settled=lambda layers: layers.qcow2 is None, busy=StoreBusyError)
+
+
+def _open_layers(
+    resources: ExitStack,
+    file: FileDevice,
+    path: Path,
+    secret: AnySecret | None,
+    *,
+    header: AnyPath | None,
+    locked: bool,
+    image_format: str | None,
+    encrypted: bool | None,
+    open_backing: BackingOpener | None,
+    snapshot: str | SnapshotKey | None,
+) -> Layers:
+    read_only = file.read_only
+    layers = Layers(path, file)
     if is_qcow2(file, image_format):
         from blobstore.qcow2_disks import open_disk  # noqa: PLC0415  not for raw ones
 
@@ -229,7 +314,7 @@ def open_layers(
             file,
             secret,
             read_only=read_only,
-            locked=lock,
+            locked=locked,
             open_backing=open_backing,
             snapshot=snapshot,
         )
@@ -291,7 +376,7 @@ def make_layers(
         ValueError: The options do not fit together.
     """
     if header is not None and is_same_file(header, path):
-        raise ValueError(f"{path} cannot be both the image and its LUKS header")
+        raise ArgumentError(f"{path} cannot be both the image and its LUKS header")
     file = _target(names, resources, path, size, overwrite=overwrite)
     layers = Layers(Path(path), file)
     if image_format == QCOW2:
@@ -346,6 +431,7 @@ def _target(
 ) -> FileDevice:
     """Return the device that becomes the image: a new file, or a block device."""
     keep_size = 0
+    existing = None
     replaces = Path(path).exists()
     if replaces:
         existing = FileDevice(path, read_only=False)
@@ -360,7 +446,9 @@ def _target(
                 raise DeviceFullError(f"{path} has {existing.size} bytes, not {size}")
             return existing
     # Replaces the old file in the end; until then that is open, and locked.
-    device = names.enter_context(new_file(path, size or keep_size, overwrite=replaces))
+    device = names.enter_context(
+        new_file(path, size or keep_size, overwrite=replaces, existing=existing)
+    )
     resources.push(device)
     return device
 

@@ -31,6 +31,7 @@ from formats.container import (
     validate_label,
 )
 from formats.container_encoder import encode_free, record_frame
+from formats.errors import ArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -64,11 +65,11 @@ class SectionSpec:
         validate_label(self.name, "name", lowest=1, highest=MAX_NAME_SIZE)
         validate_label(self.type, "type", lowest=0, highest=MAX_TYPE_SIZE)
         if not 0 <= self.max_size <= MAX_SECTION_SIZE:
-            raise ValueError(f"section {self.name!r} cannot have {self.max_size} bytes")
+            raise ArgumentError(f"section {self.name!r} cannot have {self.max_size} bytes")
         if self.copies not in (1, 2):
-            raise ValueError(f"section {self.name!r}: copies is 1 or 2, not {self.copies}")
+            raise ArgumentError(f"section {self.name!r}: copies is 1 or 2, not {self.copies}")
         if self.content is not None and len(self.content) > self.max_size:
-            raise ValueError(
+            raise ArgumentError(
                 f"section {self.name!r}: {len(self.content)} bytes of content are more than "
                 f"its worst case of {self.max_size}"
             )
@@ -120,14 +121,14 @@ def initialise(
         DeviceError: Writing failed; there is no container, or a complete one.
     """
     if block_size not in BLOCK_SIZES or block_size < device.block_size:
-        raise ValueError(
+        raise ArgumentError(
             f"block size {block_size} is not a power of two from "
             f"{max(BLOCK_SIZES[0], device.block_size)} to {BLOCK_SIZES[-1]}"
         )
     names = [spec.name for spec in specs]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"two sections have the name {twice!r}")
+        raise ArgumentError(f"two sections have the name {twice!r}")
     needed = container_size(specs, block_size=block_size)
     total = device.size // block_size * block_size
     if needed > total:

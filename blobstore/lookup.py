@@ -9,22 +9,16 @@ from blobstore.policy import damaged_head
 from formats.container import State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from contextlib import AbstractContextManager
-    from types import TracebackType
-
     from blobstore.directory import Section
     from blobstore.opened import OpenContainer
     from blobstore.windows.window import Window
-    from blobstore.writing import DurableWriter
 
 
 class Lookup:
-    """Finds sections in an open container; knows which a failed write left in doubt."""
+    """Finds sections in an open container, unless a step left them in doubt."""
 
     def __init__(self, container: OpenContainer) -> None:
         self._container = container
-        self._in_doubt: set[str] = set()
         #: The open windows by the names of their sections.
         self.windows: dict[str, Window] = {}
 
@@ -44,8 +38,9 @@ class Lookup:
             raise TypeError(f"a name is a str, not {type(name).__name__}")
         directory = self._container.directory
         section = directory.sections.get(name)
-        if name in self._in_doubt or (section is None and self._in_doubt):
-            self._container.writer.require_sound()
+        writer = self._container.writer
+        if writer.in_doubt and (section is None or name in writer.in_doubt):
+            writer.require_sound()
         if section is None:
             if directory.damaged:
                 raise self.damaged_head(f"section {name!r} was not found, but may be hidden")
@@ -62,6 +57,18 @@ class Lookup:
         if directory.damaged and not damaged:
             self._require_known(section)
         return section
+
+    def require_complete(self) -> None:
+        """Check that the sections that are known are all there are (C82).
+
+        Raises:
+            DamagedHeadError: Damage may hide others.
+            PoisonedStoreError: A failed write leaves some in doubt.
+        """
+        if self._container.writer.in_doubt:
+            self._container.writer.require_sound()
+        if not self._container.directory.complete:
+            raise self.damaged_head("it may hide sections")
 
     def _require_known(self, section: Section) -> None:
         """Refuse what damage may have made older than it was, or never written (C67)."""
@@ -92,35 +99,3 @@ class Lookup:
     def damaged_head(self, what: str) -> DamagedHeadError:
         """Return the error that the first damaged head leads to."""
         return damaged_head(self._container.directory, what)
-
-    def changing(self, names: Iterable[str]) -> AbstractContextManager[None]:
-        """Put sections in doubt if a write in the block fails.
-
-        Raises:
-            PoisonedStoreError: A write failed earlier.
-        """
-        self._container.writer.require_sound()
-        return _Changing(self._container.writer, self._in_doubt, names)
-
-
-class _Changing:
-    """What `Lookup.changing` returns: a class, for each put uses it and it is cheaper."""
-
-    __slots__ = ("_in_doubt", "_names", "_writer")
-
-    def __init__(self, writer: DurableWriter, in_doubt: set[str], names: Iterable[str]) -> None:
-        self._writer = writer
-        self._in_doubt = in_doubt
-        self._names = names
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._writer.poisoned:
-            self._in_doubt.update(self._names)

@@ -6,8 +6,8 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from blobstore.layers import is_qcow2
-from formats.errors import UnsupportedError
-from formats.file import FileDevice
+from formats.errors import ArgumentError, UnsupportedError
+from formats.file import FileDevice, is_same_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,12 +29,15 @@ def luks_place(
         move: Whether it is to leave its place, or to come there.
 
     Raises:
+        ArgumentError: ``header`` is the image itself.
         UnsupportedError: It is to be moved, and is that of qcow2's own encryption.
         DeviceBusyError: The header lies in the disk of a qcow2 image, which somebody
             else uses.
         FormatError, UnsupportedError, DeviceError: The image cannot be opened.
     """
     if header is not None:
+        if is_same_file(header, image):
+            raise ArgumentError(f"{image} cannot be both the image and its LUKS header [L52]")
         yield header
         return
     with ExitStack() as stack:
@@ -44,9 +47,10 @@ def luks_place(
             yield image
             return
         from blobstore.qcow2_disks import header_area, open_disk  # noqa: PLC0415  not for raw ones
+        from formats.steady import steadily  # noqa: PLC0415
         from luks.header_lock import exclusive  # noqa: PLC0415
 
-        area = header_area(file)
+        area = steadily(file, lambda: header_area(file), settled=lambda _: False)
         if area is not None:
             if move:
                 raise UnsupportedError(
@@ -57,8 +61,13 @@ def luks_place(
             # It has its own place in the file, whatever happens to clusters meanwhile.
             if write:
                 stack.enter_context(exclusive(image))
+                file.require_name()
             yield area
             return
         if write:
             file.lock()
-        yield open_disk(stack, file, None, read_only=not write).device
+            yield open_disk(stack, file, None, read_only=False).device
+            return
+        # Only its tables: what reads the header sees to that itself (`luks.load`).
+        disk = steadily(file, lambda: open_disk(stack, file, None), settled=lambda _: False)
+        yield disk.device

@@ -197,3 +197,16 @@ def open_container(device: BlockDevice, *, allow_damaged: bool = False) -> OpenC
         mended=found.mended,
         allow_damaged=allow_damaged,
     )
+
+
+def is_settled(container: OpenContainer) -> bool:
+    """Say whether a container looks as it does between two changes.
+
+    In the middle of one, heads are seen of different moments, and look damaged (C66).
+    """
+    directory = container.directory
+    return (
+        None not in container.header_copies
+        and not directory.damaged
+        and not any(section.damage for section in directory.sections.values())
+    )

@@ -177,14 +177,13 @@ def mend_header(
     """
     if other is None and IDENTIFIER.encode() not in head[:_IDENTIFIER_WITHIN]:
         return None  # nothing speaks for a container at all
-    candidates: Iterator[bytes] = _alone(head, HEAD_SIZE)
+    first: tuple[bytes, ...] = ()
     if other is not None:
         same = encode_header(replace(other, copy=copy))
         start = decode_header(same, copy).check_start
         read = head[start : start + DIGEST_SIZE]
-        same = same[:start] + read + same[start + DIGEST_SIZE :]
-        candidates = itertools.chain((same,), candidates)
-    for candidate in candidates:
+        first = (same[:start] + read + same[start + DIGEST_SIZE :],)
+    for candidate in itertools.chain(first, _alone(head, HEAD_SIZE)):
         try:
             header, start, _ = decode_header(candidate, copy)
         except (FormatError, UnsupportedError):

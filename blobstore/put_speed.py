@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import luks
 from blobstore.stack import create_store
-from formats.errors import DeviceError
+from formats.errors import device_error
 from formats.file import new_file
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def measure_puts(directory: Path, *, seconds: float = 1.0) -> Iterator[PutSpeed]
         try:
             name = stack.enter_context(TemporaryDirectory(prefix=".benchmark-", dir=directory))
         except OSError as error:
-            raise DeviceError(f"cannot write to {directory}: {error.strerror}") from error
+            raise device_error(error, f"cannot write to {directory}") from error
         path = Path(name, "image")
         sections = {str(size): size for size in SIZES}
         store = stack.enter_context(create_store(path, sections, b"benchmark", kdf=_KDF))

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from formats.qcow2.content import ClusterCipher
     from formats.qcow2.device import Qcow2Device
     from formats.qcow2.opening import BackingOpener
+    from formats.qcow2.snapshot_table import SnapshotKey
 
     AnySecret = bytes | luks.Secret | luks.VolumeKey
 
@@ -78,7 +79,7 @@ def open_disk(
     read_only: bool = True,
     locked: bool = True,
     open_backing: BackingOpener | None = None,
-    snapshot: str | None = None,
+    snapshot: str | SnapshotKey | None = None,
 ) -> Disk:
     """Open the disk in a qcow2 image, and decrypt it if the image itself is encrypted.
 
@@ -89,13 +90,13 @@ def open_disk(
         read_only: Permit no writing.
         locked: Whether others are kept from writing to the image.
         open_backing: Opens backing files; None refuses images that have one.
-        snapshot: Name or id of the internal snapshot to read.
+        snapshot: Name or ID of the internal snapshot to read, or a key that says which.
 
     Raises:
         SecretRequiredError, NoKeyslotMatchError, PolicyError: As `luks.open`.
         DeviceBusyError: Somebody else may be in the middle of writing to it.
-        SnapshotNotFoundError, FormatError, UnsupportedError, DeviceError: As
-            `formats.qcow2.opening.open_image`.
+        SnapshotNotFoundError, AmbiguousSnapshotError, FormatError, UnsupportedError,
+            DeviceError: As `formats.qcow2.opening.open_image`.
     """
     found = read_header(file)
     if found.incompatible & DIRTY and not (read_only or locked):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from blobstore.headers import make_equal, write_durable
+from blobstore.headers import write_durable
 from blobstore.structure import head_span, release
 from blobstore.writing import Span
 from formats.container import HEAD_SIZE
@@ -47,14 +47,14 @@ def recover(container: OpenContainer) -> None:
                 orphan.identity.name,
                 orphan.version.generation,
             )
-        writer.write([head_span(container, orphan) for orphan in directory.orphans])
-        directory.orphans.clear()
+        writer.write(
+            [head_span(container, orphan) for orphan in directory.orphans],
+            directory.orphans.clear,
+        )
     write_durable(container)
-    make_equal(container)
     for extent in directory.left_over:
         _log.warning("freeing what an interrupted change left at byte %d, %d bytes", *extent.place)
-    release(container, directory.left_over)
-    directory.left_over.clear()
+    release(container)
 
 
 def write_heads(container: OpenContainer, heads: Mapping[int, bytes]) -> None:
@@ -79,12 +79,13 @@ def write_heads(container: OpenContainer, heads: Mapping[int, bytes]) -> None:
 def close(container: OpenContainer) -> None:
     """Record in the header that everything is durable (C58).
 
-    Does nothing where nothing was committed, nor in a store that must not be
+    Does nothing where the header says so, nor in a store that must not be
     written any more or holds damage (C61).
 
     Raises:
         DeviceError: The header could not be written; the store is only unclean.
     """
+    container.writer.settle()
     directory = container.directory
     if directory.root is not None and not directory.damaged and not container.writer.poisoned:
         write_durable(container)

@@ -34,7 +34,7 @@ class Region:
 
 
 def container_regions(container: OpenContainer) -> tuple[Region, ...]:
-    """Return the regions of a container in order, without gaps."""
+    """Return the regions of a container in order: every byte is in exactly one (C82)."""
     directory = container.directory
     size = container.block_size
     regions = [
@@ -43,9 +43,10 @@ def container_regions(container: OpenContainer) -> tuple[Region, ...]:
         )
         for copy, header in enumerate(container.header_copies)
     ]
-    for section in directory.sections.values():
-        for copy in filter(None, section.copies):
-            regions += _record_regions(section.name, copy, newest=copy is section.newest)
+    for name, section in directory.every_section():
+        for extent in (section, *section.rivals):
+            for copy in filter(None, extent.copies):
+                regions += _record_regions(name or None, copy, newest=copy is section.newest)
     regions += (Region(o, free.length, "free") for o, free in directory.free.items())
     regions += (Region(o, d.length, "hidden by a damaged head") for o, d in directory.damaged)
     regions += (
@@ -103,9 +104,11 @@ def _luks_areas(header: Header) -> Iterator[Region]:
         yield Region(keyslot.area.offset, keyslot.area.size, f"LUKS keyslot {number}")
 
 
-def _record_regions(name: str, copy: Copy, *, newest: bool) -> list[Region]:
+def _record_regions(name: str | None, copy: Copy, *, newest: bool) -> list[Region]:
     version = copy.version
     which = f"copy {copy.identity.copy}"
+    if name is None:
+        which = f"of a section whose name is not known, {which}"
     if version.state is State.LIVE:
         use = f"{which}, {'the blob' if newest else 'the blob before'}"
     else:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from blobstore.directory import Section
-    from blobstore.lookup import Lookup
     from blobstore.opened import OpenContainer
 
     Progress = Callable[[int, int], None]
@@ -45,7 +44,7 @@ class Scrubbed:
     skipped: tuple[Problem, ...]
 
 
-def scrub(container: OpenContainer, lookup: Lookup, progress: Progress | None = None) -> Scrubbed:
+def scrub(container: OpenContainer, progress: Progress | None = None) -> Scrubbed:
     """Write every section anew, copy by copy, and wipe what no section uses.
 
     No blob changes. One blob at a time is in memory. It can be interrupted
@@ -53,20 +52,18 @@ def scrub(container: OpenContainer, lookup: Lookup, progress: Progress | None = 
 
     Args:
         container: Sound, recovered, and without open windows.
-        lookup: Of the same store.
         progress: Called with the bytes done and in all.
 
     Raises:
         DamagedHeadError: A head is damaged: repair the store first.
         DeviceError, PoisonedStoreError: As in `commit`.
     """
-    return _Scrubber(container, lookup, progress).run()
+    return _Scrubber(container, progress).run()
 
 
 class _Scrubber:
-    def __init__(self, container: OpenContainer, lookup: Lookup, progress: Progress | None) -> None:
+    def __init__(self, container: OpenContainer, progress: Progress | None) -> None:
         self._container = container
-        self._lookup = lookup
         self._progress = progress
         directory = container.directory
         self._total = sum(s.place[1] for s in directory.sections.values())
@@ -112,18 +109,16 @@ class _Scrubber:
             self._wipe(newest.offset + used, newest.length - used)
             self._flush()
             return None
-        with self._lookup.changing((section.name,)):
-            for _ in section.copies:
-                target = section.older
-                change = Change(
-                    target,
-                    section.name,
-                    version.state,
-                    blob,
-                    replaces=section.newest,
-                    ranges=((0, target.length),),
-                )
-                commit(self._container, [change])
+        for _ in section.copies:
+            change = Change(
+                section,
+                section.name,
+                version.state,
+                blob,
+                replaces=section,
+                ranges=((0, newest.length),),
+            )
+            commit(self._container, [change])
         return None
 
     def _wipe(self, offset: int, size: int, *, count: bool = False) -> None:
@@ -139,7 +134,7 @@ class _Scrubber:
 
     def _flush(self) -> None:
         if self._waiting:
-            self._container.writer.write(self._waiting)
+            self._container.writer.write_free(self._waiting)
             self._waiting = []
 
     def _is_blank(self, offset: int, size: int) -> bool:

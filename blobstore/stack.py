@@ -16,6 +16,7 @@ from blobstore.layers import (
 )
 from blobstore.store import Store
 from formats.container import DEFAULT_BLOCK_SIZE
+from formats.errors import ArgumentError
 
 if TYPE_CHECKING:
     import os
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from blobstore.description import Digest
     from blobstore.layout import SectionSpec
     from formats.qcow2.creation import Options
+    from formats.qcow2.snapshot_table import SnapshotKey
     from luks.randomness import RandomSource
 
     AnyPath = str | os.PathLike[str]
@@ -48,7 +50,7 @@ def open_store(
     allow_damaged: bool = False,
     lock: bool = True,
     released: bool = False,
-    snapshot: str | None = None,
+    snapshot: str | SnapshotKey | None = None,
 ) -> Store:
     """Open the store in an image.
 
@@ -72,12 +74,13 @@ def open_store(
             leave unknown whether they are the newest (C67): a human's decision, to
             save what is left. `DamagedHeadError` tells of such damage.
         lock: False reads an image that others use, without keeping them out: what
-            is read may be older than what they see, or be torn by what they
-            write; only with ``read_only``.
+            is read may be older than what they see, but is what the image was at some
+            moment (C66); only with ``read_only``.
         released: Open for writing without the lock, to be ready for
             `Store.take_over` while another process still uses the image.
-        snapshot: Name or id of the internal snapshot of a qcow2 image to read; only with
-            ``read_only``. It opens with what was a passphrase when it was made.
+        snapshot: Name or ID of the internal snapshot of a qcow2 image to read, or a
+            `SnapshotKey` that says which of the two; only with ``read_only``. It opens with
+            what was a passphrase when it was made.
 
     Raises:
         SecretRequiredError: The image is encrypted, and there is no secret.
@@ -91,14 +94,15 @@ def open_store(
         UnsupportedError: It needs something that is not implemented.
         ReadOnlyError: The file must not be written.
         DeviceBusyError: Another process uses it.
+        StoreBusyError: It changes too much to be read without the lock.
         DeviceError: It cannot be opened or read.
     """
     if not lock and not read_only:
-        raise ValueError("without the lock an image can only be read")
+        raise ArgumentError("without the lock an image can only be read")
     if released and read_only:
-        raise ValueError("only a store opened for writing can be taken over")
+        raise ArgumentError("only a store opened for writing can be taken over")
     if snapshot is not None and not read_only:
-        raise ValueError("a snapshot can only be read")
+        raise ArgumentError("a snapshot can only be read")
     with ExitStack() as guard:
         resources = guard.enter_context(ExitStack())
         layers = open_layers(
@@ -123,6 +127,7 @@ def open_store(
             resources=resources,
             image_lock=LayersLock(layers),
             released=released,
+            unlocked=released or not lock,
         )
         guard.pop_all()
         return store
@@ -196,11 +201,13 @@ def create_store(
 
     specs = _specs(sections)
     if encrypted and secret is None:
-        raise ValueError("an encrypted image needs a secret; encrypted=False makes a clear one")
+        raise ArgumentError("an encrypted image needs a secret; encrypted=False makes a clear one")
     if not encrypted and (secret is not None or header is not None):
-        raise ValueError("an image in the clear has no secret and no LUKS header")
+        raise ArgumentError("an image in the clear has no secret and no LUKS header")
     if own_luks and (header is not None or image_format != QCOW2 or not encrypted):
-        raise ValueError("only an encrypted qcow2 image, without another header, has its own LUKS")
+        raise ArgumentError(
+            "only an encrypted qcow2 image, without another header, has its own LUKS"
+        )
     luks_options: dict[str, Any] = {
         "key_size": key_size,
         "kdf": kdf,

@@ -6,9 +6,10 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
 
 from blobstore.lookup import Lookup
-from blobstore.opened import OpenContainer, open_container
+from blobstore.opened import OpenContainer, is_settled, open_container
 from blobstore.policy import require_pinned, require_protection
 from blobstore.store_writer import StoreWriter
+from blobstore.writing import interrupt_first
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from blobstore.image import Image, ImageLock
     from blobstore.scrub import Scrubbed
     from blobstore.verification import Report
+    from formats.container import Header
     from formats.device import BlockDevice
 
 
@@ -25,7 +27,8 @@ class Store(StoreWriter):
     """An open store. `blobstore.open` and `blobstore.create` make them.
 
     All methods may be called from several threads; a put is atomic and durable
-    when it returns. A closed store raises `ValueError`.
+    when it returns. A closed store raises `ValueError`, and one that was opened
+    before a fork raises `ForkedProcessError` in the child (C64).
     """
 
     def __init__(
@@ -35,12 +38,21 @@ class Store(StoreWriter):
         *,
         read_only: bool,
         resources: ExitStack,
+        require_protection: Callable[[Header], None],
         image_lock: ImageLock | None = None,
         released: bool = False,
+        unlocked: bool = False,
     ) -> None:
         """Serve ``container``; use the functions that open stores instead."""
-        super().__init__(container, image, read_only=read_only, released=released)
+        super().__init__(
+            container,
+            image,
+            read_only=read_only,
+            released=released,
+            unlocked=image_lock if unlocked else None,
+        )
         self._resources = resources
+        self._require_protection = require_protection
         self._image_lock = image_lock
 
     @classmethod
@@ -59,6 +71,7 @@ class Store(StoreWriter):
         resources: ExitStack | None = None,
         image_lock: ImageLock | None = None,
         released: bool = False,
+        unlocked: bool = False,
     ) -> Self:
         """Open the container that starts at byte 0 of ``device``.
 
@@ -77,6 +90,7 @@ class Store(StoreWriter):
             resources: Closed with the store; the caller's if this raises.
             image_lock: The lock that `release` and `take_over` deal with.
             released: Whether that lock is not held yet.
+            unlocked: Whether others may be writing, so that it has to hold still (C66).
 
         Raises:
             FormatError, UnsupportedError, DeviceError: There is none, or it
@@ -87,10 +101,21 @@ class Store(StoreWriter):
                 ``at_least_generation`` ask for.
             DamagedHeadError: Damage leaves unknown whether it is that.
         """
-        container = open_container(device, allow_damaged=allow_damaged)
-        require_pinned(container.directory, expect_digest, at_least_generation)
-        if not allow_unprotected:
-            require_protection(container.header, encrypted=encrypted, with_secret=with_secret)
+
+        def protected(header: Header) -> None:
+            if not allow_unprotected:
+                require_protection(header, encrypted=encrypted, with_secret=with_secret)
+
+        def opened() -> OpenContainer:
+            container = open_container(device, allow_damaged=allow_damaged)
+            require_pinned(container.directory, expect_digest, at_least_generation)
+            protected(container.header)
+            return container
+
+        if unlocked and image_lock:
+            container = image_lock.read_anew(opened, is_settled)
+        else:
+            container = opened()
         if not (read_only or released) and container.writable:
             from blobstore.recovery import recover  # noqa: PLC0415  not to read
 
@@ -100,8 +125,10 @@ class Store(StoreWriter):
             image,
             read_only=read_only,
             resources=resources or ExitStack(),
+            require_protection=protected,
             image_lock=image_lock,
             released=released,
+            unlocked=unlocked,
         )
 
     # ------------------------------------------------------- maintenance
@@ -140,9 +167,9 @@ class Store(StoreWriter):
             self._require_alone()
             done = repair(
                 self._container,
-                accept_previous=_as_names(accept_previous),
+                accept_previous=as_names(accept_previous),
                 accept_lost=accept_lost,
-                names=_as_names(names),
+                names=as_names(names),
             )
             if done.container is not self._container:
                 self._container, self._lookup = done.container, Lookup(done.container)
@@ -168,7 +195,7 @@ class Store(StoreWriter):
 
         with self._lock:
             self._require_alone()
-            return compact(self._container, self._lookup, progress)
+            return compact(self._container, progress)
 
     def scrub(self, progress: Callable[[int, int], None] | None = None) -> Scrubbed:
         """Write both copies of every section anew, and zeros where no section is.
@@ -189,7 +216,7 @@ class Store(StoreWriter):
 
         with self._lock:
             self._require_alone()
-            return scrub(self._container, self._lookup, progress)
+            return scrub(self._container, progress)
 
     # ---------------------------------------------------------- handover
 
@@ -197,8 +224,8 @@ class Store(StoreWriter):
         """Let another process take the image over, as in a live migration.
 
         Everything is recorded as durable and the image's lock is given up. The
-        volume stays unlocked; what is read is what was there at this moment, and
-        writing is refused until `take_over`.
+        volume stays unlocked; what is read is what was there at this moment, or what
+        another process made of it since (C66), and writing is refused until `take_over`.
 
         Raises:
             ValueError: The store was not opened by path for writing, or has open
@@ -214,35 +241,56 @@ class Store(StoreWriter):
                 raise ValueError("close the windows of the store first")
             close(self._container)
             lock.release()
-            self._released = True
+            self._released, self._unlocked = True, lock
 
-    def take_over(self) -> None:
-        """Take the image's lock and what its store has become meanwhile.
+    def take_over(
+        self, *, expect_digest: Digest | None = None, at_least_generation: int = 0
+    ) -> None:
+        """Take the image's lock and what its store has become meanwhile (C65).
 
-        For a store that was opened with ``released``, or that `release` gave up.
+        For a store that was opened with ``released``, or that `release` gave up. It must
+        be the same store in the same file, no less protected, and no older than it was
+        known here: all that was asked when it was opened is asked again, but for
+        ``expect_digest``: what the digest is now only the process that had it can tell.
+
+        Args:
+            expect_digest: What `digest` said there after the last change.
+            at_least_generation: The generation that it must have reached.
 
         Raises:
             DeviceBusyError: Another process has not released it yet; nothing
                 changed, and it can be tried again.
+            ImageReplacedError: Another file has the image's name by now: open that.
+            PinMismatchError: It is older than it was known here, or another store, or
+                not what the arguments ask for.
+            PolicyError: It is less protected than it should be (C25), or encrypted in
+                another way than when it was opened.
+            ValueError: The store has open windows.
             CorruptStoreError, FormatError, DeviceError: As in `blobstore.open`.
         """
+        from blobstore.handover import follow_store  # noqa: PLC0415  rarely used
         from blobstore.recovery import recover  # noqa: PLC0415  not to read
 
         with self._lock:
             self._require_open()
             lock = self._require_lock()
             if not self._released:
+                require_pinned(self._container.directory, expect_digest, at_least_generation)
                 return
+            if self._lookup.windows:
+                raise ValueError("close the windows of the store first")
             lock.acquire()
             try:
-                container = open_container(self._container.device)
+                container = follow_store(self._container)
+                self._require_protection(container.header)
+                require_pinned(container.directory, expect_digest, at_least_generation)
                 if container.writable:
                     recover(container)
             except BaseException:
                 lock.release()
                 raise
             self._container, self._lookup = container, Lookup(container)
-            self._released = False
+            self._released, self._unlocked = False, None
 
     def _require_lock(self) -> ImageLock:
         if self._image_lock is None or self._read_only:
@@ -254,22 +302,28 @@ class Store(StoreWriter):
     def close(self) -> None:
         """Close all windows, record that everything is durable, and release the image.
 
+        A transaction that is under way in this thread is abandoned: nothing of
+        it was written. Closing again finishes what was interrupted.
+
         Raises:
             DeviceError: The record could not be written. Nothing is lost; the
                 next open finds a store that was not closed. Or a window could
                 not be committed; this, and `PoisonedStoreError`, are as in
                 `Window.close`.
-            ValueError: A transaction is under way in this thread.
         """
+        if self._lock.owner.is_other:
+            return  # all this is the parent's to do
         with self._lock:
-            if self._closed:
-                return
-            if self._in_transaction:
-                raise ValueError("a transaction is under way: end it first")
-            with self._resources, ExitStack() as ending:
-                ending.callback(self._finish)
-                for window in self._lookup.windows.values():
-                    ending.callback(window.close)
+            try:
+                if not self._closed:
+                    self._end_transaction()
+                    with ExitStack() as ending:
+                        ending.callback(self._finish)
+                        for window in list(self._lookup.windows.values()):
+                            ending.callback(window.close)
+            finally:
+                self._closed = True
+                self._resources.close()
 
     def __enter__(self) -> Self:
         return self
@@ -280,16 +334,16 @@ class Store(StoreWriter):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        with interrupt_first(error):
+            self.close()
 
     def _finish(self) -> None:
-        self._closed = True
         if not (self._read_only or self._released) and self._container.writable:
             from blobstore.recovery import close  # noqa: PLC0415  not to read
 
             close(self._container)
 
 
-def _as_names(names: Collection[str]) -> Collection[str]:
+def as_names(names: Collection[str]) -> Collection[str]:
     """Return a set of names, also for a single one."""
     return {names} if isinstance(names, str) else set(names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -10,21 +11,37 @@ from blobstore.store_reader import StoreReader
 from formats.errors import ReadOnlyError, UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from blobstore.description import SectionInfo
-    from blobstore.image import Image
+    from blobstore.image import Image, ImageLock
     from blobstore.opened import OpenContainer
     from blobstore.transaction import Transaction
     from blobstore.windows.window import Window
     from formats.device import ReadableBuffer
 
 
+class _Block:
+    """Stands for the block of a transaction: it is gone when that is left."""
+
+    __slots__ = ("__weakref__",)
+
+
+def _no_block() -> object:
+    return None
+
+
 class StoreWriter(StoreReader):
     """The writing half of `blobstore.Store`."""
 
     def __init__(
-        self, container: OpenContainer, image: Image | None, *, read_only: bool, released: bool
+        self,
+        container: OpenContainer,
+        image: Image | None,
+        *,
+        read_only: bool,
+        released: bool,
+        unlocked: ImageLock | None = None,
     ) -> None:
         """Serve ``container``, which lies in ``image``.
 
@@ -33,11 +50,13 @@ class StoreWriter(StoreReader):
             image: What it lies in, if it is known.
             read_only: Whether writing is refused for good.
             released: Whether it is refused until the image is taken over.
+            unlocked: How the image is read anew, if others may write to it.
         """
-        super().__init__(container, image)
+        super().__init__(container, image, unlocked=unlocked)
         self._read_only = read_only
         self._released = released
-        self._in_transaction = False
+        self._transaction: Transaction | None = None
+        self._transaction_block: Callable[[], object] = _no_block
 
     @property
     def read_only(self) -> bool:
@@ -67,14 +86,11 @@ class StoreWriter(StoreReader):
         blob = memoryview(data).cast("B")
         with self._lock:
             self._require_writable()
-            newest, older = self._lookup.find(name).newest_and_older
-            identity = newest.identity
-            if len(blob) > identity.max_size:
-                raise BlobTooLargeError.of(name, len(blob), identity.max_size)
+            section = self._lookup.find(name)
+            if len(blob) > section.max_size:
+                raise BlobTooLargeError.of(name, len(blob), section.max_size)
             self._lookup.require_no_window(name)
-            with self._lookup.changing((name,)):
-                change = Change(older, identity.name, blob=blob, replaces=newest)
-                commit(self._container, [change])
+            commit(self._container, [Change(section, name, blob=blob, replaces=section)])
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
@@ -97,15 +113,15 @@ class StoreWriter(StoreReader):
         with self._lock:
             self._require_writable()
             transaction = Transaction(self._container, self._lookup)
-            self._in_transaction = True
+            # It lives as long as this block, whatever ends it and wherever.
+            block = _Block()
+            self._transaction = transaction
+            self._transaction_block = weakref.ref(block)
             try:
                 yield transaction
-            except BaseException:
-                transaction.abandon()
-                raise
+                transaction.commit()
             finally:
-                self._in_transaction = False
-            transaction.commit()
+                transaction.abandon()
 
     def register(
         self,
@@ -176,8 +192,8 @@ class StoreWriter(StoreReader):
         since when that was so (``in_place_since``), and `verify` notes it. So do not
         write in place what must not be falsified.
 
-        On a store open for reading, and of a section of one copy, the window
-        takes no writes.
+        On a store open for reading, or released, and of a section of one copy, the
+        window takes no writes.
 
         Args:
             name: A registered section; it has at most one window at a time.
@@ -199,13 +215,12 @@ class StoreWriter(StoreReader):
         """
         from blobstore.windows.window import Host, open_window  # noqa: PLC0415  rarely used
 
-        with self._lock:
-            self._require_open()
+        def read() -> Window:
             host = Host(
                 self._container,
                 self._lookup,
                 self._lock,
-                self._read_only or not self._container.writable,
+                self._read_only or self._released or not self._container.writable,
                 self._require_writable,
             )
             return open_window(
@@ -216,6 +231,8 @@ class StoreWriter(StoreReader):
                 longest=longest,
                 accept_unverified=accept_unverified,
             )
+
+        return self.at_one_moment(read)
 
     def resize(self, name: str, max_size: int) -> None:
         """Change the worst-case size of a section, to more or to less.
@@ -284,6 +301,19 @@ class StoreWriter(StoreReader):
 
                 grow(self._container, total)
 
+    def _is_in_transaction(self) -> bool:
+        """Say whether a transaction is under way in this thread.
+
+        Others wait for the lock. One that an interrupt cut off before it could
+        say that it has ended is over when its block is gone.
+        """
+        transaction = self._transaction
+        return bool(transaction and not transaction.ended and self._transaction_block())
+
+    def _end_transaction(self) -> None:
+        if self._transaction is not None:
+            self._transaction.abandon()
+
     def _require_alone(self) -> None:
         self._require_writable()
         if self._lookup.windows:
@@ -291,7 +321,7 @@ class StoreWriter(StoreReader):
 
     def _require_writable(self) -> None:
         self._require_open()
-        if self._in_transaction:
+        if self._is_in_transaction():
             raise ValueError("a transaction is under way: make changes through it")
         if self._released:
             raise ReadOnlyError("the image was released: take it over before writing")

@@ -7,10 +7,11 @@ one, is an ordinary commit (C46).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from blobstore.directory import Copy, Section
-from blobstore.errors import NoSpaceError
+from blobstore.headers import make_equal, write_durable
 from blobstore.writing import Span
 from formats.container import NEVER_WRITTEN, Free, State, record_length
 from formats.container_encoder import encode_free, record_frame
@@ -32,9 +33,11 @@ def take_extents(
     """Take void extents out of free space; a commit makes sections of them (C52, C55).
 
     Args:
-        container: Its free space is updated once the extents are durable.
+        container: Its free space is updated once the extents are durable; until
+            a commit takes them up they are left over.
         identities: Of copy 0 of each.
-        within: Offset of the only free item to take them from; any if None.
+        within: Offset of the only free item to take them from, at its end; any
+            if None.
 
     Returns:
         The extents, in the same order.
@@ -42,40 +45,62 @@ def take_extents(
     Raises:
         ValueError: A name, type or size breaks C8 or C9.
         NoSpaceError: They do not fit; nothing was changed.
+        DeviceFullError: They would, but the device has no space to store them;
+            nothing was changed.
         DeviceError, PoisonedStoreError, DamagedHeadError: As in `commit`.
     """
+    from blobstore.placing import place_extents  # noqa: PLC0415  not to put
+
     container.next_generation()  # refuses a store that must not be written
+    make_equal(container)  # space that an interrupted growth added is used only then (C57)
     extents = [_void_extent(container, identity) for identity in identities]
-    free = {
-        offset: item.length
-        for offset, item in container.directory.free.items()
-        if within in (None, offset)
+    free = place_extents(container, extents, within)
+    known = container.directory.free
+    items = {
+        offset: free_item(container, length)
+        for offset, length in free.items()
+        if offset not in known or known[offset].length != length
     }
-    shortened = _place(container, extents, free)
     # All their bytes: no head that lay there may be found again (C14).
-    container.writer.write(
-        [
-            head_span(container, copy, copy.length)
-            for extent in extents
-            for copy in extent.copies
-            if copy
-        ]
+    void = [
+        head_span(container, copy, copy.length)
+        for extent in extents
+        for copy in extent.copies
+        if copy
+    ]
+    # What follows an extent in its free item gets a head of its own, not seen yet either.
+    container.writer.write_free(
+        void + [free_span(container, o, item) for o, item in items.items() if o not in known]
     )
-    _write_free(container, {offset: free[offset] for offset in shortened})
+
+    def follow() -> None:
+        known.update(items)
+        for extent in extents:
+            container.directory.leave_over(extent)
+
+    shortened = [free_span(container, o, item) for o, item in items.items() if o in known]
+    container.writer.write(shortened, follow)
     return extents
 
 
-def release(container: OpenContainer, extents: Sequence[Section]) -> None:
-    """Make extents free, merged with their free neighbours (C56).
+def release(container: OpenContainer) -> None:
+    """Make what is left over free, merged with its free neighbours (C56).
+
+    Also what an earlier change left over because it was interrupted.
 
     Args:
         container: Its free space is updated step by step.
-        extents: Of no section any more, by what is durable and decided.
 
     Raises:
         DeviceError, PoisonedStoreError: The next recovery finishes it.
     """
-    writer = container.writer
+    directory, writer = container.directory, container.writer
+    extents = list(directory.left_over)
+    if not extents:
+        return
+    container.next_generation()  # refuses a store that must not be written
+    # Until D says so, the last commit is in doubt and might need what it replaced.
+    write_durable(container)
     older, newest = [], []
     for extent in extents:
         standing = [c for c in extent.copies if c and c.version.state not in _BLOBLESS]
@@ -83,25 +108,36 @@ def release(container: OpenContainer, extents: Sequence[Section]) -> None:
         older += standing[:-1]
         newest += standing[-1:]
     for copies in filter(None, (older, newest)):
-        for copy in copies:
-            copy.version = NEVER_WRITTEN
-        writer.write([head_span(container, copy) for copy in copies])
+        _make_void(container, copies)
     inside = {copy.offset for extent in extents for copy in extent.copies if copy}
     for extent in extents:
-        start, length = extent.place
-        inside |= merge(container, start, length)
-    inside -= container.directory.free.keys()
+        inside |= merge(container, *extent.place, extent)
+    inside -= directory.free.keys()
     if inside:
-        writer.write([Span(offset, (), container.block_size) for offset in sorted(inside)])
+        writer.write_free([Span(offset, (), container.block_size) for offset in sorted(inside)])
 
 
-def merge(container: OpenContainer, start: int, length: int) -> set[int]:
+def _make_void(container: OpenContainer, copies: Sequence[Copy]) -> None:
+    """Write the heads of records as void, of generation 0, and flush."""
+    heads = [head_span(container, replace(copy, version=NEVER_WRITTEN)) for copy in copies]
+
+    def follow() -> None:
+        for copy in copies:
+            copy.version = NEVER_WRITTEN
+
+    container.writer.write(heads, follow)
+
+
+def merge(
+    container: OpenContainer, start: int, length: int, extent: Section | None = None
+) -> set[int]:
     """Write one free item over some bytes and the free items beside them.
 
     Args:
         container: Its free space is updated once that is durable.
         start: Byte offset of what becomes free, or is.
         length: Its bytes.
+        extent: What was left over there.
 
     Returns:
         Offsets of the free items that lie inside the new one.
@@ -117,9 +153,16 @@ def merge(container: OpenContainer, start: int, length: int) -> set[int]:
         length += start - left
         inside.add(start)
         start = left
-    _write_free(container, {start: length})
-    for offset in inside:
-        free.pop(offset, None)
+    item = free_item(container, length)
+
+    def follow() -> None:
+        free[start] = item
+        for offset in inside:
+            free.pop(offset, None)
+        if extent is not None:
+            container.directory.take_up(extent)
+
+    container.writer.write([free_span(container, start, item)], follow)
     return inside
 
 
@@ -158,40 +201,3 @@ def _void_extent(container: OpenContainer, identity: Identity) -> Section:
         placed = identity._replace(copy=copy)
         copies.append(Copy(0, placed, NEVER_WRITTEN, length, record_frame(placed, block_size)))
     return Section(copies)
-
-
-def _place(container: OpenContainer, extents: Sequence[Section], free: dict[int, int]) -> set[int]:
-    """Give extents their offsets: each the end of the smallest free item that is longer.
-
-    Args:
-        container: Not modified.
-        extents: Their offsets are set, the longest first.
-        free: Lengths of the free items by offset; shortened by what is taken.
-
-    Returns:
-        Which free items were shortened.
-    """
-    shortened = set()
-    for extent in sorted(extents, key=lambda extent: extent.place[1], reverse=True):
-        _, length = extent.place
-        fitting = [(left, offset) for offset, left in free.items() if left > length]
-        if not fitting:
-            usable = max(max(free.values(), default=0) - container.block_size, 0)
-            raise NoSpaceError(
-                f"section {extent.name!r} needs {length} bytes in one piece; the largest free "
-                f"piece has {usable}",
-                hint="let the image grow, or make a larger one and move the sections there",
-            )
-        left, offset = min(fitting)
-        free[offset] = left - length
-        shortened.add(offset)
-        for number, copy in enumerate(filter(None, extent.copies)):
-            copy.offset = offset + free[offset] + number * copy.length
-    return shortened
-
-
-def _write_free(container: OpenContainer, lengths: dict[int, int]) -> None:
-    """Write heads of free items."""
-    items = {offset: free_item(container, length) for offset, length in lengths.items()}
-    container.writer.write([free_span(container, offset, item) for offset, item in items.items()])
-    container.directory.free.update(items)

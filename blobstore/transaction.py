@@ -29,6 +29,8 @@ from formats.container import (
     record_length,
     validate_label,
 )
+from formats.errors import ArgumentError
+from formats.process import Owned, Owner
 
 if TYPE_CHECKING:
     from blobstore.directory import Section
@@ -67,7 +69,7 @@ class _Draft:
         return self.deleted or renamed or self.needs_extent or self.blob is not None
 
 
-class Transaction:
+class Transaction(Owned):
     """Changes that are made together or not at all. `Store.transaction` makes them.
 
     Nothing is written before the end of its ``with`` block. Puts alone are one
@@ -82,6 +84,7 @@ class Transaction:
         self._named: dict[str, _Draft] = {}
         self._gone: set[str] = set()
         self._ended = False
+        self._owner = Owner("the transaction")
 
     # ---------------------------------------------------------- changes
 
@@ -114,7 +117,7 @@ class Transaction:
         """Make sure that a section exists and is large enough."""
         wanted = kind_of(kind)
         if copies not in (None, 1, 2):
-            raise ValueError(f"a section has 1 or 2 copies, not {copies}")
+            raise ArgumentError(f"a section has 1 or 2 copies, not {copies}")
         _check_size(max_size)
         try:
             draft = self._find(name)
@@ -173,6 +176,11 @@ class Transaction:
         """Whether there is anything to commit."""
         return bool(self._changed())
 
+    @property
+    def ended(self) -> bool:
+        """Whether it takes no more changes."""
+        return self._ended
+
     def abandon(self) -> None:
         """Forget all changes; the transaction takes no more."""
         self._ended = True
@@ -200,52 +208,36 @@ class Transaction:
             if draft.section:
                 self._lookup.require_no_window(draft.section.name)
         contents = [self._content(draft) for draft in drafts]
-        sections = self._container.directory.sections
-        old_names = [draft.section.name for draft in drafts if draft.section]
-        new_names = [draft.identity.name for draft in drafts]
-        with self._lookup.changing((*old_names, *new_names)):
-            targets = self._targets(drafts)
-            commit(
-                self._container,
-                [
-                    Change(
-                        target=target.first if draft.needs_extent else target.older,
-                        name=draft.identity.name,
-                        state=state,
-                        blob=blob,
-                        replaces=draft.section.newest if draft.section else None,
-                    )
-                    for draft, target, (state, blob) in zip(drafts, targets, contents, strict=True)
-                ],
-            )
-            for name in old_names:
-                del sections[name]
-            for draft, target in zip(drafts, targets, strict=True):
-                if not draft.deleted:
-                    sections[draft.identity.name] = target
-            if any(draft.deleted or draft.needs_extent for draft in drafts):
-                # Until D says so, the commit is in doubt and might need what it replaced.
-                write_durable(self._container)
-                release(
-                    self._container,
-                    [d.section for d in drafts if d.section and (d.deleted or d.needs_extent)],
-                )
+        # What an earlier change could not finish is space, too.
+        release(self._container)
+        sections = self._sections(drafts)
+        commit(
+            self._container,
+            [
+                Change(section, draft.identity.name, state, blob, replaces=draft.section)
+                for draft, section, (state, blob) in zip(drafts, sections, contents, strict=True)
+            ],
+        )
+        if any(draft.deleted or draft.needs_extent for draft in drafts):
+            # Until D says so, the commit is in doubt and might need what it replaced.
+            write_durable(self._container)
+            release(self._container)
 
     def _changed(self) -> list[_Draft]:
         return [d for d in self._drafts if d.changes and not (d.deleted and d.section is None)]
 
-    def _targets(self, drafts: list[_Draft]) -> list[Section]:
+    def _sections(self, drafts: list[_Draft]) -> list[Section]:
         """Return where each draft goes: a void extent, or the section as it lies."""
         wanted = [draft.identity for draft in drafts if draft.needs_extent]
         extents = iter(self._extents(wanted) if wanted else ())
-        targets = []
+        sections = []
         for draft in drafts:
             if draft.needs_extent:
-                targets.append(next(extents))
+                sections.append(next(extents))
             else:
                 assert draft.section is not None, "what is new needs an extent"
-                targets.append(draft.section)
-        return targets
+                sections.append(draft.section)
+        return sections
 
     def _extents(self, identities: list[Identity]) -> list[Section]:
         container = self._container
@@ -289,13 +281,14 @@ class Transaction:
         self._gone.add(name)
 
     def _require_open(self) -> None:
+        self._owner.require()
         if self._ended:
             raise ValueError("this transaction has ended")
 
 
 def _check_size(max_size: int) -> None:
     if not 0 <= max_size <= MAX_SECTION_SIZE:
-        raise ValueError(f"a section cannot have {max_size} bytes")
+        raise ArgumentError(f"a section cannot have {max_size} bytes")
 
 
 def _check_single_copies(drafts: list[_Draft]) -> None:
@@ -305,7 +298,7 @@ def _check_single_copies(drafts: list[_Draft]) -> None:
     for draft in drafts:
         section = draft.section
         if section and len(section.copies) == 1 and not draft.needs_extent:
-            raise ValueError(
+            raise ArgumentError(
                 f"section {section.name!r} has one copy: nothing that overwrites it can be "
                 "part of a transaction of several sections"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from blobstore.errors import CorruptBlobError, ImageExistsError, UnwrittenBlobError
 from blobstore.manifests.writing import fields_of_blob, manifest_text
-from formats.errors import DeviceError
+from formats.errors import DeviceError, device_error
 from formats.file import new_file
 
 if TYPE_CHECKING:
     import os
 
+    from blobstore.description import SectionInfo
     from blobstore.store import Store
 
 MANIFEST_NAME = "manifest.toml"
@@ -32,12 +34,15 @@ class Unpacked:
         fields: Sections whose blobs are fields in the manifest.
         unwritten: Sections that were registered and never written.
         failed: Section name to why its blob could not be read.
+        nameless: What damage leaves without a name; sections that lie there, if any
+            do, are missing (C82).
     """
 
     files: dict[str, Path]
     fields: list[str]
     unwritten: list[str]
     failed: dict[str, CorruptBlobError | DeviceError]
+    nameless: list[SectionInfo]
 
 
 def unpack(store: Store, directory: str | os.PathLike[str], *, overwrite: bool = False) -> Unpacked:
@@ -46,7 +51,8 @@ def unpack(store: Store, directory: str | os.PathLike[str], *, overwrite: bool =
     The manifest packs the same again. A blob of a type with a codec is written as
     fields if these make the same bytes, any other one as a file.
 
-    What cannot be read is left out, so that the rest is saved. Each file appears
+    What cannot be read is left out, so that the rest is saved; the manifest names it,
+    and packs nothing until its user has said what becomes of that. Each file appears
     whole or not at all, the manifest last.
 
     Args:
@@ -66,28 +72,42 @@ def unpack(store: Store, directory: str | os.PathLike[str], *, overwrite: bool =
         if not overwrite and any(target.iterdir()):
             raise ImageExistsError(f"{target} is not empty")
     except OSError as error:
-        raise DeviceError(f"cannot use directory {target}: {error.strerror}") from error
-    unpacked = Unpacked(files={}, fields=[], unwritten=[], failed={})
-    contents: dict[str, dict[str, Any] | None] = {}
+        raise device_error(error, f"cannot use directory {target}") from error
+    replace = itertools.chain([overwrite], itertools.repeat(True))  # what an attempt left
+    return store.at_one_moment(
+        lambda: _unpack(store, target, overwrite=next(replace)),
+        settled=lambda unpacked: not (unpacked.failed or unpacked.nameless),
+    )
+
+
+def _unpack(store: Store, target: Path, *, overwrite: bool) -> Unpacked:
+    unpacked = Unpacked(files={}, fields=[], unwritten=[], failed={}, nameless=[])
+    contents: dict[str, dict[str, Any]] = {}
     taken = {MANIFEST_NAME}
-    for section in store.sections():
+    for section in store.sections(allow_damaged=True):
         name = section.name
+        if not name:
+            unpacked.nameless.append(section)
+            continue
         try:
             blob = store.get(name)
         except UnwrittenBlobError:
             unpacked.unwritten.append(name)
         except (CorruptBlobError, DeviceError) as error:
             unpacked.failed[name] = error
-            contents[name] = None
+            # Of a file that is not there: were it left out, this would pack a section
+            # that was never written, and an emulator would make new state for it.
+            contents[name] = {"file": _file_name(name, taken)}
         else:
-            contents[name] = fields_of_blob(section.type, blob)
-            if contents[name]:
+            fields = fields_of_blob(section.type, blob)
+            if fields:
                 unpacked.fields.append(name)
+                contents[name] = fields
                 continue
             unpacked.files[name] = target / _file_name(name, taken)
             contents[name] = {"file": unpacked.files[name].name}
             _write(unpacked.files[name], blob, overwrite=overwrite)
-    text = manifest_text(store, contents)
+    text = manifest_text(store, contents, unread=unpacked.failed)
     _write(target / MANIFEST_NAME, text.encode(), overwrite=overwrite)
     return unpacked
 

@@ -134,7 +134,7 @@ class _Verifier:
         self._done = 0
         self._total = sum(
             copy.version.size
-            for section in container.directory.sections.values()
+            for _, section in container.directory.every_section()
             for copy in section.copies
             if copy and copy.version.state is State.LIVE
         )
@@ -159,8 +159,12 @@ class _Verifier:
                 f"the head at byte {offset} is damaged; its check proves what it said [C67]",
                 offset=offset,
             )
-        for section in directory.sections.values():
-            self._check_section(section)
+        for name, section in directory.every_section():
+            self._check_section(section, name)
+            for extent in section.rivals:
+                for copy in filter(None, extent.copies):
+                    self._check_head(copy.offset)
+                    self._list(copy, name, "undecided")
         for extent in directory.left_over:
             offset, length = extent.place
             message = f"an interrupted change left {length} bytes that the next writer frees [C46]"
@@ -174,7 +178,7 @@ class _Verifier:
                 CheckedItem(offset, free.length, "free", "sound", generation=free.generation)
             )
         return Report(
-            sections=len(directory.sections),
+            sections=len(directory.sections) + len(directory.gave_way),
             records=self._records,
             blob_bytes=self._done,
             generation=directory.counted,
@@ -207,20 +211,19 @@ class _Verifier:
                 start = read_framing(block, 0)[1] if copy == 0 else 0
                 self._require_canonical(block[start:], offset)
 
-    def _check_section(self, section: Section) -> None:
+    def _check_section(self, section: Section, name: str) -> None:
         newest = section.newest
-        name = section.name
         if section.damage:
             self._add(
-                f"section {name!r} {section.damage.reason}",
-                name=name,
+                f"{_titled(name)} {section.damage.reason}",
+                name=name or None,
                 generation=section.damage.generation,
                 offset=section.damage.offset,
             )
         if newest.version.state is State.IN_PLACE:
             self._add(
-                f"section {name!r} was being written in place and is unverified [C62]",
-                name=name,
+                f"{_titled(name)} was being written in place and is unverified [C62]",
+                name=name or None,
                 generation=newest.version.generation,
                 offset=newest.offset,
             )
@@ -249,7 +252,7 @@ class _Verifier:
                 copy.length,
                 "record",
                 verdict,
-                name,
+                name or None,
                 copy.identity.copy,
                 version.generation,
                 size,
@@ -277,9 +280,9 @@ class _Verifier:
         except DeviceError as error:
             reason = f"cannot be read: {error}"
         what = "blob" if newest else "previous blob"
-        message = f"section {name!r}: the {what} of generation {version.generation} {reason}"
+        message = f"{_titled(name)}: the {what} of generation {version.generation} {reason}"
         found = self._problems if newest else self._notes
-        found.append(Problem(message, name, version.generation, copy.offset))
+        found.append(Problem(message, name or None, version.generation, copy.offset))
         return reason
 
     def _check_head(self, offset: int) -> None:
@@ -327,3 +330,7 @@ class _Verifier:
         generation: int | None = None,
     ) -> None:
         self._problems.append(Problem(message, name, generation, offset))
+
+
+def _titled(name: str) -> str:
+    return f"section {name!r}" if name else "a section whose name is not known"

@@ -1,15 +1,16 @@
-"""Writing so that it is durable, or so that nothing more is written (C51)."""
+"""Writing so that it is durable, or so that nothing more is written (C51, C63)."""
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from blobstore.errors import PoisonedStoreError
-from formats.errors import DeviceError
+from formats.errors import DeviceError, StorageError
 from formats.logs import LateLogger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from formats.device import BlockDevice, ReadableBuffer
 
@@ -49,46 +50,123 @@ class Span(NamedTuple):
             yield self.offset + start, b"".join(chosen)
 
 
+class _InDoubt(NamedTuple):
+    """A step of which nothing is known but that it began.
+
+    Attributes:
+        names: Sections that it may have changed.
+        cause: Why it ended; None if it was interrupted.
+    """
+
+    names: Collection[str]
+    cause: DeviceError | None = None
+
+
 class DurableWriter:
-    """Writes spans and flushes, in the caller's order; refuses after a failure.
+    """Writes in steps, each durable before the next, and knows what it does not know.
+
+    Source: C51 and C63 of `spec/container.md`.
+
+    A step writes spans, flushes, and has memory follow. It is *in doubt* from
+    before its first byte until the flush has returned, and *durable* from then
+    on until memory has followed. Which of these it is, or that there is none,
+    stands in one attribute: whatever ends the step, at any bytecode, leaves
+    there what is known. What is durable is made up for before anything else
+    happens. After a step that stays in doubt nothing more is written.
 
     After a failed flush the system may have dropped what it could not store,
     and a flush that then succeeds would say nothing. So the same bytes are
-    written again before the next flush, and if that fails too, what is durable
-    is unknown until the store is opened anew.
+    written again before the next flush, and if that fails too, the step stays
+    in doubt.
     """
 
     def __init__(self, device: BlockDevice) -> None:
         self._device = device
-        self._failure: DeviceError | None = None
+        self._step: _InDoubt | Callable[[], None] | None = None
         self._unrepeatable = False
 
     @property
     def poisoned(self) -> bool:
-        """Whether a write failed, so that nothing more may be written."""
-        return self._failure is not None
+        """Whether a step is in doubt, so that nothing more may be written."""
+        return isinstance(self._step, _InDoubt)
+
+    @property
+    def in_doubt(self) -> Collection[str]:
+        """Names of the sections of which is unknown whether the last step changed them."""
+        return self._step.names if isinstance(self._step, _InDoubt) else ()
+
+    def settle(self) -> None:
+        """Have memory follow a step that was interrupted when it was durable."""
+        step = self._step
+        if step is not None and not isinstance(step, _InDoubt):
+            step()
+            self._step = None
 
     def require_sound(self) -> None:
-        """Refuse to go on after a failure.
+        """Refuse to go on after a step that is in doubt.
 
         Raises:
-            PoisonedStoreError: A write failed earlier.
+            PoisonedStoreError: An earlier write failed or was interrupted.
         """
-        if self._failure is not None:
+        if self._step is None:  # as nearly always
+            return
+        self.settle()
+        if isinstance(self._step, _InDoubt):
+            cause = self._step.cause
+            reason = f"failed ({cause})" if cause else "was interrupted"
             raise PoisonedStoreError(
-                f"an earlier write failed ({self._failure}); what is durable is unknown",
+                f"an earlier write {reason}; what is durable is unknown",
                 hint="open the store again: it then holds exactly the old or the new state",
-            ) from self._failure
+            ) from cause
 
-    def write(self, spans: Sequence[Span] = ()) -> None:
-        """Write the spans, in any order as far as durability goes, and flush.
+    def write(
+        self,
+        spans: Sequence[Span] = (),
+        follow: Callable[[], None] | None = None,
+        names: Collection[str] = (),
+    ) -> None:
+        """Write the spans, in any order as far as durability goes, and flush: one step.
+
+        Args:
+            spans: What is written.
+            follow: Makes memory say what the device then holds. It only assigns
+                what was worked out before, so that it can be repeated from any
+                point it was interrupted at.
+            names: Sections that are in doubt meanwhile.
 
         Raises:
-            PoisonedStoreError: A write failed earlier; nothing was written.
+            PoisonedStoreError: An earlier step is in doubt; nothing was written.
             DeviceError: Writing or flushing failed repeatedly; from now on
                 nothing is written.
         """
         self.require_sound()
+        self._step = _InDoubt(names)
+        try:
+            self._write_durably(spans)
+        except DeviceError as error:
+            self._step = _InDoubt(names, error)
+            raise
+        self._unrepeatable = False
+        self._step = follow
+        self.settle()
+
+    def write_free(self, spans: Sequence[Span]) -> None:
+        """Write into space that nothing lives in, and flush.
+
+        Nothing is in doubt afterwards, whatever happens: what lies there has no
+        meaning, and is written again before it gets one.
+
+        Raises:
+            PoisonedStoreError: An earlier step is in doubt; nothing was written.
+            DeviceError: Writing or flushing failed repeatedly.
+        """
+        self.require_sound()
+        if self._unrepeatable:
+            # A flush that fails here would say nothing of what was written in place.
+            self.write()
+        self._write_durably(spans)
+
+    def _write_durably(self, spans: Sequence[Span]) -> None:
         # A flush alone is never repeated, nor one that was to make durable what
         # is not kept to be written again.
         attempts = ATTEMPTS if spans and not self._unrepeatable else 1
@@ -101,14 +179,8 @@ class DurableWriter:
             except DeviceError as error:
                 _log.error("attempt %d of %d to write failed: %s", attempt, attempts, error)
                 if attempt == attempts:
-                    self._failure = error
                     raise
-            except BaseException as error:
-                # Interrupted in the middle: the same uncertainty.
-                self._failure = DeviceError(f"a write was interrupted by {type(error).__name__}")
-                raise
             else:
-                self._unrepeatable = False
                 return
 
     @property
@@ -120,16 +192,33 @@ class DurableWriter:
         """Write without a flush, and without keeping ``data``: the next `write` makes it durable.
 
         Raises:
-            PoisonedStoreError: A write failed earlier; nothing was written.
+            PoisonedStoreError: An earlier step is in doubt; nothing was written.
             DeviceError: Writing failed; from now on nothing is written.
         """
         self.require_sound()
         self._unrepeatable = True
+        self._step = _InDoubt(())
         try:
             self._device.write(offset, data)
         except DeviceError as error:
-            self._failure = error
+            self._step = _InDoubt((), error)
             raise
-        except BaseException as error:
-            self._failure = DeviceError(f"a write was interrupted by {type(error).__name__}")
+        self._step = None
+
+
+@contextmanager
+def interrupt_first(error: BaseException | None) -> Iterator[None]:
+    """Let an interrupt that ends a ``with`` block go on, whatever closing makes of it.
+
+    A caller who waits for `KeyboardInterrupt` must not get a `StorageError` for
+    what the interrupt itself cut off; it is logged.
+
+    Args:
+        error: What ends the block, or None.
+    """
+    try:
+        yield
+    except StorageError as failure:
+        if error is None or isinstance(error, Exception):
             raise
+        _log.error("closing after %s: %s", type(error).__name__, failure)

@@ -16,6 +16,8 @@ import struct
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from formats.errors import ArgumentError
+
 #: Bytes of an item that are written as one: all its framing and changing fields.
 HEAD_SIZE = 512
 DEFAULT_BLOCK_SIZE = 4096
@@ -137,14 +139,14 @@ def validate_label(text: str, what: str, *, lowest: int, highest: int) -> None:
     """Check a name or type by C9.
 
     Raises:
-        ValueError: Not ``lowest`` to ``highest`` bytes of UTF-8, or a control
+        ArgumentError: Not ``lowest`` to ``highest`` bytes of UTF-8, or a control
             character in it.
     """
     try:
         size = len(text.encode())
     except UnicodeEncodeError:
-        raise ValueError(f"a {what} must be valid Unicode text") from None
+        raise ArgumentError(f"a {what} must be valid Unicode text") from None
     if not lowest <= size <= highest:
-        raise ValueError(f"a {what} has {lowest} to {highest} bytes of UTF-8, not {size}")
+        raise ArgumentError(f"a {what} has {lowest} to {highest} bytes of UTF-8, not {size}")
     if _CONTROLS.search(text):
-        raise ValueError(f"a {what} has no control characters: {text!r}")
+        raise ArgumentError(f"a {what} has no control characters: {text!r}")

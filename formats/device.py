@@ -102,6 +102,30 @@ class SparseDevice(Protocol):
         """
 
 
+@runtime_checkable
+class SpaceDevice(Protocol):
+    """What a `BlockDevice` is too whose space may have to be found when it is written to."""
+
+    def backed_ranges(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        """Yield offset and length of what in a range has space of its own, in order.
+
+        Raises:
+            StorageError: It cannot be found out.
+        """
+
+    def reserve(self, offset: int, size: int, /) -> None:
+        """Find the space for a range, so that writing to it does not fail for want of it.
+
+        What the range reads as does not change. Where space cannot be set apart, it
+        is only compared with what is there.
+
+        Raises:
+            ReadOnlyError: The device is open for reading only.
+            DeviceFullError: There is not that much space; none was taken.
+            DeviceError: It failed.
+        """
+
+
 class Device(ABC):
     """What all our devices share: `read`, range checks, ``with``."""
 
@@ -202,6 +226,11 @@ class SliceDevice(Device):
         self._device = device
         self._offset = offset
         self._size = size
+
+    @property
+    def base(self) -> BlockDevice:
+        """The device that this is a range of."""
+        return self._device
 
     @property
     def size(self) -> int:

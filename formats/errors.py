@@ -4,7 +4,9 @@
     ├── DeviceError                  20   the operating system or a device failed
     │   ├── DeviceFullError          21
     │   ├── ReadOnlyError            22
-    │   └── DeviceBusyError          23
+    │   ├── DeviceBusyError          23
+    │   └── ImageReplacedError       25   another file has the image's name now
+    ├── ForkedProcessError           24   it belongs to the process that forked this one
     ├── FormatError                  30   bytes break a format's rules
     │   ├── EmptyImageError          31
     │   ├── ForeignImageError        32
@@ -15,16 +17,33 @@
     │   └── LeakedClustersError      39   a qcow2 image has lost some of its space
     ├── SnapshotNotFoundError        41   there is no such snapshot
     ├── SnapshotExistsError          42   there is one of that name
+    ├── AmbiguousSnapshotError       43   there are several that could be meant
     └── UnsupportedError             40   valid, but not implemented here
 
 `luks.errors` (35, 36, 50 to 59) and `blobstore.errors` (60 to 70) add theirs. The
 numbers are the exit codes of the command line; README lists them all.
 
 Whose fault an error is decides its class: what the bytes or the machine did is
-a `StorageError`; what the caller did wrong is a `TypeError` or `ValueError`.
+a `StorageError`; what the caller did wrong is a `TypeError` or `ValueError`. Of these,
+an `ArgumentError` says that a checked argument is impossible; the command line calls
+that wrong usage, and no other `ValueError`.
 """
 
 from __future__ import annotations
+
+import errno
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+class ArgumentError(ValueError):
+    """An argument is impossible, or does not fit the others or what the image is.
+
+    Raised only where arguments are checked, before anything is done, so the caller can
+    correct it. Never caused by damaged or hostile bytes: any other `ValueError` that
+    reaches a user is a defect of this program and is reported as one.
+    """
 
 
 class StorageError(Exception):
@@ -64,6 +83,34 @@ class DeviceBusyError(DeviceError):
     """Another process holds the image."""
 
     exit_code = 23
+
+
+class ImageReplacedError(DeviceError):
+    """Another file has taken the name of the open image: what is written there is lost."""
+
+    exit_code = 25
+
+
+class ForkedProcessError(StorageError):
+    """It was opened before a fork, and this is the child: nothing was done (C64)."""
+
+    exit_code = 24
+
+
+def device_error(error: OSError, what: str, *, writing: bool = True) -> DeviceError:
+    """Return what an error of the operating system is called here.
+
+    Args:
+        error: Its `__cause__`, which the caller sets.
+        what: What failed, such as ``"cannot open disk.img"``.
+        writing: Whether a lack of permission is one to write.
+    """
+    kind = DeviceError
+    if error.errno in _FULL:
+        kind = DeviceFullError
+    elif writing and error.errno in _READ_ONLY:
+        kind = ReadOnlyError
+    return kind(f"{what}: {error.strerror}")
 
 
 class FormatError(StorageError):
@@ -164,6 +211,12 @@ class SnapshotNotFoundError(StorageError):
 
 
 class SnapshotExistsError(StorageError):
-    """The image has a snapshot of that name."""
+    """The image has a snapshot with that name, or that ID."""
 
     exit_code = 42
+
+
+class AmbiguousSnapshotError(StorageError):
+    """Several snapshots could be meant: by ID or by name, or by a name that several have."""
+
+    exit_code = 43

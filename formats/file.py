@@ -12,33 +12,52 @@ import os
 import stat
 import sys
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from formats.device import Device
-from formats.errors import DeviceError, DeviceFullError, ReadOnlyError, UnsupportedError
+from formats.errors import (
+    DeviceError,
+    DeviceFullError,
+    ImageReplacedError,
+    ReadOnlyError,
+    UnsupportedError,
+)
+from formats.errors import device_error as _translate
 from formats.locks import lock_image, unlock_image
+from formats.process import Owned, Owner, close_descriptor, open_descriptor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from formats.device import ReadableBuffer, WritableBuffer
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 _NOT_THERE = {errno.EOPNOTSUPP, errno.ENOSYS}
 _BINARY: int = getattr(os, "O_BINARY", 0)  # Windows only
 
+#: How often a file is opened anew that lost its name before it was locked.
+_OPEN_ATTEMPTS = 20
 
-class FileDevice(Device):
+
+class FileDevice(Owned, Device):
     """An open image file or block device.
 
-    Reading and writing are safe from several threads at once.
+    Reading and writing are safe from several threads at once. In a child of the
+    process that opened it everything but `close` is refused (C64).
+
+    Attributes:
+        read_only: Whether writing is refused.
+        observer: Called with the offset and bytes of each read, if it is set.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, read_only: bool = True, lock: bool = True
+        self,
+        path: str | os.PathLike[str],
+        *,
+        read_only: bool = True,
+        lock: bool = True,
+        alone: bool = False,
     ) -> None:
         """Open ``path``, which must exist.
 
@@ -47,25 +66,45 @@ class FileDevice(Device):
             read_only: Open for reading; several processes may at once.
             lock: Take the image lock, shared or exclusive to match, until
                 `close`. Without it nobody is kept out.
+            alone: Let the lock keep out readers, too, although nothing is written.
 
         Raises:
             DeviceBusyError: Another process holds the image.
+            ImageReplacedError: Other files take its name again and again.
             ReadOnlyError: It is to be written and must not be.
             DeviceError: It does not exist or cannot be opened.
         """
         self._name = os.fspath(path)
         self.read_only = read_only
+        self._alone = alone or not read_only
+        self.observer: Callable[[int, memoryview], None] | None = None
+        self._place = _absolute(self._name)  # whatever the working directory becomes
+        self._owner = Owner(f"the image {self._name}")
+        self._locked = False
+        for attempt in range(1, _OPEN_ATTEMPTS + 1):
+            try:
+                self._open(lock)
+            except ImageReplacedError:
+                # Renamed over between being opened and being locked: take what has the name.
+                self.close()
+                if attempt == _OPEN_ATTEMPTS:
+                    raise
+            except BaseException:
+                self.close()
+                raise
+            else:
+                return
+
+    def _open(self, lock: bool) -> None:
         # A pipe, which it must not be, would let the opening wait for its other end.
-        flags = (os.O_RDONLY if read_only else os.O_RDWR) | getattr(os, "O_NONBLOCK", 0)
+        flags = (os.O_RDONLY if self.read_only else os.O_RDWR) | getattr(os, "O_NONBLOCK", 0)
         try:
-            self._fd = os.open(self._name, flags | _BINARY)
+            self._fd = open_descriptor(self._name, flags | _BINARY)
         except OSError as error:
-            raise _translate(error, f"cannot open {self._name}", writing=not read_only) from error
-        try:
-            self._adopt(lock)
-        except BaseException:
-            self.close()
-            raise
+            raise _translate(
+                error, f"cannot open {self._name}", writing=not self.read_only
+            ) from error
+        self._adopt(lock)
 
     @property
     def path(self) -> Path:
@@ -90,23 +129,71 @@ class FileDevice(Device):
     def rename(self, path: str | os.PathLike[str]) -> None:
         """Take it that the file has this name now."""
         self._name = os.fspath(path)
+        self._place = _absolute(self._name)
 
     def lock(self) -> None:
-        """Take the image lock, and the size that the file has now.
+        """Take the image lock, and the size that the file has now (C65).
 
         Raises:
             DeviceBusyError: Another process holds the image.
+            ImageReplacedError: The path names another file by now, or none: the lock
+                would be on one that nobody can find. It is not held.
         """
-        lock_image(self._fd, self._name, exclusive=not self.read_only)
+        self._owner.require()
+        lock_image(self._fd, self._name, exclusive=self._alone)
+        self._locked = True
+        try:
+            self.require_name()
+        except BaseException:
+            self.unlock()
+            raise
         self.measure()
+
+    def has_name(self) -> bool:
+        """Say whether who opens the path gets this very file.
+
+        Raises:
+            DeviceError: It cannot be found out.
+        """
+        self._owner.require()
+        if sys.platform == "win32":
+            return True  # an open file cannot be replaced there
+        try:
+            named = os.stat(self._place)  # noqa: PTH116  see path
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise _translate(error, f"cannot look for {self._name}", writing=False) from error
+        return _is_one(os.fstat(self._fd), named)
+
+    def require_name(self) -> None:
+        """Refuse to go on if the path names another file by now, or none (C65).
+
+        Raises:
+            ImageReplacedError: It does: what is written here would be lost.
+            DeviceError: It cannot be found out.
+        """
+        if not self.has_name():
+            raise ImageReplacedError(
+                f"{self._name} was replaced, renamed or removed since it was opened [C65]",
+                hint="close it, and open what has the name now",
+            )
+
+    def fileno(self) -> int:
+        """Return the file's descriptor, for what this class has no method for."""
+        self._owner.require()
+        return self._fd
 
     def measure(self) -> None:
         """Take the size that the file has now, if somebody else may have changed it."""
+        self._owner.require()
         self._size = os.lseek(self._fd, 0, os.SEEK_END)
 
     def unlock(self) -> None:
         """Give up the image lock; the file stays open."""
+        self._owner.require()
         unlock_image(self._fd)
+        self._locked = False
 
     @property
     def size(self) -> int:
@@ -117,8 +204,10 @@ class FileDevice(Device):
         return 512
 
     def read_into(self, offset: int, buffer: WritableBuffer, /) -> None:
+        self._owner.require()
         self._check_range(offset, len(buffer))
         view = memoryview(buffer)
+        start = offset
         while view:
             try:
                 count = self._pread(view, offset)
@@ -132,8 +221,11 @@ class FileDevice(Device):
                 )
             view = view[count:]
             offset += count
+        if self.observer is not None:
+            self.observer(start, memoryview(buffer))
 
     def write(self, offset: int, data: ReadableBuffer, /) -> None:
+        self._owner.require()
         self._check_range(offset, len(data))
         if self.read_only:
             raise ReadOnlyError(f"{self._name} is open for reading only")
@@ -148,12 +240,14 @@ class FileDevice(Device):
 
     def flush(self) -> None:
         """Make all writes durable: `fdatasync`, or `F_FULLFSYNC` on macOS."""
+        self._owner.require()
         try:
             _synchronise(self._fd)
         except OSError as error:
             raise _translate(error, f"cannot flush {self._name}") from error
 
     def resize(self, size: int, /) -> None:
+        self._owner.require()
         if not self._resizable:
             super().resize(size)
         if self.read_only:
@@ -166,6 +260,7 @@ class FileDevice(Device):
 
     def discard(self, offset: int, size: int, /) -> None:
         """Make a hole in the file, or unmap a range of the block device."""
+        self._owner.require()
         self._check_range(offset, size)
         if self.read_only:
             raise ReadOnlyError(f"{self._name} is open for reading only")
@@ -193,6 +288,7 @@ class FileDevice(Device):
         Raises:
             DeviceError: It failed.
         """
+        self._owner.require()
         self._check_range(offset, size)
         end = offset + size
         if not hasattr(os, "SEEK_DATA"):
@@ -216,11 +312,75 @@ class FileDevice(Device):
             yield start, stop - start
             offset = stop
 
+    def backed_ranges(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        """Yield what in a range is not a hole; as `data_ranges`."""
+        return self.data_ranges(offset, size)
+
+    def reserve(self, offset: int, size: int, /) -> None:
+        """Fill the holes in a range with space, or see that the file system has enough."""
+        self._owner.require()
+        self._check_range(offset, size)
+        if self.read_only:
+            raise ReadOnlyError(f"{self._name} is open for reading only")
+        if not self._resizable:
+            return  # a block device has its space
+        holes = list(self._holes(offset, size))
+        self.require_space(sum(length for _, length in holes))
+        from formats.holes import fill_holes, punch_hole  # noqa: PLC0415  ctypes is rarely needed
+
+        try:
+            for start, length in holes:
+                fill_holes(self._fd, start, length)
+        except OSError as error:
+            if error.errno in _NOT_THERE:
+                return
+            # It was compared with what is there; somebody else was faster.
+            with suppress(OSError):
+                for start, length in holes:
+                    punch_hole(self._fd, start, length)
+            raise _translate(error, f"cannot reserve {size} bytes of {self._name}") from error
+
+    def require_space(self, size: int) -> None:
+        """Refuse what the file system has no space for.
+
+        Raises:
+            DeviceFullError: It has less than ``size`` bytes left.
+        """
+        self._owner.require()
+        if not (self._resizable and hasattr(os, "fstatvfs")):
+            return
+        found = os.fstatvfs(self._fd)
+        free = found.f_bavail * found.f_frsize
+        if size > free:
+            raise DeviceFullError(
+                f"{self._name} needs {size} bytes more; its file system has {free} left"
+            )
+
+    def _holes(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        end = offset + size
+        for start, length in self.data_ranges(offset, size):
+            if offset < start:
+                yield offset, start - offset
+            offset = start + length
+        if offset < end:
+            yield offset, end - offset
+
+    def __del__(self) -> None:
+        """Let go of the file, and of its lock, if whoever opened it was interrupted."""
+        self._locked = False  # it goes with the file; an interpreter that ends imports nothing
+        self.close()
+
     def close(self) -> None:
-        """Close the file, which also drops its lock; nothing is flushed."""
+        """Close the file and drop its lock; nothing is flushed. In a child, do nothing."""
         fd, self._fd = getattr(self, "_fd", -1), -1
-        if fd >= 0:
-            os.close(fd)
+        if fd < 0 or self._owner.is_other:
+            return
+        if self._locked:
+            self._locked = False
+            # A copy of the descriptor, in a child that did not close it, would keep the lock.
+            with suppress(OSError):
+                unlock_image(fd)
+        close_descriptor(fd)
 
     def _pread(self, view: memoryview, offset: int) -> int:
         if self._position is None:
@@ -241,23 +401,31 @@ class FileDevice(Device):
 
 @contextmanager
 def new_file(
-    path: str | os.PathLike[str], size: int, *, overwrite: bool = False
+    path: str | os.PathLike[str],
+    size: int,
+    *,
+    overwrite: bool = False,
+    existing: FileDevice | None = None,
 ) -> Iterator[FileDevice]:
     """Make an image file that appears under its name whole or not at all.
 
     Yields a device over a temporary file beside ``path``, of ``size`` zero
     bytes, mode 0600, locked for writing. When the block ends well the file is
     flushed and takes its name, durably, and the device stays open: it is the
-    caller's to close. When the block raises, the file is gone.
+    caller's to close. When the block raises, the file is gone. A child that is
+    forked in the block does neither (C64).
 
     Args:
         path: The name to take; a symbolic link is followed.
         size: Bytes, all holes.
         overwrite: Replace an existing file; otherwise one that appears
-            meanwhile is left alone.
+            meanwhile is left alone. It is locked until then: whoever writes to it
+            would go on writing to a file that has no name any more (C65).
+        existing: That file, if it is open and locked for writing already.
 
     Raises:
         FileExistsError: ``path`` exists and ``overwrite`` is false.
+        DeviceBusyError: Another process uses the file that would be replaced.
         DeviceError: The file cannot be made, or would replace a device, a pipe or a
             directory.
     """
@@ -269,28 +437,38 @@ def new_file(
     if target.exists() and not target.is_file():
         # Root could: and nobody has a /dev/null any more.
         raise DeviceError(f"{path} is not a regular file, and is not replaced by one")
-    temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY
-    try:
-        os.close(os.open(temporary, flags, 0o600))
-    except OSError as error:
-        raise _translate(error, f"cannot create {target}") from error
-    try:
-        device = FileDevice(temporary, read_only=False)
-    except BaseException:
-        temporary.unlink()
-        raise
-    try:
-        device.resize(size)
-        yield device
-        device.flush()
-        _take_name(temporary, target, overwrite=overwrite)
-        device.rename(path)
-    except BaseException:
-        device.close()
-        with suppress(FileNotFoundError):
+    with ExitStack() as stack:
+        if existing is None and overwrite and target.exists():
+            existing = stack.enter_context(FileDevice(target, alone=True))
+        temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY
+        try:
+            os.close(os.open(temporary, flags, 0o600))
+        except OSError as error:
+            raise _translate(error, f"cannot create {target}") from error
+        owner = Owner(f"the new file {path}")
+        try:
+            device = FileDevice(temporary, read_only=False)
+        except BaseException:
             temporary.unlink()
-        raise
+            raise
+        try:
+            device.resize(size)
+            yield device
+            device.flush()
+            if existing is not None:
+                existing.require_name()
+            elif overwrite and target.exists():
+                # It appeared meanwhile.
+                stack.enter_context(FileDevice(target, alone=True))
+            _take_name(temporary, target, overwrite=overwrite)
+            device.rename(path)
+        except BaseException:
+            if not owner.is_other:
+                device.close()
+                with suppress(FileNotFoundError):
+                    temporary.unlink()
+            raise
 
 
 def _take_name(temporary: Path, target: Path, *, overwrite: bool) -> None:
@@ -306,6 +484,17 @@ def _take_name(temporary: Path, target: Path, *, overwrite: bool) -> None:
         raise
     except OSError as error:
         raise _translate(error, f"cannot name the new file {target}") from error
+
+
+def _absolute(name: str) -> str:
+    return os.path.abspath(name)  # noqa: PTH100  see FileDevice.path
+
+
+def _is_one(opened: os.stat_result, named: os.stat_result) -> bool:
+    """Say whether two names, of devices perhaps, are of one thing."""
+    if stat.S_ISBLK(opened.st_mode) and stat.S_ISBLK(named.st_mode):
+        return opened.st_rdev == named.st_rdev
+    return os.path.samestat(opened, named)
 
 
 def is_same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
@@ -339,12 +528,3 @@ def _synchronise(fd: int) -> None:
         os.fdatasync(fd)
     else:
         os.fsync(fd)
-
-
-def _translate(error: OSError, what: str, *, writing: bool = True) -> DeviceError:
-    kind = DeviceError
-    if error.errno in _FULL:
-        kind = DeviceFullError
-    elif writing and error.errno in _READ_ONLY:
-        kind = ReadOnlyError
-    return kind(f"{what}: {error.strerror}")

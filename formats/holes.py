@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_KEEP_SIZE, _PUNCH_HOLE = 1, 2
-_MODE: Final = _KEEP_SIZE | _PUNCH_HOLE
+_KEEP_SIZE: Final = 1
+_PUNCH_HOLE: Final = 2
 
 
 def punch_hole(fd: int, offset: int, size: int) -> None:
@@ -28,10 +28,23 @@ def punch_hole(fd: int, offset: int, size: int) -> None:
         OSError: It failed; with `errno.EOPNOTSUPP`, this system, file system or
             drive cannot do it.
     """
+    _call(fd, _KEEP_SIZE | _PUNCH_HOLE, offset, size)
+
+
+def fill_holes(fd: int, offset: int, size: int) -> None:
+    """Give a range of a file space of its own; it reads as before, and the file keeps its size.
+
+    Raises:
+        OSError: It failed, and part of the range may have space now; errors as `punch_hole`.
+    """
+    _call(fd, _KEEP_SIZE, offset, size)
+
+
+def _call(fd: int, mode: int, offset: int, size: int) -> None:
     function = _fallocate()
     if function is None:
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-    while function(fd, _MODE, offset, size) != 0:
+    while function(fd, mode, offset, size) != 0:
         code = ctypes.get_errno()
         if code != errno.EINTR:
             raise OSError(code, os.strerror(code))

@@ -50,6 +50,8 @@ class TpmVersion(StrEnum):
 
 #: What is at byte 2 of the data of a TPM 2.0 (F13).
 _TPM_2_MAGIC: Final = {Slot.PERMANENT: b"\xab\x36\x47\x23", Slot.VOLATILE: b"\x45\x63\x78\x89"}
+#: The same, of any state.
+TPM_2_MAGIC: Final = frozenset(_TPM_2_MAGIC.values())
 _TPM_12_PERMANENT: Final = b"\x00\x01"
 
 

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
     from formats.device import ReadableBuffer
 
-_MAGIC: Final = 0x737774706D6C696E
+#: What a linear file starts with.
+MAGIC: Final = b"nilmptws"
 _VERSION: Final = 1
-_HEADER: Final = struct.Struct("<QBxH")  # magic, version, header size
+_HEADER: Final = struct.Struct("<8sBxH")  # magic, version, header size
 _PLACE: Final = struct.Struct("<III")  # offset, size of the state, size of the place
 _SLOTS: Final = 15
 
@@ -38,7 +39,7 @@ def decode_linear(content: ReadableBuffer) -> dict[Slot, bytes]:
     content = bytes(content)
     if not content.strip(b"\0"):
         raise EmptyImageError("there is nothing in the file of TPM states yet", rule="F14")
-    if content[:8] != _MAGIC.to_bytes(8, "little"):
+    if content[:8] != MAGIC:
         raise ForeignImageError("this is no linear file of swtpm's", offset=0, rule="F14")
     if len(content) < HEADER_SIZE:
         raise TruncatedImageError("a linear file ends inside its header", rule="F14")
@@ -82,7 +83,7 @@ def decode_linear(content: ReadableBuffer) -> dict[Slot, bytes]:
 def encode_linear(states: Mapping[Slot, bytes]) -> bytes:
     """Return a linear file of these states, none of them empty (F15)."""
     header = bytearray(HEADER_SIZE)
-    _HEADER.pack_into(header, 0, _MAGIC, _VERSION, HEADER_SIZE)
+    _HEADER.pack_into(header, 0, MAGIC, _VERSION, HEADER_SIZE)
     body = bytearray()
     for slot in sorted(states):
         state = states[slot]

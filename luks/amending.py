@@ -14,7 +14,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from formats.errors import ArgumentError
 from luks.changes import volume_keyslots
+from luks.enroll import check_number
 from luks.errors import KeyslotInUseError, NoKeyslotMatchError, PolicyError
 from luks.kdf import DEFAULT_LIMITS
 from luks.load import opened_for_header
@@ -82,22 +84,22 @@ def amend(
             the keyslot is inactive already, unless that is forced.
     """
     if state not in STATES:
-        raise ValueError(f"state is one of {', '.join(STATES)}, not {state!r}")
+        raise ArgumentError(f"state is one of {', '.join(STATES)}, not {state!r}")
     activate = state == "active"
     if activate and new_secret is None:
-        raise ValueError("a keyslot becomes active with a new secret, and there is none [L101]")
+        raise ArgumentError("a keyslot becomes active with a new secret, and there is none [L101]")
     if activate and old_secret is not None:
-        raise ValueError("an old secret is for making keyslots inactive [L101]")
+        raise ArgumentError("an old secret is for making keyslots inactive [L101]")
     if not activate and (new_secret, iter_time, kdf) != (None, None, None):
-        raise ValueError("a new secret and its cost are for making keyslots active [L102]")
+        raise ArgumentError("a new secret and its cost are for making keyslots active [L102]")
     if not activate and keyslot is None and old_secret is None:
-        raise ValueError("name the keyslot to make inactive, or the secret that opens it [L102]")
+        raise ArgumentError("name the keyslot to make inactive, or the secret that opens it [L102]")
     with (
         opened_for_header(path_or_device) as device,
         Transaction(device, limits=limits) as header,
     ):
         if keyslot is not None:
-            header.check_number(keyslot)
+            check_number(header.header, keyslot)
         if new_secret is None:
             changed = _deactivate(header, keyslot, old_secret, force=force, strict=strict_qemu)
         elif keyslot is not None and keyslot in header.header.keyslots:
@@ -135,7 +137,7 @@ def _deactivate(
 ) -> tuple[int, ...]:
     if keyslot is not None and keyslot not in header.header.keyslots:
         if strict and not (force and old_secret is None):  # L103: QEMU erases it once more
-            raise ValueError(f"keyslot {keyslot} is inactive already")
+            raise ArgumentError(f"keyslot {keyslot} is inactive already")
         return ()
     chosen: tuple[int, ...]
     if old_secret is None:

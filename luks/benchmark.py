@@ -10,6 +10,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Final
 
+from formats.errors import ArgumentError
 from luks.kdf import (
     MIN_ARGON2_MEMORY_KIB,
     MIN_ARGON2_TIME,
@@ -60,7 +61,7 @@ def benchmark_kdf(
     for variant in ARGON2_VARIANTS:
         if kind == variant:
             return benchmark_argon2(variant, iter_time=iter_time, key_size=key_size)
-    raise ValueError(f"kind is 'argon2id', 'argon2i' or 'pbkdf2', not {kind!r}")
+    raise ArgumentError(f"kind is 'argon2id', 'argon2i' or 'pbkdf2', not {kind!r}")
 
 
 def benchmark_pbkdf2(hash_name: str, *, iter_time: int, key_size: int) -> Pbkdf2:
@@ -94,7 +95,7 @@ def benchmark_argon2(variant: Argon2Variant, *, iter_time: int, key_size: int) -
 
 def _seconds(iter_time: int) -> float:
     if iter_time < 1:
-        raise ValueError(f"iter_time is milliseconds, at least 1, not {iter_time}")
+        raise ArgumentError(f"iter_time is milliseconds, at least 1, not {iter_time}")
     return iter_time / 1000
 
 

@@ -10,9 +10,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
+from formats.errors import ArgumentError
 from formats.records import replace
 from luks import luks1
 from luks.luks2_binary import LABEL_SIZE
+from luks.luks2_json import TOKEN_DEPTH, is_deeper
 from luks.model import PRIORITY_IGNORE, PRIORITY_NORMAL, PRIORITY_PREFER, Token
 from luks.text import encode_field
 from luks.validate import MAX_OBJECTS
@@ -28,7 +30,7 @@ _PRIORITIES: Final = (PRIORITY_IGNORE, PRIORITY_NORMAL, PRIORITY_PREFER)
 def remove_keyslot(header: Header, number: int) -> Header:
     """Remove a keyslot, from digests and tokens too; a digest without any use goes with it."""
     if number not in header.keyslots:
-        raise ValueError(f"keyslot {number} is not active")
+        raise ArgumentError(f"keyslot {number} is not active")
     digests = {}
     for n, digest in header.digests.items():
         left = _without(digest.keyslots, number)
@@ -58,9 +60,9 @@ def set_priority(header: Header, number: int, priority: int) -> Header:
     """Say when a keyslot is tried: 0 only by its number, 1 normally, 2 first."""
     _check_luks2(header, "priorities")
     if number not in header.keyslots:
-        raise ValueError(f"keyslot {number} is not active")
+        raise ArgumentError(f"keyslot {number} is not active")
     if priority not in _PRIORITIES:
-        raise ValueError(f"priority is one of {_PRIORITIES}, not {priority!r}")
+        raise ArgumentError(f"priority is one of {_PRIORITIES}, not {priority!r}")
     keyslot = replace(header.keyslots[number], priority=priority)
     return replace(header, keyslots=MappingProxyType({**header.keyslots, number: keyslot}))
 
@@ -79,7 +81,19 @@ def set_labels(header: Header, label: str | None, subsystem: str | None) -> Head
 
 def set_uuid(header: Header, uuid: str) -> Header:
     """Set the UUID, in any notation of one."""
-    return replace(header, uuid=str(UUID(uuid)))
+    return replace(header, uuid=normal_uuid(uuid))
+
+
+def normal_uuid(text: str) -> str:
+    """Return a UUID in its usual form.
+
+    Raises:
+        ArgumentError: It is not a UUID in any notation.
+    """
+    try:
+        return str(UUID(text))
+    except ValueError:
+        raise ArgumentError(f"{text!r} is not a UUID") from None
 
 
 def set_flags(header: Header, flags: Iterable[str]) -> Header:
@@ -87,7 +101,7 @@ def set_flags(header: Header, flags: Iterable[str]) -> Header:
     _check_luks2(header, "flags")
     words = tuple(dict.fromkeys(flags))
     if "" in words:
-        raise ValueError("a flag is a word")
+        raise ArgumentError("a flag is a word")
     return replace(header, flags=words)
 
 
@@ -107,13 +121,15 @@ def set_token(header: Header, body: Mapping[str, Any], number: int | None) -> tu
     if number is None:
         number = next((n for n in range(MAX_OBJECTS) if n not in header.tokens), MAX_OBJECTS)
     if not 0 <= number < MAX_OBJECTS:
-        raise ValueError(f"there are {MAX_OBJECTS} tokens, numbered from 0")
+        raise ArgumentError(f"there are {MAX_OBJECTS} tokens, numbered from 0")
     type_, keyslots = body.get("type"), body.get("keyslots")
     if not isinstance(type_, str) or not type_:
-        raise ValueError("a token has a type")
+        raise ArgumentError("a token has a type")
+    if is_deeper(body, TOKEN_DEPTH):
+        raise ArgumentError(f"a token has at most {TOKEN_DEPTH} levels of JSON [L126]")
     known = {str(n): n for n in header.keyslots}
     if not isinstance(keyslots, list) or not all(word in known for word in keyslots):
-        raise ValueError("a token has a list of active keyslots, as strings")
+        raise ArgumentError("a token has a list of active keyslots, as strings")
     token = Token(type_, tuple(known[word] for word in keyslots), MappingProxyType(dict(body)))
     return replace(header, tokens=MappingProxyType({**header.tokens, number: token})), number
 
@@ -121,9 +137,9 @@ def set_token(header: Header, body: Mapping[str, Any], number: int | None) -> tu
 def assign_token(header: Header, number: int, keyslot: int, *, assigned: bool) -> Header:
     """Say that a token is for a keyslot, or is not; whatever else it says stays."""
     if number not in header.tokens:
-        raise ValueError(f"there is no token {number}")
+        raise ArgumentError(f"there is no token {number}")
     if keyslot not in header.keyslots:
-        raise ValueError(f"keyslot {keyslot} is not active")
+        raise ArgumentError(f"keyslot {keyslot} is not active")
     token = header.tokens[number]
     keyslots = (
         (*_without(token.keyslots, keyslot), keyslot)
@@ -137,7 +153,7 @@ def assign_token(header: Header, number: int, keyslot: int, *, assigned: bool) -
 def remove_token(header: Header, number: int) -> Header:
     """Remove a token."""
     if number not in header.tokens:
-        raise ValueError(f"there is no token {number}")
+        raise ArgumentError(f"there is no token {number}")
     tokens = {n: token for n, token in header.tokens.items() if n != number}
     return replace(header, tokens=MappingProxyType(tokens))
 
@@ -168,4 +184,4 @@ def unbound_digest(header: Header, digest: Digest) -> tuple[Header, int]:
 
 def _check_luks2(header: Header, what: str) -> None:
     if header.version == luks1.VERSION:
-        raise ValueError(f"LUKS1 does not have {what}")
+        raise ArgumentError(f"LUKS1 does not have {what}")

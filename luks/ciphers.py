@@ -121,6 +121,12 @@ def _key_sizes(spec: CipherSpec) -> tuple[int, ...]:
     return sizes
 
 
+def takes_key(text: str, key_size: int) -> bool:
+    """Say whether a cipher takes keys of so many bytes; a null cipher takes any."""
+    spec = parse(text)
+    return spec.is_null or key_size in _key_sizes(spec)
+
+
 def check_usable(text: str, key_size: int, *, permit_null: bool = False) -> None:
     """Check that `sector_cipher` will serve such a cipher; errors as there."""
     spec = parse(text)

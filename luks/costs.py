@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from formats.errors import ArgumentError
 from luks import luks1
 from luks.benchmark import DIGEST_TIME, benchmark_kdf, benchmark_pbkdf2
 from luks.hashes import lookup
@@ -31,19 +32,19 @@ def check_kdf(kdf: KdfCost | str | None, version: int, hash_name: str) -> str:
         return "pbkdf2" if version == luks1.VERSION else "argon2id"
     kind = kdf if isinstance(kdf, str) else "pbkdf2" if isinstance(kdf, Pbkdf2) else kdf.variant
     if version == luks1.VERSION and kind != "pbkdf2":
-        raise ValueError("LUKS1 has no key derivation but PBKDF2")
+        raise ArgumentError("LUKS1 has no key derivation but PBKDF2")
     if isinstance(kdf, Pbkdf2):
         if kdf.iterations < MIN_ITERATIONS:
-            raise ValueError(f"PBKDF2 takes at least {MIN_ITERATIONS} iterations")
+            raise ArgumentError(f"PBKDF2 takes at least {MIN_ITERATIONS} iterations")
         if version == luks1.VERSION and kdf.hash_name != hash_name:
-            raise ValueError("LUKS1 has one hash for everything")
+            raise ArgumentError("LUKS1 has one hash for everything")
         lookup(kdf.hash_name)
     elif isinstance(kdf, Argon2) and (
         kdf.time < MIN_ARGON2_TIME
         or kdf.memory_kib < max(MIN_ARGON2_MEMORY_KIB, 8 * kdf.lanes)
         or kdf.lanes < 1
     ):
-        raise ValueError(
+        raise ArgumentError(
             f"Argon2 takes at least {MIN_ARGON2_TIME} passes, {MIN_ARGON2_MEMORY_KIB} KiB of"
             f" memory and 8 KiB per lane, not {kdf}"
         )

@@ -10,18 +10,21 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from formats.device import is_blank
+from formats.errors import ArgumentError
 from formats.file import FileDevice, new_file
 from formats.records import replace
 from luks import layout, luks1
+from luks.changes import normal_uuid
 from luks.ciphers import DEFAULT_CIPHER, check_usable, has_equal_halves, parse, sector_cipher
 from luks.costs import check_kdf, digest_cost, keyslot_cost
-from luks.detection import is_luks
+from luks.detection import is_luks, is_same_place
 from luks.enroll import LUKS1_DIGEST_SIZE, add_keyslot, new_digest
 from luks.errors import DeviceFullError, ForeignImageError, LuksExistsError, UnsupportedError
 from luks.hashes import lookup
 from luks.keyslots import VolumeKey
 from luks.luks2_binary import VERSION as LUKS2
 from luks.model import SECTOR_SIZE
+from luks.policy import check_payload_place
 from luks.profiles import default_key_size
 from luks.randomness import source_or_system
 from luks.secrets import Secret, view_of
@@ -115,9 +118,13 @@ def format(  # noqa: A001  it is luks.format
             be used.
         DeviceError: The image cannot be made, opened or written, or is in use.
         FileExistsError: Somebody else made the new file meanwhile.
-        ValueError: The arguments do not fit together.
+        LuksHeaderError: With a detached header, the payload would overlap another one of
+            the same UUID (L52).
+        ArgumentError: The arguments do not fit together.
     """
     view_of(secret)
+    if header is not None and is_same_place(path_or_device, header):
+        raise ArgumentError("the image and its detached header are one and the same [L52]")
     if key_size is None:
         key_size = default_key_size(cipher)
     check_usable(cipher, key_size)
@@ -129,7 +136,7 @@ def format(  # noqa: A001  it is luks.format
         key_size=key_size,
         hash_name=hash_name,
         sector_size=sector_size,
-        uuid=str(_new_uuid(random) if uuid is None else UUID(uuid)),
+        uuid=_new_uuid(random) if uuid is None else normal_uuid(uuid),
         label=label,
         subsystem=subsystem,
         detached=header is not None,
@@ -141,10 +148,10 @@ def format(  # noqa: A001  it is luks.format
         keyslot_cipher=keyslot_cipher,
     )
     if size is not None and (size <= 0 or size % blank.sector_size):
-        raise ValueError(f"size is a positive multiple of {blank.sector_size} bytes, not {size}")
+        raise ArgumentError(f"size is a positive multiple of {blank.sector_size} bytes, not {size}")
     check_kdf(kdf, version, hash_name)
     if size is None and _is_new(path_or_device):
-        raise ValueError("a new volume needs a size")
+        raise ArgumentError("a new volume needs a size")
     key = Secret(source_or_system(random)(key_size) if volume_key is None else view_of(volume_key))
     opened: list[BlockDevice] = []
     try:
@@ -167,6 +174,7 @@ def format(  # noqa: A001  it is luks.format
             enrolled, material = _enrol(
                 blank, cost, of_digest, secret, key, hash_name, keyslot_cipher, random
             )
+            check_payload_place(device, enrolled)
             written = create_header(header_device or device, enrolled, material, random)
             volume = Volume(
                 device,
@@ -206,7 +214,7 @@ def _lay_out(
 ) -> Header:
     if version == LUKS2:
         if stripes != layout.STRIPES:
-            raise ValueError(f"LUKS2 has {layout.STRIPES} stripes")
+            raise ArgumentError(f"LUKS2 has {layout.STRIPES} stripes")
         return layout.new_luks2(
             cipher=cipher,
             key_size=key_size,
@@ -221,11 +229,11 @@ def _lay_out(
             alignment=alignment,
         )
     if version != luks1.VERSION:
-        raise ValueError(f"version is 1 or 2, not {version!r}")
+        raise ArgumentError(f"version is 1 or 2, not {version!r}")
     if keyslot_cipher is not None:
-        raise ValueError("LUKS1 has one cipher for payload and keyslots")
+        raise ArgumentError("LUKS1 has one cipher for payload and keyslots")
     if label or subsystem or sector_size not in {None, SECTOR_SIZE}:
-        raise ValueError("LUKS1 has no label, no subsystem, and sectors of 512 bytes")
+        raise ArgumentError("LUKS1 has no label, no subsystem, and sectors of 512 bytes")
     return layout.new_luks1(
         cipher=cipher,
         key_size=key_size,
@@ -241,7 +249,7 @@ def _lay_out(
 def _check_key(key: Secret, key_size: int, cipher: str) -> None:
     """Check the key itself, before anything is written."""
     if len(key) != key_size:
-        raise ValueError(f"volume_key has {len(key)} bytes and key_size is {key_size}")
+        raise ArgumentError(f"volume_key has {len(key)} bytes and key_size is {key_size}")
     view = key.view()
     sector_cipher(cipher, view, SECTOR_SIZE)
     if parse(cipher).mode == "xts" and has_equal_halves(view):
@@ -275,8 +283,8 @@ def _enrol(
     )
 
 
-def _new_uuid(random: RandomSource | None) -> UUID:
-    return UUID(bytes=source_or_system(random)(16), version=4)
+def _new_uuid(random: RandomSource | None) -> str:
+    return str(UUID(bytes=source_or_system(random)(16), version=4))
 
 
 def _is_new(place: Place) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from formats.device import read_exactly
-from luks.luks2_binary import METADATA_SIZES, PRIMARY_MAGIC, SECONDARY_MAGIC
+from luks.luks2_binary import METADATA_SIZES, PRIMARY_MAGIC, SECONDARY_MAGIC, UUID_SIZE
+from luks.text import decode_field
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
     #: What the API takes: a path, or a device that is open already.
     Place = str | os.PathLike[str] | BlockDevice
+
+_UUID_OFFSET: Final = 168  # in LUKS1, and in both copies of LUKS2
 
 
 def is_luks(path_or_device: Place) -> bool:
@@ -51,6 +54,31 @@ def secondary_offsets(device: BlockDevice) -> list[int]:
         for offset in METADATA_SIZES
         if read_at_most(device, offset, len(SECONDARY_MAGIC)) == SECONDARY_MAGIC
     ]
+
+
+def header_uuids(device: BlockDevice) -> set[str]:
+    """Return the UUIDs of what seem to be LUKS headers on a device, damaged or not."""
+    offsets = secondary_offsets(device)
+    if read_at_most(device, 0, len(PRIMARY_MAGIC)) == PRIMARY_MAGIC:
+        offsets.append(0)
+    return {
+        decode_field(read_at_most(device, offset + _UUID_OFFSET, UUID_SIZE)) for offset in offsets
+    }
+
+
+def is_same_place(one: Place, other: Place) -> bool:
+    """Say whether both are one device, or one file by whatever names."""
+    if one is other:
+        return True
+    paths = [
+        place if isinstance(place, str | os.PathLike) else getattr(place, "path", None)
+        for place in (one, other)
+    ]
+    if paths[0] is None or paths[1] is None:
+        return False
+    from formats.file import is_same_file  # noqa: PLC0415  devices may come from elsewhere
+
+    return is_same_file(paths[0], paths[1])
 
 
 def read_at_most(device: BlockDevice, offset: int, size: int) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from formats.errors import ArgumentError
 from formats.records import replace
 from luks import luks1
 from luks.errors import KeyslotsFullError
@@ -80,7 +81,7 @@ def add_keyslot(
         ValueError: The keyslot is active, or the header has no digest.
     """
     if number in header.keyslots:
-        raise ValueError(f"keyslot {number} is active")
+        raise ArgumentError(f"keyslot {number} is active")
     if header.version == luks1.VERSION:
         blank = luks1.blank_keyslot(header, number)
         if any(area.offset == blank.area.offset for area in in_use):
@@ -100,7 +101,7 @@ def add_keyslot(
     if digest_number is None:
         digest_number = header.volume_digest
     if digest_number is None:
-        raise ValueError("this header has no digest for the volume key")
+        raise ArgumentError("this header has no digest for the volume key")
     digest = header.digests[digest_number]
     digest = replace(digest, keyslots=tuple(sorted({*digest.keyslots, number})))
     added = replace(
@@ -111,18 +112,45 @@ def add_keyslot(
     return added, {keyslot.area.offset: seal(keyslot, secret, key, random)}
 
 
-def free_keyslot(header: Header, in_use: Iterable[int] = ()) -> int:
-    """Return the number of the first keyslot that is neither active nor in use.
+def choose_keyslot(header: Header, keyslot: int | None, in_use: Iterable[int] = ()) -> int:
+    """Return the number of a keyslot that can be added.
+
+    Args:
+        header: Header to add it to.
+        keyslot: The one that is asked for; by default the first that is free.
+        in_use: Further keyslots that are not free.
 
     Raises:
         KeyslotsFullError: There is none.
+        ArgumentError: It is active, or there can be none of this number.
     """
-    count = luks1.KEYSLOT_COUNT if header.version == luks1.VERSION else MAX_OBJECTS
+    if keyslot is not None:
+        check_number(header, keyslot)
+        if keyslot in header.keyslots:
+            raise ArgumentError(f"keyslot {keyslot} is active")
+        return keyslot
+    count = keyslot_count(header)
     taken = {*header.keyslots, *in_use}
     for number in range(count):
         if number not in taken:
             return number
     raise KeyslotsFullError(f"all {count} keyslots are in use", hint="remove one of them first")
+
+
+def keyslot_count(header: Header) -> int:
+    """Return how many keyslots the format has."""
+    return luks1.KEYSLOT_COUNT if header.version == luks1.VERSION else MAX_OBJECTS
+
+
+def check_number(header: Header, keyslot: int) -> None:
+    """Check that the format has a keyslot of this number.
+
+    Raises:
+        ArgumentError: It has not.
+    """
+    count = keyslot_count(header)
+    if not 0 <= keyslot < count:
+        raise ArgumentError(f"keyslots are numbered from 0 to {count - 1}")
 
 
 def find_space(header: Header, size: int, in_use: Iterable[Area]) -> int | None:

@@ -11,11 +11,12 @@ import os
 from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING
 
-from formats.device import MemoryDevice, read_exactly
+from formats.device import MemoryDevice, is_blank, read_exactly
+from formats.errors import ArgumentError
 from formats.file import is_same_file, new_file
 from formats.records import replace
 from luks import luks1
-from luks.detection import opened
+from luks.detection import is_luks, opened
 from luks.errors import (
     DeviceBusyError,
     EmptyImageError,
@@ -26,8 +27,8 @@ from luks.errors import (
 )
 from luks.foreign import check_place
 from luks.header_lock import exclusive
-from luks.load import opened_for_header, read_header
-from luks.policy import check_writable
+from luks.load import check_areas, opened_for_header, read_header
+from luks.policy import check_writable, volume_key_sizes
 from luks.restoring import restore_luks1, restore_luks2
 from luks.writer import repair_header, replace_header
 
@@ -105,11 +106,13 @@ def restore_header(path_or_device: Place, backup: Place, *, force: bool = False)
                 hint="restore it with force only if you know that it does: otherwise all is lost",
             )
         if old is None or difference:
-            _check_room(device, new)
+            _check_destination(device, old, new)
+            check_areas(device, new)
             if not force:
                 check_place(device, 0)
             return replace_header(device, new, material)
         check_writable(old)
+        check_areas(device, old)
         restore = restore_luks1 if new.version == luks1.VERSION else restore_luks2
         return restore(device, old, new, material)
 
@@ -121,7 +124,7 @@ def check_other(path_or_device: Place, file: str | os.PathLike[str]) -> None:
         ValueError: It is.
     """
     if isinstance(path_or_device, str | os.PathLike) and is_same_file(path_or_device, file):
-        raise ValueError(f"{os.fspath(file)} is the image itself")
+        raise ArgumentError(f"{os.fspath(file)} is the image itself")
 
 
 def copy_header(device: BlockDevice) -> MemoryDevice:
@@ -172,12 +175,20 @@ def _difference(old: Header | None, new: Header) -> str:
     ]
     if len(digests) < 2 or digests[0] != digests[1]:
         return "the digests of the volume key differ"
+    sizes = [_key_sizes(header) for header in (old, new)]
+    if sizes[0] and not sizes[0] >= sizes[1]:
+        return "the volume keys differ in length"
     if old.segments != new.segments:
         return "the payload is described otherwise"
     places = [(h.metadata_size, h.keyslots_offset, h.keyslots_size) for h in (old, new)]
     if places[0] != places[1]:
         return "the header is laid out otherwise"
     return ""
+
+
+def _key_sizes(header: Header) -> set[int]:
+    number = header.volume_digest
+    return set() if number is None else {*volume_key_sizes(header, header.digests[number])}
 
 
 def _header_there(device: BlockDevice) -> Header | None:
@@ -187,9 +198,25 @@ def _header_there(device: BlockDevice) -> Header | None:
         return None
 
 
-def _check_room(device: BlockDevice, header: Header) -> None:
-    if header.keyslots_offset + header.keyslots_size > device.size:
-        raise TruncatedImageError(f"{device.size} bytes are too few for this header")
+def _check_destination(device: BlockDevice, old: Header | None, new: Header) -> None:
+    """Check that a detached header does not overwrite a payload, even if it is forced (L111).
+
+    Raises:
+        HeaderMismatchError: It would: it goes where a detached one is or was, or to a
+            blank place.
+    """
+    end = new.keyslots_offset + new.keyslots_size
+    if new.data_offset >= end:
+        return
+    if old is not None:
+        detached = old.data_offset < old.keyslots_offset + old.keyslots_size
+    else:
+        detached = is_luks(device) or device.size <= end or is_blank(device)
+    if not detached:
+        raise HeaderMismatchError(
+            "the backup is of a detached header, and would overwrite the payload [L111]",
+            hint="a detached header is a file of its own: copy the backup there",
+        )
 
 
 def _unchanged(place: Place) -> ExitStack | nullcontext[None]:

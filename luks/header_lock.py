@@ -7,15 +7,17 @@ are changed while a volume is in use.
 
 from __future__ import annotations
 
-import os
+import gc
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final
 
+from formats.file import FileDevice
 from luks.errors import DeviceBusyError, DeviceError
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator
 
 #: Seconds to wait for another program.
@@ -25,8 +27,8 @@ _POLL: Final = 0.02
 
 
 @contextmanager
-def exclusive(path: str | os.PathLike[str], timeout: float = TIMEOUT) -> Iterator[None]:
-    """Hold the lock of an image file or block device.
+def exclusive(path: str | os.PathLike[str], timeout: float = TIMEOUT) -> Iterator[FileDevice]:
+    """Hold the lock of an image file or block device; yield what the path names then.
 
     Args:
         path: It; it is opened once more for this.
@@ -36,27 +38,33 @@ def exclusive(path: str | os.PathLike[str], timeout: float = TIMEOUT) -> Iterato
         DeviceBusyError: Another program holds it all the time.
         DeviceError: It cannot be opened or locked.
     """
-    if sys.platform == "win32":
-        yield  # no cryptsetup there
-        return
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise DeviceError(f"cannot open {path}: {error.strerror}") from error
-    try:
-        _lock(fd, path, time.monotonic() + timeout)
-        yield
-    finally:
-        os.close(fd)  # which gives the lock back
+    end = time.monotonic() + timeout
+    while True:
+        with ExitStack() as stack:
+            # A file of its own: the lock belongs to that, and ends with it.
+            file = stack.enter_context(FileDevice(path, lock=False))
+            if sys.platform != "win32":  # no cryptsetup there
+                _lock(file.fileno(), path, end)
+            if file.has_name():
+                yield file
+                return
+            # Renamed over while we waited: the lock is on what nobody finds any more.
 
 
 def _lock(fd: int, path: str | os.PathLike[str], end: float) -> None:
     import fcntl  # noqa: PLC0415  not on Windows
 
+    collected = False
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            if not collected:
+                # It may be held by a call that was interrupted in this process: its
+                # frames refer to each other, and nothing else lets go of them.
+                gc.collect()
+                collected = True
+                continue
             if time.monotonic() > end:
                 raise DeviceBusyError(f"another program is changing {path}") from None
             time.sleep(_POLL)

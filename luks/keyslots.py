@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from formats.logs import LateLogger
 from formats.records import Record
 from luks.af import af_merge, af_split
-from luks.ciphers import check_usable, sector_cipher
+from luks.ciphers import check_usable, sector_cipher, takes_key
 from luks.errors import (
     FormatError,
     LuksHeaderError,
@@ -21,10 +21,12 @@ from luks.errors import (
 from luks.hashes import lookup
 from luks.kdf import DEFAULT_LIMITS, confirms, derive
 from luks.model import PRIORITY_IGNORE, PRIORITY_NORMAL, PRIORITY_PREFER, SECTOR_SIZE
-from luks.policy import DEFAULT_POLICY, check_openable
+from luks.policy import DEFAULT_POLICY, check_key_size, check_openable, volume_key_sizes
 from luks.secrets import Secret, view_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from formats.device import BlockDevice, ReadableBuffer
     from luks.kdf import KdfLimits
     from luks.model import Digest, Header, Keyslot
@@ -87,9 +89,7 @@ def unlock(
         try:
             spent = _charge(spent, header.keyslots[number], digest, limits)
             policy.check_keyslot(header.keyslots[number])
-            key = _try_keyslot(
-                device, header.keyslots[number], digest, view_of(secret), limits, plain=plain
-            )
+            key = _try_keyslot(device, header, number, digest, view_of(secret), limits, plain=plain)
         except StorageError as error:
             refusals[number] = error
             continue
@@ -142,7 +142,7 @@ def matching(
         try:
             spent = _charge(spent, slot, digest, limits)
             policy.check_keyslot(slot)
-            key = _try_keyslot(device, slot, digest, view_of(secret), limits, plain=plain)
+            key = _try_keyslot(device, header, number, digest, view_of(secret), limits, plain=plain)
         except (FormatError, UnsupportedError, PolicyError, UnlockError) as error:
             _log.warning("keyslot %s was not tried: %s", number, error)
             continue
@@ -167,7 +167,9 @@ def verify_volume_key(
     """
     policy.check_header(header)
     digest = check_openable(header, allow_unencrypted=policy.allow_unencrypted)
-    if not confirms(digest, key, limits):
+    view = memoryview(key).cast("B")
+    _check_length(header, digest, len(view))
+    if not confirms(digest, view, limits) or _is_padded(header, digest, view):
         raise UnlockError("this is not the volume key")
     return VolumeKey(Secret(key), None)
 
@@ -191,6 +193,8 @@ def seal(
     """
     if keyslot.kdf is None or keyslot.area.cipher is None:
         raise ValueError(f"a keyslot of type {keyslot.type!r} cannot be made")
+    if len(key) != keyslot.key_size:
+        raise ValueError(f"a keyslot for {keyslot.key_size} bytes cannot hold {len(key)} [L65]")
     size = _material_size(keyslot)
     material = bytearray(size)
     filler = None if random is None else random(len(key) * (keyslot.stripes - 1))
@@ -243,7 +247,8 @@ def _charge(spent: float, keyslot: Keyslot, digest: Digest, limits: KdfLimits) -
 
 def _try_keyslot(
     device: BlockDevice,
-    keyslot: Keyslot,
+    header: Header,
+    number: int,
     digest: Digest,
     secret: memoryview,
     limits: KdfLimits,
@@ -251,6 +256,7 @@ def _try_keyslot(
     plain: bool,
 ) -> Secret | None:
     """Return the key, or None if the digest does not confirm it."""
+    keyslot = header.keyslots[number]
     area = keyslot.area
     if keyslot.problem:
         raise LuksHeaderError(keyslot.problem)
@@ -260,6 +266,7 @@ def _try_keyslot(
             feature=f"keyslot type {keyslot.type}",
         )
     # Everything that can be refused is, before the key derivation starts.
+    check_key_size(header, keyslot.key_size, plain=plain)
     check_usable(area.cipher, area.key_size, permit_null=plain)
     limits.check(keyslot.kdf)
     lookup(keyslot.af_hash)
@@ -288,11 +295,41 @@ def _try_keyslot(
         )
     confirmed = False
     try:
-        confirmed = confirms(digest, candidate.view(), limits)
+        if confirms(digest, candidate.view(), limits):
+            if _is_padded(header, digest, candidate.view()):
+                raise LuksHeaderError(
+                    f"the key in keyslot {number} is the volume key with zero bytes appended,"
+                    " which opens to garbage",
+                    rule="L65",
+                )
+            confirmed = True
     finally:
         if not confirmed:
             candidate.wipe()
     return candidate if confirmed else None
+
+
+def _check_length(header: Header, digest: Digest, size: int) -> None:
+    """Check that the volume key can have so many bytes, before its digest is asked (L65)."""
+    known = volume_key_sizes(header, digest)
+    ciphers = [segment.cipher for segment in header.data_segments if segment.cipher]
+    if size in known or (not known and all(takes_key(cipher, size) for cipher in ciphers)):
+        return
+    expected = f", and that has {' or '.join(map(str, known))}" if known else ""
+    raise UnlockError(f"this is not the volume key: it has {size} bytes{expected} [L65]")
+
+
+def _is_padded(header: Header, digest: Digest, key: memoryview) -> bool:
+    """Say whether a confirmed key is a shorter one with zero bytes appended.
+
+    HMAC fills keys up with zeros, so that the digest confirms both. The shorter one
+    must be one that keyslots can hold, or, where none says so, that the ciphers take.
+    """
+    shorter: Iterable[int] = volume_key_sizes(header, digest)
+    if not shorter:
+        ciphers = [segment.cipher for segment in header.data_segments if segment.cipher]
+        shorter = (n for n in range(len(key)) if all(takes_key(name, n) for name in ciphers))
+    return any(size < len(key) and not any(key[size:]) for size in shorter)
 
 
 def _material_size(keyslot: Keyslot) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Final
 
+from formats.errors import ArgumentError
 from luks import luks1
 from luks.luks2_binary import LABEL_SIZE, METADATA_SIZES
 from luks.luks2_binary import VERSION as LUKS2
@@ -63,7 +64,7 @@ def new_luks1(
             a sector.
     """
     if not 1 <= stripes <= MAX_STRIPES:
-        raise ValueError(f"stripes are 1 to {MAX_STRIPES}, not {stripes}")
+        raise ArgumentError(f"stripes are 1 to {MAX_STRIPES}, not {stripes}")
     stride = area_size(key_size, stripes)
     end = _LUKS1_FIRST_AREA + luks1.KEYSLOT_COUNT * stride
     data_offset = _place_payload(data_offset, end, alignment, detached=detached)
@@ -130,12 +131,12 @@ def new_luks2(
         ValueError: One of these is impossible, or they do not fit together.
     """
     if sector_size not in SECTOR_SIZES:
-        raise ValueError(f"sector_size is one of {SECTOR_SIZES}, not {sector_size}")
+        raise ArgumentError(f"sector_size is one of {SECTOR_SIZES}, not {sector_size}")
     if metadata_size not in METADATA_SIZES:
-        raise ValueError(f"metadata_size is one of {METADATA_SIZES}, not {metadata_size}")
+        raise ArgumentError(f"metadata_size is one of {METADATA_SIZES}, not {metadata_size}")
     least = area_size(key_size)
     if keyslots_size % AREA_ALIGNMENT or not least <= keyslots_size <= MAX_KEYSLOTS_SIZE:
-        raise ValueError(
+        raise ArgumentError(
             f"keyslots_size is a multiple of {AREA_ALIGNMENT} from {least} to"
             f" {MAX_KEYSLOTS_SIZE}, not {keyslots_size}"
         )
@@ -170,7 +171,7 @@ def new_luks2(
 
 def _place_payload(data_offset: int | None, end: int, alignment: int, *, detached: bool) -> int:
     if alignment < SECTOR_SIZE or alignment % SECTOR_SIZE:
-        raise ValueError(f"alignment is a multiple of {SECTOR_SIZE} bytes, not {alignment}")
+        raise ArgumentError(f"alignment is a multiple of {SECTOR_SIZE} bytes, not {alignment}")
     if data_offset is not None:
         return data_offset
     return 0 if detached else _align(end, alignment)
@@ -181,7 +182,7 @@ def _check_data_offset(offset: int, end: int, sector_size: int, *, detached: boo
     # areas would be: cryptsetup takes it for an overlap.
     least = 0 if detached and offset == 0 else end
     if offset < least or offset % sector_size:
-        raise ValueError(
+        raise ArgumentError(
             f"data_offset is a multiple of {sector_size} from {least} on, not {offset}"
         )
 

@@ -24,6 +24,7 @@ from luks.errors import (
     UnsupportedError,
 )
 from luks.luks2 import PRIMARY, SECONDARY
+from luks.model import SECTOR_SIZE
 from luks.validate import validate_luks1
 
 if TYPE_CHECKING:
@@ -91,11 +92,22 @@ def opened_for_header(path_or_device: Place) -> Iterator[BlockDevice]:
         FileDevice(path_or_device, read_only=False, lock=False) as device,
         exclusive(path_or_device),
     ):
+        device.require_name()  # or the change would be lost with a file that was replaced
         yield device
 
 
 def read_header(device: BlockDevice) -> Header:
     """Read and validate the header on an open device; errors as `load_header`."""
+    try:
+        return _read_header(device)
+    except (FormatError, UnsupportedError):
+        # A copy may be in the middle of being written, and while the other is read it, too.
+        from formats.steady import steadily  # noqa: PLC0415  rarely needed
+
+        return steadily(device, lambda: _read_header(device))
+
+
+def _read_header(device: BlockDevice) -> Header:
     start = read_at_most(device, 0, _MAGIC_SIZE)
     if start[:6] == luks2_binary.PRIMARY_MAGIC:  # which is LUKS1's, too
         version = int.from_bytes(start[6:], "big")
@@ -108,6 +120,28 @@ def read_header(device: BlockDevice) -> Header:
             raise EmptyImageError("the image is empty")
         raise ForeignImageError("the image is not LUKS")
     return _read_luks2(device)
+
+
+def check_areas(device: BlockDevice, header: Header) -> None:
+    """Check that a device holds all of a header's keyslots area, which is to be changed (L97).
+
+    Looking at a header, and opening by a keyslot that is there, needs less.
+
+    Raises:
+        TruncatedImageError: It ends before.
+    """
+    end = header.keyslots_offset + header.keyslots_size
+    if header.version == 1:  # what pads its last area may be missing
+        raw = header.source
+        end = max(slot.material_sector + raw.area_sectors(slot) for slot in raw.keyslots)
+        end *= SECTOR_SIZE
+    if end > device.size:
+        raise TruncatedImageError(
+            f"the image of {device.size} bytes ends inside the keyslots area, which ends at"
+            f" byte {end}",
+            rule="L97",
+            hint="nothing was changed; restore the image, or make it as long as it was",
+        )
 
 
 def _is_whole(device: BlockDevice) -> bool:
@@ -137,7 +171,12 @@ def _read_luks2(device: BlockDevice) -> Header:
             if not isinstance(secondary, FormatError | UnsupportedError):
                 _warn("primary", primary)
                 return replace(secondary, stale_copy=PRIMARY)
-        raise primary
+        try:
+            raise primary
+        finally:
+            # Its traceback has this frame, which has it: a cycle that would keep the
+            # device, and what its memory holds, until the collector comes by.
+            del primary
     secondary = _try_copy(device, SECONDARY, primary.metadata_size)
     if isinstance(secondary, FormatError | UnsupportedError):
         _warn("secondary", secondary)
@@ -165,7 +204,7 @@ def _try_copy(
             )
         return luks2.decode_copy(read_exactly(device, offset, size), which, offset)
     except (FormatError, UnsupportedError) as error:
-        return error
+        return error.with_traceback(None)
 
 
 def _warn(copy: str, reason: Exception) -> None:

@@ -19,8 +19,11 @@ from luks.errors import LuksHeaderError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Deepest nesting of objects and arrays, as json-c has it.
+#: Most levels of the text, as json-c has it. What is in an object or array is one level
+#: below it, numbers and strings as well.
 MAX_DEPTH: Final = 32
+#: Most levels of a token: it lies in the object of all tokens, and that in the metadata.
+TOKEN_DEPTH: Final = MAX_DEPTH - 2
 
 _MAX_UINT64: Final = 2**64 - 1
 _DIGITS: Final = frozenset("0123456789")
@@ -38,11 +41,25 @@ def parse_area(area: bytes) -> dict[str, Any]:
     end = area.find(b"\0")
     if end < 0 or area.count(0, end) != len(area) - end:
         raise LuksHeaderError("the JSON text is not followed by zeros only", rule="L23")
-    if not area.startswith(b"{"):
+    root = parse_object(area[:end])
+    if is_deeper(root, MAX_DEPTH):
+        raise LuksHeaderError(f"the JSON text has more than {MAX_DEPTH} levels", rule="L23")
+    return root
+
+
+def parse_object(text: bytes) -> dict[str, Any]:
+    """Return the object that a JSON text is, which a header can hold.
+
+    Raises:
+        LuksHeaderError: It is no such thing.
+    """
+    if b"\0" in text:
+        raise LuksHeaderError("the JSON text contains NUL", rule="L23")
+    if not text.startswith(b"{"):
         raise LuksHeaderError("the JSON text does not begin with '{'", rule="L23")
     try:
         root = json.loads(
-            area[:end].decode(),
+            text.decode(),
             object_pairs_hook=_object,
             parse_constant=_refuse_constant,
             parse_float=_finite,
@@ -51,7 +68,6 @@ def parse_area(area: bytes) -> dict[str, Any]:
         # The parser's own message would quote the text, which may hold secrets.
         place = f" at character {error.pos}" if isinstance(error, json.JSONDecodeError) else ""
         raise LuksHeaderError(f"the JSON text cannot be parsed{place}", rule="L23") from None
-    _check_depth(root)
     value: dict[str, Any] = root
     return value
 
@@ -95,19 +111,19 @@ def _finite(text: str) -> float:
     return value
 
 
-def _check_depth(root: object) -> None:
-    level: list[Any] = [root]
-    for _ in range(MAX_DEPTH):
+def is_deeper(value: object, levels: int) -> bool:
+    """Say whether a value has more than so many levels, of which a number or string is one."""
+    level: list[Any] = [value]
+    for _ in range(levels):
         level = [
             child
             for value in level
-            if isinstance(value, dict | list)
+            if isinstance(value, dict | list | tuple)
             for child in (value.values() if isinstance(value, dict) else value)
         ]
         if not level:
-            return
-    if any(isinstance(value, dict | list) for value in level):
-        raise LuksHeaderError(f"the JSON text is nested deeper than {MAX_DEPTH}", rule="L23")
+            return False
+    return True
 
 
 class Node(NamedTuple):

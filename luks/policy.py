@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from formats.records import Record
 from luks.ciphers import check_usable, parse
-from luks.errors import LuksHeaderError, PolicyError, UnsupportedError
+from luks.detection import header_uuids
+from luks.errors import LuksHeaderError, PolicyError, StorageError, UnsupportedError
 from luks.luks2_reencrypt import REENCRYPT_REQUIREMENTS
 from luks.model import SECTOR_SIZE, Argon2, Pbkdf2
 from luks.validate import SECTOR_SIZES
@@ -25,8 +26,12 @@ from luks.validate import SECTOR_SIZES
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from formats.device import BlockDevice
     from luks.kdf import KdfLimits
     from luks.model import Digest, Header, KdfCost, Keyslot, Segment
+
+
+LUKS1: Final = 1
 
 
 class Policy(Record, kw_only=True):
@@ -111,7 +116,7 @@ def header_digest(header: Header) -> bytes:
     changes it; which of two equal LUKS2 copies was read does not, nor how often
     the header was written, nor white space and order in its JSON.
     """
-    if header.version == 1:
+    if header.version == LUKS1:
         from luks import luks1  # noqa: PLC0415  most volumes are LUKS2
 
         return hashlib.sha256(luks1.encode(header.source)).digest()
@@ -163,6 +168,31 @@ def check_openable(header: Header, *, allow_unencrypted: bool = False) -> Digest
         )
     _check_ciphers(header, digest, plain=allow_unencrypted)
     return digest
+
+
+def check_payload_place(device: BlockDevice, header: Header) -> None:
+    """Check that the payload does not lie where this header is itself (L52).
+
+    A detached header may say that its payload starts at byte 0: of another device. So
+    only there is looked what lies on the device.
+
+    Args:
+        device: Is to hold the payload.
+        header: As it was loaded, wherever from.
+
+    Raises:
+        LuksHeaderError: The header, or a copy of it, lies on the device and the payload
+            overlaps it.
+        DeviceError: The device cannot be read.
+    """
+    end = header.keyslots_offset + header.keyslots_size
+    if header.data_offset < end and header.uuid in header_uuids(device):
+        raise LuksHeaderError(
+            f"the payload at byte {header.data_offset} overlaps the header and its keyslots, which"
+            f" end at byte {end}",
+            rule="L52",
+            hint="this is a detached header: give the image that it is for, and this with --header",
+        )
 
 
 def check_writable(header: Header) -> None:
@@ -225,9 +255,37 @@ def _check_segment(name: str, segment: Segment, *, plain: bool) -> None:
 
 
 def _check_ciphers(header: Header, digest: Digest, *, plain: bool) -> None:
-    """Check the segments' ciphers with the size of the key that the keyslots hold."""
+    """Check that the segments' ciphers take a key of a size that keyslots hold."""
+    refused: list[StorageError] = []
+    sizes = volume_key_sizes(header, digest)
+    for size in sizes:
+        try:
+            check_key_size(header, size, plain=plain)
+        except (PolicyError, UnsupportedError) as error:
+            refused.append(error)
+    if refused and len(refused) == len(sizes):  # else there are keyslots that can be tried
+        raise refused[0]
+
+
+def volume_key_sizes(header: Header, digest: Digest) -> tuple[int, ...]:
+    """Return how many bytes the volume key can have, as the header says; in LUKS2 perhaps nothing.
+
+    They are in order. There should not be more than one, but nothing in a header is
+    authentic.
+    """
+    if header.version == LUKS1:
+        return (header.source.key_bytes,)
     keyslots = (header.keyslots[number] for number in digest.keyslots)
-    sizes = {keyslot.key_size for keyslot in keyslots if keyslot.kdf is not None}
+    return tuple(sorted({keyslot.key_size for keyslot in keyslots if keyslot.kdf is not None}))
+
+
+def check_key_size(header: Header, size: int, *, plain: bool) -> None:
+    """Check that the ciphers of the payload take, and have here, keys of ``size`` bytes (L65).
+
+    Raises:
+        UnsupportedError: One does not.
+        PolicyError: One encrypts nothing, and not ``plain``.
+    """
     for segment in header.data_segments:
-        for size in sizes if segment.cipher else ():
-            check_usable(segment.cipher or "", size, permit_null=plain)
+        if segment.cipher:
+            check_usable(segment.cipher, size, permit_null=plain)

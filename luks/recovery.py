@@ -9,7 +9,7 @@ from formats.file import FileDevice
 from formats.logs import LateLogger
 from luks.errors import DeviceBusyError, ForeignImageError, ReadOnlyError
 from luks.header_lock import exclusive
-from luks.load import opened_for_header, read_header
+from luks.load import check_areas, opened_for_header, read_header
 from luks.writer import erase_unused, repair_header
 
 if TYPE_CHECKING:
@@ -38,10 +38,13 @@ def repair(path_or_device: Place) -> Header:
         ForeignImageError: Something else lies where the copy was, or there is
             no LUKS header at all.
         LuksHeaderError: No copy is sound.
+        TruncatedImageError: The image ends inside the keyslots area (L97).
         StorageError: As `luks.edit`.
     """
     with opened_for_header(path_or_device) as device:
-        header = repair_header(device, read_header(device))
+        header = read_header(device)
+        check_areas(device, header)
+        header = repair_header(device, header)
         if not header.requirements:  # who knows what those need
             erase_unused(device, header)
         return header
@@ -80,4 +83,5 @@ def _exclusive(place: Place) -> Iterator[BlockDevice]:
             yield device
         return
     with exclusive(place.path):
+        place.require_name()
         yield place

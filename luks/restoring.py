@@ -95,9 +95,12 @@ def restore_luks1(
     Raises:
         HeaderMismatchError: The areas of the keyslots lie elsewhere.
     """
-    places = [[s.material_sector for s in header.source.keyslots] for header in (old, new)]
+    places = [
+        (header.source.hash_spec, [(s.material_sector, s.stripes) for s in header.source.keyslots])
+        for header in (old, new)
+    ]
     if places[0] != places[1]:
-        raise HeaderMismatchError("the backup has its keyslots at other places [L111]")
+        raise HeaderMismatchError("the backup has other keyslots, or at other places [L111]")
     fresh = {n: slot for n, slot in new.keyslots.items() if n not in old.keyslots}
     changed = {
         n: slot

@@ -11,6 +11,7 @@ import errno
 import os
 from typing import TYPE_CHECKING, Final
 
+from formats.errors import ArgumentError
 from luks.errors import SecretRequiredError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def read_descriptor(fd: int, name: str, *, offset: int = 0, size: int | None = N
         ValueError: ``offset`` or ``size`` is no number of bytes of a secret.
     """
     if offset < 0 or (size is not None and not 0 < size <= MAX_KEY_FILE_SIZE):
-        raise ValueError(f"no part of a secret: {size} bytes at {offset}")
+        raise ArgumentError(f"no part of a secret: {size} bytes at {offset}")
     try:
         _skip(fd, offset)
         read = _read(fd, MAX_KEY_FILE_SIZE + 1 if size is None else size)
@@ -94,7 +95,7 @@ def read_credential(name: str) -> bytearray:
         ValueError: No credential can be called so.
     """
     if not name or name in {".", ".."} or "/" in name or "\0" in name:
-        raise ValueError(f"{name!r} is no name of a credential")
+        raise ArgumentError(f"{name!r} is no name of a credential")
     directory = os.environ.get(CREDENTIALS_DIRECTORY)
     if not directory:
         raise SecretRequiredError(
@@ -116,14 +117,21 @@ def run_command(command: Sequence[str]) -> bytearray:
 
     Raises:
         SecretRequiredError: It cannot be run, fails, prints nothing, or more
-            than `MAX_KEY_FILE_SIZE` bytes.
+            than `MAX_KEY_FILE_SIZE` bytes; or SIGCHLD is ignored (S14).
         ValueError: There is no program.
     """
-    import subprocess  # noqa: PLC0415  few run commands
+    import signal  # noqa: PLC0415  few run commands
+    import subprocess  # noqa: PLC0415
 
     if not command:
-        raise ValueError("there is no command to run")
+        raise ArgumentError("there is no command to run")
     name = f"the command {command[0]}"
+    if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
+        # The system then forgets how a child ended, and `subprocess` says "well".
+        raise SecretRequiredError(
+            f"cannot run {name}: this process ignores SIGCHLD and so cannot see it fail",
+            hint="set SIGCHLD to its default first",
+        )
     try:
         process = subprocess.Popen(  # noqa: S603  to run it is what was asked for
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, bufsize=0

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Final
 
-from formats.device import Device
+from formats.device import Device, SpaceDevice
 from luks.model import SECTOR_SIZE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from formats.device import BlockDevice, ReadableBuffer, WritableBuffer
     from luks.ciphers import SectorCipher
 
@@ -107,6 +109,21 @@ class CryptSegment(Device):
             with self._lock:
                 self._check_open()
                 self._device.discard(self._offset + start, end - start)
+
+    def backed_ranges(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        """Yield what in a range has space of its own in the device below, if that can tell."""
+        self._check_range(offset, size)
+        if not isinstance(self._device, SpaceDevice):
+            yield offset, size
+            return
+        for start, length in self._device.backed_ranges(self._offset + offset, size):
+            yield start - self._offset, length
+
+    def reserve(self, offset: int, size: int, /) -> None:
+        """Have the device below find the space for a range, if that can."""
+        self._check_range(offset, size)
+        if isinstance(self._device, SpaceDevice):
+            self._device.reserve(self._offset + offset, size)
 
     def resize(self, size: int, /) -> None:
         """Resize the device below so that it ends with this segment, which gets ``size`` bytes.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from formats.errors import ArgumentError
+
 
 def decode_field(field: bytes) -> str:
     """Return a field's text for people; what is no UTF-8 becomes U+FFFD."""
@@ -18,11 +20,14 @@ def encode_field(text: str, size: int, *, unchanged: bytes | None = None) -> byt
             was, that is returned, so that odd bytes survive a rewrite.
 
     Raises:
-        ValueError: The text contains NUL or is too long.
+        ArgumentError: The text contains NUL, is too long, or cannot be encoded.
     """
     if unchanged is not None and decode_field(unchanged) == text:
         return unchanged
-    data = text.encode()
+    try:
+        data = text.encode()
+    except UnicodeEncodeError:
+        raise ArgumentError(f"{text!r} is not valid Unicode text") from None
     if b"\0" in data or len(data) >= size:
-        raise ValueError(f"{text!r} does not fit into {size - 1} bytes of UTF-8 without NUL")
+        raise ArgumentError(f"{text!r} does not fit into {size - 1} bytes of UTF-8 without NUL")
     return data.ljust(size, b"\0")

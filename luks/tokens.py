@@ -13,8 +13,9 @@ import json
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from luks.errors import LuksHeaderError, SecretRequiredError, UnsupportedError
-from luks.luks2_json import parse_area
+from formats.errors import ArgumentError
+from luks.errors import FormatError, LuksHeaderError, SecretRequiredError, UnsupportedError
+from luks.luks2_json import TOKEN_DEPTH, is_deeper, parse_object
 from luks.secrets import Secret
 
 if TYPE_CHECKING:
@@ -58,30 +59,45 @@ def keyring_token(description: str, keyslots: Iterable[int]) -> dict[str, Any]:
         description: By which the kernel finds the key, of type ``user``.
         keyslots: Numbers of the keyslots that it opens.
     """
-    if not description or "\0" in description:
-        raise ValueError("a key in the keyring has a description, without NUL")
+    if not _is_description(description):
+        raise ArgumentError("a key in the keyring has a description, without NUL")
     words = [str(number) for number in keyslots]
     return {"type": KEYRING, "keyslots": words, "key_description": description}
 
 
-def parse_token(text: bytes) -> dict[str, Any]:
+def parse_token(text: bytes, name: str = "the token") -> dict[str, Any]:
     """Read the JSON object of a token that comes from outside.
 
     Args:
         text: JSON in UTF-8.
+        name: What errors call it, such as the name of its file.
 
     Raises:
-        LuksHeaderError: It is no JSON that a LUKS2 header could store (L23).
-        ValueError: It is not what its type has, as far as that is known.
+        FormatError: It is not the JSON object of a token (L125, L126).
+        UnsupportedError: It has more levels than a header can hold (L126).
     """
-    if b"\0" in text:
-        raise LuksHeaderError("the JSON text contains NUL", rule="L23")
-    body = parse_area(text.strip() + b"\0")
-    if body.get("type") == KEYRING:
+    try:
+        body = parse_object(text.strip())
+    except LuksHeaderError as error:  # but it is not the header that is damaged
+        raise FormatError(f"{name} cannot be read: {error}") from error
+    if is_deeper(body, TOKEN_DEPTH):
+        raise UnsupportedError(
+            f"{name} has more than {TOKEN_DEPTH} levels of JSON: with it, cryptsetup could not"
+            " read the header any more [L126]",
+            feature="deeper tokens",
+        )
+    type_, keyslots = body.get("type"), body.get("keyslots")
+    if not isinstance(type_, str) or not type_:
+        raise FormatError(f"{name} has no type", rule="L125")
+    if not isinstance(keyslots, list) or not all(isinstance(word, str) for word in keyslots):
+        raise FormatError(f"{name} has no list of keyslots, as strings", rule="L125")
+    if type_ == KEYRING:
         description = body.get("key_description")
-        if len(body) != 3 or not isinstance(description, str):
-            raise ValueError(f"a token of type {KEYRING} has a key_description and nothing else")
-        keyring_token(description, ())
+        if len(body) != 3 or not _is_description(description):
+            raise FormatError(
+                f"{name} is of type {KEYRING}, and has not exactly one key_description besides",
+                rule="L125",
+            )
     return body
 
 
@@ -119,7 +135,11 @@ def token_secret(header: Header, number: int) -> Secret:
     return Secret.from_keyring(description)
 
 
+def _is_description(value: object) -> bool:
+    return isinstance(value, str) and bool(value) and "\0" not in value
+
+
 def _token(header: Header, number: int) -> Token:
     if number not in header.tokens:
-        raise ValueError(f"there is no token {number}")
+        raise ArgumentError(f"there is no token {number}")
     return header.tokens[number]

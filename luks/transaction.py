@@ -16,20 +16,20 @@ from contextlib import ExitStack, contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from formats.errors import ArgumentError
 from formats.records import replace
 from luks import changes, luks1
 from luks.costs import digest_cost, keyslot_cost
-from luks.enroll import add_keyslot, free_keyslot, new_digest
+from luks.enroll import add_keyslot, choose_keyslot, new_digest
 from luks.errors import DeviceBusyError, PolicyError, SecretRequiredError
 from luks.hashes import lookup
 from luks.kdf import DEFAULT_LIMITS
 from luks.keyslots import VolumeKey, matching, unlock, verify_volume_key
-from luks.load import opened_for_header, read_header
+from luks.load import check_areas, opened_for_header, read_header
 from luks.model import PRIORITY_NORMAL
 from luks.policy import DEFAULT_POLICY, check_writable
 from luks.secrets import view_of
-from luks.validate import MAX_OBJECTS
-from luks.writer import write_header
+from luks.writer import next_header, write_header
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from luks.policy import Policy
     from luks.secrets import Secret
 
-_LUKS2_KEYSLOTS: Final = MAX_OBJECTS
 _MAX_KEY_SIZE: Final = 512
 
 
@@ -98,9 +97,11 @@ class Transaction:
         self._old = read_header(device)
         policy.check_header(self._old)
         check_writable(self._old)
+        check_areas(device, self._old)
         self._policy = policy
         self._material: dict[int, bytes] = {}
         self._key: VolumeKey | None = None
+        self._written: Header | None = None  # by a commit of which the outcome is in doubt
         self.header = self._old
 
     def unlock(self, secret: bytes | Secret | VolumeKey, *, keyslot: int | None = None) -> int:
@@ -192,12 +193,14 @@ class Transaction:
         header = self.header
         if header.version == luks1.VERSION:
             if unbound_key is not None or cipher is not None or priority != PRIORITY_NORMAL:
-                raise ValueError("LUKS1 has no unbound keys, priorities, or ciphers of keyslots")
+                raise ArgumentError("LUKS1 has no unbound keys, priorities, or ciphers of keyslots")
             hash_name = hash_name or header.source.hash_spec
             if hash_name != header.source.hash_spec:
-                raise ValueError("LUKS1 has one hash for everything")
+                raise ArgumentError("LUKS1 has one hash for everything")
         hash_name = hash_name or "sha256"
-        number = self._choose(keyslot)
+        # The place of a LUKS1 keyslot is its own until the header says that it is free.
+        in_use = self._old.keyslots if header.version == luks1.VERSION else ()
+        number = choose_keyslot(header, keyslot, in_use)
         key = self._key_to_store(unbound_key)
         cost = keyslot_cost(
             kdf,
@@ -261,7 +264,7 @@ class Transaction:
         """
         old = self.header
         if keyslot not in changes.volume_keyslots(old):
-            raise ValueError(f"keyslot {keyslot} does not hold the volume key")
+            raise ArgumentError(f"keyslot {keyslot} does not hold the volume key")
         options: dict[str, Any] = {"kdf": kdf, "iter_time": iter_time, "hash_name": hash_name}
         self.header = changes.remove_keyslot(old, keyslot)
         try:
@@ -275,16 +278,6 @@ class Transaction:
         keyslots = {**self.header.keyslots, keyslot: new}
         self.header = replace(self.header, keyslots=MappingProxyType(keyslots), tokens=old.tokens)
         return keyslot
-
-    def check_number(self, keyslot: int) -> None:
-        """Check that there can be a keyslot of this number.
-
-        Raises:
-            ValueError: The format has no such keyslot.
-        """
-        count = luks1.KEYSLOT_COUNT if self._old.version == luks1.VERSION else _LUKS2_KEYSLOTS
-        if not 0 <= keyslot < count:
-            raise ValueError(f"keyslots are numbered from 0 to {count - 1}")
 
     def remove_keyslot(self, keyslot: int, *, force: bool = False) -> None:
         """Remove a keyslot; its key material is erased with the commit.
@@ -346,34 +339,44 @@ class Transaction:
     def commit(self) -> Header:
         """Write everything, durably, and begin anew with the header that is there then.
 
+        After an interrupt or an error it can be called again (L98).
+
         Raises:
             DeviceBusyError: The header was changed by somebody else meanwhile.
             DeviceError: A write failed: the header is the old or the new one.
             LuksHeaderError: The metadata do not fit.
         """
-        if read_header(self._device) != self._old:
-            raise DeviceBusyError("the header was changed by somebody else meanwhile")
-        live = {slot.area.offset for slot in self.header.keyslots.values()}
-        material = {at: data for at, data in self._material.items() if at in live}
-        self.header = self._old = write_header(self._device, self.header, material)
+        there = read_header(self._device)
+        if there != self._old:
+            self._follow(there)
+        in_use = {slot.area.offset for slot in there.keyslots.values()}
+        wanted = {slot.area.offset for slot in self.header.keyslots.values()} - in_use
+        material = {at: data for at, data in self._material.items() if at in wanted}
+        new = replace(self.header, stale_copy=there.stale_copy)
+        # From here on until memory has followed, the outcome is in doubt (L98).
+        self._written = next_header(new)
+        self._old = self.header = write_header(self._device, new, material)
         self._material = {}
+        self._written = None
         return self.header
 
-    def _choose(self, keyslot: int | None) -> int:
-        # The place of a LUKS1 keyslot is its own until the header says that it is free.
-        in_use = self._old.keyslots if self._old.version == luks1.VERSION else ()
-        if keyslot is None:
-            return free_keyslot(self.header, in_use)
-        if keyslot in self.header.keyslots:
-            raise ValueError(f"keyslot {keyslot} is active")
-        self.check_number(keyslot)
-        return keyslot
+    def _follow(self, there: Header) -> None:
+        """Take the header on the device for what it is, if an interrupted commit wrote it."""
+        if there != self._written:
+            raise DeviceBusyError(
+                "the header was changed by somebody else meanwhile"
+                if self._written is None
+                else "an interrupted commit left the header between two states [L98]",
+                hint="begin another transaction with the header as it is now",
+            )
+        self._old = there
+        self.header = replace(self.header, seqid=there.seqid, source=there.source)
 
     def _key_to_store(self, unbound_key: bytes | Secret | None) -> memoryview:
         if unbound_key is not None:
             key = view_of(unbound_key)
             if not 0 < len(key) <= _MAX_KEY_SIZE:
-                raise ValueError(f"a key has 1 to {_MAX_KEY_SIZE} bytes")
+                raise ArgumentError(f"a key has 1 to {_MAX_KEY_SIZE} bytes")
             return key
         if self._key is None:
             raise SecretRequiredError("the transaction is not unlocked, so that it has no key")

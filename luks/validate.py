@@ -6,6 +6,7 @@ used. Reasons to refuse a sound header are not here but in `luks.policy`.
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
@@ -146,21 +147,26 @@ def _check_segments(header: Header) -> None:
 
 
 def _check_references(header: Header) -> None:
+    # What is counted is gone through once: JSON can name the same numbers very often.
+    digests_of_keyslot: Counter[int] = Counter()
+    decrypted: set[int] = set()
     for number, digest in header.digests.items():
-        if not header.keyslots.keys() >= set(digest.keyslots):
+        keyslots, segments = set(digest.keyslots), set(digest.segments)
+        if not header.keyslots.keys() >= keyslots:
             raise LuksHeaderError(f"digest {number} names a missing keyslot", rule="L29")
-        if not header.segments.keys() >= set(digest.segments):
+        if not header.segments.keys() >= segments:
             raise LuksHeaderError(f"digest {number} names a missing segment", rule="L29")
+        digests_of_keyslot.update(keyslots)
+        decrypted |= segments
     for number, token in header.tokens.items():
         if not header.keyslots.keys() >= set(token.keyslots):
             raise LuksHeaderError(f"token {number} names a missing keyslot", rule="L29")
     for number, keyslot in header.keyslots.items():
-        count = sum(number in digest.keyslots for digest in header.digests.values())
+        count = digests_of_keyslot[number]
         if keyslot.type == "luks2" and count != 1:
             raise LuksHeaderError(f"keyslot {number} has {count} digests", rule="L29")
     for number, segment in header.segments.items():
-        count = sum(number in digest.segments for digest in header.digests.values())
-        if segment.type == "crypt" and not count:
+        if segment.type == "crypt" and number not in decrypted:
             raise LuksHeaderError(f"segment {number} has no digest", rule="L29")
 
 

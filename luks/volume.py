@@ -9,8 +9,10 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from formats.device import Device
+from formats.errors import ArgumentError
+from formats.process import Owned, Owner
 from luks.ciphers import NullCipher, sector_cipher
-from luks.detection import opened
+from luks.detection import is_same_place, opened
 from luks.errors import (
     LuksHeaderError,
     ReadOnlyError,
@@ -20,7 +22,7 @@ from luks.errors import (
 from luks.kdf import DEFAULT_LIMITS
 from luks.keyslots import VolumeKey, unlock, verify_volume_key
 from luks.load import read_header
-from luks.policy import DEFAULT_POLICY, check_openable
+from luks.policy import DEFAULT_POLICY, check_openable, check_payload_place, volume_key_sizes
 from luks.secrets import Secret
 from luks.segment import CryptSegment
 
@@ -68,7 +70,9 @@ def open(  # noqa: A001  it is luks.open
         PolicyError: The volume is not encrypted, or asks for too much.
         UnsupportedError: It needs something that is not implemented.
         EmptyImageError, ForeignImageError, TruncatedImageError,
-        LuksHeaderError: There is no sound LUKS header.
+        LuksHeaderError: There is no sound LUKS header, or the payload overlaps it: a
+            detached header is given as the image (L52).
+        ArgumentError: ``header`` is the image itself.
         DeviceError: The image cannot be opened or read, or is in use.
     """
     with ExitStack() as stack:
@@ -83,6 +87,9 @@ def open(  # noqa: A001  it is luks.open
             device, owned = path_or_device, ()
         with opened(device if header is None else header) as header_device:
             loaded = read_header(header_device)
+            check_payload_place(device, loaded)
+            if header is not None and is_same_place(path_or_device, header):
+                raise ArgumentError("the image and its detached header are one and the same [L52]")
             if isinstance(secret, VolumeKey):
                 key = verify_volume_key(loaded, secret.key.view(), limits=limits, policy=policy)
             else:
@@ -99,11 +106,13 @@ def open(  # noqa: A001  it is luks.open
     return volume
 
 
-class Volume(Device):
+class Volume(Owned, Device):
     """The decrypted payload of a LUKS volume, as a `BlockDevice`.
 
     Any range of bytes can be read and written, from several threads at once; a
-    write that ends inside sectors reads those first.
+    write that ends inside sectors reads those first. In a child of the process that
+    opened it everything but `close` raises `ForkedProcessError`: it would wait for
+    locks that nobody there releases.
 
     Attributes:
         header: The header it was opened with.
@@ -134,10 +143,16 @@ class Volume(Device):
 
         Raises:
             TruncatedImageError: The device ends before the payload.
+            LuksHeaderError: The payload would overlap the header itself (L52).
             PolicyError, UnsupportedError: As `luks.unlock`.
+            ArgumentError: The key is not as long as the header says (L65).
         """
         policy.check_header(header)
-        check_openable(header, allow_unencrypted=policy.allow_unencrypted)
+        digest = check_openable(header, allow_unencrypted=policy.allow_unencrypted)
+        check_payload_place(device, header)
+        sizes = volume_key_sizes(header, digest)
+        if sizes and len(key.key) not in sizes:
+            raise ArgumentError(f"a key of {len(key.key)} bytes is not of this header [L65]")
         self.header = header
         self.keyslot = key.keyslot
         self.read_only = read_only
@@ -148,6 +163,7 @@ class Volume(Device):
         )
         self._starts = _starts(self._segments)
         self._device = device
+        self._owner = Owner("the volume")
         self._closed = False
 
     @property
@@ -226,6 +242,23 @@ class Volume(Device):
         for segment, at, first, last in self._pieces(offset, size):
             segment.discard(at, last - first)
 
+    def backed_ranges(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        """Yield what in a range of the payload has space of its own in the image."""
+        self._check_open()
+        self._check_range(offset, size)
+        for segment, at, first, last in self._pieces(offset, size):
+            base = offset + first - at
+            for start, length in segment.backed_ranges(at, last - first):
+                yield base + start, length
+
+    def reserve(self, offset: int, size: int, /) -> None:
+        """Have the image find the space for a range; see `formats.device.SpaceDevice`."""
+        self._check_open()
+        self._check_range(offset, size)
+        self._check_writable()
+        for segment, at, first, last in self._pieces(offset, size):
+            segment.reserve(at, last - first)
+
     def resize(self, size: int, /) -> None:
         """Resize the image so that the payload has ``size`` bytes.
 
@@ -274,9 +307,15 @@ class Volume(Device):
             self._starts = _starts(self._segments)
 
     def close(self) -> None:
-        """Wipe the volume key and close what `luks.open` opened; twice is fine."""
+        """Wipe the volume key and close what `luks.open` opened; twice is fine.
+
+        In a child only its copy of the key is wiped.
+        """
         if not self._closed:
             self._closed = True
+            if self._owner.is_other:
+                self._key.wipe()
+                return
             for segment in self._segments:
                 segment.close()
             self._key.wipe()
@@ -298,6 +337,7 @@ class Volume(Device):
             at = stop
 
     def _check_open(self) -> None:
+        self._owner.require()
         if self._closed:
             raise ValueError("the volume is closed")
 

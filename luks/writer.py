@@ -127,6 +127,11 @@ def write_header(
     return written
 
 
+def next_header(header: Header) -> Header:
+    """Return what a header is once it is written: LUKS2 counts how often (L1)."""
+    return header if header.version == luks1.VERSION else replace(header, seqid=header.seqid + 1)
+
+
 def repair_header(device: BlockDevice, header: Header) -> Header:
     """Write the damaged or old copy of a LUKS2 header anew, from the other one.
 
@@ -244,10 +249,10 @@ def _luks2_pieces(
     """
     if header.seqid >= MAX_SEQID:
         raise LuksHeaderError("the counter of header writes is at its end", rule="L1")
-    copies = luks2.encode(replace(header, seqid=header.seqid + 1), random)
+    copies = luks2.encode(next_header(header), random)
     # Whatever is written is something we would read; this finds what is not.
     written = luks2.decode_copy(copies[PRIMARY], PRIMARY, 0)
-    if written != replace(header, seqid=header.seqid + 1):
+    if written != next_header(header):
         raise LuksHeaderError("these metadata would be read otherwise", rule="L90")
     places = [(0, copies[PRIMARY]), (header.metadata_size, copies[SECONDARY])]
     return (places[::-1] if header.stale_copy == SECONDARY else places), written

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from blobstore.description import Digest
     from blobstore.store import Store
+    from formats.qcow2.snapshot_table import SnapshotKey
     from luks import VolumeKey
 
     _Command = Callable[..., Any]
@@ -49,7 +50,7 @@ class Access(NamedTuple):
     lock: bool
     borrowed_key: bool = False  # of another image: for this one only if it needs a key
     volume_key_file: Path | None = None
-    snapshot: str | None = None
+    snapshot: str | SnapshotKey | None = None
 
     @contextmanager
     def secret_for(
@@ -192,6 +193,8 @@ def access_options(function: _Command) -> _Command:
         no_lock: bool,
         volume_key_file: Path | None,
         snapshot: str | None,
+        snapshot_id: str | None,
+        snapshot_name: str | None,
         **rest: Any,
     ) -> Any:
         access = Access(
@@ -202,16 +205,18 @@ def access_options(function: _Command) -> _Command:
             at_least_generation,
             not no_lock,
             volume_key_file=volume_key_file,
-            snapshot=snapshot,
+            snapshot=snapshot_key(snapshot, snapshot_id, snapshot_name),
         )
         return function(access=access, **rest)
 
     for option in (
         click.option(
             "--snapshot",
-            metavar="NAME",
-            help="Read this internal snapshot of a qcow2 image.",
+            metavar="SNAPSHOT",
+            help="Read this internal snapshot of a qcow2 image: its name or ID.",
         ),
+        click.option("--snapshot-id", metavar="ID", help="Read the one with this ID."),
+        click.option("--snapshot-name", metavar="NAME", help="Read the one with this name."),
         click.option(
             "--no-lock",
             is_flag=True,
@@ -239,6 +244,21 @@ def access_options(function: _Command) -> _Command:
     ):
         wrapped = option(wrapped)
     return _secret_options(wrapped, "The image's detached LUKS header.")
+
+
+def snapshot_key(which: str | None, id_: str | None, name: str | None) -> str | SnapshotKey | None:
+    """Return what says which snapshot is meant: by ID or name, or by what is said of them.
+
+    Raises:
+        click.UsageError: Both ways are used at once.
+    """
+    if id_ is None and name is None:
+        return which
+    if which is not None:
+        raise click.UsageError("name the snapshot once: by itself, or by its ID and its name")
+    from formats.qcow2.snapshot_table import SnapshotKey  # noqa: PLC0415  rarely needed
+
+    return SnapshotKey(id_, name)
 
 
 def new_access_options(function: _Command) -> _Command:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from blobstore.cli.output import print_json, print_table
+from blobstore.errors import CorruptBlobError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,13 +26,20 @@ def difference_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def show_differences(differences: Sequence[Difference], *, as_json: bool, exit_code: bool) -> None:
-    """Print what differs; end the command with 1 if that is wanted."""
+    """Print what differs; end the command with 1 if that is wanted.
+
+    Raises:
+        CorruptBlobError: A section could not be read, so whether it differs is not known.
+    """
     changed = [difference for difference in differences if difference.change != "same"]
     if as_json:
         print_json([asdict(difference) for difference in differences])
     elif changed:
         header = ("SECTION", "CHANGE", "SIZE", "GENERATION", "SHA-256")
         print_table([header, *(row for difference in changed for row in _rows(difference))])
+    unread = [difference.name for difference in changed if difference.change == "unreadable"]
+    if unread:
+        raise CorruptBlobError(f"{len(unread)} sections could not be compared", name=unread[0])
     if exit_code and changed:
         click.get_current_context().exit(1)
 

@@ -51,22 +51,13 @@ def image_and_changed_header(function: _Command) -> _Command:
 def _image_and_header(function: _Command, *, write: bool) -> _Command:
     @functools.wraps(function)
     def wrapped(*, image: Path, header: Path | None, **rest: Any) -> Any:
-        with usage_errors(), luks_place(image, header, write=write) as place:
+        with luks_place(image, header, write=write) as place:
             return function(image=image, place=place, **rest)
 
     option = click.option(
         "--header", type=PATH, metavar="FILE", help="The image's detached LUKS header."
     )
     return click.argument("image", type=PATH)(option(wrapped))
-
-
-@contextmanager
-def usage_errors() -> Iterator[None]:
-    """Turn what the engine says of impossible arguments into wrong usage."""
-    try:
-        yield
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
 
 
 @contextmanager

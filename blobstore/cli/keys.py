@@ -103,14 +103,19 @@ class KeySource(NamedTuple):
             from luks import SecretObjects  # noqa: PLC0415  rarely used
 
             return SecretObjects(self.objects).resolve(self.secret_id)
+        if self.credential is not None:
+            return Secret.from_credential(self.credential)
+        if self.command is None:
+            return None
         try:
-            if self.credential is not None:
-                return Secret.from_credential(self.credential)
-            if self.command is not None:
-                return Secret.from_command(shlex.split(self.command))
+            command = shlex.split(self.command)
         except ValueError as error:
-            raise click.UsageError(str(error)) from error
-        return None
+            raise click.UsageError(f"--key-command: {error}") from error
+        import signal  # noqa: PLC0415  few run commands
+
+        # Whoever started us may have ignored it: then nobody sees a command fail.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        return Secret.from_command(command)
 
 
 class _ObjectType(click.ParamType["SecretObject"]):

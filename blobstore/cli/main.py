@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import importlib
 import keyword
-import os
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from blobstore import __version__
-from formats.errors import StorageError
+from blobstore.cli.streams import ReaderGoneError, secure
+from formats.errors import ArgumentError, StorageError
 from formats.logs import configure_with
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: Verb to what it does. Each lives in blobstore.cli.commands.VERB as `command`.
 VERBS: Final = {
@@ -57,11 +60,12 @@ Exit codes:
    0  success
    1  any other failure         2  wrong usage
   20  the device failed        21  no space left        22  read-only
-  23  image in use             30  broken format        31  empty image
+  23  image in use             24  used after a fork    25  image replaced
+  30  broken format            31  empty image
   32  foreign file             33  truncated image      34  container header damaged
   35  LUKS header damaged      36  LUKS header exists   37  field out of limits
   38  qcow2 image corrupt      39  qcow2 space leaked   40  unsupported
-  41  no such snapshot         42  snapshot exists
+  41  no such snapshot         42  snapshot exists      43  snapshot ambiguous
   50  cannot unlock            51  wrong passphrase or damaged keyslot
   52  no passphrase            53  refused by policy    54  no keyslot left
   55  secret ill-defined       56  secret not encoded as defined
@@ -74,6 +78,7 @@ Exit codes:
   72  output exists            73  section exists       74  no previous blob
   75  not the pinned state     76  wrong key of TPM state, or damage
   77  store too busy          130  interrupted
+ 141  the reader of a pipe that stdout is went away
 """
 
 
@@ -129,22 +134,32 @@ def cli(*, quiet: bool) -> None:
 
 
 def main() -> None:
-    """Run the command line and exit with its code."""
+    """Run the command line and exit with its code, once all that it printed is written."""
+    secure()
+    code = _code_of(lambda: cli.main(prog_name="blobstore", standalone_mode=False))
+    late = _code_of(sys.stdout.flush)
+    sys.exit(code or late)
+
+
+def _code_of(run: Callable[[], Any]) -> Any:
+    """Return the exit code of what runs, or of the error that it ends with, which is printed."""
     try:
-        code = cli.main(prog_name="blobstore", standalone_mode=False)
+        return run()
     except click.ClickException as error:
         error.show()
-        code = 2 if isinstance(error, click.UsageError) else 1
+        return 2 if isinstance(error, click.UsageError) else 1
+    except ArgumentError as error:  # and no other ValueError: that is a defect
+        click.UsageError(str(error)).show()
+        return 2
     except (click.Abort, KeyboardInterrupt):
         click.echo("blobstore: interrupted", err=True)
-        code = 130
+        return 130
     except StorageError as error:
         click.echo(f"blobstore: {error}", err=True)
         if error.hint:
             click.echo(f"blobstore: {error.hint}", err=True)
-        code = error.exit_code
-    except BrokenPipeError:
-        # Whoever read our output is gone; keep the interpreter from saying so too.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
-    sys.exit(code)
+        return error.exit_code
+    except ReaderGoneError:
+        return 128 + 13  # as a program that SIGPIPE ends, which Python ignores
+    except SystemExit as end:
+        return end.code

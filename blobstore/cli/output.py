@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from blobstore.errors import OutputExistsError
-from formats.errors import DeviceError
+from blobstore.errors import DamagedHeadError, OutputExistsError
+from formats.errors import device_error
 from formats.file import is_same_file, new_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from blobstore.description import StoreInfo
     from formats.device import ReadableBuffer
 
 #: A progress bar appears only for what takes longer, in seconds.
@@ -55,7 +56,7 @@ def write_output(path: Path, data: ReadableBuffer, *, force: bool) -> None:
                 while written < len(data):
                     written += stream.write(memoryview(data)[written:])
         except OSError as error:
-            raise DeviceError(f"cannot write {path}: {error.strerror}") from error
+            raise device_error(error, f"cannot write {path}") from error
         return
     try:
         with new_file(path, len(data), overwrite=force) as device:
@@ -77,6 +78,15 @@ def write_blob(path: Path | None, data: ReadableBuffer, *, force: bool) -> None:
 def output_exists(path: Path) -> OutputExistsError:
     """Return the error for an output that must not be overwritten."""
     return OutputExistsError(f"{path} exists", hint="overwrite it with --force")
+
+
+def sections_hidden(image: Path, info: StoreInfo) -> DamagedHeadError:
+    """Return the error for an image of which not all sections are known (C82)."""
+    return DamagedHeadError(
+        f"{image} has {len(info.damaged_heads)} damaged heads: sections may be missing",
+        offset=info.damaged_heads[0],
+        hint="`blobstore verify` says more, and with --repair mends what something proves",
+    )
 
 
 def print_json(value: Any) -> None:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import functools
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from blobstore.converting.extents import written_ranges
 from blobstore.converting.kinds import KINDS, kind_of
 from blobstore.converting.pipeline import HOLE_SIZE, carry, worker_count
-from blobstore.layers import existing_images_refused, make_layers, open_layers
+from blobstore.errors import CorruptBlobError, StoreBusyError
+from blobstore.layers import LayersLock, existing_images_refused, make_layers, open_layers
 from blobstore.scan import looks_like_container
-from formats.errors import DeviceFullError, EmptyImageError
+from formats.errors import ArgumentError, DeviceFullError, EmptyImageError, FormatError
 from formats.file import is_same_file
 from luks.errors import PolicyError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import luks
     from blobstore.converting.kinds import Kind
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from formats.device import BlockDevice
     from formats.qcow2.creation import Options
     from formats.qcow2.opening import BackingOpener
+    from formats.qcow2.snapshot_table import SnapshotKey
 
     AnyPath = str | os.PathLike[str]
     Progress = Callable[[int, int], None]
@@ -46,7 +48,7 @@ def convert(
     to: str | None = None,
     image_format: str | None = None,
     encrypted: bool | None = None,
-    snapshot: str | None = None,
+    snapshot: str | SnapshotKey | None = None,
     open_backing: BackingOpener | None = None,
     header: AnyPath | None = None,
     new_header: AnyPath | None = None,
@@ -80,7 +82,8 @@ def convert(
             the source is.
         image_format: What the source is: ``"raw"`` or ``"qcow2"``; None finds out.
         encrypted: Whether there is a LUKS volume in it; likewise.
-        snapshot: Name or id of the internal snapshot to convert, of a qcow2 image.
+        snapshot: Name or ID of the internal snapshot to convert, of a qcow2 image, or a
+            `SnapshotKey` that says which of the two.
         open_backing: Opens backing files of the source; None refuses them.
         header: File of the source's detached LUKS header.
         new_header: File of the destination's.
@@ -97,7 +100,8 @@ def convert(
         allow_unprotected: Take a store that is less protected than it should be.
         expect_digest: As `blobstore.open`, of the source.
         at_least_generation: Likewise.
-        lock: False reads a source that others use, whatever they just write.
+        lock: False reads a source that others use: a store as it was at one moment, a
+            disk whatever they just write.
         progress: Called with bytes done and in all.
         luks_options: Of `luks.format`, such as ``kdf``, ``cipher``, ``sector_size``.
 
@@ -114,12 +118,12 @@ def convert(
         ValueError: The arguments do not fit together.
     """
     if to is not None and to not in KINDS:
-        raise ValueError(f"{to!r} is no kind of image: one of {', '.join(KINDS)}")
+        raise ArgumentError(f"{to!r} is no kind of image: one of {', '.join(KINDS)}")
     workers = worker_count(jobs)
     for written in (destination, new_header):
         for read in (source, header):
             if written is not None and read is not None and is_same_file(written, read):
-                raise ValueError(f"{written} is the image itself, or its header")
+                raise ArgumentError(f"{written} is the image itself, or its header")
     with ExitStack() as resources, existing_images_refused(), ExitStack() as names:
         old = open_layers(
             resources,
@@ -136,13 +140,12 @@ def convert(
             raise _not_encrypted(source)
         container = None
         if not as_bytes and looks_like_container(old.payload):
-            from blobstore.opened import open_container  # noqa: PLC0415  disks have none
-            from blobstore.policy import (  # noqa: PLC0415
+            from blobstore.policy import (  # noqa: PLC0415  disks have none
                 require_pinned,
                 require_protection,
             )
 
-            container = open_container(old.payload)
+            container = _open_container(old, locked=lock)
             if not allow_unprotected:
                 require_protection(
                     container.header,
@@ -151,7 +154,7 @@ def convert(
                 )
             require_pinned(container.directory, expect_digest, at_least_generation)
         elif expect_digest is not None or at_least_generation:
-            raise ValueError("only a store has a digest and a generation")
+            raise ArgumentError("only a store has a digest and a generation")
         if create:
             new = _make(
                 names,
@@ -175,13 +178,39 @@ def convert(
 
             # In a new volume, all that lay there before is noise.
             blank = create and (new.volume is not None or not new.path.is_block_device())
-            transfer(
-                container, new.payload, encrypted=new.encrypted, blank=blank, progress=progress
-            )
+            with _changes_noticed(old, container, locked=lock):
+                transfer(
+                    container, new.payload, encrypted=new.encrypted, blank=blank, progress=progress
+                )
         else:
             blank = create and not new.path.is_block_device()
             _copy(old, new, workers, blank=blank, holes=holes, progress=progress)
         new.payload.flush()
+
+
+def _open_container(old: Layers, *, locked: bool) -> OpenContainer:
+    from blobstore.opened import is_settled, open_container  # noqa: PLC0415  disks have none
+
+    if locked:
+        return open_container(old.payload)
+    return LayersLock(old).read_anew(lambda: open_container(old.payload), is_settled)
+
+
+@contextmanager
+def _changes_noticed(old: Layers, container: OpenContainer, *, locked: bool) -> Iterator[None]:
+    """Tell a source that was written meanwhile from one that is damaged (C66)."""
+    try:
+        yield
+    except (FormatError, CorruptBlobError) as error:
+        if locked:
+            raise
+        now = _open_container(old, locked=False)
+        if now.directory.generation == container.directory.generation:
+            raise
+        raise StoreBusyError(
+            "the store was written while it was converted [C66]",
+            hint="try again when it is written less, or wait for the lock",
+        ) from error
 
 
 def _make(
@@ -211,15 +240,15 @@ def _make(
     )
     if not kind.encrypted:
         if secret is not None or header is not None or luks_options:
-            raise ValueError("an image in the clear has no secret and no LUKS header")
+            raise ArgumentError("an image in the clear has no secret and no LUKS header")
         return make(size)
     if secret is None:
-        raise ValueError("an encrypted image needs a secret")
+        raise ArgumentError("an encrypted image needs a secret")
     if not size:
         raise EmptyImageError("there is nothing in the image that could be encrypted")
     if version is None:
         if header is not None:
-            raise ValueError("qcow2's own LUKS has its header in the image, and not elsewhere")
+            raise ArgumentError("qcow2's own LUKS has its header in the image, and not elsewhere")
         return make(size, secret, own_luks=True, luks_options=luks_options)
     sector_size = luks_options.get("sector_size") or _SECTOR_SIZE
     if version > 1 and luks_options.get("sector_size") is None:

@@ -13,6 +13,8 @@ import threading
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Final
 
+from formats.errors import ArgumentError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -39,7 +41,7 @@ def worker_count(jobs: int | None) -> int:
     """Return how many workers to use: as many as asked for, or as there are cores for."""
     if jobs is not None:
         if jobs < 1:
-            raise ValueError(f"there is at least one worker, not {jobs}")
+            raise ArgumentError(f"there is at least one worker, not {jobs}")
         return jobs
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return min(cores or 1, MOST_WORKERS)

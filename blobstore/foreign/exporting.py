@@ -10,6 +10,7 @@ from blobstore.errors import BlobNotFoundError, OutputExistsError, UnwrittenBlob
 from blobstore.foreign.states import StateFormat, section_name, tpm_section_names
 from blobstore.foreign.swtpm_directory import write_directory
 from formats.edk2_varstore import decode_flash
+from formats.errors import ArgumentError, device_error
 from formats.file import new_file
 from formats.swtpm import (
     PlainState,
@@ -66,7 +67,7 @@ def export_state(
     """
     form = StateFormat(form)
     if key is not None and not form.is_tpm:
-        raise ValueError(f"{form} is never encrypted: it takes no key")
+        raise ArgumentError(f"{form} is never encrypted: it takes no key")
     if not form.is_tpm:
         content = store.get(section_name(form, name))
         if form is StateFormat.OVMF_VARS:
@@ -75,13 +76,14 @@ def export_state(
             decode_variables(content)
         _write(destination, content, overwrite=overwrite)
         return
-    version, states = _tpm_states(store, name, key)
+    # States of different moments would be those of no TPM there ever was.
+    version, states = store.at_one_moment(lambda: _tpm_states(store, name, key))
     if form is StateFormat.SWTPM_FILE:
         _write(destination, encode_linear(states), overwrite=overwrite)
     elif isinstance(destination, str | os.PathLike):
         write_directory(Path(destination), version, states, overwrite=overwrite)
     else:
-        raise ValueError("a directory cannot be written to something open")
+        raise ArgumentError("a directory cannot be written to something open")
 
 
 def _tpm_states(
@@ -114,8 +116,11 @@ def _tpm_states(
 
 def _write(destination: Destination, content: bytes, *, overwrite: bool) -> None:
     if not isinstance(destination, str | os.PathLike):
-        destination.write(content)
-        destination.flush()
+        try:
+            destination.write(content)
+            destination.flush()
+        except OSError as error:
+            raise device_error(error, "cannot write the state") from error
         return
     try:
         with new_file(destination, len(content), overwrite=overwrite) as device:

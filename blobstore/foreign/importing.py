@@ -18,7 +18,7 @@ from blobstore.foreign.states import (
 )
 from blobstore.foreign.swtpm_directory import read_directory
 from formats.edk2_varstore import decode_flash
-from formats.errors import EmptyImageError
+from formats.errors import ArgumentError, EmptyImageError
 from formats.file import FileDevice
 from formats.swtpm import (
     PlainState,
@@ -107,9 +107,9 @@ def import_state(
     """
     form = StateFormat(form)
     if key is not None and not form.is_tpm:
-        raise ValueError(f"{form} is never encrypted: it takes no key")
+        raise ArgumentError(f"{form} is never encrypted: it takes no key")
     if max_size is not None and form not in (StateFormat.RAW, StateFormat.UEFI_VARS):
-        raise ValueError(f"{form} has a worst case of its own")
+        raise ArgumentError(f"{form} has a worst case of its own")
     if form.is_tpm:
         parts = _tpm_parts(store, source, form, name, key, allow_unprotected=allow_unprotected)
     else:
@@ -154,7 +154,7 @@ def _tpm_parts(
     elif isinstance(source, str | os.PathLike):
         named_version, found = read_directory(Path(source))
     else:
-        raise ValueError("a directory cannot be read from something open")
+        raise ArgumentError("a directory cannot be read from something open")
     if Slot.PERMANENT not in found:
         raise EmptyImageError("there is no permanent state of a TPM", rule="F7")
     clear = {slot: _in_the_clear(slot, state, key) for slot, state in found.items()}

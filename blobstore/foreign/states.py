@@ -10,7 +10,9 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from formats.container import MAX_NAME_SIZE, validate_label
-from formats.swtpm import OVERHEAD, Slot, TpmVersion
+from formats.errors import ArgumentError, FormatError, UnsupportedError
+from formats.swtpm import OVERHEAD, TPM_2_MAGIC, Slot, TpmVersion, decode_state
+from formats.swtpm_linear import MAGIC as LINEAR_MAGIC
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,6 +60,10 @@ _TPM_ENDINGS: Final = {
     Slot.SAVED: "-save-state",
 }
 _TPM_TYPES: Final = {TpmVersion.TPM_2: "tpm2", TpmVersion.TPM_12: "tpm12"}
+#: What types of such sections start with, and what their names end with: ours, and those
+#: of swtpm's files.
+_TPM_TYPE_STARTS: Final = tuple(f"{kind}-" for kind in _TPM_TYPES.values())
+_TPM_NAME_ENDINGS: Final = (*_TPM_ENDINGS.values(), ".permall", ".volatilestate", ".savestate")
 _SLOT_TYPES: Final = {Slot.PERMANENT: "permall", Slot.VOLATILE: "volatile", Slot.SAVED: "savestate"}
 
 
@@ -69,7 +75,7 @@ def section_name(form: StateFormat, name: str | None) -> str:
     """
     name = name or DEFAULT_NAMES.get(form)
     if name is None:
-        raise ValueError(f"{form} needs the name of a section")
+        raise ArgumentError(f"{form} needs the name of a section")
     validate_label(name, "name", lowest=1, highest=MAX_NAME_SIZE)
     return name
 
@@ -97,6 +103,25 @@ def validate_section_name(form: StateFormat, name: str | None) -> None:
         tpm_section_names(name)
     else:
         section_name(form, name)
+
+
+def belongs_to_tpm(name: str, type_: str) -> bool:
+    """Say whether a section is for a state of a TPM, by its type or its name (C83).
+
+    Its content can tell as well: see `is_tpm_state`.
+    """
+    return type_.startswith(_TPM_TYPE_STARTS) or name.endswith(_TPM_NAME_ENDINGS)
+
+
+def is_tpm_state(content: bytes) -> bool:
+    """Say whether this is what swtpm or libtpms store of a TPM, wherever it is found."""
+    if content[2:6] in TPM_2_MAGIC or content[:8] == LINEAR_MAGIC:
+        return True
+    try:
+        decode_state(content)
+    except (FormatError, UnsupportedError):
+        return False
+    return True
 
 
 def tpm_type(version: TpmVersion, slot: Slot) -> str:

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from blobstore.errors import OutputExistsError
-from formats.errors import DeviceBusyError, DeviceError, EmptyImageError, FormatError
+from formats.errors import (
+    DeviceBusyError,
+    DeviceError,
+    EmptyImageError,
+    FormatError,
+    device_error,
+)
 from formats.file import FileDevice, new_file, synchronise_directory
 from formats.swtpm import Slot, TpmVersion
 
@@ -63,7 +69,7 @@ def write_directory(
         else:
             _make(directory, version, states)
     except OSError as error:
-        raise DeviceError(f"cannot write directory {directory}: {error.strerror}") from error
+        raise device_error(error, f"cannot write directory {directory}") from error
 
 
 def _path(directory: Path, version: TpmVersion, slot: Slot) -> Path:

@@ -15,7 +15,7 @@ from formats.eeprom.fields import from_plain, to_plain
 from formats.errors import FormatError, UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from blobstore.description import SectionInfo
     from blobstore.store import Store
@@ -52,24 +52,42 @@ def fields_of_blob(type_: str, blob: bytes) -> dict[str, Any] | None:
     return ({"size": size} if chip is None else {"chip": chip}) | table
 
 
-def manifest_text(store: Store, contents: Mapping[str, Mapping[str, Any] | None]) -> str:
+def manifest_text(
+    store: Store, contents: Mapping[str, Mapping[str, Any]], *, unread: Collection[str] = ()
+) -> str:
     """Return a manifest in TOML.
+
+    Where something of the store is missing, it cannot be packed as it is: what damage
+    hides would be absent in the new image, for certain (C82).
 
     Args:
         store: What it describes.
-        contents: Section name to the keys that give its content; None where it could
-            not be read. Sections that are missing here are registered only.
+        contents: Section name to the keys that give its content. Sections that are
+            missing here are registered only.
+        unread: Sections whose content names a file that is not there, as it could not
+            be read.
     """
-    return "\n".join(_pieces(store, contents))
+    return "\n".join(_pieces(store, contents, unread))
 
 
-def _pieces(store: Store, contents: Mapping[str, Mapping[str, Any] | None]) -> Iterator[str]:
+def _pieces(
+    store: Store, contents: Mapping[str, Mapping[str, Any]], unread: Collection[str]
+) -> Iterator[str]:
     yield tomli_w.dumps({"image": _image(store)})
-    for section in store.sections():
-        content = contents.get(section.name, {})
-        if content is None:
-            yield f"# the blob of the section that follows, {section.name!r}, could not be read"
-        table = _section(section, content or {})
+    for section in store.sections(allow_damaged=True):
+        if not section.name:
+            yield (
+                f"# At byte {section.offset} of the container, a section {section.damage}:\n"
+                "# name it and give its content, or remove this table to pack without it.\n"
+                '[[section]]\nname = ""\n'
+            )
+            continue
+        if section.name in unread:
+            yield (
+                f"# The blob of {section.name!r} could not be read: put it into this file, or\n"
+                "# remove the key to pack a section that was never written."
+            )
+        table = _section(section, contents.get(section.name, {}))
         fields = table.pop("fields", None)
         # The library would write some arrays of tables in one line.
         yield "[[section]]\n" + tomli_w.dumps(table)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from blobstore.vtpm import abi
-from formats.errors import DeviceError
+from formats.errors import DeviceError, device_error
+from formats.process import Owner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
     from blobstore.vtpm.options import LogOptions
 
@@ -30,6 +31,8 @@ def set_up_log(options: LogOptions) -> None:
     """
     import logging  # noqa: PLC0415, TID251  only if there is something to set up
 
+    # A log that is full is no reason to stop a TPM, nor to print tracebacks.
+    logging.raiseExceptions = False
     root = logging.getLogger()
     if options.silent:
         handler: logging.Handler = logging.NullHandler()
@@ -37,7 +40,7 @@ def set_up_log(options: LogOptions) -> None:
         try:
             handler = logging.FileHandler(options.file, "w" if options.truncate else "a")
         except OSError as error:
-            raise DeviceError(f"cannot open log {options.file}: {error.strerror}") from error
+            raise device_error(error, f"cannot open log {options.file}") from error
     elif options.descriptor is not None:
         try:
             # Closed with the process: nobody else has use for it.
@@ -77,34 +80,49 @@ def become_user(name: str) -> None:
         raise DeviceError(f"cannot run as {name}: {error.strerror}") from error
 
 
-@contextmanager
-def becoming_daemon() -> Iterator[None]:
-    """Go on in the background; the process that was started ends when the block does.
+def fork_into_background() -> Callable[[], None]:
+    """Go on in a child; the process that was started waits until that is ready, and ends.
 
-    With success: what can fail is done before, so that whoever started it sees
-    that it failed; or in the block, and then it ends with 1. Only where there is
-    one thread.
+    With success; or as the child ends, if it ends before that: so whoever started it
+    sees what failed. A store does not survive a fork (C64), so this comes before one
+    is opened, and where there is one thread. The child keeps the terminal until it is
+    ready, to ask for a passphrase.
+
+    Returns:
+        What the child calls when it is ready: it lets go of the terminal, and of who
+        started it.
 
     Raises:
         DeviceError: It cannot be done.
     """
+    sys.stdout.flush()
+    sys.stderr.flush()
     try:
         reading, writing = os.pipe()
-        if os.fork():
-            os.close(writing)
-            sys.stdout.flush()
-            os._exit(0 if os.read(reading, 1) else 1)
-        os.close(reading)
-        os.setsid()
-        yield
-        null = os.open(os.devnull, os.O_RDWR)
-        for descriptor in (0, 1, 2):
-            os.dup2(null, descriptor)
-        os.close(null)
-        os.write(writing, b"\0")
-        os.close(writing)
+        child = os.fork()
     except OSError as error:
         raise DeviceError(f"cannot go into the background: {error.strerror}") from error
+    if child:
+        os.close(writing)
+        if os.read(reading, 1):
+            os._exit(0)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        os._exit(code if code >= 0 else 128 - code)
+    os.close(reading)
+
+    def ready() -> None:
+        try:
+            os.setsid()
+            null = os.open(os.devnull, os.O_RDWR)
+            for descriptor in (0, 1, 2):
+                os.dup2(null, descriptor)
+            os.close(null)
+            os.write(writing, b"\0")
+            os.close(writing)
+        except OSError as error:
+            raise DeviceError(f"cannot go into the background: {error.strerror}") from error
+
+    return ready
 
 
 class PidFile:
@@ -117,6 +135,7 @@ class PidFile:
             DeviceError: It cannot be written.
         """
         self._path = place if isinstance(place, Path) else None
+        self._owner = Owner("the file with the process id")
         text = f"{os.getpid()}\n".encode()
         try:
             if isinstance(place, Path):
@@ -125,10 +144,10 @@ class PidFile:
                 os.write(place, text)
                 os.close(place)
         except OSError as error:
-            raise DeviceError(f"cannot write the process id: {error.strerror}") from error
+            raise device_error(error, "cannot write the process id") from error
 
     def remove(self) -> None:
         """Remove the file; a device or pipe, which root could, is not removed."""
-        if self._path is not None and self._path.is_file():
+        if self._path is not None and not self._owner.is_other and self._path.is_file():
             with suppress(OSError):
                 self._path.unlink()

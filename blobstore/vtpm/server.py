@@ -305,10 +305,19 @@ def _readable(*sources: _Source | None, timeout: float | None = None) -> list[_S
 
 @contextmanager
 def _signals(end: Callable[[], None]) -> Iterator[None]:
-    """Let signals end the server in good order; for the main thread only."""
-    before = {number: signal.signal(number, lambda *_: end()) for number in _SIGNALS}
+    """Let signals end the server in good order (V59); for the main thread only.
+
+    What whoever started us has ignored, as `nohup` does, stays ignored; SIGTERM ends
+    us nevertheless, as it ends swtpm: what else is there to end a daemon with?
+    """
+    chosen = [one for one in _SIGNALS if one == signal.SIGTERM or not _is_ignored(one)]
+    before = {number: signal.signal(number, lambda *_: end()) for number in chosen}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _is_ignored(number: signal.Signals) -> bool:
+    return signal.getsignal(number) == signal.SIG_IGN

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +21,7 @@ from blobstore.vtpm.commands import (
 from blobstore.vtpm.libtpms import Libtpms, Property, Result
 from formats.errors import FormatError, StorageError, UnsupportedError
 from formats.logs import LateLogger
+from formats.process import OwnedLock, Owner
 from formats.swtpm import EncryptedState, PlainState, Slot, TpmVersion, validate_slot
 from formats.swtpm_migration import decode_data, decode_transfer, encode_data, encode_transfer
 
@@ -95,7 +95,7 @@ class Tpm:
         self.version = version or found() or TpmVersion.TPM_2
         self.running = False
         self.locality = 0
-        self._lock = threading.RLock()
+        self._lock = OwnedLock(Owner("the TPM"))
         self._executing = False
         self._touched = False
         self._given: set[Slot] = set()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
 
 class Alarm:
@@ -21,7 +22,7 @@ class Alarm:
     def __init__(
         self,
         ring: Callable[[], None],
-        lock: threading.RLock,
+        lock: AbstractContextManager[object],
         *,
         idle: float,
         longest: float,
@@ -85,8 +86,9 @@ class Alarm:
         return min(self._last + self._idle, first + self._longest) - self._clock()
 
     def _start(self) -> None:
-        self.thread = threading.Thread(target=self._run, name="blobstore window", daemon=True)
-        self.thread.start()
+        thread = threading.Thread(target=self._run, name="blobstore window", daemon=True)
+        thread.start()
+        self.thread = thread  # not before: one that never started would be waited for
 
     def _run(self) -> None:
         # What is touched meanwhile is due later than what was, so it never has

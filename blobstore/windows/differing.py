@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from blobstore.commit import Change, commit
 from formats.container import HEAD_SIZE, State
@@ -14,6 +14,21 @@ if TYPE_CHECKING:
     from blobstore.directory import Copy, Section
     from blobstore.lookup import Lookup
     from blobstore.opened import OpenContainer
+
+
+class _Known(NamedTuple):
+    """What is known of the copies of a section.
+
+    Attributes:
+        newest: Generation of the newest copy, if what it holds is known.
+        older: Generation of the older copy, likewise.
+        differing: Blocks in which the older copy differs from the newest, if it
+            is known.
+    """
+
+    newest: int | None = None
+    older: int | None = None
+    differing: frozenset[int] = frozenset()
 
 
 class DifferingWriter:
@@ -29,9 +44,7 @@ class DifferingWriter:
         self._container = container
         self._lookup = lookup
         self._name = name
-        self._newest_known: int | None = None  # its generation
-        self._older_known: int | None = None
-        self._differing: set[int] = set()  # blocks of the older copy, if that is known
+        self._known = _Known()
 
     @property
     def section(self) -> Section:
@@ -42,11 +55,11 @@ class DifferingWriter:
     def copies_are_known(self) -> bool:
         """Whether the next commit need not write the whole record."""
         # A commit that was not made here would have overwritten the older copy.
-        return self.section.older.version.generation == self._older_known
+        return self.section.older.version.generation == self._known.older
 
     def know_newest(self, copy: Copy) -> None:
         """Note that the newest copy holds what the next commit starts from."""
-        self._newest_known = copy.version.generation
+        self._known = self._known._replace(newest=copy.version.generation)
 
     def blocks(self, offset: int, size: int) -> range:
         """Return the blocks that ``size`` bytes of the blob, from ``offset`` on, lie in."""
@@ -71,15 +84,16 @@ class DifferingWriter:
         ranges = None
         if self.copies_are_known:
             # The head is in block 0, whatever else changes.
-            ranges = self._ranges({0} | self._differing | changed)
-        is_newest_known = newest.version.generation == self._newest_known
+            ranges = self._ranges({0} | self._known.differing | changed)
+        is_newest_known = newest.version.generation == self._known.newest
         before = newest.version.generation
-        with self._lookup.changing((self._name,)):
-            change = Change(older, self._name, state, blob=content, replaces=newest, ranges=ranges)
-            commit(self._container, [change])
-        self._newest_known = older.version.generation
-        self._older_known = before if is_newest_known else None
-        self._differing = changed
+        change = Change(section, self._name, state, content, replaces=section, ranges=ranges)
+        commit(self._container, [change])
+        # At once: an interrupt must not leave the blocks of one commit with the
+        # generations of another.
+        self._known = _Known(
+            older.version.generation, before if is_newest_known else None, frozenset(changed)
+        )
 
     def _ranges(self, blocks: set[int]) -> list[tuple[int, int]]:
         """Return runs of blocks as byte ranges of the record."""

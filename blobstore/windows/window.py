@@ -9,18 +9,21 @@ from typing import TYPE_CHECKING
 from blobstore.errors import SectionMismatchError
 from blobstore.windows.alarm import Alarm
 from blobstore.windows.differing import DifferingWriter
+from blobstore.writing import interrupt_first
 from formats.container import HEAD_SIZE, Kind, State
 from formats.device import Device, ReadableBuffer, WritableBuffer
 from formats.errors import ReadOnlyError, StorageError
 from formats.logs import LateLogger
+from formats.process import Owned
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable
+    from types import TracebackType
 
     from blobstore.directory import Copy
     from blobstore.lookup import Lookup
     from blobstore.opened import OpenContainer
+    from formats.process import OwnedLock
 
 _log = LateLogger(__name__)
 
@@ -41,12 +44,12 @@ class Host:
 
     container: OpenContainer
     lookup: Lookup
-    lock: threading.RLock
+    lock: OwnedLock
     read_only: bool
     require_writable: Callable[[], None]
 
 
-class Window(Device):
+class Window(Owned, Device):
     """A section as a `BlockDevice`. `Store.window` opens windows.
 
     It has exactly the section's worst-case size in bytes. What was never written
@@ -134,14 +137,33 @@ class Window(Device):
             DeviceError, PoisonedStoreError: Not everything that was written is
                 durable. The window is closed all the same.
         """
+        if self._host.lock.owner.is_other:
+            return  # what was written is the parent's to commit
         with self._host.lock:
             if self._closed:
                 return
             if self._has_to_commit():
                 self._host.require_writable()
-            self._closed = True
-            self._host.lookup.windows.pop(self._name, None)
-            self._finish()
+            try:
+                self._finish()
+            except StorageError:
+                self._let_go()
+                raise
+            # After an interrupt it is still open: to close it again commits what waits.
+            self._let_go()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with interrupt_first(error):
+            self.close()
+
+    def _let_go(self) -> None:
+        self._host.lookup.windows.pop(self._name, None)
+        self._closed = True
 
     @abstractmethod
     def _read(self, offset: int, buffer: WritableBuffer) -> None: ...
@@ -223,9 +245,10 @@ class BufferedWindow(Window):
         changed = self._changed_blocks(offset, data)
         if not changed and not self._blank:
             return
-        self._content[offset : offset + len(data)] = data
+        # In this order: an interrupt must not leave a change that no commit writes.
         self._changed |= changed
         self._waiting = True
+        self._content[offset : offset + len(data)] = data
         self._alarm.touch()
 
     def _changed_blocks(self, offset: int, data: memoryview) -> set[int]:
@@ -282,22 +305,39 @@ class InPlaceWindow(Window):
     there for a moment. After a failed write or flush nothing more is written.
     """
 
-    def __init__(self, host: Host, name: str, content: bytearray | None, size: int) -> None:
-        """Make ``content`` what both copies hold; None goes on with what is in place."""
+    def __init__(self, host: Host, name: str, size: int) -> None:
+        """Serve a section that is in place already, or will be by `begin`."""
         super().__init__(host, name, size, read_only=False)
         self._writer = DifferingWriter(host.container, host.lookup, name)
-        if content is not None:
-            host.require_writable()
+        self._record: Copy = self._writer.section.newest
+        self._changed: set[int] = set()
+
+    def begin(self, content: bytearray) -> None:
+        """Make ``content`` what both copies hold, and the newest of them in place (C62)."""
+        self._host.require_writable()
+        try:
             newest = self._writer.section.newest
-            if newest.version.state is State.LIVE and newest.version.size == size:
+            if newest.version.state is State.LIVE and newest.version.size == self._size:
                 self._writer.know_newest(newest)
             while not self._writer.copies_are_known:
                 self._writer.commit(content, ())
             self._writer.commit(content, (), State.IN_PLACE)
-        self._record: Copy = self._writer.section.newest
-        if content is not None:
+            self._record = self._writer.section.newest
             self._writer.know_newest(self._record)
-        self._changed: set[int] = set()
+            self._host.lookup.windows[self._name] = self
+        except BaseException:
+            self._undo(content)
+            raise
+
+    def _undo(self, content: bytearray) -> None:
+        """Let the section be live again: nobody gets this window, to close it."""
+        self._host.lookup.windows.pop(self._name, None)
+        writer = self._host.container.writer
+        writer.settle()
+        if writer.poisoned:
+            return
+        if self._writer.section.newest.version.state is State.IN_PLACE:
+            self._writer.commit(content, ())
 
     @property
     def in_place(self) -> bool:
@@ -321,6 +361,8 @@ class InPlaceWindow(Window):
 
     def _finish(self) -> None:
         self._host.container.writer.require_sound()
+        if self._writer.section.newest is not self._record:
+            return  # committed, and interrupted after that
         content = bytearray(self._size)
         self._read(0, content)
         self._writer.commit(content, self._changed)
@@ -356,11 +398,12 @@ def open_window(
     unverified = accept_unverified and newest.version.state is State.IN_PLACE
     window: Window
     if in_place and not read_only and unverified:
-        window = InPlaceWindow(host, name, None, identity.max_size)
+        window = InPlaceWindow(host, name, identity.max_size)
     else:
         content = _content(host.container, newest, unverified=unverified)
         if in_place and not read_only:
-            window = InPlaceWindow(host, name, content, identity.max_size)
+            window = InPlaceWindow(host, name, identity.max_size)
+            window.begin(content)
         else:
             whole = newest.version.state is State.LIVE and newest.version.size == len(content)
             buffered = BufferedWindow(

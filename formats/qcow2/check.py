@@ -7,16 +7,18 @@ leaks, which waste space.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from formats.errors import CorruptImageError, FormatError
 from formats.qcow2 import features
 from formats.qcow2.bitmaps import MAX_TABLE, TABLE_OFFSET_MASK, read_bitmaps
+from formats.qcow2.compression import decompress
 from formats.qcow2.header import MAX_L1_SIZE, read_header
 from formats.qcow2.host import Host
+from formats.qcow2.lost import Lost
 from formats.qcow2.refcounts import TABLE_OFFSET_MASK as BLOCK_OFFSET_MASK
 from formats.qcow2.refcounts import Refcounts
+from formats.qcow2.report import Report
 from formats.qcow2.rewrite import load_counts
 from formats.qcow2.snapshot_table import encode_snapshots, read_snapshots
 from formats.qcow2.sparse import SparseCounts
@@ -35,57 +37,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from formats.device import BlockDevice
-
-#: Findings that are told one by one; all are counted.
-_MOST_FINDINGS: Final = 1000
-
-
-@dataclass
-class Report:
-    """What was found in an image.
-
-    Attributes:
-        image_end_offset: Where the last used cluster ends.
-        total_clusters: Clusters of the disk.
-        allocated_clusters: Clusters of the disk that are in the image.
-        fragmented_clusters: Those of them that do not follow their neighbour.
-        compressed_clusters: Those of them that are compressed.
-        corruptions: Contradictions that endanger data.
-        leaks: Clusters that count as used more often than they are.
-        corruptions_fixed: Those that a repair has put right.
-        leaks_fixed: Likewise.
-        findings: A sentence for each, up to a thousand.
-    """
-
-    image_end_offset: int = 0
-    total_clusters: int = 0
-    allocated_clusters: int = 0
-    fragmented_clusters: int = 0
-    compressed_clusters: int = 0
-    corruptions: int = 0
-    leaks: int = 0
-    corruptions_fixed: int = 0
-    leaks_fixed: int = 0
-    findings: list[str] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing is wrong."""
-        return not (self.corruptions or self.leaks)
-
-    def corrupt(self, message: str, times: int = 1) -> None:
-        """Note a corruption that was met so many times."""
-        self.corruptions += times
-        self._tell(f"corrupt: {message}")
-
-    def leak(self, message: str) -> None:
-        """Note a leak."""
-        self.leaks += 1
-        self._tell(f"leaked: {message}")
-
-    def _tell(self, message: str) -> None:
-        if len(self.findings) < _MOST_FINDINGS:
-            self.findings.append(message)
 
 
 def check(device: BlockDevice) -> Report:
@@ -109,7 +60,11 @@ class Checker:
         host: Holds the image.
         header: Its header.
         report: What was found so far.
-        used: How often each cluster is used, after `run`.
+        used: How often each cluster is used, after `run`; beyond the end, up to
+            ``lost.window``.
+        lost: What is used beyond the end, after `run`.
+        bad_blocks: Whether refcount blocks cannot be read.
+        lost_blocks: Whether some are beyond the end.
     """
 
     def __init__(self, device: BlockDevice) -> None:
@@ -117,8 +72,11 @@ class Checker:
         self.header = read_header(device)
         self.report = Report()
         self.used = SparseCounts()
+        self.lost = Lost(self.header, self.host.size)
         self.bad_blocks = False
-        self._clusters = -(-self.host.size // self.header.cluster_size)
+        self.lost_blocks = False
+        self._clusters = self.lost.end
+        self._inflated: dict[int, bool] = {}
         self._l2_seen: Counter[int] = Counter()
         self._active: Counter[int] = Counter()
 
@@ -126,6 +84,17 @@ class Checker:
         """Check everything; errors as `check`."""
         header, report = self.header, self.report
         report.total_clusters = -(-header.size // header.cluster_size)
+        self.count()
+        stored = self._compare()
+        self._check_flags(stored)
+        report.image_end_offset = stored.end(self._clusters) << header.cluster_bits
+        if header.incompatible & features.CORRUPT:
+            report.findings.append("the image is marked as corrupt")
+        return report
+
+    def count(self) -> None:
+        """Count what is used, without a look at the counts on disk; errors as `check`."""
+        header = self.header
         self._use(0, header.cluster_size, "the header")
         self._use_l1s()
         self._use_l2s()
@@ -134,12 +103,6 @@ class Checker:
             self._use(encryption.offset, encryption.length, "the LUKS header")
         self._use_bitmaps()
         self._use_refcounts()
-        stored = self._compare()
-        self._check_flags(stored)
-        report.image_end_offset = stored.end << header.cluster_bits
-        if header.incompatible & features.CORRUPT:
-            report.findings.append("the image is marked as corrupt")
-        return report
 
     def _use(self, offset: int, size: int, what: str, times: int = 1) -> bool:
         """Count a use of a range of the image; return whether that was possible."""
@@ -148,11 +111,18 @@ class Checker:
         bits = self.header.cluster_bits
         first, last = offset >> bits, offset + size - 1 >> bits
         if last >= self._clusters:
-            self.report.corrupt(f"{what} at byte {offset} is behind the end of the image", times)
+            self.report.corrupt(f"{what} at byte {offset} is beyond the end of the image", times)
+            self.lost.note(self.used, first, last, times)
             return False
         for cluster in range(first, last + 1):
             self.used.add(cluster, times)
         return True
+
+    def _lose(self, offset: int, size: int, what: str) -> None:
+        """Note a range that ends beyond the image, and must not become zeros."""
+        bits = self.header.cluster_bits
+        self.lost.note(self.used, offset >> bits, offset + size - 1 >> bits, 1)
+        self.lost.forbid(what)
 
     def _use_l1s(self) -> None:
         """Count L1 tables, and note which L2 tables they refer to how often."""
@@ -166,7 +136,8 @@ class Checker:
             if snapshot.l1_offset % header.cluster_size or snapshot.l1_size * 8 > MAX_L1_SIZE:
                 self.report.corrupt(f"{what} cannot be")
             elif snapshot.l1_offset + snapshot.l1_size * 8 > host.size and snapshot.l1_size:
-                self.report.corrupt(f"{what} is behind the end of the image")
+                self.report.corrupt(f"{what} is beyond the end of the image")
+                self._lose(snapshot.l1_offset, snapshot.l1_size * 8, what)
             else:
                 tables.append((snapshot.l1_offset, snapshot.l1_size, what))
         if sum(size for _, size, _ in tables) * 8 > host.size + MAX_L1_SIZE:
@@ -193,6 +164,11 @@ class Checker:
         """Count what L2 tables refer to; each is read once, however often it is used."""
         for offset, times in self._l2_seen.items():
             there = self._use(offset, self.header.cluster_size, "an L2 table", times)
+            if offset + self.header.cluster_size > self.host.size:
+                self.lost.note_table()
+                if there:
+                    self.report.corrupt(f"the L2 table at byte {offset} is cut off", times)
+                    self.lost.note_part()
             if offset % self.header.cluster_size:
                 self.report.corrupt(f"an L2 table at byte {offset} is at no cluster", times)
                 there = False
@@ -230,13 +206,17 @@ class Checker:
                 expected = offset + size
             if offset % size:
                 self.report.corrupt(f"{place} refers to byte {offset}, which is no cluster", times)
-                self._use(
-                    offset, size, place, times
-                )  # as QEMU does: better too much than too little
+                # As QEMU does: better too much than too little.
+                self._use(offset, size, place, times)
             elif offset >> bits >= end:
-                self.report.corrupt(f"{place} refers to byte {offset}, behind the end", times)
+                self.report.corrupt(f"{place} refers to byte {offset}, beyond the end", times)
+                self.lost.note(used, offset >> bits, offset >> bits, times)
+                self.lost.note_data()
             else:
                 used.add(offset >> bits, times)
+                if offset + size > self.host.size and self.header.crypt_method:
+                    self.lost.note_part()
+                    self.lost.note_data()
 
     def _use_compressed(self, entry: int, place: str, times: int) -> None:
         if entry & COPIED:
@@ -246,19 +226,41 @@ class Checker:
         bits = self.header.cluster_bits
         first, last = offset >> bits, offset + size - 1 >> bits
         if first >= self._clusters:
-            self.report.corrupt(f"{place} refers to byte {offset}, behind the end", times)
+            self.report.corrupt(f"{place} refers to byte {offset}, beyond the end", times)
+            self.lost.note(self.used, first, last, times)
             return
         for cluster in range(first, min(last, self._clusters - 1) + 1):
             self.used.add(cluster, times)
+        if offset + size > self.host.size and not self._is_whole(offset):
+            self.report.corrupt(f"{place} refers to byte {offset}, and is cut off", times)
+            self.lost.note_part()
+            self.lost.note(self.used, last, last, times)
+            self.lost.forbid("compressed data")
+
+    def _is_whole(self, offset: int) -> bool:
+        """Say whether compressed data near the end of the image ends before that."""
+        if offset not in self._inflated:
+            data = (
+                self.host.read(offset, self.host.size - offset) if offset < self.host.size else b""
+            )
+            try:
+                decompress(data, self.header.cluster_size, self.header.compression_type)
+            except FormatError:
+                self._inflated[offset] = False
+            else:
+                self._inflated[offset] = True
+        return self._inflated[offset]
 
     def _use_bitmaps(self) -> None:
         header, host = self.header, self.host
+        pointer = header.extensions.bitmaps
         try:
             bitmaps = read_bitmaps(host, header)
         except FormatError as error:
             self.report.corrupt(str(error))
+            if pointer is not None and pointer.offset + pointer.size > host.size:
+                self._lose(pointer.offset, pointer.size, "the bitmap directory")
             return
-        pointer = header.extensions.bitmaps
         if not bitmaps or pointer is None:
             return
         self._use(pointer.offset, pointer.size, "the bitmap directory")
@@ -271,12 +273,14 @@ class Checker:
             if offset % header.cluster_size or not offset:
                 self.report.corrupt(f"the table of bitmap {bitmap.name!r} is at no cluster")
                 continue
-            if not self._use(offset, size * 8, f"the table of bitmap {bitmap.name!r}"):
+            what = f"bitmap {bitmap.name!r}"
+            if not self._use(offset, size * 8, f"the table of {what}"):
+                self.lost.forbid(what)
                 continue
             for entry in host.read_table(offset, size) if size else ():
                 place = entry & TABLE_OFFSET_MASK
-                if place:
-                    self._use(place, header.cluster_size, f"bitmap {bitmap.name!r}")
+                if place and not self._use(place, header.cluster_size, what):
+                    self.lost.forbid(what)
 
     def _use_refcounts(self) -> None:
         header, report = self.header, self.report
@@ -294,8 +298,10 @@ class Checker:
                 report.corrupt(f"refcount block {number} at byte {offset} is at no cluster")
                 self.bad_blocks = True
             elif offset >> header.cluster_bits >= self._clusters:
-                report.corrupt(f"refcount block {number} is behind the end of the image")
-                self.bad_blocks = True
+                report.corrupt(f"refcount block {number} is beyond the end of the image")
+                cluster = offset >> header.cluster_bits
+                self.lost.note(self.used, cluster, cluster, 1)
+                self.bad_blocks = self.lost_blocks = True
             else:
                 cluster = offset >> header.cluster_bits
                 self.used.add(cluster, 1)
@@ -312,9 +318,11 @@ class Checker:
                 continue
             base = number * len(uses)
             for index, (count, use) in enumerate(zip(counts, uses, strict=True), base):
+                if index >= self._clusters:
+                    break
                 if count < use:
-                    self.report.corrupt(f"cluster {index} is used {use} times and counts {count}")
-                elif count > use and index < self._clusters:
+                    self.report.miscount(f"cluster {index} is used {use} times and counts {count}")
+                elif count > use:
                     self.report.leak(f"cluster {index} is used {use} times and counts {count}")
         return stored
 
@@ -326,7 +334,7 @@ class Checker:
             if not offset:
                 continue
             if (stored[offset >> bits] == 1) != bool(l1_entry & COPIED):
-                report.corrupt(f"L1 entry {index} says otherwise than its table's count")
+                report.miscount(f"L1 entry {index} says otherwise than its table's count")
         for offset, times in self._active.items():
             if offset % size or offset >> bits >= self._clusters:
                 continue
@@ -335,7 +343,7 @@ class Checker:
                 if not place or entry & COMPRESSED:
                     continue
                 if (stored[place >> bits] == 1) != bool(entry & COPIED):
-                    report.corrupt(
+                    report.miscount(
                         f"entry {number} of the L2 table at byte {offset} says otherwise than its"
                         " cluster's count",
                         times,

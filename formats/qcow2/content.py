@@ -95,6 +95,9 @@ class Content:
         self, extent: Extent, part: memoryview, encrypted: list[tuple[Extent, memoryview]]
     ) -> None:
         """Read whole sectors for later, and those at the edges by themselves."""
+        # Zeros instead of what was cut off would be decrypted to noise.
+        size = extent.length + -(extent.host + extent.length) % SECTOR
+        self.metadata.host.check_whole(extent.host, size, "an encrypted cluster")
         end = extent.offset + extent.length
         first = min(end, extent.offset + -extent.offset % SECTOR)
         last = max(first, end - end % SECTOR)
@@ -132,7 +135,9 @@ class Content:
                 feature="compressed and encrypted",
             )
         offset, size = compressed_place(entry, header.cluster_bits)
-        data = host.read(offset, size)
+        # It may end in any byte of its last sector, and so may the image; but zeros instead
+        # of what was cut off could be taken for a part of it.
+        data = host.read(offset, max(1, min(size, host.size - offset)))
         content = decompress(data, header.cluster_size, header.compression_type)
         self._inflated = entry, content
         return content

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from array import array
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -110,6 +111,36 @@ class Counts:
                 first = (at + found) * per_byte
                 return next(index for index in range(first, first + per_byte) if not self[index])
         return None
+
+
+@dataclass
+class RefcountBlock:
+    """A refcount block in memory.
+
+    Attributes:
+        counts: The counts in it.
+        offset: Byte offset in the image; 0 until it has a place.
+        first: First byte that differs from what is on disk.
+        last: Byte behind the last one that does.
+    """
+
+    counts: Counts
+    offset: int
+    first: int = field(default=0)
+    last: int = field(default=0)
+
+    @property
+    def dirty(self) -> bool:
+        """Whether it must be written."""
+        return self.first < self.last
+
+    def touch(self, first: int, last: int) -> None:
+        """Note that the counts ``first`` to ``last`` - 1 changed."""
+        bits = self.counts.bits
+        start, end = first * bits // 8, (last * bits + 7) // 8
+        if self.dirty:
+            start, end = min(start, self.first), max(end, self.last)
+        self.first, self.last = start, end
 
 
 def _has_zero(byte: int, bits: int) -> bool:

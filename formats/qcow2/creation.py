@@ -6,7 +6,7 @@ from array import array
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from formats.errors import UnsupportedError
+from formats.errors import ArgumentError, UnsupportedError
 from formats.qcow2 import features
 from formats.qcow2.counts import Counts
 from formats.qcow2.extensions import (
@@ -72,13 +72,13 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.version not in (2, 3):
-            raise ValueError(f"there is no qcow2 version {self.version}")
+            raise ArgumentError(f"there is no qcow2 version {self.version}")
         if self.cluster_size not in [1 << bits for bits in range(9, 22)]:
-            raise ValueError("a cluster has 512 bytes to 2 MiB, a power of two")
+            raise ArgumentError("a cluster has 512 bytes to 2 MiB, a power of two")
         if self.refcount_bits not in [1 << order for order in range(7)]:
-            raise ValueError("a refcount has 1, 2, 4, 8, 16, 32 or 64 bits")
+            raise ArgumentError("a refcount has 1, 2, 4, 8, 16, 32 or 64 bits")
         if self.version == 2 and (self.refcount_bits != 16 or self.lazy_refcounts or self.zstd):
-            raise ValueError("version 2 has refcounts of 16 bits and no features")
+            raise ArgumentError("version 2 has refcounts of 16 bits and no features")
         if self.backing_name is not None:
             self._check_backing(self.backing_name)
 
@@ -88,10 +88,10 @@ class Options:
             or "\0" in name
             or len(name.encode("utf-8", "surrogateescape")) > (MAX_BACKING_NAME)
         ):
-            raise ValueError("a backing file's name has 1 to 1023 bytes")
+            raise ArgumentError("a backing file's name has 1 to 1023 bytes")
         if self.backing_format not in ("raw", "qcow2"):
             # A guest could make a raw file look like another format.
-            raise ValueError("a backing file needs its format, raw or qcow2")
+            raise ArgumentError("a backing file needs its format, raw or qcow2")
 
 
 DEFAULTS: Final = Options()
@@ -153,7 +153,7 @@ def layout(size: int, options: Options) -> tuple[Header, int]:
     bits = options.cluster_size.bit_length() - 1
     entries = l1_entries(size, bits)
     if not 0 <= size <= MAX_SIZE or size % SECTOR_SIZE or entries * 8 > MAX_L1_SIZE:
-        raise ValueError(f"there is no qcow2 disk of {size} bytes with these clusters")
+        raise ArgumentError(f"there is no qcow2 disk of {size} bytes with these clusters")
     l1 = max(1, _clusters(entries * 8, options.cluster_size))
     luks = _clusters(options.luks_header_size, options.cluster_size)
     table, blocks = refcount_clusters(1 + l1 + luks, options)
@@ -180,7 +180,7 @@ def layout(size: int, options: Options) -> tuple[Header, int]:
     end = len(_extensions(header, options))
     header = replace(header, backing_offset=end if options.backing_name else 0)
     if end + len(_name(header)) > options.cluster_size:
-        raise ValueError("the name of the backing file does not fit into the first cluster")
+        raise ArgumentError("the name of the backing file does not fit into the first cluster")
     return header, blocks
 
 

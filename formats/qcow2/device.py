@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from formats.device import Device, SparseDevice
-from formats.errors import DeviceError, ReadOnlyError, UnsupportedError
+from formats.device import Device
+from formats.errors import DeviceError, ReadOnlyError, StorageError, UnsupportedError
+from formats.file import FileDevice
+from formats.process import Owned, OwnedLock, Owner
 from formats.qcow2.bitmaps import invalidate_bitmaps
 from formats.qcow2.content import SECTOR, ClusterCipher
 from formats.qcow2.header import CRYPT_NONE, MAX_L1_SIZE, MAX_SIZE, l1_entries, read_header
-from formats.qcow2.mapping import Extent, extents, joined
+from formats.qcow2.mapping import Extent, extents, joined, merged
 from formats.qcow2.metadata import Metadata
+from formats.qcow2.ranges import data_of
 from formats.qcow2.resizing import grow, shrink
 from formats.qcow2.tables import Kind
 from formats.qcow2.writing import WritableContent
@@ -31,12 +33,16 @@ _Result = TypeVar("_Result")
 _LOOK_AHEAD: Final = 1 << 16
 
 
-class Qcow2Device(Device):
+class Qcow2Device(Owned, Device):
     """The disk that a qcow2 image holds: its active state, or that of a snapshot.
 
     Reading and writing are safe from several threads at once. What is written is
     durable when `flush` returns; before that a crash leaves the image sound, and
-    each cluster with its old or its new content (spec/qcow2.md, Q10 to Q16).
+    each cluster with its old or its new content (spec/qcow2.md, Q10 to Q16). What was
+    interrupted is in doubt (Q26): the next change takes the image as it is then, or is
+    refused, where what was written before and is not durable would be lost by that.
+    In a child of the process that opened it everything but `close` raises
+    `ForkedProcessError`.
 
     `formats.qcow2.opening` makes them.
     """
@@ -61,8 +67,10 @@ class Qcow2Device(Device):
         """
         self._content = WritableContent(metadata, size, cipher, backing)
         self._owned = owned
-        self._lock = threading.RLock()
+        self._lock = OwnedLock(Owner("the qcow2 image"))
         self._closed = False
+        self._in_doubt = False  # a change began, and memory may not have followed
+        self._waiting = False  # there were others before it that were not durable
 
     @property
     def size(self) -> int:
@@ -102,6 +110,7 @@ class Qcow2Device(Device):
         view = memoryview(buffer).cast("B")
         with self._lock:
             self._check_open()
+            self._settle(reading=True)
             content = self._content
             encrypted = content.read(offset, view)
         # Threads decrypt side by side, each what it has read.
@@ -112,27 +121,27 @@ class Qcow2Device(Device):
         self._check_range(offset, len(data))
         self._check_writable()
         view = memoryview(data).cast("B")
-        with self._lock:
-            self._check_open()
-            if view:
-                self._metadata.begin()
-            while view:
-                count = self._content.write_some(offset, view)
-                self._metadata.relieve()
-                offset += count
-                view = view[count:]
+        if view:
+            self._change(lambda: self._write(offset, view))
+
+    def _write(self, offset: int, view: memoryview) -> None:
+        while view:
+            count = self._content.write_some(offset, view)
+            self._metadata.relieve()
+            offset += count
+            view = view[count:]
 
     def flush(self) -> None:
         """Make everything written durable: data, then counts, then tables.
 
         Raises:
-            DeviceError: It failed. After a failed flush of the device below, the image
-                must be opened again.
+            DeviceError: It failed; if in a flush below, the image must be opened again.
         """
         with self._lock:
             self._check_open()
             if not self.read_only:
-                self._metadata.commit()
+                self._settle()
+                self._metadata.commit()  # which can be repeated from wherever it stopped
 
     def discard(self, offset: int, size: int, /) -> None:
         """Make a range read as zeros, and free its clusters, here and in the device below.
@@ -141,11 +150,8 @@ class Qcow2Device(Device):
         """
         self._check_range(offset, size)
         self._check_writable()
-        with self._lock:
-            self._check_open()
-            if size:
-                self._metadata.begin()
-                self._content.zero(offset, offset + size)
+        if size:
+            self._change(lambda: self._content.zero(offset, offset + size))
 
     def extents(self, offset: int = 0, size: int | None = None) -> Iterator[Extent]:
         """Yield where a range of the disk is, in order: data, zeros, or nothing.
@@ -170,6 +176,7 @@ class Qcow2Device(Device):
             stop = min(end, (offset // step + 1) * step)
             with self._lock:
                 self._check_open()
+                self._settle(reading=True)
                 found = list(extents(self._metadata, offset, stop))
             yield from found
             offset = stop
@@ -180,24 +187,23 @@ class Qcow2Device(Device):
         It looks through all backing files, and reads tables only; data that is zero
         counts as data. Errors are those of `extents`.
         """
-        start = end = offset
-        for first, length in self._data(offset, size):
-            if first > end:
-                if end > start:
-                    yield start, end - start
-                start = first
-            end = first + length
-        if end > start:
-            yield start, end - start
+        return merged(data_of(self, offset, size))
 
-    def _data(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+    def backed_ranges(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        """Yield what in a range has clusters of its own, which a write does not have to find."""
         for extent in self.extents(offset, size):
-            if extent.kind in (Kind.DATA, Kind.COMPRESSED):
+            # What a snapshot shares is copied by the first write.
+            if extent.kind is Kind.DATA and not self.header.snapshot_count:
                 yield extent.offset, extent.length
-            elif extent.kind is Kind.UNALLOCATED and self.backing is not None:
-                length = min(extent.length, self.backing.size - extent.offset)
-                if length > 0:
-                    yield from _data_of(self.backing, extent.offset, length)
+
+    def reserve(self, offset: int, size: int, /) -> None:
+        """Compare what a range lacks with what the file system has; nothing is set apart."""
+        self._check_range(offset, size)
+        self._check_writable()
+        backed = sum(length for _, length in self.backed_ranges(offset, size))
+        host = self._metadata.host.device
+        if isinstance(host, FileDevice):
+            host.require_space(size - backed)
 
     def resize(self, size: int, /) -> None:
         """Change the size of the disk; new bytes are zero, what is cut off is freed.
@@ -219,17 +225,18 @@ class Qcow2Device(Device):
                 feature="resize with snapshots",
             )
         with self._lock:
-            self._check_open()
-            if size == self.size:
-                return
-            metadata = self._metadata
-            metadata.begin()
-            if not invalidate_bitmaps(metadata.host, header, resized=True):
-                metadata.change_header(autoclear=0)
-            if size > self.size:
-                grow(self._content, size, entries)
-            else:
-                shrink(self._content, size)
+            if size != self.size:
+                self.flush()  # so that nothing else is in doubt with it
+                self._change(lambda: self._resize(size, entries))
+
+    def _resize(self, size: int, entries: int) -> None:
+        metadata = self._metadata
+        if not invalidate_bitmaps(metadata.host, metadata.header, resized=True):
+            metadata.change_header(autoclear=0)
+        if size > self.size:
+            grow(self._content, size, entries)
+        else:
+            shrink(self._content, size)
 
     def rewrite(self, change: Callable[[BlockDevice], _Result]) -> _Result:
         """Run a change of the whole image, as those of `formats.qcow2.snapshots` are.
@@ -249,16 +256,18 @@ class Qcow2Device(Device):
         """
         self._check_not_read_only()
         with self._lock:
-            self._check_open()
-            self._metadata.commit()
+            self.flush()
             host = self._metadata.host
+            self._waiting, self._in_doubt = False, True
             try:
-                return change(host.device)
-            except DeviceError:
-                host.distrust()
-                raise
-            finally:
+                result = change(host.device)
+            except StorageError as error:
+                if isinstance(error, DeviceError):
+                    host.distrust()
                 self._read_again()
+                raise
+            self._read_again()
+            return result
 
     def reload(self) -> None:
         """Take the image as it is now, if somebody else may have written it; not a snapshot.
@@ -270,17 +279,21 @@ class Qcow2Device(Device):
         """
         with self._lock:
             self._check_open()
-            if self._metadata.dirty:
+            if self._metadata.dirty and not self._in_doubt:
                 raise ValueError("what was written to the qcow2 device is not durable yet")
+            self._settle()
+            self._waiting, self._in_doubt = False, True
             self._read_again()
 
     def _read_again(self) -> None:
+        """Let memory follow the image; nothing is in doubt any more."""
         host = self._metadata.host
         header = read_header(host.device)
         l1 = host.read_table(header.l1_offset, header.l1_size)
         self._content.metadata = Metadata(host, header, l1, read_only=self.read_only)
         self._content.size = header.size
         self._content.forget()
+        self._in_doubt = False
 
     def change_tables(self, change: Callable[[Metadata], None]) -> None:
         """Run a change of the tables in memory, for this package; as a write, it is not durable.
@@ -290,27 +303,74 @@ class Qcow2Device(Device):
             StorageError: What ``change`` raised.
         """
         self._check_not_read_only()
+        self._change(lambda: change(self._metadata))
+
+    def _change(self, step: Callable[[], None]) -> None:
+        """Run a step that changes the image, and what memory knows of it (Q26).
+
+        It is in doubt until it ends, or fails by an error that it has coped with.
+        """
         with self._lock:
             self._check_open()
-            self._metadata.begin()
-            change(self._metadata)
+            self._settle()
+            self._waiting = self._metadata.dirty
+            self._in_doubt = True
+            try:
+                self._metadata.begin()
+                step()
+            except StorageError:
+                self._in_doubt = False
+                raise
+            self._in_doubt = False
+
+    def _settle(self, *, reading: bool = False) -> None:
+        """After a change that was interrupted, take the image as it is now.
+
+        Raises:
+            DeviceError: What was written before, and waits in memory, would be lost by that;
+                for ``reading`` it is taken from there.
+        """
+        if not self._in_doubt or (reading and self._waiting):
+            return
+        if self._waiting:
+            raise DeviceError(
+                "a change of the qcow2 image was interrupted while others were not durable yet"
+                " [Q26]",
+                hint="open the image again, and write again what was not flushed",
+            )
+        if not self.read_only:
+            self._metadata.host.flush()
+        self._read_again()
 
     def close(self) -> None:
-        """Write what waits in memory, and close what belongs to this device.
+        """Write what waits in memory, and close what belongs to this device; can be repeated.
+
+        In a child, nothing is written: the parent does that.
 
         Raises:
             DeviceError: It could not be written; the device is closed all the same.
         """
+        if self._lock.owner.is_other:
+            return
         with self._lock:
             if self._closed:
                 return
-            self._closed = True
             try:
-                if self._metadata.dirty:
+                if self._in_doubt and self._waiting:
+                    self._settle()
+                elif self._metadata.dirty and not self._in_doubt:
                     self._metadata.commit()
-            finally:
-                for device in self._owned:
-                    device.close()
+            except StorageError:
+                self._close_owned()
+                raise
+            self._close_owned()
+
+    def _close_owned(self) -> None:
+        try:
+            for device in self._owned:
+                device.close()
+        finally:
+            self._closed = True
 
     def __exit__(
         self,
@@ -326,6 +386,10 @@ class Qcow2Device(Device):
             if error is None:
                 raise
 
+    def _check_range(self, offset: int, size: int) -> None:
+        self._lock.owner.require()
+        super()._check_range(offset, size)
+
     def _check_readable(self) -> None:
         if self._content.cipher is None and self.header.crypt_method != CRYPT_NONE:
             raise UnsupportedError(
@@ -337,16 +401,10 @@ class Qcow2Device(Device):
         self._check_readable()
 
     def _check_not_read_only(self) -> None:
+        self._lock.owner.require()
         if self.read_only:
             raise ReadOnlyError("the qcow2 image is open for reading only")
 
     def _check_open(self) -> None:
         if self._closed:
             raise ValueError("the qcow2 device is closed")
-
-
-def _data_of(device: BlockDevice, offset: int, size: int) -> Iterator[tuple[int, int]]:
-    if isinstance(device, SparseDevice):
-        yield from device.data_ranges(offset, size)
-    else:
-        yield offset, size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from formats.qcow2.mapping import merged
 from formats.qcow2.tables import Kind
 
 if TYPE_CHECKING:
@@ -26,23 +27,7 @@ def differing_ranges(one: Qcow2Device, other: Qcow2Device) -> Iterator[tuple[int
     Raises:
         FormatError, DeviceError: A table cannot be read.
     """
-    start = end = 0
-    for offset, length in _pieces(one, other):
-        if offset > end:
-            if end > start:
-                yield start, end - start
-            start = offset
-        end = offset + length
-    longest = max(one.size, other.size)
-    shared = min(one.size, other.size)
-    if longest > shared:
-        if shared > end:
-            if end > start:
-                yield start, end - start
-            start = shared
-        end = longest
-    if end > start:
-        yield start, end - start
+    return merged(_pieces(one, other))
 
 
 def _pieces(one: Qcow2Device, other: Qcow2Device) -> Iterator[tuple[int, int]]:
@@ -59,6 +44,9 @@ def _pieces(one: Qcow2Device, other: Qcow2Device) -> Iterator[tuple[int, int]]:
         if second.offset + second.length == end:
             second = next(right, None)
         offset = end
+    longest = max(one.size, other.size)
+    if longest > size:
+        yield size, longest - size
 
 
 def _shared(one: Extent, other: Extent) -> bool:

@@ -57,6 +57,17 @@ class Host:
         self.device.read_into(offset, view[:available])
         view[available:] = bytes(len(view) - available)
 
+    def check_whole(self, offset: int, size: int, what: str) -> None:
+        """Check that the image does not end within something whose rest must not become zeros.
+
+        Raises:
+            TruncatedImageError: It does, or before it.
+        """
+        if offset + size > self.device.size:
+            raise TruncatedImageError(
+                f"the image ends within {what}, or before it", offset=offset, rule="Q9"
+            )
+
     def read(self, offset: int, size: int) -> bytearray:
         """Return ``size`` bytes; as `read_into`."""
         buffer = bytearray(size)
@@ -138,7 +149,8 @@ class Host:
     def _check_sound(self) -> None:
         if self._failed:
             raise DeviceError(
-                "an earlier flush failed, so that nobody knows what is on the medium",
+                "an earlier flush failed, or was interrupted, so that nobody knows what is on the"
+                " medium [Q16]",
                 hint="open the image again",
             )
 

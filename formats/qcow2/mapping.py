@@ -56,6 +56,19 @@ def joined(found: Iterable[Extent]) -> Iterator[Extent]:
         yield last
 
 
+def merged(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Yield offset and length of ranges in order, with those joined that follow each other."""
+    start = end = 0
+    for first, length in ranges:
+        if first > end:
+            if end > start:
+                yield start, end - start
+            start = first
+        end = first + length
+    if end > start:
+        yield start, end - start
+
+
 def _joins(one: Extent, other: Extent) -> bool:
     if one.kind is not other.kind or one.kind is Kind.COMPRESSED:
         return False

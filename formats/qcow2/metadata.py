@@ -15,7 +15,8 @@ from formats.errors import ReadOnlyError, TruncatedImageError
 from formats.qcow2 import features
 from formats.qcow2.bitmaps import invalidate_bitmaps
 from formats.qcow2.header import SECTOR_SIZE, encode_fields
-from formats.qcow2.refcounts import ClustersInUse, Refcounts
+from formats.qcow2.in_use import ClustersInUse
+from formats.qcow2.refcounts import Refcounts
 from formats.qcow2.tables import COMPRESSED, COPIED, OFFSET_MASK, L2Cache, L2Table, clusters_of
 
 if TYPE_CHECKING:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from formats.device import BlockDevice
     from formats.qcow2.device import ClusterCipher
     from formats.qcow2.header import Header
+    from formats.qcow2.snapshot_table import SnapshotKey
 
 _log = LateLogger(__name__)
 
@@ -62,7 +63,7 @@ def open_image(
     cipher: ClusterCipher | None = None,
     open_backing: BackingOpener | None = None,
     probe: bool = False,
-    snapshot: str | None = None,
+    snapshot: str | SnapshotKey | None = None,
     depth: int = MAX_DEPTH,
 ) -> Qcow2Device:
     """Open the disk in a qcow2 image.
@@ -76,7 +77,8 @@ def open_image(
         open_backing: Opens backing files; without it, an image that has one is refused.
         probe: Take a backing file whose format is not named for what it looks like. A
             guest that could write a raw file decides what it looks like.
-        snapshot: Name or ID of an internal snapshot to read instead; read-only.
+        snapshot: Name or ID of an internal snapshot to read instead; read-only. A
+            `SnapshotKey` says which of the two.
         depth: How many backing files may follow each other.
 
     Raises:
@@ -84,6 +86,7 @@ def open_image(
             is no sound qcow2 image.
         CorruptImageError: It is marked as corrupt, and is to be written.
         SnapshotNotFoundError: There is no such snapshot.
+        AmbiguousSnapshotError: Several could be meant.
         UnsupportedError: It needs what is not implemented, or was not asked for.
         DeviceError: It cannot be read.
     """
@@ -148,10 +151,9 @@ def _prepare(device: BlockDevice, header: Header) -> Header:
             hint="look at it with blobstore check, and repair it with --repair all",
         )
     if header.incompatible & features.DIRTY:
-        from formats.qcow2.repair import repair  # noqa: PLC0415  hardly ever needed
+        from formats.qcow2.repair import repair_counts  # noqa: PLC0415  hardly ever needed
 
-        _log.warning("the image was not closed by its last writer: its refcounts are made anew")
-        repair(device, leaks_only=False)
+        repair_counts(device)
         header = read_header(device)
     return header
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from formats.errors import DeviceFullError, FormatError, UnsupportedError
-from formats.qcow2.counts import Counts
+from formats.qcow2.counts import Counts, RefcountBlock
 from formats.qcow2.header import MAX_REFCOUNT_TABLE_SIZE
 from formats.qcow2.host import check_entry
+from formats.qcow2.in_use import ClustersInUse
+from formats.qcow2.lost import Growth
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,69 +30,6 @@ _CACHE_SIZE: Final = 2 << 20
 _SECTOR: Final = 512
 #: Bits of a refcount table entry that are an offset.
 TABLE_OFFSET_MASK: Final = 0xFFFF_FFFF_FFFF_FE00
-
-
-@dataclass
-class RefcountBlock:
-    """A refcount block in memory.
-
-    Attributes:
-        counts: The counts in it.
-        offset: Byte offset in the image; 0 until it has a place.
-        first: First byte that differs from what is on disk.
-        last: Byte behind the last one that does.
-    """
-
-    counts: Counts
-    offset: int
-    first: int = field(default=0)
-    last: int = field(default=0)
-
-    @property
-    def dirty(self) -> bool:
-        """Whether it must be written."""
-        return self.first < self.last
-
-    def touch(self, first: int, last: int) -> None:
-        """Note that the counts ``first`` to ``last`` - 1 changed."""
-        bits = self.counts.bits
-        start, end = first * bits // 8, (last * bits + 7) // 8
-        if self.dirty:
-            start, end = min(start, self.first), max(end, self.last)
-        self.first, self.last = start, end
-
-
-class ClustersInUse:
-    """The clusters that hold metadata: what the counts of a damaged image may call free.
-
-    A write to them that is none of metadata would destroy the image (Q9).
-    """
-
-    def __init__(self, cluster_size: int) -> None:
-        self._cluster_size = cluster_size
-        self._clusters = {0}
-
-    def add(self, first: int, count: int = 1) -> None:
-        """Note that clusters hold metadata."""
-        self._clusters.update(range(first, first + count))
-
-    def remove(self, first: int, count: int = 1) -> None:
-        """Note that clusters hold metadata no longer."""
-        self._clusters.difference_update(range(first, first + count))
-
-    def check(self, first: int, count: int) -> None:
-        """Check that clusters hold no metadata.
-
-        Raises:
-            FormatError: They do: the image contradicts itself.
-        """
-        if not self._clusters.isdisjoint(range(first, first + count)):
-            raise FormatError(
-                "the image would write data over its own metadata",
-                offset=first * self._cluster_size,
-                rule="Q9",
-                hint="the image is damaged; blobstore check says how",
-            )
 
 
 class Refcounts:
@@ -125,6 +63,7 @@ class Refcounts:
         self._homeless: list[int] = []
         self._new: dict[int, bool] = {}  # region to whether its block counts itself
         self._hint = 0
+        self._growth = Growth(host, header)
 
     @property
     def dirty_size(self) -> int:
@@ -267,6 +206,7 @@ class Refcounts:
     def _take(self, first: int, count: int) -> None:
         end = first + count
         self._used.check(first, count)
+        self._growth.check(first, end)
         # What there is no room for should fail now, not when it is made durable.
         self._host.reach(end * self._cluster_size)
         while first < end:
@@ -382,16 +322,30 @@ class Refcounts:
         clusters = -(-entries // per_cluster)
         if clusters * self._cluster_size > MAX_REFCOUNT_TABLE_SIZE:
             raise DeviceFullError("the image cannot grow: its refcount table is as large as can be")
+        length = len(self.table)
+        self.table.extend(array("Q", bytes(8 * (clusters * per_cluster - length))))
+        try:
+            first = self.allocate_together(clusters)
+        except BaseException:
+            self._shorten(length)
+            raise
+        old = None
         if self.replaced is None:
-            self.replaced = self.table_offset, len(self.table) // per_cluster
-            old = None
+            self.replaced = self.table_offset, length // per_cluster
         else:
-            old = self.table_offset, len(self.table) // per_cluster
-        self.table.extend(array("Q", bytes(8 * (clusters * per_cluster - len(self.table)))))
-        first = self.allocate_together(clusters)
+            old = self.table_offset, length // per_cluster
         self._used.add(first, clusters)
         self.table_offset = first * self._cluster_size
         if old is not None:  # nothing on disk knows of that one
             for cluster in range(old[1]):
                 self.add(old[0] // self._cluster_size + cluster, -1)
             self._used.remove(old[0] // self._cluster_size, old[1])
+
+    def _shorten(self, length: int) -> None:
+        """Give up a longer table that found no place, and what only it refers to."""
+        del self.table[length:]
+        for region in [region for region in self._dirty if region >= length]:
+            del self._dirty[region]
+            self._new.pop(region, None)
+            if region in self._homeless:
+                self._homeless.remove(region)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from array import array
 from typing import TYPE_CHECKING
 
+from formats.qcow2.tables import ZERO
+
 if TYPE_CHECKING:
     from formats.qcow2.writing import WritableContent
 
@@ -46,7 +48,7 @@ def _hide_backing(content: WritableContent, old: int, end: int) -> None:
     if content.metadata.header.version == 2:
         content.overwrite(old, end)
     else:
-        content.zero_clusters(old + -old % size, end + -end % size)
+        content.zero_clusters(old + -old % size, end + -end % size, ZERO)
     content.metadata.commit()
 
 
@@ -63,12 +65,8 @@ def shrink(content: WritableContent, size: int) -> None:
     metadata, cluster_size = content.metadata, content.metadata.header.cluster_size
     first = size + -size % cluster_size
     end = content.size + -content.size % cluster_size
-    backing, content.backing = content.backing, None
-    try:
-        # Nothing shows through behind the end: the entries can be empty.
-        content.zero_clusters(first, end)
-    finally:
-        content.backing = backing
+    # Nothing shows through beyond the end: the entries can be empty.
+    content.zero_clusters(first, end, 0)
     metadata.commit()
     metadata.change_header(size=size)
     metadata.host.flush()

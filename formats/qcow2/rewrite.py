@@ -17,6 +17,7 @@ from formats.qcow2.bitmaps import invalidate_bitmaps
 from formats.qcow2.counts import Counts
 from formats.qcow2.header import MAX_REFCOUNT_TABLE_SIZE
 from formats.qcow2.host import encode_table
+from formats.qcow2.lost import Lost, cut_off
 from formats.qcow2.metadata import change_header
 from formats.qcow2.refcounts import Refcounts
 from formats.qcow2.sparse import SparseCounts
@@ -39,7 +40,13 @@ class Rewrite:
     """
 
     def __init__(
-        self, host: Host, header: Header, old: SparseCounts, *, tolerant: bool = False
+        self,
+        host: Host,
+        header: Header,
+        old: SparseCounts,
+        *,
+        lost: Lost | None = None,
+        limit: int | None = None,
     ) -> None:
         """Begin with what is in use.
 
@@ -47,14 +54,17 @@ class Rewrite:
             host: Holds the image; nothing waits to be written to it.
             header: Its header.
             old: How often each cluster is used, refcounts included; not modified.
-            tolerant: Go on where the image contradicts itself.
+            lost: Of an image that is repaired: what it refers to beyond its end. Go on where
+                it contradicts itself.
+            limit: Cluster before which new tables must end, if something was lost.
         """
         self.host = host
         self._header = header
         self._old = old
         self.counts = old.copy()
         self._hint = 0
-        self._tolerant = tolerant
+        self._lost = lost
+        self._allocation_limit = limit
         self._limit = (1 << header.refcount_bits) - 1
 
     def drop_refcounts(self) -> None:
@@ -62,14 +72,18 @@ class Rewrite:
         header, bits = self._header, self._header.cluster_bits
         first = header.refcount_table_offset >> bits
         self.release_clusters(range(first, first + header.refcount_table_clusters))
-        clusters = -(-self.host.size // header.cluster_size)
+        end = -(-self.host.size // header.cluster_size) if self._lost is None else self._lost.window
         for offset in Refcounts(self.host, header).metadata():
             # Others are no blocks, and were not counted.
-            if not offset % header.cluster_size and offset >> bits < clusters:
+            if not offset % header.cluster_size and offset >> bits < end:
                 self.release_clusters([offset >> bits])
 
     def allocate(self, clusters: int = 1) -> int:
-        """Take clusters that follow each other; return the first one's byte offset."""
+        """Take clusters that follow each other; return the first one's byte offset.
+
+        Raises:
+            TruncatedImageError: So much of the image is missing that there is no place.
+        """
         first = self._hint
         found = 0
         while found < clusters:
@@ -78,6 +92,9 @@ class Rewrite:
                 first, found = cluster + 1, 0
             else:
                 found += 1
+        limit, lost = self._allocation_limit, self._lost
+        if limit is not None and first + clusters > limit and lost and lost.first is not None:
+            raise cut_off(lost.first, self._header)
         for cluster in range(first, first + clusters):
             self.counts[cluster] = 1
         if clusters == 1:
@@ -99,7 +116,7 @@ class Rewrite:
         """
         for cluster in clusters:
             if not self.counts[cluster]:
-                if self._tolerant:
+                if self._lost is not None:
                     continue
                 raise CorruptImageError(
                     "a cluster is used that counts as free",
@@ -145,6 +162,8 @@ class Rewrite:
         """
         if offset % self._header.cluster_size:
             raise CorruptImageError("an L2 table is at no cluster", offset=offset, rule="Q9")
+        if self._lost is None:
+            self.host.check_whole(offset, self._header.cluster_size, "an L2 table")
         return self.host.read_table(offset, self._header.l2_entries)
 
     def flagged(self, l1: array[int]) -> array[int]:
@@ -157,8 +176,8 @@ class Rewrite:
         new = l1[:]
         for index, entry in enumerate(l1):
             offset = new[index] = entry & _OFFSET
-            if not offset or (self._tolerant and not self.counts[offset >> bits]):
-                continue  # none; or one behind the end, or at no cluster
+            if not offset or self._is_lost(offset):
+                continue
             if offset not in placed:
                 placed[offset] = self._flagged_table(offset)
             elif placed[offset] != offset:
@@ -169,6 +188,13 @@ class Rewrite:
             if offset and self.counts[offset >> bits] == 1:
                 new[index] |= COPIED
         return new
+
+    def _is_lost(self, offset: int) -> bool:
+        """Say whether an L2 table is beyond the end, or at no cluster."""
+        cluster, rest = divmod(offset, self._header.cluster_size)
+        return self._lost is not None and bool(
+            rest or cluster >= self._lost.end or not self.counts[cluster]
+        )
 
     def _flagged_table(self, offset: int) -> int:
         """Return where an L2 table with the right flags is: here, or a copy."""
@@ -289,14 +315,15 @@ def load_counts(host: Host, header: Header, *, skip_bad: bool = False) -> Sparse
     Args:
         host: Holds the image.
         header: Its header.
-        skip_bad: Take what a block that cannot be counts for zero.
+        skip_bad: Take what a block that cannot be, or is cut off, counts for zero.
 
     Raises:
         FormatError, DeviceError: A block cannot be read.
     """
     counts = SparseCounts()
     refcounts = Refcounts(host, header)
-    clusters = -(-host.size // header.cluster_size)  # behind the end there is nothing to count
+    # What counts beyond the end was cut off, and is not to be taken for free.
+    clusters = Lost(header, host.size).window
     seen: set[int] = set()
     for number, entry in enumerate(refcounts.table):
         base = number * refcounts.region

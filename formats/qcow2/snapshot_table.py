@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from formats.errors import FormatError, SnapshotNotFoundError, TruncatedImageError
+from formats.errors import (
+    AmbiguousSnapshotError,
+    FormatError,
+    SnapshotNotFoundError,
+    TruncatedImageError,
+)
 from formats.qcow2.header import MAX_L1_SIZE, l1_entries
 
 if TYPE_CHECKING:
@@ -145,19 +150,54 @@ def new_extra(disk_size: int) -> bytes:
     return _EXTRA.pack(0, disk_size, _NO_ICOUNT)
 
 
-def find_snapshot(snapshots: Sequence[Snapshot], name: str) -> Snapshot:
-    """Return the snapshot with that ID, or else the first one with that name.
+class SnapshotKey(NamedTuple):
+    """Says which snapshot is meant where an ID and a name could be confused.
+
+    Attributes:
+        id: Its ID, or None for any.
+        name: Its name, or None for any.
+    """
+
+    id: str | None = None
+    name: str | None = None
+
+
+def find_snapshot(snapshots: Sequence[Snapshot], which: str | SnapshotKey) -> Snapshot:
+    """Return the one snapshot that is meant (Q18).
+
+    Args:
+        snapshots: All there are.
+        which: What its ID or its name is; or one of them, or both.
 
     Raises:
         SnapshotNotFoundError: There is none.
+        AmbiguousSnapshotError: There are several.
+        ValueError: A key says nothing.
     """
-    for snapshot in snapshots:
-        if snapshot.id == name:
-            return snapshot
-    for snapshot in snapshots:
-        if snapshot.name == name:
-            return snapshot
-    raise SnapshotNotFoundError(f"there is no snapshot {name!r}")
+    if isinstance(which, SnapshotKey):
+        if which.id is None and which.name is None:
+            raise ValueError("a snapshot is named by its ID, its name, or both")
+        found = [
+            one
+            for one in snapshots
+            if which.id in (None, one.id) and which.name in (None, one.name)
+        ]
+        parts = (
+            f"{part} {value!r}" for part, value in which._asdict().items() if value is not None
+        )
+        wanted = " and ".join(parts)
+    else:
+        found = [one for one in snapshots if which in (one.id, one.name)]
+        wanted = f"ID or name {which!r}"
+    if not found:
+        raise SnapshotNotFoundError(f"there is no snapshot with {wanted}")
+    if len(found) > 1:
+        several = ", ".join(f"ID {one.id!r} named {one.name!r}" for one in found[:3])
+        raise AmbiguousSnapshotError(
+            f"there are {len(found)} snapshots with {wanted}: {several} [Q18]",
+            hint="say which by its ID: --id or --snapshot-id, or SnapshotKey(id=...)",
+        )
+    return found[0]
 
 
 def snapshot_l1(host: Host, header: Header, snapshot: Snapshot) -> array[int]:

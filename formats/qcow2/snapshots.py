@@ -11,14 +11,16 @@ import time
 from array import array
 from typing import TYPE_CHECKING
 
-from formats.errors import CorruptImageError, SnapshotExistsError, UnsupportedError
+from formats.errors import ArgumentError, CorruptImageError, SnapshotExistsError, UnsupportedError
 from formats.qcow2 import features
 from formats.qcow2.header import MAX_SNAPSHOTS, l1_entries, read_header
 from formats.qcow2.host import Host, encode_table
+from formats.qcow2.lost import cut_off, first_lost
 from formats.qcow2.rewrite import Rewrite, load_counts, tables_once
 from formats.qcow2.snapshot_table import (
     MAX_TABLE_SIZE,
     Snapshot,
+    SnapshotKey,
     encode_snapshots,
     find_snapshot,
     new_extra,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Snapshot",
+    "SnapshotKey",
     "apply_snapshot",
     "create_snapshot",
     "delete_snapshot",
@@ -55,7 +58,7 @@ def create_snapshot(device: BlockDevice, name: str, *, when: float | None = None
 
     Args:
         device: Holds the image.
-        name: Not empty, and not that of another snapshot.
+        name: Not empty, and neither name nor ID of another snapshot.
         when: What to take for the time, seconds since 1970; by default now.
 
     Raises:
@@ -66,10 +69,14 @@ def create_snapshot(device: BlockDevice, name: str, *, when: float | None = None
         DeviceError: It failed; the snapshot is there or not.
     """
     if not name or len(name.encode("utf-8", "surrogateescape")) > 255 or "\0" in name:
-        raise ValueError("the name of a snapshot has 1 to 255 bytes")
+        raise ArgumentError("the name of a snapshot has 1 to 255 bytes")
     host, header, snapshots = _load(device)
-    if any(name == snapshot.name for snapshot in snapshots):
-        raise SnapshotExistsError(f"there is a snapshot {name!r}")
+    for snapshot in snapshots:
+        if name in (snapshot.id, snapshot.name):
+            raise SnapshotExistsError(
+                f"there is a snapshot with ID {snapshot.id!r} named {snapshot.name!r}, and {name!r}"
+                " could mean either [Q18]"
+            )
     if len(snapshots) >= MAX_SNAPSHOTS:
         raise UnsupportedError("there are 65536 snapshots", feature="more snapshots")
     rewrite = Rewrite(host, header, load_counts(host, header))
@@ -93,22 +100,34 @@ def create_snapshot(device: BlockDevice, name: str, *, when: float | None = None
     return snapshot
 
 
-def apply_snapshot(device: BlockDevice, name: str) -> Snapshot:
+def apply_snapshot(
+    device: BlockDevice,
+    which: str | SnapshotKey | None = None,
+    /,
+    *,
+    id: str | None = None,  # noqa: A002  what it is called
+    name: str | None = None,
+) -> Snapshot:
     """Make the disk what it was when a snapshot was made; its size too.
 
     A machine's state stays in the snapshot.
 
     Args:
         device: Holds the image.
-        name: ID or name of the snapshot.
+        which: ID or name of the snapshot, whichever it is.
+        id: Its ID, instead.
+        name: Its name, instead or as well.
 
     Raises:
         SnapshotNotFoundError: There is none.
+        AmbiguousSnapshotError: Several could be meant.
         StorageError: It is no sound image.
         DeviceError: It failed; the disk is as it was, or as it is to be.
+        TypeError: Nothing says which, or too much.
     """
+    key = _key(which, id, name)
     host, header, snapshots = _load(device)
-    snapshot = find_snapshot(snapshots, name)
+    snapshot = find_snapshot(snapshots, key)
     size = header.size if snapshot.disk_size is None else snapshot.disk_size
     wanted = snapshot_l1(host, header, snapshot)[: max(1, l1_entries(size, header.cluster_bits))]
     rewrite = Rewrite(host, header, load_counts(host, header))
@@ -122,20 +141,32 @@ def apply_snapshot(device: BlockDevice, name: str) -> Snapshot:
     return snapshot
 
 
-def delete_snapshot(device: BlockDevice, name: str) -> Snapshot:
+def delete_snapshot(
+    device: BlockDevice,
+    which: str | SnapshotKey | None = None,
+    /,
+    *,
+    id: str | None = None,  # noqa: A002  what it is called
+    name: str | None = None,
+) -> Snapshot:
     """Give up a snapshot, and free what only it uses.
 
     Args:
         device: Holds the image.
-        name: ID or name of the snapshot.
+        which: ID or name of the snapshot, whichever it is.
+        id: Its ID, instead.
+        name: Its name, instead or as well.
 
     Raises:
         SnapshotNotFoundError: There is none.
+        AmbiguousSnapshotError: Several could be meant.
         StorageError: It is no sound image.
         DeviceError: It failed; the snapshot is there or not.
+        TypeError: Nothing says which, or too much.
     """
+    key = _key(which, id, name)
     host, header, snapshots = _load(device)
-    snapshot = find_snapshot(snapshots, name)
+    snapshot = find_snapshot(snapshots, key)
     rewrite = Rewrite(host, header, load_counts(host, header))
     rewrite.drop_refcounts()
     rewrite.use_tree(snapshot_l1(host, header, snapshot), -1)
@@ -152,6 +183,13 @@ def delete_snapshot(device: BlockDevice, name: str) -> Snapshot:
     return snapshot
 
 
+def _key(which: str | SnapshotKey | None, id_: str | None, name: str | None) -> str | SnapshotKey:
+    named = id_ is not None or name is not None
+    if named == (which is not None):
+        raise TypeError("a snapshot is named by one argument, or by id= and name=")
+    return SnapshotKey(id_, name) if which is None else which
+
+
 def _load(device: BlockDevice) -> tuple[Host, Header, list[Snapshot]]:
     header = read_header(device)
     if header.incompatible & features.CORRUPT:
@@ -160,10 +198,13 @@ def _load(device: BlockDevice) -> tuple[Host, Header, list[Snapshot]]:
             hint="repair it: blobstore check --repair all",
         )
     if header.incompatible & features.DIRTY:
-        from formats.qcow2.repair import repair  # noqa: PLC0415  hardly ever needed
+        from formats.qcow2.repair import repair_counts  # noqa: PLC0415  hardly ever needed
 
-        repair(device, leaks_only=False)
+        repair_counts(device)
         header = read_header(device)
+    lost = first_lost(device)
+    if lost is not None:
+        raise cut_off(lost, header)
     host = Host(device)
     return host, header, read_snapshots(host, header)
 
@@ -207,6 +248,11 @@ def _write_table(rewrite: Rewrite, header: Header, snapshots: list[Snapshot]) ->
 
 
 def _new_id(snapshots: list[Snapshot]) -> str:
-    """Return the next number, as QEMU counts."""
-    numbers = [int(found.id) for found in snapshots if found.id.isascii() and found.id.isdigit()]
-    return str(max(numbers, default=0) + 1)
+    """Return the next number, as QEMU counts, but none that a snapshot has for a name (Q18)."""
+    ids = [found.id for found in snapshots]
+    numbers = [int(id_) for id_ in ids if id_.isascii() and id_.isdigit() and len(id_) < 20]
+    names = {found.name for found in snapshots}
+    number = max(numbers, default=0) + 1
+    while str(number) in names:
+        number += 1
+    return str(number)

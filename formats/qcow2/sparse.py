@@ -75,12 +75,11 @@ class SparseCounts:
                     if count:
                         yield index, count
 
-    @property
-    def end(self) -> int:
-        """One more than the number of the last cluster with a count."""
+    def end(self, stop: int) -> int:
+        """Return one more than the number of the last cluster before ``stop`` with a count."""
         for number in sorted(self._chunks, reverse=True):
-            chunk = self._chunks[number]
-            for index in range(CHUNK - 1, -1, -1):
+            base, chunk = number << _CHUNK_BITS, self._chunks[number]
+            for index in range(min(CHUNK, stop - base) - 1, -1, -1):
                 if chunk[index]:
-                    return (number << _CHUNK_BITS) + index + 1
+                    return base + index + 1
         return 0

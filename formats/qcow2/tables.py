@@ -103,6 +103,7 @@ class L2Cache:
         if table is None:
             if offset % self._cluster_size:
                 raise FormatError("an L2 table is at no cluster", offset=offset, rule="Q9")
+            self._host.check_whole(offset, self._cluster_size, "an L2 table")
             table = L2Table(self._host.read_table(offset, self._cluster_size // 8), offset)
         self._keep(table)
         return table

@@ -140,7 +140,7 @@ class WritableContent(Content):
             self.overwrite(offset, end)
             return
         self.overwrite(offset, min(first, end))
-        self.zero_clusters(first, stop)
+        self.zero_clusters(first, stop, ZERO if self.backing is not None else 0)
         if end > stop:
             self.overwrite(stop, end)
 
@@ -157,13 +157,17 @@ class WritableContent(Content):
                 self.metadata.relieve()
             offset = stop
 
-    def zero_clusters(self, offset: int, end: int) -> None:
+    def zero_clusters(self, offset: int, end: int, value: int) -> None:
         """Free the clusters from ``offset`` to ``end``, both on cluster boundaries.
+
+        Args:
+            offset: In the disk.
+            end: Likewise.
+            value: What their entries become: `ZERO`, or 0 where nothing shows through.
 
         Errors are those of `write_some`.
         """
         header, metadata = self.metadata.header, self.metadata
-        value = ZERO if self.backing is not None else 0
         while offset < end:
             l1_index, index = divmod(offset >> header.cluster_bits, header.l2_entries)
             count = min(header.l2_entries - index, end - offset >> header.cluster_bits)

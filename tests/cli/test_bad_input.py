@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import re
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 import blobstore as library
 import luks
 from blobstore.cli.main import EXIT_CODES
+from blobstore.opened import open_container
 from formats.errors import StorageError
 from tests.support.cli import QUICK, blobstore, fails, succeeds, without_override
 
@@ -144,6 +146,57 @@ def test_what_is_sound_can_still_be_saved(
     assert blobstore("get", image, "unknown", "--key-file", key).returncode == (
         66 if damage is newest_head else 61
     )
+
+
+def every_head(path: Path) -> None:
+    """Leave nothing of both heads of the section."""
+    with library.open(path, SECRET) as store:
+        store.put("tpm", BLOBS["tpm"])
+    payload = luks.open(path, SECRET, read_only=False)
+    with payload:
+        copies = open_container(payload).directory.sections["tpm"].copies
+        for copy in filter(None, copies):
+            payload.write(copy.offset, bytes(512))
+
+
+def test_c82_a_section_whose_heads_are_lost_is_not_said_to_be_absent(image: Path) -> None:
+    key = ("--key-file", image.parent / "key")
+    copy = image.parent / "copy"
+    copy.write_bytes(image.read_bytes())
+    every_head(image)
+    listed = blobstore("ls", image, "--json", *key)
+    assert listed.returncode == 66
+    names = [section["name"] for section in json.loads(listed.stdout)]
+    assert names == [None, "vpd"]
+    table = blobstore("ls", image, *key)
+    assert table.returncode == 66
+    assert b"a damaged head hides" in table.stdout
+    assert b"sections may be missing" in table.stderr
+    info = json.loads(blobstore("info", image, "--json", *key).stdout)
+    assert info["container"]["complete"] is False
+    for images in ((image, copy), (copy, image)):
+        done = blobstore("diff", *images, *key)
+        assert (done.returncode, done.stdout) == (66, b"")
+        assert str(image) in done.stderr.decode()
+    target = image.parent / "clone"
+    assert fails("clone", image, target, "--no-encryption", *key) == 66
+    assert not target.exists()
+    out = image.parent / "out"
+    unpacked = blobstore("unpack", image, "-o", out, *key)
+    assert unpacked.returncode == 66
+    assert b"a section may lie in" in unpacked.stderr
+    assert fails("pack", out / "manifest.toml", "-o", target, "--no-encryption") == 71
+
+
+def test_diff_says_where_it_could_not_read(image: Path) -> None:
+    key = ("--key-file", image.parent / "key")
+    copy = image.parent / "copy"
+    copy.write_bytes(image.read_bytes())
+    newest_blob(copy)
+    for more in ((), ("--exit-code",), ("--json",)):
+        done = blobstore("diff", image, copy, *key, *more)
+        assert done.returncode == 65
+        assert b"unreadable" in done.stdout
 
 
 def test_a_wrong_passphrase_is_named_and_no_passphrase_is_another_thing(image: Path) -> None:
@@ -347,7 +400,7 @@ def test_the_exit_codes_are_unique_and_documented() -> None:
     assert len(set(ours.values())) == len(ours)
     pattern = r"(?:^|  ) *(\d+)  \S"
     documented = {int(code) for code in re.findall(pattern, EXIT_CODES, re.MULTILINE)}
-    assert documented == set(ours.values()) | {0, 2, 130}
+    assert documented == set(ours.values()) | {0, 2, 130, 141}
     readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
     table = {int(code) for code in re.findall(r"^\| (\d+) \|", readme, re.MULTILINE)}
     assert table == documented

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import importlib
 import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -14,7 +16,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 import blobstore as library
 import luks
 from blobstore.cli.main import VERBS, _module
-from tests.support.cli import QUICK, blobstore, fails, succeeds
+from tests.support.cli import QUICK, blobstore, fails, succeeds, with_signals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -170,6 +172,20 @@ def test_s30_what_does_not_fit_together(
     assert (done.returncode, done.stdout) == (code, b""), done
     assert said in done.stderr.decode()
     assert b"hunter2" not in done.stderr
+
+
+@pytest.mark.parametrize(("tail", "code"), [("", 0), ("; exit 3", 52)])
+def test_s14_a_command_that_fails_is_seen_where_sigchld_was_ignored(
+    image: Path, tail: str, code: int
+) -> None:
+    """What it printed before it failed would else become a new passphrase."""
+    said = f"sh -c 'printf half{tail}'"
+    words = ["key", "add", image, "--key-file", image.parent / "key", "--new-key-command", said]
+    started = [*with_signals(ignored=["CHLD"]), sys.executable, "-m", "blobstore"]
+    done = subprocess.run([*started, *map(str, (*words, *QUICK))], capture_output=True, check=False)
+    assert done.returncode == code, done
+    assert (b"failed with status 3" in done.stderr) == bool(code)
+    assert opens(image, "--key-command", "printf half") is not bool(code)
 
 
 def test_s30_a_second_image_has_its_own_key(image: Path, tmp_path: Path) -> None:

@@ -103,6 +103,40 @@ def test_snapshots_come_and_go(image: Path) -> None:
     assert_clean(image)
 
 
+def test_a_snapshot_is_meant_by_its_id_or_by_its_name_q18(image: Path) -> None:
+    for name in ("first", "1"):
+        qemu_img("snapshot", "-c", name, image)
+    before = image.read_bytes()
+    for verb in ("apply", "delete"):
+        done = blobstore("snapshot", verb, image, "1")
+        assert done.returncode == 43
+        assert b"--id" in done.stderr
+        assert fails("snapshot", verb, image) == 2
+        assert fails("snapshot", verb, image, "1", "--id", "1") == 2
+        assert fails("snapshot", verb, image, "--id", "first") == 41
+    assert fails("snapshot", "create", image, "2") == 42
+    assert image.read_bytes() == before
+    succeeds("snapshot", "apply", image, "--id", "1")
+    succeeds("snapshot", "delete", image, "--name", "1")
+    (left,) = json.loads(succeeds("snapshot", "list", image, "--json"))
+    assert (left["id"], left["name"]) == ("1", "first")
+    succeeds("snapshot", "delete", image, "1")
+    assert_clean(image)
+
+
+def test_a_truncated_image_is_made_whole_or_left_alone_q25(image: Path) -> None:
+    with FileDevice(image, read_only=False) as device:
+        device.resize(6 * 65536)
+    assert fails("check", image) == 38
+    assert fails("snapshot", "create", image, "name") == 33
+    done = blobstore("check", image, "--repair", "all")
+    assert (done.returncode, b"repaired: " in done.stdout) == (0, True)
+    assert_clean(image)
+    with FileDevice(image) as device, open_image(device) as disk:
+        assert disk.read(0, 65536) == (b"first" * 20_000)[:65536]
+        assert disk.read(65536, 180_000) == bytes(180_000)
+
+
 def test_names_that_would_talk_to_a_terminal_are_shown_without(image: Path) -> None:
     qemu_img("snapshot", "-c", "\x1b[31mred", image)
     assert b"\x1b" not in succeeds("snapshot", "list", image)

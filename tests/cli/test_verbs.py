@@ -401,10 +401,10 @@ def test_backup_clone_diff(image: Path, key: Path, tmp_path: Path) -> None:
         "uboot-environment": "removed",
     }
     new.write_bytes(b"another passphrase")
-    succeeds("clone", copy, cloned, *with_key, "--new-key-file", new, *QUICK)
+    succeeds("clone", copy, cloned, *with_key, "--tpm", "keep", "--new-key-file", new, *QUICK)
     same = ("--other-key-file", new, "--exit-code")
     assert succeeds("diff", copy, cloned, *with_key, *same) == b""
-    succeeds("clone", copy, cloned, *with_key, "--no-encryption", "--force")
+    succeeds("clone", copy, cloned, *with_key, "--tpm", "keep", "--no-encryption", "--force")
     assert succeeds("diff", copy, cloned, *with_key, "--exit-code") == b""
 
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from formats import holes
+from formats import holes, locks
 from formats.device import MemoryDevice, SliceDevice, is_blank
 from formats.errors import (
     DeviceBusyError,
     DeviceError,
     DeviceFullError,
+    ImageReplacedError,
     ReadOnlyError,
     UnsupportedError,
 )
@@ -92,6 +93,67 @@ def test_discarding_gives_space_back(path: Path) -> None:
     after = path.stat()
     assert after.st_size == before.st_size
     assert after.st_blocks < before.st_blocks
+
+
+@pytest.fixture
+def sparse(path: Path) -> Path:
+    """A file of 1 MiB with some data in its middle, and holes around it."""
+    with path.open("wb") as file:
+        file.truncate(1 << 20)
+        file.seek(512 << 10)
+        file.write(b"x" * 4096)
+    return path
+
+
+def test_reserving_fills_holes_and_changes_nothing(sparse: Path) -> None:
+    before, content = sparse.stat(), sparse.read_bytes()
+    with FileDevice(sparse, read_only=False) as device:
+        device.reserve(4096, (1 << 20) - 4096)
+    after = sparse.stat()
+    assert after.st_size == before.st_size
+    assert after.st_blocks * 512 >= (1 << 20) - 4096
+    assert sparse.read_bytes() == content
+    with FileDevice(sparse) as device, pytest.raises(ReadOnlyError):
+        device.reserve(0, 1)
+
+
+def test_what_a_file_system_lacks_is_not_reserved(sparse: Path) -> None:
+    """It is compared first: to fill the disk in order to find out would fail others."""
+    found = os.statvfs(sparse)
+    os.truncate(sparse, found.f_bavail * found.f_frsize + (64 << 20))
+    before = sparse.stat()
+    with (
+        FileDevice(sparse, read_only=False) as device,
+        pytest.raises(DeviceFullError, match="its file system has"),
+    ):
+        device.reserve(0, device.size)
+    assert sparse.stat().st_blocks == before.st_blocks
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EOPNOTSUPP, errno.EIO])
+def test_a_reservation_that_fails_is_given_back(
+    sparse: Path, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the two holes, the second cannot be filled any more."""
+    before, content = sparse.stat(), sparse.read_bytes()
+    calls = []
+
+    def fill(fd: int, offset: int, size: int) -> None:
+        calls.append(offset)
+        if len(calls) > 1 or code == errno.EOPNOTSUPP:
+            raise OSError(code, os.strerror(code))
+        os.posix_fallocate(fd, offset, size)
+
+    monkeypatch.setattr(holes, "fill_holes", fill)
+    with FileDevice(sparse, read_only=False) as device:
+        if code == errno.EOPNOTSUPP:
+            device.reserve(0, 1 << 20)
+        else:
+            with pytest.raises(DeviceError) as caught:
+                device.reserve(0, 1 << 20)
+            assert isinstance(caught.value, DeviceFullError) == (code != errno.EIO)
+    assert sparse.stat().st_blocks == before.st_blocks
+    assert sparse.read_bytes() == content
 
 
 @pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.ENOSYS, errno.EIO])
@@ -182,7 +244,147 @@ def test_we_refuse_an_image_that_qemu_writes(path: Path) -> None:
     FileDevice(path, read_only=False).close()
 
 
+# ------------------------------------------------------------ path and descriptor
+
+
+def replaced_before(monkeypatch: pytest.MonkeyPatch, path: Path, times: int) -> None:
+    """Let another file take the name in the moment before the lock is taken."""
+    real = locks.lock_image
+    left = iter(range(times))
+
+    def lock(fd: int, name: str, *, exclusive: bool) -> None:
+        if next(left, None) is not None:
+            new = path.with_name("another")
+            new.write_bytes(b"new" * 1000)
+            new.replace(path)
+        real(fd, name, exclusive=exclusive)
+
+    monkeypatch.setattr("formats.file.lock_image", lock)
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_c65_who_opens_a_file_that_is_being_replaced_gets_the_new_one(
+    path: Path, read_only: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replaced_before(monkeypatch, path, 3)
+    with FileDevice(path, read_only=read_only) as device:
+        assert device.read(0, 3) == b"new"
+        assert device.size == 3000
+        assert device.has_name()
+        if not read_only:
+            device.write(0, b"put")
+            assert path.read_bytes()[:3] == b"put"
+    assert len(os.listdir("/proc/self/fd")) < 100  # noqa: PTH208
+
+
+def test_c65_a_file_that_is_replaced_without_end_is_not_opened(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replaced_before(monkeypatch, path, 1000)
+    with pytest.raises(ImageReplacedError, match="C65"):
+        FileDevice(path, read_only=False)
+
+
+def test_c65_a_file_that_is_gone_when_it_is_locked_is_missing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = locks.lock_image
+
+    def lock(fd: int, name: str, *, exclusive: bool) -> None:
+        path.unlink()
+        real(fd, name, exclusive=exclusive)
+
+    monkeypatch.setattr("formats.file.lock_image", lock)
+    with pytest.raises(DeviceError, match="No such file"):
+        FileDevice(path, read_only=False)
+
+
+@pytest.mark.parametrize("how", ["replaced", "removed", "moved"])
+def test_c65_a_lock_taken_later_is_on_the_file_that_has_the_name(path: Path, how: str) -> None:
+    with FileDevice(path, read_only=False, lock=False) as device:
+        device.lock()
+        device.unlock()
+        other = path.with_name("other")
+        if how == "replaced":
+            other.write_bytes(b"other")
+            other.replace(path)
+        elif how == "removed":
+            path.unlink()
+        else:
+            path.rename(other)
+        with pytest.raises(ImageReplacedError, match="C65") as caught:
+            device.lock()
+        assert caught.value.hint
+        if how == "moved":  # the lock was given back
+            FileDevice(other, read_only=False).close()
+        if how == "replaced":
+            FileDevice(path, read_only=False).close()
+
+
+def test_c65_a_name_stays_the_same_whatever_leads_there(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = path.with_name("link")
+    link.symlink_to(path)
+    monkeypatch.chdir(path.parent)
+    with FileDevice("link", read_only=False, lock=False) as device:
+        monkeypatch.chdir("/")
+        device.lock()
+        device.unlock()
+        link.unlink()
+        link.symlink_to("/dev/null")
+        with pytest.raises(ImageReplacedError):
+            device.lock()
+
+
+def test_a_lock_that_keeps_readers_out_needs_no_right_to_write(path: Path) -> None:
+    with FileDevice(path, alone=True) as device:
+        with pytest.raises(DeviceBusyError):
+            FileDevice(path)
+        with pytest.raises(ReadOnlyError):
+            device.write(0, b"x")
+    with FileDevice(path), pytest.raises(DeviceBusyError):
+        FileDevice(path, alone=True)
+
+
 # ------------------------------------------------------------------ new files
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_c65_a_file_that_is_in_use_is_not_replaced(path: Path, read_only: bool) -> None:
+    before = path.read_bytes()
+    with (
+        FileDevice(path, read_only=read_only),
+        pytest.raises(DeviceBusyError),
+        new_file(path, 10, overwrite=True),
+    ):
+        pass
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_c65_a_file_is_not_replaced_that_came_into_use_meanwhile(path: Path) -> None:
+    path.unlink()
+    with pytest.raises(DeviceBusyError), new_file(path, 10, overwrite=True):
+        path.write_bytes(b"somebody's")
+        other = FileDevice(path, read_only=False)
+    assert path.read_bytes() == b"somebody's"
+    other.close()
+
+
+def test_c65_a_file_is_not_replaced_that_is_another_one_meanwhile(path: Path) -> None:
+    other = path.with_name("other")
+    with pytest.raises(ImageReplacedError), new_file(path, 10, overwrite=True):
+        other.write_bytes(b"other")
+        other.replace(path)
+    assert path.read_bytes() == b"other"
+
+
+def test_c65_nobody_opens_a_file_while_it_is_being_replaced(path: Path) -> None:
+    with new_file(path, 10, overwrite=True) as device, pytest.raises(DeviceBusyError):
+        FileDevice(path)
+    device.close()
+    assert path.stat().st_size == 10
 
 
 def test_a_new_file_appears_at_the_end(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from contextlib import suppress
 from dataclasses import replace
 
@@ -180,6 +181,40 @@ def test_broken_record_heads_are_refused(find: bytes, new: bytes, rule: str) -> 
     head = _changed(_record_head(), find, new)
     with pytest.raises(FormatError, match=rule):
         _item(head)
+
+
+@pytest.mark.parametrize("place", [0, -1])
+def test_c6_the_blob_is_an_octet_string_to_the_end_of_its_record(place: int) -> None:
+    """Whatever its check says: its tag, and the last octet of its length."""
+    head = bytearray(_record_head())
+    framing = der.framing(der.OCTET_STRING, 8192 - HEAD_SIZE)
+    assert head.endswith(framing)
+    head[len(head) - len(framing) if place == 0 else place] ^= 1
+    with pytest.raises(FormatError, match="C6"):
+        _item(bytes(head))
+
+
+def test_c5_each_digest_is_an_octet_string_of_its_size() -> None:
+    head = _record_head()
+    framing = der.framing(der.OCTET_STRING, 32)
+    starts = [at for at in range(len(head)) if head.startswith(framing, at)]
+    assert len(starts) == 4  # mac, root, prev and check
+    for start, place in itertools.product(starts, (0, 1)):
+        changed = bytearray(head)
+        changed[start + place] ^= 1
+        with pytest.raises(FormatError, match="C5"):
+            _item(bytes(changed))
+
+
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_c3_padding_fills_a_header(place: int) -> None:
+    """Its tag, how long its length is, and the last octet of that."""
+    head = bytearray(encode_header(HEADER))
+    start = decode_header(bytes(head), 0).check_start + 32
+    assert der.read_framing(bytes(head), start)[1] == start + 4
+    head[start + place] ^= 1
+    with pytest.raises(FormatError, match="C3"):
+        decode_header(bytes(head), 0)
 
 
 def test_c11_an_unwritten_record_has_no_size() -> None:

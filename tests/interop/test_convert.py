@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from dissect.fve import luks as dissect_luks
@@ -17,8 +19,11 @@ from dissect.fve import luks as dissect_luks
 import blobstore as library
 import luks
 from tests.luks.programs import CHEAP, cryptsetup, key_file, luks1_options, qemu_read, qemu_write
-from tests.support.cli import QUICK, blobstore, fails, succeeds
+from tests.support.cli import QUICK, blobstore, fails, succeeds, with_signals
 from tests.support.foreign import run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 pytestmark = pytest.mark.interop
 
@@ -120,25 +125,57 @@ def test_an_interruption_leaves_nothing(
     with source.open("wb") as file:
         file.truncate(20 << 30)
     arguments = ["convert", source, tmp_path / "target", "--to", "luks2", *QUICK]
+    prefix = with_signals(default=["INT", "TERM"])
+    with _converting(prefix, arguments, tmp_path) as child:
+        child.send_signal(number)
+        assert child.stderr
+        assert child.stderr.read().strip() == said
+        assert child.wait(30) == code
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_signals_that_were_ignored_at_the_start_stay_ignored(tmp_path: Path) -> None:
+    """As in the background of a script, or under `nohup`."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    with source.open("wb") as file:
+        file.truncate(256 << 20)
+    prefix = with_signals(ignored=["INT", "HUP", "TERM"])
+    arguments = ["convert", source, target, "--to", "luks2", *QUICK]
+    with _converting(prefix, arguments, tmp_path) as child:
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+            child.send_signal(number)
+        assert not target.exists(), "it was over before it could be interrupted"
+        assert child.stderr
+        assert child.stderr.read() == b""
+        assert child.wait(120) == 0
+    with luks.open(target, SECRET) as volume:
+        assert volume.size == 256 << 20
+
+
+@contextmanager
+def _converting(
+    prefix: list[str], arguments: list[object], directory: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run ``blobstore``, which writes ``target`` there; at first it has written 10 MB."""
     child = subprocess.Popen(
-        [sys.executable, "-m", "blobstore", *map(str, arguments), "--new-key-fd", "0"],
+        [*prefix, sys.executable, "-m", "blobstore", *map(str, arguments), "--new-key-fd", "0"],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=Path(__file__).resolve().parents[2],
     )
-    assert child.stdin
-    child.stdin.write(SECRET)
-    child.stdin.close()
-    deadline = time.monotonic() + 30
-    while not any(path.stat().st_blocks > 20000 for path in tmp_path.glob(".target.*")):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    child.send_signal(number)
-    assert child.stderr
-    assert child.stderr.read().strip() == said
-    child.stderr.close()
-    assert child.wait(30) == code
-    assert list(tmp_path.iterdir()) == [source]
+    with child:
+        try:
+            assert child.stdin
+            child.stdin.write(SECRET)
+            child.stdin.close()
+            deadline = time.monotonic() + 60
+            while not any(path.stat().st_blocks > 20000 for path in directory.glob(".target.*")):
+                assert child.poll() is None, child.stderr and child.stderr.read()
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            yield child
+        finally:
+            child.kill()
 
 
 def test_on_a_terminal_it_shows_rate_and_time_left(tmp_path: Path) -> None:
@@ -147,7 +184,8 @@ def test_on_a_terminal_it_shows_rate_and_time_left(tmp_path: Path) -> None:
         file.truncate(3 << 30)
     controller, terminal = pty.openpty()
     child = subprocess.Popen(
-        [sys.executable, "-m", "blobstore", "convert", str(source), str(tmp_path / "target"),
+        [*with_signals(default=["INT"]), sys.executable, "-m", "blobstore",
+         "convert", str(source), str(tmp_path / "target"),
          "--to", "luks1", "--new-key-fd", "0", "-j", "1", *QUICK],
         stdin=subprocess.PIPE,
         stderr=terminal,
@@ -161,7 +199,7 @@ def test_on_a_terminal_it_shows_rate_and_time_left(tmp_path: Path) -> None:
     while not re.search(rb"\d+%  \d\d:\d\d:\d\d  [\d.]+ MiB/s", shown):
         shown += os.read(controller, 4096)  # raises when there is no more
     child.send_signal(signal.SIGINT)
-    child.wait(30)
+    assert child.wait(30) == 130
     os.close(controller)
 
 

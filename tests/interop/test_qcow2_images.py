@@ -15,10 +15,11 @@ import blobstore as library
 import luks
 from blobstore.layers import LayersLock, image_format, open_layers
 from blobstore.luks_places import luks_place
+from formats.errors import AmbiguousSnapshotError
 from formats.file import FileDevice
 from formats.qcow2.creation import Options
 from formats.qcow2.header import read_header
-from formats.qcow2.snapshots import create_snapshot
+from formats.qcow2.snapshots import SnapshotKey, create_snapshot
 from tests.luks.programs import key_file
 from tests.qcow2.support import assert_clean
 from tests.support.cli import QUICK, blobstore, fails, succeeds
@@ -290,6 +291,37 @@ def test_snapshots_are_compared_by_section(tmp_path: Path, way: str) -> None:
     assert succeeds("get", path, "a", *secret) == b"1"
     succeeds("snapshot", "delete", path, "second")
     check(path, way, key)
+
+
+def test_which_snapshot_is_meant_can_be_said_wherever_one_is_read(tmp_path: Path) -> None:
+    """Q18: QEMU names one as another is numbered."""
+    path, out = tmp_path / "image", tmp_path / "out"
+    with make(path, "clear") as store:
+        store.put("a", b"first")
+    run("qemu-img", "snapshot", "-c", "first", path)
+    with library.open(path) as store:
+        store.put("a", b"second")
+    run("qemu-img", "snapshot", "-c", "1", path)
+    assert fails("get", path, "a", "--snapshot", "1") == 43
+    assert fails("get", path, "a", "--snapshot", "1", "--snapshot-id", "1") == 2
+    assert fails("put", path, "a", path, "--snapshot-id", "1") == 2
+    assert succeeds("get", path, "a", "--snapshot", "first") == b"first"
+    assert fails("snapshot", "diff", path, "1") == 43
+    assert succeeds("snapshot", "diff", path, "--name", "1", "--exit-code") == b""
+    assert b"changed" in succeeds("snapshot", "diff", path, "--id", "1")
+    assert b"changed" in succeeds("snapshot", "diff", path, "--id", "1", "--other-name", "1")
+    assert fails("convert", path, out, "--to", "raw", "--snapshot", "1") == 43
+    for option, key, blob in (
+        ("--snapshot-id", SnapshotKey(id="1"), b"first"),
+        ("--snapshot-name", SnapshotKey(name="1"), b"second"),
+    ):
+        assert succeeds("get", path, "a", option, "1") == blob
+        with library.open(path, read_only=True, snapshot=key) as store:
+            assert store.get("a") == blob
+        succeeds("convert", path, out, "--to", "raw", option, "1", "--force")
+        assert succeeds("get", out, "a") == blob
+    with pytest.raises(AmbiguousSnapshotError):
+        library.open(path, read_only=True, snapshot="1")
 
 
 MANIFEST = """

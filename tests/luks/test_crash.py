@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -84,12 +85,14 @@ def test_formatting_leaves_nothing_or_a_whole_volume(version: int, before: str) 
         "luks2-64k": lambda: old_volume(2, metadata_size=65536, data_offset=None),
     }[before]()
     device = record(content, version)
-    found: set[Found] = set()
+    outcomes: dict[bytes, Found] = {}  # by digest: three of four states are like another
     for state in crash_states(content, device.log, samples=16):
-        result = outcome(state.content)
-        found.add(result)
+        digest = hashlib.sha256(state.content).digest()
+        if digest not in outcomes:
+            outcomes[digest] = outcome(state.content)
         if state.point == len(device.log):
-            assert result == "new"
+            assert outcomes[digest] == "new"
+    found = set(outcomes.values())
     expected: set[Found] = {"nothing", "new"} if before == "blank" else {"old", "nothing", "new"}
     # A torn LUKS2 copy has its magic, but no checksum: it opens for nobody.
     assert found - {"damaged"} == expected

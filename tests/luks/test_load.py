@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
+import weakref
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -232,3 +234,21 @@ def test_headers_of_cryptsetup_load_from_bytes(name: str) -> None:
     header = luks.load_header(MemoryDevice(image(name)))
     assert header.cipher == "aes-xts-plain64"
     assert header.volume_digest == 0
+
+
+def test_an_image_that_does_not_load_is_not_kept() -> None:
+    """Not until the collector comes by: an image in memory may be large."""
+    device = base().copy()
+    for copy in (PRIMARY, SECONDARY):
+        device.content[copy + 5000] ^= 1
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        with pytest.raises(luks.FormatError):
+            luks.load_header(device)
+        gone = weakref.ref(device)
+        del device
+        assert gone() is None
+    finally:
+        if collecting:
+            gc.enable()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import sys
 import threading
 from typing import TYPE_CHECKING
@@ -133,6 +134,16 @@ def test_s14_a_command_has_no_shell_and_no_stdin() -> None:
     assert bytes(Secret.from_command(["echo", "$HOME; x"]).view()) == b"$HOME; x"
     with pytest.raises(luks.SecretRequiredError, match="printed nothing"):
         Secret.from_command(["cat"])  # would wait if it had our stdin
+
+
+def test_s14_nothing_is_run_whose_failure_would_not_be_seen() -> None:
+    """Where SIGCHLD is ignored the system does not say how a child ended."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        with pytest.raises(luks.SecretRequiredError, match="ignores SIGCHLD"):
+            Secret.from_command(["sh", "-c", "echo hunter2; exit 3"])
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 @pytest.mark.parametrize(

@@ -127,16 +127,18 @@ def test_l125_the_passphrase_is_in_the_kernel(add_key: Callable[[str, bytes], No
 )
 def test_what_no_header_could_store_is_no_token(text: str) -> None:
     """L23."""
-    with pytest.raises(luks.LuksHeaderError, match="L23"):
-        luks.parse_token(text.encode())
+    with pytest.raises((luks.FormatError, luks.UnsupportedError), match=r"L23|L126") as caught:
+        luks.parse_token(text.encode(), "a file")
+    assert not isinstance(caught.value, luks.LuksHeaderError), "no header is damaged"
+    assert str(caught.value).startswith("a file ")
 
 
 @pytest.mark.parametrize("member", [{}, {"key_description": 1}, {"key_description": ""}])
 def test_l125_a_keyring_token_has_its_members(member: dict[str, Any]) -> None:
     body = {"type": "luks2-keyring", "keyslots": [], **member}
-    with pytest.raises(ValueError, match="descri"):
+    with pytest.raises(luks.FormatError, match="L125"):
         luks.parse_token(json.dumps(body).encode())
-    with pytest.raises(ValueError, match="nothing else"):
+    with pytest.raises(luks.FormatError, match="exactly one key_description"):
         luks.parse_token(json.dumps({**body, "key_description": "k", "x": 1}).encode())
     with pytest.raises(ValueError, match="without NUL"):
         luks.keyring_token("a\0b", ())
@@ -146,7 +148,7 @@ def test_l125_a_keyring_token_has_its_members(member: dict[str, Any]) -> None:
 def test_any_bytes_are_a_token_or_none(data: bytes) -> None:
     try:
         luks.parse_token(data)
-    except (luks.LuksHeaderError, ValueError):
+    except (luks.FormatError, luks.UnsupportedError):
         return
     json.loads(data)
 

@@ -171,3 +171,21 @@ def test_l73_l74_qemu_sees_the_new_size_and_the_hole(tmp_path: Path) -> None:
         and extent["start"] + extent["length"] >= hole + (64 << 10)
         for extent in extents
     )
+
+
+def test_space_is_asked_for_in_the_image(tmp_path: Path) -> None:
+    """`reserve` and `backed_ranges` mean the payload's bytes, the image's file has them."""
+    path = tmp_path / "image"
+    with luks.format(path, b"secret", size=1 << 20, kdf=luks.Pbkdf2("sha256", 1000)) as volume:
+        start = volume.header.data_offset
+        volume.write(64 << 10, bytes(4096))
+        volume.flush()
+        assert list(volume.backed_ranges(0, volume.size)) == [(64 << 10, 4096)]
+        volume.reserve(512 << 10, 8192)
+        with path.open("r+b") as file:  # what is reserved shows as data once it is written
+            file.seek(start + (512 << 10))
+            file.write(bytes(8192))
+        assert list(volume.backed_ranges(0, volume.size))[1:] == [(512 << 10, 8192)]
+        blocks = path.stat().st_blocks
+        volume.reserve(0, volume.size)
+        assert path.stat().st_blocks >= blocks + (1 << 20) // 512 - 64

@@ -21,11 +21,14 @@ What is modelled
     - One atom that goes bad, of any item, at any moment; a head may keep any framing (`damage.py`).
     - One item, section, block, head or header copy set back to any state it was in, or both header
       copies together (`replay.py`).
+    - Any number of blocks set back, each to any state it was in, and any heads lost or hurt, all
+      together (`attacks.py`); and again after the owner went on with what that left (`siege.py`).
+      What nobody notices has to be one of the classes of section 7 (`exposure.py`, `plans.py`).
 
 What is not
-    - Damage together with replay, or several of either. An attacker who damages a head as well
-      keeps the root from being compared (C48).
     - Forgery: a head that changes into another sound one.
+    - Which damage of a head its check makes good (C71): here a head is hurt or lost. Rebuilding a
+      lost head that counts (C73), and what repair writes (C74 to C77).
     - Writing in a store with a damaged head (C61), in-place windows (C62), features (C15).
     - A cache that drops what it could not store, and still shows it to the next process that
       opens the store, which then cannot know that the flush of C60 comes too late.
@@ -44,7 +47,7 @@ How to read a trace
       Operations below 0 made the store before the history.
 
 How to run it
-    `pytest tests/model` takes two to three minutes of one processor. `python -m tests.model --help`
-    goes further; `python -m tests.model --rules` shows what goes wrong without each rule. Nothing
-    is random, and no limit is a time: two runs find the same.
+    `pytest tests/model` takes about four minutes of one processor. `python -m tests.model --help`
+    goes further, and `--attacks` with replay and damage; `--rules` shows what goes wrong without
+    each rule. Samples are drawn with fixed seeds, and no limit is a time: two runs find the same.
 """

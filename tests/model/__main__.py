@@ -8,9 +8,11 @@ import time
 from dataclasses import replace
 
 from tests.model.explore import explore
+from tests.model.plans import PLANS
 from tests.model.proofs import PROOFS
 from tests.model.rules import ALL, SWITCHES
 from tests.model.scenarios import FAMILIES
+from tests.model.siege import besiege
 
 
 def main() -> int:
@@ -18,6 +20,8 @@ def main() -> int:
     options = _parser().parse_args()
     if options.rules:
         return _show_rules()
+    if options.attacks:
+        return _attack(options.attacks)
     failed = False
     for name in options.family or FAMILIES:
         scenario = FAMILIES[name]
@@ -56,6 +60,12 @@ def _parser() -> argparse.ArgumentParser:
         description="Explore the model of the commit protocol. What is not given is the family's.",
     )
     parser.add_argument("--rules", action="store_true", help="show what goes wrong without each")
+    parser.add_argument(
+        "--attacks",
+        type=int,
+        metavar="N",
+        help="damage with replay, N times as many disks and images as the tests have",
+    )
     parser.add_argument("--family", action="append", choices=FAMILIES, help="default: all")
     parser.add_argument("--operations", type=int)
     parser.add_argument("--crashes", type=int, help="power cuts and kills")
@@ -66,6 +76,32 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--failures", type=int, default=10, help="stop at so many")
     parser.add_argument("--without", action="append", choices=SWITCHES, default=[], metavar="RULE")
     return parser
+
+
+def _attack(times: int) -> int:
+    """Attack further than the tests do; show what is not detected, and the shortest of each."""
+    failed = False
+    for name, (plan, exposures) in PLANS.items():
+        begun = time.process_time()
+        further = replace(
+            plan,
+            disks=times * plan.disks,
+            all_images=times * plan.all_images,
+            several_parts=times * plan.several_parts,
+        )
+        findings = besiege(further)
+        print(f"{name}: {time.process_time() - begun:.0f} s")
+        for what, count in sorted(findings.counts.items()):
+            print(f"    {count:>12,} {what}")
+        for exposure, example in findings.examples.items():
+            print(f"    {exposure.value}: {example}")
+        for pin, example in findings.unpinned.items():
+            print(f"    not found by a pinned {pin}: {example}")
+        for example in findings.unexplained:
+            print(f"    UNEXPLAINED: {example}")
+        sys.stdout.flush()
+        failed |= bool(findings.unexplained) or not exposures <= set(findings.examples)
+    return int(failed)
 
 
 def _show_rules() -> int:

@@ -95,10 +95,15 @@ class Directory:
         header: The one that counts (C40).
         total: T, in blocks.
         items: All but the header copies, in order.
-        damaged: Blocks of damaged heads.
+        damaged: Blocks of damaged heads that their own checks do not mend.
+        fresh: Whether what is seen is proven to be the newest there is (C67). Else nothing is
+            answered, unless a human accepts that (`permitted`).
         generation: The highest found anywhere (C44's G).
+        counted: The highest that counts: of D, of free items, of complete commits. A pin by
+            generation asks for this one.
         bound: The decided bound (C35).
         orphans: Records of the newest commit, if it is not complete (C44).
+        undecided: The same, if damage leaves open whether it is.
         sections: By id, those that exist.
         left_over: Extents that recovery makes free (C46, C47).
         members: Members of all sections (C24).
@@ -112,9 +117,12 @@ class Directory:
     total: int
     items: list[Item]
     damaged: list[int]
+    fresh: bool
     generation: int
+    counted: int
     bound: int
     orphans: list[Placed]
+    undecided: list[Placed]
     sections: dict[SectionId, Section]
     left_over: list[Extent]
     members: frozenset[Member]
@@ -128,6 +136,20 @@ class Directory:
             if section.newest.record.name == name:
                 return section
         return None
+
+    def permitted(self) -> View:
+        """Return what is answered, if a human accepts that nothing proves it to be the newest.
+
+        With a damaged head that is whole blobs only: a section that seems never written, or not to
+        be there, may have been written since.
+        """
+        if not self.damaged:
+            return self.view
+        return frozenset(item for item in self.view if not isinstance(item[1].value, Special))
+
+    def answered(self) -> View:
+        """Return what is answered; all else is refused, or reported as corrupt."""
+        return self.permitted() if self.fresh else frozenset()
 
 
 def describe(view: View) -> str:

@@ -168,6 +168,13 @@ class Damaged(metaclass=Interned):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Mendable(metaclass=Interned):
+    """A head that is not sound, but damaged so little that its own check gives it back (C71)."""
+
+    original: Header | Record | Free
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Body(metaclass=Interned):
     """A part of a blob: the first or the second atom of a piece's block."""
 
@@ -182,7 +189,7 @@ class Nothing(metaclass=Interned):
 
 NOTHING: Nothing = Nothing()
 
-Atom: TypeAlias = Header | Record | Free | Damaged | Body | Nothing
+Atom: TypeAlias = Header | Record | Free | Damaged | Mendable | Body | Nothing
 
 
 @dataclass(frozen=True, slots=True, eq=False)

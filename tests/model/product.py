@@ -20,7 +20,18 @@ from formats.container_decoder import decode_header, decode_item, locate_check
 from formats.container_encoder import encode_free, encode_header, record_frame
 from formats.device import MemoryDevice
 from tests.model.directory import Special
-from tests.model.disk import Block, Body, Damaged, Free, Header, Member, Record, Root, State
+from tests.model.disk import (
+    Block,
+    Body,
+    Damaged,
+    Free,
+    Header,
+    Member,
+    Mendable,
+    Record,
+    Root,
+    State,
+)
 
 if TYPE_CHECKING:
     from blobstore.opened import OpenContainer
@@ -183,9 +194,18 @@ def _head(position: int, atom: Atom) -> bytes:
         frame = record_frame(_identity(atom.member), BLOCK_SIZE)
         version = _version(atom.member, _root(atom.root), _root(atom.prev))
         return _AUTHENTICATOR.seal(offset, frame.head(version))
+    if isinstance(atom, Mendable):
+        return _with_a_bit_flipped(_head(position, atom.original), position)
     if isinstance(atom, Damaged):  # its check is that of nothing
         return encode_free(formats.Free(0, NO_DIGEST, atom.blocks * BLOCK_SIZE))
     return _body(atom)
+
+
+def _with_a_bit_flipped(head: bytes, seed: int) -> bytes:
+    """Return a head with one bit flipped, now here, now there, in all that its check covers."""
+    digest = hashlib.sha256(head + bytes([seed])).digest()
+    bit = int.from_bytes(digest[:2], "big") % (8 * HEAD_SIZE)
+    return (int.from_bytes(head, "big") ^ 1 << bit).to_bytes(HEAD_SIZE, "big")
 
 
 def _identity(member: Member) -> formats.Identity:

@@ -1,7 +1,8 @@
-"""Reading: what is there after a crash (C35, C40 to C48).
+"""Reading: what is there after a crash (C35, C40 to C49).
 
 `read` works out from the heads what a reader sees that acts as if recovery had happened, and what
-recovery has to write. It knows nothing but the disk.
+recovery has to write. It knows nothing but the disk. Damaged heads are mended in memory where their
+own checks prove what they said (`mending.py`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from tests.model.directory import (
     walk,
 )
 from tests.model.disk import Free, Header, Record, Root, State
+from tests.model.mending import mended
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,7 +44,7 @@ def read(disk: Disk, rules: Rules) -> Directory:
     Raises:
         Refusal: Its parts contradict each other, or no header copy is sound.
     """
-    return _Reader(disk, rules).directory()
+    return _Reader(mended(disk), rules).directory()
 
 
 class _Reader:
@@ -69,7 +71,7 @@ class _Reader:
             self._orphans.remove(torn)
             members = frozenset(self._assemble())
         root = Root(members)
-        disagreement = self._compare_roots(root)
+        disagreement = self._compare_roots(self._visible_root() if self._damaged else root)
         if disagreement and not (self._damaged and self._rules.damage_leaves_root_unverified):
             raise Refusal(disagreement)
         return Directory(
@@ -78,9 +80,12 @@ class _Reader:
             total=self._total,
             items=self._items,
             damaged=self._damaged,
+            fresh=not (disagreement and self._rules.damage_may_hide_what_is_newer),
             generation=self._generation,
+            counted=self._counted(),
             bound=self._bound,
             orphans=self._orphans,
+            undecided=self._undecided,
             sections=self._sections,
             left_over=self._left_over,
             members=members,
@@ -162,6 +167,11 @@ class _Reader:
             return None
         self._orphans += present
         return present[0] if alone and rules.single_copy_is_no_orphan else None
+
+    def _counted(self) -> int:
+        """Return the highest generation of what counts."""
+        complete = (self._counts(p) for p in self._records if p not in self._undecided)
+        return max(self._bound, *complete, 0)
 
     # -------------------------------------------------------- C42, C45, C47
 
@@ -270,8 +280,19 @@ class _Reader:
 
     # ------------------------------------------------------------------ C48
 
+    def _visible_root(self) -> Root:
+        """Return the root of what damage leaves and does not put in doubt (C67)."""
+        newest: dict[SectionId, Placed] = {}
+        for placed in self._records:
+            if self._counts(placed) and placed not in self._undecided:
+                known = newest.setdefault(placed.record.section, placed)
+                if self._counts(placed) > self._counts(known):
+                    newest[placed.record.section] = placed
+        visible = (placed.record for placed in newest.values())
+        return Root(frozenset(r.member for r in visible if r.state is not State.TOMBSTONE))
+
     def _compare_roots(self, root: Root) -> str | None:
-        """Compare what the newest items attest with what was found (C48)."""
+        """Compare what the newest items attest with what was found (C48, C67)."""
         rules = self._rules
         if not rules.root_is_compared:
             return None
@@ -281,9 +302,10 @@ class _Reader:
             attested += [(2 * copy.durable, copy.root) for copy in self._copies if copy]
         if rules.free_items_attest:
             attested += [(2 * free.generation, free.root) for free in self._free]
+        incomplete = [*self._orphans, *self._undecided]
         for placed in self._records:
             record = placed.record
-            if record.state is not State.VOID and placed not in self._orphans:
+            if record.state is not State.VOID and placed not in incomplete:
                 attested.append((2 * record.generation, record.root))
             elif record.generation and rules.void_attests_prev:
                 attested.append((2 * record.generation - 1, record.prev))

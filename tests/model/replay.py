@@ -166,7 +166,7 @@ class _Replayer:
         self, disk: Disk, directory: Directory, before: Sequence[tuple[Disk, Directory]]
     ) -> Iterator[_Replay]:
         for older, past in before:
-            for kind, start, blocks in dict.fromkeys([*_parts(directory), *_parts(past)]):
+            for kind, start, blocks in dict.fromkeys([*parts(directory), *parts(past)]):
                 stop = start + blocks
                 if kind == "head":
                     image = written(disk, [(start, Block(older[start].head, disk[start].rest))])
@@ -192,7 +192,7 @@ def _extents(directory: Directory) -> dict[SectionId, Extent]:
     return {identifier: section.extent for identifier, section in directory.sections.items()}
 
 
-def _parts(directory: Directory) -> Iterator[tuple[str, int, int]]:
+def parts(directory: Directory) -> Iterator[tuple[str, int, int]]:
     """Yield what may be set back: its kind, where it starts, and how many blocks it has."""
     for item in directory.items:
         if isinstance(item.head, Record):

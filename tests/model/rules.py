@@ -81,6 +81,10 @@ class Rules:
         "C46", "an interrupted create leaves a section that nobody made"
     )
     newest_extent_counts: bool = _rule("C47", "an interrupted resize gives the older extent")
+    damage_may_hide_what_is_newer: bool = _rule(
+        "C67",
+        "with the head of a free item lost, what was committed before a close can be set back",
+    )
     root_is_compared: bool = _rule("C48", "a section set back to an older state is not noticed")
     headers_attest: bool = _rule(
         "C48", "the newest commit can be set back although the store was closed since"

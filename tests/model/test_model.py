@@ -13,6 +13,7 @@ from tests.model.initialising import initialise_failures
 from tests.model.proofs import PROOFS
 from tests.model.rules import ALL, SWITCHES
 from tests.model.scenarios import FAMILIES
+from tests.model.test_attacks import PROOFS_BY_ATTACK
 
 #: What each family has to come to at least, so that none passes by exploring nothing.
 LEAST: dict[str, dict[str, int]] = {
@@ -106,7 +107,7 @@ def test_rule_of_initialising(rule: str) -> None:
 
 def test_every_switch_has_a_proof() -> None:
     initialising = {"old_headers_are_zeroed_first", "headers_come_last"}
-    assert set(PROOFS) | initialising == set(SWITCHES)
+    assert set(PROOFS) | set(PROOFS_BY_ATTACK) | initialising == set(SWITCHES)
 
 
 def test_every_family_has_a_minimum() -> None:

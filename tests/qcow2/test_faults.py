@@ -210,6 +210,49 @@ def test_a_full_device_loses_nothing(options: Options) -> None:
         assert snapshot.read(0, SIZE) == BEFORE
 
 
+def test_a_full_device_loses_nothing_when_the_refcount_table_must_move() -> None:
+    """Q12: a longer one that finds no place is none, neither here nor on the device."""
+    options = Options(cluster_size=512, refcount_bits=64)
+    image = new_image(2200 << 10, options)
+    reach = 64 * 64 * 512  # entries of the table, counts of a block, bytes of a cluster
+    with open_image(image, read_only=False) as disk:
+        disk.write(0, b"x" * (written := 1800 << 10))
+        while image.size < reach - 4 * 512:
+            disk.write(written, b"x" * 512)
+            written += 512
+    start = bytes(image.content)
+    full = 0
+    for free in range(0, 42 * 512, 3 * 512):
+        image = MemoryDevice(start)
+        device = Limited(image, len(start) + free)
+        with open_image(device, read_only=False) as disk:
+            try:
+                disk.write(written, b"N" * 4096)
+            except DeviceFullError:
+                full += 1
+            device.limit = 1 << 30
+            disk.write(written + 8192, b"L" * 4096)
+        assert check(image).ok, free
+        found = content(image)
+        assert found[:written] == b"x" * written
+        assert found[written + 8192 :][:4096] == b"L" * 4096
+    assert 3 < full < 14
+
+
+class Limited(MemoryDevice):
+    """Memory that becomes no larger than a limit."""
+
+    def __init__(self, image: MemoryDevice, limit: int) -> None:
+        super().__init__(0)
+        self.content = image.content
+        self.limit = limit
+
+    def resize(self, size: int, /) -> None:
+        if size > self.limit:
+            raise DeviceFullError("there is no space")
+        super().resize(size)
+
+
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_failing_creation_leaves_no_image_or_a_whole_one(operation: Operation) -> None:
     """Q15"""

@@ -4,23 +4,41 @@ from __future__ import annotations
 
 import random
 import subprocess
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from formats.errors import SnapshotExistsError, SnapshotNotFoundError, UnsupportedError
+from formats.device import MemoryDevice
+from formats.errors import (
+    AmbiguousSnapshotError,
+    SnapshotExistsError,
+    SnapshotNotFoundError,
+    UnsupportedError,
+)
 from formats.file import FileDevice
 from formats.qcow2.check import check
 from formats.qcow2.creation import Options, create
 from formats.qcow2.difference import differing_ranges
+from formats.qcow2.header import read_header
 from formats.qcow2.opening import open_image
+from formats.qcow2.snapshot_table import encode_snapshots
 from formats.qcow2.snapshots import (
+    SnapshotKey,
     apply_snapshot,
     create_snapshot,
     delete_snapshot,
     list_snapshots,
 )
-from tests.qcow2.support import assert_clean, assert_same, new_disk, new_image, qemu_img, qemu_io
+from tests.qcow2.support import (
+    assert_clean,
+    assert_same,
+    content,
+    new_disk,
+    new_image,
+    qemu_img,
+    qemu_io,
+)
 from tests.qcow2.test_interop import churn
 from tests.support.foreign import program
 
@@ -53,9 +71,9 @@ def test_qemu_sees_and_uses_our_snapshots(
         assert check(device).ok
     assert_clean(path)
     assert_same(path, bytes(model))
-    for name, content in kept.items():
+    for name, data in kept.items():
         qemu_img("convert", "-f", "qcow2", "-l", f"snapshot.name={name}", "-O", "raw", path, out)
-        assert out.read_bytes() == content
+        assert out.read_bytes() == data
     qemu_img("snapshot", "-d", "s1", path)
     assert_clean(path)
     qemu_img("snapshot", "-a", "s0", path)
@@ -154,20 +172,80 @@ def machine(path: Path, command: str, *options: str) -> None:
     assert b"Error" not in done.stdout, done
 
 
-def test_a_name_is_there_once_and_found_by_id_first() -> None:
+def test_no_snapshot_gets_the_name_or_the_id_of_another_q18() -> None:
     image = new_image(SIZE)
-    create_snapshot(image, "2")
-    create_snapshot(image, "other")
-    with pytest.raises(SnapshotExistsError, match="other"):
-        create_snapshot(image, "other")
+    assert create_snapshot(image, "2").id == "1"
+    assert create_snapshot(image, "other").id == "3"  # 2 is the name of the first
+    for name in ("other", "2", "1", "3"):
+        with pytest.raises(SnapshotExistsError, match=f"'{name}' could mean either"):
+            create_snapshot(image, name)
     with pytest.raises(SnapshotNotFoundError, match="nothing"):
         apply_snapshot(image, "nothing")
-    assert delete_snapshot(image, "2").name == "other"
-    assert delete_snapshot(image, "2").name == "2"
+    assert delete_snapshot(image, "2").id == "1"
+    assert delete_snapshot(image, "3").name == "other"
+    assert create_snapshot(image, "1").id == "1"  # one and the same
+    assert delete_snapshot(image, "1").name == "1"
     for name in ("", "x" * 256, "a\0b"):
         with pytest.raises(ValueError, match="name"):
             create_snapshot(image, name)
     assert list_snapshots(image) == []
+
+
+@pytest.mark.interop
+def test_what_could_mean_two_snapshots_of_qemu_s_is_refused_q18(tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    qemu_img("create", "-q", "-f", "qcow2", path, "1M")
+    for number, name in enumerate(("first", "1", "same", "same"), 1):
+        qemu_io(path, f"write -P {number} 0 64k")
+        qemu_img("snapshot", "-c", name, path)
+    image = MemoryDevice(path.read_bytes())
+    before = bytes(image.content)
+    for which in ("1", "same"):
+        with pytest.raises(AmbiguousSnapshotError, match=r"2 snapshots .*\[Q18\]") as caught:
+            delete_snapshot(image, which)
+        assert "--id" in (caught.value.hint or "")
+        with pytest.raises(AmbiguousSnapshotError):
+            apply_snapshot(image, which)
+        with pytest.raises(AmbiguousSnapshotError):
+            open_image(image, snapshot=which)
+    with pytest.raises(AmbiguousSnapshotError, match="name 'same'"):
+        delete_snapshot(image, name="same")
+    for key in (SnapshotKey(id="2", name="first"), SnapshotKey(name="2"), SnapshotKey(id="first")):
+        with pytest.raises(SnapshotNotFoundError):
+            apply_snapshot(image, key)
+    with pytest.raises(TypeError):
+        delete_snapshot(image)
+    with pytest.raises(TypeError):
+        apply_snapshot(image, "1", id="1")
+    with pytest.raises(ValueError, match="its ID, its name, or both"):
+        delete_snapshot(image, SnapshotKey())
+    assert image.content == before
+    for key, value in (
+        (SnapshotKey(id="1"), 1),
+        (SnapshotKey(name="1"), 2),
+        (SnapshotKey("3", "same"), 3),
+        (SnapshotKey(id="4"), 4),
+    ):
+        with open_image(image, snapshot=key) as disk:
+            assert disk.read(0, 10) == bytes([value]) * 10
+    # As `qemu-img snapshot -d 1` does, and not as `-a 1` does.
+    qemu_img("snapshot", "-d", "1", path)
+    assert delete_snapshot(image, name="1").id == "2"
+    listed = [(one.id, one.name) for one in list_snapshots(image)]
+    assert listed == [(one.id, one.name) for one in list_snapshots(MemoryDevice(path.read_bytes()))]
+    apply_snapshot(image, id="1")
+    assert content(image)[:10] == b"\1" * 10
+
+
+def test_an_id_that_is_no_number_we_count_with() -> None:
+    """IDs have up to 65,535 bytes; Python turns no more than 4300 digits into a number."""
+    image = new_image(SIZE, Options(cluster_size=65536))
+    create_snapshot(image, "one")
+    header = read_header(image)
+    (one,) = list_snapshots(image)
+    table = encode_snapshots([replace(one, id="9" * 5000)])
+    image.write(header.snapshots_offset, table)
+    assert create_snapshot(image, "two").id == "1"
 
 
 def test_refcounts_that_are_too_narrow_refuse_before_anything_changes() -> None:

@@ -113,7 +113,8 @@ def test_counts_of_all_clusters_hold_any_number() -> None:
     assert (counts[5], counts[1 << 40], counts[6]) == (3, 65_536, 0)
     assert list(counts.used()) == [(5, 3), (1 << 40, 65_536)]
     assert list(counts.between(0, 1 << 20)) == [(5, 3)]
-    assert counts.end == (1 << 40) + 1
+    assert counts.end(1 << 50) == (1 << 40) + 1
+    assert counts.end(1 << 40) == 6
     copied = counts.copy()
     copied[5] = 0
     assert counts[5] == 3

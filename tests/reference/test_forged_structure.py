@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from tests.reference.forge import Copy, Gap
+from tests.reference.forge import Copy, Forged, Gap
 from tests.reference.reader import (
     CORRUPT,
     LIVE,
@@ -29,6 +29,7 @@ from tests.reference.samples import (
     section_of,
 )
 from tests.reference.syntax import HEAD, is_valid_der
+from tests.support.stores import open_store
 
 WITHOUT_A = {name: blob for name, blob in FIRST.items() if name != "a"}
 
@@ -235,12 +236,23 @@ def test_one_copy_torn_beside_a_void_extent() -> None:
     assert_is(forged, FIRST | {"single": b"again"})
     written[0].stored = b""
     assert_is(forged, FIRST | {"single": CORRUPT})
+    _has_each_byte_once(forged)
     void = copies(forged, "a")[1]
     void.generation, void.prev = 2, written[0].prev
     expected = {name: blob for name, blob in FIRST.items() if name != "single"}
     assert_is(forged, CORRUPT_STORE)  # an orphan, so no section, and the root is another
     attest_what_is_found(forged)
     assert_is(forged, expected)
+
+
+def _has_each_byte_once(forged: Forged) -> None:
+    """Whatever the reader does twice, an extent is left over once (C46, C47)."""
+    content = forged.encode()
+    with open_store(content, read_only=True) as store:
+        regions = store.regions()
+    ends = [region.offset + region.size for region in regions]
+    assert [region.offset for region in regions] == [0, *ends[:-1]]
+    assert ends[-1] == len(content)
 
 
 # --- Extents that contradict each other --------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.reference.agreement import assert_agree, theirs
+from tests.reference.agreement import assert_agree, each_once, theirs
 from tests.reference.histories import HISTORIES, distinct, history
 from tests.reference.reader import CORRUPT, Reader
 from tests.support.devices import RecordingDevice, crash_states
@@ -60,13 +60,17 @@ def test_lost_sectors(name: str, close: bool) -> None:
     content = history(name, close=close).device.content
     generator = random.Random(name)
     starts = range(0, len(content), SECTOR)
-    pairs = list(itertools.combinations(starts, 2))
-    for lost in (*itertools.combinations(starts, 1), *generator.sample(pairs, 400)):
-        changed = bytearray(content)
-        for at in lost:
-            rubbish = generator.choice((bytes(SECTOR), generator.randbytes(SECTOR)))
-            changed[at : at + SECTOR] = rubbish
-        assert_agree([bytes(changed)])
+    pairs = [generator.sample(starts, 2) for _ in range(400)]
+
+    def states() -> Iterator[bytes]:
+        for lost in (*itertools.combinations(starts, 1), *pairs):
+            changed = bytearray(content)
+            for at in lost:
+                rubbish = generator.choice((bytes(SECTOR), generator.randbytes(SECTOR)))
+                changed[at : at + SECTOR] = rubbish
+            yield bytes(changed)
+
+    assert assert_agree(states()) > 300
 
 
 # --- Replay ------------------------------------------------------------------------------------
@@ -96,11 +100,15 @@ def test_parts_set_back(name: str, encrypted: bool, close: bool) -> None:
         ]
         for section in found.newest
     ]
-    for parts, old in itertools.product(places, olds):
-        changed = bytearray(newest)
-        for start, end in parts:
-            changed[start:end] = old[start:end]
-        state = bytes(changed)
+
+    def states() -> Iterator[bytes]:
+        for parts, old in itertools.product(places, olds):
+            changed = bytearray(newest)
+            for start, end in parts:
+                changed[start:end] = old[start:end]
+            yield bytes(changed)
+
+    for state in each_once(states()):
         assert_agree([state])
         answered = theirs(state)
         if close and answered and not Reader(state).damaged:  # C48: nothing old is answered
@@ -117,13 +125,17 @@ def test_mixtures_of_states(name: str, close: bool) -> None:
     size = max(map(len, states))
     states = [state.ljust(size, b"\0") for state in states]
     generator = random.Random(f"{name} {close}")
-    for _ in range(1000):
-        mixed = bytearray(generator.choice(states))
-        for _ in range(generator.choice((1, 1, 2, 3))):
-            start = generator.randrange(0, len(mixed), SECTOR)
-            end = min(len(mixed), start + SECTOR * generator.choice((1, 1, 2, 3, 4)))
-            mixed[start:end] = generator.choice(states)[start:end]
-        assert_agree([bytes(mixed)])
+
+    def mixtures() -> Iterator[bytes]:
+        for _ in range(1000):
+            mixed = bytearray(generator.choice(states))
+            for _ in range(generator.choice((1, 1, 2, 3))):
+                start = generator.randrange(0, len(mixed), SECTOR)
+                end = min(len(mixed), start + SECTOR * generator.choice((1, 1, 2, 3, 4)))
+                mixed[start:end] = generator.choice(states)[start:end]
+            yield bytes(mixed)
+
+    assert assert_agree(mixtures()) > 20
 
 
 def test_nothing_old_comes_back_beside_a_lost_head() -> None:
@@ -141,8 +153,9 @@ def test_nothing_old_comes_back_beside_a_lost_head() -> None:
         store = open_store(after)
         store.put("a", b"new")
         store.close()
-        for at in range(0, len(content), SECTOR):
-            lost = after.content[:at] + bytes(SECTOR) + after.content[at + SECTOR :]
+        closed = after.content
+        starts = range(0, len(closed), SECTOR)
+        for lost in each_once(closed[:at] + bytes(SECTOR) + closed[at + SECTOR :] for at in starts):
             assert_agree([lost])
             found = theirs(lost)
             assert found is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest import mock
 
@@ -12,11 +13,11 @@ import pytest
 import blobstore
 import luks
 from blobstore.scan import scan
-from tests.support.stores import contents
+from formats.swtpm import Slot, decode_state
+from formats.swtpm_linear import encode_linear
+from tests.support.stores import UNWRITTEN, contents
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from blobstore.scan import Scan
     from formats.device import BlockDevice
 
@@ -232,3 +233,84 @@ def test_compare_says_what_became_of_each_section(tmp_path: Path) -> None:
     added = differences["added"].after
     assert added
     assert (added.size, added.sha256) == (None, None)
+
+
+TPM = (Path(__file__).parents[2] / "examples" / "machine" / "tpm2-permall.bin").read_bytes()
+
+
+def machine(path: Path, permanent: str = "tpm-permanent-state", type_: str = "") -> blobstore.Store:
+    """Make a store with a TPM whose permanent state has this name and type, and open it."""
+    specs = [
+        blobstore.SectionSpec(permanent, 256 << 10, type=type_),
+        blobstore.SectionSpec("tpm-save-state", 1000),
+        blobstore.SectionSpec("vpd", 100),
+    ]
+    store = blobstore.create(path, specs, encrypted=False)
+    store.put(permanent, TPM)
+    store.put("tpm-save-state", b"saved")
+    store.put("vpd", b"V")
+    return store
+
+
+def test_c83_a_clone_of_a_tpm_is_made_only_if_it_is_said_what_becomes_of_it(tmp_path: Path) -> None:
+    with machine(tmp_path / "image") as store:
+        with pytest.raises(luks.PolicyError, match=r"C83") as caught:
+            blobstore.clone(store, tmp_path / "clone")
+        assert "--tpm keep, fresh or drop" in (caught.value.hint or "")
+        with pytest.raises(ValueError, match="keep, fresh, drop"):
+            blobstore.clone(store, tmp_path / "clone", tpm="new")  # type: ignore[arg-type]
+        assert [path.name for path in tmp_path.iterdir()] == ["image"]
+        with blobstore.clone(store, tmp_path / "kept", tpm="keep") as clone:
+            assert contents(clone) == contents(store)
+        with blobstore.clone(store, tmp_path / "fresh", tpm="fresh") as clone:
+            assert contents(clone) == {
+                "tpm-permanent-state": UNWRITTEN,
+                "tpm-save-state": UNWRITTEN,
+                "vpd": b"V",
+            }
+            assert [one.max_size for one in clone.sections()] == [256 << 10, 1000, 100]
+        with blobstore.clone(store, tmp_path / "dropped", tpm="drop") as clone:
+            assert contents(clone) == {"vpd": b"V"}
+    for image in ("fresh", "dropped"):
+        assert TPM[100:200] not in (tmp_path / image).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "type_", "blob"),
+    [
+        ("tpm-permanent-state", "", b"whatever this is"),
+        ("guest7-permanent-state", "", b"whatever this is"),
+        ("tpm2-00.permall", "", b"whatever this is"),
+        ("nvram", "tpm2-permall", b"whatever this is"),
+        ("nvram", "tpm12-savestate", b"whatever this is"),
+        ("nvram", "", TPM),
+        ("nvram", "", decode_state(TPM).data),  # type: ignore[union-attr]
+        ("nvram", "", encode_linear({Slot.PERMANENT: TPM})),
+        ("nvram", "raw", TPM),
+    ],
+)
+def test_c83_a_tpm_is_known_by_name_type_or_content(
+    tmp_path: Path, name: str, type_: str, blob: bytes
+) -> None:
+    spec = blobstore.SectionSpec(name, len(blob), type=type_, content=blob)
+    with blobstore.create(tmp_path / "image", [spec], encrypted=False) as store:
+        with pytest.raises(luks.PolicyError):
+            blobstore.clone(store, tmp_path / "clone")
+        with blobstore.clone(store, tmp_path / "clone", tpm="fresh") as clone:
+            assert contents(clone) == {name: UNWRITTEN}
+            assert clone.section(name).type == type_
+
+
+def test_some_sections_are_cloned(tmp_path: Path) -> None:
+    with machine(tmp_path / "image") as store:
+        with blobstore.clone(store, tmp_path / "one", only=["vpd"]) as clone:
+            assert contents(clone) == {"vpd": b"V"}
+        others = {"tpm-permanent-state", "tpm-save-state"}
+        with blobstore.clone(store, tmp_path / "two", without=others) as clone:
+            assert contents(clone) == {"vpd": b"V"}
+        with blobstore.clone(store, tmp_path / "three", tpm="keep", without="vpd") as clone:
+            assert set(clone) == others
+        for unknown in ({"only": ["vdp"]}, {"without": ["vdp"]}, {"only": ["vpd", "vdp"]}):
+            with pytest.raises(blobstore.BlobNotFoundError, match="'vdp'"):
+                blobstore.clone(store, tmp_path / "four", **unknown)  # type: ignore[arg-type]
+        assert not (tmp_path / "four").exists()

@@ -176,6 +176,20 @@ def test_c51_a_lone_flush_is_not_repeated() -> None:
     assert device.counts["flush"] == 1
 
 
+@pytest.mark.parametrize("damaged", [0, 1])
+def test_c58_the_damaged_header_copy_is_written_before_the_other(damaged: int) -> None:
+    """So the only good one is never at risk."""
+    content = bytearray(unclean(image(SPECS)))
+    content[damaged * 512 + 100] ^= 1
+    device = RecordingDevice(bytes(content))
+    store = open_store(device)
+    written = [write.offset // 512 for write in device.writes if write.offset < 1024]
+    assert written[:2] == [damaged, 1 - damaged]
+    store.put("a", b"new a")
+    store.close()
+    assert contents(open_store(device.content)) == {"a": b"new a", "b": b"unclean b"}
+
+
 def test_a_full_disk_is_named_and_loses_nothing() -> None:
     memory = MemoryDevice(image(SPECS))
     store = open_store(FaultyDevice(memory, "write", 1, persistent=True, error=DeviceFullError))

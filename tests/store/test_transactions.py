@@ -169,6 +169,15 @@ def test_nothing_else_changes_while_a_transaction_is_open() -> None:
     assert store.get("a") == b"new a"
 
 
+def test_closing_the_store_abandons_a_transaction() -> None:
+    device = recorded()
+    store = open_store(device)
+    with pytest.raises(ValueError, match="ended"), store.transaction() as changes:
+        changes.put("a", b"new a")
+        store.close()
+    assert contents(open_store(device)) == OLD
+
+
 def test_a_read_only_store_has_no_transactions() -> None:
     store = open_store(recorded(), read_only=True)
     with pytest.raises(ReadOnlyError), store.transaction():

@@ -204,7 +204,7 @@ def test_c62_nothing_is_left_out_of_a_copy_that_others_wrote(
     section = store._lookup.find("w")
     for number in range(times):
         blob = bytes([99 + number]) * SIZE
-        change = Change(section.older, "w", blob=blob, replaces=section.newest)
+        change = Change(section, "w", blob=blob, replaces=section)
         commit(store._container, [change])
     for number in (3, 4, 5):
         window.write(0, bytes([number]))
@@ -329,7 +329,6 @@ def test_in_a_transaction_nothing_else_commits(device: RecordingDevice) -> None:
         for call in (
             window.flush,
             window.close,
-            store.close,
             lambda: window.write(0, b"T", fua=True),
         ):
             with pytest.raises(ValueError, match="under way"):

@@ -22,6 +22,24 @@ def without_override() -> list[str]:
     return ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override"]
 
 
+def with_signals(*, default: Sequence[str] = (), ignored: Sequence[str] = ()) -> list[str]:
+    """Return what to run before a command so that it starts with these signals so.
+
+    A program inherits which signals are ignored, and the tests may be anywhere: with
+    SIGINT ignored in the background of a script, with SIGHUP under `nohup`. So a test
+    that sends a signal says how the program starts.
+
+    Args:
+        default: Names as `kill` has them, such as "INT", of those that are not ignored.
+        ignored: Names of those that are.
+    """
+    return [
+        "env",
+        *(f"--default-signal={name}" for name in default),
+        *(f"--ignore-signal={name}" for name in ignored),
+    ]
+
+
 def blobstore(
     *arguments: object, stdin: bytes = b"", pass_fds: Sequence[int] = (), cwd: Path | None = None
 ) -> subprocess.CompletedProcess[bytes]:

@@ -70,9 +70,9 @@ def read_encrypted(device: BlockDevice) -> bool:
 
 
 def contents(store: Store) -> Contents:
-    """Return every section's blob, or UNWRITTEN or CORRUPT."""
+    """Return every section's blob, or UNWRITTEN or CORRUPT; of a damaged store what has a name."""
     found: Contents = {}
-    for name in store:
+    for name in filter(None, [section.name for section in store.sections(allow_damaged=True)]):
         try:
             found[name] = store.get(name)
         except UnwrittenBlobError:

@@ -8,6 +8,7 @@ Every fifth kill meets the program somewhere in its start.
 
 from __future__ import annotations
 
+import itertools
 import random
 import sys
 import tempfile
@@ -61,7 +62,8 @@ def kill_again_and_again(image: Path, kills: int, seed: int) -> Tally:
         if number % 5 == 4:
             tally.while_starting += _kill_while_it_starts(image, generator.uniform(0, 0.3))
         else:
-            _kill_while_it_writes(image, generator.uniform(0, 0.04), tally)
+            whole = generator.randint(1, 4)
+            _kill_while_it_writes(image, whole, generator.uniform(0, 0.02), tally)
     with _started(image) as tpm:
         _check(tpm, tally)
     with opened(image) as store:
@@ -102,14 +104,16 @@ def _kill_while_it_starts(image: Path, after: float) -> bool:
     return not served
 
 
-def _kill_while_it_writes(image: Path, after: float, tally: Tally) -> None:
+def _kill_while_it_writes(image: Path, whole: int, after: float, tally: Tally) -> None:
+    """Kill it so many seconds after so many writes, which a slow machine gets to do, too."""
     with _started(image) as tpm:
         _check(tpm, tally)
         client = tpm.connect()
         killer = threading.Timer(after, tpm.process.kill)
-        killer.start()
         try:
-            while True:
+            for number in itertools.count():
+                if number == whole:
+                    killer.start()
                 response = client.send(commands.nv_write(INDEX, content(tally.acknowledged + 1)))
                 if len(response) < 10:
                     break
@@ -119,7 +123,8 @@ def _kill_while_it_writes(image: Path, after: float, tally: Tally) -> None:
         except OSError:
             pass  # the TPM is dead
         finally:
-            killer.join()
+            if killer.is_alive():
+                killer.join()
             client.close()
 
 

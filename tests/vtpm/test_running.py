@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import random
+import signal
 import socket
 import struct
 import subprocess
@@ -19,6 +20,8 @@ from blobstore.vtpm.control import needed
 from blobstore.vtpm.process import PidFile
 from formats.swtpm import PlainState, encode_state
 from tests.support.cli import blobstore as blobstore_command
+from tests.support.cli import with_signals
+from tests.support.foreign import program
 from tests.vtpm import commands
 from tests.vtpm.support import (
     INDEX,
@@ -199,6 +202,32 @@ def test_v59_clients_that_take_no_answers_do_not_keep_it_from_ending(copy: Path)
         ctrl.close()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
+def test_v59_signals_end_it(copy: Path, number: signal.Signals) -> None:
+    started = with_signals(default=["INT", "HUP", "TERM"])
+    with serving([*started, *command(copy, "--key-file", key_of(copy), *STARTED)]) as tpm:
+        assert tpm.end(number) == 0
+        assert not tpm.ctrl.exists()
+
+
+@pytest.mark.parametrize("name", ["swtpm", "ours"])
+def test_v59_what_was_ignored_at_the_start_stays_ignored_but_sigterm(
+    copy: Path, tmp_path: Path, name: str
+) -> None:
+    """As under `nohup`, or in the background of a script."""
+    arguments = command(copy, "--key-file", key_of(copy))
+    if name == "swtpm":
+        arguments = [program("swtpm"), "socket", "--tpm2", "--tpmstate", f"dir={tmp_path}"]
+    started = with_signals(ignored=["INT", "HUP", "TERM"])
+    with serving([*started, *arguments, *STARTED]) as tpm:
+        for number in (signal.SIGINT, signal.SIGHUP):
+            tpm.process.send_signal(number)
+        client = tpm.connect()
+        assert commands.code_of(client.send(commands.get_random(8))) == 0
+        client.close()
+        assert tpm.end() == 0
+
+
 def test_v62_only_a_file_is_removed_at_the_end(tmp_path: Path) -> None:
     file, link = tmp_path / "pid", tmp_path / "link"
     link.symlink_to("/dev/null")
@@ -260,6 +289,29 @@ def test_v61_the_log_goes_where_it_shall_and_nowhere_else(copy: Path, tmp_path: 
     assert log("file=FILE", "prefix=tpm: ") == once * 2
     assert log("file=FILE", "truncate") == once.replace("tpm: ", "")
     assert "NV" in log("file=FILE", "level=20", "truncate")  # libtpms's own
+
+
+def test_v61_a_log_that_is_full_does_not_stop_a_tpm(image: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="vtpm-") as directory:
+        control = Path(directory, "ctrl")
+        process = subprocess.Popen(
+            [
+                *command(image, "--key-file", key_of(image), *STARTED),
+                f"--ctrl=type=unixio,path={control}",
+                f"--server=type=unixio,path={directory}/data",
+                "--log=file=/dev/full,level=20",
+            ],
+            stderr=subprocess.PIPE,
+            env=environment(),
+        )
+        deadline = time.monotonic() + 30
+        while not control.exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.terminate()
+        assert process.communicate(timeout=30)[1] == b""
+        assert process.returncode == 0
 
 
 def test_v63_a_daemon_can_be_used_when_its_start_returns(image: Path) -> None:

@@ -16,7 +16,7 @@ from formats.qcow2.repair import repair
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from formats.qcow2.check import Report
+    from formats.qcow2.report import Report
 
 
 @click.command("check")

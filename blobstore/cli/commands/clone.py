@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -14,8 +14,7 @@ from blobstore.cli.access import (
     clone_access_options,
 )
 from blobstore.cli.encryption import kdf_options
-from blobstore.cli.header import usage_errors
-from blobstore.cloning import clone
+from blobstore.cloning import Tpm, clone
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +23,14 @@ if TYPE_CHECKING:
 @click.command("clone")
 @click.argument("image", type=PATH)
 @click.argument("destination", type=PATH)
+@click.option(
+    "--tpm",
+    type=click.Choice(get_args(Tpm)),
+    help="What becomes of a TPM: the same one (keep), a new one that the emulator makes "
+    "(fresh), or none (drop). There is no default.",
+)
+@click.option("--only", metavar="NAME", multiple=True, help="Take this section. Repeatable.")
+@click.option("--without", metavar="NAME", multiple=True, help="Leave it out. Repeatable.")
 @click.option("--force", is_flag=True, help="Overwrite DESTINATION.")
 @kdf_options
 @access_options
@@ -34,6 +41,9 @@ def command(
     new_access: NewAccess,
     image: Path,
     destination: Path,
+    tpm: Tpm | None,
+    only: tuple[str, ...],
+    without: tuple[str, ...],
     force: bool,
     kdf: dict[str, Any],
 ) -> None:
@@ -41,9 +51,20 @@ def command(
 
     It has an id and keys of its own, so that nothing of one passes for the
     other, and a passphrase of its own. It is a qcow2 image if IMAGE is one.
+
+    The TPM of a machine is its identity: where there is one, --tpm has to say what
+    becomes of it. Where damage hides sections or a blob, no clone is made.
     """
-    with usage_errors(), access.open(image) as source, new_access.secret_for(destination) as secret:
+    with access.open(image) as source, new_access.secret_for(destination) as secret:
         options = kdf if new_access.encrypted else {}
         clone(
-            source, destination, secret, header=new_access.header, overwrite=force, **options
+            source,
+            destination,
+            secret,
+            tpm=tpm,
+            only=only or None,
+            without=without,
+            header=new_access.header,
+            overwrite=force,
+            **options,
         ).close()

@@ -15,11 +15,11 @@ from blobstore.cli.access import (
     converted_access_options,
 )
 from blobstore.cli.encryption import CLUSTER_SIZE, SECTOR_SIZE, kdf_options
-from blobstore.cli.header import usage_errors
 from blobstore.cli.output import check_other, progress
 from blobstore.converting.conversion import convert
 from blobstore.converting.kinds import KINDS
 from blobstore.layers import QCOW2, RAW, is_encrypted
+from luks.errors import PolicyError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -133,6 +133,12 @@ def command(
             source, image_format=image_format, open_backing=_backing_files(backing)
         )
     becomes_encrypted = source_encrypted if to is None else KINDS[to].encrypted
+    wanted = new_access.key.is_named or new_access.header or options
+    if not no_create and to is None and wanted and not becomes_encrypted:
+        raise PolicyError(
+            f"{source} is not encrypted, and neither would {destination} be [C25]",
+            hint="say with --to what DESTINATION becomes",
+        )
     if options and not becomes_encrypted:
         raise click.UsageError("an image in the clear has no cipher, key or sectors")
     qcow2_options = None
@@ -152,7 +158,6 @@ def command(
             new_secret = stack.enter_context(new_access.secret_for(destination))
             if becomes_encrypted:
                 options |= kdf
-        stack.enter_context(usage_errors())
         advance = stack.enter_context(progress("converting"))
         convert(
             source,

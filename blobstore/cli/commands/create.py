@@ -8,7 +8,6 @@ import click
 
 from blobstore.cli.access import PATH, NewAccess, new_access_options
 from blobstore.cli.encryption import CLUSTER_SIZE, SECTOR_SIZE, kdf_options
-from blobstore.cli.header import usage_errors
 from blobstore.cli.types import SizeType
 from blobstore.layers import QCOW2, RAW
 from blobstore.layout import SectionSpec
@@ -106,7 +105,7 @@ def command(
         from formats.qcow2.creation import Options  # noqa: PLC0415  rarely wanted
 
         qcow2_options = Options(cluster_size=cluster_size)
-    with access.secret_for(image) as secret, usage_errors():
+    with access.secret_for(image) as secret:
         create_store(
             image,
             sections,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import luks
-from blobstore.cli.header import image_and_changed_header, image_and_header, usage_errors
+from blobstore.cli.header import image_and_changed_header, image_and_header
 from blobstore.cli.keys import PATH
 from blobstore.cli.output import check_other, output_exists, print_json, print_table
 from blobstore.luks_places import luks_place
@@ -109,7 +109,7 @@ def detach(*, image: Path, file: Path, force: bool) -> None:
     From then on IMAGE is opened with --header FILE.
     """
     check_other(file, image)
-    with usage_errors(), _new(file), luks_place(image, None, write=True, move=True) as place:
+    with _new(file), luks_place(image, None, write=True, move=True) as place:
         luks.detach_header(place, file, overwrite=force)
 
 
@@ -121,7 +121,7 @@ def attach(*, image: Path, file: Path) -> None:
 
     FILE stays: remove it when IMAGE opens without it.
     """
-    with usage_errors(), luks_place(image, None, write=True, move=True) as place:
+    with luks_place(image, None, write=True, move=True) as place:
         with opened(place) as device:
             if looks_like_container(device):
                 raise ForeignImageError(

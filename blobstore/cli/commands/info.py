@@ -33,7 +33,8 @@ def command(*, access: Access, image: Path, as_json: bool) -> None:
     described: dict[str, Any] = {
         "image": _describe_image(opened),
         "luks": _describe_luks(opened),
-        "container": asdict(info) | {"digest": str(info.digest) if info.digest else None},
+        "container": asdict(info)
+        | {"complete": info.complete, "digest": str(info.digest) if info.digest else None},
     }
     if as_json:
         described["regions"] = [asdict(region) for region in regions]

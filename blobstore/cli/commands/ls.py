@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from blobstore.cli.access import PATH, Access, access_options
-from blobstore.cli.output import print_json, print_table
+from blobstore.cli.output import print_json, print_table, sections_hidden
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,14 +21,21 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @access_options
 def command(*, access: Access, image: Path, as_json: bool) -> None:
-    """List the sections of IMAGE: size, worst case, generation, kind, name."""
+    """List the sections of IMAGE: size, worst case, generation, kind, name.
+
+    What damage leaves without a name is listed too (in JSON with null as its name), and
+    the exit code is 66 where sections may be missing.
+    """
     with access.open(image) as store:
-        sections = store.sections()
+        sections = store.sections(allow_damaged=True)
+        info = store.info()
     if as_json:
-        print_json([asdict(section) for section in sections])
-        return
-    header = ("SIZE", "WORST CASE", "COPIES", "GENERATION", "KIND", "TYPE", "NAME")
-    print_table([header, *map(_row, sections)], right=frozenset((0, 1, 2, 3)))
+        print_json([asdict(section) | {"name": section.name or None} for section in sections])
+    else:
+        header = ("SIZE", "WORST CASE", "COPIES", "GENERATION", "KIND", "TYPE", "NAME")
+        print_table([header, *map(_row, sections)], right=frozenset((0, 1, 2, 3)))
+    if not info.complete:
+        raise sections_hidden(image, info)
 
 
 def _row(section: SectionInfo) -> tuple[str, ...]:
@@ -40,5 +47,5 @@ def _row(section: SectionInfo) -> tuple[str, ...]:
         str(section.generation),
         section.kind,
         section.type or "-",
-        section.name,
+        section.name or f"(at byte {section.offset}: {section.damage})",
     )

@@ -11,7 +11,6 @@ import click
 
 from blobstore.cli.access import PATH, NewAccess, new_access_options
 from blobstore.cli.encryption import kdf_options
-from blobstore.cli.header import usage_errors
 from blobstore.cli.output import check_other, progress, write_blob
 from blobstore.cli.types import SettingType
 from blobstore.manifests.loading import ManifestFile
@@ -111,7 +110,7 @@ def command(
         return
     if access.header:
         manifest = replace(manifest, header=access.header)
-    with _secret(source, access, raw, output) as secret, usage_errors():
+    with _secret(source, access, raw, output) as secret:
         options = {} if secret is None else kdf
         pack(manifest, output, secret, overwrite=force, **options).close()
 

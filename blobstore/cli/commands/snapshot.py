@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from blobstore.cli.access import PATH, Access, access_options
+from blobstore.cli.access import PATH, Access, access_options, snapshot_key
 from blobstore.cli.differences import difference_options, show_differences
 from blobstore.cli.output import print_json, print_table
 from blobstore.comparison import compare
@@ -20,26 +21,42 @@ from formats.qcow2.snapshots import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    from formats.qcow2.snapshots import Snapshot
+    from formats.qcow2.snapshots import Snapshot, SnapshotKey
 
 _IMAGE = click.argument("image", type=PATH)
-_NAME = click.argument("name")
+_ID = click.option("--id", "id_", metavar="ID", help="Mean the snapshot with this ID.")
+_NAMED = click.option("--name", metavar="NAME", help="Mean the snapshot with this name.")
 
 
 @click.group("snapshot")
 def command() -> None:
     """Manage the internal snapshots of a qcow2 image.
 
-    They are those that `qemu-img snapshot` and QEMU's savevm make and show. NAME is the ID
-    or the name of one. No key is needed: a snapshot of an encrypted disk is one too.
+    They are those that `qemu-img snapshot` and QEMU's savevm make and show. SNAPSHOT is the
+    ID or the name of one; where it could be either of two, --id or --name says which. No key
+    is needed: a snapshot of an encrypted disk is one too.
     """
+
+
+def _which(function: Callable[..., None]) -> Callable[..., None]:
+    """Add what says which snapshot is meant; the function gets it as ``which``."""
+
+    @functools.wraps(function)
+    def wrapped(*, wanted: str | None, id_: str | None, name: str | None, **rest: Any) -> None:
+        which = snapshot_key(wanted, id_, name)
+        if which is None:
+            raise click.UsageError("name a snapshot: SNAPSHOT, --id or --name")
+        function(which=which, **rest)
+
+    return click.argument("wanted", metavar="[SNAPSHOT]", required=False)(_ID(_NAMED(wrapped)))
 
 
 @command.command("create")
 @_IMAGE
-@_NAME
+@click.argument("name")
 def create(*, image: Path, name: str) -> None:
     """Keep the disk in IMAGE as it is now under NAME."""
     if not name or len(name.encode("utf-8", "surrogateescape")) > 255:
@@ -74,51 +91,56 @@ def list_(*, image: Path, as_json: bool) -> None:
 
 @command.command("apply")
 @_IMAGE
-@_NAME
-def apply(*, image: Path, name: str) -> None:
-    """Make the disk in IMAGE what it was when the snapshot NAME was made.
+@_which
+def apply(*, image: Path, which: str | SnapshotKey) -> None:
+    """Make the disk in IMAGE what it was when SNAPSHOT was made.
 
     What it is now is lost, unless another snapshot has it.
     """
     with FileDevice(image, read_only=False) as device:
-        apply_snapshot(device, name)
+        apply_snapshot(device, which)
 
 
 @command.command("delete")
 @_IMAGE
-@_NAME
-def delete(*, image: Path, name: str) -> None:
-    """Give up the snapshot NAME, and free what only it uses."""
+@_which
+def delete(*, image: Path, which: str | SnapshotKey) -> None:
+    """Give up SNAPSHOT, and free what only it uses."""
     with FileDevice(image, read_only=False) as device:
-        delete_snapshot(device, name)
+        delete_snapshot(device, which)
 
 
 @command.command("diff")
 @_IMAGE
-@_NAME
+@_which
 @click.argument("other", metavar="[OTHER]", required=False)
+@click.option("--other-id", metavar="ID", help="Compare with the snapshot with this ID.")
+@click.option("--other-name", metavar="NAME", help="Compare with the snapshot with this name.")
 @difference_options
 @access_options
 def diff(
     *,
     access: Access,
     image: Path,
-    name: str,
+    which: str | SnapshotKey,
     other: str | None,
+    other_id: str | None,
+    other_name: str | None,
     as_json: bool,
     exit_code: bool,
 ) -> None:
-    """Show which sections differ between the snapshot NAME and the store as it is now.
+    """Show which sections differ between SNAPSHOT and the store as it is now.
 
-    Or between NAME and the snapshot OTHER. The key is that of today: a snapshot that
+    Or between SNAPSHOT and the snapshot OTHER. The key is that of today: a snapshot that
     was made before it was changed is opened with what opened it then.
     """
     if access.snapshot is not None:
-        raise click.UsageError("the snapshots are named behind IMAGE")
+        raise click.UsageError("the snapshots are named after IMAGE, or by --id and --name")
+    other_key = snapshot_key(other, other_id, other_name)
     access = access._replace(key=access.key.reusable())
     with (
-        access._replace(snapshot=name).open(image) as before,
-        access._replace(snapshot=other).open(image) as after,
+        access._replace(snapshot=which).open(image) as before,
+        access._replace(snapshot=other_key).open(image) as after,
     ):
         differences = compare(before, after)
     show_differences(differences, as_json=as_json, exit_code=exit_code)

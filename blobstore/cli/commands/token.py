@@ -10,6 +10,7 @@ import luks
 from blobstore.cli.header import image_and_changed_header, image_and_header
 from blobstore.cli.keys import PATH
 from blobstore.cli.output import print_json, print_table, write_output
+from formats.errors import FormatError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,8 +94,11 @@ def import_(
 ) -> None:
     """Add the token whose JSON object is in FILE, - for stdin. Prints its number."""
     del image
-    body = luks.parse_token(file.read())
+    body = luks.parse_token(file.read(), file.name)
     with luks.edit(place) as header:
+        active = {str(number) for number in header.header.keyslots}
+        if not active.issuperset(body["keyslots"]):
+            raise FormatError(f"{file.name} names a keyslot that is not active", rule="L125")
         if not force:
             _check_free(header, token_id)
         number = header.set_token(body, number=token_id)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from blobstore.cli.access import PATH, Access, access_options, damaged_option
-from blobstore.errors import CorruptBlobError, DamagedHeadError
+from blobstore.cli.output import sections_hidden
+from blobstore.errors import CorruptBlobError
 from blobstore.unpacking import unpack
 
 if TYPE_CHECKING:
@@ -25,16 +26,17 @@ def command(
 ) -> None:
     """Write the blobs of IMAGE to files in DIR, and a manifest that packs them again.
 
-    What cannot be read is named and left out, and the exit code says so.
+    What cannot be read is named and left out, and the exit code says so. The manifest
+    then packs only once you have said in it what becomes of that.
     """
     with access.open(image, allow_damaged=allow_damaged) as store:
         unpacked = unpack(store, directory, overwrite=force)
-        damaged = store.info().damaged_heads
+        info = store.info()
     for error in unpacked.failed.values():
         click.echo(f"blobstore: {error}", err=True)
-    if damaged:
-        raise DamagedHeadError(
-            f"{image} has {len(damaged)} damaged heads: sections may be missing", offset=damaged[0]
-        )
+    for section in unpacked.nameless:
+        click.echo(f"blobstore: at byte {section.offset}, a section {section.damage}", err=True)
+    if not info.complete:
+        raise sections_hidden(image, info)
     if unpacked.failed:
         raise CorruptBlobError(f"{len(unpacked.failed)} sections could not be unpacked")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -180,6 +179,7 @@ def command(
             _print_states(store, name)
         return
     run = _service(**service)
+    ready = process.fork_into_background() if run.daemon else _do_nothing
     incoming = "incoming" in migration
     with (
         state_key(migration_key) as key,
@@ -194,7 +194,7 @@ def command(
             migration_key=key,
         )
         tpm = Tpm(StoreNvram(store, name, released=incoming), version, behaviour)
-        _serve(tpm, run)
+        _serve(tpm, run, ready)
 
 
 def _service(
@@ -224,16 +224,20 @@ def _service(
     return _Service(data=data, ctrl=ctrl, flags=flags, **rest)
 
 
-def _serve(tpm: Tpm, run: _Service) -> None:
+def _do_nothing() -> None:
+    pass
+
+
+def _serve(tpm: Tpm, run: _Service, ready: Callable[[], None]) -> None:
     try:
         if not run.flags.needs_init:
             _start(tpm, run.flags)
         server = Server(tpm, run.data, run.ctrl, terminate=run.terminate)
         pid_file = None
         try:
-            with process.becoming_daemon() if run.daemon else nullcontext():
-                if run.pid is not None:
-                    pid_file = process.PidFile(run.pid)
+            if run.pid is not None:
+                pid_file = process.PidFile(run.pid)
+            ready()
             server.run()
         finally:
             if pid_file is not None:

@@ -1,0 +1,110 @@
+"""What is asked of an image that another process had meanwhile, before it is written (C65)."""
+
+from __future__ import annotations
+
+import hmac
+from typing import TYPE_CHECKING
+
+import luks
+from blobstore.errors import PinMismatchError
+from blobstore.opened import open_container
+from blobstore.policy import damaged_head
+from formats.errors import CorruptImageError
+from formats.qcow2.features import CORRUPT, DIRTY
+from luks.errors import PolicyError
+
+if TYPE_CHECKING:
+    from blobstore.layers import Layers
+    from blobstore.opened import OpenContainer
+    from formats.container import Header
+
+_ANEW = "close it and open the image anew, if what it is now is what is wanted"
+
+
+def follow_store(known: OpenContainer) -> OpenContainer:
+    """Open a container as another process left it; nothing is written.
+
+    Args:
+        known: As this process knew it last. Not modified.
+
+    Raises:
+        PinMismatchError: It is another store, or an older state of it.
+        DamagedHeadError: Damage leaves unknown whether it is that.
+        FormatError, CorruptStoreError, UnsupportedError, DeviceError: As
+            `blobstore.opened.open_container`.
+    """
+    container = open_container(known.device, allow_damaged=known.allow_damaged)
+    if _identity(container.header) != _identity(known.header):
+        raise PinMismatchError("there is another store in the image by now [C65]", hint=_ANEW)
+    before, after = known.directory, container.directory
+    if not (after.fresh or known.allow_damaged):
+        raise damaged_head(after, "nothing proves how new what is left is [C65, C67]")
+    if after.counted < before.counted:
+        raise PinMismatchError(
+            f"the store has generation {after.counted}, but this process knew generation"
+            f" {before.counted} already [C65]",
+            hint="the image was set back to an older state",
+        )
+    # Where a commit was seen in part its generation is known, but not its root.
+    if (
+        after.counted == before.counted
+        and not before.orphans
+        and None not in (before.root, after.root)
+        and not hmac.compare_digest(before.root or b"", after.root or b"")
+    ):
+        raise PinMismatchError(
+            f"generation {after.counted} of the store is not what this process knew it as [C65]",
+            hint="the image was set back to an older state, and changed from there",
+        )
+    return container
+
+
+def require_same_encryption(layers: Layers) -> None:
+    """Check that the image is still encrypted as it was when it was opened.
+
+    Keyslots and tokens may be others. A detached header that is not there any more
+    says nothing; what its key opens will show.
+
+    Raises:
+        PolicyError: It has another volume key by now, or another payload.
+        FormatError, UnsupportedError, DeviceError: It has no sound header by now.
+    """
+    if layers.volume is not None:
+        place = layers.header_path or layers.device
+        if layers.header_path is None or layers.header_path.exists():
+            _require_same(layers.volume.header, luks.load_header(place))
+    elif layers.own_luks is not None:
+        from formats.qcow2.opening import luks_area  # noqa: PLC0415  not for raw ones
+
+        _require_same(layers.own_luks, luks.load_header(luks_area(layers.file)))
+
+
+def require_closed(layers: Layers) -> None:
+    """Check that a qcow2 image may be written as it is.
+
+    Raises:
+        CorruptImageError: Its last writer did not close it, or marked it as corrupt.
+    """
+    if layers.disk is not None and layers.disk.header.incompatible & (DIRTY | CORRUPT):
+        raise CorruptImageError(
+            "the qcow2 image was not closed by its last writer, or is marked as corrupt [Q5]",
+            hint="close it and open the image anew, which repairs what may be repaired",
+        )
+
+
+def _require_same(known: luks.Header, found: luks.Header) -> None:
+    if _encryption(known) != _encryption(found):
+        raise PolicyError(
+            "the image is encrypted in another way than when it was opened [C65]", hint=_ANEW
+        )
+
+
+def _identity(header: Header) -> tuple[object, ...]:
+    return header.store_id, header.block_size, header.authentication, header.key
+
+
+def _encryption(header: luks.Header) -> tuple[object, ...]:
+    number = header.volume_digest
+    digest = None if number is None else header.digests[number]
+    confirmed = digest and (digest.type, digest.kdf, digest.salt, digest.value)
+    return header.uuid, header.data_segments, confirmed

@@ -1,0 +1,140 @@
+"""Which process something belongs to, and what becomes of it when that forks (C64).
+
+A fork copies everything but the other threads: locks that nobody will release,
+buffers that both processes would write, descriptors that keep an image locked
+after its owner has closed it. So what holds such things belongs to the process
+that opened it. In a child every use is refused, without waiting for a lock, and
+the descriptors are closed before any code of the child runs.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import threading
+from typing import NoReturn
+
+from formats.errors import ForkedProcessError
+
+# How often this process is a child of one with this module in it: two processes
+# in different namespaces can have one number.
+_forks = 0
+
+# Descriptors to close in children, with device and inode of what they were opened
+# on: a number that was closed behind our back may be somebody else's by now.
+_descriptors: dict[int, tuple[int, int]] = {}
+
+# Held by whoever opens or closes one, and during a fork: so none is missed. A signal
+# handler may fork, too, in the middle of that.
+_registering = threading.RLock()
+
+_getpid = os.getpid
+
+
+class Owner:
+    """The process that opened something."""
+
+    __slots__ = ("_forks", "_pid", "_what")
+
+    def __init__(self, what: str) -> None:
+        """Be the process that this is; ``what`` belongs to it, and is named in messages."""
+        self._what = what
+        self._pid = os.getpid()
+        self._forks = _forks
+
+    @property
+    def is_other(self) -> bool:
+        """Whether this is a child of that process."""
+        # Not every fork tells Python of itself, so the number is asked for.
+        return os.getpid() != self._pid or self._forks != _forks
+
+    def require(self) -> None:
+        """Refuse to go on in a child.
+
+        Raises:
+            ForkedProcessError: This is not the process that opened it.
+        """
+        if _getpid() != self._pid or self._forks != _forks:
+            raise ForkedProcessError(
+                f"{self._what} was opened by process {self._pid}, and this is process"
+                f" {os.getpid()}, forked from it [C64]",
+                hint="open it again in this process, or fork before it is opened",
+            )
+
+
+class OwnedLock(_thread.RLock):  # type: ignore[misc]  # which CPython permits
+    """A lock between the threads of one process, which the same thread can take again.
+
+    A child does not wait for it: it is refused.
+    """
+
+    def __init__(self, owner: Owner) -> None:
+        self.owner = owner
+        self._pid = os.getpid()
+        self._forks = _forks
+
+    def __enter__(self) -> bool:  # type: ignore[override]
+        # As `Owner.require`, which each put would feel; that is why it is a subclass, too.
+        if _getpid() != self._pid or self._forks != _forks:
+            self.owner.require()
+        return self.acquire()
+
+
+class Owned:
+    """Base of what belongs to one process, and therefore is neither pickled nor copied."""
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"a {type(self).__name__} belongs to the process that opened it, and cannot be pickled"
+            " or copied: hand over the path, and open it there"
+        )
+
+
+def open_descriptor(path: str | os.PathLike[str], flags: int) -> int:
+    """Open a file whose descriptor children close; for `close_descriptor`.
+
+    Raises:
+        OSError: As `os.open`.
+    """
+    with _registering:
+        fd = os.open(path, flags)
+        found = os.fstat(fd)
+        _descriptors[fd] = found.st_dev, found.st_ino
+        return fd
+
+
+def close_descriptor(fd: int) -> None:
+    """Close what `open_descriptor` opened in this process."""
+    with _registering:
+        _descriptors.pop(fd, None)
+        os.close(fd)
+
+
+def _before_fork() -> None:
+    _registering.acquire()
+
+
+def _after_fork_in_parent() -> None:
+    _registering.release()
+
+
+def _after_fork_in_child() -> None:
+    global _forks, _registering  # noqa: PLW0603  they are what a process has once
+    _forks += 1
+    _registering = threading.RLock()
+    while _descriptors:
+        fd, opened = _descriptors.popitem()
+        try:
+            found = os.fstat(fd)
+            if (found.st_dev, found.st_ino) == opened:
+                os.close(fd)
+        except OSError:
+            continue  # it was closed by somebody else
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )

@@ -1,0 +1,129 @@
+"""What an image refers to beyond its end: it was cut off, or an entry is damaged (Q25).
+
+A longer file has zeros there. So what is written to it must not be put where such an
+entry points, and where the zeros would be taken for something else, the file must not
+become longer at all.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from formats.errors import TruncatedImageError
+from formats.qcow2.header import CRYPT_NONE
+
+if TYPE_CHECKING:
+    from formats.device import BlockDevice
+    from formats.qcow2.header import Header
+    from formats.qcow2.host import Host
+    from formats.qcow2.sparse import SparseCounts
+
+#: Clusters by which a short image may become longer than twice what it is.
+_MARGIN: Final = 1024
+#: L2 tables that are looked through before an image grows for the first time.
+_FEW_TABLES: Final = 64
+HINT: Final = (
+    "copy the image again, or restore it; what is left can be read, and qemu-img convert"
+    " copies that with zeros for the rest"
+)
+
+
+class Lost:
+    """The clusters beyond the end of an image that something in it refers to.
+
+    Attributes:
+        end: Clusters that the image has, the last one perhaps in part.
+        reach: Up to which cluster a repair makes what was cut off a part of the image again.
+        window: Up to which cluster references are counted. What is beyond has no place in
+            memory, for entries may be hostile, and nothing is ever allocated there.
+        first: The lowest cluster that is referred to, or None.
+        harm: Why the image must not become longer: what would not read as zeros then.
+    """
+
+    def __init__(self, header: Header, size: int) -> None:
+        """Begin with none, for an image of ``size`` bytes."""
+        self._header = header
+        self.end = -(-size // header.cluster_size)
+        self.reach = 2 * self.end + _MARGIN
+        self.window = self.reach + header.cluster_size * 8 // header.refcount_bits
+        self.first: int | None = None
+        self.harm: str | None = None
+
+    def note(self, used: SparseCounts, first: int, last: int, times: int) -> None:
+        """Count references to clusters, as far as these are beyond the end."""
+        first = max(first, self.end)
+        self.first = first if self.first is None else min(first, self.first)
+        for cluster in range(first, min(last + 1, self.window)):
+            used.add(cluster, times)
+
+    def note_part(self) -> None:
+        """Note that the last cluster is cut within, and that its rest is needed."""
+        self.first = self.end
+
+    def forbid(self, what: str) -> None:
+        """Note something whose rest, or all of it, would not read as zeros."""
+        self.harm = self.harm or what
+
+    def note_table(self) -> None:
+        """Note that an L2 table is lost: an empty one shows what the backing file has."""
+        if self._header.backing_name is not None:
+            self.forbid("a table of a disk that has a backing file")
+
+    def note_data(self) -> None:
+        """Note that data is lost: zeros are decrypted to noise."""
+        if self._header.crypt_method != CRYPT_NONE:
+            self.forbid("encrypted data")
+
+
+def first_lost(device: BlockDevice) -> int | None:
+    """Return the first cluster beyond the end of an image that something refers to, or None.
+
+    Raises:
+        StorageError: As `formats.qcow2.check.check`.
+    """
+    from formats.qcow2.check import Checker  # noqa: PLC0415  it uses this module
+
+    checker = Checker(device)
+    checker.count()
+    return checker.lost.first
+
+
+def cut_off(cluster: int, header: Header) -> TruncatedImageError:
+    """Return the error that says that an image was cut off, and so does not grow."""
+    return TruncatedImageError(
+        "the image ends before something that it refers to, and is not made longer",
+        offset=cluster << header.cluster_bits,
+        rule="Q25",
+        hint=HINT,
+    )
+
+
+class Growth:
+    """Keeps an image from growing over what was cut off of it. Not safe in several threads."""
+
+    def __init__(self, host: Host, header: Header) -> None:
+        """Watch the image that ``host`` holds; nothing is read before it grows."""
+        self._host = host
+        self._header = header
+        self._looked = False
+        self._first: int | None = None
+
+    def check(self, first: int, end: int) -> None:
+        """Check that the image may grow, to hold clusters ``first`` to ``end`` - 1.
+
+        To look at all tables takes time. So the first growth looks only where there are few,
+        and each one where the counts beyond the end, or the end, hint at it.
+
+        Raises:
+            TruncatedImageError: It would have zeros where something was cut off.
+        """
+        size, header = self._host.size, self._header
+        if end << header.cluster_bits <= size:
+            return
+        unknown = not self._looked and header.l1_size * (header.snapshot_count + 1) <= _FEW_TABLES
+        if unknown or first << header.cluster_bits > size or size % header.cluster_size:
+            self._first = first_lost(self._host.device)
+            self._looked = True
+        if self._first is not None and self._first < end:
+            self._looked = False
+            raise cut_off(self._first, header)

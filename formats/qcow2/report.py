@@ -1,0 +1,64 @@
+"""What a check of an image found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+#: Findings that are told one by one; all are counted.
+_MOST_FINDINGS: Final = 1000
+
+
+@dataclass
+class Report:
+    """What was found in an image.
+
+    Attributes:
+        image_end_offset: Where the last used cluster ends.
+        total_clusters: Clusters of the disk.
+        allocated_clusters: Clusters of the disk that are in the image.
+        fragmented_clusters: Those of them that do not follow their neighbour.
+        compressed_clusters: Those of them that are compressed.
+        corruptions: Contradictions that endanger data.
+        damage: Those of them that are more than a wrong count, or a flag that follows one.
+        leaks: Clusters that count as used more often than they are.
+        corruptions_fixed: Those that a repair has put right.
+        leaks_fixed: Likewise.
+        findings: A sentence for each, up to a thousand.
+    """
+
+    image_end_offset: int = 0
+    total_clusters: int = 0
+    allocated_clusters: int = 0
+    fragmented_clusters: int = 0
+    compressed_clusters: int = 0
+    corruptions: int = 0
+    damage: int = 0
+    leaks: int = 0
+    corruptions_fixed: int = 0
+    leaks_fixed: int = 0
+    findings: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not (self.corruptions or self.leaks)
+
+    def corrupt(self, message: str, times: int = 1) -> None:
+        """Note a corruption that was met so many times, and is more than a wrong count."""
+        self.damage += times
+        self.miscount(message, times)
+
+    def miscount(self, message: str, times: int = 1) -> None:
+        """Note a count that is too low, or a flag that disagrees with one."""
+        self.corruptions += times
+        self._tell(f"corrupt: {message}")
+
+    def leak(self, message: str) -> None:
+        """Note a leak."""
+        self.leaks += 1
+        self._tell(f"leaked: {message}")
+
+    def _tell(self, message: str) -> None:
+        if len(self.findings) < _MOST_FINDINGS:
+            self.findings.append(message)
