@@ -104,3 +104,36 @@ def test_scrub_tells_what_it_did(image: Path) -> None:
     assert b"older" not in image.read_bytes()
     assert succeeds("get", image, "tpm") == b"newer"
     assert json.loads(succeeds("scrub", image, "--json"))["skipped"] == []
+
+
+def test_c67_what_nothing_proves_is_read_by_permission_only(image: Path, tmp_path: Path) -> None:
+    """And a bit that is flipped in the same head stops nobody."""
+    succeeds("put", image, "vpd", "-", stdin=b"vpd")
+    with FileDevice(image, read_only=False) as device:
+        head = open_container(device).directory.sections["tpm"].newest.offset
+        device.write(head + 400, b"\x01")
+        device.flush()
+    done = blobstore("get", image, "tpm")
+    assert (done.returncode, done.stdout) == (0, b"newer")
+    assert b"damaged; its check proves" in done.stderr
+    assert fails("verify", image) == CorruptBlobError.exit_code
+    lose_head(image)
+    for verb in (("get", image, "vpd"), ("unpack", image, "-o", tmp_path / "refused")):
+        done = blobstore(*verb)
+        assert done.returncode == 66
+        assert b"--allow-damaged" in done.stderr
+    assert not (tmp_path / "refused").exists()
+    assert fails("get", image, "vpd", "--at-least-generation", "1", "--allow-damaged") == 66
+    done = blobstore("get", image, "vpd", "--allow-damaged")
+    assert (done.returncode, done.stdout) == (0, b"vpd")
+    assert fails("get", image, "tpm", "--allow-damaged") == 66
+    assert blobstore("get", image, "tpm", "--previous").stdout == b"older"
+    assert fails("unpack", image, "-o", tmp_path / "left", "--allow-damaged") == 66
+    assert (tmp_path / "left" / "vpd.bin").read_bytes() == b"vpd"
+    listed = json.loads(blobstore("ls", image, "--json").stdout)
+    assert {section["name"]: bool(section["damage"]) for section in listed} == {
+        "tpm": True,
+        "vpd": False,
+    }
+    assert not json.loads(blobstore("info", image, "--json").stdout)["container"]["fresh"]
+    assert fails("put", image, "vpd", "-", stdin=b"new") == 66

@@ -114,7 +114,13 @@ def test_c80_a_newest_blob_that_does_not_verify_ends_it() -> None:
 def test_c80_a_damaged_head_ends_it() -> None:
     content = bytearray(used(encrypted=True, close=True))
     offset, _ = scan(MemoryDevice(content)).items[0]
-    content[offset + 100] ^= 1
+    truth = contents(open_store(bytes(content), read_only=True))
+    content[offset + 100] ^= 1  # which its check proves (C67)
+    target = MemoryDevice(len(content))
+    transfer(open_container(MemoryDevice(content)), target, encrypted=True)
+    assert contents(open_store(target, read_only=True)) == truth
+    assert verify(open_container(target)).ok
+    content[offset : offset + HEAD_SIZE] = bytes(HEAD_SIZE)
     with pytest.raises(DamagedHeadError):
         transfer(open_container(MemoryDevice(content)), MemoryDevice(len(content)), encrypted=True)
 

@@ -105,6 +105,9 @@ def outcome(device: BlockDevice, *, encrypted: bool, close: bool) -> str:
         return "looks torn"
     if store.info().damaged_heads:
         return "damaged head"
+    if store.info().mended_heads:
+        assert found == BLOBS or not close
+        return "mended"
     if CORRUPT in found.values():
         return "corrupt blob"
     return "same" if store.verify().ok else "damaged header"
@@ -122,7 +125,9 @@ def test_every_byte_of_a_container(encrypted: bool, close: bool) -> None:
     regions = Store.on_device(plain, encrypted=encrypted, read_only=True).regions()
     counts: Counter[str] = Counter()
     for region in regions:
-        for position in range(region.offset, region.offset + region.size):
+        # What a head said is searched for (C67): every fifth byte will do.
+        step = 5 if "head" in region.use else 1
+        for position in range(region.offset, region.offset + region.size, step):
             sector = slice(position // 512 * 512, position // 512 * 512 + 512)
             sound = plain.content[sector]
             with flipped(device, start + position, 1 << generator.randrange(8)):
@@ -132,13 +137,24 @@ def test_every_byte_of_a_container(encrypted: bool, close: bool) -> None:
             counts[result] += 1
             if result == "same":
                 assert region.use.endswith(UNUSED), region
-    assert counts.total() == payload.size == 6144
+    assert payload.size == 6144
+    assert counts.total() >= 3800
     assert counts["same"] >= 1500
-    assert counts["damaged head"] >= 4 * HEAD_SIZE
-    assert counts["damaged header"] >= 2 * HEAD_SIZE
+    # In the clear each bit is found; in a volume it garbles 16 bytes.
+    assert counts["mended"] >= 3 * HEAD_SIZE // 5 + HEAD_SIZE // 2
+    assert encrypted or not counts["damaged head"]
+    assert counts["mended"] + counts["damaged head"] >= 3 * HEAD_SIZE // 5 + HEAD_SIZE
+    assert counts["damaged header"] >= 2 * HEAD_SIZE // 5
     assert counts["corrupt blob"] >= (900 if close else 200)
     assert counts["looks torn"] >= (0 if close else 700)
-    assert set(counts) <= {"same", "damaged head", "damaged header", "corrupt blob", "looks torn"}
+    assert set(counts) <= {
+        "same",
+        "mended",
+        "damaged head",
+        "damaged header",
+        "corrupt blob",
+        "looks torn",
+    }
 
 
 def test_c21_every_bit_of_every_head() -> None:

@@ -91,7 +91,7 @@ def test_c78_a_corrupt_section_is_left_alone_and_named() -> None:
 def test_c61_a_store_with_a_damaged_head_is_not_scrubbed() -> None:
     device = MemoryDevice(used())
     offset, _ = scan(device).items[0]
-    device.content[offset + 100] ^= 1
+    device.content[offset : offset + HEAD_SIZE] = bytes(HEAD_SIZE)
     content = bytes(device.content)
     with pytest.raises(DamagedHeadError):
         open_store(device).scrub()

@@ -336,5 +336,6 @@ def test_v10_an_image_that_cannot_be_read_is_never_a_new_tpm() -> None:
     results, values = zip(*seen, strict=True)
     assert set(values) == {0}  # the TPM that was there is there
     assert results[-1] == Result.SUCCESS
-    # It starts where the other copy of a header said the same, and else says why not.
-    assert set(results) == {Result.SUCCESS, "DamagedHeadError", "DeviceError"}
+    # It starts where the other copy of a header said the same, or a head was read at the second
+    # attempt (C67), and else says why not.
+    assert set(results) == {Result.SUCCESS, "DeviceError"}
