@@ -159,7 +159,7 @@ def describe_section(section: Section) -> SectionInfo:
         generation=version.generation,
         crc32=version.crc32 if version.state is State.LIVE else None,
         damage=section.damage.reason if section.damage else None,
-        in_place_since=in_place_since(section),
+        in_place_since=section.in_place_since,
         offset=section.newest.offset,
     )
 
@@ -189,14 +189,6 @@ def _describe_hidden(offset: int, length: int) -> SectionInfo:
         in_place_since=None,
         offset=offset,
     )
-
-
-def in_place_since(section: Section) -> int | None:
-    """Return from which generation on the newest blob was written in place, or None."""
-    for copy in section.newest_and_older:
-        if copy.version.state is State.IN_PLACE:
-            return copy.version.generation
-    return None
 
 
 def describe_store(container: OpenContainer) -> StoreInfo:

@@ -101,6 +101,14 @@ class Section:
         return self.copies[0]
 
     @property
+    def in_place_since(self) -> int | None:
+        """The generation from which on the newest blob was written in place, or None (C62)."""
+        for copy in self.newest_and_older:
+            if copy.version.state is State.IN_PLACE:
+                return copy.version.generation
+        return None
+
+    @property
     def place(self) -> tuple[int, int]:
         """Byte offset and length of all copies together: the extent."""
         newest = self.newest

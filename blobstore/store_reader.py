@@ -241,15 +241,24 @@ class StoreReader(Owned):
     def verify(self, progress: Callable[[int, int], None] | None = None) -> Report:
         """Read and check everything there is (see `blobstore.verification`).
 
+        Both copies of a LUKS2 header around it must be sound as well.
+
         Args:
             progress: Called now and then with bytes done and bytes in all.
         """
-        from blobstore.verification import verify  # noqa: PLC0415  rarely used
+        from dataclasses import replace  # noqa: PLC0415  likewise
 
-        return self.at_one_moment(
-            lambda: verify(self._container, self._image, progress),
-            settled=lambda report: report.ok,
-        )
+        from blobstore.verification import Problem, verify  # noqa: PLC0415  rarely used
+
+        def look() -> Report:
+            report = verify(self._container, progress)
+            which = self._image and self._image.damaged_header_copy
+            if not which:
+                return report
+            problem = Problem(f"the {which} LUKS header copy is damaged or old")
+            return replace(report, problems=(problem, *report.problems))
+
+        return self.at_one_moment(look, settled=lambda report: report.ok)
 
     def _get(self, name: str, *, previous: bool) -> bytes:
         if previous:

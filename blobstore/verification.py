@@ -11,7 +11,6 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from blobstore.description import in_place_since
 from formats.container import DIGEST_SIZE, FREE_TAG, HEAD_SIZE, State
 from formats.container_asn1 import require_canonical
 from formats.container_decoder import locate_check
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from blobstore.directory import Copy, Section
-    from blobstore.image import Image
     from blobstore.opened import OpenContainer
 
     Progress = Callable[[int, int], None]
@@ -108,19 +106,16 @@ class Report:
         return not self.problems
 
 
-def verify(
-    container: OpenContainer, image: Image | None = None, progress: Progress | None = None
-) -> Report:
+def verify(container: OpenContainer, progress: Progress | None = None) -> Report:
     """Check both headers, every head, and every blob in every copy.
 
     Writes nothing.
 
     Args:
         container: Not modified.
-        image: What it lies in; both copies of a LUKS2 header must be sound.
         progress: Called with the blob bytes done and in all.
     """
-    return _Verifier(container, progress).report(image)
+    return _Verifier(container, progress).report()
 
 
 class _Verifier:
@@ -139,11 +134,8 @@ class _Verifier:
             if copy and copy.version.state is State.LIVE
         )
 
-    def report(self, image: Image | None) -> Report:
+    def report(self) -> Report:
         directory = self._container.directory
-        if image and image.damaged_header_copy:
-            which = image.damaged_header_copy
-            self._problems.append(Problem(f"the {which} LUKS header copy is damaged or old"))
         self._check_headers()
         for offset, damaged in directory.damaged:
             self._add(f"a damaged head hides {damaged.length} bytes [C43]", offset=offset)
@@ -227,7 +219,7 @@ class _Verifier:
                 generation=newest.version.generation,
                 offset=newest.offset,
             )
-        since = in_place_since(section)
+        since = section.in_place_since
         if since is not None and newest.version.state is State.LIVE:
             generation = newest.version.generation
             message = (

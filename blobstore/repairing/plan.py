@@ -1,8 +1,9 @@
-"""Deciding what becomes of damaged heads: C71 to C75; `blobstore.repairing.repair` writes it.
+"""Deciding what becomes of damaged heads (C71 to C75).
 
-Damage is taken away only where something proves what was there: a head's own
-check (`blobstore.repairing.mending`), or the root (`blobstore.repairing.rebuilding`). Where nothing
-does, a human may decide; nothing is given up that nobody named.
+`blobstore.repairing.repair` writes it. Damage is taken away only where something
+proves what was there: a head's own check (`blobstore.repairing.mending`), or the
+root (`blobstore.repairing.rebuilding`). Where nothing does, a human may decide;
+nothing is given up that nobody named.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What is left of a record whose head is lost: its blob, and what the head may have said.
 
-Nothing here is certain. `blobstore.repairing.mending` and `blobstore.repairing.rebuilding` look for
-proof (C71, C73).
+Nothing here is certain. `blobstore.repairing.mending` and
+`blobstore.repairing.rebuilding` look for proof (C71, C73).
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""From how many sectors on NumPy is faster: what the tables in luks/bulk.py are measured with.
+"""From how many sectors on NumPy is faster.
+
+The tables in luks/bulk.py are measured with it.
 
 The two ways take turns with requests of more and more sectors. What counts is
 where the way in bulk is faster from, and remains so.
@@ -38,7 +40,7 @@ _REPEATS = 7
 
 
 class Measured(NamedTuple):
-    """As `luks.bulk.Crossover` has it, for one cipher; without sizes where it never is faster.
+    """As `luks.bulk.Crossover` has it; without sizes where NumPy never is faster.
 
     Attributes:
         encrypt: Sectors, by their size.

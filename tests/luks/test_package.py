@@ -35,7 +35,14 @@ def test_importing_luks_costs_nothing() -> None:
 
 
 def test_opening_does_not_import_what_only_creating_needs() -> None:
-    creating = {"uuid", "luks.creation", "luks.benchmark", "luks.writer", "numpy", "logging"}
+    creating = {
+        "uuid",
+        "luks.creation",
+        "luks.benchmark",
+        "luks.writer",
+        "numpy",
+        "logging",
+    }
     assert not _imported("import luks; luks.open") & creating
 
 
