@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
-from uuid import UUID
 
 from formats.errors import ArgumentError
 from formats.records import replace
@@ -16,7 +15,7 @@ from luks import luks1
 from luks.luks2_binary import LABEL_SIZE
 from luks.luks2_json import TOKEN_DEPTH, is_deeper
 from luks.model import PRIORITY_IGNORE, PRIORITY_NORMAL, PRIORITY_PREFER, Token
-from luks.text import encode_field
+from luks.text import encode_field, normal_uuid
 from luks.validate import MAX_OBJECTS
 
 if TYPE_CHECKING:
@@ -82,18 +81,6 @@ def set_labels(header: Header, label: str | None, subsystem: str | None) -> Head
 def set_uuid(header: Header, uuid: str) -> Header:
     """Set the UUID, in any notation of one."""
     return replace(header, uuid=normal_uuid(uuid))
-
-
-def normal_uuid(text: str) -> str:
-    """Return a UUID in its usual form.
-
-    Raises:
-        ArgumentError: It is not a UUID in any notation.
-    """
-    try:
-        return str(UUID(text))
-    except ValueError:
-        raise ArgumentError(f"{text!r} is not a UUID") from None
 
 
 def set_flags(header: Header, flags: Iterable[str]) -> Header:

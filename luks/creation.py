@@ -14,7 +14,6 @@ from formats.errors import ArgumentError
 from formats.file import FileDevice, new_file
 from formats.records import replace
 from luks import layout, luks1
-from luks.changes import normal_uuid
 from luks.ciphers import DEFAULT_CIPHER, check_usable, has_equal_halves, parse, sector_cipher
 from luks.costs import check_kdf, digest_cost, keyslot_cost
 from luks.detection import is_luks, is_same_place
@@ -28,6 +27,7 @@ from luks.policy import check_payload_place
 from luks.profiles import default_key_size
 from luks.randomness import source_or_system
 from luks.secrets import Secret, view_of
+from luks.text import normal_uuid
 from luks.volume import Volume
 from luks.writer import create_header
 

@@ -31,3 +31,17 @@ def encode_field(text: str, size: int, *, unchanged: bytes | None = None) -> byt
     if b"\0" in data or len(data) >= size:
         raise ArgumentError(f"{text!r} does not fit into {size - 1} bytes of UTF-8 without NUL")
     return data.ljust(size, b"\0")
+
+
+def normal_uuid(text: str) -> str:
+    """Return a UUID in its usual form.
+
+    Raises:
+        ArgumentError: It is not a UUID in any notation.
+    """
+    from uuid import UUID  # noqa: PLC0415  2 ms that few need
+
+    try:
+        return str(UUID(text))
+    except ValueError:
+        raise ArgumentError(f"{text!r} is not a UUID") from None
