@@ -372,14 +372,16 @@ class FileDevice(Owned, Device):
 
     def close(self) -> None:
         """Close the file and drop its lock; nothing is flushed. In a child, do nothing."""
-        fd, self._fd = getattr(self, "_fd", -1), -1
+        fd = getattr(self, "_fd", -1)
         if fd < 0 or self._owner.is_other:
             return
         if self._locked:
-            self._locked = False
-            # A copy of the descriptor, in a child that did not close it, would keep the lock.
+            # First: what comes next can be interrupted. And a copy of the descriptor, in
+            # a child that did not close it, would keep the lock.
             with suppress(OSError):
                 unlock_image(fd)
+            self._locked = False
+        self._fd = -1
         close_descriptor(fd)
 
     def _pread(self, view: memoryview, offset: int) -> int:

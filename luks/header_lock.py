@@ -44,11 +44,19 @@ def exclusive(path: str | os.PathLike[str], timeout: float = TIMEOUT) -> Iterato
             # A file of its own: the lock belongs to that, and ends with it.
             file = stack.enter_context(FileDevice(path, lock=False))
             if sys.platform != "win32":  # no cryptsetup there
+                # Given back before the file is closed, which an interrupt may prevent.
+                stack.callback(_unlock, file.fileno())
                 _lock(file.fileno(), path, end)
             if file.has_name():
                 yield file
                 return
             # Renamed over while we waited: the lock is on what nobody finds any more.
+
+
+def _unlock(fd: int) -> None:
+    import fcntl  # noqa: PLC0415  not on Windows
+
+    fcntl.flock(fd, fcntl.LOCK_UN)
 
 
 def _lock(fd: int, path: str | os.PathLike[str], end: float) -> None:

@@ -9,6 +9,8 @@ that was asked for. So a call can be interrupted at every point it has, in turn.
 from __future__ import annotations
 
 import contextlib
+import dis
+import functools
 import os
 import random
 import sys
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
-    from types import FrameType
+    from types import CodeType, FrameType
 
 _ROOT = Path(__file__).resolve().parents[2]
 _TRACED = (*(f"{_ROOT / name}{os.sep}" for name in ("blobstore", "formats", "luks")),)
@@ -73,9 +75,38 @@ class _Tracer(contextlib.AbstractContextManager[None]):
         frame.f_trace_lines = False
         return self._trace
 
-    def _trace(self, _frame: FrameType, event: str, _arg: object) -> Callable[..., Any]:
+    def _trace(self, frame: FrameType, event: str, _arg: object) -> Callable[..., Any]:
         if event == "opcode":
             self.executed += 1
-            if self.executed == self._point:
-                raise KeyboardInterrupt(f"at bytecode {self._point}")
+            if 0 < self._point <= self.executed and _is_safe(frame):
+                self._point = 0
+                raise KeyboardInterrupt(f"at bytecode {self.executed}")
         return self._trace
+
+
+def _is_safe(frame: FrameType) -> bool:
+    """Say whether an exception may be raised before the bytecode that a frame is at.
+
+    Between the names of keyword arguments and their call it may not: the interpreter
+    keeps the names for whatever it calls next, if that call never happens. It looks
+    for no signals there. And what is raised in a finalizer reaches nobody.
+    """
+    if frame.f_lasti in _calls_with_names(frame.f_code):
+        return False
+    caller: FrameType | None = frame
+    while caller is not None:
+        if caller.f_code.co_name == "__del__":
+            return False
+        caller = caller.f_back
+    return True
+
+
+@functools.cache
+def _calls_with_names(code: CodeType) -> frozenset[int]:
+    found = []
+    named = False
+    for instruction in dis.get_instructions(code):
+        if named and instruction.opname in ("PRECALL", "CALL"):
+            found.append(instruction.offset)
+        named = instruction.opname == "KW_NAMES" or (named and instruction.opname == "PRECALL")
+    return frozenset(found)
