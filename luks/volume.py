@@ -58,7 +58,8 @@ def open(  # noqa: A001  it is luks.open
             QEMU, until the volume is closed; a device stays the caller's.
         secret: Passphrase or content of a key file; or the volume key itself, from
             `luks.verify_volume_key`, which is verified once more. Not modified.
-        header: Detached header, likewise; it is not used after this call.
+        header: Detached header, likewise; it is not used after this call. One and the
+            same device object as the image means that the header is attached.
         keyslot: Try only this keyslot, whatever its priority.
         read_only: Permit no writing.
         limits: What the key derivation may cost at most.
@@ -76,6 +77,8 @@ def open(  # noqa: A001  it is luks.open
         DeviceError: The image cannot be opened or read, or is in use.
     """
     with ExitStack() as stack:
+        if header is path_or_device and not isinstance(header, str | os.PathLike):
+            header = None
         if isinstance(path_or_device, str | os.PathLike):
             from formats.file import FileDevice  # noqa: PLC0415  devices may come from elsewhere
 
@@ -87,6 +90,7 @@ def open(  # noqa: A001  it is luks.open
             device, owned = path_or_device, ()
         with opened(device if header is None else header) as header_device:
             loaded = read_header(header_device)
+            check_openable(loaded, allow_unencrypted=policy.allow_unencrypted)
             check_payload_place(device, loaded)
             if header is not None and is_same_place(path_or_device, header):
                 raise ArgumentError("the image and its detached header are one and the same [L52]")
