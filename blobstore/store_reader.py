@@ -96,7 +96,9 @@ class StoreReader(Owned):
         self, image: ImageLock, read: Callable[[], _Result], settled: Callable[[_Result], bool]
     ) -> _Result:
         def attempt() -> tuple[OpenContainer, _Result]:
-            container = open_container(self._container.device)
+            container = open_container(
+                self._container.device, allow_damaged=self._container.allow_damaged
+            )
             windows = self._lookup.windows
             self._container, self._lookup = container, Lookup(container)
             self._lookup.windows = windows

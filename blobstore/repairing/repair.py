@@ -167,7 +167,7 @@ class _Repairer:
 
     def _reopen(self, plan: Plan) -> OpenContainer:
         """Open what was repaired, and recover it; join the space that became free."""
-        container = open_container(self._device)
+        container = open_container(self._device, allow_damaged=self._container.allow_damaged)
         recover(container)
         if container.directory.damaged:
             return container

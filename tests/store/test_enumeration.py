@@ -275,3 +275,21 @@ def test_c82_a_manifest_packs_no_unwritten_section_for_a_blob_that_could_not_be_
     assert "could not be read" in manifest.read_text()
     with pytest.raises(blobstore.StorageError, match=r"a\.bin"):
         blobstore.load_manifest(manifest)
+
+
+def test_c67_a_permission_outlasts_what_is_read_anew_without_the_lock(tmp_path: Path) -> None:
+    """A reader without the lock looks at the heads again where it fails (C66)."""
+    path = tmp_path / "image"
+    with blobstore.create(path, {"tpm": 100, "vpd": 100}, encrypted=False) as store:
+        for _ in range(2):
+            store.put("tpm", b"T")
+            store.put("vpd", b"V")
+    sound = path.read_bytes()
+    path.write_bytes(without_heads(sound, *records_of(sound, "tpm")))
+    options = {"read_only": True, "lock": False}
+    with blobstore.open(path, **options, allow_damaged=True) as store:
+        with pytest.raises(DamagedHeadError):
+            store.get("tpm")
+        assert store.get("vpd") == b"V"
+    with blobstore.open(path, **options) as store, pytest.raises(DamagedHeadError):
+        store.get("vpd")
