@@ -286,10 +286,12 @@ def test_c67_a_permission_outlasts_what_is_read_anew_without_the_lock(tmp_path: 
             store.put("vpd", b"V")
     sound = path.read_bytes()
     path.write_bytes(without_heads(sound, *records_of(sound, "tpm")))
-    options = {"read_only": True, "lock": False}
-    with blobstore.open(path, **options, allow_damaged=True) as store:
+    with blobstore.open(path, read_only=True, lock=False, allow_damaged=True) as store:
         with pytest.raises(DamagedHeadError):
             store.get("tpm")
         assert store.get("vpd") == b"V"
-    with blobstore.open(path, **options) as store, pytest.raises(DamagedHeadError):
+    with (
+        blobstore.open(path, read_only=True, lock=False) as store,
+        pytest.raises(DamagedHeadError),
+    ):
         store.get("vpd")
