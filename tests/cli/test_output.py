@@ -102,10 +102,12 @@ def test_what_is_not_printed_is_no_success(files: Path, command: str) -> None:
     code, _, said = run(command, files, ">/dev/full")
     assert (code, said.count(b"\n")) == (21, 1), said
     assert b"No space left on device" in said
+    # Opened by its name, a descriptor that was closed is not there at all.
+    closed = 20 if "/dev/stdout" in command else 21
     code, _, said = run(command, files, ">&-")
-    assert (code, said.count(b"\n")) == (21, 1), said
+    assert (code, said.count(b"\n")) == (closed, 1), said
     assert run(command, files, "2>/dev/full >/dev/full")[0] == 21
-    assert run(command, files, "<&- >&- 2>&-")[0] == 21
+    assert run(command, files, "<&- >&- 2>&-")[0] == closed
     assert run(command, files, "<&- 2>&-") == (0, printed, b"")
 
 
