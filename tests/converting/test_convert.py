@@ -139,8 +139,9 @@ def test_holes_are_kept_where_that_is_asked_for(tmp_path: Path) -> None:
     convert(source, full)
     convert(source, sparse, holes=True)
     assert full.read() == sparse.read() == data
-    assert _allocated(full.path) == 64 << 20
-    assert _allocated(sparse.path) == 4 << 20
+    # A file system that had to split the file counts blocks of its own as well.
+    assert 64 << 20 <= _allocated(full.path) < 65 << 20
+    assert 4 << 20 <= _allocated(sparse.path) < 5 << 20
 
     encrypted = Place(tmp_path, "luks2", "encrypted")
     convert(source, encrypted, holes=True)
