@@ -213,12 +213,12 @@ def test_v6_no_flipped_bit_of_a_state_is_taken_for_another_state_or_none() -> No
     with_store = open_store(content)
     record = with_store._lookup.find(PERMANENT).newest
     generator = random.Random(10)
-    found = 0
+    found = of_blob = 0
     for _ in range(400):
         damaged = bytearray(content)
-        damaged[record.offset + generator.randrange(512 + len(state))] ^= 1 << generator.randrange(
-            8
-        )
+        place = generator.randrange(512 + len(state))
+        of_blob += place >= 512
+        damaged[record.offset + place] ^= 1 << generator.randrange(8)
         try:
             nvram = StoreNvram(open_store(MemoryDevice(damaged)))
             nvram.check(TpmVersion.TPM_2)
@@ -226,4 +226,5 @@ def test_v6_no_flipped_bit_of_a_state_is_taken_for_another_state_or_none() -> No
             found += 1
         else:
             assert nvram.load(Slot.PERMANENT) == state[OVERHEAD:]
-    assert found > 350
+    # Those of the head are mended, for its check proves what it said (C67).
+    assert found == of_blob > 250
