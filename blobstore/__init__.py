@@ -21,12 +21,13 @@ import formats
 import luks
 
 if TYPE_CHECKING:
-    from blobstore.cloning import clone
-    from blobstore.comparison import Difference, SectionState, compare
-    from blobstore.converting.conversion import convert
-    from blobstore.copying import backup
-    from blobstore.decoding import DecodedBlob, decode_blob, edit_blob
-    from blobstore.description import Digest, SectionInfo, StoreInfo
+    from blobstore.container.initialise import SectionSpec, initialise
+    from blobstore.container.regions import Region
+    from blobstore.container.verification import Problem, Report
+    from blobstore.copies.backup import backup
+    from blobstore.copies.clone import clone
+    from blobstore.copies.compare import Difference, SectionState, compare
+    from blobstore.copies.convert import convert
     from blobstore.errors import (
         BlobNotFoundError,
         BlobTooLargeError,
@@ -51,21 +52,20 @@ if TYPE_CHECKING:
     from blobstore.foreign.exporting import export_state
     from blobstore.foreign.importing import import_state
     from blobstore.foreign.states import StateFormat
-    from blobstore.image import Image
-    from blobstore.layers import is_encrypted
-    from blobstore.layout import SectionSpec, initialise
+    from blobstore.image.image import Image
+    from blobstore.image.layers import is_encrypted
+    from blobstore.manifests.fields import DecodedBlob, decode_blob, edit_blob
     from blobstore.manifests.loading import ManifestFile, load_manifest
     from blobstore.manifests.manifest import Manifest
+    from blobstore.manifests.pack import pack, pack_raw, pack_table
     from blobstore.manifests.tables import UnitTable
-    from blobstore.packing import pack, pack_raw, pack_table
-    from blobstore.regions import Region
-    from blobstore.stack import create_store as create
-    from blobstore.stack import open_store as open  # noqa: A004
-    from blobstore.store import Store
-    from blobstore.transaction import Transaction
-    from blobstore.unpacking import Unpacked, unpack
-    from blobstore.verification import Problem, Report
-    from blobstore.windows.window import Window
+    from blobstore.manifests.unpack import Unpacked, unpack
+    from blobstore.opening import create_store as create
+    from blobstore.opening import open_store as open  # noqa: A004
+    from blobstore.store.description import Digest, SectionInfo, StoreInfo
+    from blobstore.store.store import Store
+    from blobstore.store.transaction import Transaction
+    from blobstore.store.windows.window import Window
     from formats.errors import ForkedProcessError, ImageReplacedError, StorageError
     from formats.qcow2.snapshot_table import SnapshotKey
 
@@ -146,30 +146,30 @@ for _package in (formats, luks):
 # Where each public name lives: modules are imported when they are first used,
 # so that a command line that reads one blob pays for nothing else.
 _HOMES: Final = {
-    "blobstore.converting.conversion": ("convert",),
-    "blobstore.copying": ("backup",),
-    "blobstore.cloning": ("clone",),
-    "blobstore.comparison": ("Difference", "SectionState", "compare"),
-    "blobstore.decoding": ("DecodedBlob", "decode_blob", "edit_blob"),
-    "blobstore.description": ("Digest", "SectionInfo", "StoreInfo"),
+    "blobstore.copies.convert": ("convert",),
+    "blobstore.copies.backup": ("backup",),
+    "blobstore.copies.clone": ("clone",),
+    "blobstore.copies.compare": ("Difference", "SectionState", "compare"),
+    "blobstore.manifests.fields": ("DecodedBlob", "decode_blob", "edit_blob"),
+    "blobstore.store.description": ("Digest", "SectionInfo", "StoreInfo"),
     "blobstore.foreign.exporting": ("export_state",),
     "blobstore.foreign.states": ("StateFormat",),
-    "blobstore.image": ("Image",),
+    "blobstore.image.image": ("Image",),
     "blobstore.foreign.importing": ("import_state",),
-    "blobstore.layers": ("is_encrypted",),
-    "blobstore.layout": ("SectionSpec", "initialise"),
+    "blobstore.image.layers": ("is_encrypted",),
+    "blobstore.container.initialise": ("SectionSpec", "initialise"),
     "blobstore.manifests.loading": ("ManifestFile", "load_manifest"),
     "blobstore.manifests.manifest": ("Manifest",),
     "blobstore.manifests.tables": ("UnitTable",),
-    "blobstore.packing": ("pack", "pack_raw", "pack_table"),
-    "blobstore.regions": ("Region",),
-    "blobstore.stack": ("create", "open"),
+    "blobstore.manifests.pack": ("pack", "pack_raw", "pack_table"),
+    "blobstore.container.regions": ("Region",),
+    "blobstore.opening": ("create", "open"),
     "blobstore.foreign.encryption": ("StateKey",),
-    "blobstore.store": ("Store",),
-    "blobstore.transaction": ("Transaction",),
-    "blobstore.unpacking": ("Unpacked", "unpack"),
-    "blobstore.verification": ("Problem", "Report"),
-    "blobstore.windows.window": ("Window",),
+    "blobstore.store.store": ("Store",),
+    "blobstore.store.transaction": ("Transaction",),
+    "blobstore.manifests.unpack": ("Unpacked", "unpack"),
+    "blobstore.container.verification": ("Problem", "Report"),
+    "blobstore.store.windows.window": ("Window",),
     "formats.errors": ("ForkedProcessError", "ImageReplacedError", "StorageError"),
     "formats.qcow2.snapshot_table": ("SnapshotKey",),
 }

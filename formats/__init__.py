@@ -1,7 +1,7 @@
 """Bytes on devices and bytes in formats: devices, image files, the DER container.
 
 Nothing here knows cryptography or a command line. Import the modules by name
-(`formats.device`, `formats.file`, `formats.container`, ...).
+(`formats.devices.device`, `formats.devices.file`, `formats.container.model`, ...).
 """
 
 #: Tells `blobstore` and `luks` that this `formats` is theirs (spec/decisions/0001).

@@ -20,11 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import formats
 
 if TYPE_CHECKING:
-    from luks.amending import amend
-    from luks.benchmark import benchmark_kdf
-    from luks.creation import format  # noqa: A004
-    from luks.detection import is_luks
-    from luks.dump import describe_header
+    from luks.crypto.kdf import KdfLimits
     from luks.errors import (
         DeviceBusyError,
         DeviceError,
@@ -50,12 +46,25 @@ if TYPE_CHECKING:
         UnlockError,
         UnsupportedError,
     )
-    from luks.header_backup import backup_header, restore_header
-    from luks.header_move import attach_header, destroy_keys, detach_header
-    from luks.kdf import KdfLimits
-    from luks.key_changes import add_keyslot, change_keyslot, remove_keyslot
-    from luks.keyslots import VolumeKey, unlock, verify_volume_key
-    from luks.load import load_header, open_header
+    from luks.header.detection import is_luks
+    from luks.header.load import load_header, open_header
+    from luks.header.policy import Policy, header_digest
+    from luks.header.repair_copy import repair
+    from luks.keys.benchmark import benchmark_kdf
+    from luks.keys.keyslots import VolumeKey, unlock, verify_volume_key
+    from luks.manage.amending import amend
+    from luks.manage.backup import backup_header, restore_header
+    from luks.manage.dump import describe_header
+    from luks.manage.move import attach_header, destroy_keys, detach_header
+    from luks.manage.one_keyslot import add_keyslot, change_keyslot, remove_keyslot
+    from luks.manage.tokens import (
+        format_token,
+        keyring_token,
+        parse_token,
+        token_name,
+        token_secret,
+    )
+    from luks.manage.transaction import Transaction, edit
     from luks.model import (
         Area,
         Argon2,
@@ -67,21 +76,12 @@ if TYPE_CHECKING:
         Segment,
         Token,
     )
-    from luks.policy import Policy, header_digest
-    from luks.profiles import PROFILES
-    from luks.randomness import SeededSource
-    from luks.recovery import repair
-    from luks.secret_objects import SecretObject, SecretObjects
-    from luks.secrets import Secret
-    from luks.tokens import (
-        format_token,
-        keyring_token,
-        parse_token,
-        token_name,
-        token_secret,
-    )
-    from luks.transaction import Transaction, edit
-    from luks.volume import Volume, open  # noqa: A004
+    from luks.payload.creation import format  # noqa: A004
+    from luks.payload.profiles import PROFILES
+    from luks.payload.volume import Volume, open  # noqa: A004
+    from luks.secret.randomness import SeededSource
+    from luks.secret.secret_objects import SecretObject, SecretObjects
+    from luks.secret.secrets import Secret
 
 __all__ = [
     "PROFILES",
@@ -166,17 +166,17 @@ if getattr(formats, "DISTRIBUTION", None) != DISTRIBUTION:
 # Which module defines each name: they are imported when first used, so that
 # `import luks` costs nothing.
 _HOMES: Final = {
-    "luks.amending": ("amend",),
-    "luks.benchmark": ("benchmark_kdf",),
-    "luks.creation": ("format",),
-    "luks.dump": ("describe_header",),
-    "luks.header_backup": ("backup_header", "restore_header"),
-    "luks.header_move": ("attach_header", "destroy_keys", "detach_header"),
-    "luks.kdf": ("KdfLimits",),
-    "luks.key_changes": ("add_keyslot", "change_keyslot", "remove_keyslot"),
-    "luks.keyslots": ("VolumeKey", "unlock", "verify_volume_key"),
-    "luks.detection": ("is_luks",),
-    "luks.load": ("load_header", "open_header"),
+    "luks.manage.amending": ("amend",),
+    "luks.keys.benchmark": ("benchmark_kdf",),
+    "luks.payload.creation": ("format",),
+    "luks.manage.dump": ("describe_header",),
+    "luks.manage.backup": ("backup_header", "restore_header"),
+    "luks.manage.move": ("attach_header", "destroy_keys", "detach_header"),
+    "luks.crypto.kdf": ("KdfLimits",),
+    "luks.manage.one_keyslot": ("add_keyslot", "change_keyslot", "remove_keyslot"),
+    "luks.keys.keyslots": ("VolumeKey", "unlock", "verify_volume_key"),
+    "luks.header.detection": ("is_luks",),
+    "luks.header.load": ("load_header", "open_header"),
     "luks.model": (
         "Area",
         "Argon2",
@@ -188,21 +188,21 @@ _HOMES: Final = {
         "Segment",
         "Token",
     ),
-    "luks.policy": ("Policy", "header_digest"),
-    "luks.profiles": ("PROFILES",),
-    "luks.randomness": ("SeededSource",),
-    "luks.recovery": ("repair",),
-    "luks.secret_objects": ("SecretObject", "SecretObjects"),
-    "luks.secrets": ("Secret",),
-    "luks.tokens": (
+    "luks.header.policy": ("Policy", "header_digest"),
+    "luks.payload.profiles": ("PROFILES",),
+    "luks.secret.randomness": ("SeededSource",),
+    "luks.header.repair_copy": ("repair",),
+    "luks.secret.secret_objects": ("SecretObject", "SecretObjects"),
+    "luks.secret.secrets": ("Secret",),
+    "luks.manage.tokens": (
         "format_token",
         "keyring_token",
         "parse_token",
         "token_name",
         "token_secret",
     ),
-    "luks.transaction": ("Transaction", "edit"),
-    "luks.volume": ("Volume", "open"),
+    "luks.manage.transaction": ("Transaction", "edit"),
+    "luks.payload.volume": ("Volume", "open"),
 }
 _HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}
 

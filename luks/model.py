@@ -2,7 +2,7 @@
 
 A LUKS1 header is the case of eight keyslots that share one cipher and one hash,
 one digest, one segment, and no token. Everything here is immutable and knows no
-bytes: `luks.luks1`, `luks.luks2` and `luks.luks2_json` translate.
+bytes: `luks.header.luks1`, `luks.header.luks2` and `luks.header.luks2_json` translate.
 
 Numbers of keyslots, digests, segments and tokens are ints, as their JSON keys
 say. Offsets and sizes are bytes. Offsets of keyslot areas count from the start
@@ -14,7 +14,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from formats.records import Record, field
+from formats.frozen import Record, field
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

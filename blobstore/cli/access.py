@@ -11,16 +11,16 @@ import click
 from blobstore.cli.header import VOLUME_KEY, read_volume_key
 from blobstore.cli.keys import PATH, KeySource, key_options
 from blobstore.cli.types import DigestType
-from blobstore.layers import is_encrypted
-from blobstore.luks_places import luks_place
+from blobstore.image.layers import is_encrypted
+from blobstore.image.luks_header import luks_place
 from luks import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from blobstore.description import Digest
-    from blobstore.store import Store
+    from blobstore.store.description import Digest
+    from blobstore.store.store import Store
     from formats.qcow2.snapshot_table import SnapshotKey
     from luks import VolumeKey
 
@@ -101,7 +101,7 @@ class Access(NamedTuple):
             raise click.UsageError("--no-lock is for reading only")
         if self.snapshot is not None and not read_only:
             raise click.UsageError("--snapshot is for reading only")
-        from blobstore.stack import open_store  # noqa: PLC0415  some verbs open no store
+        from blobstore.opening import open_store  # noqa: PLC0415  some verbs open no store
 
         with self.secret_for(image) as secret:
             return open_store(

@@ -11,7 +11,7 @@ import click
 
 import luks
 from blobstore.cli.keys import PATH
-from blobstore.luks_places import luks_place
+from blobstore.image.luks_header import luks_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
-from luks.secrets import MAX_KEY_FILE_SIZE, Secret
+from luks.secret.secrets import MAX_KEY_FILE_SIZE, Secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable

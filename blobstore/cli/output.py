@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from blobstore.errors import DamagedHeadError, OutputExistsError
+from formats.devices.file import is_same_file, new_file
 from formats.errors import device_error
-from formats.file import is_same_file, new_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from blobstore.description import StoreInfo
-    from formats.device import ReadableBuffer
+    from blobstore.store.description import StoreInfo
+    from formats.devices.device import ReadableBuffer
 
 #: A progress bar appears only for what takes longer, in seconds.
 _PROGRESS_AFTER = 1.0

@@ -16,7 +16,7 @@ class SizeType(click.ParamType[int]):
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        from blobstore.sizes import parse_size  # noqa: PLC0415  most verbs take none
+        from blobstore.manifests.sizes import parse_size  # noqa: PLC0415  most verbs take none
 
         try:
             return parse_size(value)

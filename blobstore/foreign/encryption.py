@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from blobstore.errors import StateAuthenticationError
 from formats.errors import FormatError
-from formats.swtpm import EncryptedState, PlainState
+from formats.state.swtpm import EncryptedState, PlainState
 from luks import SecretRequiredError
-from luks.secrets import view_of
+from luks.secret.secrets import view_of
 
 if TYPE_CHECKING:
     from luks import Secret

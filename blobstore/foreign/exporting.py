@@ -9,10 +9,10 @@ from typing import IO, TYPE_CHECKING
 from blobstore.errors import BlobNotFoundError, OutputExistsError, UnwrittenBlobError
 from blobstore.foreign.states import StateFormat, section_name, tpm_section_names
 from blobstore.foreign.swtpm_directory import write_directory
-from formats.edk2_varstore import decode_flash
+from formats.devices.file import new_file
 from formats.errors import ArgumentError, device_error
-from formats.file import new_file
-from formats.swtpm import (
+from formats.state.edk2_varstore import decode_flash
+from formats.state.swtpm import (
     PlainState,
     Slot,
     TpmVersion,
@@ -21,13 +21,13 @@ from formats.swtpm import (
     tpm_version,
     validate_slot,
 )
-from formats.swtpm_linear import encode_linear
-from formats.uefi_vars import decode_variables
+from formats.state.swtpm_linear import encode_linear
+from formats.state.uefi_vars import decode_variables
 from luks.errors import PolicyError
 
 if TYPE_CHECKING:
     from blobstore.foreign.encryption import StateKey
-    from blobstore.store import Store
+    from blobstore.store.store import Store
 
 #: A path, or something open to be written.
 Destination = str | os.PathLike[str] | IO[bytes]

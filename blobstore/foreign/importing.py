@@ -17,10 +17,10 @@ from blobstore.foreign.states import (
     tpm_type,
 )
 from blobstore.foreign.swtpm_directory import read_directory
-from formats.edk2_varstore import decode_flash
+from formats.devices.file import FileDevice
 from formats.errors import ArgumentError, EmptyImageError
-from formats.file import FileDevice
-from formats.swtpm import (
+from formats.state.edk2_varstore import decode_flash
+from formats.state.swtpm import (
     PlainState,
     Slot,
     decode_state,
@@ -28,14 +28,14 @@ from formats.swtpm import (
     tpm_version,
     validate_slot,
 )
-from formats.swtpm_linear import decode_linear
-from formats.uefi_vars import decode_variables
+from formats.state.swtpm_linear import decode_linear
+from formats.state.uefi_vars import decode_variables
 from luks.errors import PolicyError, SecretRequiredError
 
 if TYPE_CHECKING:
-    from blobstore.description import SectionInfo
     from blobstore.foreign.encryption import StateKey
-    from blobstore.store import Store
+    from blobstore.store.description import SectionInfo
+    from blobstore.store.store import Store
 
 #: A path, or something open to be read to its end.
 Source = str | os.PathLike[str] | IO[bytes]

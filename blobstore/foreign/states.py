@@ -9,10 +9,10 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from formats.container import MAX_NAME_SIZE, validate_label
+from formats.container.model import MAX_NAME_SIZE, validate_label
 from formats.errors import ArgumentError, FormatError, UnsupportedError
-from formats.swtpm import OVERHEAD, TPM_2_MAGIC, Slot, TpmVersion, decode_state
-from formats.swtpm_linear import MAGIC as LINEAR_MAGIC
+from formats.state.swtpm import OVERHEAD, TPM_2_MAGIC, Slot, TpmVersion, decode_state
+from formats.state.swtpm_linear import MAGIC as LINEAR_MAGIC
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from blobstore.errors import OutputExistsError
+from formats.devices.file import FileDevice, new_file, synchronise_directory
 from formats.errors import (
     DeviceBusyError,
     DeviceError,
@@ -15,8 +16,7 @@ from formats.errors import (
     FormatError,
     device_error,
 )
-from formats.file import FileDevice, new_file, synchronise_directory
-from formats.swtpm import Slot, TpmVersion
+from formats.state.swtpm import Slot, TpmVersion
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -5,10 +5,10 @@ from __future__ import annotations
 import mmap
 from typing import TYPE_CHECKING, Any, Final
 
-from blobstore.codecs import codec_names, find_codec
-from blobstore.sizes import parse_size
-from formats.eeprom.chips import CHIPS
-from formats.eeprom.octet_text import from_base64, from_hex
+from blobstore.manifests.codecs import codec_names, find_codec
+from blobstore.manifests.sizes import parse_size
+from formats.eeprom.framework.octet_text import from_base64, from_hex
+from formats.eeprom.parts.chips import CHIPS
 from formats.errors import FieldError, UnsupportedError
 from formats.logs import LateLogger
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from formats.device import ReadableBuffer
+    from formats.devices.device import ReadableBuffer
 
 _log: Final = LateLogger(__name__)
 
@@ -105,8 +105,8 @@ class ContentReader:
             known = ", ".join(codec_names())
             raise ValueError(f"type: {type_!r} has no fields; these have: {known}")
         # msgspec is imported only where there are fields.
-        from formats.eeprom.codec import cautions_of  # noqa: PLC0415
-        from formats.eeprom.fields import from_plain  # noqa: PLC0415
+        from formats.eeprom.framework.codec import cautions_of  # noqa: PLC0415
+        from formats.eeprom.framework.fields import from_plain  # noqa: PLC0415
 
         try:
             model = from_plain(fields, codec.model, lambda name: bytes(self.file(name)))

@@ -37,15 +37,15 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from blobstore.description import kind_of
+from blobstore.container.initialise import SectionSpec
 from blobstore.errors import ManifestError
-from blobstore.layers import QCOW2, RAW
-from blobstore.layout import SectionSpec
+from blobstore.image.layers import QCOW2, RAW
 from blobstore.manifests.content import SIZES, SOURCES, ContentReader
 from blobstore.manifests.manifest import Manifest
 from blobstore.manifests.settings import apply_settings, has_field
-from blobstore.sizes import parse_size
-from formats.container import BLOCK_SIZES, DEFAULT_BLOCK_SIZE
+from blobstore.manifests.sizes import parse_size
+from blobstore.store.description import kind_of
+from formats.container.model import BLOCK_SIZES, DEFAULT_BLOCK_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

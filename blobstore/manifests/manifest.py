@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from blobstore.errors import ManifestError
-from formats.container import DEFAULT_BLOCK_SIZE
+from formats.container.model import DEFAULT_BLOCK_SIZE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from blobstore.layout import SectionSpec
+    from blobstore.container.initialise import SectionSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from blobstore.codecs import codec_names
-from blobstore.decoding import require_codec
+from blobstore.manifests.codecs import codec_names
 from blobstore.manifests.content import SIZES, SOURCES
+from blobstore.manifests.fields import require_codec
 from blobstore.manifests.loading import CLUSTER_SIZES, SECTOR_SIZES
-from formats.container import BLOCK_SIZES, Kind
-from formats.eeprom.chips import CHIPS
-from formats.eeprom.registry import MODULES
-from formats.eeprom.schema import schemas_of
+from formats.container.model import BLOCK_SIZES, Kind
+from formats.eeprom.framework.registry import MODULES
+from formats.eeprom.framework.schema import schemas_of
+from formats.eeprom.parts.chips import CHIPS
 
 _TITLE: Final = "Manifest of blobstore pack"
 _SIZE: Final = {

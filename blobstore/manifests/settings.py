@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from blobstore.codecs import find_codec
+from blobstore.manifests.codecs import find_codec
 from formats.errors import FieldError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from formats.eeprom.codec import Codec
+    from formats.eeprom.framework.codec import Codec
 
 _PLAIN_SOURCES: Final = ("text", "hex", "base64", "file")
 
@@ -77,7 +77,7 @@ def _has(table: dict[str, Any], path: str) -> bool:
         return path in _PLAIN_SOURCES
     if not isinstance(fields, dict):
         return False
-    from formats.eeprom.paths import has_path  # noqa: PLC0415  only where there are fields
+    from formats.eeprom.framework.paths import has_path  # noqa: PLC0415  only where there are fields
 
     return has_path(fields, codec.model, path)
 
@@ -93,7 +93,7 @@ def _codec_of(table: dict[str, Any]) -> Codec[Any] | None:
 def _set(table: dict[str, Any], path: str, value: str) -> None:
     codec = _codec_of(table)
     if codec is not None:
-        from formats.eeprom.paths import assign  # noqa: PLC0415  only where there are fields
+        from formats.eeprom.framework.paths import assign  # noqa: PLC0415  only where there are fields
 
         fields = table.setdefault("fields", {})
         if not isinstance(fields, dict):

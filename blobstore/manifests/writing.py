@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import tomli_w
 
-from blobstore.codecs import find_codec
-from blobstore.decoding import size_to_encode
-from formats.eeprom.chips import chip_of_size
-from formats.eeprom.codec import Report
-from formats.eeprom.fields import from_plain, to_plain
+from blobstore.manifests.codecs import find_codec
+from blobstore.manifests.fields import size_to_encode
+from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.fields import from_plain, to_plain
+from formats.eeprom.parts.chips import chip_of_size
 from formats.errors import FormatError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
-    from blobstore.description import SectionInfo
-    from blobstore.store import Store
+    from blobstore.store.description import SectionInfo
+    from blobstore.store.store import Store
 
 #: Fields of this type say nothing that a file does not.
 _RAW: Final = "raw"

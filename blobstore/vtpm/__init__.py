@@ -1,7 +1,28 @@
 """A TPM emulator: libtpms with a store as its NVRAM, speaking swtpm's protocol.
 
-The rules are those of ``spec/vtpm.md``. `libtpms` binds the library, whose interface
-is in `abi`; `nvram` is its storage, `tpm` the one TPM of a process; `commands` and
-`control` are the codecs of the two channels, `dispatch` answers the control channel,
-`server` has the sockets, `options` and `process` are what swtpm's options ask for.
+QEMU talks to it as it talks to swtpm: commands of the TPM on a data channel, requests
+that start, stop and move it on a control channel. What swtpm keeps in files is in
+sections of a store. Its reason to exist is rule V16 of ``spec/vtpm.md``: no response
+is sent before everything that its command changed is durable.
+
+There is one TPM in a process, because libtpms has one (V2, spec/decisions/0025). The
+main thread has the control channel and the signals, a second one the data channel, so
+that a command can be cancelled (spec/decisions/0026). One lock lets one of them use
+the TPM.
+
+What must not happen here:
+
+- No exception leaves a callback of libtpms: ctypes would print it and answer success
+  (V3). It is kept, the callback answers failure, and it is raised again outside.
+- Nothing is registered, deleted or written before all states in the image were read
+  and checked (V6). A damaged state is never taken for that of a new TPM (V10).
+- Nothing a client sends is trusted: lengths have limits before memory is allocated
+  (V21, V51), and each request is complete before anything is done.
+- While it serves, the image is locked (V40); only a migration gives it up (V41).
+
+Begin with `tpm`, the one TPM and what becomes of its state, and `nvram`, which turns
+states into sections. Below them lie `libtpms`, which binds the library, and `abi`, its
+interface. `commands` and `control` are the codecs of the two channels; `dispatch`
+answers the control channel, `server` and `sockets` connect. `options`, `capabilities`
+and `process` are what swtpm's options ask for.
 """

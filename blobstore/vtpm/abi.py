@@ -11,7 +11,7 @@ from functools import cache
 from typing import Final
 
 from formats.errors import UnsupportedError
-from formats.swtpm import TpmVersion
+from formats.state.swtpm import TpmVersion
 
 #: What a user can do where it is missing.
 REMEDY: Final = "install libtpms (Debian and Ubuntu: libtpms0)"

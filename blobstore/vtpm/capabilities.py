@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from blobstore import __version__
 from blobstore.vtpm import abi
-from formats.swtpm import TpmVersion
+from formats.state.swtpm import TpmVersion
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Final
 
 from blobstore.vtpm.libtpms import Result
-from formats.swtpm import TpmVersion
+from formats.state.swtpm import TpmVersion
 
 #: Bytes of the header of a command or response: tag, size of the whole, code.
 HEADER_SIZE: Final = 10

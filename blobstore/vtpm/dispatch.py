@@ -9,7 +9,7 @@ from blobstore.vtpm.control import Code, Request
 from blobstore.vtpm.libtpms import Result
 from formats.errors import DeviceError, FormatError, StorageError
 from formats.logs import LateLogger
-from formats.swtpm import Slot, TpmVersion
+from formats.state.swtpm import Slot, TpmVersion
 
 if TYPE_CHECKING:
     from collections.abc import Callable

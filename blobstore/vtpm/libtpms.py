@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from blobstore.vtpm import abi
 from formats.errors import StorageError, UnsupportedError
 from formats.logs import LateLogger
-from formats.swtpm import Slot, TpmVersion
+from formats.state.swtpm import Slot, TpmVersion
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,7 +15,7 @@ from blobstore.errors import (
 from blobstore.foreign.states import TPM_MAX_SIZES, tpm_section_names, tpm_type
 from formats.errors import DeviceBusyError
 from formats.logs import LateLogger
-from formats.swtpm import (
+from formats.state.swtpm import (
     OVERHEAD,
     PlainState,
     Slot,
@@ -30,7 +30,7 @@ from luks import PolicyError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from blobstore.store import Store
+    from blobstore.store.store import Store
 
 _log = LateLogger(__name__)
 

@@ -22,8 +22,8 @@ from blobstore.vtpm.libtpms import Libtpms, Property, Result
 from formats.errors import FormatError, StorageError, UnsupportedError
 from formats.logs import LateLogger
 from formats.process import OwnedLock, Owner
-from formats.swtpm import EncryptedState, PlainState, Slot, TpmVersion, validate_slot
-from formats.swtpm_migration import decode_data, decode_transfer, encode_data, encode_transfer
+from formats.state.swtpm import EncryptedState, PlainState, Slot, TpmVersion, validate_slot
+from formats.state.swtpm_migration import decode_data, decode_transfer, encode_data, encode_transfer
 
 if TYPE_CHECKING:
     from blobstore.foreign.encryption import StateKey

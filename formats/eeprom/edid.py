@@ -8,8 +8,7 @@ from typing import Annotated, Any, Final
 
 from msgspec import Meta
 
-from formats.device import ReadableBuffer
-from formats.eeprom.codec import Report
+from formats.devices.device import ReadableBuffer
 from formats.eeprom.edid_descriptors import (
     AlphanumericDataString,
     DetailedTiming,
@@ -28,10 +27,11 @@ from formats.eeprom.edid_extensions import (
     encode_extension,
     with_checksum,
 )
-from formats.eeprom.fields import validate
-from formats.eeprom.limits import Fill, Tail, UInt8, UInt16, UInt32
-from formats.eeprom.padding import BLANK, fill_up, split_rest
-from formats.eeprom.recognising import require_signature, require_size
+from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.fields import validate
+from formats.eeprom.framework.limits import Fill, Tail, UInt8, UInt16, UInt32
+from formats.eeprom.parts.padding import BLANK, fill_up, split_rest
+from formats.eeprom.parts.recognising import require_signature, require_size
 from formats.errors import FieldError, UnsupportedError
 
 _SIGNATURE: Final = b"\x00\xff\xff\xff\xff\xff\xff\x00"

@@ -7,9 +7,9 @@ from typing import Annotated, Final
 
 from msgspec import Meta
 
-from formats.eeprom.codec import Report
-from formats.eeprom.limits import UInt8
-from formats.eeprom.texts import PRINTABLE, is_printable
+from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.limits import UInt8
+from formats.eeprom.parts.texts import PRINTABLE, is_printable
 from formats.errors import FieldError
 
 SIZE: Final = 18

@@ -7,8 +7,6 @@ from typing import Annotated, Final
 
 from msgspec import Meta
 
-from formats.eeprom.checksums import zero_sum
-from formats.eeprom.codec import Report
 from formats.eeprom.edid_descriptors import SIZE as DESCRIPTOR_SIZE
 from formats.eeprom.edid_descriptors import (
     AlphanumericDataString,
@@ -20,7 +18,9 @@ from formats.eeprom.edid_descriptors import (
     decode_descriptor,
     encode_descriptor,
 )
-from formats.eeprom.limits import UInt8
+from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.limits import UInt8
+from formats.eeprom.parts.checksums import zero_sum
 from formats.errors import FieldError
 
 BLOCK_SIZE: Final = 128

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 from msgspec import Meta
 
-from formats.eeprom.checksums import zero_sum
+from formats.eeprom.framework.limits import UInt8
+from formats.eeprom.framework.mirror import kebab
 from formats.eeprom.fru_text import END_OF_FIELDS, Text, decode_text, encode_text
-from formats.eeprom.limits import UInt8
-from formats.eeprom.mirror import kebab
+from formats.eeprom.parts.checksums import zero_sum
 from formats.errors import FieldError
 
 if TYPE_CHECKING:
-    from formats.eeprom.codec import Report
+    from formats.eeprom.framework.codec import Report
 
 #: What offsets and sizes of areas are multiples of, in bytes.
 UNIT: Final = 8

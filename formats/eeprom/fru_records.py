@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from msgspec import Meta
 
-from formats.eeprom.checksums import zero_sum
-from formats.eeprom.limits import Latin1, UInt8, UInt16
+from formats.eeprom.framework.limits import Latin1, UInt8, UInt16
+from formats.eeprom.parts.checksums import zero_sum
 from formats.errors import FieldError
 
 if TYPE_CHECKING:
-    from formats.eeprom.codec import Report
+    from formats.eeprom.framework.codec import Report
 
 Bits4 = Annotated[int, Meta(ge=0, le=0xF)]
 Bits12 = Annotated[int, Meta(ge=0, le=0xFFF)]

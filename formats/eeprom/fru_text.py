@@ -10,7 +10,7 @@ from msgspec import Meta
 from formats.errors import FieldError
 
 if TYPE_CHECKING:
-    from formats.eeprom.codec import Report
+    from formats.eeprom.framework.codec import Report
 
 #: The byte that ends the fields of an area.
 END_OF_FIELDS: Final = 0xC1

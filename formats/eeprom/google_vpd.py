@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from msgspec import Meta
 
-from formats.eeprom.fields import validate
-from formats.eeprom.limits import Fill, Tail, UInt32
-from formats.eeprom.padding import BLANK, fill_up, split_rest
-from formats.eeprom.recognising import require_content, require_size
-from formats.eeprom.texts import LATIN1
+from formats.eeprom.framework.fields import validate
+from formats.eeprom.framework.limits import Fill, Tail, UInt32
+from formats.eeprom.parts.padding import BLANK, fill_up, split_rest
+from formats.eeprom.parts.recognising import require_content, require_size
+from formats.eeprom.parts.texts import LATIN1
 from formats.errors import EmptyImageError, FieldError, ForeignImageError
 
 if TYPE_CHECKING:
-    from formats.device import ReadableBuffer
-    from formats.eeprom.codec import Report
+    from formats.devices.device import ReadableBuffer
+    from formats.eeprom.framework.codec import Report
 
 #: Where the pairs, or the header in front of them, are in a region.
 OFFSET: Final = 0x600

@@ -8,13 +8,13 @@ from typing import Annotated, Final
 
 from msgspec import Meta
 
-from formats.device import ReadableBuffer
-from formats.eeprom.codec import Report
-from formats.eeprom.fields import validate
-from formats.eeprom.limits import Fill, Tail
-from formats.eeprom.padding import BLANK, fill_up, split_rest
-from formats.eeprom.recognising import require_content, require_size
-from formats.eeprom.texts import MacAddress, is_unicast
+from formats.devices.device import ReadableBuffer
+from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.fields import validate
+from formats.eeprom.framework.limits import Fill, Tail
+from formats.eeprom.parts.padding import BLANK, fill_up, split_rest
+from formats.eeprom.parts.recognising import require_content, require_size
+from formats.eeprom.parts.texts import MacAddress, is_unicast
 from formats.errors import FieldError
 
 _WORD: Final = struct.Struct("<H")

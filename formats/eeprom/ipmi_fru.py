@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 
 from msgspec import Meta
 
-from formats.eeprom.checksums import zero_sum
-from formats.eeprom.fields import validate
+from formats.eeprom.framework.fields import validate
+from formats.eeprom.framework.limits import Fill
 from formats.eeprom.fru_areas import (
     UNIT,
     BoardInfo,
@@ -19,12 +19,12 @@ from formats.eeprom.fru_areas import (
     encode_area,
 )
 from formats.eeprom.fru_records import Record, decode_records, encode_records
-from formats.eeprom.limits import Fill
+from formats.eeprom.parts.checksums import zero_sum
 from formats.errors import FieldError, FormatError, UnsupportedError
 
 if TYPE_CHECKING:
-    from formats.device import ReadableBuffer
-    from formats.eeprom.codec import Report
+    from formats.devices.device import ReadableBuffer
+    from formats.eeprom.framework.codec import Report
 
 _HEADER_SIZE: Final = 8
 _VERSION: Final = 1
@@ -80,7 +80,7 @@ class IpmiFru:
 
 
 class IpmiFruCodec:
-    """See `formats.eeprom.codec.Codec`."""
+    """See `formats.eeprom.framework.codec.Codec`."""
 
     name: ClassVar[str] = "ipmi-fru"
     title: ClassVar[str] = "IPMI FRU information"

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from formats.eeprom.checksums import zero_sum
-from formats.eeprom.fields import validate
-from formats.eeprom.limits import Fill, Tail
-from formats.eeprom.padding import fill_up, split_rest
-from formats.eeprom.resources import (
+from formats.eeprom.framework.fields import validate
+from formats.eeprom.framework.limits import Fill, Tail
+from formats.eeprom.parts.checksums import zero_sum
+from formats.eeprom.parts.padding import fill_up, split_rest
+from formats.eeprom.parts.resources import (
     IDENTIFIER,
     Identifier,
     KeywordName,
@@ -23,8 +23,8 @@ from formats.eeprom.resources import (
 from formats.errors import FieldError, FormatError
 
 if TYPE_CHECKING:
-    from formats.device import ReadableBuffer
-    from formats.eeprom.codec import Report
+    from formats.devices.device import ReadableBuffer
+    from formats.eeprom.framework.codec import Report
 
 _KEYWORDS: Final = 0x84
 _CHECKSUM: Final = 0x79
@@ -49,7 +49,7 @@ class KeywordVpd:
 
 
 class KeywordVpdCodec:
-    """See `formats.eeprom.codec.Codec`."""
+    """See `formats.eeprom.framework.codec.Codec`."""
 
     name: ClassVar[str] = "keyword-vpd"
     title: ClassVar[str] = "IBM keyword VPD"

@@ -10,16 +10,16 @@ from typing import Annotated, Any, Final
 
 from msgspec import Meta
 
-from formats.device import ReadableBuffer
-from formats.eeprom.checksums import crc32
-from formats.eeprom.codec import Report
-from formats.eeprom.fields import validate
-from formats.eeprom.limits import Fill, Tail, UInt8, UInt16, UInt32
-from formats.eeprom.mirror import kebab
-from formats.eeprom.ordering import arrange, stated_order
-from formats.eeprom.padding import BLANK, fill_up, split_rest
-from formats.eeprom.recognising import require_signature, require_size
-from formats.eeprom.texts import LATIN1_WITHOUT_NUL, MacAddress, is_unicast
+from formats.devices.device import ReadableBuffer
+from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.fields import validate
+from formats.eeprom.framework.limits import Fill, Tail, UInt8, UInt16, UInt32
+from formats.eeprom.framework.mirror import kebab
+from formats.eeprom.parts.checksums import crc32
+from formats.eeprom.parts.ordering import arrange, stated_order
+from formats.eeprom.parts.padding import BLANK, fill_up, split_rest
+from formats.eeprom.parts.recognising import require_signature, require_size
+from formats.eeprom.parts.texts import LATIN1_WITHOUT_NUL, MacAddress, is_unicast
 from formats.errors import FieldError, UnsupportedError
 
 _SIGNATURE: Final = b"TlvInfo\x00"

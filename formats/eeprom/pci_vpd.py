@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Final
 
 from msgspec import Meta
 
-from formats.eeprom.checksums import zero_sum
-from formats.eeprom.fields import validate
-from formats.eeprom.limits import Fill, Tail
-from formats.eeprom.padding import fill_up, split_rest
-from formats.eeprom.resources import (
+from formats.eeprom.framework.fields import validate
+from formats.eeprom.framework.limits import Fill, Tail
+from formats.eeprom.parts.checksums import zero_sum
+from formats.eeprom.parts.padding import fill_up, split_rest
+from formats.eeprom.parts.resources import (
     IDENTIFIER,
     Identifier,
     KeywordName,
@@ -26,8 +26,8 @@ from formats.eeprom.resources import (
 from formats.errors import FieldError, FormatError
 
 if TYPE_CHECKING:
-    from formats.device import ReadableBuffer
-    from formats.eeprom.codec import Report
+    from formats.devices.device import ReadableBuffer
+    from formats.eeprom.framework.codec import Report
 
 _READ_ONLY: Final = 0x90
 _READ_WRITE: Final = 0x91
@@ -74,7 +74,7 @@ class PciVpd:
 
 
 class PciVpdCodec:
-    """See `formats.eeprom.codec.Codec`."""
+    """See `formats.eeprom.framework.codec.Codec`."""
 
     name: ClassVar[str] = "pci-vpd"
     title: ClassVar[str] = "PCI vital product data"

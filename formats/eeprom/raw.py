@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Final
 
 from msgspec import Meta
 
-from formats.eeprom import checksums
-from formats.eeprom.fields import validate
-from formats.eeprom.limits import ByteOrder, Fill
-from formats.eeprom.padding import fill_up, split_rest
+from formats.eeprom.framework.fields import validate
+from formats.eeprom.framework.limits import ByteOrder, Fill
+from formats.eeprom.parts import checksums
+from formats.eeprom.parts.padding import fill_up, split_rest
 from formats.errors import FieldError
 
 if TYPE_CHECKING:
-    from formats.device import ReadableBuffer
-    from formats.eeprom.codec import Report
+    from formats.devices.device import ReadableBuffer
+    from formats.eeprom.framework.codec import Report
 
 
 class Algorithm(StrEnum):
@@ -76,7 +76,7 @@ class Raw:
 
 
 class RawCodec:
-    """See `formats.eeprom.codec.Codec`."""
+    """See `formats.eeprom.framework.codec.Codec`."""
 
     name: ClassVar[str] = "raw"
     title: ClassVar[str] = "Raw binary"

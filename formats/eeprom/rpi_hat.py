@@ -9,14 +9,14 @@ from typing import Annotated, Any, Final
 
 from msgspec import Meta
 
-from formats.device import ReadableBuffer
-from formats.eeprom.checksums import crc16_arc
-from formats.eeprom.codec import Report
-from formats.eeprom.fields import validate
-from formats.eeprom.limits import Fill, Tail, UInt16, UInt32
-from formats.eeprom.ordering import Part, arrange, stated_order
-from formats.eeprom.padding import BLANK, fill_up, split_rest
-from formats.eeprom.recognising import require_signature, require_size
+from formats.devices.device import ReadableBuffer
+from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.fields import validate
+from formats.eeprom.framework.limits import Fill, Tail, UInt16, UInt32
+from formats.eeprom.parts.checksums import crc16_arc
+from formats.eeprom.parts.ordering import Part, arrange, stated_order
+from formats.eeprom.parts.padding import BLANK, fill_up, split_rest
+from formats.eeprom.parts.recognising import require_signature, require_size
 from formats.eeprom.rpi_hat_atoms import (
     GPIO_BANK_0_PINS,
     GPIO_BANK_1_PINS,

@@ -9,9 +9,9 @@ from typing import Annotated, Final
 
 from msgspec import Meta
 
-from formats.eeprom.codec import Report
-from formats.eeprom.limits import UInt16
-from formats.eeprom.texts import LATIN1
+from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.limits import UInt16
+from formats.eeprom.parts.texts import LATIN1
 from formats.errors import FieldError
 
 #: The first GPIO of each bank, and the one behind its last.

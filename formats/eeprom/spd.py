@@ -10,14 +10,14 @@ from typing import Annotated, Any, Final, Generic, TypeVar
 
 from msgspec import Meta
 
-from formats.device import ReadableBuffer
-from formats.eeprom.checksums import crc16_xmodem
-from formats.eeprom.codec import Report
-from formats.eeprom.fields import validate
-from formats.eeprom.limits import UInt8
-from formats.eeprom.mirror import kebab
-from formats.eeprom.recognising import require_content, require_size
-from formats.eeprom.texts import is_printable
+from formats.devices.device import ReadableBuffer
+from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.fields import validate
+from formats.eeprom.framework.limits import UInt8
+from formats.eeprom.framework.mirror import kebab
+from formats.eeprom.parts.checksums import crc16_xmodem
+from formats.eeprom.parts.recognising import require_content, require_size
+from formats.eeprom.parts.texts import is_printable
 from formats.errors import FieldError, ForeignImageError
 
 #: Two bytes of JEP-106: the number of its continuations, and the code.

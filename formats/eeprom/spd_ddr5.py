@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 from msgspec import Meta
 
-from formats.eeprom.limits import UInt8
+from formats.eeprom.framework.limits import UInt8
 from formats.eeprom.spd import PART_NUMBER, Layout, SpdCodec, SpdModule
 
 

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Final
 
 from msgspec import Meta
 
-from formats.eeprom.fields import validate
-from formats.eeprom.limits import ByteOrder, Fill, Tail, UInt8
-from formats.eeprom.padding import fill_up, split_rest
+from formats.eeprom.framework.fields import validate
+from formats.eeprom.framework.limits import ByteOrder, Fill, Tail, UInt8
+from formats.eeprom.parts.padding import fill_up, split_rest
 from formats.errors import FieldError, FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from formats.device import ReadableBuffer
-    from formats.eeprom.codec import Report
+    from formats.devices.device import ReadableBuffer
+    from formats.eeprom.framework.codec import Report
 
 #: What sizes of areas that are not the whole EEPROM are multiples of, in bytes.
 AREA_STEP: Final = 64
@@ -56,7 +56,7 @@ class UbootEnvironment:
 
 
 class UbootEnvironmentCodec:
-    """See `formats.eeprom.codec.Codec`."""
+    """See `formats.eeprom.framework.codec.Codec`."""
 
     name: ClassVar[str] = "uboot-env"
     title: ClassVar[str] = "U-Boot environment"

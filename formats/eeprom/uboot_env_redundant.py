@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from formats.eeprom.codec import Report
-from formats.eeprom.fields import validate
-from formats.eeprom.limits import ByteOrder, Fill, Tail, UInt8
-from formats.eeprom.padding import BLANK
+from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.fields import validate
+from formats.eeprom.framework.limits import ByteOrder, Fill, Tail, UInt8
+from formats.eeprom.parts.padding import BLANK
 from formats.eeprom.uboot_env import (
     CODEC as ENVIRONMENT,
 )
@@ -20,7 +20,7 @@ from formats.eeprom.uboot_env import (
 from formats.errors import FieldError, FormatError
 
 if TYPE_CHECKING:
-    from formats.device import ReadableBuffer
+    from formats.devices.device import ReadableBuffer
 
 #: Half of an EEPROM whose size is not given, where two copies are written: bytes.
 _UNIT: Final = 64
@@ -59,7 +59,7 @@ class RedundantEnvironment:
 
 
 class RedundantEnvironmentCodec:
-    """See `formats.eeprom.codec.Codec`."""
+    """See `formats.eeprom.framework.codec.Codec`."""
 
     name: ClassVar[str] = "uboot-env-redundant"
     title: ClassVar[str] = "U-Boot environment, two copies"

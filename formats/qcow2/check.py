@@ -36,7 +36,7 @@ from formats.qcow2.tables import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from formats.device import BlockDevice
+    from formats.devices.device import BlockDevice
 
 
 def check(device: BlockDevice) -> Report:

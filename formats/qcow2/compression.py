@@ -12,7 +12,7 @@ from formats.errors import FormatError
 from formats.qcow2.header import COMPRESSION_ZSTD
 
 if TYPE_CHECKING:
-    from formats.device import ReadableBuffer
+    from formats.devices.device import ReadableBuffer
 
 #: Largest window that a zstd frame may ask for, as a logarithm: clusters have 2 MiB at most.
 _MAX_WINDOW_BITS: Final = 23

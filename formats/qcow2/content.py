@@ -11,7 +11,7 @@ from formats.qcow2.mapping import Extent, extents
 from formats.qcow2.tables import Kind, compressed_place
 
 if TYPE_CHECKING:
-    from formats.device import BlockDevice, ReadableBuffer, WritableBuffer
+    from formats.devices.device import BlockDevice, ReadableBuffer, WritableBuffer
     from formats.qcow2.metadata import Metadata
 
 #: Sectors of encrypted images, bytes.

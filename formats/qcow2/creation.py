@@ -37,7 +37,7 @@ from formats.qcow2.host import Host, encode_table
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from formats.device import BlockDevice
+    from formats.devices.device import BlockDevice
 
 #: Length of the header of version 3 that we, and QEMU, write.
 _HEADER_LENGTH: Final = 112

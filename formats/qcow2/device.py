@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from formats.device import Device
+from formats.devices.device import Device
+from formats.devices.file import FileDevice
 from formats.errors import DeviceError, ReadOnlyError, StorageError, UnsupportedError
-from formats.file import FileDevice
 from formats.process import Owned, OwnedLock, Owner
 from formats.qcow2.bitmaps import invalidate_bitmaps
 from formats.qcow2.content import SECTOR, ClusterCipher
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
-    from formats.device import BlockDevice, ReadableBuffer, WritableBuffer
+    from formats.devices.device import BlockDevice, ReadableBuffer, WritableBuffer
     from formats.qcow2.header import Header
 
 __all__ = ["ClusterCipher", "Extent", "Kind", "Qcow2Device"]

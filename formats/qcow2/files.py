@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from formats.devices.file import FileDevice, is_same_file
 from formats.errors import FormatError, UnsupportedError
-from formats.file import FileDevice, is_same_file
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from formats.device import BlockDevice
+    from formats.devices.device import BlockDevice
     from formats.qcow2.opening import BackingFile
 
 #: What QEMU would take for a protocol: ``nbd://…``, ``json:{…}``.

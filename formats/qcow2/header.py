@@ -12,7 +12,7 @@ import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from formats.device import read_exactly
+from formats.devices.device import read_exactly
 from formats.errors import (
     EmptyImageError,
     ForeignImageError,
@@ -24,7 +24,7 @@ from formats.qcow2 import features
 from formats.qcow2.extensions import Extensions, decode_extensions
 
 if TYPE_CHECKING:
-    from formats.device import BlockDevice
+    from formats.devices.device import BlockDevice
 
 MAGIC: Final = b"QFI\xfb"
 #: Everything that changes in use lies in the first of these; writes of one are not torn.

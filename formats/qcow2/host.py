@@ -15,7 +15,7 @@ from formats.errors import (
 )
 
 if TYPE_CHECKING:
-    from formats.device import BlockDevice, ReadableBuffer
+    from formats.devices.device import BlockDevice, ReadableBuffer
 
 _SECTOR: Final = 512
 _SWAP: Final = sys.byteorder == "little"

@@ -13,7 +13,7 @@ from formats.errors import TruncatedImageError
 from formats.qcow2.header import CRYPT_NONE
 
 if TYPE_CHECKING:
-    from formats.device import BlockDevice
+    from formats.devices.device import BlockDevice
     from formats.qcow2.header import Header
     from formats.qcow2.host import Host
     from formats.qcow2.sparse import SparseCounts

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
-from formats.device import SliceDevice
+from formats.devices.device import SliceDevice
 from formats.errors import CorruptImageError, FormatError, UnsupportedError
 from formats.logs import LateLogger
 from formats.qcow2 import features
@@ -21,7 +21,7 @@ from formats.qcow2.metadata import Metadata
 from formats.qcow2.snapshot_table import find_snapshot, read_snapshots, snapshot_l1
 
 if TYPE_CHECKING:
-    from formats.device import BlockDevice
+    from formats.devices.device import BlockDevice
     from formats.qcow2.device import ClusterCipher
     from formats.qcow2.header import Header
     from formats.qcow2.snapshot_table import SnapshotKey

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from formats.device import SparseDevice
+from formats.devices.device import SparseDevice
 from formats.qcow2.tables import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from formats.device import BlockDevice
+    from formats.devices.device import BlockDevice
     from formats.qcow2.device import Qcow2Device
 
 

@@ -21,7 +21,7 @@ from formats.qcow2.metadata import change_header
 from formats.qcow2.rewrite import Rewrite, load_counts
 
 if TYPE_CHECKING:
-    from formats.device import BlockDevice
+    from formats.devices.device import BlockDevice
     from formats.qcow2.report import Report
 
 _log = LateLogger(__name__)

@@ -30,7 +30,7 @@ from formats.qcow2.snapshot_table import (
 from formats.qcow2.tables import COMPRESSED, COPIED, OFFSET_MASK, clusters_of
 
 if TYPE_CHECKING:
-    from formats.device import BlockDevice
+    from formats.devices.device import BlockDevice
     from formats.qcow2.header import Header
 
 __all__ = [

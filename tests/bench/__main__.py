@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--crossover",
         action="store_true",
-        help="measure the tables of luks/bulk.py instead",
+        help="measure the tables of luks/crypto/fast/bulk.py instead",
     )
     return parser
 

@@ -1,6 +1,6 @@
 """From how many sectors on NumPy is faster.
 
-The tables in luks/bulk.py are measured with it.
+The tables in luks/crypto/fast/bulk.py are measured with it.
 
 The two ways take turns with requests of more and more sectors. What counts is
 where the way in bulk is faster from, and remains so.
@@ -17,15 +17,16 @@ from unittest import mock
 
 import numpy as np  # noqa: F401  its import is no part of this
 
-from luks import bulk, xts
-from luks.ciphers import parse, sector_cipher
+from luks.crypto.ciphers import sector_cipher
+from luks.crypto.fast import bulk, xts
+from luks.crypto.spec import parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 SECTOR_SIZES = (512, 1024, 2048, 4096)
 DIRECTIONS = ("encrypt", "decrypt")
-#: The table in luks/bulk.py, with a cipher that it is for, and the bytes of its key.
+#: The table in luks/crypto/fast/bulk.py, with a cipher that it is for, and the bytes of its key.
 _CIPHERS = {
     "AES_XTS": ("aes-xts-plain64", 64),
     "AES_XTS_BY_CONTEXTS": ("aes-xts-plain64", 64),
@@ -40,7 +41,7 @@ _REPEATS = 7
 
 
 class Measured(NamedTuple):
-    """As `luks.bulk.Crossover` has it; without sizes where NumPy never is faster.
+    """As `luks.crypto.fast.bulk.Crossover` has it; without sizes where NumPy never is faster.
 
     Attributes:
         encrypt: Sectors, by their size.

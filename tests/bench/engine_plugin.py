@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np  # noqa: F401
 
-from luks.ciphers import DEFAULT_CIPHER, sector_cipher
+from luks.crypto.ciphers import sector_cipher
+from luks.crypto.spec import DEFAULT_CIPHER
 
 if TYPE_CHECKING:
-    from formats.device import ReadableBuffer, WritableBuffer
+    from formats.devices.device import ReadableBuffer, WritableBuffer
 
 
 class Engine:

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from formats.file import FileDevice
+from formats.devices.file import FileDevice
 from formats.qcow2.creation import Options, create
 from formats.qcow2.opening import open_image
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from luks import bulk
+from luks.crypto.fast import bulk
 from tests.bench import __main__ as command
 from tests.bench import crossover
 from tests.bench.machine import describe

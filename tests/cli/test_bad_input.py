@@ -16,7 +16,7 @@ import pytest
 import blobstore as library
 import luks
 from blobstore.cli.main import EXIT_CODES
-from blobstore.opened import open_container
+from blobstore.container.open_container import open_container
 from formats.errors import StorageError
 from tests.support.cli import QUICK, blobstore, fails, succeeds, without_override
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 import luks
-from blobstore.put_speed import SIZES, measure_puts
+from blobstore.cli.put_speed import SIZES, measure_puts
 from formats.errors import DeviceError
-from luks import throughput
+from luks.keys import throughput
 from tests.support.cli import fails, succeeds
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from formats.eeprom.registry import MODULES
+from formats.eeprom.framework.registry import MODULES
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "eeprom.md").read_text()

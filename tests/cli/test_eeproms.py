@@ -11,9 +11,9 @@ from jsonschema import Draft202012Validator
 
 import blobstore as library
 from blobstore.manifests.schema import schema_text
-from formats.eeprom.chips import CHIPS
-from formats.eeprom.codec import Report
+from formats.eeprom.framework.codec import Report
 from formats.eeprom.ipmi_fru import CODEC as FRU
+from formats.eeprom.parts.chips import CHIPS
 from formats.eeprom.pci_vpd import CODEC as PCI
 from tests.support.cli import QUICK, blobstore, fails, succeeds
 from tests.support.eeproms import MANIFEST, blobs, shown, write_manifest

@@ -10,8 +10,8 @@ import pytest
 import blobstore as library
 import luks
 from blobstore.foreign.encryption import StateKey
-from formats.swtpm import PlainState, Slot, encode_state
-from formats.swtpm_linear import encode_linear
+from formats.state.swtpm import PlainState, Slot, encode_state
+from formats.state.swtpm_linear import encode_linear
 from tests.foreign.samples import BOOT, flash, uefi_json
 from tests.support.cli import blobstore, succeeds
 

@@ -21,8 +21,8 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from formats.eeprom.fields import validate
-from formats.eeprom.padding import fill_up
+from formats.eeprom.framework.fields import validate
+from formats.eeprom.parts.padding import fill_up
 from formats.errors import FormatError
 
 

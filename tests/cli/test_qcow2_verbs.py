@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from formats.file import FileDevice
+from formats.devices.file import FileDevice
 from formats.qcow2.creation import create
 from formats.qcow2.header import read_header
 from formats.qcow2.host import Host

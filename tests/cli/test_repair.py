@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 import luks
+from blobstore.container.open_container import open_container
 from blobstore.errors import CorruptBlobError
-from blobstore.opened import open_container
-from formats.file import FileDevice
+from formats.devices.file import FileDevice
 from tests.support.cli import QUICK, blobstore, fails, succeeds
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import luks
-from formats.device import MemoryDevice
+from formats.devices.device import MemoryDevice
 from tests.support.cli import QUICK, blobstore, succeeds
 from tests.support.foreign import program
 

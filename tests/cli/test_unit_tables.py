@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from formats.eeprom.codec import Report
+from formats.eeprom.framework.codec import Report
 from formats.eeprom.ipmi_fru import CODEC as FRU
 from formats.eeprom.pci_vpd import CODEC as PCI
 from tests.support.cli import blobstore, fails, succeeds

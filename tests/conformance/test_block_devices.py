@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import luks
-from blobstore.layout import SectionSpec, container_size, initialise
-from blobstore.store import Store
-from blobstore.windows.window import Window
-from formats.container import Kind
-from formats.device import BlockDevice, MemoryDevice, SliceDevice
+from blobstore.container.initialise import SectionSpec, container_size, initialise
+from blobstore.store.store import Store
+from blobstore.store.windows.window import Window
+from formats.container.model import Kind
+from formats.devices.device import BlockDevice, MemoryDevice, SliceDevice
+from formats.devices.file import FileDevice
 from formats.errors import ReadOnlyError, UnsupportedError
-from formats.file import FileDevice
 from formats.qcow2.creation import Options, create
 from formats.qcow2.opening import open_image
-from luks.ciphers import sector_cipher
+from luks.crypto.ciphers import sector_cipher
 from tests.luks.support import PASSPHRASE, json_of, template, with_json
 
 if TYPE_CHECKING:

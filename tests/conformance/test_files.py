@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from formats import holes, locks
-from formats.device import MemoryDevice, SliceDevice, is_blank
+from formats.devices import holes, locks
+from formats.devices.device import MemoryDevice, SliceDevice, is_blank
+from formats.devices.file import FileDevice, new_file
 from formats.errors import (
     DeviceBusyError,
     DeviceError,
@@ -21,7 +22,6 @@ from formats.errors import (
     ReadOnlyError,
     UnsupportedError,
 )
-from formats.file import FileDevice, new_file
 from tests.support.cli import without_override
 from tests.support.foreign import ForeignProgramError, program, run
 
@@ -61,7 +61,7 @@ def test_a_file_that_must_not_be_written_is_named_so(path: Path) -> None:
     code = (
         "import sys\n"
         "from formats.errors import ReadOnlyError\n"
-        "from formats.file import FileDevice\n"
+        "from formats.devices.file import FileDevice\n"
         "try: FileDevice(sys.argv[1], read_only=False)\n"
         "except ReadOnlyError: sys.exit(7)\n"
     )
@@ -189,7 +189,7 @@ def test_one_writer_or_many_readers(path: Path) -> None:
 def test_the_lock_ends_with_its_holder(path: Path) -> None:
     code = (
         "import sys\n"
-        "from formats.file import FileDevice\n"
+        "from formats.devices.file import FileDevice\n"
         "device = FileDevice(sys.argv[1], read_only=False)\n"
         "print('locked', flush=True)\n"
         "sys.stdin.read()\n"
@@ -259,7 +259,7 @@ def replaced_before(monkeypatch: pytest.MonkeyPatch, path: Path, times: int) -> 
             new.replace(path)
         real(fd, name, exclusive=exclusive)
 
-    monkeypatch.setattr("formats.file.lock_image", lock)
+    monkeypatch.setattr("formats.devices.file.lock_image", lock)
 
 
 @pytest.mark.parametrize("read_only", [False, True])
@@ -294,7 +294,7 @@ def test_c65_a_file_that_is_gone_when_it_is_locked_is_missing(
         path.unlink()
         real(fd, name, exclusive=exclusive)
 
-    monkeypatch.setattr("formats.file.lock_image", lock)
+    monkeypatch.setattr("formats.devices.file.lock_image", lock)
     with pytest.raises(DeviceError, match="No such file"):
         FileDevice(path, read_only=False)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from formats.records import Record, as_dict, field, replace
+from formats.frozen import Record, as_dict, field, replace
 
 
 class Point(Record):

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from formats.container import BLOCK_SIZES
-from formats.container_asn1 import require_canonical
-from formats.device import MemoryDevice
+from formats.container.asn1 import require_canonical
+from formats.container.model import BLOCK_SIZES
+from formats.devices.device import MemoryDevice
 from formats.errors import FormatError
 from tests.support import asn1
 from tests.support.stores import image, open_store, spec
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from blobstore.store import Store
+    from blobstore.store.store import Store
 
 SPECS = [
     spec("a", 700, b"first"),

@@ -10,8 +10,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from formats import der
-from formats.container import (
+from formats.container import der
+from formats.container.asn1 import require_canonical
+from formats.container.decoder import (
+    Record,
+    decode_header,
+    decode_item,
+    locate_check,
+    require_supported,
+)
+from formats.container.encoder import encode_free, encode_header, record_frame
+from formats.container.model import (
     BLOCK_SIZES,
     DIGEST_SIZE,
     HEAD_SIZE,
@@ -28,15 +37,6 @@ from formats.container import (
     Version,
     record_length,
 )
-from formats.container_asn1 import require_canonical
-from formats.container_decoder import (
-    Record,
-    decode_header,
-    decode_item,
-    locate_check,
-    require_supported,
-)
-from formats.container_encoder import encode_free, encode_header, record_frame
 from formats.errors import FormatError, UnsupportedError
 from tests.support.strategies import block_sizes, frees, headers, identities, versions
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formats import der
+from formats.container import der
 from formats.errors import FormatError
 
 

@@ -9,8 +9,8 @@ import pytest
 
 import blobstore
 import luks
+from formats.devices.file import FileDevice
 from formats.errors import DeviceBusyError, DeviceFullError, ForeignImageError
-from formats.file import FileDevice
 from tests.support.stores import contents
 
 if TYPE_CHECKING:

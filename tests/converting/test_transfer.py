@@ -6,13 +6,13 @@ from contextlib import suppress
 
 import pytest
 
-from blobstore.converting.transfer import transfer
+from blobstore.container.open_container import open_container
+from blobstore.container.scan import scan
+from blobstore.container.verification import verify
+from blobstore.copies.convert_store import transfer
 from blobstore.errors import CorruptBlobError, DamagedHeadError, StoreError
-from blobstore.opened import open_container
-from blobstore.scan import scan
-from blobstore.verification import verify
-from formats.container import HEAD_SIZE, Authentication, State
-from formats.device import MemoryDevice
+from formats.container.model import HEAD_SIZE, Authentication, State
+from formats.devices.device import MemoryDevice
 from formats.errors import DeviceError, FormatError
 from tests.support.devices import FaultyDevice, Flush, Operation, RecordingDevice, crash_states
 from tests.support.stores import CORRUPT, contents, image, open_store, spec

@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from formats.eeprom.codec import Codec, Report
+from formats.eeprom.framework.codec import Codec, Report
 from formats.errors import FormatError, UnsupportedError
 
 #: Text of which every character is a byte.

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from formats.device import ReadableBuffer
-from formats.eeprom import checksums
+from formats.devices.device import ReadableBuffer
+from formats.eeprom.parts import checksums
 
 
 @pytest.mark.parametrize(

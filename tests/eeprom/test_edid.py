@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formats.eeprom.codec import Report
 from formats.eeprom.edid import CODEC, Edid
 from formats.eeprom.edid_descriptors import (
     AlphanumericDataString,
@@ -21,6 +20,7 @@ from formats.eeprom.edid_descriptors import (
     DisplayProductSerialNumber,
 )
 from formats.eeprom.edid_extensions import CtaExtension, DataBlock, Extension
+from formats.eeprom.framework.codec import Report
 from formats.errors import (
     EmptyImageError,
     FieldError,

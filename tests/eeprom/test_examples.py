@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from blobstore import decode_blob, edit_blob, load_manifest
-from blobstore.sizes import parse_size
-from formats.eeprom.chips import CHIPS
-from formats.eeprom.codec import Codec, Report
-from formats.eeprom.fields import from_plain, to_plain
-from formats.eeprom.registry import built_in_codec
+from blobstore.manifests.sizes import parse_size
+from formats.eeprom.framework.codec import Codec, Report
+from formats.eeprom.framework.fields import from_plain, to_plain
+from formats.eeprom.framework.registry import built_in_codec
+from formats.eeprom.parts.chips import CHIPS
 from tests.support.foreign import decode_dimms, edid_decode
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "eeprom"

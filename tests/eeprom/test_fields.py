@@ -13,10 +13,10 @@ import pytest
 from jsonschema import Draft202012Validator
 from msgspec import Meta
 
-from formats.eeprom.fields import from_plain, to_plain, validate
-from formats.eeprom.limits import UInt8
-from formats.eeprom.paths import assign
-from formats.eeprom.schema import schemas_of
+from formats.eeprom.framework.fields import from_plain, to_plain, validate
+from formats.eeprom.framework.limits import UInt8
+from formats.eeprom.framework.paths import assign
+from formats.eeprom.framework.schema import schemas_of
 from formats.errors import FieldError
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formats.eeprom.codec import Report
+from formats.eeprom.framework.codec import Report
 from formats.eeprom.intel_nic import CODEC, IntelNic
 from formats.errors import EmptyImageError, FieldError, FormatError, TruncatedImageError
 from tests.support.models import models

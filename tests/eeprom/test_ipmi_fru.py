@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from formats.eeprom.codec import Report
+from formats.eeprom.framework.codec import Report
 from formats.eeprom.fru_areas import BoardInfo, ChassisInfo, ProductInfo
 from formats.eeprom.fru_records import (
     AccessType,

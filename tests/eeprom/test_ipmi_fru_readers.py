@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import fru.fru_format
 import pytest
 
-from formats.eeprom.codec import Report
+from formats.eeprom.framework.codec import Report
 from formats.eeprom.fru_areas import BoardInfo, ChassisInfo, ProductInfo
 from formats.eeprom.ipmi_fru import CODEC, IpmiFru
 from tests.support.foreign import program

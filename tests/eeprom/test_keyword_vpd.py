@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formats.eeprom.codec import Report
+from formats.eeprom.framework.codec import Report
 from formats.eeprom.keyword_vpd import CODEC, KeywordVpd
 from formats.errors import FieldError, FormatError
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formats.eeprom.codec import Report, cautions_of
+from formats.eeprom.framework.codec import Report, cautions_of
 from formats.eeprom.onie_tlv import CODEC, OnieTlv, Tlv, VendorExtension
-from formats.eeprom.ordering import stated_order
+from formats.eeprom.parts.ordering import stated_order
 from formats.errors import (
     EmptyImageError,
     FieldError,

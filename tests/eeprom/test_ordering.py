@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formats.eeprom.ordering import arrange, stated_order
+from formats.eeprom.parts.ordering import arrange, stated_order
 from formats.errors import FieldError
 
 types = st.lists(st.integers(0, 4), max_size=8).map(sorted)

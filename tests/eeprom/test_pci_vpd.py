@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formats.eeprom.codec import Report
+from formats.eeprom.framework.codec import Report
 from formats.eeprom.pci_vpd import CODEC, PciVpd, Reserve
 from formats.errors import FieldError, FormatError
 from tests.support.foreign import lspci_vpd

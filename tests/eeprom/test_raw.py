@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formats.eeprom.limits import ByteOrder
+from formats.eeprom.framework.limits import ByteOrder
 from formats.eeprom.raw import CODEC, Algorithm, Checksum, Raw
 from formats.errors import FieldError
 

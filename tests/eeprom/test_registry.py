@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formats.eeprom.mirror import mirror_of
-from formats.eeprom.registry import MODULES, built_in_codec
-from formats.eeprom.schema import schemas_of
+from formats.eeprom.framework.mirror import mirror_of
+from formats.eeprom.framework.registry import MODULES, built_in_codec
+from formats.eeprom.framework.schema import schemas_of
 
 from .support import check_bytes
 

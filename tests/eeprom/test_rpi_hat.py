@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formats.eeprom.codec import Report, cautions_of
-from formats.eeprom.ordering import stated_order
+from formats.eeprom.framework.codec import Report, cautions_of
+from formats.eeprom.parts.ordering import stated_order
 from formats.eeprom.rpi_hat import CODEC, Atom, RpiHat
 from formats.eeprom.rpi_hat_atoms import FunctionSelect, GpioMap, Pin, PullType, VendorInfo
 from formats.errors import (

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formats.eeprom.codec import Report, cautions_of
+from formats.eeprom.framework.codec import Report, cautions_of
 from formats.eeprom.sl28_vpd import CODEC, Sl28Vpd
 from formats.errors import (
     EmptyImageError,

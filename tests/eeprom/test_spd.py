@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from formats.eeprom import spd_ddr3, spd_ddr4, spd_ddr5
-from formats.eeprom.codec import Report
+from formats.eeprom.framework.codec import Report
 from formats.eeprom.spd import SpdCodec, SpdModule
 from formats.eeprom.spd_ddr3 import SpdDdr3
 from formats.eeprom.spd_ddr4 import SpdDdr4

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from formats.eeprom import uboot_env, uboot_env_redundant
-from formats.eeprom.codec import Report
-from formats.eeprom.limits import ByteOrder
+from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.limits import ByteOrder
 from formats.eeprom.uboot_env import UbootEnvironment
 from formats.eeprom.uboot_env_redundant import EnvironmentCopy, RedundantEnvironment
 from formats.errors import FieldError, FormatError

@@ -11,7 +11,7 @@ import pytest
 
 import blobstore
 import luks
-from formats.device import MemoryDevice
+from formats.devices.device import MemoryDevice
 from formats.errors import DeviceError
 from tests.support.devices import FaultyDevice
 from tests.support.stores import image, open_store, spec

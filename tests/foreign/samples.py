@@ -9,15 +9,15 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from blobstore.foreign.encryption import StateKey
-from formats.swtpm import PlainState, Slot, encode_state
-from formats.swtpm_linear import encode_linear
+from formats.state.swtpm import PlainState, Slot, encode_state
+from formats.state.swtpm_linear import encode_linear
 from tests.support.devices import RecordingDevice
 from tests.support.stores import image
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from blobstore.layout import SectionSpec
+    from blobstore.container.initialise import SectionSpec
 
 PERMANENT = encode_state(PlainState(bytes.fromhex("0003ab364723") + b"permanent" * 20))
 VOLATILE = encode_state(PlainState(bytes.fromhex("000445637889") + b"volatile" * 30))

@@ -10,6 +10,7 @@ import pytest
 import blobstore
 from blobstore.foreign.exporting import export_state
 from blobstore.foreign.importing import import_state
+from formats.devices.file import FileDevice
 from formats.errors import (
     DeviceBusyError,
     DeviceError,
@@ -20,8 +21,7 @@ from formats.errors import (
     TruncatedImageError,
     UnsupportedError,
 )
-from formats.file import FileDevice
-from formats.swtpm import PlainState, Slot, encode_state
+from formats.state.swtpm import PlainState, Slot, encode_state
 from luks import PolicyError, SecretRequiredError
 from tests.foreign.samples import (
     BOOT,
@@ -259,7 +259,7 @@ def test_f20_a_flash_is_a_window_of_exactly_its_size() -> None:
 
 
 def test_f20_a_section_keeps_the_kind_it_was_made_with() -> None:
-    from formats.container import Kind
+    from formats.container.model import Kind
 
     window = blobstore.SectionSpec("a", 100, kind=Kind.WINDOW)
     store = open_store(recorded(spec("uefi-variables", 8192), window))

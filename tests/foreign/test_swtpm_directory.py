@@ -12,7 +12,7 @@ from blobstore.foreign import swtpm_directory
 from blobstore.foreign.exporting import export_state
 from blobstore.foreign.importing import import_state
 from formats.errors import DeviceError, FormatError
-from formats.swtpm import PlainState, Slot, encode_state
+from formats.state.swtpm import PlainState, Slot, encode_state
 from tests.foreign.samples import (
     PERMANENT,
     TPM_12,

@@ -20,7 +20,7 @@ from formats.errors import (
     TruncatedImageError,
     UnsupportedError,
 )
-from formats.swtpm import (
+from formats.state.swtpm import (
     EncryptedState,
     PlainState,
     Slot,
@@ -30,7 +30,7 @@ from formats.swtpm import (
     tpm_version,
     validate_slot,
 )
-from formats.swtpm_linear import HEADER_SIZE, decode_linear, encode_linear
+from formats.state.swtpm_linear import HEADER_SIZE, decode_linear, encode_linear
 from luks import SecretRequiredError
 
 PERMANENT = bytes.fromhex("0003ab364723") + b"permanent"

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formats.edk2_varstore import VariableFlash, decode_flash
 from formats.errors import (
     EmptyImageError,
     ForeignImageError,
@@ -18,7 +17,8 @@ from formats.errors import (
     TruncatedImageError,
     UnsupportedError,
 )
-from formats.uefi_vars import UefiVariable, decode_variables
+from formats.state.edk2_varstore import VariableFlash, decode_flash
+from formats.state.uefi_vars import UefiVariable, decode_variables
 from tests.foreign.samples import BOOT, GUID, PLAIN, VOLUME, flash, uefi_json
 
 

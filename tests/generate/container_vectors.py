@@ -27,18 +27,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from blobstore.authentication import Authenticator
-from blobstore.opened import open_container
-from formats.container import Kind
-from formats.container_decoder import decode_header
-from formats.device import MemoryDevice
+from blobstore.container.authentication import Authenticator
+from blobstore.container.open_container import open_container
+from formats.container.decoder import decode_header
+from formats.container.model import Kind
+from formats.devices.device import MemoryDevice
 from tests.support.devices import RecordingDevice
 from tests.support.stores import CORRUPT, UNWRITTEN, Contents, image, open_store, spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from blobstore.store import Store
+    from blobstore.store.store import Store
 
 DIRECTORY = Path(__file__).resolve().parents[1] / "vectors" / "container"
 

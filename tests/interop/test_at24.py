@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from formats.eeprom.codec import Report
+from formats.eeprom.framework.codec import Report
 from formats.eeprom.ipmi_fru import CODEC
 from tests.support.cli import succeeds
 from tests.support.foreign import program

@@ -13,10 +13,10 @@ import pytest
 
 import blobstore as library
 import luks
-from blobstore.layers import LayersLock, image_format, open_layers
-from blobstore.luks_places import luks_place
+from blobstore.image.layers import LayersLock, image_format, open_layers
+from blobstore.image.luks_header import luks_place
+from formats.devices.file import FileDevice
 from formats.errors import AmbiguousSnapshotError
-from formats.file import FileDevice
 from formats.qcow2.creation import Options
 from formats.qcow2.header import read_header
 from formats.qcow2.snapshots import SnapshotKey, create_snapshot

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from blobstore.luks_places import luks_place
+from blobstore.image.luks_header import luks_place
 from formats.errors import DeviceBusyError
 from tests.luks.programs import key_file
 from tests.support.cli import QUICK, fails, succeeds

@@ -9,9 +9,9 @@ import pytest
 
 import blobstore
 import luks
-from formats.edk2_varstore import decode_flash
 from formats.errors import ForeignImageError
-from formats.uefi_vars import decode_variables
+from formats.state.edk2_varstore import decode_flash
+from formats.state.uefi_vars import decode_variables
 from tests.support.cli import succeeds
 from tests.support.foreign import system_file, virt_fw_vars
 

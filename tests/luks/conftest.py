@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from luks import wide_aes, xts_bulk
-from luks.bulk import Bulk, BulkPath
+from luks.crypto.fast import wide_aes, xts_bulk
+from luks.crypto.fast.bulk import Bulk, BulkPath
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import luks
-from formats.device import MemoryDevice
-from formats.records import replace
-from luks import luks1, luks2
-from luks.luks2_binary import (
+from formats.devices.device import MemoryDevice
+from formats.frozen import replace
+from luks.header import luks1, luks2
+from luks.header.luks2_binary import (
     BINARY_SIZE,
     PRIMARY_MAGIC,
     SECONDARY_MAGIC,
@@ -25,7 +25,7 @@ from luks.luks2_binary import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from formats.device import BlockDevice
+    from formats.devices.device import BlockDevice
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "luks"
 

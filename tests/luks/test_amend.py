@@ -11,7 +11,7 @@ import luks
 from tests.luks.support import OTHER, PASSPHRASE, PBKDF2, opens, small_volume
 
 if TYPE_CHECKING:
-    from formats.device import MemoryDevice
+    from formats.devices.device import MemoryDevice
 
 THIRD = b"third"
 BOTH = pytest.mark.parametrize("version", [1, 2])

@@ -13,8 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luks import bulk, bulk_ivs, cbc_bulk, ciphers, wide_aes, xts, xts_bulk
-from luks.blockcipher import CryptographyCipher
+from luks.crypto import ciphers
+from luks.crypto.blockcipher import CryptographyCipher
+from luks.crypto.fast import bulk, bulk_ivs, cbc_bulk, wide_aes, xts, xts_bulk
+from luks.crypto.spec import parse
 
 SECTOR_SIZES = [512, 1024, 2048, 4096]
 CIPHERS = {
@@ -38,14 +40,14 @@ CASES = [(text, size) for text, sizes in CIPHERS.items() for size in sizes]
 
 
 def one_by_one(text: str, key: bytes, sector_size: int) -> ciphers._ModeCipher:
-    """The way of `luks.modes`, whatever the size."""
-    spec, view = ciphers.parse(text), memoryview(key)
+    """The way of `luks.crypto.modes`, whatever the size."""
+    spec, view = parse(text), memoryview(key)
     generate = ciphers._iv_generator(spec, view, 16, sector_size)
     return ciphers._ModeCipher(ciphers._mode(spec, view), generate, sector_size)
 
 
 def in_bulk(text: str, key: bytes, sector_size: int) -> bulk.Bulk:
-    path = bulk.bulk_path(ciphers.parse(text), memoryview(key), sector_size, bulk.OTHER_XTS)
+    path = bulk.bulk_path(parse(text), memoryview(key), sector_size, bulk.OTHER_XTS)
     assert path is not None
     return path._make()
 
@@ -131,7 +133,7 @@ def test_sectors_of_any_distance(
 def test_l70_generators_are_the_same_both_ways(
     name: str, first: int, step: int, count: int
 ) -> None:
-    spec = ciphers.parse(f"aes-cbc-{name}")
+    spec = parse(f"aes-cbc-{name}")
     generate = ciphers._iv_generator(spec, memoryview(bytes(32)), 16, 512)
     room = bulk_ivs.IvRoom(count + 1)
     room.data[:] = b"\xaa" * len(room.data)  # as another generator leaves it
@@ -299,7 +301,7 @@ def test_work_areas_keep_nothing_that_was_decrypted(sectors: int) -> None:
 
 
 def run(code: str) -> None:
-    preamble = "import sys\nfrom luks.ciphers import sector_cipher\n"
+    preamble = "import sys\nfrom luks.crypto.ciphers import sector_cipher\n"
     subprocess.run([sys.executable, "-c", preamble + code], check=True)
 
 
@@ -348,7 +350,7 @@ def test_where_numpy_is_there_it_is_used() -> None:
     ],
 )
 def test_other_ciphers_have_no_such_way(text: str, key_size: int) -> None:
-    spec = ciphers.parse(text)
+    spec = parse(text)
     assert bulk.bulk_path(spec, memoryview(bytes(key_size)), 512, bulk.OTHER_XTS) is None
 
 
@@ -356,5 +358,5 @@ def test_there_is_none_on_machines_with_the_other_byte_order(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sys, "byteorder", "big")
-    spec = ciphers.parse("aes-xts-plain64")
+    spec = parse("aes-xts-plain64")
     assert bulk.bulk_path(spec, memoryview(bytes(64)), 512, bulk.OTHER_XTS) is None

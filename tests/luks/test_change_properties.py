@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import luks
-from luks import luks2
+from luks.header import luks2
 from tests.luks.support import KEY, OTHER, PBKDF2, Template, json_of, known_volume, opens, put_copy
 from tests.luks.test_properties import JSON
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luks import blockcipher, ciphers, gcrypt, nettle
+from luks.crypto import blockcipher, ciphers, gcrypt, nettle
+from luks.crypto.spec import check_spec, parse
 from luks.errors import PolicyError, UnsupportedError
 from tests.luks.test_ciphers import CASES, encrypted, random_key
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     ],
 )
 def test_cipher_strings_are_taken_apart(text: str, parts: tuple[str, str, str, str]) -> None:
-    spec = ciphers.parse(text)
+    spec = parse(text)
     assert (spec.cipher, spec.mode, spec.iv, spec.iv_option) == parts
 
 
@@ -86,7 +87,7 @@ def test_l71_without_the_shared_libraries_the_remedy_is_named(
     text: str, key_size: int, remedy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _without("gcrypt", "nettle")(monkeypatch)
-    ciphers.check_spec(ciphers.parse(text), key_size)
+    check_spec(parse(text), key_size)
     with pytest.raises(UnsupportedError, match="cannot be used") as caught:
         ciphers.check_usable(text, key_size)
     assert repr(text) in str(caught.value)
@@ -216,7 +217,7 @@ def test_any_cipher_string_is_served_or_refused(
 )
 def test_ciphers_that_nobody_has_are_told_from_those_missing_here(text: str, key_size: int) -> None:
     with pytest.raises(UnsupportedError):
-        ciphers.check_spec(ciphers.parse(text), key_size)
+        check_spec(parse(text), key_size)
 
 
 @pytest.mark.parametrize(
@@ -224,16 +225,16 @@ def test_ciphers_that_nobody_has_are_told_from_those_missing_here(text: str, key
     [("cast6-cbc-plain64", 32), ("aes-cbc-essiv:sha512", 32), ("cipher_null-ecb", 32)],
 )
 def test_ciphers_of_other_programs_are_known(text: str, key_size: int) -> None:
-    ciphers.check_spec(ciphers.parse(text), key_size)
+    check_spec(parse(text), key_size)
 
 
 def test_l71_the_default_cipher_costs_no_other_library() -> None:
     """Nor the import of what would load it."""
     code = (
         "import sys\n"
-        "from luks.ciphers import sector_cipher\n"
+        "from luks.crypto.ciphers import sector_cipher\n"
         "sector_cipher('aes-xts-plain64', bytes(range(64)), 4096)\n"
-        "loaded = {'ctypes', 'luks.gcrypt', 'luks.modes'} & set(sys.modules)\n"
+        "loaded = {'ctypes', 'luks.crypto.gcrypt', 'luks.crypto.modes'} & set(sys.modules)\n"
         "sys.exit(str(loaded) if loaded else 0)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

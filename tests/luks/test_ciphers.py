@@ -14,9 +14,11 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from formats.device import MemoryDevice
-from luks import blockcipher, ciphers, gcrypt, ivs, modes, nettle, xts
-from luks.segment import CryptSegment
+from formats.devices.device import MemoryDevice
+from luks.crypto import blockcipher, ciphers, gcrypt, ivs, modes, nettle
+from luks.crypto.fast import xts
+from luks.crypto.spec import check_spec, parse
+from luks.payload.segment import CryptSegment
 from tests.luks.support import vectors
 
 #: Everything that is served, with the bytes of each key it takes.
@@ -85,7 +87,7 @@ def random_key(size: int) -> bytes:
 def test_each_mode_gives_the_ciphertext_of_each_vector(vector: dict[str, Any]) -> None:
     key, data = bytes.fromhex(vector["key"]), bytes.fromhex(vector["plaintext"])
     iv = bytes.fromhex(vector["iv"] or "")
-    mode = ciphers._mode(ciphers.parse(f"{vector['cipher']}-{vector['mode']}"), memoryview(key))
+    mode = ciphers._mode(parse(f"{vector['cipher']}-{vector['mode']}"), memoryview(key))
     assert mode.iv_size == len(iv)
     assert mode.encrypt(iv, data, len(data)).hex() == vector["ciphertext"]
     assert mode.decrypt(iv, bytes.fromhex(vector["ciphertext"]), len(data)) == data
@@ -131,7 +133,7 @@ def test_l50_l70_large_sectors_are_numbered_as_dm_crypt_numbers_them(
     "vector", vectors("ivs.json"), ids=lambda v: f"{v['iv_generator']}-{v['sector']}"
 )
 def test_l70_each_generator_gives_the_iv_of_each_vector(vector: dict[str, Any]) -> None:
-    spec = ciphers.parse(vector["iv_generator"])
+    spec = parse(vector["iv_generator"])
     key = bytes.fromhex(vector["key"] or "")
     generate = ciphers._iv_generator(spec, memoryview(key), 16, 512)
     assert generate([vector["sector"]]).hex() == vector["iv"]
@@ -199,7 +201,7 @@ def test_ctr_counts_as_openssl_does(iv: bytes) -> None:
 @pytest.mark.parametrize("key_size", [32, 64])
 def test_both_implementations_of_xts_agree(text: str, key_size: int) -> None:
     key, data = os.urandom(key_size), os.urandom(8192)
-    spec = ciphers.parse(text)
+    spec = parse(text)
     mode = ciphers._mode(spec, memoryview(key))
     slow = ciphers._ModeCipher(mode, ciphers._iv_generator(spec, memoryview(key), 16, 1024), 1024)
     fast = xts.AesXts(key, 1024, spec.iv)
@@ -255,7 +257,7 @@ def test_nettle_s_cbc_is_that_of_its_blocks() -> None:
 def test_each_cipher_decrypts_what_it_encrypted(text: str, key_size: int) -> None:
     """Each sector by itself, in place or not, also more than pass through at a time."""
     key = random_key(key_size)
-    ciphers.check_spec(ciphers.parse(text), key_size)
+    check_spec(parse(text), key_size)
     for sector_size in SECTOR_SIZES:
         cipher = ciphers.sector_cipher(text, key, sector_size)
         data = os.urandom(3 * sector_size)

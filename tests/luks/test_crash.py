@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 
 import luks
-from formats.device import MemoryDevice
-from formats.file import FileDevice
-from formats.records import replace
-from luks.enroll import add_keyslot
-from luks.writer import write_header
+from formats.devices.device import MemoryDevice
+from formats.devices.file import FileDevice
+from formats.frozen import replace
+from luks.header.writer import write_header
+from luks.keys.enroll import add_keyslot
 from tests.luks.support import (
     KEY,
     OTHER,

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 import luks
-from formats.device import MemoryDevice
+from formats.devices.device import MemoryDevice
 from tests.luks.support import OTHER, PASSPHRASE, PBKDF2, known_volume
 from tests.support.devices import SECTOR, FaultyDevice, RecordingDevice, crash_states
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from formats.device import BlockDevice, ReadableBuffer
+    from formats.devices.device import BlockDevice, ReadableBuffer
     from tests.support.devices import Operation
 
 pytestmark = pytest.mark.slow

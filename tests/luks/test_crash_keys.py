@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 import luks
-from formats.device import MemoryDevice
+from formats.devices.device import MemoryDevice
 from tests.luks.support import OTHER, PASSPHRASE, PBKDF2
 from tests.support.devices import FaultyDevice, RecordingDevice, crash_states
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from formats.device import BlockDevice
+    from formats.devices.device import BlockDevice
     from tests.support.devices import Operation
 
 pytestmark = pytest.mark.slow

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import luks
-from luks import benchmark
+from luks.keys import benchmark
 from tests.luks.programs import cryptsetup
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "luks.md"

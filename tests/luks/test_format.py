@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import luks
-from formats.device import MemoryDevice, SliceDevice
-from luks import benchmark
-from luks.luks2_binary import METADATA_SIZES
+from formats.devices.device import MemoryDevice, SliceDevice
+from luks.header.luks2_binary import METADATA_SIZES
+from luks.keys import benchmark
 from tests.luks.support import (
     ARGON2I,
     ARGON2ID,
@@ -263,7 +263,7 @@ def test_a_new_file_appears_whole_and_private(tmp_path: Path) -> None:
 def test_a_new_file_that_fails_is_not_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("luks.creation.create_header", _fail)
+    monkeypatch.setattr("luks.payload.creation.create_header", _fail)
     for header in (None, tmp_path / "header"):
         with pytest.raises(luks.DeviceError, match="injected"):
             luks.format(tmp_path / "image", PASSPHRASE, header=header, size=4096, kdf=PBKDF2)

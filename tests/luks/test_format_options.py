@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import luks
-from formats.device import MemoryDevice
-from luks import luks1
+from formats.devices.device import MemoryDevice
 from tests.luks.programs import CHEAP, accepts, cryptsetup, key_file, qemu_io
 from tests.luks.support import PASSPHRASE, PBKDF2, opens
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from luks.header import luks1
 
 pytestmark = pytest.mark.interop
 

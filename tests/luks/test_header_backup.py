@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import luks
-from formats.device import MemoryDevice
+from formats.devices.device import MemoryDevice
 from tests.luks.support import OTHER, PASSPHRASE, PBKDF2, opens, small_volume
 from tests.support.devices import RecordingDevice, Write
 
@@ -140,7 +140,7 @@ def test_l111_layout_and_segments_belong_to_a_volume(tmp_path: Path) -> None:
 
 
 def _with_digests(header: luks.Header, digests: dict[int, luks.Digest]) -> luks.Header:
-    from formats.records import replace
+    from formats.frozen import replace
 
     return replace(header, digests=digests)
 

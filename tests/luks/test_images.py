@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import luks
-from formats.device import MemoryDevice
+from formats.devices.device import MemoryDevice
 from tests.luks.support import image, pattern, vectors
 
 

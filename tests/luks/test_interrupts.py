@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 import luks
-from formats.device import MemoryDevice
-from luks.header_lock import exclusive
-from luks.load import opened_for_header
+from formats.devices.device import MemoryDevice
+from luks.header.load import opened_for_header
+from luks.header.lock import exclusive
 from tests.luks.support import OTHER, PASSPHRASE, PBKDF2
 from tests.support.interrupts import chosen_points, interrupt_points, interrupted_at
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from luks.load import Place
+    from luks.header.load import Place
 
 pytestmark = [
     pytest.mark.slow,
@@ -45,7 +45,7 @@ VERSIONS = (1, 2)
 @pytest.fixture(autouse=True)
 def few_stripes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Anti-forensic stripes take many bytecodes, all alike; LUKS2 leaves no choice of them."""
-    monkeypatch.setattr("luks.enroll.STRIPES", 2)
+    monkeypatch.setattr("luks.keys.enroll.STRIPES", 2)
 
 
 def repeatable(run: Callable[[], object]) -> None:

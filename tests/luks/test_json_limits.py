@@ -14,7 +14,7 @@ import pytest
 
 import luks
 from formats.errors import ArgumentError
-from luks.luks2_json import MAX_DEPTH, TOKEN_DEPTH
+from luks.header.luks2_json import MAX_DEPTH, TOKEN_DEPTH
 from tests.luks.programs import accepts, key_file
 from tests.luks.support import PASSPHRASE, json_of, template, with_json
 from tests.support.cli import blobstore, succeeds

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import luks
-from formats.device import MemoryDevice
+from formats.devices.device import MemoryDevice
 from formats.errors import ArgumentError
-from formats.records import replace
-from luks import luks1
-from luks.enroll import add_keyslot
-from luks.kdf import confirms
-from luks.keyslots import seal
-from luks.writer import write_header
+from formats.frozen import replace
+from luks.crypto.kdf import confirms
+from luks.header.writer import write_header
+from luks.keys.enroll import add_keyslot
+from luks.keys.keyslots import seal
 from tests.luks.programs import accepts, key_file
 from tests.luks.support import (
     KEY,
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from luks.header import luks1
     from tests.luks.support import Template
 
 #: Of the 32 bytes that the volume key has, up to the next length that AES-XTS takes.

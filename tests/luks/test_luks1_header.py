@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 import luks
-from formats.device import MemoryDevice
-from formats.records import replace
-from luks import gcrypt, luks1
+from formats.devices.device import MemoryDevice
+from formats.frozen import replace
+from luks.crypto import gcrypt
+from luks.header import luks1
 from tests.luks.support import PASSPHRASE, Template, opens, template, with_luks1, with_slot
 
 

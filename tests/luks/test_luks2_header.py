@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import luks
-from formats.records import replace
-from luks import luks2
-from luks.luks2_json import format_area, parse_area
-from luks.writer import write_header
+from formats.frozen import replace
+from luks.header import luks2
+from luks.header.luks2_json import format_area, parse_area
+from luks.header.writer import write_header
 from tests.luks.support import PASSPHRASE, Template, json_of, opens, put_copy, template, with_json
 
 if TYPE_CHECKING:
@@ -513,7 +513,7 @@ def test_metadata_that_load_but_must_not_open(
     root = changed(change)
     device = with_json(base(), root)
     header = luks.load_header(device)
-    monkeypatch.setattr("luks.keyslots.derive", derive)
+    monkeypatch.setattr("luks.keys.keyslots.derive", derive)
     with pytest.raises(error, match=text.replace("(", r"\(")):
         luks.open(device, PASSPHRASE)
     # What cannot be opened is kept as it is, all the same.

@@ -37,9 +37,9 @@ def test_importing_luks_costs_nothing() -> None:
 def test_opening_does_not_import_what_only_creating_needs() -> None:
     creating = {
         "uuid",
-        "luks.creation",
-        "luks.benchmark",
-        "luks.writer",
+        "luks.payload.creation",
+        "luks.keys.benchmark",
+        "luks.header.writer",
         "numpy",
         "logging",
     }

@@ -9,9 +9,9 @@ import pytest
 
 import blobstore
 import luks
-from formats.device import MemoryDevice
+from formats.devices.device import MemoryDevice
+from formats.devices.file import FileDevice
 from formats.errors import ArgumentError
-from formats.file import FileDevice
 from tests.luks.programs import cryptsetup, key_file
 from tests.luks.support import (
     PASSPHRASE,

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import luks
-from formats.records import replace
-from luks import luks2
+from formats.frozen import replace
+from luks.header import luks2
 from tests.luks.support import (
     ARGON2ID,
     OTHER,
@@ -86,7 +86,7 @@ def test_what_violates_one_is_refused_before_the_secret_is_used(
         pytest.fail("the secret was used")
 
     base(version)  # made once, which needs what is replaced now
-    monkeypatch.setattr("luks.keyslots.derive", derive)
+    monkeypatch.setattr("luks.keys.keyslots.derive", derive)
     with pytest.raises(luks.PolicyError):
         opened(policy, version)
     with pytest.raises(luks.PolicyError), luks.edit(base(version).copy(), policy=policy) as header:

@@ -14,13 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import luks
-from formats.device import MemoryDevice
-from luks import gcrypt, xts
-from luks.af import af_merge, af_split
-from luks.ciphers import sector_cipher
+from formats.devices.device import MemoryDevice
+from luks.crypto import gcrypt
+from luks.crypto.af import af_merge, af_split
+from luks.crypto.ciphers import sector_cipher
+from luks.crypto.fast import xts
+from luks.crypto.hashes import is_known, lookup
+from luks.crypto.kdf import KdfLimits, derive
 from luks.errors import LuksHeaderError, PolicyError, UnsupportedError
-from luks.hashes import is_known, lookup
-from luks.kdf import KdfLimits, derive
 from luks.model import Argon2, Pbkdf2
 from tests.luks.support import vectors
 

@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import luks
-from formats.device import MemoryDevice
-from luks import luks1, luks2
-from luks.luks2_json import format_area, parse_area
-from luks.luks2_objects import decode
-from luks.validate import validate_luks1
+from formats.devices.device import MemoryDevice
+from luks.header import luks1, luks2
+from luks.header.luks2_json import format_area, parse_area
+from luks.header.luks2_objects import decode
+from luks.header.validate import validate_luks1
 from tests.luks.support import PASSPHRASE, Template, json_of, put_copy, template
 
 # What a header may cost us here: an example that passes validation is opened too.

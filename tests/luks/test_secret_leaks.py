@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 import blobstore
 import luks
-from formats.file import FileDevice
+from formats.devices.file import FileDevice
 from luks import Secret, SecretObject, SecretObjects
 from tests.support.leaks import MARKER, MASTER, forms, leaking_files, leaks, told_by
 

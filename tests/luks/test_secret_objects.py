@@ -11,7 +11,8 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 import luks
-from luks import Secret, SecretObject, SecretObjects, secret_codec
+from luks import Secret, SecretObject, SecretObjects
+from luks.secret import secret_codec
 from tests.luks.support import vectors
 from tests.support.foreign import ForeignProgramError, run
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 import luks
-from luks import Secret, keyring, secret_sources
-from luks.secrets import MAX_KEY_FILE_SIZE
+from luks import Secret
+from luks.secret import keyring, secret_sources
+from luks.secret.secrets import MAX_KEY_FILE_SIZE
 from tests.luks.programs import CHEAP, accepts, cryptsetup
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import luks
-from luks.secrets import MAX_KEY_FILE_SIZE, Secret, view_of
+from luks.secret.secrets import MAX_KEY_FILE_SIZE, Secret, view_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 
 import luks
-from formats.device import MemoryDevice
-from luks import luks2
-from luks.luks2_binary import METADATA_SIZES
+from formats.devices.device import MemoryDevice
+from luks.header import luks2
+from luks.header.luks2_binary import METADATA_SIZES
 from tests.luks.support import shared_corpus
 
 pytestmark = pytest.mark.skipif(

@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import luks
-from luks import benchmark
+from luks.keys import benchmark
 from tests.luks.support import OTHER, PASSPHRASE, PBKDF2, small_volume
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from formats.device import MemoryDevice
+    from formats.devices.device import MemoryDevice
 
 DESCRIPTION = "blobstore-test:token"
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "keys.md"

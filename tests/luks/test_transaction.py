@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import luks
-from formats.device import MemoryDevice
-from luks import luks1
-from luks.header_lock import exclusive
+from formats.devices.device import MemoryDevice
+from luks.header.lock import exclusive
 from luks.model import PRIORITY_IGNORE, PRIORITY_PREFER
 from tests.luks.support import (
     ARGON2ID,
@@ -33,6 +32,8 @@ from tests.support.devices import RecordingDevice, Write
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from luks.header import luks1
 
 THIRD = b"third"
 #: Room for four keyslots of a 32-byte key.

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import luks
-from formats.device import MemoryDevice
-from formats.records import replace
-from luks.enroll import add_keyslot
-from luks.writer import write_header
+from formats.devices.device import MemoryDevice
+from formats.frozen import replace
+from luks.header.writer import write_header
+from luks.keys.enroll import add_keyslot
 from tests.luks.support import (
     ARGON2I,
     ARGON2ID,
@@ -277,7 +277,7 @@ def test_many_keyslots_cost_no_more_than_a_few(monkeypatch: pytest.MonkeyPatch) 
         tried.append(1)
         return luks.Secret(os.urandom(32))
 
-    monkeypatch.setattr("luks.keyslots.derive", derive)
+    monkeypatch.setattr("luks.keys.keyslots.derive", derive)
     limits = luks.KdfLimits(iterations=11_000)
     with pytest.raises(luks.NoKeyslotMatchError, match="L61") as caught:
         luks.open(device, OTHER, limits=limits)

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import luks
-from formats.device import MemoryDevice
-from luks import luks2
+from formats.devices.device import MemoryDevice
+from luks.header import luks2
 from tests.luks.programs import CHEAP, cryptsetup, key_file
 from tests.luks.support import Template, fix_checksum, json_of, put_copy, with_json
 from tests.support.foreign import ForeignProgramError

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import luks
-from formats.device import BlockDevice, MemoryDevice
+from formats.devices.device import BlockDevice, MemoryDevice
 from formats.errors import DeviceError
-from luks.segment import CryptSegment
-from luks.xts import AesXts
+from luks.crypto.fast.xts import AesXts
+from luks.payload.segment import CryptSegment
 from tests.luks.support import (
     PASSPHRASE,
     Template,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from formats.device import WritableBuffer
+    from formats.devices.device import WritableBuffer
 
 SECTOR_SIZES = [512, 1024, 2048, 4096]
 SIZE = 1 << 16

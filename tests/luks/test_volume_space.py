@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import luks
-from formats.device import MemoryDevice, SliceDevice
+from formats.devices.device import MemoryDevice, SliceDevice
 from tests.luks.programs import key_file, qemu_read
 from tests.luks.support import PASSPHRASE, PBKDF2, json_of, with_json
 from tests.luks.test_volume import SIZE, base

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import luks
-from formats.device import MemoryDevice, SliceDevice
+from formats.devices.device import MemoryDevice, SliceDevice
 from tests.luks.support import PASSPHRASE
 from tests.luks.test_volume import SIZE, base, segment
 

@@ -10,15 +10,15 @@ import zlib
 from functools import cache
 from typing import TYPE_CHECKING, TypeAlias
 
-from blobstore.authentication import Authenticator
+from blobstore.container.authentication import Authenticator
+from blobstore.container.open_container import open_container
 from blobstore.errors import CorruptBlobError
-from blobstore.opened import open_container
-from formats import container as formats
-from formats.container import HEAD_SIZE
-from formats.container_decoder import Record as DecodedRecord
-from formats.container_decoder import decode_header, decode_item, locate_check
-from formats.container_encoder import encode_free, encode_header, record_frame
-from formats.device import MemoryDevice
+from formats.container import model as formats
+from formats.container.decoder import Record as DecodedRecord
+from formats.container.decoder import decode_header, decode_item, locate_check
+from formats.container.encoder import encode_free, encode_header, record_frame
+from formats.container.model import HEAD_SIZE
+from formats.devices.device import MemoryDevice
 from tests.model.directory import Special
 from tests.model.disk import (
     Block,
@@ -34,8 +34,8 @@ from tests.model.disk import (
 )
 
 if TYPE_CHECKING:
-    from blobstore.opened import OpenContainer
-    from formats.device import ReadableBuffer
+    from blobstore.container.open_container import OpenContainer
+    from formats.devices.device import ReadableBuffer
     from tests.model.directory import View
     from tests.model.disk import Atom, Content, Disk, SectionId
 

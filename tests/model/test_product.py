@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from blobstore.growth import grow
-from blobstore.layout import SectionSpec as LayoutSpec
-from blobstore.layout import initialise as product_initialise
-from blobstore.lookup import Lookup
-from blobstore.recovery import close, recover
-from blobstore.transaction import Transaction
-from formats.container import HEAD_SIZE
+from blobstore.container.growth import grow
+from blobstore.container.initialise import SectionSpec as LayoutSpec
+from blobstore.container.initialise import initialise as product_initialise
+from blobstore.container.recovery import close, recover
+from blobstore.store.lookup import Lookup
+from blobstore.store.transaction import Transaction
+from formats.container.model import HEAD_SIZE
 from tests.model.disk import EMPTY, Record, State, written
 from tests.model.explore import explore
 from tests.model.headers import initialise, new_items
@@ -45,7 +45,7 @@ from tests.model.writing import Store
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from blobstore.opened import OpenContainer
+    from blobstore.container.open_container import OpenContainer
     from tests.model import explore as exploring
     from tests.model.disk import Disk
     from tests.model.writing import Change, Epoch

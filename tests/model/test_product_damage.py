@@ -19,8 +19,8 @@ from blobstore.errors import (
     DamagedHeadError,
     UnwrittenBlobError,
 )
-from blobstore.store import Store
-from formats.device import MemoryDevice
+from blobstore.store.store import Store
+from formats.devices.device import MemoryDevice
 from formats.errors import ForeignImageError
 from tests.model.directory import Refusal
 from tests.model.disk import Mendable

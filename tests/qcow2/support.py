@@ -6,7 +6,7 @@ import json
 import subprocess
 from typing import TYPE_CHECKING, Any
 
-from formats.device import MemoryDevice
+from formats.devices.device import MemoryDevice
 from formats.qcow2.creation import DEFAULTS, Options, create
 from formats.qcow2.opening import open_image
 from tests.support.foreign import program, run

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from formats.device import MemoryDevice
+from formats.devices.device import MemoryDevice
 from formats.errors import CorruptImageError, StorageError
 from formats.qcow2 import features
 from formats.qcow2.check import check

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from formats.device import MemoryDevice
+from formats.devices.device import MemoryDevice
 from formats.errors import FormatError
 from formats.qcow2.check import check
 from formats.qcow2.creation import Options, create

@@ -10,23 +10,23 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 import luks
-from formats.device import MemoryDevice
+from formats.devices.device import MemoryDevice
+from formats.devices.file import FileDevice
 from formats.errors import UnsupportedError
-from formats.file import FileDevice
 from formats.qcow2.check import check
 from formats.qcow2.creation import Options, create
 from formats.qcow2.opening import luks_area, open_image
 from formats.qcow2.snapshots import apply_snapshot, create_snapshot
-from luks.ciphers import sector_cipher
+from luks.crypto.ciphers import sector_cipher
 from tests.qcow2.support import qemu_img
 from tests.support.foreign import run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from formats.device import BlockDevice, ReadableBuffer, WritableBuffer
+    from formats.devices.device import BlockDevice, ReadableBuffer, WritableBuffer
     from formats.qcow2.device import Qcow2Device
-    from luks.ciphers import SectorCipher
+    from luks.crypto.spec import SectorCipher
 
 SIZE = 3 << 20
 SECRET = b"abc123"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from formats.device import MemoryDevice
+from formats.devices.device import MemoryDevice
 from formats.errors import DeviceError, DeviceFullError
 from formats.qcow2.check import check
 from formats.qcow2.creation import Options, create
@@ -23,7 +23,7 @@ from tests.support.devices import FaultyDevice
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from formats.device import BlockDevice
+    from formats.devices.device import BlockDevice
     from formats.qcow2.device import Qcow2Device
     from tests.support.devices import Operation
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from formats.device import MemoryDevice
+from formats.devices.device import MemoryDevice
+from formats.devices.file import FileDevice
 from formats.errors import ForeignImageError, FormatError, StorageError, UnsupportedError
-from formats.file import FileDevice
 from formats.qcow2.check import check
 from formats.qcow2.creation import Options, create
 from formats.qcow2.files import BackingFiles

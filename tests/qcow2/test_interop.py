@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from formats.devices.file import FileDevice
 from formats.errors import UnsupportedError
-from formats.file import FileDevice
 from formats.qcow2.check import check
 from formats.qcow2.creation import Options, create
 from formats.qcow2.files import BackingFiles

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from formats.device import MemoryDevice
+from formats.devices.device import MemoryDevice
 from formats.errors import DeviceError
 from formats.qcow2.check import check
 from formats.qcow2.creation import Options
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from formats.device import BlockDevice, WritableBuffer
+    from formats.devices.device import BlockDevice, WritableBuffer
     from formats.qcow2.device import Qcow2Device
 
 SIZE = 96 << 10

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from formats.device import MemoryDevice
+from formats.devices.device import MemoryDevice
 from formats.errors import CorruptImageError, StorageError, TruncatedImageError
 from formats.qcow2 import features
 from formats.qcow2.check import check
@@ -30,7 +30,7 @@ from formats.qcow2.snapshots import (
     list_snapshots,
 )
 from formats.qcow2.tables import COPIED, OFFSET_MASK
-from luks.ciphers import sector_cipher
+from luks.crypto.ciphers import sector_cipher
 from tests.qcow2.support import new_image, qemu_check, qemu_img, qemu_io
 from tests.support.foreign import program
 from tests.support.interrupts import EVERY_POINT
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from formats.device import BlockDevice
+    from formats.devices.device import BlockDevice
     from formats.qcow2.device import Qcow2Device
 
 SIZE = 200 << 10

@@ -17,8 +17,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from formats.device import MemoryDevice
-from formats.file import FileDevice
+from formats.devices.device import MemoryDevice
+from formats.devices.file import FileDevice
 from formats.qcow2.check import check
 from formats.qcow2.creation import Options, create
 from formats.qcow2.opening import open_image

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from formats.device import MemoryDevice
+from formats.devices.device import MemoryDevice
+from formats.devices.file import FileDevice
 from formats.errors import (
     AmbiguousSnapshotError,
     SnapshotExistsError,
     SnapshotNotFoundError,
     UnsupportedError,
 )
-from formats.file import FileDevice
 from formats.qcow2.check import check
 from formats.qcow2.creation import Options, create
 from formats.qcow2.difference import differing_ranges

@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from formats.device import MemoryDevice
+from formats.devices.device import MemoryDevice
 from formats.qcow2.counts import Counts
 from formats.qcow2.creation import Options
 from formats.qcow2.header import read_header

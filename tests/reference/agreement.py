@@ -6,9 +6,9 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from blobstore.container.open_container import open_container
 from blobstore.errors import CorruptStoreError
-from blobstore.opened import open_container
-from formats.device import MemoryDevice
+from formats.devices.device import MemoryDevice
 from formats.errors import (
     ContainerError,
     EmptyImageError,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import blobstore
 import luks
-from blobstore.layout import SectionSpec
+from blobstore.container.initialise import SectionSpec
 from formats.errors import DeviceFullError
 
 if TYPE_CHECKING:

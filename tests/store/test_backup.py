@@ -12,14 +12,14 @@ import pytest
 
 import blobstore
 import luks
-from blobstore.scan import scan
-from formats.swtpm import Slot, decode_state
-from formats.swtpm_linear import encode_linear
+from blobstore.container.scan import scan
+from formats.state.swtpm import Slot, decode_state
+from formats.state.swtpm_linear import encode_linear
 from tests.support.stores import UNWRITTEN, contents
 
 if TYPE_CHECKING:
-    from blobstore.scan import Scan
-    from formats.device import BlockDevice
+    from blobstore.container.scan import Scan
+    from formats.devices.device import BlockDevice
 
 SECRET = b"backup test"
 QUICK = luks.Pbkdf2("sha256", 1000)
@@ -95,7 +95,7 @@ def test_a_backup_of_a_store_that_never_rests_is_refused(tmp_path: Path) -> None
             return scan(device)
 
         with (
-            mock.patch("blobstore.copying.scan", restless),
+            mock.patch("blobstore.copies.backup.scan", restless),
             pytest.raises(blobstore.StoreBusyError, match="10 passes"),
         ):
             blobstore.backup(image, copy, SECRET)

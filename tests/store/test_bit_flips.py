@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 import luks
-from blobstore.authentication import Authenticator
+from blobstore.container.authentication import Authenticator
+from blobstore.container.initialise import container_size, initialise
+from blobstore.container.scan import scan
 from blobstore.errors import DamagedHeadError
-from blobstore.layout import container_size, initialise
-from blobstore.scan import scan
-from blobstore.store import Store
-from formats.container import HEAD_SIZE
-from formats.container_decoder import decode_header, decode_item, locate_check
-from formats.device import MemoryDevice
+from blobstore.store.store import Store
+from formats.container.decoder import decode_header, decode_item, locate_check
+from formats.container.model import HEAD_SIZE
+from formats.devices.device import MemoryDevice
 from formats.errors import FormatError, StorageError, UnsupportedError
 from tests.luks.support import PASSPHRASE, PBKDF2, SMALL
 from tests.support.stores import CORRUPT, contents, image, open_store, spec
@@ -31,7 +31,7 @@ from tests.support.stores import CORRUPT, contents, image, open_store, spec
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from formats.device import BlockDevice
+    from formats.devices.device import BlockDevice
 
 SPECS = [spec("a", 700), spec("p", 300, copies=1)]
 FREE = 1024

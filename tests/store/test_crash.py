@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from blobstore.layout import container_size, initialise
-from blobstore.opened import open_container
-from formats.device import MemoryDevice
+from blobstore.container.initialise import container_size, initialise
+from blobstore.container.open_container import open_container
+from formats.devices.device import MemoryDevice
 from formats.errors import FormatError
 from tests.support.devices import CrashState, RecordingDevice, crash_states
 from tests.support.stores import CORRUPT, UNWRITTEN, Contents, contents, image, open_store, spec
@@ -23,8 +23,8 @@ from tests.support.stores import CORRUPT, UNWRITTEN, Contents, contents, image, 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from blobstore.store import Store
-    from blobstore.transaction import Transaction
+    from blobstore.store.store import Store
+    from blobstore.store.transaction import Transaction
 
 
 def put(name: str, blob: bytes) -> Callable[[Store], object]:

@@ -7,9 +7,9 @@ from collections import Counter
 import pytest
 
 import luks
-from blobstore.layout import initialise
-from blobstore.store import Store
-from formats.device import BlockDevice, MemoryDevice
+from blobstore.container.initialise import initialise
+from blobstore.store.store import Store
+from formats.devices.device import BlockDevice, MemoryDevice
 from formats.errors import FormatError
 from tests.support.devices import RecordingDevice, crash_states
 from tests.support.stores import UNWRITTEN, Contents, contents, spec

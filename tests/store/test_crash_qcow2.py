@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
-from blobstore.layout import initialise
-from blobstore.store import Store
-from formats.device import MemoryDevice
+from blobstore.container.initialise import initialise
+from blobstore.store.store import Store
+from formats.devices.device import MemoryDevice
 from formats.qcow2.check import check
 from formats.qcow2.creation import Options, create
 from formats.qcow2.opening import open_image

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from blobstore.authentication import Authenticator
+from blobstore.container.authentication import Authenticator
+from blobstore.container.open_container import open_container
+from blobstore.container.scan import scan
 from blobstore.errors import (
     CorruptBlobError,
     CorruptStoreError,
     DamagedHeadError,
 )
-from blobstore.opened import open_container
-from blobstore.scan import scan
-from formats.device import MemoryDevice
+from formats.devices.device import MemoryDevice
 from formats.errors import (
     ContainerError,
     DeviceError,
@@ -29,7 +29,7 @@ from tests.support.stores import CORRUPT, contents, image, open_store, spec
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from formats.device import WritableBuffer
+    from formats.devices.device import WritableBuffer
 
 
 BLOBS = {"a": b"A" * 700, "b": b"B" * 100, "p": b"P" * 300}

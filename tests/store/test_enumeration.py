@@ -9,11 +9,11 @@ from unittest import mock
 import pytest
 
 import blobstore
+from blobstore.container.open_container import open_container
+from blobstore.container.scan import scan
 from blobstore.errors import CorruptStoreError, DamagedHeadError, PoisonedStoreError
-from blobstore.opened import open_container
-from blobstore.scan import scan
-from formats.container import HEAD_SIZE
-from formats.device import MemoryDevice
+from formats.container.model import HEAD_SIZE
+from formats.devices.device import MemoryDevice
 from formats.errors import DeviceError
 from tests.reference.histories import HISTORIES, distinct, history
 from tests.support.devices import FaultyDevice, crash_states
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from blobstore.store import Store
+    from blobstore.store.store import Store
 
 
 def without_heads(content: bytes, *offsets: int) -> bytes:

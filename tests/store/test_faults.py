@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, get_args
 
 import pytest
 
+from blobstore.container.initialise import container_size, initialise
 from blobstore.errors import DamagedHeadError, PoisonedStoreError
-from blobstore.layout import container_size, initialise
-from formats.device import MemoryDevice
+from formats.devices.device import MemoryDevice
 from formats.errors import DeviceError, DeviceFullError, FormatError
 from tests.support.devices import FaultyDevice, Operation, RecordingDevice
 from tests.support.stores import Contents, contents, image, open_store, spec
@@ -20,7 +20,7 @@ from tests.support.stores import Contents, contents, image, open_store, spec
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from blobstore.store import Store
+    from blobstore.store.store import Store
 
 SPECS = [spec("a", 700, b"old a"), spec("b", 100, b"old b")]
 

@@ -19,19 +19,19 @@ import pytest
 
 import blobstore
 import luks
-from formats.device import MemoryDevice
+from formats.devices.device import MemoryDevice
+from formats.devices.file import FileDevice
 from formats.errors import DeviceBusyError, ForkedProcessError
-from formats.file import FileDevice
 from formats.qcow2.creation import Options, create
 from formats.qcow2.opening import open_image
-from luks.header_lock import exclusive
+from luks.header.lock import exclusive
 from tests.support.stores import image, open_store, spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from blobstore.store import Store
+    from blobstore.store.store import Store
 
 SECRET = b"fork test"
 QUICK = luks.Pbkdf2("sha256", 1000)

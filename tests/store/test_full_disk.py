@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from blobstore.errors import PoisonedStoreError
-from formats.device import MemoryDevice
+from formats.devices.device import MemoryDevice
 from formats.errors import DeviceFullError
 from tests.store.on_full_disk import KINDS, SCENARIOS
 from tests.support.stores import contents, image, open_store, spec
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from blobstore.store import Store
-    from formats.device import ReadableBuffer
+    from blobstore.store.store import Store
+    from formats.devices.device import ReadableBuffer
 
 #: A namespace of its own needs no rights, and ends with the process.
 _IN_NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")

@@ -12,10 +12,10 @@ import pytest
 
 import blobstore
 import luks
-from blobstore import policy
+from blobstore.store import policy
+from formats.devices.file import FileDevice
 from formats.errors import DeviceBusyError, ReadOnlyError
-from formats.file import FileDevice
-from luks import header_lock
+from luks.header import lock as header_lock
 from tests.support.cli import blobstore as command
 from tests.support.stores import contents, image, open_store, spec
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from blobstore.opened import OpenContainer
+    from blobstore.container.open_container import OpenContainer
 
 SECRET = b"handover"
 KDF = luks.Pbkdf2("sha256", 1000)
@@ -278,7 +278,7 @@ def test_c65_protection_is_asked_when_it_is_taken_over(
         return container
 
     follow_store = policy.follow_store
-    monkeypatch.setattr("blobstore.store.follow_store", unprotected)
+    monkeypatch.setattr("blobstore.store.store.follow_store", unprotected)
     with pytest.raises(luks.PolicyError, match="C25"):
         store.take_over()
     change(path, b"third")

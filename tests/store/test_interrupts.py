@@ -19,8 +19,8 @@ from blobstore.errors import (
     PoisonedStoreError,
     UnwrittenBlobError,
 )
-from formats.container import Kind
-from formats.device import MemoryDevice
+from formats.container.model import Kind
+from formats.devices.device import MemoryDevice
 from tests.support.devices import RecordingDevice, crash_states
 from tests.support.interrupts import chosen_points, interrupt_points, interrupted_at
 from tests.support.stores import CORRUPT, UNWRITTEN, Contents, contents, image, open_store, spec
@@ -28,7 +28,7 @@ from tests.support.stores import CORRUPT, UNWRITTEN, Contents, contents, image, 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from blobstore.store import Store
+    from blobstore.store.store import Store
 
 SIZE = 1500
 SPECS = [

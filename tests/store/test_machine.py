@@ -17,14 +17,14 @@ from hypothesis.stateful import (
 )
 
 from blobstore.errors import SectionExistsError
-from formats.device import MemoryDevice
+from formats.devices.device import MemoryDevice
 from tests.support.devices import RecordingDevice, crash_states
 from tests.support.stores import UNWRITTEN, Contents, contents, image, open_store, spec
 from tests.support.strategies import names
 
 if TYPE_CHECKING:
-    from blobstore.store import Store
-    from blobstore.transaction import Transaction
+    from blobstore.store.store import Store
+    from blobstore.store.transaction import Transaction
 
 
 class _AbandonError(Exception):

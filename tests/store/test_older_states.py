@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from blobstore.description import Digest
+from blobstore.container.open_container import open_container
 from blobstore.errors import (
     CorruptBlobError,
     DamagedHeadError,
     NoPreviousBlobError,
     PinMismatchError,
 )
-from blobstore.opened import open_container
-from formats.container import HEAD_SIZE
-from formats.device import MemoryDevice
+from blobstore.store.description import Digest
+from formats.container.model import HEAD_SIZE
+from formats.devices.device import MemoryDevice
 from tests.support.devices import RecordingDevice
 from tests.support.stores import image, open_store, spec
 

@@ -17,8 +17,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import luks
-from blobstore.authentication import Authenticator
-from blobstore.description import Digest
+from blobstore.container.authentication import Authenticator
+from blobstore.container.initialise import container_size, initialise
+from blobstore.container.open_container import open_container
+from blobstore.container.proving import READER_WORK
+from blobstore.container.scan import scan
 from blobstore.errors import (
     BlobNotFoundError,
     CorruptBlobError,
@@ -27,14 +30,11 @@ from blobstore.errors import (
     PinMismatchError,
     UnwrittenBlobError,
 )
-from blobstore.layout import container_size, initialise
-from blobstore.opened import open_container
-from blobstore.proving import READER_WORK
-from blobstore.scan import scan
-from blobstore.store import Store
-from blobstore.unpacking import unpack
-from formats.container import HEAD_SIZE, State
-from formats.device import MemoryDevice
+from blobstore.manifests.unpack import unpack
+from blobstore.store.description import Digest
+from blobstore.store.store import Store
+from formats.container.model import HEAD_SIZE, State
+from formats.devices.device import MemoryDevice
 from tests.luks.support import PASSPHRASE, PBKDF2, SMALL
 from tests.support.devices import FaultyDevice, RecordingDevice, crash_states
 from tests.support.stores import CORRUPT, UNWRITTEN, Contents, contents, image, open_store, spec

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from blobstore.container.open_container import open_container
+from blobstore.container.scan import scan
 from blobstore.errors import (
     BlobNotFoundError,
     CorruptBlobError,
     DamagedHeadError,
     PoisonedStoreError,
 )
-from blobstore.opened import open_container
-from blobstore.scan import scan
-from formats.container import HEAD_SIZE
-from formats.container_decoder import Record
-from formats.device import MemoryDevice
+from formats.container.decoder import Record
+from formats.container.model import HEAD_SIZE
+from formats.devices.device import MemoryDevice
 from formats.errors import DeviceError, FormatError
 from tests.support.devices import FaultyDevice, RecordingDevice, crash_states
 from tests.support.stores import CORRUPT, Contents, contents, image, open_store, spec
@@ -26,8 +26,8 @@ from tests.support.stores import CORRUPT, Contents, contents, image, open_store,
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from blobstore.store import Store
-    from blobstore.verification import Report
+    from blobstore.container.verification import Report
+    from blobstore.store.store import Store
     from tests.support.devices import Operation
 
     Damage = Callable[[bytearray, int], None]

@@ -6,11 +6,11 @@ from contextlib import suppress
 
 import pytest
 
+from blobstore.container.open_container import open_container
+from blobstore.container.scan import scan
 from blobstore.errors import DamagedHeadError, PoisonedStoreError
-from blobstore.opened import open_container
-from blobstore.scan import scan
-from formats.container import HEAD_SIZE
-from formats.device import MemoryDevice
+from formats.container.model import HEAD_SIZE
+from formats.devices.device import MemoryDevice
 from formats.errors import DeviceError, FormatError
 from tests.support.devices import FaultyDevice, Operation, RecordingDevice, crash_states
 from tests.support.stores import CORRUPT, contents, image, open_store, spec

@@ -9,6 +9,7 @@ from array import array
 
 import pytest
 
+from blobstore.container.initialise import SectionSpec, container_size, initialise
 from blobstore.errors import (
     BlobNotFoundError,
     BlobTooLargeError,
@@ -16,10 +17,9 @@ from blobstore.errors import (
     SectionMismatchError,
     UnwrittenBlobError,
 )
-from blobstore.layout import SectionSpec, container_size, initialise
-from blobstore.store import Store
-from formats.container import Kind
-from formats.device import MemoryDevice
+from blobstore.store.store import Store
+from formats.container.model import Kind
+from formats.devices.device import MemoryDevice
 from formats.errors import ReadOnlyError
 from luks.errors import PolicyError
 from tests.support.devices import FaultyDevice, Flush, RecordingDevice, Write

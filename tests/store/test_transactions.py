@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from blobstore.container.open_container import open_container
 from blobstore.errors import (
     BlobNotFoundError,
     BlobTooLargeError,
@@ -14,9 +15,8 @@ from blobstore.errors import (
     SectionMismatchError,
     UnwrittenBlobError,
 )
-from blobstore.opened import open_container
-from formats.container import HEAD_SIZE
-from formats.device import MemoryDevice
+from formats.container.model import HEAD_SIZE
+from formats.devices.device import MemoryDevice
 from formats.errors import ReadOnlyError
 from tests.support.devices import Flush, RecordingDevice, Write
 from tests.support.stores import CORRUPT, UNWRITTEN, contents, image, open_store, spec
@@ -24,7 +24,7 @@ from tests.support.stores import CORRUPT, UNWRITTEN, contents, image, open_store
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from blobstore.transaction import Transaction
+    from blobstore.store.transaction import Transaction
 
 SPECS = [spec("a", 700, b"old a"), spec("b", 100, b"old b"), spec("p", 90, b"old p", copies=1)]
 OLD = {"a": b"old a", "b": b"old b", "p": b"old p"}

@@ -17,17 +17,17 @@ import pytest
 
 import blobstore
 import luks
-from blobstore.layers import open_layers
+from blobstore.image.layers import open_layers
+from formats.devices.file import FileDevice
+from formats.devices.steady import steadily
 from formats.errors import FormatError
-from formats.file import FileDevice
-from formats.steady import steadily
 from tests.support.cli import blobstore as command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from formats.device import BlockDevice
+    from formats.devices.device import BlockDevice
 
 SECRET = b"unlocked test"
 QUICK = luks.Pbkdf2("sha256", 1000)
@@ -483,7 +483,7 @@ def test_c66_a_result_may_have_to_hold_still(tmp_path: Path) -> None:
 
 SNAPSHOTS = """
 import sys
-from formats.file import FileDevice
+from formats.devices.file import FileDevice
 from formats.qcow2 import snapshots
 from formats.qcow2.opening import open_image
 print("open", flush=True)

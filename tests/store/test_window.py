@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import blobstore
-from blobstore.commit import Change, commit
+from blobstore.container.commit import Change, commit
 from blobstore.errors import (
     BlobNotFoundError,
     CorruptBlobError,
@@ -16,7 +16,7 @@ from blobstore.errors import (
     SectionMismatchError,
     UnwrittenBlobError,
 )
-from formats.container import Kind
+from formats.container.model import Kind
 from formats.errors import ReadOnlyError
 from tests.support.devices import RecordingDevice
 from tests.support.stores import image, open_store, spec

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Literal, get_args
 import pytest
 
 import luks
+from blobstore.container.initialise import initialise
 from blobstore.errors import CorruptBlobError, NoPreviousBlobError, PoisonedStoreError
-from blobstore.layout import initialise
-from blobstore.store import Store
-from formats.device import BlockDevice, MemoryDevice
+from blobstore.store.store import Store
+from formats.devices.device import BlockDevice, MemoryDevice
 from formats.errors import DeviceError
 from tests.store.test_crash import check_recovery
 from tests.support.devices import FaultyDevice, Operation, RecordingDevice, crash_states
@@ -29,7 +29,7 @@ from tests.support.windows import manual_alarms, window_image, window_spec
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from blobstore.windows.window import Window
+    from blobstore.store.windows.window import Window
     from tests.support.windows import ManualAlarm
 
 SIZE = 2700

@@ -9,7 +9,7 @@ from blobstore.errors import (
     NoPreviousBlobError,
     PoisonedStoreError,
 )
-from formats.device import MemoryDevice
+from formats.devices.device import MemoryDevice
 from formats.errors import DeviceError
 from tests.reference.reader import IN_PLACE, LIVE
 from tests.reference.samples import sample

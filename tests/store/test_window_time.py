@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from blobstore.errors import PoisonedStoreError
-from formats.device import MemoryDevice
+from formats.devices.device import MemoryDevice
 from formats.errors import DeviceError
 from tests.support.devices import FaultyDevice, RecordingDevice
 from tests.support.stores import open_store

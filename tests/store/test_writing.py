@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from blobstore.container.durable import ATTEMPTS, PIECE_SIZE, DurableWriter, Span, interrupt_first
 from blobstore.errors import PoisonedStoreError
-from blobstore.writing import ATTEMPTS, PIECE_SIZE, DurableWriter, Span, interrupt_first
-from formats.device import MemoryDevice
+from formats.devices.device import MemoryDevice
 from formats.errors import DeviceError
 from tests.support.devices import FaultyDevice, Mark, RecordingDevice, Write
 from tests.support.stores import open_store

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from cryptography.hazmat import asn1
 
-from formats import der
+from formats.container import der
 from tests.support.foreign import run
 
 MODULE = Path(__file__).resolve().parents[2] / "spec" / "container.asn1"

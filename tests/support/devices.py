@@ -13,13 +13,13 @@ import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from formats.device import Device, MemoryDevice
+from formats.devices.device import Device, MemoryDevice
 from formats.errors import DeviceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from formats.device import BlockDevice, ReadableBuffer, WritableBuffer
+    from formats.devices.device import BlockDevice, ReadableBuffer, WritableBuffer
 
 SECTOR = 512
 

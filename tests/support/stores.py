@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from blobstore.container.initialise import SectionSpec, container_size, initialise
 from blobstore.errors import CorruptBlobError, UnwrittenBlobError
-from blobstore.layout import SectionSpec, container_size, initialise
-from blobstore.store import Store
-from formats.device import MemoryDevice
+from blobstore.store.store import Store
+from formats.devices.device import MemoryDevice
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from blobstore.description import Digest
-    from formats.device import BlockDevice, ReadableBuffer
+    from blobstore.store.description import Digest
+    from formats.devices.device import BlockDevice, ReadableBuffer
 
 #: What `contents` says of a section that has no readable blob.
 UNWRITTEN, CORRUPT = "unwritten", "corrupt"
@@ -64,7 +64,7 @@ def open_store(
 
 def read_encrypted(device: BlockDevice) -> bool:
     """Return what the container on a device says of the device's encryption."""
-    from blobstore.scan import scan
+    from blobstore.container.scan import scan
 
     return scan(device).header.encrypted
 

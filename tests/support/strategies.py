@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from formats.container import (
+from formats.container.model import (
     BLOCK_SIZES,
     MAX_GENERATION,
     MAX_NAME_SIZE,

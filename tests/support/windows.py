@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, ClassVar
 
-from blobstore.windows.alarm import Alarm
-from formats.container import Kind
+from blobstore.store.windows.alarm import Alarm
+from formats.container.model import Kind
 from tests.support.stores import image, spec
 
 if TYPE_CHECKING:
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from blobstore.layout import SectionSpec
-    from formats.device import ReadableBuffer
+    from blobstore.container.initialise import SectionSpec
+    from formats.devices.device import ReadableBuffer
     from tests.support.devices import RecordingDevice
 
 
@@ -45,7 +45,7 @@ class ManualAlarm(Alarm):
 def manual_alarms(monkeypatch: pytest.MonkeyPatch) -> list[ManualAlarm]:
     """Give windows opened from now on an alarm that the test rings; return them as they come."""
     monkeypatch.setattr(ManualAlarm, "made", [])
-    monkeypatch.setattr("blobstore.windows.window.Alarm", ManualAlarm)
+    monkeypatch.setattr("blobstore.store.windows.window.Alarm", ManualAlarm)
     return ManualAlarm.made
 
 

@@ -20,7 +20,7 @@ from blobstore.vtpm.commands import (
 )
 from blobstore.vtpm.control import Code, Request
 from formats.errors import FormatError
-from formats.swtpm import TpmVersion
+from formats.state.swtpm import TpmVersion
 from tests.support.cli import blobstore as blobstore_command
 from tests.support.cli import fails
 from tests.vtpm.support import STARTED, key_of

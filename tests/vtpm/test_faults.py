@@ -21,9 +21,9 @@ from blobstore.vtpm.commands import Command
 from blobstore.vtpm.libtpms import Libtpms, Result
 from blobstore.vtpm.nvram import StoreNvram
 from blobstore.vtpm.tpm import Behaviour, Tpm
-from formats.device import MemoryDevice
+from formats.devices.device import MemoryDevice
 from formats.errors import DeviceError, StorageError
-from formats.swtpm import Slot, TpmVersion
+from formats.state.swtpm import Slot, TpmVersion
 from tests.support.devices import FaultyDevice, RecordingDevice, crash_states
 from tests.support.stores import image as store_image
 from tests.support.stores import open_store
@@ -33,7 +33,7 @@ from tests.vtpm.support import environment
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from formats.device import BlockDevice
+    from formats.devices.device import BlockDevice
 
 INDEX, SIZE = 0x1500016, 16
 WRITES = 6

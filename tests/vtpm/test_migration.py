@@ -9,8 +9,8 @@ import pytest
 
 from blobstore.foreign.encryption import StateKey
 from formats.errors import FormatError, TruncatedImageError, UnsupportedError
-from formats.swtpm import EncryptedState, PlainState, encode_state
-from formats.swtpm_migration import decode_data, decode_transfer, encode_data, encode_transfer
+from formats.state.swtpm import EncryptedState, PlainState, encode_state
+from formats.state.swtpm_migration import decode_data, decode_transfer, encode_data, encode_transfer
 from tests.support.foreign import program
 from tests.vtpm.moving import (
     PERMANENT_TYPE,

@@ -11,8 +11,8 @@ import pytest
 from blobstore.errors import CorruptBlobError
 from blobstore.foreign.encryption import StateKey
 from blobstore.vtpm.nvram import StoreNvram
-from formats.device import MemoryDevice
-from formats.swtpm import OVERHEAD, PlainState, Slot, TpmVersion, encode_state
+from formats.devices.device import MemoryDevice
+from formats.state.swtpm import OVERHEAD, PlainState, Slot, TpmVersion, encode_state
 from tests.support.cli import blobstore as blobstore_command
 from tests.support.cli import fails
 from tests.support.stores import image as store_image

@@ -10,7 +10,7 @@ import blobstore
 from blobstore.errors import CorruptStoreError
 from blobstore.vtpm.nvram import StoreNvram
 from formats.errors import FormatError, StorageError
-from formats.swtpm import PlainState, Slot, TpmVersion, encode_state
+from formats.state.swtpm import PlainState, Slot, TpmVersion, encode_state
 from luks import PolicyError
 from tests.support.stores import image as store_image
 from tests.support.stores import open_store

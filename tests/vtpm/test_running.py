@@ -18,7 +18,7 @@ import pytest
 
 from blobstore.vtpm.control import needed
 from blobstore.vtpm.process import PidFile
-from formats.swtpm import PlainState, encode_state
+from formats.state.swtpm import PlainState, encode_state
 from tests.support.cli import blobstore as blobstore_command
 from tests.support.cli import with_signals
 from tests.support.foreign import program

@@ -8,7 +8,7 @@ import click
 
 from blobstore.cli.access import PATH, Access, access_options
 from blobstore.cli.output import check_other, progress
-from blobstore.copying import backup
+from blobstore.copies.backup import backup
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,16 +9,16 @@ import click
 
 from blobstore.cli.access import PATH
 from blobstore.cli.output import print_json, print_table
-from blobstore.put_speed import measure_puts
+from blobstore.cli.put_speed import measure_puts
+from luks.keys.throughput import CIPHERS, SECTOR_SIZES, measure_cipher, measure_kdfs
 from luks.model import Pbkdf2
-from luks.throughput import CIPHERS, SECTOR_SIZES, measure_cipher, measure_kdfs
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from blobstore.put_speed import PutSpeed
+    from blobstore.cli.put_speed import PutSpeed
+    from luks.keys.throughput import CipherSpeed
     from luks.model import KdfCost
-    from luks.throughput import CipherSpeed
 
 _PARTS = ("kdf", "cipher", "put")
 

@@ -8,8 +8,8 @@ import click
 
 from blobstore.cli.keys import PATH
 from blobstore.cli.output import print_json
+from formats.devices.file import FileDevice
 from formats.errors import CorruptImageError, LeakedClustersError
-from formats.file import FileDevice
 from formats.qcow2.check import check
 from formats.qcow2.repair import repair
 

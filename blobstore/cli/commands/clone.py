@@ -14,7 +14,7 @@ from blobstore.cli.access import (
     clone_access_options,
 )
 from blobstore.cli.encryption import kdf_options
-from blobstore.cloning import Tpm, clone
+from blobstore.copies.clone import Tpm, clone
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,9 +16,9 @@ from blobstore.cli.access import (
 )
 from blobstore.cli.encryption import CLUSTER_SIZE, SECTOR_SIZE, kdf_options
 from blobstore.cli.output import check_other, progress
-from blobstore.converting.conversion import convert
-from blobstore.converting.kinds import KINDS
-from blobstore.layers import QCOW2, RAW, is_encrypted
+from blobstore.copies.convert import convert
+from blobstore.copies.convert_kinds import KINDS
+from blobstore.image.layers import QCOW2, RAW, is_encrypted
 from luks.errors import PolicyError
 
 if TYPE_CHECKING:

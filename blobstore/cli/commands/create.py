@@ -9,10 +9,10 @@ import click
 from blobstore.cli.access import PATH, NewAccess, new_access_options
 from blobstore.cli.encryption import CLUSTER_SIZE, SECTOR_SIZE, kdf_options
 from blobstore.cli.types import SizeType
-from blobstore.layers import QCOW2, RAW
-from blobstore.layout import SectionSpec
-from blobstore.sizes import parse_size
-from blobstore.stack import create_store
+from blobstore.container.initialise import SectionSpec
+from blobstore.image.layers import QCOW2, RAW
+from blobstore.manifests.sizes import parse_size
+from blobstore.opening import create_store
 
 if TYPE_CHECKING:
     from pathlib import Path

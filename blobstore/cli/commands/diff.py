@@ -9,7 +9,7 @@ import click
 from blobstore.cli.access import PATH, Access, access_options, other_access_options
 from blobstore.cli.differences import difference_options, show_differences
 from blobstore.cli.output import sections_hidden
-from blobstore.comparison import compare
+from blobstore.copies.compare import compare
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,7 @@ import click
 
 from blobstore.cli.access import PATH, Access, access_options
 from blobstore.cli.types import SettingType
-from blobstore.decoding import edit_blob
+from blobstore.manifests.fields import edit_blob
 from formats.errors import DeviceError
 
 

@@ -11,10 +11,10 @@ import luks
 from blobstore.cli.header import image_and_changed_header, image_and_header
 from blobstore.cli.keys import PATH
 from blobstore.cli.output import check_other, output_exists, print_json, print_table
-from blobstore.luks_places import luks_place
-from blobstore.scan import looks_like_container
+from blobstore.container.scan import looks_like_container
+from blobstore.image.luks_header import luks_place
 from formats.errors import ForeignImageError
-from luks.detection import opened
+from luks.header.detection import opened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,14 +9,14 @@ import click
 
 from blobstore.cli.access import PATH, Access, access_options
 from blobstore.cli.output import print_json, print_table
-from blobstore.sizes import format_size
+from blobstore.manifests.sizes import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from blobstore.image import Image
-    from blobstore.regions import Region
+    from blobstore.container.regions import Region
+    from blobstore.image.image import Image
 
 
 @click.command("info")

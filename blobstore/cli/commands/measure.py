@@ -10,7 +10,7 @@ import click
 from blobstore.cli.keys import PATH
 from blobstore.cli.output import print_json
 from blobstore.cli.types import SizeType
-from formats.file import FileDevice
+from formats.devices.file import FileDevice
 from formats.qcow2.creation import Options
 from formats.qcow2.files import BackingFiles
 from formats.qcow2.header import is_qcow2

@@ -14,8 +14,8 @@ from blobstore.cli.encryption import kdf_options
 from blobstore.cli.output import check_other, progress, write_blob
 from blobstore.cli.types import SettingType
 from blobstore.manifests.loading import ManifestFile
+from blobstore.manifests.pack import pack, pack_table, raw_content
 from blobstore.manifests.tables import UnitTable
-from blobstore.packing import pack, pack_table, raw_content
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

@@ -8,13 +8,13 @@ import click
 
 from blobstore.cli.access import PATH, Access, access_options
 from blobstore.cli.output import escaped, print_json
-from blobstore.decoding import decode_blob
+from blobstore.manifests.fields import decode_blob
 from formats.errors import FormatError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from blobstore.decoding import DecodedBlob
+    from blobstore.manifests.fields import DecodedBlob
 
 #: What is larger is no EEPROM, and its fields are nothing that anybody could read. Bytes.
 _MOST: Final = 16 << 20
@@ -53,7 +53,7 @@ def command(
 
 
 def _read_binary(path: Path) -> bytes:
-    from formats.file import FileDevice  # noqa: PLC0415  only for bare binaries
+    from formats.devices.file import FileDevice  # noqa: PLC0415  only for bare binaries
 
     with FileDevice(path, lock=False) as device:
         _check_size(str(path), device.size)

@@ -11,8 +11,8 @@ import click
 from blobstore.cli.access import PATH, Access, access_options, snapshot_key
 from blobstore.cli.differences import difference_options, show_differences
 from blobstore.cli.output import print_json, print_table
-from blobstore.comparison import compare
-from formats.file import FileDevice
+from blobstore.copies.compare import compare
+from formats.devices.file import FileDevice
 from formats.qcow2.snapshots import (
     apply_snapshot,
     create_snapshot,

@@ -9,7 +9,7 @@ import click
 from blobstore.cli.access import PATH, Access, access_options, damaged_option
 from blobstore.cli.output import sections_hidden
 from blobstore.errors import CorruptBlobError
-from blobstore.unpacking import unpack
+from blobstore.manifests.unpack import unpack
 
 if TYPE_CHECKING:
     from pathlib import Path

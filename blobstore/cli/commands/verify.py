@@ -11,14 +11,14 @@ import click
 import luks
 from blobstore.cli.access import PATH, Access, access_options
 from blobstore.cli.output import print_json, print_table, progress
+from blobstore.container.verification import Problem
 from blobstore.errors import CorruptBlobError
-from blobstore.layers import is_encrypted
-from blobstore.verification import Problem
+from blobstore.image.layers import is_encrypted
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from blobstore.verification import Report
+    from blobstore.container.verification import Report
 
 
 @click.command("verify")

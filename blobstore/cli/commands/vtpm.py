@@ -18,13 +18,13 @@ from blobstore.vtpm.nvram import StoreNvram
 from blobstore.vtpm.server import Server
 from blobstore.vtpm.tpm import Behaviour, Tpm
 from formats.errors import FormatError
-from formats.swtpm import Slot, TpmVersion
+from formats.state.swtpm import Slot, TpmVersion
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from blobstore.store import Store
+    from blobstore.store.store import Store
 
 _STATE_NAMES: Final = {
     Slot.PERMANENT: "permall",

@@ -1,0 +1,28 @@
+"""Whole images into other images: backup, clone, convert; and comparing two of them.
+
+What the functions here have in common is that they have two images at once. They
+differ in what they preserve:
+
+- `backup` copies an image as it lies, still encrypted, while its store is in use. It
+  stays the same store, with the same id.
+- `clone` makes another store with the same sections: new id, new keys.
+- `convert` carries a payload into an image of another kind or with other encryption.
+  A store stays the same store there, but everything that its key goes into is made
+  anew (C80, C81); any other payload is copied byte by byte.
+- `compare` reads two stores and says how their sections differ.
+
+What must not happen here:
+
+- A source is never changed, not even recovered: it is opened read-only. What is read
+  from it is verified before it counts, except where an image is copied as it lies.
+- A target never looks complete before it is. It gets its name when all of it is
+  durable, and its header is written last (C81).
+- Nothing is converted in place (spec/decisions/0012).
+- No image is opened here by anything but `blobstore.image`, nor a container by
+  anything but `blobstore.opening` and `blobstore.container`.
+
+Begin with `convert`. It uses `convert_kinds` (the kinds of images by name),
+`convert_store` (a store, section by section), `convert_bytes` (any payload, with
+several workers) and `convert_ranges` (which bytes were ever written). `backup`,
+`clone` and `compare` stand for themselves.
+"""

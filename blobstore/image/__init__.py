@@ -1,0 +1,29 @@
+"""The image room: what lies between a path and a payload.
+
+A payload is a `BlockDevice` with a container, or anything else, in it. Around it lie
+up to three layers: the file or block device, the disk of a qcow2 image, and a LUKS
+volume. Opening an image peels them off, making one puts them on. This is the only
+room of `blobstore` that knows in which order they come, which of them there are, and
+where a LUKS header is (attached, detached, or beside the disk of a qcow2 image), so
+that another kind of place, or another layer, is work in this room only.
+
+Rules: C25 (what is encrypted must say so; `blobstore.store.policy` decides), section
+1 of ``spec/qcow2.md`` for Q7, L4 of ``spec/luks.md`` for detached headers.
+
+What must not happen here:
+
+- The payload is not interpreted. The one question asked of it is whether a container
+  begins there (`blobstore.container.scan.looks_like_container`), so that no image
+  with a store in it is taken for empty.
+- No layer is left open when a later one fails, and none is closed before the one
+  that lies in it.
+- A secret is passed on to `luks` and nowhere else. It is not kept.
+- What exists is not overwritten unless the caller says so, and a new image appears
+  under its name when it is whole.
+
+Begin with `layers`: opening, making, and the diagram of all combinations. Then `qcow2`
+(disks of qcow2 images, and the encryption that qcow2 has of its own), `luks_header`
+(where the header of an image is, for the commands that work on it), `image` (what a
+store says of the image that it lies in) and `regions` (what each byte of it is for).
+`handover` asks an image again that another process had meanwhile (C65).
+"""

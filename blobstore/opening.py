@@ -1,0 +1,262 @@
+"""Stores in images: the layers of an image (`blobstore.image.layers`) with a container inside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from blobstore.image.layers import (
+    QCOW2,
+    RAW,
+    LayersLock,
+    existing_images_refused,
+    make_layers,
+    open_layers,
+)
+from blobstore.store.store import Store
+from formats.container.model import DEFAULT_BLOCK_SIZE
+from formats.errors import ArgumentError
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterable
+
+    import luks
+    from blobstore.container.initialise import SectionSpec
+    from blobstore.store.description import Digest
+    from formats.qcow2.creation import Options
+    from formats.qcow2.snapshot_table import SnapshotKey
+    from luks.secret.randomness import RandomSource
+
+    AnyPath = str | os.PathLike[str]
+    #: Names with worst-case sizes in bytes, or all there is to say of sections.
+    Sections = Mapping[str, int] | Iterable[SectionSpec]
+
+#: Free bytes in a new image beyond what its sections need, unless a size is
+#: given: room for what devices register later. Holes in the file until used.
+DEFAULT_FREE = 8 << 20
+
+
+def open_store(
+    path: AnyPath,
+    secret: bytes | luks.Secret | luks.VolumeKey | None = None,
+    *,
+    header: AnyPath | None = None,
+    read_only: bool = False,
+    allow_unprotected: bool = False,
+    expect_digest: Digest | None = None,
+    at_least_generation: int = 0,
+    allow_damaged: bool = False,
+    lock: bool = True,
+    released: bool = False,
+    snapshot: str | SnapshotKey | None = None,
+) -> Store:
+    """Open the store in an image.
+
+    A store that was not closed is put in order first, unless it is opened for
+    reading only, which writes nothing.
+
+    Args:
+        path: Image file or block device, locked until the store is closed.
+        secret: Passphrase or content of a key file, for an encrypted image; or its
+            volume key, from `luks.verify_volume_key`.
+        header: File of the detached LUKS header.
+        read_only: Permit no writing; several processes may read at once.
+        allow_unprotected: Accept a secret for an image that is not encrypted,
+            and a container less protected than it should be (C25).
+        expect_digest: What `Store.digest` said of the state that it must be in.
+            With ``at_least_generation`` it finds an image that was set back
+            as a whole, which nothing inside the image can tell.
+        at_least_generation: The generation that it must have reached. That of a
+            commit which did not complete does not count.
+        allow_damaged: Read blobs whose records verify also where damaged heads
+            leave unknown whether they are the newest (C67): a human's decision, to
+            save what is left. `DamagedHeadError` tells of such damage.
+        lock: False reads an image that others use, without keeping them out: what
+            is read may be older than what they see, but is what the image was at some
+            moment (C66); only with ``read_only``.
+        released: Open for writing without the lock, to be ready for
+            `Store.take_over` while another process still uses the image.
+        snapshot: Name or ID of the internal snapshot of a qcow2 image to read, or a
+            `SnapshotKey` that says which of the two; only with ``read_only``. It opens with
+            what was a passphrase when it was made.
+
+    Raises:
+        SecretRequiredError: The image is encrypted, and there is no secret.
+        NoKeyslotMatchError: The secret opens no keyslot.
+        PolicyError: See ``allow_unprotected``; or LUKS would not encrypt.
+        PinMismatchError: See ``expect_digest`` and ``at_least_generation``.
+        DamagedHeadError: Damage leaves unknown whether it is what these ask for.
+        EmptyImageError, ForeignImageError, TruncatedImageError: As named.
+        LuksHeaderError, ContainerError: No copy of the header is sound.
+        CorruptStoreError: Parts of the store contradict each other.
+        UnsupportedError: It needs something that is not implemented.
+        ReadOnlyError: The file must not be written.
+        DeviceBusyError: Another process uses it.
+        StoreBusyError: It changes too much to be read without the lock.
+        DeviceError: It cannot be opened or read.
+    """
+    if not lock and not read_only:
+        raise ArgumentError("without the lock an image can only be read")
+    if released and read_only:
+        raise ArgumentError("only a store opened for writing can be taken over")
+    if snapshot is not None and not read_only:
+        raise ArgumentError("a snapshot can only be read")
+    with ExitStack() as guard:
+        resources = guard.enter_context(ExitStack())
+        layers = open_layers(
+            resources,
+            path,
+            secret,
+            header=header,
+            read_only=read_only,
+            lock=lock and not released,
+            snapshot=snapshot,
+        )
+        store = Store.on_device(
+            layers.payload,
+            encrypted=layers.encrypted,
+            with_secret=secret is not None,
+            read_only=read_only,
+            allow_unprotected=allow_unprotected,
+            expect_digest=expect_digest,
+            at_least_generation=at_least_generation,
+            allow_damaged=allow_damaged,
+            image=layers.image(),
+            resources=resources,
+            image_lock=LayersLock(layers),
+            released=released,
+            unlocked=released or not lock,
+        )
+        guard.pop_all()
+        return store
+
+
+def create_store(
+    path: AnyPath,
+    sections: Sections = (),
+    secret: bytes | luks.Secret | None = None,
+    *,
+    header: AnyPath | None = None,
+    encrypted: bool = True,
+    image_format: str = RAW,
+    own_luks: bool = False,
+    qcow2_options: Options | None = None,
+    size: int | None = None,
+    free: int = DEFAULT_FREE,
+    block_size: int = DEFAULT_BLOCK_SIZE,
+    overwrite: bool = False,
+    luks_version: int = 2,
+    key_size: int = 64,
+    sector_size: int | None = None,
+    kdf: luks.KdfCost | str | None = None,
+    iter_time: int = 2000,
+    label: str = "",
+    random: RandomSource | None = None,
+    fill: Callable[[Store], None] | None = None,
+) -> Store:
+    """Make a new image and open its store.
+
+    A file appears under its name complete or not at all. A block device is
+    written in place; until the last write it holds no store.
+
+    Args:
+        path: Image file or block device. An existing file is replaced if it is
+            blank, or with ``overwrite``.
+        sections: To be made; those without content are registered, unwritten.
+        secret: Passphrase or content of a key file.
+        header: File that gets the LUKS header, detached.
+        encrypted: False for an image in the clear; then there is no secret.
+        image_format: ``"raw"`` or ``"qcow2"``.
+        own_luks: Encrypt the qcow2 image by itself, as QEMU does with
+            ``encrypt.format=luks``; otherwise there is a LUKS volume in its disk.
+        qcow2_options: Of `formats.qcow2.creation.create`.
+        size: Bytes of the whole image, or of the disk in it; by default what the sections need and
+            ``free`` bytes more. A device or a blank file keeps its size.
+        free: See ``size``.
+        block_size: Of the container, in bytes.
+        overwrite: Destroy what is there.
+        luks_version: 1 or 2.
+        key_size: Bytes of the volume key: 64 for AES-256-XTS, 32 for AES-128.
+        sector_size: Of LUKS2, in bytes; 4096 by default.
+        kdf: Cost or kind of the key derivation, see `luks.format`.
+        iter_time: Milliseconds that a measured key derivation shall take.
+        label: Of LUKS2.
+        random: Of everything that is random, keys as well; by default the operating
+            system's. See `luks.format`.
+        fill: Called with the store before the image takes its name; if it
+            raises, there is no image.
+
+    Raises:
+        ImageExistsError: There is a store, or a LUKS volume, already.
+        ForeignImageError: There is something else.
+        NoSpaceError: The sections do not fit into ``size``.
+        DeviceFullError: The file system or the device is too small.
+        DeviceBusyError: The file to replace is in use.
+        DeviceError: The image cannot be made.
+        ValueError: The arguments do not fit together.
+    """
+    from blobstore.container.initialise import container_size, initialise  # noqa: PLC0415  not to open
+
+    specs = _specs(sections)
+    if encrypted and secret is None:
+        raise ArgumentError("an encrypted image needs a secret; encrypted=False makes a clear one")
+    if not encrypted and (secret is not None or header is not None):
+        raise ArgumentError("an image in the clear has no secret and no LUKS header")
+    if own_luks and (header is not None or image_format != QCOW2 or not encrypted):
+        raise ArgumentError(
+            "only an encrypted qcow2 image, without another header, has its own LUKS"
+        )
+    luks_options: dict[str, Any] = {
+        "key_size": key_size,
+        "kdf": kdf,
+        "iter_time": iter_time,
+        "random": random,
+    }
+    if not own_luks:
+        luks_options |= {
+            "version": luks_version,
+            "sector_size": sector_size,
+            "label": label,
+        }
+    needed = container_size(specs, block_size=block_size, free=free)
+    with ExitStack() as guard:
+        resources = guard.enter_context(ExitStack())
+        with existing_images_refused(), ExitStack() as names:
+            layers = make_layers(
+                names,
+                resources,
+                path,
+                needed,
+                secret,
+                size=size,
+                header=header,
+                overwrite=overwrite,
+                image_format=image_format,
+                qcow2_options=qcow2_options,
+                own_luks=own_luks,
+                luks_options=luks_options,
+            )
+            initialise(
+                layers.payload,
+                specs,
+                encrypted=encrypted,
+                block_size=block_size,
+                random=random,
+            )
+            store = Store.on_device(
+                layers.payload, encrypted=encrypted, image=layers.image(), resources=resources
+            )
+            if fill:
+                fill(store)
+        guard.pop_all()
+        return store
+
+
+def _specs(sections: Sections) -> list[SectionSpec]:
+    from blobstore.container.initialise import SectionSpec  # noqa: PLC0415  not to open
+
+    if isinstance(sections, Mapping):
+        return [SectionSpec(name, max_size) for name, max_size in sections.items()]
+    return list(sections)

@@ -1,0 +1,101 @@
+"""Finding sections by name, and what may be said of those that are not found."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from blobstore.errors import BlobNotFoundError, CorruptBlobError, DamagedHeadError
+from blobstore.store.policy import damaged_head
+from formats.container.model import State
+
+if TYPE_CHECKING:
+    from blobstore.container.directory import Section
+    from blobstore.container.open_container import OpenContainer
+    from formats.devices.device import Device
+
+
+class Lookup:
+    """Finds sections in an open container, unless a step left them in doubt."""
+
+    def __init__(self, container: OpenContainer) -> None:
+        self._container = container
+        #: The open windows by the names of their sections.
+        self.windows: dict[str, Device] = {}
+
+    def find(self, name: str, *, damaged: bool = False) -> Section:
+        """Return a section; unless ``damaged``, only one that can be read.
+
+        Raises:
+            BlobNotFoundError: There is none, for certain.
+            DamagedHeadError: It is not found, or was never written, but may be
+                hidden by damage; or damage leaves it undecided, or leaves unknown
+                whether it is the newest (C67).
+            CorruptBlobError: It cannot be read.
+            PoisonedStoreError: A failed write leaves it in doubt.
+        """
+        if not isinstance(name, str):
+            # Not "no such blob", which makes emulators manufacture new state.
+            raise TypeError(f"a name is a str, not {type(name).__name__}")
+        directory = self._container.directory
+        section = directory.sections.get(name)
+        writer = self._container.writer
+        if writer.in_doubt and (section is None or name in writer.in_doubt):
+            writer.require_sound()
+        if section is None:
+            if directory.damaged:
+                raise self.damaged_head(f"section {name!r} was not found, but may be hidden")
+            raise BlobNotFoundError(f"there is no section {name!r}")
+        if section.damage and not damaged:
+            kind = DamagedHeadError if directory.damaged else CorruptBlobError
+            raise kind(
+                f"section {name!r} {section.damage.reason}",
+                name=name,
+                generation=section.damage.generation,
+                offset=section.damage.offset,
+                hint="save what can be read, and repair or rebuild the store",
+            )
+        if directory.damaged and not damaged:
+            self._require_known(section)
+        return section
+
+    def require_complete(self) -> None:
+        """Check that the sections that are known are all there are (C82).
+
+        Raises:
+            DamagedHeadError: Damage may hide others.
+            PoisonedStoreError: A failed write leaves some in doubt.
+        """
+        if self._container.writer.in_doubt:
+            self._container.writer.require_sound()
+        if not self._container.directory.complete:
+            raise self.damaged_head("it may hide sections")
+
+    def _require_known(self, section: Section) -> None:
+        """Refuse what damage may have made older than it was, or never written (C67)."""
+        self.require_fresh(f"section {section.name!r}")
+        if section.newest.version.state is State.UNWRITTEN:
+            raise self.damaged_head(
+                f"section {section.name!r} looks as if never written, which is not certain [C67]"
+            )
+
+    def require_fresh(self, what: str) -> None:
+        """Refuse ``what`` where damage leaves unknown whether it is the newest (C67).
+
+        Raises:
+            DamagedHeadError: It does, and nobody permitted that.
+        """
+        if not (self._container.directory.fresh or self._container.allow_damaged):
+            raise self.damaged_head(f"nothing proves that {what} is the newest [C67]")
+
+    def require_no_window(self, name: str) -> None:
+        """Refuse to change a section behind the back of its window.
+
+        Raises:
+            ValueError: The section has an open window.
+        """
+        if name in self.windows:
+            raise ValueError(f"section {name!r} has an open window: write to that, or close it")
+
+    def damaged_head(self, what: str) -> DamagedHeadError:
+        """Return the error that the first damaged head leads to."""
+        return damaged_head(self._container.directory, what)

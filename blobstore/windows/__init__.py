@@ -1,1 +1,0 @@
-"""Sections as block devices, for what writes like a disk (C62)."""

@@ -1,0 +1,532 @@
+"""Image files and block devices: the only module that opens them.
+
+Reads and writes are positional, flushes reach the medium, new files appear
+whole or not at all, and an open image is locked against QEMU and against other
+processes of ours (`formats.devices.locks`).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import sys
+import threading
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from formats.devices.device import Device
+from formats.devices.locks import lock_image, unlock_image
+from formats.errors import (
+    DeviceError,
+    DeviceFullError,
+    ImageReplacedError,
+    ReadOnlyError,
+    UnsupportedError,
+)
+from formats.errors import device_error as _translate
+from formats.process import Owned, Owner, close_descriptor, open_descriptor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from formats.devices.device import ReadableBuffer, WritableBuffer
+
+_NOT_THERE = {errno.EOPNOTSUPP, errno.ENOSYS}
+_BINARY: int = getattr(os, "O_BINARY", 0)  # Windows only
+
+#: How often a file is opened anew that lost its name before it was locked.
+_OPEN_ATTEMPTS = 20
+
+
+class FileDevice(Owned, Device):
+    """An open image file or block device.
+
+    Reading and writing are safe from several threads at once. In a child of the
+    process that opened it everything but `close` is refused (C64).
+
+    Attributes:
+        read_only: Whether writing is refused.
+        observer: Called with the offset and bytes of each read, if it is set.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        read_only: bool = True,
+        lock: bool = True,
+        alone: bool = False,
+    ) -> None:
+        """Open ``path``, which must exist.
+
+        Args:
+            path: A regular file or a block device.
+            read_only: Open for reading; several processes may at once.
+            lock: Take the image lock, shared or exclusive to match, until
+                `close`. Without it nobody is kept out.
+            alone: Let the lock keep out readers, too, although nothing is written.
+
+        Raises:
+            DeviceBusyError: Another process holds the image.
+            ImageReplacedError: Other files take its name again and again.
+            ReadOnlyError: It is to be written and must not be.
+            DeviceError: It does not exist or cannot be opened.
+        """
+        self._name = os.fspath(path)
+        self.read_only = read_only
+        self._alone = alone or not read_only
+        self.observer: Callable[[int, memoryview], None] | None = None
+        self._place = _absolute(self._name)  # whatever the working directory becomes
+        self._owner = Owner(f"the image {self._name}")
+        self._locked = False
+        for attempt in range(1, _OPEN_ATTEMPTS + 1):
+            try:
+                self._open(lock)
+            except ImageReplacedError:
+                # Renamed over between being opened and being locked: take what has the name.
+                self.close()
+                if attempt == _OPEN_ATTEMPTS:
+                    raise
+            except BaseException:
+                self.close()
+                raise
+            else:
+                return
+
+    def _open(self, lock: bool) -> None:
+        # A pipe, which it must not be, would let the opening wait for its other end.
+        flags = (os.O_RDONLY if self.read_only else os.O_RDWR) | getattr(os, "O_NONBLOCK", 0)
+        try:
+            self._fd = open_descriptor(self._name, flags | _BINARY)
+        except OSError as error:
+            raise _translate(
+                error, f"cannot open {self._name}", writing=not self.read_only
+            ) from error
+        self._adopt(lock)
+
+    @property
+    def path(self) -> Path:
+        """Name of the file; `new_file` gives it another one at the end."""
+        from pathlib import Path  # noqa: PLC0415  3 ms that opening a volume does not need
+
+        return Path(self._name)
+
+    def _adopt(self, lock: bool) -> None:
+        mode = os.fstat(self._fd).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+            raise DeviceError(f"{self._name} is neither a regular file nor a block device")
+        self._resizable = stat.S_ISREG(mode)
+        # Only where the system has no positional I/O do threads share the
+        # file position, hence a lock.
+        self._position = None if hasattr(os, "pread") else threading.Lock()
+        if lock:
+            self.lock()
+        else:
+            self.measure()
+
+    def rename(self, path: str | os.PathLike[str]) -> None:
+        """Take it that the file has this name now."""
+        self._name = os.fspath(path)
+        self._place = _absolute(self._name)
+
+    def lock(self) -> None:
+        """Take the image lock, and the size that the file has now (C65).
+
+        Raises:
+            DeviceBusyError: Another process holds the image.
+            ImageReplacedError: The path names another file by now, or none: the lock
+                would be on one that nobody can find. It is not held.
+        """
+        self._owner.require()
+        lock_image(self._fd, self._name, exclusive=self._alone)
+        self._locked = True
+        try:
+            self.require_name()
+        except BaseException:
+            self.unlock()
+            raise
+        self.measure()
+
+    def has_name(self) -> bool:
+        """Say whether who opens the path gets this very file.
+
+        Raises:
+            DeviceError: It cannot be found out.
+        """
+        self._owner.require()
+        if sys.platform == "win32":
+            return True  # an open file cannot be replaced there
+        try:
+            named = os.stat(self._place)  # noqa: PTH116  see path
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise _translate(error, f"cannot look for {self._name}", writing=False) from error
+        return _is_one(os.fstat(self._fd), named)
+
+    def require_name(self) -> None:
+        """Refuse to go on if the path names another file by now, or none (C65).
+
+        Raises:
+            ImageReplacedError: It does: what is written here would be lost.
+            DeviceError: It cannot be found out.
+        """
+        if not self.has_name():
+            raise ImageReplacedError(
+                f"{self._name} was replaced, renamed or removed since it was opened [C65]",
+                hint="close it, and open what has the name now",
+            )
+
+    def fileno(self) -> int:
+        """Return the file's descriptor, for what this class has no method for."""
+        self._owner.require()
+        return self._fd
+
+    def measure(self) -> None:
+        """Take the size that the file has now, if somebody else may have changed it."""
+        self._owner.require()
+        self._size = os.lseek(self._fd, 0, os.SEEK_END)
+
+    def unlock(self) -> None:
+        """Give up the image lock; the file stays open."""
+        self._owner.require()
+        unlock_image(self._fd)
+        self._locked = False
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    @property
+    def block_size(self) -> int:
+        return 512
+
+    def read_into(self, offset: int, buffer: WritableBuffer, /) -> None:
+        self._owner.require()
+        self._check_range(offset, len(buffer))
+        view = memoryview(buffer)
+        start = offset
+        while view:
+            try:
+                count = self._pread(view, offset)
+            except OSError as error:
+                raise _translate(
+                    error, f"cannot read {self._name} at byte {offset}", writing=False
+                ) from error
+            if not count:
+                raise DeviceError(
+                    f"{self._name} ends at byte {offset}: it shrank while it was open"
+                )
+            view = view[count:]
+            offset += count
+        if self.observer is not None:
+            self.observer(start, memoryview(buffer))
+
+    def write(self, offset: int, data: ReadableBuffer, /) -> None:
+        self._owner.require()
+        self._check_range(offset, len(data))
+        if self.read_only:
+            raise ReadOnlyError(f"{self._name} is open for reading only")
+        view = memoryview(data)
+        while view:
+            try:
+                count = self._pwrite(view, offset)
+            except OSError as error:
+                raise _translate(error, f"cannot write {self._name} at byte {offset}") from error
+            view = view[count:]
+            offset += count
+
+    def flush(self) -> None:
+        """Make all writes durable: `fdatasync`, or `F_FULLFSYNC` on macOS."""
+        self._owner.require()
+        try:
+            _synchronise(self._fd)
+        except OSError as error:
+            raise _translate(error, f"cannot flush {self._name}") from error
+
+    def resize(self, size: int, /) -> None:
+        self._owner.require()
+        if not self._resizable:
+            super().resize(size)
+        if self.read_only:
+            raise ReadOnlyError(f"{self._name} is open for reading only")
+        try:
+            os.ftruncate(self._fd, size)
+        except OSError as error:
+            raise _translate(error, f"cannot resize {self._name} to {size} bytes") from error
+        self._size = size
+
+    def discard(self, offset: int, size: int, /) -> None:
+        """Make a hole in the file, or unmap a range of the block device."""
+        self._owner.require()
+        self._check_range(offset, size)
+        if self.read_only:
+            raise ReadOnlyError(f"{self._name} is open for reading only")
+        if not size:
+            return
+        from formats.devices.holes import punch_hole  # noqa: PLC0415  ctypes is rarely needed
+
+        try:
+            punch_hole(self._fd, offset, size)
+        except OSError as error:
+            if error.errno in _NOT_THERE:
+                raise UnsupportedError(
+                    f"the file system or device of {self._name} gives no space back",
+                    feature="discard",
+                ) from error
+            raise _translate(
+                error, f"cannot discard {size} bytes of {self._name} at byte {offset}"
+            ) from error
+
+    def data_ranges(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        """Yield offset and length of what in a range is not a hole, in order.
+
+        Where the system cannot tell, all of it is data.
+
+        Raises:
+            DeviceError: It failed.
+        """
+        self._owner.require()
+        self._check_range(offset, size)
+        end = offset + size
+        if not hasattr(os, "SEEK_DATA"):
+            yield offset, size
+            return
+        while offset < end:
+            try:
+                start = os.lseek(self._fd, offset, os.SEEK_DATA)
+                stop = min(os.lseek(self._fd, start, os.SEEK_HOLE), end)
+            except OSError as error:
+                if error.errno == errno.ENXIO:
+                    return  # nothing but a hole up to the end
+                if error.errno == errno.EINVAL:
+                    yield offset, end - offset
+                    return
+                raise _translate(
+                    error, f"cannot look for holes in {self._name}", writing=False
+                ) from error
+            if start >= end:
+                return
+            yield start, stop - start
+            offset = stop
+
+    def backed_ranges(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        """Yield what in a range is not a hole; as `data_ranges`."""
+        return self.data_ranges(offset, size)
+
+    def reserve(self, offset: int, size: int, /) -> None:
+        """Fill the holes in a range with space, or see that the file system has enough."""
+        self._owner.require()
+        self._check_range(offset, size)
+        if self.read_only:
+            raise ReadOnlyError(f"{self._name} is open for reading only")
+        if not self._resizable:
+            return  # a block device has its space
+        holes = list(self._holes(offset, size))
+        self.require_space(sum(length for _, length in holes))
+        from formats.devices.holes import fill_holes, punch_hole  # noqa: PLC0415  ctypes is rarely needed
+
+        try:
+            for start, length in holes:
+                fill_holes(self._fd, start, length)
+        except OSError as error:
+            if error.errno in _NOT_THERE:
+                return
+            # It was compared with what is there; somebody else was faster.
+            with suppress(OSError):
+                for start, length in holes:
+                    punch_hole(self._fd, start, length)
+            raise _translate(error, f"cannot reserve {size} bytes of {self._name}") from error
+
+    def require_space(self, size: int) -> None:
+        """Refuse what the file system has no space for.
+
+        Raises:
+            DeviceFullError: It has less than ``size`` bytes left.
+        """
+        self._owner.require()
+        if not (self._resizable and hasattr(os, "fstatvfs")):
+            return
+        found = os.fstatvfs(self._fd)
+        free = found.f_bavail * found.f_frsize
+        if size > free:
+            raise DeviceFullError(
+                f"{self._name} needs {size} bytes more; its file system has {free} left"
+            )
+
+    def _holes(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        end = offset + size
+        for start, length in self.data_ranges(offset, size):
+            if offset < start:
+                yield offset, start - offset
+            offset = start + length
+        if offset < end:
+            yield offset, end - offset
+
+    def __del__(self) -> None:
+        """Let go of the file, and of its lock, if whoever opened it was interrupted."""
+        self._locked = False  # it goes with the file; an interpreter that ends imports nothing
+        self.close()
+
+    def close(self) -> None:
+        """Close the file and drop its lock; nothing is flushed. In a child, do nothing."""
+        fd = getattr(self, "_fd", -1)
+        if fd < 0 or self._owner.is_other:
+            return
+        if self._locked:
+            # First: what comes next can be interrupted. And a copy of the descriptor, in
+            # a child that did not close it, would keep the lock.
+            with suppress(OSError):
+                unlock_image(fd)
+            self._locked = False
+        self._fd = -1
+        close_descriptor(fd)
+
+    def _pread(self, view: memoryview, offset: int) -> int:
+        if self._position is None:
+            return os.preadv(self._fd, [view], offset)
+        with self._position:
+            os.lseek(self._fd, offset, os.SEEK_SET)
+            chunk = os.read(self._fd, len(view))
+        view[: len(chunk)] = chunk
+        return len(chunk)
+
+    def _pwrite(self, view: memoryview, offset: int) -> int:
+        if self._position is None:
+            return os.pwrite(self._fd, view, offset)
+        with self._position:
+            os.lseek(self._fd, offset, os.SEEK_SET)
+            return os.write(self._fd, view)
+
+
+@contextmanager
+def new_file(
+    path: str | os.PathLike[str],
+    size: int,
+    *,
+    overwrite: bool = False,
+    existing: FileDevice | None = None,
+) -> Iterator[FileDevice]:
+    """Make an image file that appears under its name whole or not at all.
+
+    Yields a device over a temporary file beside ``path``, of ``size`` zero
+    bytes, mode 0600, locked for writing. When the block ends well the file is
+    flushed and takes its name, durably, and the device stays open: it is the
+    caller's to close. When the block raises, the file is gone. A child that is
+    forked in the block does neither (C64).
+
+    Args:
+        path: The name to take; a symbolic link is followed.
+        size: Bytes, all holes.
+        overwrite: Replace an existing file; otherwise one that appears
+            meanwhile is left alone. It is locked until then: whoever writes to it
+            would go on writing to a file that has no name any more (C65).
+        existing: That file, if it is open and locked for writing already.
+
+    Raises:
+        FileExistsError: ``path`` exists and ``overwrite`` is false.
+        DeviceBusyError: Another process uses the file that would be replaced.
+        DeviceError: The file cannot be made, or would replace a device, a pipe or a
+            directory.
+    """
+    from pathlib import Path  # noqa: PLC0415  see FileDevice.path
+
+    target = Path(os.path.realpath(path))
+    if not overwrite and target.exists():
+        raise FileExistsError(errno.EEXIST, "it exists already", str(target))
+    if target.exists() and not target.is_file():
+        # Root could: and nobody has a /dev/null any more.
+        raise DeviceError(f"{path} is not a regular file, and is not replaced by one")
+    with ExitStack() as stack:
+        if existing is None and overwrite and target.exists():
+            existing = stack.enter_context(FileDevice(target, alone=True))
+        temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY
+        try:
+            os.close(os.open(temporary, flags, 0o600))
+        except OSError as error:
+            raise _translate(error, f"cannot create {target}") from error
+        owner = Owner(f"the new file {path}")
+        try:
+            device = FileDevice(temporary, read_only=False)
+        except BaseException:
+            temporary.unlink()
+            raise
+        try:
+            device.resize(size)
+            yield device
+            device.flush()
+            if existing is not None:
+                existing.require_name()
+            elif overwrite and target.exists():
+                # It appeared meanwhile.
+                stack.enter_context(FileDevice(target, alone=True))
+            _take_name(temporary, target, overwrite=overwrite)
+            device.rename(path)
+        except BaseException:
+            if not owner.is_other:
+                device.close()
+                with suppress(FileNotFoundError):
+                    temporary.unlink()
+            raise
+
+
+def _take_name(temporary: Path, target: Path, *, overwrite: bool) -> None:
+    try:
+        if overwrite or not hasattr(os, "link"):
+            temporary.replace(target)
+        else:
+            # A link, unlike a rename, never replaces what appeared meanwhile.
+            os.link(temporary, target)
+            temporary.unlink()
+        synchronise_directory(target.parent)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise _translate(error, f"cannot name the new file {target}") from error
+
+
+def _absolute(name: str) -> str:
+    return os.path.abspath(name)  # noqa: PTH100  see FileDevice.path
+
+
+def _is_one(opened: os.stat_result, named: os.stat_result) -> bool:
+    """Say whether two names, of devices perhaps, are of one thing."""
+    if stat.S_ISBLK(opened.st_mode) and stat.S_ISBLK(named.st_mode):
+        return opened.st_rdev == named.st_rdev
+    return os.path.samestat(opened, named)
+
+
+def is_same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
+    """Say whether both names are of one file, also by a link, or of one yet to be made."""
+    from pathlib import Path  # noqa: PLC0415  see FileDevice.path
+
+    if os.path.realpath(one) == os.path.realpath(other):
+        return True
+    one, other = Path(one), Path(other)
+    return one.exists() and other.exists() and one.samefile(other)
+
+
+def synchronise_directory(path: Path) -> None:
+    """Make names just added to or removed from a directory durable."""
+    if not hasattr(os, "O_DIRECTORY"):  # Windows has no such thing to open
+        return
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _synchronise(fd: int) -> None:
+    if sys.platform == "darwin":
+        import fcntl  # noqa: PLC0415  absent on Windows
+
+        # fsync only reaches the drive's cache there.
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+    elif hasattr(os, "fdatasync"):
+        os.fdatasync(fd)
+    else:
+        os.fsync(fd)

@@ -1,0 +1,192 @@
+"""Whether a request goes through NumPy, sector by sector in bulk, or not.
+
+Few sectors are faster one by one. And a process that reads one blob shall not
+pay for importing NumPy, about 50 ms: it is imported when it would have saved as much
+already. So nobody ever waits more than twice what
+would have been best, whatever comes next.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+from luks.crypto.blockcipher import CryptographyCipher, block_size, is_in_cryptography
+from luks.model import SECTOR_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from formats.devices.device import ReadableBuffer, WritableBuffer
+    from luks.crypto.spec import CipherSpec
+
+#: Microseconds that importing NumPy takes.
+_IMPORT_COST: Final = 50_000
+_BLOCK: Final = 16
+
+
+class Bulk(Protocol):
+    """A `luks.crypto.spec.SectorCipher` for many sectors, and for any step between numbers.
+
+    Attributes:
+        way: What the cipher goes over the data by, for people: ``"XTS"`` or ``"ECB"``.
+    """
+
+    way: str
+
+    def encrypt(self, first: int, step: int, data: ReadableBuffer, out: WritableBuffer, /) -> None:
+        """Encrypt sectors ``first``, ``first + step``, ... of ``data`` to ``out``."""
+
+    def decrypt(self, first: int, step: int, data: ReadableBuffer, out: WritableBuffer, /) -> None:
+        """Decrypt; as `encrypt`."""
+
+
+class Crossover(NamedTuple):
+    """From where on the way in bulk is faster, with `cryptography` 50 on a Zen 5.
+
+    For a size of sectors that is not named it never is. ``python -m tests.bench
+    --crossover`` measures all of it.
+
+    Attributes:
+        encrypt: Sectors of a request, by their size, to encrypt.
+        decrypt: The same, to decrypt.
+        saved: Microseconds that each sector of larger requests saves, about, by
+            their size.
+    """
+
+    encrypt: Mapping[int, int]
+    decrypt: Mapping[int, int]
+    saved: Mapping[int, float]
+
+
+#: XTS against `luks.crypto.fast.xts.AesXts`, which is faster where sectors are large; against
+#: the same where one context does not serve many sectors; and against `luks.crypto.modes`.
+AES_XTS: Final = Crossover(
+    encrypt={512: 44, 1024: 56, 2048: 108},
+    decrypt={512: 44, 1024: 58, 2048: 108},
+    saved={512: 0.35, 1024: 0.25, 2048: 0.15},
+)
+AES_XTS_BY_CONTEXTS: Final = Crossover(
+    encrypt={512: 7, 1024: 8, 2048: 9, 4096: 13},
+    decrypt={512: 8, 1024: 10, 2048: 10, 4096: 14},
+    saved={512: 1.9, 1024: 1.8, 2048: 1.7, 4096: 1.5},
+)
+OTHER_XTS: Final = Crossover(
+    encrypt={512: 3, 1024: 2, 2048: 1, 4096: 1},
+    decrypt={512: 3, 1024: 2, 2048: 1, 4096: 1},
+    saved={512: 5.4, 1024: 10.0, 2048: 20.0, 4096: 38.0},
+)
+#: CBC against `luks.crypto.modes`. To encrypt, the large sector takes NumPy 256 steps.
+CBC: Final = Crossover(
+    encrypt={512: 23, 1024: 34, 2048: 42, 4096: 58},
+    decrypt={512: 12, 1024: 7, 2048: 4, 4096: 2},
+    saved={512: 1.3, 1024: 1.8, 2048: 2.9, 4096: 4.5},
+)
+
+
+class BulkPath:
+    """The way of one cipher for many sectors, made when it is first worth it."""
+
+    def __init__(self, make: Callable[[], Bulk], sector_size: int, crossover: Crossover) -> None:
+        """Serve requests that ``crossover`` says are faster so.
+
+        Args:
+            make: May import NumPy.
+            sector_size: Bytes.
+            crossover: Of what ``make`` makes.
+        """
+        self._make = make
+        self._bulk: Bulk | None = None
+        self._sector_size = sector_size
+        self._step = sector_size // SECTOR_SIZE
+        self._saved = crossover.saved[sector_size]
+        self._least_to_encrypt = crossover.encrypt[sector_size] * sector_size
+        self._least_to_decrypt = crossover.decrypt[sector_size] * sector_size
+
+    def encrypt(self, first_sector: int, data: ReadableBuffer, out: WritableBuffer) -> bool:
+        """Encrypt as a `SectorCipher` does and return True, or do nothing and return False."""
+        bulk = self._for_size(len(data), self._least_to_encrypt)
+        if bulk is None:
+            return False
+        bulk.encrypt(first_sector, self._step, data, out)
+        return True
+
+    def decrypt(self, first_sector: int, data: ReadableBuffer, out: WritableBuffer) -> bool:
+        """Decrypt; as `encrypt`."""
+        bulk = self._for_size(len(data), self._least_to_decrypt)
+        if bulk is None:
+            return False
+        bulk.decrypt(first_sector, self._step, data, out)
+        return True
+
+    def way(self) -> str:
+        """Import NumPy, and return the `Bulk.way` that larger requests will go."""
+        if self._bulk is None:
+            self._bulk = self._make()
+        return self._bulk.way
+
+    def _for_size(self, size: int, least: int) -> Bulk | None:
+        if size < least:
+            return None
+        if self._bulk is None and _import_account.is_due(size // self._sector_size * self._saved):
+            self._bulk = self._make()
+        return self._bulk
+
+
+def bulk_path(
+    spec: CipherSpec, key: memoryview, sector_size: int, xts: Crossover
+) -> BulkPath | None:
+    """Return the way in bulk for a cipher that is usable, if it has one.
+
+    CBC and XTS have, with ciphers of `cryptography` that have 128-bit blocks, and with
+    sectors for which it is worth it.
+
+    Args:
+        spec: The cipher.
+        key: Its key, to which the result refers.
+        sector_size: Bytes.
+        xts: Of XTS, compared with what serves small requests.
+    """
+    size = len(key) // 2 if spec.mode == "xts" else len(key)
+    if not is_in_cryptography(spec.cipher, size) or block_size(spec.cipher) != _BLOCK:
+        return None
+    if spec.mode not in {"cbc", "xts"} or sys.byteorder != "little":
+        return None  # to NumPy, the bytes are little-endian numbers
+    crossover = xts if spec.mode == "xts" else CBC
+    if sector_size not in crossover.encrypt:
+        return None
+
+    def make() -> Bulk:
+        from luks.crypto.fast.bulk_ivs import bulk_ivs  # noqa: PLC0415  NumPy
+
+        ivs = bulk_ivs(spec, key, sector_size)
+        if spec.mode == "xts":
+            from luks.crypto.fast.xts_bulk import BulkXts  # noqa: PLC0415
+
+            return BulkXts(spec.cipher, key, sector_size, ivs)
+        from luks.crypto.fast.cbc_bulk import BulkCbc  # noqa: PLC0415
+
+        return BulkCbc(CryptographyCipher(spec.cipher, key), sector_size, ivs)
+
+    return BulkPath(make, sector_size, crossover)
+
+
+def expect_much() -> None:
+    """Import NumPy at the first request that it is faster for: many more will follow."""
+    _import_account.is_due(_IMPORT_COST)
+
+
+class _ImportAccount:
+    """The time that NumPy would have saved in this process."""
+
+    def __init__(self) -> None:
+        self._lost = 0.0
+
+    def is_due(self, saved: float) -> bool:
+        """Say whether NumPy is there or worth importing, which would save ``saved`` µs now."""
+        # Threads may lose some of it to each other, which does not matter.
+        self._lost += saved
+        return self._lost >= _IMPORT_COST or "numpy" in sys.modules
+
+
+_import_account: Final = _ImportAccount()

@@ -1,0 +1,141 @@
+"""LUKS2 headers: one copy's bytes to model and back.
+
+A copy is a binary header and a JSON area. The two copies of a header differ in
+magic, offset, salt and checksum only.
+
+Source: LUKS2 On-Disk Format Specification 1.1, section 2.
+"""
+
+from __future__ import annotations
+
+import os
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from luks.header import luks2_objects
+from luks.header.luks2_binary import (
+    BINARY_SIZE,
+    CHECKSUM_HASH,
+    LABEL_SIZE,
+    PRIMARY_MAGIC,
+    SALT_SIZE,
+    SECONDARY_MAGIC,
+    UUID_SIZE,
+    VERSION,
+    BinaryHeader,
+    check_checksum,
+    decode_binary,
+    encode_copy,
+)
+from luks.header.luks2_json import format_area, parse_area
+from luks.header.text import decode_field, encode_field
+from luks.header.validate import validate_luks2
+from luks.model import Header
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from luks.secret.randomness import RandomSource
+
+#: Which copy is meant: the primary one, or the one behind it.
+PRIMARY, SECONDARY = 0, 1
+
+_MAGICS: Final = (PRIMARY_MAGIC, SECONDARY_MAGIC)
+
+
+class _Source(NamedTuple):
+    """What `decode_copy` keeps in `Header.source` for `encode`."""
+
+    root: Mapping[str, Any]
+    label: bytes | None = None
+    subsystem: bytes | None = None
+    uuid: bytes | None = None
+
+
+_NEW: Final = _Source(MappingProxyType({}))
+
+
+def metadata_size_of(block: bytes, which: int, offset: int) -> int:
+    """Return how many bytes the copy has that begins with ``block``.
+
+    Args:
+        block: Its first `BINARY_SIZE` bytes.
+        which: `PRIMARY` or `SECONDARY`.
+        offset: Where it was found.
+
+    Raises:
+        LuksHeaderError: No copy begins so.
+    """
+    return decode_binary(block, magic=_MAGICS[which], offset=offset).metadata_size
+
+
+def decode_copy(copy: bytes, which: int, offset: int) -> Header:
+    """Decode and validate one whole copy.
+
+    Args:
+        copy: As many bytes as `metadata_size_of` says.
+        which: `PRIMARY` or `SECONDARY`.
+        offset: Where it was found.
+
+    Raises:
+        LuksHeaderError: It is damaged or breaks a rule of the format.
+        UnsupportedError: The hash of its checksum is not available.
+    """
+    binary = decode_binary(copy[:BINARY_SIZE], magic=_MAGICS[which], offset=offset)
+    check_checksum(binary, copy)
+    root = parse_area(copy[BINARY_SIZE:])
+    metadata = luks2_objects.decode(root)
+    header = Header(
+        version=VERSION,
+        uuid=decode_field(binary.uuid),
+        keyslots=MappingProxyType(metadata.keyslots),
+        digests=MappingProxyType(metadata.digests),
+        segments=MappingProxyType(metadata.segments),
+        tokens=MappingProxyType(metadata.tokens),
+        label=decode_field(binary.label),
+        subsystem=decode_field(binary.subsystem),
+        seqid=binary.seqid,
+        flags=metadata.flags,
+        requirements=metadata.requirements,
+        metadata_size=binary.metadata_size,
+        keyslots_offset=2 * binary.metadata_size,
+        keyslots_size=metadata.keyslots_size,
+        source=_Source(root, binary.label, binary.subsystem, binary.uuid),
+    )
+    validate_luks2(header, json_size=metadata.json_size)
+    return header
+
+
+def encode(header: Header, random: RandomSource | None = None) -> tuple[bytes, bytes]:
+    """Encode both copies, each with a fresh salt.
+
+    Args:
+        header: What to encode.
+        random: Of the salts.
+
+    Raises:
+        LuksHeaderError: The metadata do not fit into the JSON area.
+        ValueError: A field does not fit, or an object of an unknown type was
+            changed.
+    """
+    old = header.source if isinstance(header.source, _Source) else _NEW
+    json_size = header.metadata_size - BINARY_SIZE
+    area = format_area(luks2_objects.encode(header, old.root, json_size), json_size)
+    primary, secondary = (
+        encode_copy(
+            BinaryHeader(
+                magic=magic,
+                metadata_size=header.metadata_size,
+                seqid=header.seqid,
+                label=encode_field(header.label, LABEL_SIZE, unchanged=old.label),
+                checksum_hash=CHECKSUM_HASH,
+                salt=(random or os.urandom)(SALT_SIZE),
+                uuid=encode_field(header.uuid, UUID_SIZE, unchanged=old.uuid),
+                subsystem=encode_field(header.subsystem, LABEL_SIZE, unchanged=old.subsystem),
+                offset=offset,
+            ),
+            area,
+        )
+        for magic, offset in zip(_MAGICS, (0, header.metadata_size), strict=True)
+    )
+    return primary, secondary

@@ -1,0 +1,96 @@
+"""A LUKS2 re-encryption under way: what a header must say of it.
+
+A keyslot of type ``reencrypt`` holds no key, but where the re-encryption stands
+and how it survives a crash; two backup segments say what the payload was and
+what it will be (L30). Nothing here continues a re-encryption.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from luks.errors import LuksHeaderError
+
+if TYPE_CHECKING:
+    from luks.header.luks2_json import Node
+    from luks.model import Header, Segment
+
+#: Requirements of a re-encryption under way, in their versions.
+REENCRYPT_REQUIREMENTS: Final = frozenset(
+    {"online-reencrypt", "online-reencrypt-v2", "online-reencrypt-v3"}
+)
+#: The type of the keyslot that records one.
+REENCRYPT: Final = "reencrypt"
+
+_MODES: Final = ("reencrypt", "encrypt", "decrypt")
+_DIRECTIONS: Final = ("forward", "backward")
+# What protects the part that is being rewritten, and which members that takes;
+# as with cryptsetup 2.6, others may come and are not ours to judge.
+_RESILIENCE: Final = {
+    "checksum": ("checksum",),
+    "datashift": ("shift",),
+    "datashift-journal": ("shift",),
+    "datashift-checksum": ("checksum",),
+}
+_PREVIOUS, _FINAL = "backup-previous", "backup-final"
+_SECTOR_SIZE: Final = 512
+
+
+def check_reencrypt_keyslot(node: Node) -> None:
+    """Check the members of a ``reencrypt`` keyslot.
+
+    Raises:
+        LuksHeaderError: One is missing or impossible.
+    """
+    for name, words in (("mode", _MODES), ("direction", _DIRECTIONS)):
+        if node.text(name) not in words:
+            raise LuksHeaderError(f"{node.place}: {name!r} is none of {words}", rule="L30")
+    area = node.child("area")
+    needs = _RESILIENCE.get(area.text("type"), ())
+    if "checksum" in needs:
+        area.text("hash")
+        sector_size = area.integer("sector_size", _SECTOR_SIZE)
+        if sector_size & (sector_size - 1):
+            raise LuksHeaderError(f"{area.place}: 'sector_size' is no power of two", rule="L30")
+    if "shift" in needs:
+        shift = area.uint64("shift_size")
+        if not shift or shift % _SECTOR_SIZE:
+            raise LuksHeaderError(f"{area.place}: 'shift_size' is not of sectors", rule="L30")
+
+
+def check_reencryption(header: Header) -> None:
+    """Check that keyslot, requirement and segments of a re-encryption go together.
+
+    Raises:
+        LuksHeaderError: They contradict each other.
+    """
+    required = REENCRYPT_REQUIREMENTS.intersection(header.requirements)
+    keyslots = [slot for slot in header.keyslots.values() if slot.type == REENCRYPT]
+    if len(required) > 1 or len(keyslots) > 1:
+        raise LuksHeaderError("there is more than one re-encryption", rule="L30")
+    if keyslots and not required:
+        raise LuksHeaderError("a re-encryption lacks its requirement", rule="L30")
+    if any(slot.key_size != 1 for slot in keyslots):
+        raise LuksHeaderError("a re-encryption keyslot has a key", rule="L30")
+    if not required:
+        return
+    if not keyslots:
+        raise LuksHeaderError("a re-encryption lacks its keyslot", rule="L30")
+    ends = [_backup(header, flag) for flag in (_PREVIOUS, _FINAL)]
+    for segment in header.data_segments:
+        if _kind(segment) not in {_kind(end) for end in ends}:
+            raise LuksHeaderError(
+                "a segment is neither what it was before the re-encryption nor after", rule="L30"
+            )
+
+
+def _backup(header: Header, flag: str) -> Segment:
+    found = [segment for segment in header.segments.values() if flag in segment.flags]
+    if not found:
+        raise LuksHeaderError(f"a re-encryption lacks its segment {flag!r}", rule="L30")
+    return found[0]
+
+
+def _kind(segment: Segment) -> tuple[str, str | None, int]:
+    """What a re-encryption changes of a segment, but for its key."""
+    return segment.type, segment.cipher, segment.sector_size

@@ -1,0 +1,60 @@
+"""What else may lie where a LUKS header copy was.
+
+A header copy that is gone may have been overwritten on purpose: the volume was
+given up, and somebody's file system or partition table is there now. Its other
+copy must not overwrite that. cryptsetup asks libblkid; here is what usually lies
+on disks, by the bytes that tell.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from formats.devices.device import read_exactly
+from luks.errors import ForeignImageError
+
+if TYPE_CHECKING:
+    from formats.devices.device import BlockDevice
+
+#: Name, byte offset from the start of the device, and bytes there.
+_SIGNATURES: Final = (
+    ("an LVM2 physical volume", 512, b"LABELONE"),
+    ("an LVM2 physical volume", 0, b"LABELONE"),
+    ("a partition table", 510, b"\x55\xaa"),
+    ("a GUID partition table", 512, b"EFI PART"),
+    ("XFS", 0, b"XFSB"),
+    ("ext2, ext3 or ext4", 0x438, b"\x53\xef"),
+    ("NTFS", 3, b"NTFS    "),
+    ("exFAT", 3, b"EXFAT   "),
+    ("BitLocker", 3, b"-FVE-FS-"),
+    ("SquashFS", 0, b"hsqs"),
+    ("F2FS", 0x400, b"\x10\x20\xf5\xf2"),
+    ("swap space", 4086, b"SWAPSPACE2"),
+    ("swap space", 4086, b"SWAP-SPACE"),
+    ("a RAID member", 4096, b"\xfc\x4e\x2b\xa9"),
+    ("a RAID member", 0, b"\xfc\x4e\x2b\xa9"),
+    ("a qcow2 image", 0, b"QFI\xfb"),
+    ("bcache", 4120, b"\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81"),
+)
+_LONGEST: Final = 4120 + 16
+
+
+def check_place(device: BlockDevice, offset: int) -> None:
+    """Check that a header copy may be written anew.
+
+    Only the start of a device is looked at: nobody else begins anything where
+    secondary copies are.
+
+    Raises:
+        ForeignImageError: Something else is there.
+    """
+    if offset:
+        return
+    start = read_exactly(device, 0, min(_LONGEST, device.size))
+    for name, at, signature in _SIGNATURES:
+        if start.startswith(signature, at):
+            raise ForeignImageError(
+                f"the primary header copy has been overwritten by {name}",
+                offset=at,
+                hint="if the volume is still wanted, overwrite the first 4 KiB with zeros",
+            )

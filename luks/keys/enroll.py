@@ -1,0 +1,181 @@
+"""Adding keys to a header in memory; `luks.header.writer` makes it durable."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from formats.errors import ArgumentError
+from formats.frozen import replace
+from luks.crypto.kdf import derive
+from luks.errors import KeyslotsFullError
+from luks.header import luks1
+from luks.header.layout import STRIPES, area_size
+from luks.header.validate import AREA_ALIGNMENT, MAX_OBJECTS
+from luks.keys.keyslots import seal
+from luks.model import Area, Digest, Keyslot, Pbkdf2
+from luks.secret.randomness import source_or_system
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from formats.devices.device import ReadableBuffer
+    from luks.model import Header, KdfCost
+    from luks.secret.randomness import RandomSource
+
+SALT_SIZE: Final = 32
+#: Bytes of every LUKS1 digest; LUKS2's have the length of their hash.
+LUKS1_DIGEST_SIZE: Final = 20
+
+
+def new_digest(
+    key: ReadableBuffer, kdf: Pbkdf2, size: int, random: RandomSource | None = None
+) -> Digest:
+    """Make the digest that a volume key is verified against, for segment 0.
+
+    Args:
+        key: Not modified.
+        kdf: Its hash and iterations.
+        size: Bytes of the digest.
+        random: Of its salt.
+    """
+    salt = source_or_system(random)(SALT_SIZE)
+    with derive(kdf, key, salt, size) as value:
+        return Digest("pbkdf2", (), (0,), kdf, salt, bytes(value.view()))
+
+
+def add_keyslot(
+    header: Header,
+    number: int,
+    *,
+    kdf: KdfCost,
+    secret: ReadableBuffer,
+    key: ReadableBuffer,
+    hash_name: str,
+    digest_number: int | None = None,
+    in_use: Iterable[Area] = (),
+    cipher: tuple[str, int] | None = None,
+    random: RandomSource | None = None,
+) -> tuple[Header, dict[int, bytes]]:
+    """Make keyslot ``number`` open ``key`` with ``secret``.
+
+    Args:
+        header: Not modified.
+        number: A keyslot that is not active.
+        kdf: Cost of its key derivation.
+        secret: Not modified.
+        key: The volume key. Not modified.
+        hash_name: Hash of the AF diffuser; LUKS1 has its own.
+        digest_number: Digest that confirms the key; by default the volume's.
+        in_use: Areas that it must not take, besides those of ``header``.
+        cipher: Cipher string and key size for the key material, in LUKS2 only;
+            by default the payload's cipher with a key of the same size.
+        random: Of its salt and its stripes.
+
+    Returns:
+        The new header, and its key material by byte offset; both are what
+        `luks.header.writer.write_header` takes.
+
+    Raises:
+        KeyslotsFullError: There is no room for its area.
+        ValueError: The keyslot is active, or the header has no digest.
+    """
+    if number in header.keyslots:
+        raise ArgumentError(f"keyslot {number} is active")
+    if header.version == luks1.VERSION:
+        blank = luks1.blank_keyslot(header, number)
+        if any(area.offset == blank.area.offset for area in in_use):
+            raise KeyslotsFullError(f"the area of keyslot {number} is still in use")
+    else:
+        name, area_key_size = cipher or (header.cipher or "", len(key))
+        blank = Keyslot(
+            type="luks2",
+            key_size=len(key),
+            area=replace(_free_area(header, len(key), in_use), cipher=name, key_size=area_key_size),
+            kdf=None,
+            salt=b"",
+            stripes=STRIPES,
+            af_hash=hash_name,
+        )
+    keyslot = replace(blank, kdf=kdf, salt=source_or_system(random)(SALT_SIZE))
+    if digest_number is None:
+        digest_number = header.volume_digest
+    if digest_number is None:
+        raise ArgumentError("this header has no digest for the volume key")
+    digest = header.digests[digest_number]
+    digest = replace(digest, keyslots=tuple(sorted({*digest.keyslots, number})))
+    added = replace(
+        header,
+        keyslots=MappingProxyType({**header.keyslots, number: keyslot}),
+        digests=MappingProxyType({**header.digests, digest_number: digest}),
+    )
+    return added, {keyslot.area.offset: seal(keyslot, secret, key, random)}
+
+
+def choose_keyslot(header: Header, keyslot: int | None, in_use: Iterable[int] = ()) -> int:
+    """Return the number of a keyslot that can be added.
+
+    Args:
+        header: Header to add it to.
+        keyslot: The one that is asked for; by default the first that is free.
+        in_use: Further keyslots that are not free.
+
+    Raises:
+        KeyslotsFullError: There is none.
+        ArgumentError: It is active, or there can be none of this number.
+    """
+    if keyslot is not None:
+        check_number(header, keyslot)
+        if keyslot in header.keyslots:
+            raise ArgumentError(f"keyslot {keyslot} is active")
+        return keyslot
+    count = keyslot_count(header)
+    taken = {*header.keyslots, *in_use}
+    for number in range(count):
+        if number not in taken:
+            return number
+    raise KeyslotsFullError(f"all {count} keyslots are in use", hint="remove one of them first")
+
+
+def keyslot_count(header: Header) -> int:
+    """Return how many keyslots the format has."""
+    return luks1.KEYSLOT_COUNT if header.version == luks1.VERSION else MAX_OBJECTS
+
+
+def check_number(header: Header, keyslot: int) -> None:
+    """Check that the format has a keyslot of this number.
+
+    Raises:
+        ArgumentError: It has not.
+    """
+    count = keyslot_count(header)
+    if not 0 <= keyslot < count:
+        raise ArgumentError(f"keyslots are numbered from 0 to {count - 1}")
+
+
+def find_space(header: Header, size: int, in_use: Iterable[Area]) -> int | None:
+    """Return the offset of the first part of the keyslots area that is free, or None.
+
+    Args:
+        header: Says where the keyslots area is.
+        size: Bytes.
+        in_use: Areas that it must not touch.
+    """
+    offset = header.keyslots_offset
+    for area in sorted(in_use, key=lambda area: area.offset):
+        if offset + size <= area.offset:
+            break
+        offset = max(offset, area.end + -area.end % AREA_ALIGNMENT)
+    return offset if offset + size <= header.keyslots_offset + header.keyslots_size else None
+
+
+def _free_area(header: Header, key_size: int, in_use: Iterable[Area]) -> Area:
+    """Return the first free part of the keyslots area, its cipher not yet decided."""
+    size = area_size(key_size)
+    offset = find_space(header, size, [*(s.area for s in header.keyslots.values()), *in_use])
+    if offset is None:
+        raise KeyslotsFullError(
+            "the keyslots area has no room for another keyslot",
+            hint="remove a keyslot first; new key material never overwrites what is in use",
+        )
+    return Area(offset, size, cipher=None, key_size=0)

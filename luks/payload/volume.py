@@ -1,0 +1,389 @@
+"""An unlocked volume: its payload as a BlockDevice."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from contextlib import ExitStack
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from formats.devices.device import Device
+from formats.errors import ArgumentError
+from formats.process import Owned, Owner
+from luks.crypto.ciphers import NullCipher, sector_cipher
+from luks.crypto.kdf import DEFAULT_LIMITS
+from luks.errors import (
+    LuksHeaderError,
+    ReadOnlyError,
+    TruncatedImageError,
+    UnsupportedError,
+)
+from luks.header.detection import is_same_place, opened
+from luks.header.load import read_header
+from luks.header.policy import DEFAULT_POLICY, check_openable, check_payload_place, volume_key_sizes
+from luks.keys.keyslots import VolumeKey, unlock, verify_volume_key
+from luks.payload.segment import CryptSegment
+from luks.secret.secrets import Secret
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from formats.devices.device import BlockDevice, ReadableBuffer, WritableBuffer
+    from luks.crypto.kdf import KdfLimits
+    from luks.crypto.spec import SectorCipher
+    from luks.header.load import Place
+    from luks.header.policy import Policy
+    from luks.model import Header, Segment
+
+
+def open(  # noqa: A001  it is luks.open
+    path_or_device: Place,
+    secret: bytes | Secret | VolumeKey,
+    *,
+    header: Place | None = None,
+    keyslot: int | None = None,
+    read_only: bool = True,
+    limits: KdfLimits = DEFAULT_LIMITS,
+    policy: Policy = DEFAULT_POLICY,
+) -> Volume:
+    """Unlock a LUKS1 or LUKS2 volume.
+
+    The header is read once, validated, and opened from that very copy. If one
+    copy of a LUKS2 header is damaged or old, opening for writing restores it.
+
+    Args:
+        path_or_device: Image file, block device or open device with the
+            payload. A path is opened, and locked against other processes and
+            QEMU, until the volume is closed; a device stays the caller's.
+        secret: Passphrase or content of a key file; or the volume key itself, from
+            `luks.verify_volume_key`, which is verified once more. Not modified.
+        header: Detached header, likewise; it is not used after this call. One and the
+            same device object as the image means that the header is attached.
+        keyslot: Try only this keyslot, whatever its priority.
+        read_only: Permit no writing.
+        limits: What the key derivation may cost at most.
+        policy: What the header must be, before the secret is used.
+
+    Raises:
+        NoKeyslotMatchError: The secret opens no keyslot.
+        UnlockError: There is no keyslot to try, or it is not the volume key.
+        PolicyError: The volume is not encrypted, or asks for too much.
+        UnsupportedError: It needs something that is not implemented.
+        EmptyImageError, ForeignImageError, TruncatedImageError,
+        LuksHeaderError: There is no sound LUKS header, or the payload overlaps it: a
+            detached header is given as the image (L52).
+        ArgumentError: ``header`` is the image itself.
+        DeviceError: The image cannot be opened or read, or is in use.
+    """
+    with ExitStack() as stack:
+        if header is path_or_device and not isinstance(header, str | os.PathLike):
+            header = None
+        if isinstance(path_or_device, str | os.PathLike):
+            from formats.devices.file import FileDevice  # noqa: PLC0415  devices may come from elsewhere
+
+            device: BlockDevice = stack.enter_context(
+                FileDevice(path_or_device, read_only=read_only)
+            )
+            owned: tuple[BlockDevice, ...] = (device,)
+        else:
+            device, owned = path_or_device, ()
+        with opened(device if header is None else header) as header_device:
+            loaded = read_header(header_device)
+            check_openable(loaded, allow_unencrypted=policy.allow_unencrypted)
+            check_payload_place(device, loaded)
+            if header is not None and is_same_place(path_or_device, header):
+                raise ArgumentError("the image and its detached header are one and the same [L52]")
+            if isinstance(secret, VolumeKey):
+                key = verify_volume_key(loaded, secret.key.view(), limits=limits, policy=policy)
+            else:
+                key = unlock(
+                    header_device, loaded, secret, keyslot=keyslot, limits=limits, policy=policy
+                )
+        stack.callback(key.key.wipe)
+        if loaded.stale_copy is not None and not read_only:
+            from luks.header.repair_copy import restore_copy  # noqa: PLC0415  hardly ever needed
+
+            loaded = restore_copy(device if header is None else header, loaded)
+        volume = Volume(device, loaded, key, read_only=read_only, policy=policy, owned=owned)
+        stack.pop_all()
+    return volume
+
+
+class Volume(Owned, Device):
+    """The decrypted payload of a LUKS volume, as a `BlockDevice`.
+
+    Any range of bytes can be read and written, from several threads at once; a
+    write that ends inside sectors reads those first. In a child of the process that
+    opened it everything but `close` raises `ForkedProcessError`: it would wait for
+    locks that nobody there releases.
+
+    Attributes:
+        header: The header it was opened with.
+        keyslot: Number of the keyslot that opened it, or None.
+        read_only: Whether writing is refused.
+    """
+
+    def __init__(
+        self,
+        device: BlockDevice,
+        header: Header,
+        key: VolumeKey,
+        *,
+        read_only: bool = True,
+        policy: Policy = DEFAULT_POLICY,
+        owned: tuple[BlockDevice, ...] = (),
+    ) -> None:
+        """Open the payload on ``device`` with a loaded header and its confirmed key.
+
+        Args:
+            device: Holds the payload.
+            header: Its header, however it was loaded.
+            key: From `luks.unlock` or `luks.verify_volume_key` with that header;
+                `close` wipes it.
+            read_only: Permit no writing.
+            policy: What it must be.
+            owned: Devices that `close` closes.
+
+        Raises:
+            TruncatedImageError: The device ends before the payload.
+            LuksHeaderError: The payload would overlap the header itself (L52).
+            PolicyError, UnsupportedError: As `luks.unlock`.
+            ArgumentError: The key is not as long as the header says (L65).
+        """
+        policy.check_header(header)
+        digest = check_openable(header, allow_unencrypted=policy.allow_unencrypted)
+        check_payload_place(device, header)
+        sizes = volume_key_sizes(header, digest)
+        if sizes and len(key.key) not in sizes:
+            raise ArgumentError(f"a key of {len(key.key)} bytes is not of this header [L65]")
+        self.header = header
+        self.keyslot = key.keyslot
+        self.read_only = read_only
+        self._key = key.key
+        self._owned = owned
+        self._segments = tuple(
+            _open_segment(device, segment, key.key) for segment in header.data_segments
+        )
+        self._starts = _starts(self._segments)
+        self._device = device
+        self._owner = Owner("the volume")
+        self._closed = False
+
+    @property
+    def size(self) -> int:
+        """Bytes of the payload, in whole sectors."""
+        return self._starts[-1]
+
+    @property
+    def block_size(self) -> int:
+        """Bytes of a sector; the largest, if segments differ."""
+        return max(segment.block_size for segment in self._segments)
+
+    def over(self, device: BlockDevice, *, read_only: bool = True) -> Volume:
+        """Return the payload of another image as this header and key open it.
+
+        Args:
+            device: Holds the payload where this header says; stays the caller's.
+            read_only: Permit no writing.
+
+        Raises:
+            TruncatedImageError: The device ends before the payload.
+        """
+        self._check_open()
+        key = VolumeKey(Secret(self._key.view()), self.keyslot)
+        return Volume(device, self.header, key, read_only=read_only)
+
+    @property
+    def volume_key_size(self) -> int:
+        """Bytes of the volume key."""
+        return len(self._key)
+
+    def read_into(self, offset: int, buffer: WritableBuffer, /) -> None:
+        self._check_open()
+        self._check_range(offset, len(buffer))
+        view = memoryview(buffer)
+        for segment, at, first, last in self._pieces(offset, len(view)):
+            segment.read_into(at, view[first:last])
+
+    def write(self, offset: int, data: ReadableBuffer, /) -> None:
+        self._check_open()
+        self._check_range(offset, len(data))
+        self._check_writable()
+        view = memoryview(data)
+        for segment, at, first, last in self._pieces(offset, len(view)):
+            segment.write(at, view[first:last])
+
+    def flush(self) -> None:
+        self._check_open()
+        self._device.flush()
+
+    def discard(self, offset: int, size: int, /) -> None:
+        """Give the space of a range back to the image, as a file system's trim asks.
+
+        Only sectors that lie wholly in the range are given back. They do **not**
+        read as zeros afterwards but as noise: the image has zeros there, and these
+        are decrypted. So use it for what will not be read before it is written.
+
+        It shows which sectors are in use to whoever sees the image, which is why
+        dm-crypt discards only when it is told to (``allow-discards``); here, calling
+        it is telling it so. Callers who pass on the wishes of a guest should look
+        for that flag in `Header.flags`.
+
+        Args:
+            offset: Byte offset in the payload.
+            size: Bytes.
+
+        Raises:
+            ReadOnlyError: The volume is open for reading only.
+            UnsupportedError: The image's device or file system cannot; nothing
+                changed.
+            DeviceError: It failed.
+        """
+        self._check_open()
+        self._check_range(offset, size)
+        self._check_writable()
+        for segment, at, first, last in self._pieces(offset, size):
+            segment.discard(at, last - first)
+
+    def backed_ranges(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        """Yield what in a range of the payload has space of its own in the image."""
+        self._check_open()
+        self._check_range(offset, size)
+        for segment, at, first, last in self._pieces(offset, size):
+            base = offset + first - at
+            for start, length in segment.backed_ranges(at, last - first):
+                yield base + start, length
+
+    def reserve(self, offset: int, size: int, /) -> None:
+        """Have the image find the space for a range; see `formats.devices.device.SpaceDevice`."""
+        self._check_open()
+        self._check_range(offset, size)
+        self._check_writable()
+        for segment, at, first, last in self._pieces(offset, size):
+            segment.reserve(at, last - first)
+
+    def resize(self, size: int, /) -> None:
+        """Resize the image so that the payload has ``size`` bytes.
+
+        A file grows or shrinks; what is cut off is lost, and what is new reads as
+        noise until it is written. The header does not change: its last segment
+        takes what the image has. Nobody must use the range that is cut off.
+
+        Args:
+            size: Bytes, whole sectors, and more than segments of fixed size take.
+
+        Raises:
+            ReadOnlyError: The volume is open for reading only.
+            UnsupportedError: The header fixes the size, or the device has a fixed
+                one.
+            DeviceFullError, DeviceError: It failed; the size is what it was.
+            ValueError: ``size`` is impossible.
+
+        Source: LUKS2 On-Disk Format Specification 1.1, section 3.3: segments of
+        dynamic size.
+        """
+        self._check_open()
+        self._check_writable()
+        if self.header.data_segments[-1].size is not None:
+            raise UnsupportedError(
+                "the header fixes the size of the payload [L73]", feature="resize"
+            )
+        last, fixed = self._segments[-1], self._starts[-2]
+        if size <= fixed or (size - fixed) % last.block_size:
+            raise ValueError(
+                f"the payload cannot have {size} bytes: it is whole sectors of"
+                f" {last.block_size} bytes, more than {fixed}"
+            )
+        last.resize(size - fixed)
+        self._starts = _starts(self._segments)
+
+    def follow_image(self) -> None:
+        """Take the size that the image has now, if somebody else resized it.
+
+        Raises:
+            TruncatedImageError: The image ends before the payload.
+        """
+        self._check_open()
+        last = self.header.data_segments[-1]
+        if last.size is None:
+            self._segments[-1].follow(_segment_size(self._device, last))
+            self._starts = _starts(self._segments)
+
+    def close(self) -> None:
+        """Wipe the volume key and close what `luks.open` opened; twice is fine.
+
+        In a child only its copy of the key is wiped.
+        """
+        if not self._closed:
+            self._closed = True
+            if self._owner.is_other:
+                self._key.wipe()
+                return
+            for segment in self._segments:
+                segment.close()
+            self._key.wipe()
+            for device in self._owned:
+                device.close()
+
+    def _pieces(self, offset: int, size: int) -> Iterable[tuple[CryptSegment, int, int, int]]:
+        """Cut a range at segment bounds: segment, offset in it, bounds in the range."""
+        if len(self._segments) == 1:  # as nearly everywhere
+            return ((self._segments[0], offset, 0, size),) if size else ()
+        return self._cut(offset, size)
+
+    def _cut(self, offset: int, size: int) -> Iterator[tuple[CryptSegment, int, int, int]]:
+        at, end = offset, offset + size
+        while at < end:
+            index = bisect_right(self._starts, at) - 1
+            stop = min(end, self._starts[index + 1])
+            yield self._segments[index], at - self._starts[index], at - offset, stop - offset
+            at = stop
+
+    def _check_open(self) -> None:
+        self._owner.require()
+        if self._closed:
+            raise ValueError("the volume is closed")
+
+    def _check_writable(self) -> None:
+        if self.read_only:
+            raise ReadOnlyError("the volume is open for reading only")
+
+
+def _starts(segments: Iterable[CryptSegment]) -> tuple[int, ...]:
+    """Return where each segment starts in the payload, and where the last ends."""
+    return (0, *accumulate(segment.size for segment in segments))
+
+
+def _open_segment(device: BlockDevice, segment: Segment, key: Secret) -> CryptSegment:
+    return CryptSegment(
+        device,
+        _segment_cipher(segment, key),
+        offset=segment.offset,
+        size=_segment_size(device, segment),
+        sector_size=segment.sector_size,
+        first_sector=segment.iv_tweak,
+    )
+
+
+def _segment_size(device: BlockDevice, segment: Segment) -> int:
+    remaining = device.size - segment.offset
+    size = segment.size
+    if size is None:
+        # What is left behind the last whole sector belongs to nobody.
+        size = remaining - remaining % segment.sector_size
+    elif size % segment.sector_size:
+        raise LuksHeaderError("a segment ends inside a sector", rule="L28")
+    if size > remaining or remaining < 0:
+        raise TruncatedImageError(
+            f"the image of {device.size} bytes ends before the payload does, which starts at"
+            f" byte {segment.offset}"
+        )
+    return size
+
+
+def _segment_cipher(segment: Segment, key: Secret) -> SectorCipher:
+    """Return a segment's cipher; that it may be none was decided by `check_openable`."""
+    if segment.type == "linear":
+        return NullCipher()
+    return sector_cipher(segment.cipher or "", key.view(), segment.sector_size, permit_null=True)

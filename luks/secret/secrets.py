@@ -1,0 +1,202 @@
+"""Secrets: passphrases, key files, volume keys, and where they come from.
+
+A `Secret` is not shown, not pickled, not copied by accident, and wiped on
+request. What is promised ends there: the interpreter, OpenSSL and the operating
+system may hold copies that nobody can reach (``docs/secrets.md``).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NoReturn, Self
+
+from luks.errors import SecretRequiredError
+from luks.secret.secret_sources import (
+    MAX_KEY_FILE_SIZE,
+    read_credential,
+    read_descriptor,
+    read_file,
+    run_command,
+    wipe,
+)
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from formats.devices.device import ReadableBuffer
+
+__all__ = ["MAX_KEY_FILE_SIZE", "Secret", "view_of"]
+
+
+class Secret:
+    """Bytes that must not be seen.
+
+    Leaving a ``with`` block wipes them.
+    """
+
+    __slots__ = ("_buffer",)
+
+    def __init__(self, value: ReadableBuffer) -> None:
+        """Hold a copy of ``value``."""
+        if not isinstance(value, bytes | bytearray | memoryview):
+            raise TypeError(f"a secret is made of bytes, not {type(value).__name__}")
+        self._buffer: bytearray | None = bytearray(value)
+
+    @classmethod
+    def adopt(cls, buffer: bytearray) -> Self:
+        """Hold ``buffer`` itself, which becomes the secret's to wipe."""
+        secret = cls(b"")
+        secret._buffer = buffer
+        return secret
+
+    @classmethod
+    def from_file(
+        cls, path: str | os.PathLike[str], *, offset: int = 0, size: int | None = None
+    ) -> Self:
+        """Read a key file as it is: every byte counts, a trailing newline too.
+
+        Args:
+            path: The file, a device or a pipe as well.
+            offset: Bytes to skip first.
+            size: Bytes to read; by default all there are.
+
+        Raises:
+            SecretRequiredError: It cannot be read, has fewer bytes than that, or
+                more than `MAX_KEY_FILE_SIZE`.
+        """
+        return cls.adopt(read_file(path, f"key file {path}", offset=offset, size=size))
+
+    @classmethod
+    def from_fd(
+        cls, fd: int, *, name: str | None = None, offset: int = 0, size: int | None = None
+    ) -> Self:
+        """Read an open file descriptor to its end, as it is, and leave it open.
+
+        Args:
+            fd: Readable file descriptor.
+            name: What messages call it.
+            offset: Bytes to skip first, from where the descriptor stands.
+            size: Bytes to read; by default all there are.
+
+        Raises:
+            SecretRequiredError: As `from_file`.
+        """
+        name = name or f"file descriptor {fd}"
+        return cls.adopt(read_descriptor(fd, name, offset=offset, size=size))
+
+    @classmethod
+    def from_credential(cls, name: str) -> Self:
+        """Read a credential of systemd's ``$CREDENTIALS_DIRECTORY``, as it is.
+
+        Raises:
+            SecretRequiredError: None were passed, or it is not among them.
+            ValueError: No credential can be called so.
+        """
+        return cls.adopt(read_credential(name))
+
+    @classmethod
+    def from_keyring(cls, key: int | str) -> Self:
+        """Read a key of the kernel's keyrings, as it is.
+
+        Args:
+            key: Its serial number, or the description of a key of type ``user``.
+
+        Raises:
+            SecretRequiredError: There is no such key, or it must not be read.
+            UnsupportedError: There is no keyring, or no libkeyutils.
+            ValueError: No key has this number.
+        """
+        from luks.secret.keyring import find_key, read_key  # noqa: PLC0415  brings ctypes
+
+        return cls.adopt(read_key(find_key(key) if isinstance(key, str) else key))
+
+    @classmethod
+    def from_command(cls, command: Sequence[str]) -> Self:
+        """Run a command, without a shell; what it prints, less one newline, is the secret.
+
+        Args:
+            command: Program and arguments. Others can see these.
+
+        Raises:
+            SecretRequiredError: It cannot be run, fails, or prints nothing.
+            ValueError: There is no program.
+        """
+        return cls.adopt(run_command(command))
+
+    @classmethod
+    def from_terminal(cls, prompt: str, *, confirm: bool = False) -> Self:
+        """Ask at the controlling terminal, without echo; one newline is stripped.
+
+        Args:
+            prompt: What to ask, such as ``"Passphrase for disk.img: "``.
+            confirm: Ask twice, for a new passphrase.
+
+        Raises:
+            SecretRequiredError: There is no terminal, the input ends or is
+                longer than 512 bytes, or the answers differ.
+        """
+        from luks.secret.terminal import ask  # noqa: PLC0415  few callers ask
+
+        secret = cls.adopt(ask(prompt))
+        if confirm:
+            with cls.adopt(ask(f"Again: {prompt}")) as again:
+                if again.view() != secret.view():
+                    secret.wipe()
+                    raise SecretRequiredError("the two entries differ")
+        return secret
+
+    def view(self) -> memoryview:
+        """Return the bytes, for as long as they are not wiped; do not modify them.
+
+        Raises:
+            ValueError: The secret was wiped.
+        """
+        if self._buffer is None:
+            raise ValueError("this secret was wiped")
+        return memoryview(self._buffer).toreadonly()
+
+    def wipe(self) -> None:
+        """Overwrite the bytes with zeros and forget them; twice is fine."""
+        buffer, self._buffer = self._buffer, None
+        if buffer is not None:
+            wipe(buffer)
+
+    def __len__(self) -> int:
+        return len(self.view())
+
+    def __repr__(self) -> str:
+        return "<Secret>"
+
+    def __copy__(self) -> NoReturn:
+        raise TypeError("a Secret is not copied by accident: make a new one from its view()")
+
+    def __deepcopy__(self, memo: object) -> NoReturn:
+        self.__copy__()
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a Secret cannot be pickled")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.wipe()
+
+
+def view_of(secret: bytes | Secret) -> memoryview:
+    """Return the bytes of what the API takes as a secret.
+
+    Raises:
+        TypeError: It is neither `bytes` nor a `Secret`.
+    """
+    if isinstance(secret, Secret):
+        return secret.view()
+    if isinstance(secret, bytes | bytearray | memoryview):
+        return memoryview(secret).toreadonly()
+    raise TypeError(f"a secret is bytes or a luks.Secret, not {type(secret).__name__}")
