@@ -21,7 +21,7 @@ from formats.errors import ForkedProcessError
 _forks = 0
 
 # Descriptors to close in children, with device and inode of what they were opened
-# on: a number that was closed behind our back may be somebody else's by now.
+# on: a number that was closed without our knowledge may be another file by now.
 _descriptors: dict[int, tuple[int, int]] = {}
 
 # Held by whoever opens or closes one, and during a fork: so none is missed. A signal
@@ -129,7 +129,7 @@ def _after_fork_in_child() -> None:
             if (found.st_dev, found.st_ino) == opened:
                 os.close(fd)
         except OSError:
-            continue  # it was closed by somebody else
+            continue  # it was closed elsewhere
 
 
 if hasattr(os, "register_at_fork"):

@@ -62,7 +62,7 @@ def _is_standard(stream: TextIO | None, descriptor: int) -> bool:
     try:
         return stream.fileno() == descriptor
     except (OSError, ValueError):
-        return False  # somebody put another one there, as tests do
+        return False  # another one was put there, as tests do
 
 
 def _named(stream: io.FileIO) -> io.FileIO:

@@ -17,7 +17,7 @@ from formats.container.encoder import encode_free, record_frame
 from formats.container.model import NEVER_WRITTEN, Free, State, record_length
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from blobstore.container.open_container import OpenContainer
     from formats.container.model import Identity
@@ -94,8 +94,7 @@ def release(container: OpenContainer) -> None:
     Raises:
         DeviceError, PoisonedStoreError: The next recovery finishes it.
     """
-    directory, writer = container.directory, container.writer
-    extents = list(directory.left_over)
+    extents = list(container.directory.left_over)
     if not extents:
         return
     container.next_generation()  # refuses a store that must not be written
@@ -112,9 +111,7 @@ def release(container: OpenContainer) -> None:
     inside = {copy.offset for extent in extents for copy in extent.copies if copy}
     for extent in extents:
         inside |= merge(container, *extent.place, extent)
-    inside -= directory.free.keys()
-    if inside:
-        writer.write_free([Span(offset, (), container.block_size) for offset in sorted(inside)])
+    wipe_heads(container, inside)
 
 
 def _make_void(container: OpenContainer, copies: Sequence[Copy]) -> None:
@@ -164,6 +161,21 @@ def merge(
 
     container.writer.write([free_span(container, start, item)], follow)
     return inside
+
+
+def wipe_heads(container: OpenContainer, offsets: Collection[int]) -> None:
+    """Overwrite heads that lie inside free items by now (C56, step 3).
+
+    Args:
+        container: Not modified.
+        offsets: Of the heads; those of free items are left alone.
+
+    Raises:
+        DeviceError, PoisonedStoreError: It failed; what is left has no meaning.
+    """
+    inside = sorted(set(offsets) - container.directory.free.keys())
+    if inside:
+        container.writer.write_free([Span(offset, (), container.block_size) for offset in inside])
 
 
 def head_span(container: OpenContainer, copy: Copy, length: int | None = None) -> Span:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from blobstore.container.durable import Span
-from blobstore.container.extents import free_item, free_span, merge
+from blobstore.container.extents import free_item, free_span, merge, wipe_heads
 from blobstore.container.headers import write_total
 from blobstore.errors import NoSpaceError
 from formats.devices.device import SpaceDevice
@@ -89,8 +88,7 @@ def grow(container: OpenContainer, total: int, *, reserve: bool = False) -> None
         raise
     write_total(container, item)
     if any(o + free.length == before for o, free in container.directory.free.items()):
-        inside = merge(container, before, total - before)
-        container.writer.write_free([Span(offset, (), container.block_size) for offset in inside])
+        wipe_heads(container, merge(container, before, total - before))
 
 
 def _resize(device: BlockDevice, total: int) -> None:

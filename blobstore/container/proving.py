@@ -1,7 +1,7 @@
 """What a damaged head says of itself: the candidates of C71 that need nothing else.
 
 Half of a check that agrees is proof: 16 bytes are not met by chance, nor made by
-somebody without the key. So a reader may go on with what is proved (C67). The
+anyone without the key. So a reader may go on with what is proved (C67). The
 candidates that need the rest of the store are in `blobstore.container.repair.mending`.
 """
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from blobstore.container.durable import Span
-from blobstore.container.extents import merge
+from blobstore.container.extents import merge, wipe_heads
 from blobstore.container.headers import header_span, make_equal, write_state
 from blobstore.container.open_container import open_container
 from blobstore.container.recovery import recover, write_heads
@@ -176,9 +175,5 @@ class _Repairer:
             free = container.directory.free
             if offset in free and free[offset].length == length:
                 inside |= merge(container, offset, length)
-        inside -= container.directory.free.keys()
-        if inside:
-            container.writer.write(
-                [Span(offset, (), self._block_size) for offset in sorted(inside)]
-            )
+        wipe_heads(container, inside)
         return container
