@@ -77,6 +77,7 @@ if TYPE_CHECKING:
         Token,
     )
     from luks.payload.creation import format  # noqa: A004
+    from luks.payload.options import FormatOptions
     from luks.payload.profiles import PROFILES
     from luks.payload.volume import Volume, open  # noqa: A004
     from luks.secret.randomness import SeededSource
@@ -95,6 +96,7 @@ __all__ = [
     "ForeignImageError",
     "ForkedProcessError",
     "FormatError",
+    "FormatOptions",
     "Header",
     "HeaderMismatchError",
     "ImageReplacedError",
@@ -169,6 +171,7 @@ _HOMES: Final = {
     "luks.manage.amending": ("amend",),
     "luks.keys.benchmark": ("benchmark_kdf",),
     "luks.payload.creation": ("format",),
+    "luks.payload.options": ("FormatOptions",),
     "luks.manage.dump": ("describe_header",),
     "luks.manage.backup": ("backup_header", "restore_header"),
     "luks.manage.move": ("attach_header", "destroy_keys", "detach_header"),
