@@ -42,11 +42,12 @@ if TYPE_CHECKING:
 def format(  # noqa: A001  it is luks.format
     path_or_device: Place,
     secret: bytes | Secret,
+    options: FormatOptions | None = None,
     *,
     header: Place | None = None,
     size: int | None = None,
     overwrite: bool = False,
-    **options: Unpack[FormatKeywords],
+    **keywords: Unpack[FormatKeywords],
 ) -> Volume:
     """Make a LUKS1 or LUKS2 volume with one passphrase, and open it for writing.
 
@@ -59,16 +60,16 @@ def format(  # noqa: A001  it is luks.format
             becomes a new file; one that does is formatted in place, like a
             device, which stays the caller's to close.
         secret: Passphrase or content of a key file, for keyslot 0. Not modified.
+        options: How the volume is made; the defaults of `luks.FormatOptions` if None.
         header: Where a detached header goes, likewise; the payload's device then
             stays as it is.
         size: Bytes of the payload, whole sectors. A new or empty file is made
             to fit; what has a size already must have room for it, and its
             payload is all that remains.
         overwrite: Permit to destroy what is there.
-        options: Any field of `luks.FormatOptions`, which explains them, such as
-            ``version=1``, ``cipher="aes-xts-plain64"``, ``key_size=32``,
-            ``kdf="argon2id"`` or ``label="machine"``. They are checked before anything
-            is opened.
+        keywords: Fields of `luks.FormatOptions`, which explains them all, instead of
+            those in ``options``; such as ``version=1``, ``cipher="aes-xts-plain64"``,
+            ``key_size=32``, ``kdf="argon2id"`` or ``label="machine"``.
 
     Raises:
         LuksExistsError: There is a LUKS header already.
@@ -81,38 +82,19 @@ def format(  # noqa: A001  it is luks.format
         LuksHeaderError: With a detached header, the payload would overlap another one of
             the same UUID (L52).
         ArgumentError: The arguments do not fit together.
-        TypeError: There is no such option.
+        TypeError: There is no such option. Options are checked before anything is opened.
     """
-    require_format_keywords("luks.format", options)
-    return format_volume(
-        path_or_device,
-        secret,
-        FormatOptions(**options),
-        header=header,
-        size=size,
-        overwrite=overwrite,
-    )
-
-
-def format_volume(
-    place: Place,
-    secret: bytes | Secret,
-    options: FormatOptions,
-    *,
-    header: Place | None = None,
-    size: int | None = None,
-    overwrite: bool = False,
-) -> Volume:
-    """Make a volume as `format` does, with options that are checked already."""
+    require_format_keywords("luks.format", keywords)
+    options = replace(options or FormatOptions(), **keywords)
     view_of(secret)
-    if header is not None and is_same_place(place, header):
+    if header is not None and is_same_place(path_or_device, header):
         raise ArgumentError("the image and its detached header are one and the same [L52]")
     random = options.random
     uuid = _new_uuid(random) if options.uuid is None else normal_uuid(options.uuid)
     blank = options.lay_out(uuid, detached=header is not None)
     if size is not None and (size <= 0 or size % blank.sector_size):
         raise ArgumentError(f"size is a positive multiple of {blank.sector_size} bytes, not {size}")
-    if size is None and _is_new(place):
+    if size is None and _is_new(path_or_device):
         raise ArgumentError("a new volume needs a size")
     key = _volume_key(options)
     opened: list[BlockDevice] = []
@@ -124,7 +106,7 @@ def format_volume(
             if header is not None:
                 header_device = _prepare(names, opened, header, header_size, overwrite=overwrite)
             payload_end = blank.data_offset + (size or blank.sector_size)
-            device = _prepare(names, opened, place, payload_end, overwrite=overwrite)
+            device = _prepare(names, opened, path_or_device, payload_end, overwrite=overwrite)
             enrolled, material = _enrol(blank, options, secret, key)
             check_payload_place(device, enrolled)
             written = create_header(header_device or device, enrolled, material, random)

@@ -51,7 +51,7 @@ class FormatKeywords(TypedDict, total=False):
 
 
 class FormatOptions(Record, kw_only=True):
-    """How a new volume is made; there is none that cannot be made anywhere.
+    """How a new volume is made. What cannot be made is refused when this is.
 
     Attributes:
         version: 1 or 2.
