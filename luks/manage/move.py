@@ -19,7 +19,7 @@ from luks.header.other_signatures import check_place
 from luks.header.policy import check_writable
 from luks.header.writer import replace_header, wipe_header
 from luks.manage.backup import check_other, copy_header, material_of
-from luks.manage.transaction import edit
+from luks.manage.editing import edit
 
 if TYPE_CHECKING:
     from luks.header.load import Place

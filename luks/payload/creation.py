@@ -23,7 +23,7 @@ from luks.header.policy import check_payload_place
 from luks.header.text import normal_uuid
 from luks.header.writer import create_header
 from luks.keys.costs import digest_cost, keyslot_cost
-from luks.keys.enroll import LUKS1_DIGEST_SIZE, add_keyslot, new_digest
+from luks.keys.enroll import LUKS1_DIGEST_SIZE, enroll_key, new_digest
 from luks.keys.keyslots import VolumeKey
 from luks.model import SECTOR_SIZE
 from luks.payload.options import FormatOptions, require_format_keywords
@@ -160,7 +160,7 @@ def _enrol(
     )
     size = LUKS1_DIGEST_SIZE if blank.version == luks1.VERSION else lookup(hash_name).digest_size
     digest = new_digest(key.view(), digest_cost(options.kdf, hash_name), size, options.random)
-    return add_keyslot(
+    return enroll_key(
         replace(blank, digests=MappingProxyType({0: digest})),
         0,
         kdf=cost,
