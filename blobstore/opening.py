@@ -205,7 +205,7 @@ def create_store(
         random: Of everything that is random, keys as well; by default the operating
             system's. See `luks.format`.
         fill: Called with the store before the image takes its name; if it
-            raises, there is no image.
+            raises, the image is not made.
 
     Raises:
         ImageExistsError: There is a store, or a LUKS volume, already.
@@ -216,10 +216,12 @@ def create_store(
         DeviceError: The image cannot be made.
         ValueError: The arguments do not fit together.
     """
-    # None of these is needed to open a store.
-    from blobstore.container.initialise import container_size, initialise  # noqa: PLC0415
-    from blobstore.image.creation import NewImage, new_image  # noqa: PLC0415
-    from luks.payload.options import FormatOptions  # noqa: PLC0415
+    from blobstore.container.initialise import (  # noqa: PLC0415  not needed to open
+        container_size,
+        initialise,
+    )
+    from blobstore.image.creation import NewImage, new_image  # noqa: PLC0415  likewise
+    from luks.payload.options import FormatOptions  # noqa: PLC0415  likewise
 
     if encrypted and secret is None:
         raise ArgumentError("an encrypted image needs a secret; encrypted=False makes a clear one")

@@ -1,4 +1,4 @@
-"""Amending keyslots: saying which state they shall have, as QEMU's ``blockdev-amend`` does.
+"""Amending keyslots: saying which state they are to have, as QEMU's ``blockdev-amend`` does.
 
     luks.amend("disk.img", state="active", secret=b"old", new_secret=b"new")
     luks.amend("disk.img", state="inactive", old_secret=b"old")
@@ -118,7 +118,7 @@ def amend(
 def _check_same(
     header: HeaderEdit, keyslot: int, new_secret: bytes | Secret, *, strict: bool
 ) -> None:
-    """Check that an active keyslot is what it shall be: it is not overwritten (L101)."""
+    """Check that an active keyslot is what it is to be: it is not overwritten (L101)."""
     if strict or not header.matching(new_secret, keyslot=keyslot):
         raise KeyslotInUseError(
             f"keyslot {keyslot} is active"

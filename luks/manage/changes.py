@@ -55,6 +55,12 @@ def volume_keyslots(header: Header) -> tuple[int, ...]:
     return tuple(n for n in numbers if header.keyslots[n].kdf is not None)
 
 
+def keyslot_cipher(header: Header) -> tuple[str, int] | None:
+    """Return cipher string and key size in bytes of the first keyslot that says one."""
+    areas = (slot.area for slot in header.keyslots.values())
+    return next(((area.cipher, area.key_size) for area in areas if area.cipher), None)
+
+
 def with_priority(header: Header, number: int, priority: int) -> Header:
     """Return the header with a keyslot's priority: 0 only by number, 1 normally, 2 first."""
     _check_luks2(header, "priorities")

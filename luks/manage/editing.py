@@ -215,11 +215,7 @@ class HeaderEdit:
             size = lookup(hash_name).digest_size
             digest = new_digest(key, digest_cost(kdf, hash_name), size)
             header, digest_number = changes.with_unbound_digest(header, digest)
-            payload = self._old.keyslots.values()
-            cipher = cipher or next(
-                ((slot.area.cipher, slot.area.key_size) for slot in payload if slot.area.cipher),
-                None,
-            )
+            cipher = cipher or changes.keyslot_cipher(self._old)
         header, material = enroll_key(
             header,
             number,

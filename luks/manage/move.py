@@ -105,7 +105,7 @@ def attach_header(path_or_device: Place, header: Place) -> Header:
 
 
 def destroy_keys(path_or_device: Place) -> Header:
-    """Remove all keyslots and erase their key material: nobody can open the volume again.
+    """Remove all keyslots and erase their key material: the volume cannot be opened again.
 
     Only a backup of the header, or of the volume key, brings it back.
 
