@@ -45,7 +45,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """The layers of an image that is open; all of them are closed by who opened them.
+    """The layers of an image that is open; whoever opened them closes them all.
 
     Attributes:
         path: Of the image.

@@ -96,17 +96,19 @@ def format(  # noqa: A001  it is luks.format
         raise ArgumentError(f"size is a positive multiple of {blank.sector_size} bytes, not {size}")
     if size is None and _is_new(path_or_device):
         raise ArgumentError("a new volume needs a size")
-    key = _volume_key(options)
-    opened: list[BlockDevice] = []
-    try:
+    # At the end of `names` new files take their names, or vanish if something failed. After
+    # that `failed` closes what was opened; if nothing has failed, the volume keeps it.
+    with ExitStack() as failed:
+        key = _volume_key(options)
+        failed.callback(key.wipe)
         _check_key(key, options.cipher)
-        with ExitStack() as names:  # new files take their names when it ends
-            device = header_device = None
+        with ExitStack() as names:
+            header_device = None
             header_size = blank.keyslots_offset + blank.keyslots_size
             if header is not None:
-                header_device = _prepare(names, opened, header, header_size, overwrite=overwrite)
+                header_device = _prepare(names, failed, header, header_size, overwrite=overwrite)
             payload_end = blank.data_offset + (size or blank.sector_size)
-            device = _prepare(names, opened, path_or_device, payload_end, overwrite=overwrite)
+            device = _prepare(names, failed, path_or_device, payload_end, overwrite=overwrite)
             enrolled, material = _enrol(blank, options, secret, key)
             check_payload_place(device, enrolled)
             written = create_header(header_device or device, enrolled, material, random)
@@ -115,16 +117,11 @@ def format(  # noqa: A001  it is luks.format
                 written,
                 VolumeKey(key, 0),
                 read_only=False,
-                owned=tuple(ours for ours in opened if ours is device),
+                owned=() if device is path_or_device else (device,),
             )
-    except BaseException:
-        key.wipe()
-        for ours in opened:
-            ours.close()
-        raise
-    for ours in opened:
-        if ours is header_device:
-            ours.close()
+        failed.pop_all()
+    if header_device is not None and header_device is not header:
+        header_device.close()
     return volume
 
 
@@ -185,7 +182,7 @@ def _is_new(place: Place) -> bool:
 
 
 def _prepare(
-    names: ExitStack, opened: list[BlockDevice], place: Place, end: int, *, overwrite: bool
+    names: ExitStack, failed: ExitStack, place: Place, end: int, *, overwrite: bool
 ) -> BlockDevice:
     """Open what is to be formatted and check that it may be, and has ``end`` bytes."""
     if not isinstance(place, str | os.PathLike):
@@ -195,7 +192,7 @@ def _prepare(
             device = FileDevice(place, read_only=False)
         else:
             device = names.enter_context(new_file(place, end))
-        opened.append(device)
+        failed.push(device)
     if not overwrite:
         _check_blank(device)
     if device.size == 0:
