@@ -27,7 +27,7 @@ What must not happen here:
 Begin with `directory`, which explains recovery, and then `commit`. The modules in the
 order in which one reads them:
 
-    reading     authentication  scan  directory  open_container
+    reading     authentication  scan  sections  directory  open_container
                 search  proving  (where heads are damaged)
     writing     durable  commit  headers  recovery
     space       extents  placing  growth  compaction  initialise

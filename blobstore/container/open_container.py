@@ -17,7 +17,8 @@ from formats.logs import LateLogger
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from blobstore.container.directory import Copy, Directory
+    from blobstore.container.directory import Directory
+    from blobstore.container.sections import Copy
     from formats.container.model import Header
     from formats.devices.device import BlockDevice
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from formats.container.model import HEAD_SIZE, State
 
 if TYPE_CHECKING:
-    from blobstore.container.directory import Copy
     from blobstore.container.open_container import OpenContainer
+    from blobstore.container.sections import Copy
 
 
 @dataclass(frozen=True, slots=True)

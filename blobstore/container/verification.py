@@ -21,8 +21,8 @@ from formats.errors import DeviceError, FormatError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from blobstore.container.directory import Copy, Section
     from blobstore.container.open_container import OpenContainer
+    from blobstore.container.sections import Copy, Section
 
     Progress = Callable[[int, int], None]
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from formats.container.model import DIGEST_SIZE, FORMAT_VERSION, Authentication, Kind, State
 
 if TYPE_CHECKING:
-    from blobstore.container.directory import Directory, Section
+    from blobstore.container.directory import Directory
     from blobstore.container.open_container import OpenContainer
+    from blobstore.container.sections import Section
 
 
 @dataclass(frozen=True, slots=True)

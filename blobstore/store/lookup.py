@@ -9,8 +9,8 @@ from blobstore.store.policy import damaged_head
 from formats.container.model import State
 
 if TYPE_CHECKING:
-    from blobstore.container.directory import Section
     from blobstore.container.open_container import OpenContainer
+    from blobstore.container.sections import Section
     from formats.devices.device import Device
 
 

@@ -20,9 +20,9 @@ from formats.process import Owned, OwnedLock, Owner
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from blobstore.container.directory import Section
     from blobstore.container.open_container import OpenContainer
     from blobstore.container.regions import Region
+    from blobstore.container.sections import Section
     from blobstore.container.verification import Report
     from blobstore.image.image import Image, ImageLock
     from blobstore.store.description import Digest, SectionInfo, StoreInfo

@@ -33,8 +33,8 @@ from formats.errors import ArgumentError
 from formats.process import Owned, Owner
 
 if TYPE_CHECKING:
-    from blobstore.container.directory import Section
     from blobstore.container.open_container import OpenContainer
+    from blobstore.container.sections import Section
     from blobstore.store.lookup import Lookup
     from formats.devices.device import ReadableBuffer
 

@@ -67,6 +67,7 @@ GETTING = OPENING | {
     "blobstore.container.open_container",
     "blobstore.store.policy",
     "blobstore.container.scan",
+    "blobstore.container.sections",
     "blobstore.opening",
     "blobstore.store.store",
     "blobstore.store.reader",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from blobstore.container.authentication import Authenticator
-    from blobstore.container.directory import Copy
+    from blobstore.container.sections import Copy
     from formats.container.encoder import RecordFrame
     from formats.container.model import Identity
     from formats.devices.device import BlockDevice

@@ -10,8 +10,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from blobstore.container.directory import Copy
 from blobstore.container.repair.remains import Lost
+from blobstore.container.sections import Copy
 from formats.container.decoder import Record
 from formats.container.encoder import record_frame
 from formats.container.model import Free, State

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from blobstore.container.directory import Copy
     from blobstore.container.open_container import OpenContainer
+    from blobstore.container.sections import Copy
     from blobstore.store.lookup import Lookup
     from formats.process import OwnedLock
 
