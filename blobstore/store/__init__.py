@@ -21,9 +21,10 @@ What must not happen here:
   What a file or device got wrong is a `StorageError`, never one of the two.
 - No path: a store can lie on any `BlockDevice`. `blobstore.opening` knows images.
 
-Begin with `store`, which is `writer` on top of `reader`: opening, closing, what can
-be changed, what can be read. Then `transaction` (changes of several sections that
-become one commit), `lookup` (names, and what may be said of those that are missing),
-`description` (what a store says of itself) and `policy`. The room `windows` makes
+Begin with `store`, the class that users see: each method with its documentation. What
+its methods share, and ask before they begin, is in `session`. Then read `transaction`
+(changes of several sections that become one commit), `lookup` (names, and what may be
+said of those that are missing), `description` (what a store says of itself), `policy`,
+and `handover` (letting another process have the image). The room `windows` makes
 sections into block devices.
 """

@@ -1,10 +1,16 @@
-"""Finding sections by name, and what may be said of those that are not found."""
+"""Finding sections and blobs by name, and what may be said of those that are not found."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from blobstore.errors import BlobNotFoundError, CorruptBlobError, DamagedHeadError
+from blobstore.errors import (
+    BlobNotFoundError,
+    CorruptBlobError,
+    DamagedHeadError,
+    NoPreviousBlobError,
+    UnwrittenBlobError,
+)
 from blobstore.store.policy import damaged_head
 from formats.container.model import State
 
@@ -57,6 +63,37 @@ class Lookup:
         if directory.damaged and not damaged:
             self._require_known(section)
         return section
+
+    def newest_blob(self, name: str) -> bytes:
+        """Return the blob of a section, verified.
+
+        Raises:
+            UnwrittenBlobError: It was registered and never written.
+            StorageError: As `find`; or it does not verify.
+        """
+        newest = self.find(name).newest
+        if newest.version.state is State.UNWRITTEN:
+            raise UnwrittenBlobError(f"section {name!r} was registered and never written")
+        return self._container.blobs.read(newest)
+
+    def previous_blob(self, name: str) -> bytes:
+        """Return the blob before the newest, or what is left where damage took one copy.
+
+        Raises:
+            NoPreviousBlobError: There is none, or it does not verify.
+            StorageError: As `find`.
+        """
+        section = self.find(name, damaged=True)
+        left = section.newest if None in section.copies else section.older
+        name = section.name
+        if left.version.state is not State.LIVE or len(section.copies) == 1:
+            raise NoPreviousBlobError(f"section {name!r} has no previous blob")
+        try:
+            return self._container.blobs.read(left)
+        except CorruptBlobError as error:
+            raise NoPreviousBlobError(
+                f"the previous blob of section {name!r} does not verify either"
+            ) from error
 
     def require_complete(self) -> None:
         """Check that the sections that are known are all there are (C82).

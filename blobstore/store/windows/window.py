@@ -6,19 +6,17 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from blobstore.container.durable import interrupt_first
 from blobstore.errors import SectionMismatchError
+from blobstore.store.session import Closing
 from blobstore.store.windows.alarm import Alarm
 from blobstore.store.windows.writer import DifferingWriter
 from formats.container.model import HEAD_SIZE, Kind, State
 from formats.devices.device import Device, ReadableBuffer, WritableBuffer
 from formats.errors import ReadOnlyError, StorageError
 from formats.logs import LateLogger
-from formats.process import Owned
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
     from blobstore.container.open_container import OpenContainer
     from blobstore.container.sections import Copy
@@ -49,7 +47,7 @@ class Host:
     require_writable: Callable[[], None]
 
 
-class Window(Owned, Device):
+class Window(Closing, Device):
     """A section as a `BlockDevice`. `Store.window` opens windows.
 
     It has exactly the section's worst-case size in bytes. What was never written
@@ -151,15 +149,6 @@ class Window(Owned, Device):
                 raise
             # After an interrupt it is still open: to close it again commits what waits.
             self._let_go()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        with interrupt_first(error):
-            self.close()
 
     def _let_go(self) -> None:
         self._host.lookup.windows.pop(self._name, None)
