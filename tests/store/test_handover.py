@@ -278,7 +278,7 @@ def test_c65_protection_is_asked_when_it_is_taken_over(
         return container
 
     follow_store = policy.follow_store
-    monkeypatch.setattr("blobstore.store.store.follow_store", unprotected)
+    monkeypatch.setattr("blobstore.store.handover.follow_store", unprotected)
     with pytest.raises(luks.PolicyError, match="C25"):
         store.take_over()
     change(path, b"third")
