@@ -8,8 +8,15 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, get_args, get_origin
 
+from formats.eeprom.framework.annotations import (
+    TAG,
+    bare,
+    fields_of,
+    is_tagged,
+    kebab,
+    members_of,
+)
 from formats.eeprom.framework.fields import parse_value
-from formats.eeprom.framework.mirror import TAG, bare, fields_of, is_tagged, kebab, members_of
 from formats.errors import FieldError
 
 _PATH: Final = re.compile(r"[^.\[\]]+(?:\.[^.\[\]]+|\[\d+\])*")
