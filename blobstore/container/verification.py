@@ -71,14 +71,15 @@ class CheckedItem:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What `Store.verify` and `Store.repair` found.
+    """What `Store.verify` and `Store.repair` found: true if that is sound.
 
     Attributes:
         sections: Number of sections.
         records: Number of records whose mac and crc32 were computed.
         blob_bytes: Bytes of blobs read for that.
         generation: Highest generation of the store that counts (C68).
-        clean: Whether the store had been closed after its last commit.
+        closed: Whether the store had been closed after its last commit. Where it
+            was not, a later one may have left no trace (C74).
         problems: What is wrong; empty if all is well.
         notes: What is worth knowing. An older copy that does not verify is no
             problem: a put that was interrupted leaves it so, and the next one
@@ -93,7 +94,7 @@ class Report:
     records: int
     blob_bytes: int
     generation: int
-    clean: bool
+    closed: bool
     problems: tuple[Problem, ...]
     notes: tuple[Problem, ...]
     items: tuple[CheckedItem, ...] = ()
@@ -104,6 +105,9 @@ class Report:
     def ok(self) -> bool:
         """Whether there are no problems."""
         return not self.problems
+
+    def __bool__(self) -> bool:
+        return self.ok
 
 
 def verify(container: OpenContainer, progress: Progress | None = None) -> Report:
@@ -174,7 +178,7 @@ class _Verifier:
             records=self._records,
             blob_bytes=self._done,
             generation=directory.counted,
-            clean=directory.clean,
+            closed=directory.clean,
             problems=tuple(self._problems),
             notes=tuple(self._notes),
             items=tuple(sorted(self._items, key=lambda item: item.offset)),

@@ -618,7 +618,7 @@ class Store(Closing):
         The image does not get smaller. Previous blobs of what is moved are gone.
 
         Args:
-            progress: Called with sections looked at and in all.
+            progress: Called now and then with bytes looked at and bytes in all.
 
         Returns:
             How many sections were moved.

@@ -296,6 +296,22 @@ def test_c46_verify_notes_what_an_interrupted_change_left() -> None:
         assert store.regions()[-1].use == "free"
 
 
+def test_a_report_is_true_if_the_store_is_sound() -> None:
+    """Also where it was not closed, which says nothing of its soundness."""
+    device = MemoryDevice(image([spec("a", 10, b"a")]))
+    with open_store(device) as store:
+        assert store.verify().closed
+        store.put("a", b"b")
+        report = store.verify()
+        assert report
+        assert not report.closed
+        at = store._session.container.directory.sections["a"].newest.offset
+    device.content[at + 512] ^= 1
+    report = open_store(device, read_only=True).verify()
+    assert not report
+    assert report.closed
+
+
 def test_c60_opening_a_closed_store_for_writing_flushes_and_writes_nothing() -> None:
     recording = RecordingDevice(image([spec("a", 10, b"a")]))
     with open_store(recording) as store:
