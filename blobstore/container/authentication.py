@@ -54,7 +54,7 @@ class Authenticator:
         """Return the authenticator of the store with this header."""
         return cls(header.authentication, header.key, header.store_id)
 
-    def seal(self, offset: int, head: bytes, check_start: int) -> bytes:
+    def with_check(self, offset: int, head: bytes, check_start: int) -> bytes:
         """Return ``head`` with its check filled in (C21).
 
         Args:
@@ -73,12 +73,12 @@ class Authenticator:
             frame: Of the record.
             version: What the head is to say.
         """
-        return self.seal(offset, frame.head(version), frame.check_start)
+        return self.with_check(offset, frame.head(version), frame.check_start)
 
     def free_head(self, offset: int, item: Free) -> bytes:
         """Return the head of a free item at byte ``offset``, its check filled in."""
         head = encode_free(item)
-        return self.seal(offset, head, locate_check(head))
+        return self.with_check(offset, head, locate_check(head))
 
     def member_of(self, copy: Copy | None) -> int:
         """Return what the newest record of a section adds to the state (C24).

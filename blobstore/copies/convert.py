@@ -140,7 +140,7 @@ def convert(
             raise _not_encrypted(source)
         container = None
         if not as_bytes and looks_like_container(old.payload):
-            from blobstore.store.policy import (  # noqa: PLC0415  disks have none
+            from blobstore.store.reliance import (  # noqa: PLC0415  disks have none
                 require_pinned,
                 require_protection,
             )

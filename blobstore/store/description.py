@@ -133,7 +133,7 @@ class Digest:
         return digest
 
 
-def kind_of(name: str) -> Kind:
+def parse_kind(name: str) -> Kind:
     """Return the kind of that name.
 
     Raises:

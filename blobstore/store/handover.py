@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from blobstore.container.recovery import close, recover
-from blobstore.store.policy import follow_store, require_pinned
+from blobstore.store.reliance import follow_store, require_pinned
 
 if TYPE_CHECKING:
     from blobstore.image.image import ImageLock

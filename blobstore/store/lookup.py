@@ -11,7 +11,7 @@ from blobstore.errors import (
     NoPreviousBlobError,
     UnwrittenBlobError,
 )
-from blobstore.store.policy import damaged_head
+from blobstore.store.reliance import damaged_head
 from formats.container.model import State
 
 if TYPE_CHECKING:

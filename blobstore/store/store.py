@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from blobstore.container.open_container import OpenContainer, is_settled, open_container
 from blobstore.errors import BlobNotFoundError, BlobTooLargeError
-from blobstore.store.policy import require_pinned, require_protection
+from blobstore.store.reliance import require_pinned, require_protection
 from blobstore.store.session import Closing, Session
 
 if TYPE_CHECKING:
@@ -451,7 +451,8 @@ class Store(Closing):
             BlobNotFoundError, CorruptBlobError, DeviceError: As in `get`.
             ReadOnlyError, PoisonedStoreError: Opening in place makes commits.
         """
-        from blobstore.store.windows.window import Host, open_window  # noqa: PLC0415  rarely used
+        from blobstore.store.windows.opening import open_window  # noqa: PLC0415  rarely used
+        from blobstore.store.windows.window import Host  # noqa: PLC0415  likewise
 
         session = self._session
 

@@ -65,7 +65,7 @@ GETTING = OPENING | {
     "blobstore.image.layers",
     "blobstore.store.lookup",
     "blobstore.container.open_container",
-    "blobstore.store.policy",
+    "blobstore.store.reliance",
     "blobstore.container.scan",
     "blobstore.container.sections",
     "blobstore.opening",

@@ -129,7 +129,7 @@ def test_bytes_come_in_several_forms(value: object) -> None:
         ({"board": {"serial-number": "", "mac": "01"}}, "board.mac: has 1 bytes, and exactly 6"),
         (
             {"board": {"serial-number": "", "custom": ["a", 1]}},
-            r"board.custom\[1\]: 1 is not text of at most 3",
+            r"board.custom\[1\]: 1 is not text$",
         ),
         ({"records": [{"kind": "raw"}]}, r"records\[0\]: the field 'record-type' is missing"),
         (
@@ -156,7 +156,7 @@ def test_bytes_come_in_several_forms(value: object) -> None:
             {"variables": {"a": "", "b" * 21: "", "c": ""}},
             "variables: the name 'b+' in it is not text of at most 20",
         ),
-        ({"variables": {3: ""}}, "variables: the name 3 in it is not text of at most 20"),
+        ({"variables": {3: ""}}, "variables: the name 3 in it is not text$"),
         ({"variables": {"b": 2}}, r"variables.b: 2 is not text$"),
         ({"colour": "green"}, "colour: 'green' is not one of dark-red, blue$"),
         ({"colour": 3}, "colour: 3 is not one of dark-red, blue$"),
@@ -172,10 +172,10 @@ def test_bytes_come_in_several_forms(value: object) -> None:
         ({"tail": {"file": "x"}}, "tail: no file can be named here"),
         ({"tail": {"hex": "00", "text": "x"}}, "tail: bytes are text in hexadecimal, or"),
         ({"on": 1}, "on: 1 is not true or false$"),
-        ({"fill": True}, "fill: True is not a whole number"),
-        ({"fill": None}, "fill: None is not a whole number"),
+        ({"fill": True}, "fill: True is not a whole number$"),
+        ({"fill": None}, "fill: None is not a whole number$"),
         ({"made": datetime(2026, 1, 1)}, "made: .* is not a date and time with a time zone$"),  # noqa: DTZ001
-        ({"made": "today"}, "made: 'today' is not a date and time with a time zone$"),
+        ({"made": "today"}, "made: 'today' is not a date and time$"),
     ],
 )
 def test_what_does_not_fit_is_named(change: dict[str, Any], message: str) -> None:

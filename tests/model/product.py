@@ -186,7 +186,7 @@ def _head(position: int, atom: Atom) -> bytes:
             root=_root(atom.root),
         )
         head = encode_header(header)
-        return _AUTHENTICATOR.seal(offset, head, decode_header(head, position).check_start)
+        return _AUTHENTICATOR.with_check(offset, head, decode_header(head, position).check_start)
     if isinstance(atom, Free):
         free = formats.Free(atom.generation, _root(atom.root), atom.blocks * BLOCK_SIZE)
         return _AUTHENTICATOR.free_head(offset, free)

@@ -120,7 +120,8 @@ class PlainReader:
         _require_length(len(table), meta, "entries", path)
         for name in table:
             if not _fits(name, names):
-                raise FieldError(path, f"the name {_shown(name)} in it is not {_expected(names)}")
+                missed = _missed(name, names)
+                raise FieldError(path, f"the name {_shown(name)} in it is not {missed}")
         return {name: self.value(value, values, _join(path, name)) for name, value in table.items()}
 
     # -------------------------------------------------------------- others
@@ -183,7 +184,13 @@ def _scalar(plain: object, annotation: Any, path: str) -> Any:
     try:
         return msgspec.convert(plain, annotation)
     except msgspec.ValidationError as error:
-        raise FieldError(path, f"{_shown(plain)} is not {_expected(annotation)}") from error
+        raise FieldError(path, f"{_shown(plain)} is not {_missed(plain, annotation)}") from error
+
+
+def _missed(plain: object, annotation: Any) -> str:
+    """Return what a value should be: its kind, or if that is right its limits too."""
+    inner = bare(annotation)[0]
+    return _expected(annotation if _fits(plain, inner) else inner)
 
 
 def _fits(plain: object, annotation: Any) -> bool:
