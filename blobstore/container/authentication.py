@@ -131,6 +131,6 @@ class Authenticator:
 
     def _check(self, offset: int, head: bytes, start: int) -> bytes:
         state = self._head.copy()
-        behind = head[start + DIGEST_SIZE : HEAD_SIZE]
-        state.update(b"".join((offset.to_bytes(8, "big"), head[:start], _ZEROS, behind)))
+        rest = head[start + DIGEST_SIZE : HEAD_SIZE]
+        state.update(b"".join((offset.to_bytes(8, "big"), head[:start], _ZEROS, rest)))
         return state.digest()

@@ -14,8 +14,8 @@ order between commits does, and the writer keeps it. (A section of
 a single copy has nothing to go back to. A put overwrites its record and is not atomic, so it
 never shares a commit with others: C32.)
 
-**Who is in doubt.** From before its first byte until the flush has returned, nobody knows
-whether the commit happened, neither the caller nor this process. The writer notes
+**Who is in doubt.** From before its first byte until the flush has returned, it is unknown
+whether the commit happened, to the caller and to this process. The writer notes
 that, with the names of the sections, before it writes. If the step ends in between, by an
 error of the device or by an interrupt at any instruction, it stays noted: nothing more is
 written, and those sections are not answered from memory, until the store is opened
@@ -26,14 +26,14 @@ of its step, so that no two commits ever have the same one (C30).
 anything is written. When the flush has returned, `_follow` assigns it. Its
 assignments can be repeated from any point at which they were interrupted: the writer keeps
 the step as durable until they are through, and finishes them before it does or answers
-anything else (C63). So memory is never ahead of the medium, and is behind it only while
-nobody looks.
+anything else (C63). So memory is never ahead of the medium, and lags it only while
+nothing is answered from it.
 
 **What must not happen here.** Nothing is read: a put costs its blob and one flush, whatever
 else is in the store, and the root follows by one addition and one subtraction (C24).
 No blob is written that its record's mac does not cover, except in place (C62). Space is
 neither taken nor released: an extent that becomes a section was made void before
-(C52), and one that is no longer a section's is noted as left over (C56).
+(C52), and one that a section has left is noted as left over (C56).
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def commit(container: OpenContainer, changes: Sequence[Change]) -> None:
 
     Args:
         container: Its directory follows once everything is durable; extents
-            that are no longer of a section are left over then.
+            that sections have left are left over then.
         changes: One for each section, with blobs no larger than it allows; of
             several, none over the only record of a section (C32).
 

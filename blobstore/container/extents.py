@@ -49,7 +49,7 @@ def take_extents(
             nothing was changed.
         DeviceError, PoisonedStoreError, DamagedHeadError: As in `commit`.
     """
-    from blobstore.container.placing import place_extents  # noqa: PLC0415  not to put
+    from blobstore.container.placing import place_extents  # noqa: PLC0415  few puts need it
 
     container.next_generation()  # refuses a store that must not be written
     make_equal(container)  # space that an interrupted growth added is used only then (C57)

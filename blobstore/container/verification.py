@@ -81,10 +81,10 @@ class Report:
         closed: Whether the store had been closed after its last commit. Where it
             was not, a later one may have left no trace (C74).
         problems: What is wrong; empty if all is well.
-        notes: What is worth knowing. An older copy that does not verify is no
-            problem: a put that was interrupted leaves it so, and the next one
-            overwrites it. Nor is an extent that no section needs. Of a window that
-            was written in place nobody knows who wrote it before it was committed.
+        notes: What is worth knowing and not wrong. An older copy that does not verify
+            is one: a put that was interrupted leaves it so, and the next one
+            overwrites it. So is an extent that no section needs, and a window that
+            was written in place: what was written before its commit is not authentic.
         items: Every item, in order.
         free_bytes: Bytes of free items.
         repairs: What `Store.repair` did, or opening for it.
@@ -293,7 +293,7 @@ class _Verifier:
             self._add(f"a head changed while it was open: {error}", offset=offset)
         else:
             if tag == FREE_TAG:
-                # Its filler is of any length, and of no meaning.
+                # Its filler may have any length and means nothing.
                 fields = encode(FREE_TAG, fields + encode(OCTET_STRING, b""))
             self._require_canonical(fields, offset)
 

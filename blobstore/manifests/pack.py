@@ -111,7 +111,7 @@ def _create(
 def _qcow2_options(manifest: Manifest) -> Options | None:
     if manifest.cluster_size is None:
         return None
-    from formats.qcow2.creation import Options  # noqa: PLC0415  rarely wanted
+    from formats.qcow2.creation import Options  # noqa: PLC0415  few packs need it
 
     return Options(cluster_size=manifest.cluster_size)
 
@@ -185,7 +185,7 @@ def pack_table(
     Raises:
         ManifestError: A row is wrong; the units before it are made.
         OutputExistsError, ImageExistsError, DeviceError, ValueError: As `pack` and
-            `pack_raw`; the units before it are made, and perhaps a few behind it.
+            `pack_raw`; the units before it are made, and perhaps a few after it.
     """
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415  only for tables
 

@@ -97,7 +97,7 @@ def _set(table: dict[str, Any], path: str, value: str) -> None:
 
         fields = table.setdefault("fields", {})
         if not isinstance(fields, dict):
-            raise FieldError(path, "the section's fields are no table")
+            raise FieldError(path, "the section's fields are not a table")
         assign(fields, codec.model, path, value)
         return
     if path not in _PLAIN_SOURCES:

@@ -12,7 +12,7 @@ def parse_size(text: str | int) -> int:
     """Return a number of bytes; K, KiB, M, MiB, G, GiB, T, TiB are powers of 1024.
 
     Raises:
-        ValueError: It is no whole, non-negative number of bytes. ``KB`` and the
+        ValueError: It is not a whole, non-negative number of bytes. ``KB`` and the
             like are refused: some mean 1000 by it.
     """
     if isinstance(text, int) and not isinstance(text, bool):
@@ -27,7 +27,7 @@ def parse_size(text: str | int) -> int:
         digits = int(integer + fraction) * 1024 ** _POWERS[(unit or "").upper()]
         whole, rest = divmod(digits, 10 ** len(fraction))
     if whole < 0 or rest:
-        raise ValueError(f"{text!r} is no whole number of bytes")
+        raise ValueError(f"{text!r} is not a whole number of bytes")
     return whole
 
 

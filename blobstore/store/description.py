@@ -121,7 +121,7 @@ class Digest:
         """Return the digest that ``str`` wrote.
 
         Raises:
-            ValueError: It is none.
+            ValueError: It is not a digest.
         """
         generation, _, root = text.partition(":")
         try:

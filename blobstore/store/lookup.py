@@ -119,13 +119,13 @@ class Lookup:
         """Refuse ``what`` where damage leaves unknown whether it is the newest (C67).
 
         Raises:
-            DamagedHeadError: It does, and nobody permitted that.
+            DamagedHeadError: It does, and that was not permitted.
         """
         if not (self._container.directory.fresh or self._container.allow_damaged):
             raise self.damaged_head(f"nothing proves that {what} is the newest [C67]")
 
     def require_no_window(self, name: str) -> None:
-        """Refuse to change a section behind the back of its window.
+        """Refuse to change a section that has an open window.
 
         Raises:
             ValueError: The section has an open window.

@@ -209,6 +209,6 @@ class Session:
 
     def _record_durable(self) -> None:
         if not (self.read_only or self.released) and self.container.writable:
-            from blobstore.container.recovery import close  # noqa: PLC0415  not to read
+            from blobstore.container.recovery import close  # noqa: PLC0415  a get does not need it
 
             close(self.container)

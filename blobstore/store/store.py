@@ -3,6 +3,9 @@
 This module is the whole of what users call, with the documentation that ``help(Store)``
 shows: most of its lines are that, which is why it is so long. What a store consists of
 is in `blobstore.store.session`; what its methods do, in the modules that they import.
+
+They import these when they are called, for most programs only get a blob or put one,
+and each module that is loaded delays them (``tests/cli/test_start_up.py``).
 """
 
 from __future__ import annotations
@@ -112,7 +115,7 @@ class Store(Closing):
         else:
             container = opened()
         if not (read_only or released) and container.writable:
-            from blobstore.container.recovery import recover  # noqa: PLC0415  not to read
+            from blobstore.container.recovery import recover  # noqa: PLC0415  a get does not need it
 
             recover(container)
         return cls(
@@ -169,7 +172,7 @@ class Store(Closing):
 
     def section(self, name: str) -> SectionInfo:
         """Return what the directory says of a section; errors as `get`."""
-        from blobstore.store.description import describe_section  # noqa: PLC0415  not to get
+        from blobstore.store.description import describe_section  # noqa: PLC0415  a get does not need it
 
         session = self._session
         return session.at_one_moment(
@@ -184,16 +187,16 @@ class Store(Closing):
         error (C82).
 
         Args:
-            allow_damaged: Return then what is left. What has no name any more is among
+            allow_damaged: Return then what is left. What has lost its name is among
                 it, with an empty name: sections whose last known name another one has,
-                and what lies behind damaged heads, if anything does.
+                and what damaged heads hide, if they hide anything.
 
         Raises:
             DamagedHeadError: Damage may hide sections, and not ``allow_damaged``.
             PoisonedStoreError: A failed write leaves some in doubt, and not
                 ``allow_damaged``.
         """
-        from blobstore.store.description import describe_sections  # noqa: PLC0415  not to get
+        from blobstore.store.description import describe_sections  # noqa: PLC0415  a get does not need it
 
         session = self._session
 
@@ -233,7 +236,7 @@ class Store(Closing):
         Raises:
             DamagedHeadError: A head is damaged, so the root is not known.
         """
-        from blobstore.store.description import Digest  # noqa: PLC0415  not to get
+        from blobstore.store.description import Digest  # noqa: PLC0415  a get does not need it
 
         session = self._session
 
@@ -247,14 +250,14 @@ class Store(Closing):
 
     def info(self) -> StoreInfo:
         """Return what the header says of the store as a whole."""
-        from blobstore.store.description import describe_store  # noqa: PLC0415  not to get
+        from blobstore.store.description import describe_store  # noqa: PLC0415  a get does not need it
 
         session = self._session
         return session.at_one_moment(lambda: describe_store(session.container))
 
     def regions(self) -> tuple[Region, ...]:
         """Return what every byte of the container is for, in order."""
-        from blobstore.container.regions import container_regions  # noqa: PLC0415  rarely used
+        from blobstore.container.regions import container_regions  # noqa: PLC0415  few callers need it
 
         session = self._session
         return session.at_one_moment(lambda: container_regions(session.container))
@@ -314,7 +317,7 @@ class Store(Closing):
             PoisonedStoreError: An earlier write failed.
             ValueError: The section has an open window.
         """
-        from blobstore.container.commit import Change, commit  # noqa: PLC0415  not to read
+        from blobstore.container.commit import Change, commit  # noqa: PLC0415  a get does not need it
 
         # What `transaction` does for one section, without its bookkeeping.
         blob = memoryview(data).cast("B")
@@ -344,7 +347,7 @@ class Store(Closing):
             ValueError: Another transaction is under way in this thread.
             Exception: At the end of the block as `Transaction.commit` says.
         """
-        from blobstore.store.transaction import Transaction  # noqa: PLC0415  not to read
+        from blobstore.store.transaction import Transaction  # noqa: PLC0415  a get does not need it
 
         session = self._session
         with session.lock:
@@ -392,7 +395,7 @@ class Store(Closing):
                 name is not found in a damaged directory.
             DeviceError, PoisonedStoreError: As in `put`.
         """
-        from blobstore.store.transaction import Transaction  # noqa: PLC0415  not to read
+        from blobstore.store.transaction import Transaction  # noqa: PLC0415  a get does not need it
 
         session = self._session
         with session.lock:
@@ -426,7 +429,7 @@ class Store(Closing):
         is unverified: `get` raises `CorruptBlobError`, and with ``previous``
         returns what it was when it was opened. Nothing authenticates what lies in
         place: what is committed at the end is what is found there, whoever wrote it,
-        also if that was somebody else with access to the image. `SectionInfo` says
+        also if another program with access to the image did. `SectionInfo` says
         since when that was so (``in_place_since``), and `verify` notes it. So do not
         write in place what must not be falsified.
 
@@ -445,14 +448,14 @@ class Store(Closing):
                 being written in place when the store was last used.
 
         Raises:
-            SectionMismatchError: It is no window, or has one copy and was to be
+            SectionMismatchError: It is not a window, or has one copy and was to be
                 written in place.
             ValueError: It has an open window already.
             BlobNotFoundError, CorruptBlobError, DeviceError: As in `get`.
             ReadOnlyError, PoisonedStoreError: Opening in place makes commits.
         """
-        from blobstore.store.windows.opening import open_window  # noqa: PLC0415  rarely used
-        from blobstore.store.windows.window import Host  # noqa: PLC0415  likewise
+        from blobstore.store.windows.opening import open_window  # noqa: PLC0415  few callers need it
+        from blobstore.store.windows.window import Host  # noqa: PLC0415  few callers need it
 
         session = self._session
 
@@ -534,7 +537,7 @@ class Store(Closing):
             ReadOnlyError, DamagedHeadError, DeviceError, PoisonedStoreError:
                 As in `put`.
         """
-        from blobstore.container.growth import grow  # noqa: PLC0415  rarely used
+        from blobstore.container.growth import grow  # noqa: PLC0415  few callers need it
 
         session = self._session
         with session.lock:
@@ -554,9 +557,9 @@ class Store(Closing):
         Args:
             progress: Called now and then with bytes done and bytes in all.
         """
-        from dataclasses import replace  # noqa: PLC0415  likewise
+        from dataclasses import replace  # noqa: PLC0415  few callers need it
 
-        from blobstore.container.verification import Problem, verify  # noqa: PLC0415  rarely used
+        from blobstore.container.verification import Problem, verify  # noqa: PLC0415  few callers need it
 
         session = self._session
 
@@ -598,7 +601,7 @@ class Store(Closing):
             ValueError: The store has open windows.
             ReadOnlyError, DeviceError, PoisonedStoreError: As in `put`.
         """
-        from blobstore.container.repair.repair import repair, report  # noqa: PLC0415  rarely used
+        from blobstore.container.repair.repair import repair, report  # noqa: PLC0415  few callers need it
 
         session = self._session
         with session.lock:
@@ -629,7 +632,7 @@ class Store(Closing):
             ReadOnlyError, DamagedHeadError, DeviceError, PoisonedStoreError:
                 As in `put`.
         """
-        from blobstore.container.compaction import compact  # noqa: PLC0415  rarely used
+        from blobstore.container.compaction import compact  # noqa: PLC0415  few callers need it
 
         with self._session.lock:
             self._session.require_alone()
@@ -650,7 +653,7 @@ class Store(Closing):
             ReadOnlyError, DamagedHeadError, DeviceError, PoisonedStoreError:
                 As in `put`.
         """
-        from blobstore.container.scrub import scrub  # noqa: PLC0415  rarely used
+        from blobstore.container.scrub import scrub  # noqa: PLC0415  few callers need it
 
         with self._session.lock:
             self._session.require_alone()
@@ -670,7 +673,7 @@ class Store(Closing):
                 windows.
             DeviceError, PoisonedStoreError: As in `close`; the lock is kept.
         """
-        from blobstore.store.handover import release  # noqa: PLC0415  rarely used
+        from blobstore.store.handover import release  # noqa: PLC0415  few callers need it
 
         with self._session.lock:
             release(self._session)
@@ -700,7 +703,7 @@ class Store(Closing):
             ValueError: The store has open windows.
             CorruptStoreError, FormatError, DeviceError: As in `blobstore.open`.
         """
-        from blobstore.store.handover import take_over  # noqa: PLC0415  rarely used
+        from blobstore.store.handover import take_over  # noqa: PLC0415  few callers need it
 
         with self._session.lock:
             take_over(self._session, expect_digest, at_least_generation)

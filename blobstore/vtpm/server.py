@@ -210,7 +210,7 @@ class _DataChannel:
         """Use a connection that came through the control channel (V56), by a copy of it.
 
         Raises:
-            DeviceError: It is no socket.
+            DeviceError: It is not a socket.
         """
         with self._lock:
             self._client = sockets.connection(os.dup(descriptor))
@@ -291,7 +291,7 @@ def _receive_request(client: socket.socket) -> tuple[bytes | None, int | None]:
 
 
 def _readable(*sources: _Source | None, timeout: float | None = None) -> list[_Source]:
-    """Return those of the sources that can be read, or have ended; None is no source."""
+    """Return those of the sources that can be read, or have ended; None is not a source."""
     poll = select.poll()
     by_descriptor = {}
     for source in sources:

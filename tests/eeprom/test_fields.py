@@ -223,9 +223,9 @@ def test_texts_are_values_of_their_fields() -> None:
     [
         ("board.serial", "x", "no field 'serial', only serial-number, mac, custom"),
         ("board", "x", "not a single value"),
-        ("board..x", "x", "is no path"),
+        ("board..x", "x", "is not a path"),
         pytest.param(f"board.custom[{'9' * 5000}]", "x", "there is no item 9", id="digits"),
-        ("", "x", "is no path"),
+        ("", "x", "is not a path"),
         ("board.custom[1]", "x", "no item 1: there are 0"),
         ("board.serial-number.x", "x", "nothing for 'x' to be in"),
         ("records[0].watts", "x", "needs a kind first"),

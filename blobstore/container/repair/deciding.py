@@ -3,7 +3,7 @@
 Damage is taken away only where something proves what was there: a head's own check
 (`blobstore.container.repair.mending`), or the root
 (`blobstore.container.repair.rebuilding`). Where nothing does, a human may decide;
-nothing is given up that nobody named.
+nothing is given up that was not named.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Consent:
     """What a human decided before a repair.
 
     Attributes:
-        previous: Names of sections that may lose a change nobody can prove (C75).
+        previous: Names of sections that may lose a change that nothing proves (C75).
         nameless: Whether sections may be lost of which no name is left (C75).
         names: What sections may have been renamed to, by lost heads (C73).
     """
@@ -55,7 +55,7 @@ class Consent:
 
 def plan_repair(container: OpenContainer, consent: Consent) -> Plan:
     """Work out what can be repaired; nothing is written."""
-    # All of it is tried that a reader has no time for.
+    # Readers give up after about a second; a repair tries everything.
     patience = Patience(left=None)
     device = container.device
     found = mend(device, scan(device, quiet=True, patience=patience), patience)
@@ -122,7 +122,7 @@ class _Decision:
                 return  # they may belong to the commit that is asked about
         self._rebuild(proof)
         self._free_lost_space(reading.generation, reading.root)
-        self._void([lost for lost in older if lost not in unsure], "is of no use any more")
+        self._void([lost for lost in older if lost not in unsure], "is not needed any more")
         if unsure and not refused:
             self._settle(reading, self._state(proof), unsure)
 

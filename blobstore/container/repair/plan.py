@@ -122,7 +122,7 @@ class Plan:
         )
 
     def free_stray(self, copy: Copy, generation: int, root: bytes) -> None:
-        """Make a free item of a record that is of no section.
+        """Make a free item of a record that does not belong to a section.
 
         Early, for it is sound: while it stands, readers take its section for damaged.
         """
@@ -132,7 +132,7 @@ class Plan:
         """Make a free item of space that damaged heads hide and nothing counts."""
         self._write_free(Stage.EMPTIED, start, end - start, generation, root)
         self._repair(
-            f"what lies at byte {start}, {end - start} bytes, is of no section: free now",
+            f"what lies at byte {start}, {end - start} bytes, belongs to no section: free now",
             None,
             start,
         )

@@ -35,7 +35,7 @@ MAX_REMAINS = 256 << 20
 WORK_LIMIT = 2 << 30
 _CANDIDATE_COST = 16 << 10
 
-# The most generations tried, and the most members of a commit nobody else tells of.
+# The most generations tried, and the most members of a commit that no other head tells of.
 _MAX_GENERATIONS = 4096
 _MAX_MEMBERS = 8
 

@@ -60,7 +60,7 @@ def repair(
 
     Args:
         container: Not to be used any more if anything was repaired.
-        accept_previous: Sections that may lose a change nobody can prove.
+        accept_previous: Sections that may lose a change that nothing proves.
         accept_lost: Give up sections of which no name is left.
         names: What sections may have been renamed to, by lost heads.
 

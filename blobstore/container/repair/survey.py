@@ -30,7 +30,7 @@ class Reading:
         orphans: Offsets of the records that did not complete.
         generation: Up to which everything counts.
         root: What the highest attestation says.
-        last: Whether no commit can have been written behind it: the newest one
+        last: Whether no commit can have been written after it: the newest one
             did not complete, as what is sound shows. Then nothing newer is lost.
     """
 

@@ -1,4 +1,4 @@
-"""When buffered writes are committed although nobody asks (C62's commits of windows)."""
+"""When buffered writes are committed without a flush (C62's commits of windows)."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class InPlaceWindow(Window):
             raise
 
     def _undo(self, content: bytearray) -> None:
-        """Let the section be live again: nobody gets this window, to close it."""
+        """Make the section live again: the caller gets no window to close."""
         self._host.lookup.windows.pop(self._name, None)
         writer = self._host.container.writer
         writer.settle()

@@ -65,7 +65,7 @@ def open_window(
 
 
 def _content(container: OpenContainer, newest: Copy, *, unverified: bool) -> bytearray:
-    """Return what a window shows: the blob, and zeros behind it."""
+    """Return what a window shows: the blob, and zeros after it."""
     content = bytearray(newest.identity.max_size)
     version = newest.version
     if unverified:
