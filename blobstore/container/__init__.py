@@ -1,4 +1,4 @@
-"""The container: named blobs in a flat run of bytes, whatever happens to the power.
+"""The container: named blobs in a flat run of bytes, safe from power cuts.
 
 The rules of ``spec/container.md`` are carried out in this room, sections 3 to 8 of it;
 `formats.container` has the encoding of a single head. The room is given a `BlockDevice`

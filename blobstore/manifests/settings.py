@@ -29,7 +29,7 @@ def apply_settings(sections: list[dict[str, Any]], settings: Iterable[tuple[str,
         settings: Names of fields, and values as text.
 
     Raises:
-        ValueError: There is no such field, or more than one; or the text is no value
+        ValueError: There is no such field, or more than one; or the text is not a value
             of it.
     """
     for name, value in settings:

@@ -20,7 +20,7 @@ def parse_size(text: str | int) -> int:
     else:
         match = _PATTERN.fullmatch(str(text).strip())
         if not match:
-            raise ValueError(f"{text!r} is no size; write 4096, 256KiB or 1MiB")
+            raise ValueError(f"{text!r} is not a size; write 4096, 256KiB or 1MiB")
         number, unit = match.groups()
         integer, _, fraction = number.partition(".")
         # In integers, for a float would round.

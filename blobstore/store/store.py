@@ -265,7 +265,7 @@ class Store(Closing):
     def require_fresh(self) -> None:
         """Refuse a store of which damage leaves unknown whether what is visible is all.
 
-        And whether it is the newest (C67). For whoever concludes from all sections
+        And whether it is the newest (C67). For callers that conclude from all sections
         together; `get` asks by itself. With ``allow_damaged`` nothing is refused.
 
         Raises:
@@ -353,7 +353,7 @@ class Store(Closing):
         with session.lock:
             session.require_writable()
             transaction = Transaction(session.container, session.lookup)
-            # It lives as long as this block, whatever ends it and wherever.
+            # It lives as long as this block, also if an interrupt ends that.
             block = _Block()
             session.transaction = transaction
             session.transaction_block = weakref.ref(block)
@@ -517,7 +517,7 @@ class Store(Closing):
         """Delete a section and its blob; its space is free again.
 
         The blob is not overwritten at once: what lies in free space can be read
-        by whoever can open the volume.
+        by anyone who can open the volume.
 
         Raises:
             BlobNotFoundError, ReadOnlyError, DeviceError, PoisonedStoreError:

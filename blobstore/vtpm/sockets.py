@@ -31,8 +31,8 @@ def listener(channel: Channel) -> socket.socket | None:
     """Return a socket that listens, or None if the channel is a connection already.
 
     Raises:
-        DeviceBusyError: Somebody listens there.
-        DeviceError: Nobody can.
+        DeviceBusyError: A process listens there.
+        DeviceError: The socket cannot be made.
     """
     try:
         if channel.path is not None:

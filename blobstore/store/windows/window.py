@@ -173,5 +173,5 @@ class Window(Closing, Device):
         self._require_open()
         if self._read_only:
             raise ReadOnlyError(f"the window of section {self._name!r} takes no writes")
-        # Better now than when it is too late to tell whoever writes.
+        # Now, while the caller can still be told; a commit in the background cannot tell.
         self._host.container.next_generation()
