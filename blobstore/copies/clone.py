@@ -9,7 +9,7 @@ from blobstore.errors import BlobNotFoundError
 from blobstore.foreign.states import belongs_to_tpm, is_tpm_state
 from blobstore.image.layers import QCOW2
 from blobstore.opening import CreateKeywords, create_store
-from blobstore.store.description import kind_of
+from blobstore.store.description import parse_kind
 from blobstore.store.store import as_names
 from formats.devices.file import is_same_file
 from formats.errors import ArgumentError, refuse_unknown
@@ -109,7 +109,11 @@ def clone(
         }
         specs = [
             SectionSpec(
-                section.name, section.max_size, kind_of(section.kind), section.copies, section.type
+                section.name,
+                section.max_size,
+                parse_kind(section.kind),
+                section.copies,
+                section.type,
             )
             for section in chosen
         ]

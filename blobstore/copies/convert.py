@@ -200,7 +200,7 @@ def _container(source: Source, layers: Layers) -> OpenContainer | None:
     """Return the container in a source, if it has one, which must be as is demanded."""
     if not looks_like_container(layers.payload):
         return None
-    from blobstore.store.policy import (  # noqa: PLC0415  not for disks
+    from blobstore.store.reliance import (  # noqa: PLC0415  not for disks
         require_pinned,
         require_protection,
     )

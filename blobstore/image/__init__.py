@@ -7,7 +7,7 @@ room of `blobstore` that knows in which order they come, which of them there are
 where a LUKS header is (attached, detached, or beside the disk of a qcow2 image), so
 that another kind of place, or another layer, is work in this room only.
 
-Rules: C25 (what is encrypted must say so; `blobstore.store.policy` decides), section
+Rules: C25 (what is encrypted must say so; `blobstore.store.reliance` decides), section
 1 of ``spec/qcow2.md`` for Q7, L4 of ``spec/luks.md`` for detached headers.
 
 What must not happen here:

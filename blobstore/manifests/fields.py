@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from formats.eeprom.framework.codec import Codec
-    from formats.eeprom.framework.fields import ReadFile
+    from formats.eeprom.framework.reading import ReadFile
 
 
 _log: Final = LateLogger(__name__)

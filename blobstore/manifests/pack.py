@@ -111,7 +111,7 @@ def _create(
 def _qcow2_options(manifest: Manifest) -> Options | None:
     if manifest.cluster_size is None:
         return None
-    from formats.qcow2.creation import Options  # noqa: PLC0415  rarely wanted
+    from formats.qcow2.creation import Options  # noqa: PLC0415  few packs need it
 
     return Options(cluster_size=manifest.cluster_size)
 

@@ -86,7 +86,7 @@ def describe(version: TpmVersion, flags: Info) -> bytes:
 
 
 def log_to(descriptor: int, level: int, prefix: str = "") -> None:
-    """Let libtpms write its own messages; 0 is none of them."""
+    """Let libtpms write its own messages; 0 switches them off."""
     library = loaded()
     library.TPMLIB_SetDebugFD(descriptor)
     library.TPMLIB_SetDebugLevel(level)

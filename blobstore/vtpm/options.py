@@ -197,7 +197,7 @@ def _words(text: str, known: set[str]) -> set[str]:
     words = text.split(",")
     for word in words:
         if word not in known:
-            raise ValueError(f"{word!r} is none of {', '.join(sorted(known))}")
+            raise ValueError(f"{word!r} is not one of {', '.join(sorted(known))}")
     return set(words)
 
 
@@ -216,7 +216,7 @@ def _owner(fields: dict[str, str], name: str) -> int:
 
 def _number(text: str, name: str) -> int:
     if not text.isdecimal():
-        raise ValueError(f"{name}={text} is no number")
+        raise ValueError(f"{name}={text} is not a number")
     return int(text)
 
 
@@ -226,5 +226,5 @@ def _octal(text: str) -> int:
     except ValueError:
         mode = -1
     if not text.startswith("0") or not 0 <= mode <= 0o777:
-        raise ValueError(f"mode={text} is no mode of a file in octal digits")
+        raise ValueError(f"mode={text} is not a mode of a file in octal digits")
     return mode

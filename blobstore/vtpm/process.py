@@ -31,7 +31,7 @@ def set_up_log(options: LogOptions) -> None:
     """
     import logging  # noqa: PLC0415, TID251  only if there is something to set up
 
-    # A log that is full is no reason to stop a TPM, nor to print tracebacks.
+    # A full log must not stop a TPM, nor print tracebacks.
     logging.raiseExceptions = False
     root = logging.getLogger()
     if options.silent:
@@ -43,7 +43,7 @@ def set_up_log(options: LogOptions) -> None:
             raise device_error(error, f"cannot open log {options.file}") from error
     elif options.descriptor is not None:
         try:
-            # Closed with the process: nobody else has use for it.
+            # Closed with the process: nothing else uses it.
             stream = os.fdopen(options.descriptor, "a", closefd=False)
         except OSError as error:
             place = f"descriptor {options.descriptor}"

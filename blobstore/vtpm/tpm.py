@@ -43,7 +43,7 @@ class Behaviour:
     """What swtpm's options say of a TPM.
 
     Attributes:
-        reject_locality_4: Nobody may set locality 4.
+        reject_locality_4: Refuse to set locality 4.
         allow_set_locality: Commands may set the locality (V24).
         auto_shutdown: Shut a TPM 2.0 down that its user did not (V27).
         release_outgoing: Give the image up once the state was fetched (V41).

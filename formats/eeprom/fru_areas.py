@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 from msgspec import Meta
 
+from formats.eeprom.framework.annotations import kebab
 from formats.eeprom.framework.limits import UInt8
-from formats.eeprom.framework.mirror import kebab
 from formats.eeprom.fru_text import END_OF_FIELDS, Text, decode_text, encode_text
 from formats.eeprom.parts.checksums import zero_sum
 from formats.errors import FieldError

@@ -23,7 +23,7 @@ from luks.crypto.kdf import DEFAULT_LIMITS
 from luks.errors import DeviceBusyError, PolicyError, SecretRequiredError
 from luks.header import luks1
 from luks.header.load import check_areas, opened_for_header, read_header
-from luks.header.policy import DEFAULT_POLICY, check_writable
+from luks.header.policy import DEFAULT_POLICY, check_requirements
 from luks.header.writer import next_header, write_header
 from luks.keys.costs import digest_cost, keyslot_cost
 from luks.keys.enroll import choose_keyslot, enroll_key, new_digest
@@ -97,7 +97,7 @@ class HeaderEdit:
         self._limits = limits
         self._old = read_header(device)
         policy.check_header(self._old)
-        check_writable(self._old)
+        check_requirements(self._old)
         check_areas(device, self._old)
         self._policy = policy
         self._material: dict[int, bytes] = {}

@@ -16,7 +16,7 @@ from luks.errors import (
 from luks.header.detection import is_luks, opened
 from luks.header.load import opened_for_header, read_header
 from luks.header.other_signatures import check_place
-from luks.header.policy import check_writable
+from luks.header.policy import check_requirements
 from luks.header.writer import replace_header, wipe_header
 from luks.manage.backup import check_other, copy_header, material_of
 from luks.manage.editing import edit
@@ -52,7 +52,7 @@ def detach_header(
     check_other(path_or_device, to)
     with opened_for_header(path_or_device) as device:
         header = read_header(device)
-        check_writable(header)
+        check_requirements(header)
         memory = copy_header(device)
         with new_file(to, memory.size, overwrite=overwrite) as file:
             file.write(0, memory.content)
@@ -88,7 +88,7 @@ def attach_header(path_or_device: Place, header: Place) -> Header:
     """
     with opened(header) as source, opened_for_header(path_or_device) as device:
         detached = read_header(source)
-        check_writable(detached)
+        check_requirements(detached)
         end = detached.keyslots_offset + detached.keyslots_size
         if detached.data_offset < end:
             raise UnsupportedError(

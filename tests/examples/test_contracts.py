@@ -49,7 +49,7 @@ BREAKS: list[tuple[str, str, set[str]]] = [
     ("blobstore/container/compaction.py", "import luks", {CONTAINER}),
     ("blobstore/errors.py", "import luks.errors", {CONTAINER}),
     ("formats/state/swtpm.py", "import cryptography", {CRYPTOGRAPHY}),
-    ("blobstore/store/policy.py", "from cryptography import hazmat", {CRYPTOGRAPHY}),
+    ("blobstore/store/reliance.py", "from cryptography import hazmat", {CRYPTOGRAPHY}),
     ("luks/manage/dump.py", "import click", {CLICK}),
     # The TPM emulator imports `blobstore`, so it would know the command line, too.
     ("blobstore/__init__.py", "import blobstore.cli.main", {COMMAND_LINE, BLOBSTORE}),

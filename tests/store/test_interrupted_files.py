@@ -99,7 +99,7 @@ def test_c63_real_signals_in_a_loop_of_puts(tmp_path: Path) -> None:
                     acknowledged += 1
         except KeyboardInterrupt:
             interrupts += 1
-            if store._container.writer.poisoned:
+            if store._session.container.writer.poisoned:
                 with pytest.raises(PoisonedStoreError):
                     store.get("counter")
                 store.close()

@@ -108,7 +108,7 @@ CASES = {
     "window": Case(_write_window),
     "window in place": Case(_write_in_place),
     "close": Case(lambda store: store.close(), lambda store: store.put("a", b"new a")),
-    "open": Case(lambda store: open_store(store._container.device)),
+    "open": Case(lambda store: open_store(store._session.container.device)),
 }
 
 
@@ -158,7 +158,7 @@ def _crash_after(before: bytes, case: Case, point: int, states: list[Contents]) 
     start = len(recording.log)
     with suppress(KeyboardInterrupt), interrupted_at(point):
         case.call(store)
-    if store._closed or store._container.writer.poisoned:
+    if store._session.closed or store._session.container.writer.poisoned:
         return 0
     # What is seen then may have been acted on; what is acknowledged later builds on it.
     seen = contents(store)
@@ -200,14 +200,14 @@ def _interrupt(before: bytes, case: Case, point: int, states: list[Contents]) ->
     with suppress(KeyboardInterrupt), interrupted_at(point):
         case.call(store)
     where = f"interrupted at bytecode {point}"
-    if store._closed:
+    if store._session.closed:
         assert contents(open_store(bytes(device.content))) in states, where
         store.close()
         return "went on"
     _check_reading(store, states, where)
     after: Contents = {}
     try:
-        if "w" not in store._lookup.windows:
+        if "w" not in store._session.lookup.windows:
             store.put("w", b"later")
             after["w"] = b"later"
         store.register("e", 600)
@@ -228,7 +228,7 @@ def _interrupt(before: bytes, case: Case, point: int, states: list[Contents]) ->
 def _check_reading(store: Store, states: list[Contents], where: str) -> None:
     """What the interrupted store answers is of before the call or after it, or refused."""
     # A section in place is read through its window, which the interrupt may have left open.
-    names = {name for state in states for name in state} - store._lookup.windows.keys()
+    names = {name for state in states for name in state} - store._session.lookup.windows.keys()
     found: Contents = {}
     for name in names:
         try:
