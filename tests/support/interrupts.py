@@ -72,12 +72,13 @@ class InterruptPoints:
 
     Attributes:
         total: How many there are.
+        by_class: Whether those that repeat others are left out.
     """
 
     def __init__(self, call: Callable[[], object]) -> None:
         """Find them, by running ``call`` once in this thread. Only this thread is traced."""
-        self._by_class = os.environ.get(EVERY_POINT) == _CLASSES
-        counter = _Counter(by_class=self._by_class)
+        self.by_class = os.environ.get(EVERY_POINT) == _CLASSES
+        counter = _Counter(by_class=self.by_class)
         with counter:
             call()
         self._activations, self._indices = counter.activations, counter.indices
@@ -87,7 +88,7 @@ class InterruptPoints:
     def chosen(self, sample: int, first: int = 1, last: int | None = None) -> list[int]:
         """Return what to try from ``first`` to ``last``: a fixed sample, or what is asked for."""
         points = range(first, (last or self.total) + 1)
-        if self._by_class:
+        if self.by_class:
             ends = (
                 {numbers[0], numbers[min(1, len(numbers) - 1)], numbers[len(numbers) // 2]}
                 | {numbers[-1]}
@@ -103,7 +104,7 @@ class InterruptPoints:
         return _Interrupter(self._activations[point - 1], self._indices[point - 1])
 
     def __str__(self) -> str:
-        classes = f" in {len(self._classes)} classes" if self._by_class else ""
+        classes = f" in {len(self._classes)} classes" if self.by_class else ""
         return f"{self.total} points{classes}"
 
 
