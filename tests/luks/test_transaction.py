@@ -348,6 +348,9 @@ def test_l98_after_a_failed_commit_keys_go_where_neither_header_has_any(
         in_use = [slot.area for slot in header.keyslots.values()]
         recording.log.clear()
         transaction.commit()
+        written = luks.load_header(MemoryDevice(recording.content))
+        assert written == transaction.header
+        assert written.seqid == header.seqid + (version == 2)
         opening = [secret for secret in (OTHER, PASSPHRASE, THIRD) if opens(recording, secret)]
         assert opening == ([OTHER, THIRD] if replaced else [OTHER, PASSPHRASE, THIRD]), number
         for write in recording.writes:

@@ -166,6 +166,7 @@ def sound_disk(content: bytes) -> bytes:
     image = MemoryDevice(content)
     report = check(image)
     assert not report.corruptions, report.findings
+    found = b""
     for name in (*(one.name for one in list_snapshots(image)), None):
         with opened(image, read_only=True, snapshot=name) as disk:
             found = disk.read(0, LATER.stop)

@@ -55,16 +55,9 @@ _LOCKS = ("/devices/locks.py", "/header/lock.py")
 
 #: Bytecodes that change nothing but the stack of their frame, by the beginning of their names.
 _PASSIVE = (
-    "LOAD_",
-    "JUMP_",
-    "POP_JUMP_",
-    "COMPARE_",
-    "CONTAINS_",
-    "IS_",
-    "BUILD_",
-    "BINARY_SUBSCR",
+    *("LOAD_", "JUMP_", "POP_JUMP_", "COMPARE_", "CONTAINS_", "IS_", "BUILD_", "BINARY_SUBSCR"),
+    *("PUSH_NULL", "COPY", "SWAP", "RESUME", "NOP", "PRECALL", "KW_NAMES", "EXTENDED_ARG"),
 )
-_PASSIVE += ("PUSH_NULL", "COPY", "SWAP", "RESUME", "NOP", "PRECALL", "KW_NAMES", "EXTENDED_ARG")
 
 
 class InterruptPoints:
