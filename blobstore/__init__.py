@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         CorruptBlobError,
         CorruptStoreError,
         DamagedHeadError,
+        GenerationMismatchError,
         ImageExistsError,
         ManifestError,
         NoPreviousBlobError,
@@ -62,6 +63,10 @@ if TYPE_CHECKING:
     from blobstore.manifests.unpack import Unpacked, unpack
     from blobstore.opening import create_store as create
     from blobstore.opening import open_store as open  # noqa: A004
+    from blobstore.owner.client import StoreClient, find_owner
+    from blobstore.owner.connection import Limits
+    from blobstore.owner.protocol import AnyStore
+    from blobstore.owner.serving import serve
     from blobstore.store.description import Digest, SectionInfo, StoreInfo
     from blobstore.store.store import Store
     from blobstore.store.transaction import Transaction
@@ -70,6 +75,7 @@ if TYPE_CHECKING:
     from formats.qcow2.snapshot_table import SnapshotKey
 
 __all__ = [
+    "AnyStore",
     "BlobNotFoundError",
     "BlobTooLargeError",
     "CorruptBlobError",
@@ -79,9 +85,11 @@ __all__ = [
     "Difference",
     "Digest",
     "ForkedProcessError",
+    "GenerationMismatchError",
     "Image",
     "ImageExistsError",
     "ImageReplacedError",
+    "Limits",
     "Manifest",
     "ManifestError",
     "ManifestFile",
@@ -105,6 +113,7 @@ __all__ = [
     "StorageError",
     "Store",
     "StoreBusyError",
+    "StoreClient",
     "StoreError",
     "StoreInfo",
     "Transaction",
@@ -120,6 +129,7 @@ __all__ = [
     "decode_blob",
     "edit_blob",
     "export_state",
+    "find_owner",
     "import_state",
     "initialise",
     "is_encrypted",
@@ -128,6 +138,7 @@ __all__ = [
     "pack",
     "pack_raw",
     "pack_table",
+    "serve",
     "unpack",
 ]
 
@@ -164,6 +175,10 @@ _HOMES: Final = {
     "blobstore.manifests.pack": ("pack", "pack_raw", "pack_table"),
     "blobstore.container.regions": ("Region",),
     "blobstore.opening": ("create", "open"),
+    "blobstore.owner.client": ("StoreClient", "find_owner"),
+    "blobstore.owner.connection": ("Limits",),
+    "blobstore.owner.protocol": ("AnyStore",),
+    "blobstore.owner.serving": ("serve",),
     "blobstore.foreign.encryption": ("StateKey",),
     "blobstore.store.store": ("Store",),
     "blobstore.store.transaction": ("Transaction",),

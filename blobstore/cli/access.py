@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from blobstore.owner.protocol import AnyStore
     from blobstore.store.description import Digest
     from blobstore.store.store import Store
     from formats.qcow2.snapshot_table import SnapshotKey
@@ -36,6 +38,7 @@ __all__ = [
     "damaged_option",
     "new_access_options",
     "other_access_options",
+    "shared_access_options",
 ]
 
 
@@ -51,6 +54,7 @@ class Access(NamedTuple):
     borrowed_key: bool = False  # of another image: for this one only if it needs a key
     volume_key_file: Path | None = None
     snapshot: str | SnapshotKey | None = None
+    direct: bool = False
 
     @contextmanager
     def secret_for(
@@ -118,6 +122,23 @@ class Access(NamedTuple):
                 snapshot=self.snapshot,
             )
 
+    def open_shared(
+        self, image: Path, *, read_only: bool = True, allow_damaged: bool = False
+    ) -> AnyStore:
+        """Return the store of the process that owns an image; if none does, open it here."""
+        asks = not self.direct and self.lock and self.snapshot is None and not allow_damaged
+        if asks and _may_have_owner():
+            from blobstore.owner.client import find_owner  # noqa: PLC0415  few images have one
+
+            owner = find_owner(
+                image,
+                expect_digest=self.expect_digest,
+                at_least_generation=self.at_least_generation,
+            )
+            if owner is not None:
+                return owner
+        return self.open(image, read_only=read_only, allow_damaged=allow_damaged)
+
     def check_stdin(self, *, has_data: bool) -> None:
         """Refuse a stdin that is to give both the data and the key."""
         if has_data and self.key.is_stdin:
@@ -132,6 +153,18 @@ class Access(NamedTuple):
         with luks_place(image, self.header) as place:
             stale = load_header(place).stale_copy
         return None if stale is None else ("primary", "secondary")[stale]
+
+
+def _may_have_owner() -> bool:
+    """Say whether to look for an owner, which imports what it takes to ask one.
+
+    A `get` is not to pay for that where none has ever been started (O2).
+    """
+    places = ("/run", os.environ.get("XDG_RUNTIME_DIR") or "/run")
+    return "BLOBSTORE_RUNTIME_DIR" in os.environ or any(
+        os.path.isdir(f"{place}/blobstore")  # noqa: PTH112  where every import counts
+        for place in places
+    )
 
 
 class NewAccess(NamedTuple):
@@ -244,6 +277,21 @@ def access_options(function: _Command) -> _Command:
     ):
         wrapped = option(wrapped)
     return _secret_options(wrapped, "The image's detached LUKS header.")
+
+
+def shared_access_options(function: _Command) -> _Command:
+    """Add the options of an `Access` whose `Access.open_shared` the function uses."""
+
+    @functools.wraps(function)
+    def wrapped(*, access: Access, direct: bool, **rest: Any) -> Any:
+        return function(access=access._replace(direct=direct), **rest)
+
+    option = click.option(
+        "--direct",
+        is_flag=True,
+        help="Open IMAGE itself, and do not ask the process that owns it.",
+    )
+    return access_options(option(wrapped))
 
 
 def snapshot_key(which: str | None, id_: str | None, name: str | None) -> str | SnapshotKey | None:
