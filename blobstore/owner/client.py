@@ -272,10 +272,11 @@ class ClientTransaction:
         self._client = client
         self._read: dict[str, int] = {}
         self._changes: list[requests.Change] = []
-        # What sections are called here: their blobs if they were put, and what the store
-        # calls them; None for those that are new.
+        # Blobs that were put, names that were given up, and what the store calls sections that
+        # were renamed to this; None for those that are new. All by what they are called here.
         self._blobs: dict[str, bytes] = {}
-        self._known_as: dict[str, str | None] = {}
+        self._gone: set[str] = set()
+        self._origins: dict[str, str | None] = {}
         self._ended = False
         self.generation: int | None = None
 
@@ -284,18 +285,19 @@ class ClientTransaction:
         self._require_open()
         if name in self._blobs:
             return self._blobs[name]
-        stored = self._known_as.get(name, name)
-        if stored is None:
+        if name in self._gone and name not in self._origins:
             raise BlobNotFoundError(f"there is no section {name!r} any more")
+        stored = self._origins.get(name, name)
+        unwritten = UnwrittenBlobError(f"section {name!r} was registered and never written")
+        if stored is None:
+            raise unwritten
         try:
             blob, self._read[stored] = self._client.blob_and_generation(stored)
         except BlobNotFoundError:
             if any(
                 isinstance(c, requests.RegisterChange) and c.name == name for c in self._changes
             ):
-                raise UnwrittenBlobError(
-                    f"section {name!r} was registered and never written"
-                ) from None
+                raise unwritten from None
             raise
         return blob
 
@@ -320,8 +322,8 @@ class ClientTransaction:
     ) -> None:
         """Make sure that a section exists and is large enough."""
         self._add(requests.RegisterChange(name, max_size, kind, copies, type))
-        if self._known_as.get(name, name) is None:
-            self._known_as[name] = name
+        if name in self._gone:
+            self._origins.setdefault(name, None)
 
     def resize(self, name: str, max_size: int) -> None:
         """Change the worst-case size of a section, to more or to less."""
@@ -330,14 +332,19 @@ class ClientTransaction:
     def rename(self, name: str, new: str) -> None:
         """Give a section another name."""
         self._add(requests.RenameChange(name, new))
-        if name != new:
-            self._known_as[new] = self._known_as.get(name, name)
-            self._forget(name, new)
+        if name == new:
+            return
+        self._origins[new] = self._origins.pop(name, name)
+        if name in self._blobs:
+            self._blobs[new] = self._blobs.pop(name)
+        self._gone.add(name)
 
     def delete(self, name: str) -> None:
         """Delete a section and its blob."""
         self._add(requests.DeleteChange(name))
-        self._forget(name)
+        self._origins.pop(name, None)
+        self._blobs.pop(name, None)
+        self._gone.add(name)
 
     def abandon(self) -> None:
         """Forget all changes; the transaction takes no more."""
@@ -350,12 +357,6 @@ class ClientTransaction:
         if self._changes:
             read: list[Any] = [requests.RequireChange(*known) for known in self._read.items()]
             self.generation = self._client.commit([*read, *self._changes])
-
-    def _forget(self, name: str, new: str | None = None) -> None:
-        blob = self._blobs.pop(name, None)
-        if blob is not None and new is not None:
-            self._blobs[new] = blob
-        self._known_as[name] = None
 
     def _add(self, change: requests.Change) -> None:
         self._require_open()

@@ -107,6 +107,10 @@ class Connection:
             key, text = name.decode("latin-1"), value.decode("latin-1")
             # What comes several times is a list (RFC 9110, 5.3).
             headers[key] = f"{headers[key]}, {text}" if key in headers else text
+        size = len(event.target) + sum(len(name) + len(value) for name, value in event.headers)
+        if size > self._limits.head:
+            # h11 has this limit for heads that arrive in pieces only.
+            raise RefusedError(431, f"the head has more than {self._limits.head} bytes", "O11")
         if event.http_version != b"1.1":
             raise RefusedError(505, "this is not HTTP/1.1", "O10")
         return Request(event.method.decode("latin-1"), event.target.decode("latin-1"), headers)

@@ -33,6 +33,9 @@ class Exchange:
     """One connection to an owner, made anew when it ended between two requests.
 
     Several threads may use it; one request is on its way at a time.
+
+    Attributes:
+        peer: Process, user and group of the owner, where the system tells.
     """
 
     def __init__(self, path: Path, *, timeout: float | None = None) -> None:
@@ -50,11 +53,6 @@ class Exchange:
         self._lock = threading.Lock()
         self._closed = False
         self._connect()
-
-    @property
-    def peer(self) -> tuple[int, int, int] | None:
-        """Process, user and group of the owner, where the system tells."""
-        return peer_credentials(self._socket)
 
     def ask(
         self, method: str, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None
@@ -99,6 +97,7 @@ class Exchange:
         except OSError as error:
             self._socket.close()
             raise device_error(error, f"no owner answers at {self._path}", writing=False) from error
+        self.peer = peer_credentials(self._socket)
 
     def _has_ended(self) -> bool:
         """Say whether the owner has closed the connection, as it does with silent ones."""
@@ -124,18 +123,21 @@ class Exchange:
         response, content = None, bytearray()
         while (event := http.next_event()) is not None:
             if event is h11.NEED_DATA:
-                http.receive_data(self._socket.recv(_PIECE))
+                piece = self._socket.recv(_PIECE)
+                if not piece:
+                    raise _gone(self._path)
+                http.receive_data(piece)
             elif isinstance(event, h11.Response):
                 response = event
             elif isinstance(event, h11.Data):
                 content += event.data
             elif isinstance(event, h11.EndOfMessage):
                 break
-            elif isinstance(event, h11.ConnectionClosed):
-                raise _gone(self._path)
         assert response is not None, "h11 says EndOfMessage after a response only"
         if http.our_state is h11.DONE and http.their_state is h11.DONE:
             http.start_next_cycle()
+        else:
+            self._end()  # the owner takes no more requests here
         found = {k.decode("latin-1"): v.decode("latin-1") for k, v in response.headers}
         return Answer(response.status_code, found, bytes(content))
 

@@ -77,7 +77,7 @@ class RefusedError(Exception):
 def problem_of(error: StorageError | ValueError | RefusedError) -> tuple[int, bytes]:
     """Return the status and the document of an error (O31)."""
     kind: type[Exception] = type(error)
-    known = {}
+    known: dict[str, str | int | None] = {}
     if isinstance(error, RefusedError):
         # The request breaks its format, so this is what clients raise.
         kind, status, exit_code, known = (

@@ -53,7 +53,8 @@ class OwnerProcess:
             [
                 *with_signals(default=("INT", "TERM")),
                 sys.executable,
-                *("-m", "blobstore", "serve", image, *options),
+                *("-m", "blobstore", "serve", str(image)),
+                *map(str, options),
             ],
             env=self.environment,
             stderr=subprocess.PIPE,

@@ -33,7 +33,10 @@ def command(*, access: Access, image: Path, as_json: bool) -> None:
     with access.open_shared(image) as store:
         container = _describe_container(store.info())
         if isinstance(store, StoreClient):
-            described = {"image": {"path": str(image)}, "owner": _describe_owner(store)}
+            described: dict[str, Any] = {
+                "image": {"path": str(image)},
+                "owner": _describe_owner(store),
+            }
             _print(described | {"container": container}, as_json=as_json)
             return
         assert isinstance(store, Store), "a store is opened here or is an owner's"
