@@ -128,7 +128,7 @@ class Access(NamedTuple):
         """Return the store of the process that owns an image; if none does, open it here."""
         asks = not self.direct and self.lock and self.snapshot is None and not allow_damaged
         if asks and _may_have_owner():
-            from blobstore.owner.client import find_owner  # noqa: PLC0415  few images have one
+            from blobstore import find_owner  # noqa: PLC0415  few images have one
 
             owner = find_owner(
                 image,

@@ -14,6 +14,7 @@ import pytest
 
 import blobstore
 from blobstore.owner.connection import Limits
+from tests.support.foreign import program
 from tests.support.owners import owner_thread
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def curl(path: Path, target: str, *options: str, stdin: bytes = b"") -> tuple[in
     """Return status, body and headers that curl sees."""
     done = subprocess.run(
         [
-            *("curl", "-sS", "--path-as-is", "--unix-socket", str(path), "-D", "/dev/stderr"),
+            program("curl"),
+            *("-sS", "--path-as-is", "--unix-socket", str(path), "-D", "/dev/stderr"),
             *("-w", "%{stderr}%{http_code}", *options, f"http://localhost{target}"),
         ],
         input=stdin,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from blobstore import Store, StoreClient
+from blobstore import Store
 from blobstore.cli.access import PATH, Access, shared_access_options
 from blobstore.cli.output import print_json, print_table
 from blobstore.manifests.sizes import format_size
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from blobstore.container.regions import Region
     from blobstore.image.image import Image
+    from blobstore.owner.protocol import AnyStore
     from blobstore.store.description import StoreInfo
 
 
@@ -32,19 +33,15 @@ def command(*, access: Access, image: Path, as_json: bool) -> None:
     """
     with access.open_shared(image) as store:
         container = _describe_container(store.info())
-        if isinstance(store, StoreClient):
-            described: dict[str, Any] = {
-                "image": {"path": str(image)},
-                "owner": _describe_owner(store),
-            }
-            _print(described | {"container": container}, as_json=as_json)
+        if not isinstance(store, Store):
+            of_owner = {"image": {"path": str(image)}, "owner": _describe_owner(store)}
+            _print(of_owner | {"container": container}, as_json=as_json)
             return
-        assert isinstance(store, Store), "a store is opened here or is an owner's"
         opened = store.image
         assert opened is not None, "stores opened by path have an image"
         regions = opened.regions(store.regions())
     header_regions = opened.header_regions()
-    described = {
+    described: dict[str, Any] = {
         "image": _describe_image(opened),
         "luks": _describe_luks(opened),
         "container": container,
@@ -77,7 +74,10 @@ def _describe_container(info: StoreInfo) -> dict[str, Any]:
     return asdict(info) | {"complete": info.complete, "digest": digest}
 
 
-def _describe_owner(client: StoreClient) -> dict[str, Any]:
+def _describe_owner(client: AnyStore) -> dict[str, Any]:
+    from blobstore import StoreClient  # noqa: PLC0415  few images have an owner
+
+    assert isinstance(client, StoreClient), "a store is opened here, or an owner's"
     process, user, _ = client.owner or (None, None, None)
     return {"process": process, "user": user, "socket": str(client.path)}
 
