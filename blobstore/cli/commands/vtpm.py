@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from blobstore import __version__
 from blobstore.cli.access import PATH, Access, access_options
 from blobstore.cli.state_key import KeyType, NamedKey, state_key
 from blobstore.foreign.states import tpm_section_names
@@ -162,7 +163,7 @@ def command(
     """
     version = None if chosen is None else TpmVersion(chosen)
     if print_capabilities:
-        click.echo(json.dumps(capabilities(version)))
+        click.echo(json.dumps(capabilities(version, __version__)))
         return
     if image is None:
         raise click.UsageError("Missing argument 'IMAGE'.")
