@@ -1,6 +1,6 @@
 """Bytes on devices and bytes in formats: devices, image files, the DER container.
 
-Nothing here knows cryptography or a command line. Import the modules by name
+No module here knows cryptography or the command line. Import the modules by name
 (`formats.devices.device`, `formats.devices.file`, `formats.container.model`, ...).
 """
 

@@ -1,6 +1,6 @@
 """Encoder of the container: heads of items as bytes.
 
-Every head comes with a check of zeros, which whoever holds the key fills in
+Every head has a check of zeros; the holder of the key fills in the real one
 (`formats.container.decoder.locate_check`, C21).
 """
 
@@ -44,7 +44,7 @@ class RecordFrame(NamedTuple):
 
     Attributes:
         before: The head up to the record's version.
-        behind: The head behind its check.
+        behind: The head after its check.
         meta_start: Where Meta starts in the head.
     """
 

@@ -87,7 +87,7 @@ def test_f8_every_cut_is_told_from_everything_else(state: bytes) -> None:
         (header(b"", size=11), FormatError, "does not begin"),
         (header(PERMANENT, version=1), UnsupportedError, "version 1"),
         (header(field(1, b"x"), version=9, least=3), UnsupportedError, "version 9"),
-        (PLAIN + b"\0", FormatError, "goes on behind"),
+        (PLAIN + b"\0", FormatError, "continues after"),
         (header(field(1, b"x"), flags=2), UnsupportedError, "flags 0x2"),
         (header(field(1, b"x"), flags=4), UnsupportedError, "flags 0x4"),
         (header(field(4, b"x")), FormatError, r"fields \(4,\)"),

@@ -58,7 +58,7 @@ def test_f20_a_flash_may_be_larger_than_its_volume(filler: bytes) -> None:
         (flash(state=b"\x5a\xff"), FormatError, "variable store is damaged"),
         (flash(state=b"\xff\xfe"), FormatError, "variable store is damaged"),
         (flash(rest=b"code" * 1024), ForeignImageError, "firmware code"),
-        (flash(rest=b"\xff" * 100), FormatError, "no flash has 8292 bytes"),
+        (flash(rest=b"\xff" * 100), FormatError, "a flash cannot have 8292 bytes"),
     ],
 )
 def test_f19_f20_what_is_no_flash_of_variables_is_refused(
