@@ -348,7 +348,7 @@ class Checker:
                     continue
                 if (stored[place >> bits] == 1) != bool(entry & COPIED):
                     report.miscount(
-                        f"the flag of entry {number} of the L2 table at byte {offset} contradicts the"
-                        " count of its cluster",
+                        f"the flag of entry {number} of the L2 table at byte {offset} contradicts"
+                        " the count of its cluster",
                         times,
                     )

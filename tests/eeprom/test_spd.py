@@ -238,7 +238,7 @@ def test_e_spd1_other_things_are_told_apart(codec: SpdCodec[Any], module: SpdMod
             codec.decode(data, Report.tolerant())
     with pytest.raises(FormatError, match="continues after"):
         codec.decode(good + b"\xff", Report.strict())
-    with pytest.raises(FieldError, match=f"takes {len(good)} bytes, and not 2048"):
+    with pytest.raises(FieldError, match=f"must have {len(good)} bytes, not 2048"):
         codec.encode(module, 2048)
 
 

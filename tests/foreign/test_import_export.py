@@ -82,8 +82,12 @@ BAD_DIRECTORIES: dict[str, tuple[dict[str, bytes], type[StorageError], str]] = {
         "the volatile state is cut short",
     ),
     "another format": ({"permall": b"GIF89a" * 300}, FormatError, "does not begin"),
-    "swapped": ({"permall": VOLATILE, "volatilestate": PERMANENT}, FormatError, "something else"),
-    "a TPM 1.2 in a TPM 2.0": ({"permall": TPM_12}, FormatError, "something else"),
+    "swapped": (
+        {"permall": VOLATILE, "volatilestate": PERMANENT},
+        FormatError,
+        "is not that of a TPM",
+    ),
+    "a TPM 1.2 in a TPM 2.0": ({"permall": TPM_12}, FormatError, "is not that of a TPM"),
     "encrypted": ({"permall": ENCRYPTED}, SecretRequiredError, "--key"),
 }
 

@@ -214,7 +214,7 @@ def test_f13_the_version_and_the_kind_of_a_state_show_in_its_data() -> None:
             with pytest.raises(FormatError):
                 validate_slot(PlainState(data), slot, version)
     for data in (b"x", VOLATILE, bytes(20)):
-        with pytest.raises(FormatError, match="no TPM"):
+        with pytest.raises(FormatError, match="not the permanent state of a TPM"):
             tpm_version(PlainState(data))
 
 

@@ -198,7 +198,7 @@ def test_an_entry_that_is_no_cluster_is_neither_read_nor_written() -> None:
     image.write(l2 + 8 * 101, (1 << 40 | COPIED).to_bytes(8))
     before = bytes(image.content)
     with open_image(image, read_only=False) as disk:
-        for number, message in ((100, "which is no cluster"), (101, "the image ends before")):
+        for number, message in ((100, "which is not a cluster"), (101, "the image ends before")):
             with pytest.raises(FormatError, match=message):
                 disk.read(number * 4096, 10)
             with pytest.raises(FormatError, match=message):
