@@ -4,5 +4,5 @@ No module here knows cryptography or the command line. Import the modules by nam
 (`formats.devices.device`, `formats.devices.file`, `formats.container.model`, ...).
 """
 
-#: Tells `blobstore` and `luks` that this `formats` is theirs (spec/decisions/0001).
+#: Identifies this `formats` as the one of `blobstore` and `luks` (spec/decisions/0001).
 DISTRIBUTION = "device-blobstore"

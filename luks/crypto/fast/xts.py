@@ -1,10 +1,10 @@
-"""AES-XTS over sectors, with the tweaks that are nothing but the sector number.
+"""AES-XTS over sectors whose tweaks are just the sector number.
 
-`cryptography` has no XTS over many sectors, and to make a context takes longer than
-to encrypt a sector with it. What this module is about is to make few, by two ways
-that `cryptography` does not promise; both are tried once per process, and do
-without where they fail. Many sectors go the way of `luks.crypto.fast.xts_bulk`. The rest of
-XTS, other ciphers and AES-192 among it, is in `luks.crypto.modes`.
+`cryptography` has no XTS over many sectors, and making a context takes longer than
+encrypting a sector with it. So this module makes few contexts, in two ways that
+`cryptography` does not promise; both are tested once per process, and not used if the
+test fails. `luks.crypto.fast.xts_bulk` processes many sectors. The rest of XTS,
+including other ciphers and AES-192, is in `luks.crypto.modes`.
 
 Source: IEEE 1619-2018; the tweaks are those of dm-crypt's IV generators.
 """
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 
 class _Fast(NamedTuple):
-    """How a generator makes an IV of a sector number.
+    """How a generator makes an IV from a sector number.
 
     Attributes:
         layout: Packs the number into 16 bytes.
-        mask: What remains of the number.
-        key_sizes: Bytes of the keys, both halves, that `cryptography` takes.
+        mask: Bits of the number that are kept.
+        key_sizes: Sizes in bytes of the keys, both halves, that `cryptography` takes.
     """
 
     layout: Struct
@@ -52,7 +52,7 @@ FAST: Final = {
 
 
 def crossover() -> Crossover:
-    """Return from where on `luks.crypto.fast.xts_bulk` is faster than `AesXts` alone."""
+    """Return the request size above which `luks.crypto.fast.xts_bulk` is faster than `AesXts`."""
     return AES_XTS if _tweak_can_follow() else AES_XTS_BY_CONTEXTS
 
 
@@ -60,11 +60,11 @@ class AesXts:
     """A `luks.crypto.spec.SectorCipher`."""
 
     def __init__(self, key: ReadableBuffer, sector_size: int, iv: str = "plain64") -> None:
-        """Use ``key`` of 32 or 64 bytes, halves that differ; it is referred to, not copied."""
+        """Refer to ``key``, of 32 or 64 bytes with different halves, without copying it."""
         self._algorithm = algorithms.AES(memoryview(key))
         self._sector_size = sector_size
         self._iv = FAST["aes", iv]
-        # Each thread takes one.
+        # Each thread borrows one.
         self._spare: list[_Maker] = []
         spec = CipherSpec(f"aes-xts-{iv}", "aes", "xts", iv, "")
         self._bulk = bulk_path(spec, memoryview(key), sector_size, crossover())
@@ -78,7 +78,7 @@ class AesXts:
             self._run("decryptor", first_sector, data, out)
 
     def _run(self, direction: str, number: int, data: ReadableBuffer, out: WritableBuffer) -> None:
-        # Every line costs; see the module's docstring.
+        # Every line costs time; see the module's docstring.
         try:
             maker = self._spare.pop()
         except IndexError:
@@ -100,19 +100,19 @@ class AesXts:
                 if start:
                     pack_number(tweak, 0, number & mask)
                     if follows:
-                        context.reset_nonce(tweak)  # type: ignore[arg-type] # any buffer does
+                        context.reset_nonce(tweak)  # type: ignore[arg-type] # any buffer works
                     else:
                         context = maker.context(direction)
                 context.update_into(source[start:end], target[start:end])
                 number += step
-            maker.mode.__class__ = modes.XTS  # what a context is made of
+            maker.mode.__class__ = modes.XTS  # `Cipher` requires XTS to make a context
         self._spare.append(maker)
 
 
 class _Maker:
     """Makes the contexts of one key, for one thread at a time.
 
-    It keeps none: the key's memory is read for each, so wiping that ends its use.
+    It keeps no key: the key's memory is read for each context, so wiping it ends its use.
 
     Attributes:
         tweak: Of the next context, 16 bytes, to be changed in place.
@@ -137,18 +137,18 @@ class _Maker:
     def let_tweak_follow(self) -> None:
         """Let `reset_nonce` give the last context other tweaks.
 
-        It looks at the class of the mode again, and this class itself is found faster than
-        one that is derived from it and from XTS.
+        It checks the class of the mode again, and the check is faster for this class itself
+        than for one derived from it and from XTS.
         """
         self.mode.__class__ = modes.ModeWithNonce  # type: ignore[assignment]
 
 
 @cache
 def _tweak_is_read_late() -> bool:
-    """Say whether one `Cipher` follows its mutable tweak from context to context.
+    """Say whether one `Cipher` reads its mutable tweak again for each context.
 
     `cryptography` 50 reads the tweak when a context is made, so that a `Cipher`
-    can be used again after its tweak was changed, which saves 40 % of the time
+    can be used again after its tweak has changed, which saves 40 % of the time
     per sector. It does not promise that, hence this check.
     """
     tweak = bytearray(16)
@@ -162,10 +162,10 @@ def _tweak_is_read_late() -> bool:
 
 @cache
 def _tweak_can_follow() -> bool:
-    """Say whether a context can be given another tweak, which leaves its key as it is.
+    """Say whether a context can be given another tweak and keep its key.
 
-    OpenSSL can. `cryptography` 50 permits it where the mode has a nonce, which is
-    what XTS calls tweak. Per sector it takes 0.4 µs, and a new context 1.5.
+    OpenSSL can do it. `cryptography` 50 permits it if the mode has a nonce, which
+    XTS calls tweak. Per sector it takes 0.4 µs, and a new context 1.5.
     """
     data = bytes(range(256)) * 2
     try:
@@ -186,7 +186,7 @@ _TRIED_KEY: Final = bytes(range(64))
 
 
 def _context(number: int, direction: str = "encryptor") -> CipherContext:
-    """Return a context as one is meant to be made, for sector ``number``."""
+    """Return a context made in the documented way, for sector ``number``."""
     mode = modes.XTS(number.to_bytes(16, "little"))
     context: CipherContext = getattr(Cipher(algorithms.AES(_TRIED_KEY), mode), direction)()
     return context
