@@ -45,7 +45,7 @@ def read_descriptor(fd: int, name: str, *, offset: int = 0, size: int | None = N
         ValueError: ``offset`` or ``size`` is not possible for a secret.
     """
     if offset < 0 or (size is not None and not 0 < size <= MAX_KEY_FILE_SIZE):
-        raise ArgumentError(f"{size} bytes at offset {offset} cannot be a part of a secret")
+        raise ArgumentError(f"offset must be at least 0, and size 1 to {MAX_KEY_FILE_SIZE} bytes")
     try:
         _skip(fd, offset)
         read = _read(fd, MAX_KEY_FILE_SIZE + 1 if size is None else size)

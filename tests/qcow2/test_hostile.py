@@ -350,7 +350,7 @@ def test_the_format_of_a_backing_file_is_not_guessed(tmp_path: Path) -> None:
         # Without the extension: as old images are.
         at = device.read(0, 512).index(b"\xe2\x79\x2a\xca")
         device.write(at, bytes(4))
-        with pytest.raises(UnsupportedError, match="not named"):
+        with pytest.raises(UnsupportedError, match="does not name the format"):
             open_image(device, open_backing=BackingFiles())
         with open_image(device, open_backing=BackingFiles(), probe=True) as disk:
             assert disk.read(5000, 4) == bytes(range(4))
