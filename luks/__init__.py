@@ -160,7 +160,7 @@ DISTRIBUTION: Final = "device-blobstore"
 if getattr(formats, "DISTRIBUTION", None) != DISTRIBUTION:
     raise ImportError(
         f"the package 'formats' in {getattr(formats, '__file__', None)} is not the one of"
-        f" {DISTRIBUTION}: another distribution of that name hides it"
+        f" {DISTRIBUTION}: another distribution of that name is in the way"
     )
 
 # The module that defines each name: it is imported at the first use, so that
