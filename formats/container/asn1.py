@@ -7,7 +7,7 @@ accepts.
 
 asn1crypto is not a strict reader: it takes non-minimal lengths, indefinite
 lengths and odd BOOLEANs, and its plain ``dump()`` gives the original bytes back
-and hides them. The guard is to touch every field and to encode anew with
+and hides them. The guard is to touch every field and to encode again with
 ``dump(force=True)``: only canonical DER survives that unchanged.
 """
 

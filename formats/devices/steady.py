@@ -1,7 +1,7 @@
 """Reading an image without a lock while another process may be writing it (C66).
 
 The bytes are read at different moments, so they may contradict each other although
-the image never does. An error is no proof of damage: a transient one can occur twice.
+the image never does. An error does not prove damage: a transient one can occur twice.
 The bytes are proof: if everything that led to an error is read again and has not
 changed, then all of it was in the image at one moment.
 """

@@ -43,7 +43,9 @@ class Area:
 
     offset: Offset | None = None
     size: _Size | None = None
-    padding: Annotated[bytes, Meta(description="what follows the fields, up to zeros")] = b""
+    padding: Annotated[
+        bytes, Meta(description="the bytes after the fields, without zeros at the end")
+    ] = b""
     custom: tuple[Text, ...] = ()
 
 

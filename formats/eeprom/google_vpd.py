@@ -76,12 +76,12 @@ class _GoogleVpdCodec:
         elif stated is not None:
             end = start + stated
         pairs, at, is_whole = _read_pairs(content, start, end, report)
-        behind = content[at : at + 1]
-        if is_whole and not behind:
+        after = content[at : at + 1]
+        if is_whole and not after:
             report.problem(at, "E-GVPD5", "there is no terminator")
-        elif is_whole and behind not in (_TERMINATOR, _IMPLICIT_TERMINATOR):
+        elif is_whole and after not in (_TERMINATOR, _IMPLICIT_TERMINATOR):
             report.problem(at, "E-GVPD2", "the pairs take more bytes than the size says")
-        is_terminated = is_whole and behind == _TERMINATOR
+        is_terminated = is_whole and after == _TERMINATOR
         at += is_terminated
         tail, fill = split_rest(content[at:])
         return GoogleVpd(
@@ -149,8 +149,8 @@ def _read_pairs(
         if content[at : at + 1] != _STRING:
             report.problem(at, "E-GVPD3", f"type {content[at]:#04x} is not that of a pair")
             return pairs, at, False
-        key, behind_key = _read_counted(content, at + 1, end, report)
-        value, behind = _read_counted(content, behind_key, end, report)
+        key, after_key = _read_counted(content, at + 1, end, report)
+        value, after = _read_counted(content, after_key, end, report)
         if key is None or value is None:
             report.problem(at, "E-GVPD3", "a pair does not end inside the region")
             return pairs, at, False
@@ -160,7 +160,7 @@ def _read_pairs(
         if name in pairs:
             report.problem(at, "E-GVPD6", f"{name} occurs twice, and readers find only the first")
         pairs.setdefault(name, value.decode("latin-1"))
-        at = behind
+        at = after
     return pairs, at, True
 
 

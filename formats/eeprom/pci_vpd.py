@@ -47,7 +47,7 @@ class Reserve:
     """
 
     size: Annotated[int, Meta(ge=0, le=255, description="bytes in all")] = 0
-    content: Annotated[bytes, Meta(max_length=255, description="what is there but zeros")] = b""
+    content: Annotated[bytes, Meta(max_length=255, description="the bytes before the zeros")] = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

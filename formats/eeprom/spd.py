@@ -23,10 +23,10 @@ from formats.errors import FieldError, ForeignImageError
 #: Two bytes of JEP-106: the number of its continuations, and the code.
 ManufacturerId = Annotated[
     bytes,
-    Meta(min_length=2, max_length=2, description="as JEP-106 has it, such as 80CE"),
+    Meta(min_length=2, max_length=2, description="as in JEP-106, such as 80CE"),
 ]
 Year = Annotated[int, Meta(ge=2000, le=2099)]
-Week = Annotated[int, Meta(ge=0, le=53, description="0 where it is not given")]
+Week = Annotated[int, Meta(ge=0, le=53, description="0 if it is not given")]
 SerialNumber = Annotated[bytes, Meta(min_length=4, max_length=4)]
 #: Printable ASCII that does not end with a space; spaces fill the unused bytes.
 PART_NUMBER: Final = r"^([ -~]*[!-~])?$(?!\n)"

@@ -43,7 +43,7 @@ def check(device: BlockDevice) -> Report:
     """Check the tables of an image: refcounts, overlaps, flags, bounds. Nothing is written.
 
     Args:
-        device: Holds the image, which nobody writes meanwhile.
+        device: Holds the image, which must not be written meanwhile.
 
     Raises:
         FormatError, UnsupportedError: The header, or the snapshot table, is not sound

@@ -40,7 +40,7 @@ _LONGEST: Final = 4120 + 16
 
 
 def check_place(device: BlockDevice, offset: int) -> None:
-    """Check that a header copy may be written anew.
+    """Check that a header copy may be rewritten.
 
     Only the start of a device is examined: no other format begins where secondary
     copies are.

@@ -1,4 +1,4 @@
-"""E-EDID: displays, and what edid-decode says of ours."""
+"""E-EDID: displays, and edid-decode as the judge of this project's output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""E-SPD: memory modules, and what decode-dimms says of ours."""
+"""E-SPD: memory modules, and decode-dimms as the judge of this project's output."""
 
 from __future__ import annotations
 

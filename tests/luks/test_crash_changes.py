@@ -221,7 +221,7 @@ class TornBetweenSectors(FaultyDevice):
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_failing_device_leaves_the_old_header_or_the_new_one(name: str) -> None:
-    """Every read, write and flush fails in turn, once or from then on."""
+    """Every read, write and flush fails in turn, once or permanently."""
     case = CASES[name]
     before = prepared(case)
     allowed = list(expected(case))

@@ -89,7 +89,7 @@ def test_l65_without_keyslots_the_length_is_still_known(version: int) -> None:
             luks.verify_volume_key(header, KEY + bytes(zeros))
     with luks.open(device, luks.verify_volume_key(header, KEY)) as opened:
         assert opened.volume_key_size == len(KEY)
-    # A key whose second half is not zeros is what it is.
+    # A key whose second half is not zeros is not a shorter key.
     whole = MemoryDevice(0)
     options: dict[str, Any] = {"kdf": PBKDF2, "size": 4096, "version": version}
     luks.format(whole, OTHER, volume_key=KEY + KEY[::-1], key_size=64, **options).close()

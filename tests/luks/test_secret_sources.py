@@ -190,7 +190,7 @@ def test_s3_growing_buffers_are_wiped(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def add_key() -> Iterator[Callable[[str, bytes], int]]:
-    """Adds keys to the keyring of this process's thread, which nobody else sees."""
+    """Adds keys to the keyring of this process's thread, which is private."""
     library = ctypes.CDLL("libkeyutils.so.1", use_errno=True)
     process_keyring = ctypes.c_int32(-2)
     added: list[int] = []
