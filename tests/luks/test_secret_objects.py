@@ -167,9 +167,9 @@ def test_s21_ids_are_unique_and_there() -> None:
     one = SecretObject.parse("secret,id=sec0,data=x")
     with pytest.raises(luks.SecretObjectError, match="two secrets have the id 'sec0'"):
         SecretObjects([one, one])
-    with pytest.raises(luks.SecretObjectError, match="no secret with id 'other'"):
+    with pytest.raises(luks.SecretObjectError, match="no secret has the id 'other'"):
         resolve("secret,id=sec0,data=x", secret_id="other")
-    with pytest.raises(luks.SecretObjectError, match="no secret with id 'other'"):
+    with pytest.raises(luks.SecretObjectError, match="no secret has the id 'other'"):
         resolve(f"secret,id=sec0,keyid=other,iv={text(IV)},data=x")
 
 
