@@ -50,8 +50,8 @@ class StorageError(Exception):
     """Root of every error that storage, its formats or its keys can cause.
 
     Attributes:
-        exit_code: What the command line exits with.
-        hint: What the user can do about it, one sentence, or None.
+        exit_code: Exit status of the command line.
+        hint: What the user can do, in one sentence, or None.
     """
 
     exit_code = 1
@@ -102,7 +102,7 @@ def device_error(error: OSError, what: str, *, writing: bool = True) -> DeviceEr
 
     Args:
         error: The cause; the caller raises the result from it.
-        what: What failed, such as ``"cannot open disk.img"``.
+        what: The failure, such as ``"cannot open disk.img"``.
         writing: Whether a missing permission means that writing was refused.
     """
     kind = DeviceError

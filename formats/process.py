@@ -120,7 +120,7 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _forks, _registering  # noqa: PLW0603  they are what a process has once
+    global _forks, _registering  # noqa: PLW0603  a process has one of each
     _forks += 1
     _registering = threading.RLock()
     while _descriptors:

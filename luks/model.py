@@ -63,7 +63,7 @@ KdfCost = Pbkdf2 | Argon2
 
 
 class Area(Record):
-    """Where a keyslot keeps its key material.
+    """The place of a keyslot's key material.
 
     Attributes:
         offset: Bytes from the start of the header's device.

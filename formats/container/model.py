@@ -1,4 +1,4 @@
-"""The container's model: what the heads of its items say, and their sizes.
+"""The container's model: the content of the heads of its items, and their sizes.
 
 Rules C1 to C16 of `spec/container.md`; syntax in `spec/container.asn1`.
 `formats.container.encoder` and `formats.container.decoder` turn the model into
@@ -58,7 +58,7 @@ class Kind(enum.IntEnum):
 
 
 class State(enum.IntEnum):
-    """What a record is (C11, C42)."""
+    """The state of a record (C11, C42)."""
 
     VOID = 0
     UNWRITTEN = 1
@@ -68,7 +68,7 @@ class State(enum.IntEnum):
 
 
 class Authentication(enum.IntEnum):
-    """What the checks and macs are made with (C20)."""
+    """The algorithm of checks and macs (C20)."""
 
     SHA256 = 0
     HMAC_SHA256 = 1

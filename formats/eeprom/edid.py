@@ -69,8 +69,8 @@ class Edid:
         standard_timings: Bytes 38 to 53, two each; 0101 is unused.
         descriptors: Of 18 bytes, up to four; dummies fill them up.
         extensions: Further blocks.
-        tail: What follows.
-        fill: What unused bytes hold.
+        tail: The bytes after the formatted part.
+        fill: The value of unused bytes.
     """
 
     id_manufacturer_name: Annotated[str, Meta(pattern=r"^[A-Z]{3}$(?!\n)")]

@@ -45,8 +45,8 @@ class GoogleVpd:
         is_terminated: There is a terminator; an erased byte after the pairs is one, too.
         front: The bytes before the header, without FF at their end: an SMBIOS entry
             point in old firmware.
-        tail: What follows.
-        fill: What unused bytes hold.
+        tail: The bytes after the formatted part.
+        fill: The value of unused bytes.
     """
 
     pairs: Mapping[Annotated[str, Meta(pattern=_KEY)], Annotated[str, Meta(pattern=LATIN1)]] = (
@@ -78,7 +78,7 @@ class _GoogleVpdCodec:
         pairs, at, is_whole = _read_pairs(content, start, end, report)
         after = content[at : at + 1]
         if is_whole and not after:
-            report.problem(at, "E-GVPD5", "there is no terminator")
+            report.problem(at, "E-GVPD5", "the terminator is missing")
         elif is_whole and after not in (_TERMINATOR, _IMPLICIT_TERMINATOR):
             report.problem(at, "E-GVPD2", "the pairs take more bytes than the size says")
         is_terminated = is_whole and after == _TERMINATOR
@@ -121,7 +121,7 @@ class _GoogleVpdCodec:
 
 
 def _header(content: bytes) -> tuple[int, int | None]:
-    """Return where the pairs begin, and what the header says of their size (E-GVPD1, 2).
+    """Return where the pairs begin, and their size according to the header (E-GVPD1, 2).
 
     Raises:
         EmptyImageError: The region is blank.

@@ -32,8 +32,8 @@ class IntelNic:
         ethernet_address: Words 0 to 2, in the order of the wire.
         configuration: Words 3 to 0x3E, each with its low byte first. They differ between
             controllers, and are kept as they are.
-        tail: What follows the checksum, which does not cover it.
-        fill: What unused bytes hold.
+        tail: The bytes after the checksum, which it does not cover.
+        fill: The value of unused bytes.
     """
 
     ethernet_address: MacAddress

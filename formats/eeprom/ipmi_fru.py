@@ -66,7 +66,7 @@ class IpmiFru:
         multirecords: Records of any kinds.
         multirecords_offset: Where they begin; None directly after the other areas.
         other: The bytes outside of the areas, in their order.
-        fill: What unused bytes hold.
+        fill: The value of unused bytes.
     """
 
     internal_use: InternalUse | None = None

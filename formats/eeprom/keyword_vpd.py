@@ -38,7 +38,7 @@ class KeywordVpd:
     Attributes:
         identifier: The name of the part, as text.
         keywords: At least one, such as ``PN``, ``FN``, ``SN``, ``CC``.
-        tail: What follows the end tag.
+        tail: The bytes after the end tag.
         fill: The byte that fills the rest.
     """
 

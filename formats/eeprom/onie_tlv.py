@@ -94,8 +94,8 @@ class OnieTlv:
         other: Types that the specification does not name.
         order: The type codes that are stored first; after them come the others in
             ascending order, then `other`, then vendor extensions.
-        tail: What follows.
-        fill: What unused bytes hold.
+        tail: The bytes after the formatted part.
+        fill: The value of unused bytes.
     """
 
     product_name: Text | None = None

@@ -60,7 +60,7 @@ class PciVpd:
         reserved: The content of ``RV`` after its checksum.
         read_write: Keywords of VPD-W without ``RW``; None if there is no VPD-W.
         free: The content of ``RW``.
-        tail: What follows the end tag.
+        tail: The bytes after the end tag.
         fill: The byte that fills the rest.
     """
 

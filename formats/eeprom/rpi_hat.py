@@ -87,8 +87,8 @@ class RpiHat:
         other: Atoms of other types.
         order: The types of the atoms that are stored first; after them come the others in
             ascending order, then `other`.
-        tail: What follows.
-        fill: What unused bytes hold.
+        tail: The bytes after the formatted part.
+        fill: The value of unused bytes.
     """
 
     version: Annotated[int, Meta(ge=_HAT, le=_HAT_PLUS)] = _HAT_PLUS

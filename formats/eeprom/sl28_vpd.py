@@ -31,8 +31,8 @@ class Sl28Vpd:
     Attributes:
         serial_number: Of the board.
         base_mac_address: Its first address; Linux counts up from it.
-        tail: What follows.
-        fill: What unused bytes hold.
+        tail: The bytes after the formatted part.
+        fill: The value of unused bytes.
     """
 
     serial_number: Annotated[str, Meta(max_length=15, pattern=LATIN1_WITHOUT_NUL)]

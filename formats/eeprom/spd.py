@@ -82,7 +82,7 @@ class Layout:
     """The layout of one generation's SPD; numbers are offsets.
 
     Attributes:
-        title: What messages call it.
+        title: Its name in messages.
         size: Bytes of the whole SPD.
         memory_types: Possible values of byte 2.
         part_number: Its first byte, and the one after it.

@@ -41,9 +41,9 @@ class UbootEnvironment:
         flags: The flags byte of the redundant kind; None for the other kind.
         byte_order: Of the CRC.
         area_size: Bytes of the environment; None for all of the EEPROM.
-        tail: What follows the variables in the area.
-        outer_tail: What follows the area; it does not end with a fill byte.
-        fill: What follows both tails.
+        tail: The bytes after the variables in the area.
+        outer_tail: The bytes after the area; the tail does not end with a fill byte.
+        fill: The byte that fills the rest after each tail.
     """
 
     variables: Variables = field(default_factory=dict)

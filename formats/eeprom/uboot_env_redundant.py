@@ -33,7 +33,7 @@ class EnvironmentCopy:
     Attributes:
         flags: See E-ENV6.
         variables: In their order.
-        tail: What follows them.
+        tail: The bytes after the variables.
         fill: The byte that fills the rest.
     """
 

@@ -1,4 +1,4 @@
-"""Where two states of one image may differ, judged by the places of their clusters."""
+"""The ranges in which two states of one image may differ, judged by their clusters."""
 
 from __future__ import annotations
 

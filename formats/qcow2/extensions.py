@@ -31,7 +31,7 @@ _ONCE: Final = frozenset({BACKING_FORMAT, FEATURE_NAMES, BITMAPS, ENCRYPTION, DA
 
 @dataclass(frozen=True)
 class EncryptionPointer:
-    """Where the LUKS header of an image is.
+    """The place of the LUKS header in an image.
 
     Attributes:
         offset: Byte offset in the image, on a cluster boundary.
@@ -44,7 +44,7 @@ class EncryptionPointer:
 
 @dataclass(frozen=True)
 class BitmapsPointer:
-    """Where the directory of persistent bitmaps is.
+    """The place of the directory of persistent bitmaps.
 
     Attributes:
         count: Bitmaps in it.

@@ -65,7 +65,7 @@ class Lost:
         self.harm = self.harm or what
 
     def note_table(self) -> None:
-        """Note that an L2 table is lost: an empty one shows what the backing file has."""
+        """Note that an L2 table is lost: an empty one would show the backing file's content."""
         if self._header.backing_name is not None:
             self.forbid("a table of a disk that has a backing file")
 

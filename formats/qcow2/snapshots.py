@@ -104,7 +104,7 @@ def apply_snapshot(
     which: str | SnapshotKey | None = None,
     /,
     *,
-    id: str | None = None,  # noqa: A002  what it is called
+    id: str | None = None,  # noqa: A002  the name of the field
     name: str | None = None,
 ) -> Snapshot:
     """Restore the disk, and its size, from a snapshot.
@@ -145,7 +145,7 @@ def delete_snapshot(
     which: str | SnapshotKey | None = None,
     /,
     *,
-    id: str | None = None,  # noqa: A002  what it is called
+    id: str | None = None,  # noqa: A002  the name of the field
     name: str | None = None,
 ) -> Snapshot:
     """Delete a snapshot, and free the clusters that only it uses.

@@ -43,7 +43,7 @@ class Kind(Enum):
 
 
 class CompressedPlace(NamedTuple):
-    """Where a compressed cluster is: bytes in the image, not aligned to anything."""
+    """The place of a compressed cluster: bytes in the image, without any alignment."""
 
     offset: int
     size: int
@@ -146,7 +146,7 @@ class L2Cache:
 
 
 def kind_of(entry: int) -> Kind:
-    """Say what an L2 entry describes."""
+    """Return the kind of content that an L2 entry describes."""
     if entry & COMPRESSED:
         return Kind.COMPRESSED
     if entry & ZERO:

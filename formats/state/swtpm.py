@@ -88,7 +88,7 @@ def decode_state(state: ReadableBuffer, what: str = "the TPM state") -> PlainSta
 
     Args:
         state: The whole content of a state file, or of a place in a linear file.
-        what: What messages call it.
+        what: Its name in messages.
 
     Raises:
         TruncatedImageError: It ends before its header says it does.

@@ -38,7 +38,7 @@ def decode_transfer(transfer: ReadableBuffer, what: str) -> bytes | EncryptedSta
 
     Args:
         transfer: The bytes from the channel.
-        what: What messages call it.
+        what: Its name in messages.
 
     Raises:
         TruncatedImageError, FormatError: It is damaged.

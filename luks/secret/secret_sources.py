@@ -106,7 +106,7 @@ def read_credential(name: str) -> bytearray:
 
 
 def run_command(command: Sequence[str]) -> bytearray:
-    """Run a command, without a shell, and return what it prints, less one newline.
+    """Run a command without a shell, and return its output, less one newline.
 
     It gets no standard input, which may be a blob; it shares the standard error of
     this process. Messages name only the program, because its arguments may contain

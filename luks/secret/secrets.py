@@ -113,7 +113,7 @@ class Secret:
 
     @classmethod
     def from_command(cls, command: Sequence[str]) -> Self:
-        """Run a command, without a shell; what it prints, less one newline, is the secret.
+        """Run a command without a shell; its output, less one newline, is the secret.
 
         Args:
             command: Program and arguments, which other users can see.
@@ -129,7 +129,7 @@ class Secret:
         """Ask at the controlling terminal, without echo; one newline is stripped.
 
         Args:
-            prompt: What to ask, such as ``"Passphrase for disk.img: "``.
+            prompt: The question, such as ``"Passphrase for disk.img: "``.
             confirm: Ask twice, for a new passphrase.
 
         Raises:

@@ -149,7 +149,7 @@ def test_e_gvpd5_erased_flash_ends_the_pairs() -> None:
     found = CODEC.decode(data, Report.strict())
     assert (found.is_terminated, found.pairs) == (False, PAIRS)
     assert CODEC.encode(found, REGION) == data
-    with pytest.raises(FormatError, match="no terminator"):
+    with pytest.raises(FormatError, match="the terminator is missing"):
         CODEC.decode(data[: 0x610 + len(README) - 1], Report.strict())
 
 

@@ -29,7 +29,7 @@ def fill_up(content: bytes, size: int | None, *, tail: bytes = b"", fill: int = 
     Args:
         content: The formatted part.
         size: Bytes of the EEPROM; None for as many as needed, without fill bytes.
-        tail: What `split_rest` returned.
+        tail: The tail that `split_rest` returned.
         fill: Likewise.
 
     Raises:

@@ -13,7 +13,7 @@ def require_signature(
     Args:
         content: Everything the EEPROM holds.
         signature: The expected bytes.
-        what: What messages call the format.
+        what: The name of the format in messages.
         rule: The rule that requires them.
         offset: Where they are expected.
 
