@@ -63,7 +63,7 @@ ALLOWED = (
     # The rules themselves.
     '"X is not a whole number", never "X is no whole number"',
     'not "what is behind the header"; "the rest", not "what is left"',
-    '"behind" is a place in a room',
+    '"behind" is for physical places',
     'No "shall".',
     'Avoid "somebody" and "nobody", and "who" or "whoever" without a noun before it.',
     '"again", not "anew"',
