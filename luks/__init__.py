@@ -7,9 +7,9 @@
     with luks.open("disk.img", b"passphrase") as volume:
         volume.read(0, 5)
 
-No root, no device-mapper, no other program is needed. `load_header` looks at a
-volume without a secret. All errors are `StorageError`s (`luks.errors`); rules and
-limits are in ``spec/luks.md``.
+It needs no root rights, no device-mapper and no other program. `load_header` reads a
+volume's header without a secret. All errors are `StorageError`s (`luks.errors`); rules
+and limits are in ``spec/luks.md``.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ __all__ = [
     "verify_volume_key",
 ]
 
-#: Tells others that this `luks` is ours (spec/decisions/0001).
+#: Identifies this `luks` as the one of this project (spec/decisions/0001).
 DISTRIBUTION: Final = "device-blobstore"
 
 if getattr(formats, "DISTRIBUTION", None) != DISTRIBUTION:
@@ -165,7 +165,7 @@ if getattr(formats, "DISTRIBUTION", None) != DISTRIBUTION:
         f" {DISTRIBUTION}: another distribution of that name is in the way"
     )
 
-# Which module defines each name: they are imported when first used, so that
+# The module that defines each name: it is imported at the first use, so that
 # `import luks` costs nothing.
 _HOMES: Final = {
     "luks.manage.amending": ("amend",),

@@ -49,7 +49,7 @@ def arbitrary(generator: random.Random) -> Forged:
 
 
 def change_something(forged: Forged, generator: random.Random) -> None:
-    """Make void extents, then commit to some sections, or release what is left over."""
+    """Make void extents, then commit to some sections, or release left over extents."""
     choice = generator.choice
     existing = [
         newest
@@ -133,7 +133,7 @@ def spoil(forged: Forged, generator: random.Random) -> None:
 
 
 def add_an_extent(forged: Forged, record: Copy, generator: random.Random) -> None:
-    """Write another extent of a section behind something, with whatever in it."""
+    """Write another extent of a section after something, with random content."""
     choice, highest = generator.choice, forged.highest
     new = replace(record, copy=0, maximum=record.maximum + choice((0, 1, 600)))
     new.state, new.generation = choice((record.state, VOID)), choice((0, highest, highest + 1))
