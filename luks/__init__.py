@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from luks.manage.amending import amend
     from luks.manage.backup import backup_header, restore_header
     from luks.manage.dump import describe_header
+    from luks.manage.editing import HeaderEdit, edit
     from luks.manage.move import attach_header, destroy_keys, detach_header
     from luks.manage.one_keyslot import add_keyslot, change_keyslot, remove_keyslot
     from luks.manage.tokens import (
@@ -64,7 +65,6 @@ if TYPE_CHECKING:
         token_name,
         token_secret,
     )
-    from luks.manage.transaction import Transaction, edit
     from luks.model import (
         Area,
         Argon2,
@@ -77,6 +77,7 @@ if TYPE_CHECKING:
         Token,
     )
     from luks.payload.creation import format  # noqa: A004
+    from luks.payload.options import FormatOptions
     from luks.payload.profiles import PROFILES
     from luks.payload.volume import Volume, open  # noqa: A004
     from luks.secret.randomness import SeededSource
@@ -95,7 +96,9 @@ __all__ = [
     "ForeignImageError",
     "ForkedProcessError",
     "FormatError",
+    "FormatOptions",
     "Header",
+    "HeaderEdit",
     "HeaderMismatchError",
     "ImageReplacedError",
     "KdfCost",
@@ -120,7 +123,6 @@ __all__ = [
     "Segment",
     "StorageError",
     "Token",
-    "Transaction",
     "TruncatedImageError",
     "UnlockError",
     "UnsupportedError",
@@ -169,6 +171,7 @@ _HOMES: Final = {
     "luks.manage.amending": ("amend",),
     "luks.keys.benchmark": ("benchmark_kdf",),
     "luks.payload.creation": ("format",),
+    "luks.payload.options": ("FormatOptions",),
     "luks.manage.dump": ("describe_header",),
     "luks.manage.backup": ("backup_header", "restore_header"),
     "luks.manage.move": ("attach_header", "destroy_keys", "detach_header"),
@@ -201,7 +204,7 @@ _HOMES: Final = {
         "token_name",
         "token_secret",
     ),
-    "luks.manage.transaction": ("Transaction", "edit"),
+    "luks.manage.editing": ("HeaderEdit", "edit"),
     "luks.payload.volume": ("Volume", "open"),
 }
 _HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}

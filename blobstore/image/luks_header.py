@@ -31,8 +31,8 @@ def luks_place(
     Raises:
         ArgumentError: ``header`` is the image itself.
         UnsupportedError: It is to be moved, and is that of qcow2's own encryption.
-        DeviceBusyError: The header lies in the disk of a qcow2 image, which somebody
-            else uses.
+        DeviceBusyError: The header lies in the disk of a qcow2 image, which another
+            program uses.
         FormatError, UnsupportedError, DeviceError: The image cannot be opened.
     """
     if header is not None:
@@ -46,9 +46,9 @@ def luks_place(
             stack.close()
             yield image
             return
-        from blobstore.image.qcow2 import header_area, open_disk  # noqa: PLC0415  not for raw ones
-        from formats.devices.steady import steadily  # noqa: PLC0415
-        from luks.header.lock import exclusive  # noqa: PLC0415
+        from blobstore.image.qcow2 import header_area, open_disk  # noqa: PLC0415  not for raw images
+        from formats.devices.steady import steadily  # noqa: PLC0415  likewise
+        from luks.header.lock import exclusive  # noqa: PLC0415  likewise
 
         area = steadily(file, lambda: header_area(file), settled=lambda _: False)
         if area is not None:
@@ -68,6 +68,6 @@ def luks_place(
             file.lock()
             yield open_disk(stack, file, None, read_only=False).device
             return
-        # Only its tables: what reads the header sees to that itself (`luks.header.load`).
+        # Only the tables are read steadily here; `luks.header.load` does so for the header.
         disk = steadily(file, lambda: open_disk(stack, file, None), settled=lambda _: False)
         yield disk.device

@@ -140,7 +140,7 @@ def copy_header(device: BlockDevice) -> MemoryDevice:
         raise TruncatedImageError(f"the image of {device.size} bytes ends inside the keyslots area")
     memory = MemoryDevice(read_exactly(device, 0, end))
     if read_header(memory) != header or read_header(device) != header:
-        raise DeviceBusyError("the header was changed by somebody else meanwhile")
+        raise DeviceBusyError("another program has changed the header meanwhile")
     repair_header(memory, read_header(memory))
     return memory
 

@@ -19,7 +19,7 @@ from luks.header.other_signatures import check_place
 from luks.header.policy import check_requirements
 from luks.header.writer import replace_header, wipe_header
 from luks.manage.backup import check_other, copy_header, material_of
-from luks.manage.transaction import edit
+from luks.manage.editing import edit
 
 if TYPE_CHECKING:
     from luks.header.load import Place
@@ -105,7 +105,7 @@ def attach_header(path_or_device: Place, header: Place) -> Header:
 
 
 def destroy_keys(path_or_device: Place) -> Header:
-    """Remove all keyslots and erase their key material: nobody can open the volume again.
+    """Remove all keyslots and erase their key material: the volume cannot be opened again.
 
     Only a backup of the header, or of the volume key, brings it back.
 

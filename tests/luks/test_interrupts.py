@@ -284,8 +284,8 @@ def test_l98_a_transaction_goes_on_after_an_interrupted_commit(version: int, key
     Only where both sectors of a LUKS1 header change is there something in between.
     """
 
-    def begun(device: MemoryDevice) -> luks.Transaction:
-        transaction = luks.Transaction(device)
+    def begun(device: MemoryDevice) -> luks.HeaderEdit:
+        transaction = luks.HeaderEdit(device)
         transaction.unlock(PASSPHRASE)
         transaction.add_keyslot(NEW, keyslot=keyslot, kdf=PBKDF2)
         transaction.remove_keyslot(1)

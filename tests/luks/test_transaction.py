@@ -254,7 +254,7 @@ def test_tokens_are_replaced_unassigned_and_removed() -> None:
 
 
 def test_luks1_has_no_luks2_things() -> None:
-    changes: tuple[Callable[[luks.Transaction], object], ...] = (
+    changes: tuple[Callable[[luks.HeaderEdit], object], ...] = (
         lambda header: header.set_labels(label="x"),
         lambda header: header.set_flags(["x"]),
         lambda header: header.set_token({"type": "a", "keyslots": []}),

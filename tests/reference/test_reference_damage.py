@@ -29,11 +29,12 @@ closed_or_not = pytest.mark.parametrize("close", [False, True])
 
 
 def flipped(content: bytes) -> Iterator[bytes]:
-    """One bit of every fifth byte; all bits of the first 8 bytes of each sector."""
+    """One bit of some bytes; all bits of the first 8 bytes of each sector."""
+    step = cases(31, 5)  # each is searched for by both readers
     for at in range(len(content)):
-        if at % SECTOR >= 8 and at % 5:
-            continue  # each is searched for by both readers
-        for bit in range(8) if at % SECTOR < 8 else ((at * 5 + at // SECTOR) % 8,):
+        if at % SECTOR >= 8 and at % step:
+            continue
+        for bit in range(8) if at % SECTOR < 8 else ((at // step + at // SECTOR) % 8,):
             changed = bytearray(content)
             changed[at] ^= 1 << bit
             yield bytes(changed)
@@ -51,7 +52,7 @@ def test_a_flipped_bit(encrypted: bool, close: bool) -> None:
     store.put("a", b"third")
     if close:
         store.close()
-    assert assert_agree(flipped(device.content)) > len(device.content) // 4
+    assert assert_agree(flipped(device.content)) > len(device.content) // 16
 
 
 @every_history
@@ -71,7 +72,7 @@ def test_lost_sectors(name: str, close: bool) -> None:
                 changed[at : at + SECTOR] = rubbish
             yield bytes(changed)
 
-    assert assert_agree(states()) > len(starts)
+    assert assert_agree(states()) > len(starts) // 2
 
 
 # --- Replay ------------------------------------------------------------------------------------
