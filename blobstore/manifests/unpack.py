@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blobstore.errors import CorruptBlobError, ImageExistsError, UnwrittenBlobError
-from blobstore.manifests.writing import fields_of_blob, manifest_text
+from blobstore.manifests.rendering import fields_of_blob, manifest_text
 from formats.devices.file import new_file
 from formats.errors import DeviceError, device_error
 
