@@ -157,7 +157,8 @@ def test_spoilt_containers(seed: int) -> None:
 
 
 def sealed_flips(content: bytes, first: int) -> Iterator[bytes]:
-    """Flip every fifth bit of the heads, and put the check right again."""
+    """Flip some bits of the heads, and put the check right again."""
+    step = cases(75, 5)
     found = Reader(content)
     starts = [0, found.block, *(item.offset for item in found.items)]
     for start in starts:
@@ -168,7 +169,7 @@ def sealed_flips(content: bytes, first: int) -> Iterator[bytes]:
         for place, bit in itertools.product(meant, range(8)):
             changed = bytearray(head)
             changed[place] ^= 1 << bit
-            if (place + bit) % 5 != first or end - 32 <= place < end:
+            if (place + bit) % step != first or end - 32 <= place < end:
                 continue
             changed[end - 32 : end] = bytes(32)
             sealed = seal(found.authentication, bytes(changed), start, end)
@@ -189,4 +190,4 @@ def test_flips_under_a_right_check(commits: int) -> None:
         forged.close()
         forged.allot("new", 10, copies=1)
         forged.commit(a={"blob": b"third"}, window={"state": IN_PLACE})
-    assert assert_agree(sealed_flips(forged.encode(), commits)) > 3000
+    assert assert_agree(sealed_flips(forged.encode(), commits)) > cases(200, 3000)
