@@ -65,7 +65,7 @@ def convert(
     progress: Progress | None = None,
     **luks_options: Unpack[FormatKeywords],
 ) -> None:
-    """Write the payload of an image into another image, encrypted anew or not at all.
+    """Write the payload of an image into another image, encrypted with another key or not at all.
 
     A store is carried over as one: with its id, generations and older blobs, the
     flag that says whether it is encrypted set right, and a new key that

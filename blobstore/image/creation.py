@@ -108,11 +108,11 @@ def new_image(new: NewImage, payload_size: int) -> Iterator[UnfinishedImage]:
     If the block ended well:
 
     1. The new files become durable and take their names: first that of the LUKS header,
-       then that of the image. So whoever finds the image finds its header.
+       then that of the image. So a process that finds the image finds its header.
     2. The file that the image has replaced is closed, and with it its lock is given up:
-       until then nobody can write to a file that has no name any more (C65).
+       until then no other program can write to a file that has no name any more (C65).
     3. The layers are closed, from the payload outwards, unless `UnfinishedImage.hand_over`
-       has given them to someone, such as a store.
+       has given them to another owner, such as a store.
 
     If the block, or one of these steps, has raised:
 

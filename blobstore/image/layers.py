@@ -45,7 +45,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """The layers of an image that is open; whoever opened them closes them all.
+    """The layers of an image that is open; the function that opened them closes them all.
 
     Attributes:
         path: Of the image.
@@ -92,7 +92,7 @@ class Layers:
         return self.disk is not None and self.disk.header.crypt_method != 0
 
     def image(self) -> Image:
-        """Return what the layers are, for those who describe the image."""
+        """Return a description of the layers."""
         header = self.own_luks if self.volume is None else self.volume.header
         return Image(
             self.path,
@@ -106,7 +106,7 @@ class Layers:
         )
 
     def follow(self) -> None:
-        """Take the layers as they are now, if someone else wrote to the image.
+        """Take the layers as they are now, if another program wrote to the image.
 
         Raises:
             FormatError, DeviceError: The qcow2 image is not sound any more.
@@ -172,7 +172,7 @@ class LayersLock:
 def image_format(file: BlockDevice) -> str:
     """Say what an image file looks like: `RAW` or `QCOW2`.
 
-    Whoever may have written to a raw image can make it look like any other.
+    A program that may write to a raw image can make it look like any other.
 
     Raises:
         DeviceError: It cannot be read.
@@ -254,7 +254,7 @@ def open_layers(
         read_only: Permit no writing.
         lock: Keep other processes out. Otherwise what is found is what the image was at
             one moment (C66).
-        image_format: `RAW` or `QCOW2`; None finds out. Whoever may have written to a raw
+        image_format: `RAW` or `QCOW2`; None finds out. A program that may write to a raw
             image can make it look like any other.
         encrypted: Whether there is a LUKS volume in the file or disk; likewise.
         open_backing: Opens backing files of a qcow2 image; None refuses them.

@@ -81,10 +81,10 @@ def become_user(name: str) -> None:
 
 
 def fork_into_background() -> Callable[[], None]:
-    """Go on in a child; the process that was started waits until that is ready, and ends.
+    """Continue in a child; the process that was started waits until that is ready, and ends.
 
-    With success; or as the child ends, if it ends before that: so whoever started it
-    sees what failed. A store does not survive a fork (C64), so this comes before one
+    With success; or as the child ends, if it ends before that: so its parent sees what
+    failed. A store does not survive a fork (C64), so this comes before one
     is opened, and where there is one thread. The child keeps the terminal until it is
     ready, to ask for a passphrase.
 

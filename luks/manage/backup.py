@@ -55,7 +55,7 @@ def backup_header(
         FileExistsError: There is such a file.
         ValueError: It is the image itself.
         TruncatedImageError: The image ends inside the keyslots area.
-        DeviceBusyError: Somebody else is changing the header.
+        DeviceBusyError: Another program is changing the header.
         StorageError: As `luks.load_header`, and for the file as for any.
     """
     check_other(path_or_device, backup)

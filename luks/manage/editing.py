@@ -335,7 +335,7 @@ class HeaderEdit:
         self.header = changes.without_token(self.header, number)
 
     def commit(self) -> Header:
-        """Write everything, durably, and begin anew with the header that is there then.
+        """Write everything, durably, and begin again with the header that is there then.
 
         After an interrupt or an error it can be called again (L98).
 
