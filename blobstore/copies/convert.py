@@ -11,8 +11,8 @@ from blobstore.copies.convert_bytes import HOLE_SIZE, carry, worker_count
 from blobstore.copies.convert_kinds import KINDS, kind_of
 from blobstore.copies.convert_ranges import written_ranges
 from blobstore.errors import CorruptBlobError, StoreBusyError
+from blobstore.image.files import is_same_file
 from blobstore.image.layers import LayersLock, existing_images_refused, make_layers, open_layers
-from formats.devices.file import is_same_file
 from formats.errors import ArgumentError, DeviceFullError, EmptyImageError, FormatError
 from luks.errors import PolicyError
 

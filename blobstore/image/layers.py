@@ -21,7 +21,7 @@ from blobstore.container.scan import looks_like_container
 from blobstore.errors import ImageExistsError, StoreBusyError
 from blobstore.image.image import Image
 from formats.devices.device import is_blank
-from formats.devices.file import FileDevice, is_same_file, new_file
+from formats.devices.file import FileDevice
 from formats.errors import ArgumentError, DeviceFullError, ForeignImageError, SnapshotNotFoundError
 
 if TYPE_CHECKING:
@@ -172,6 +172,38 @@ class LayersLock:
         return steadily(self._layers.file, follow_and_attempt, settled=settled, busy=StoreBusyError)
 
 
+def open_place(path: AnyPath, *, read_only: bool = True, lock: bool = True) -> FileDevice:
+    """Open what a path names: nothing else in `blobstore` does.
+
+    Args:
+        path: Image file or block device, or any other file.
+        read_only: Permit no writing.
+        lock: Keep other processes out until it is closed.
+
+    Raises:
+        DeviceBusyError, ImageReplacedError, ReadOnlyError, DeviceError: As
+            `formats.devices.file.FileDevice`.
+    """
+    return FileDevice(path, read_only=read_only, lock=lock)
+
+
+def qcow2_options(cluster_size: int | None) -> Options | None:
+    """Return the options of a new qcow2 image with clusters of so many bytes.
+
+    Args:
+        cluster_size: A power of two from 512 to 2 MiB; None is the size that QEMU takes,
+            for which no options are needed.
+
+    Raises:
+        ValueError: There are no such clusters.
+    """
+    if cluster_size is None:
+        return None
+    from formats.qcow2.creation import Options  # noqa: PLC0415  only new qcow2 images have any
+
+    return Options(cluster_size=cluster_size)
+
+
 def image_format(file: BlockDevice) -> str:
     """Say what an image file looks like: `RAW` or `QCOW2`.
 
@@ -213,7 +245,7 @@ def is_encrypted(
     Raises:
         DeviceError, FormatError, UnsupportedError: It cannot be read.
     """
-    with FileDevice(path, lock=False) as file:
+    with open_place(path, lock=False) as file:
         if is_qcow2(file, image_format):
             from blobstore.image.qcow2 import is_disk_encrypted  # noqa: PLC0415  not for raw ones
             from formats.devices.steady import steadily  # noqa: PLC0415  likewise
@@ -261,7 +293,7 @@ def open_layers(
         DeviceBusyError, ReadOnlyError, DeviceError: As `formats.devices.file.FileDevice`.
         StoreBusyError: It changes too much to be read without the lock.
     """
-    file = resources.enter_context(FileDevice(path, read_only=read_only, lock=lock))
+    file = resources.enter_context(open_place(path, read_only=read_only, lock=lock))
 
     peeled = resources.enter_context(ExitStack())
 
@@ -375,6 +407,9 @@ def make_layers(
         DeviceFullError, DeviceBusyError, DeviceError: The image cannot be made.
         ValueError: The options do not fit together.
     """
+    from formats.devices.identity import is_same_file  # noqa: PLC0415  only new images need it
+    from formats.devices.new_file import new_file  # noqa: PLC0415  likewise
+
     if header is not None and is_same_file(header, path):
         raise ArgumentError(f"{path} cannot be both the image and its LUKS header")
     file = _target(names, resources, path, size, overwrite=overwrite)
@@ -430,11 +465,13 @@ def _target(
     names: ExitStack, resources: ExitStack, path: AnyPath, size: int | None, *, overwrite: bool
 ) -> FileDevice:
     """Return the device that becomes the image: a new file, or a block device."""
+    from formats.devices.new_file import new_file  # noqa: PLC0415  only new images need it
+
     keep_size = 0
     existing = None
     replaces = Path(path).exists()
     if replaces:
-        existing = FileDevice(path, read_only=False)
+        existing = open_place(path, read_only=False)
         names.push(existing)
         if not overwrite:
             _require_blank(path, existing)

@@ -24,7 +24,8 @@ What must not happen here:
   durable before its directory was flushed.
 
 Begin with `device`, the protocol and the devices that need no file. `file` has files and
-block devices, and `new_file`; `locks` has the locks that QEMU and we take, and `holes`
+block devices, `new_file` makes files that appear whole, and `identity` says whether two
+names are of one; `locks` has the locks that QEMU and we take, and `holes`
 what Linux knows about space that files do not occupy. `steady` reads what another
 process may be writing, without a lock (C66).
 """

@@ -10,7 +10,7 @@ _MOST_FINDINGS: Final = 1000
 
 
 @dataclass
-class Report:
+class CheckReport:
     """What was found in an image.
 
     Attributes:

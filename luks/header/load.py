@@ -31,10 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from formats.devices.device import BlockDevice
+    from luks.header.detection import Place
     from luks.model import Header
-
-    #: What the API takes: a path, or a device that is open already.
-    Place = str | os.PathLike[str] | BlockDevice
 
 _log = LateLogger("luks")
 
