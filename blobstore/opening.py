@@ -197,7 +197,7 @@ def create_store(
         DeviceError: The image cannot be made.
         ValueError: The arguments do not fit together.
     """
-    from blobstore.container.initialise import container_size, initialise  # noqa: PLC0415  not to open
+    from blobstore.container.initialise import container_size, initialise  # noqa: PLC0415  only making a store needs it
 
     specs = _specs(sections)
     if encrypted and secret is None:
@@ -255,7 +255,7 @@ def create_store(
 
 
 def _specs(sections: Sections) -> list[SectionSpec]:
-    from blobstore.container.initialise import SectionSpec  # noqa: PLC0415  not to open
+    from blobstore.container.initialise import SectionSpec  # noqa: PLC0415  only making a store needs it
 
     if isinstance(sections, Mapping):
         return [SectionSpec(name, max_size) for name, max_size in sections.items()]

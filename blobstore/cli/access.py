@@ -14,7 +14,7 @@ from blobstore.cli.keys import PATH, KeySource, key_group, object_option
 from blobstore.cli.types import DigestType, Group, Option, option, taking
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from blobstore.cli.types import Command
@@ -319,7 +319,7 @@ other_access_options: Final = taking(
 )
 
 #: For verbs that give out blobs: those that nothing proves to be the newest, too.
-damaged_option = click.option(
+damaged_option: Final[Callable[[Command], Command]] = click.option(
     "--allow-damaged",
     is_flag=True,
     help="Read what is left of a damaged store, though nothing proves that it is the newest.",

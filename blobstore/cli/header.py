@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -15,7 +15,7 @@ from blobstore.cli.keys import PATH
 from blobstore.cli.types import option
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from blobstore.cli.keys import KeySource
@@ -33,7 +33,9 @@ VOLUME_KEY = option(
     help="Unlock with the volume key itself, from this file.",
 )
 #: Likewise, of a command of its own.
-volume_key_option = click.option(VOLUME_KEY.name, **VOLUME_KEY.attributes)
+volume_key_option: Final[Callable[[Command], Command]] = click.option(
+    VOLUME_KEY.name, **VOLUME_KEY.attributes
+)
 
 
 def image_and_header(function: Command) -> Command:

@@ -104,7 +104,7 @@ def print_table(rows: list[tuple[str, ...]], *, right: frozenset[int] = frozense
 def progress(label: str, things: str | None = None) -> Iterator[Callable[[int, int], None]]:
     """Yield a callback ``(done, in all)`` that draws a bar on a terminal's stderr.
 
-    The bar has the share done, the time left, and the rate. Whoever ends the program
+    The bar has the share done, the time left, and the rate. A signal that ends the program
     meanwhile ends it as Ctrl-C does: what is half written is removed.
 
     Args:

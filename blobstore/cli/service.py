@@ -42,7 +42,7 @@ def set_up_log(options: LogOptions) -> None:
             raise device_error(error, f"cannot open log {options.file}") from error
     elif options.descriptor is not None:
         try:
-            # Closed with the process: nobody else has use for it.
+            # Closed with the process: nothing else uses it.
             stream = os.fdopen(options.descriptor, "a", closefd=False)
         except OSError as error:
             place = f"descriptor {options.descriptor}"
@@ -82,8 +82,8 @@ def become_user(name: str) -> None:
 def fork_into_background() -> Callable[[], None]:
     """Go on in a child; the process that was started waits until that is ready, and ends.
 
-    With success; or as the child ends, if it ends before that: so whoever started it
-    sees what failed. A store does not survive a fork (C64), so this comes before one
+    With success; or as the child ends, if it ends before that: so who started it sees
+    what failed. A store does not survive a fork (C64), so this comes before one
     is opened, and where there is one thread. The child keeps the terminal until it is
     ready, to ask for a passphrase.
 

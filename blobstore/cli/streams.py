@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ReaderGoneError(Exception):
-    """Nobody reads the other end of the pipe that stdout is."""
+    """The reader of the pipe that stdout is went away."""
 
 
 def secure() -> None:

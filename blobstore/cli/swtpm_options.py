@@ -169,7 +169,7 @@ def _words(text: str, known: set[str]) -> set[str]:
     words = text.split(",")
     for word in words:
         if word not in known:
-            raise ValueError(f"{word!r} is none of {', '.join(sorted(known))}")
+            raise ValueError(f"{word!r} is not one of {', '.join(sorted(known))}")
     return set(words)
 
 

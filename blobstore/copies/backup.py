@@ -2,7 +2,7 @@
 
 An image is copied as it lies, still encrypted; the disk of a qcow2 image into a
 new one, without snapshots. What was written meanwhile shows
-in the heads of items, each of which changes with everything that changes behind
+in the heads of items, each of which changes with everything that changes after
 it (C5, C30): they are read before and after, and what changed is copied again,
 until nothing did. Only a window that is being written in place changes without
 its head: its copy may mix moments, and is unverified there as here (C62).
@@ -97,7 +97,7 @@ def _new_copy(
         if layers.qcow2 is None:
             yield file
         else:
-            from blobstore.image.qcow2 import make_copy  # noqa: PLC0415  not for raw ones
+            from blobstore.image.qcow2 import make_copy  # noqa: PLC0415  raw images need none of it
 
             with ExitStack() as opened:
                 yield make_copy(opened, file, layers.qcow2, layers.file).device

@@ -42,7 +42,7 @@ def clone(
 
     Unlike a copy it is a store of its own: with a new store id, a new key that
     authenticates it, and, if it is encrypted, a new volume key. So neither can be
-    taken for the other, and parts of one are no replay in the other. Older
+    taken for the other, and parts of one are not a replay in the other. Older
     copies of blobs are not taken along. A qcow2 image becomes another one, encrypted
     by itself if that one is, without its snapshots.
 

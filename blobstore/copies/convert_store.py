@@ -56,7 +56,7 @@ def transfer(
     """Write a store to another device, as it is after recovery, closed.
 
     Until the last write there is no container on the target. An older blob that
-    does not verify is left behind, and logged.
+    does not verify is left out, and logged.
 
     Args:
         source: Not modified.
@@ -175,7 +175,7 @@ class _Transfer:
                 offset=copy.offset,
                 hint="restore the section from a backup, or write it anew",
             )
-        _log.warning("the blob of %r before the newest does not verify: left behind", name)
+        _log.warning("the blob of %r before the newest does not verify: it is left out", name)
         return NEVER_WRITTEN
 
     def _heads(self, versions: list[tuple[Copy, Version]], root: bytes) -> Iterator[Span]:

@@ -100,7 +100,7 @@ def import_state(
         SectionExistsError: A section was written, and not ``overwrite``.
         SectionMismatchError: A section is unfit for the state.
         UnsupportedError: The source is of a version that is not implemented.
-        DeviceBusyError: Somebody is using the source.
+        DeviceBusyError: Another process uses the source.
         BlobTooLargeError, NoSpaceError, CorruptBlobError, ReadOnlyError,
         DeviceError, PoisonedStoreError: As `Store.transaction`.
         ValueError: The arguments do not fit together.
@@ -184,7 +184,7 @@ def _in_the_clear(slot: Slot, content: bytes, key: StateKey | None) -> tuple[Pla
         if key is not None:
             raise PolicyError(
                 "there is a key for the TPM state, but it is not encrypted [F12]",
-                hint="somebody may have put another one in its place",
+                hint="another one may have been put in its place",
             )
         return state, content
     if key is None:

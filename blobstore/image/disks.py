@@ -39,8 +39,7 @@ def check(path: AnyPath, *, repair: Literal["leaks", "all"] | None = None) -> Ch
     needed.
 
     Args:
-        path: The image, which nobody else may be writing to; with ``repair``, which nobody
-            else may be using.
+        path: The image, which no other process writes to; with ``repair``, which none uses.
         repair: ``"leaks"`` frees what counts as used and is not. ``"all"`` puts right all
             that can be, counts and flags too. Either happens as a whole or not at all
             (Q10, Q20, Q25 of ``spec/qcow2.md``). None changes nothing.
@@ -124,8 +123,8 @@ def create_snapshot(path: AnyPath, name: str) -> Snapshot:
     """Keep the disk in a qcow2 image as it is now, under a name.
 
     Args:
-        path: The image, which nobody else may be using: the program that uses it, such as
-            QEMU, makes snapshots meanwhile.
+        path: The image, which no other process uses: one that does, such as QEMU, makes
+            its own snapshots.
         name: 1 to 255 bytes; neither name nor ID of another snapshot.
 
     Returns:
@@ -150,7 +149,7 @@ def apply_snapshot(path: AnyPath, which: str | SnapshotKey) -> Snapshot:
     whole; ``at_least_generation`` of `open` notices that.
 
     Args:
-        path: The image, which nobody else may be using.
+        path: The image, which no other process uses.
         which: ID or name of the snapshot, or a `SnapshotKey` that says which of the two.
 
     Returns:
@@ -171,7 +170,7 @@ def delete_snapshot(path: AnyPath, which: str | SnapshotKey) -> Snapshot:
     """Give up a snapshot of a qcow2 image, and free what only it uses.
 
     Args:
-        path: The image, which nobody else may be using.
+        path: The image, which no other process uses.
         which: ID or name of the snapshot, or a `SnapshotKey` that says which of the two.
 
     Returns:

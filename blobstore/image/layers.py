@@ -137,7 +137,7 @@ class LayersLock:
             PolicyError: It is encrypted in another way by now.
             FormatError, DeviceError: The image is not sound any more.
         """
-        from blobstore.image.handover import (  # noqa: PLC0415  rarely used
+        from blobstore.image.handover import (  # noqa: PLC0415  only a take-over needs it
             require_closed,
             require_same_encryption,
         )
@@ -163,7 +163,7 @@ class LayersLock:
         Raises:
             StorageError: As ``attempt``; `StoreBusyError` if the image does not hold still.
         """
-        from formats.devices.steady import steadily  # noqa: PLC0415  not with the lock
+        from formats.devices.steady import steadily  # noqa: PLC0415  only reading without the lock needs it
 
         def follow_and_attempt() -> _Result:
             self._layers.follow()
@@ -247,7 +247,7 @@ def is_encrypted(
     """
     with open_place(path, lock=False) as file:
         if is_qcow2(file, image_format):
-            from blobstore.image.qcow2 import is_disk_encrypted  # noqa: PLC0415  not for raw ones
+            from blobstore.image.qcow2 import is_disk_encrypted  # noqa: PLC0415  raw images need none of it
             from formats.devices.steady import steadily  # noqa: PLC0415  likewise
 
             return steadily(
@@ -317,7 +317,7 @@ def open_layers(
 
     if lock:
         return peel()
-    from formats.devices.steady import steadily  # noqa: PLC0415  not with the lock
+    from formats.devices.steady import steadily  # noqa: PLC0415  only reading without the lock needs it
 
     # Tables that do not belong together lead anywhere, even to what looks like no LUKS.
     return steadily(file, peel, settled=lambda layers: layers.qcow2 is None, busy=StoreBusyError)
@@ -339,7 +339,7 @@ def _open_layers(
     read_only = file.read_only
     layers = Layers(path, file)
     if is_qcow2(file, image_format):
-        from blobstore.image.qcow2 import open_disk  # noqa: PLC0415  not for raw ones
+        from blobstore.image.qcow2 import open_disk  # noqa: PLC0415  raw images need none of it
 
         disk = open_disk(
             resources,
@@ -415,7 +415,7 @@ def make_layers(
     file = _target(names, resources, path, size, overwrite=overwrite)
     layers = Layers(Path(path), file)
     if image_format == QCOW2:
-        from blobstore.image.qcow2 import make_disk  # noqa: PLC0415  not for raw ones
+        from blobstore.image.qcow2 import make_disk  # noqa: PLC0415  raw images need none of it
 
         disk_size = size or (0 if file.path.is_block_device() else file.size)
         if own_luks or secret is None:

@@ -127,7 +127,7 @@ def _attached(path: AnyPath, *, write: bool, move: bool) -> Iterator[luks.Place]
 def _in_qcow2(
     stack: ExitStack, file: FileDevice, path: AnyPath, *, write: bool, move: bool
 ) -> luks.Place:
-    from blobstore.image.qcow2 import header_area, open_disk  # noqa: PLC0415  not for raw images
+    from blobstore.image.qcow2 import header_area, open_disk  # noqa: PLC0415  raw images need none of it
 
     area = steadily(file, lambda: header_area(file), settled=lambda _: False)
     if area is not None:

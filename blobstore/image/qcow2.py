@@ -98,7 +98,7 @@ def open_disk(
 
     Raises:
         SecretRequiredError, NoKeyslotMatchError, PolicyError: As `luks.open`.
-        DeviceBusyError: Somebody else may be in the middle of writing to it.
+        DeviceBusyError: Another process may be in the middle of writing to it.
         SnapshotNotFoundError, AmbiguousSnapshotError, FormatError, UnsupportedError,
             DeviceError: As `formats.qcow2.opening.open_image`.
     """

@@ -27,7 +27,7 @@ def image_regions(image: Image, container: Iterable[Region]) -> tuple[Region, ..
         regions.append(replace(region, offset=region.offset + image.payload_offset))
     end = regions[-1].offset + regions[-1].size
     if end < image.size:
-        regions.append(Region(end, image.size - end, "behind the last whole sector"))
+        regions.append(Region(end, image.size - end, "after the last whole sector"))
     return tuple(regions)
 
 

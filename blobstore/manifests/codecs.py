@@ -54,7 +54,7 @@ def find_codec(name: str) -> Codec[Any] | None:
             and callable(getattr(codec, "decode", None))
             and callable(getattr(codec, "encode", None))
         ):
-            raise UnsupportedError(f"{feature} is no codec of that name", feature=feature)
+            raise UnsupportedError(f"{feature} is not a codec of that name", feature=feature)
         found: Codec[Any] = codec
         return found
     return None

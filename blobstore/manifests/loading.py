@@ -283,7 +283,7 @@ def _read_tables(path: Path) -> dict[str, Any]:
     except RecursionError as error:
         raise ManifestError(f"{path} is nested too deeply") from error
     if not isinstance(tables, dict):
-        raise ManifestError(f"{path}: is no object with image and section")
+        raise ManifestError(f"{path}: is not an object with image and section")
     level = [tables]
     for _ in range(_MOST_LEVELS):
         level = [inner for outer in level for inner in _contained(outer)]

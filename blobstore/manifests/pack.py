@@ -160,7 +160,7 @@ def pack_table(
         OutputExistsError, ImageExistsError, DeviceError, ValueError: As `pack` and
             `pack_raw`; the units before it are made, and perhaps a few after it.
     """
-    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415  only for tables
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415  only a table is packed by threads
 
     total, done = len(table), 0
     # Most of the time goes into making files durable, which may be done side by side;

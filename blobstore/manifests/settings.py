@@ -29,7 +29,7 @@ def apply_settings(sections: list[dict[str, Any]], settings: Iterable[tuple[str,
         settings: Names of fields, and values as text.
 
     Raises:
-        ValueError: There is no such field, or more than one; or the text is no value
+        ValueError: There is no such field, or more than one; or the text is not a value
             of it.
     """
     for name, value in settings:
@@ -97,7 +97,7 @@ def _set(table: dict[str, Any], path: str, value: str) -> None:
 
         fields = table.setdefault("fields", {})
         if not isinstance(fields, dict):
-            raise FieldError(path, "the section's fields are no table")
+            raise FieldError(path, "the section's fields are not a table")
         assign(fields, codec.model, path, value)
         return
     if path not in _PLAIN_SOURCES:

@@ -12,7 +12,7 @@ def parse_size(text: str | int) -> int:
     """Return a number of bytes; K, KiB, M, MiB, G, GiB, T, TiB are powers of 1024.
 
     Raises:
-        ValueError: It is no whole, non-negative number of bytes. ``KB`` and the
+        ValueError: It is not a whole, non-negative number of bytes. ``KB`` and the
             like are refused: some mean 1000 by it.
     """
     if isinstance(text, int) and not isinstance(text, bool):
@@ -20,14 +20,14 @@ def parse_size(text: str | int) -> int:
     else:
         match = _PATTERN.fullmatch(str(text).strip())
         if not match:
-            raise ValueError(f"{text!r} is no size; write 4096, 256KiB or 1MiB")
+            raise ValueError(f"{text!r} is not a size; write 4096, 256KiB or 1MiB")
         number, unit = match.groups()
         integer, _, fraction = number.partition(".")
         # In integers, for a float would round.
         digits = int(integer + fraction) * 1024 ** _POWERS[(unit or "").upper()]
         whole, rest = divmod(digits, 10 ** len(fraction))
     if whole < 0 or rest:
-        raise ValueError(f"{text!r} is no whole number of bytes")
+        raise ValueError(f"{text!r} is not a whole number of bytes")
     return whole
 
 

@@ -29,14 +29,14 @@ class UnitTable:
 
         Args:
             path: The first row names the columns: fields, as settings name them. A
-                column that is no field must be in ``output``. An empty cell leaves
+                column that is not a field must be in ``output``. An empty cell leaves
                 the field as the manifest has it.
             manifest: What the units have in common.
             output: A file name with ``{column}``, or ``{row}`` for the row's number,
                 in its last part.
 
         Raises:
-            ManifestError: It cannot be read, or a column is no field, or the names of
+            ManifestError: It cannot be read, or a column is not a field, or the names of
                 the files cannot be made.
         """
         self._path = path
@@ -60,7 +60,7 @@ class UnitTable:
         for column in columns:
             if column not in self._settings and column not in wanted:
                 raise ManifestError(
-                    f"{path}: column {column!r} is no field of the manifest, nor in {output}"
+                    f"{path}: column {column!r} is neither a field of the manifest nor in {output}"
                 )
 
     def __len__(self) -> int:
@@ -110,7 +110,7 @@ class UnitTable:
 
         name = _PLACEHOLDER.sub(value_of, self._pattern)
         if name in {".", ".."}:
-            raise ManifestError(f"{where}: {name!r} is no file's name")
+            raise ManifestError(f"{where}: {name!r} is not the name of a file")
         return name
 
     def _rows(self) -> Iterator[list[str]]:
@@ -121,9 +121,9 @@ class UnitTable:
             raise ManifestError(f"cannot read {self._path}: {error.strerror}") from error
         except csv.Error as error:
             line = reader.line_num
-            raise ManifestError(f"{self._path} is no CSV: {error} in line {line}") from error
+            raise ManifestError(f"{self._path} is not CSV: {error} in line {line}") from error
         except UnicodeDecodeError as error:
-            raise ManifestError(f"{self._path} is no CSV in UTF-8: {error}") from error
+            raise ManifestError(f"{self._path} is not CSV in UTF-8: {error}") from error
 
     def _lines(self) -> Iterator[str]:
         if self._kept is None:

@@ -78,7 +78,7 @@ class Dispatcher:
         running = self._tpm.running
         if request.code in (_STOPPED if running else _RUNNING):
             return control.result(Result.BAD_ORDINAL)
-        if request.code is Code.CANCEL:  # waits for nobody: there is what it shall end
+        if request.code is Code.CANCEL:  # does not wait for the command that it ends
             return control.result(self._tpm.cancel())
         try:
             return self._do(request)

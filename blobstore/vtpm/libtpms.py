@@ -1,4 +1,4 @@
-"""libtpms through ctypes: one TPM, whose state is kept by whoever gives the callbacks.
+"""libtpms through ctypes: one TPM, whose state is kept by the callbacks.
 
 The library is found when a TPM is made and nothing else needs it. It has one TPM in a
 process, whatever is done (V2).
@@ -221,7 +221,7 @@ class Libtpms:
         """Do what libtpms asks for; of an exception it learns as a failure (V11).
 
         ctypes would print an exception of a callback and answer 0, for success. What
-        is no error of storage is raised again once libtpms has returned.
+        is not an error of storage is raised again once libtpms has returned.
         """
         try:
             return action(STATE_NAMES[name.decode()])

@@ -81,13 +81,13 @@ class Server:
             terminate: End when the data connection ends.
 
         Raises:
-            DeviceBusyError, DeviceError: Nobody can listen there.
+            DeviceBusyError, DeviceError: It is not possible to listen there.
         """
         self._waker = _Waker()
         self._ending = False
         with ExitStack() as cleaning:
             cleaning.callback(self._waker.close)
-            # Before anybody can see that this is there, and wish it to end.
+            # Before anything can be seen of this, and end it.
             cleaning.enter_context(_signals(self.end))
             self._data = _DataChannel(tpm, data, terminate=terminate, ended=self.end)
             cleaning.callback(self._data.close)
@@ -210,7 +210,7 @@ class _DataChannel:
         """Use a connection that came through the control channel (V56), by a copy of it.
 
         Raises:
-            DeviceError: It is no socket.
+            DeviceError: It is not a socket.
         """
         with self._lock:
             self._client = sockets.connection(os.dup(descriptor))
@@ -291,7 +291,7 @@ def _receive_request(client: socket.socket) -> tuple[bytes | None, int | None]:
 
 
 def _readable(*sources: _Source | None, timeout: float | None = None) -> list[_Source]:
-    """Return those of the sources that can be read, or have ended; None is no source."""
+    """Return those of the sources that can be read, or have ended; None is not a source."""
     poll = select.poll()
     by_descriptor = {}
     for source in sources:
@@ -307,7 +307,7 @@ def _readable(*sources: _Source | None, timeout: float | None = None) -> list[_S
 def _signals(end: Callable[[], None]) -> Iterator[None]:
     """Let signals end the server in good order (V59); for the main thread only.
 
-    What whoever started us has ignored, as `nohup` does, stays ignored; SIGTERM ends
+    What was ignored when this started, as under `nohup`, stays ignored; SIGTERM ends
     us nevertheless, as it ends swtpm: what else is there to end a daemon with?
     """
     chosen = [one for one in _SIGNALS if one == signal.SIGTERM or not _is_ignored(one)]

@@ -60,8 +60,8 @@ def listener(channel: Channel) -> socket.socket | None:
     """Return a socket that listens, or None if the channel is a connection already.
 
     Raises:
-        DeviceBusyError: Somebody listens there.
-        DeviceError: Nobody can.
+        DeviceBusyError: Another process listens there.
+        DeviceError: It is not possible to listen there.
     """
     try:
         if channel.path is not None:
@@ -90,7 +90,7 @@ def connection(descriptor: int) -> socket.socket:
     try:
         return socket.socket(fileno=descriptor)
     except OSError as error:
-        raise DeviceError(f"descriptor {descriptor} is no socket: {error.strerror}") from error
+        raise DeviceError(f"descriptor {descriptor} is not a socket: {error.strerror}") from error
 
 
 def accept(listening: socket.socket) -> socket.socket | None:
@@ -156,7 +156,7 @@ def _unix_listener(path: Path, channel: Channel) -> socket.socket:
     _remove_left_over(path)
     listening = socket.socket(socket.AF_UNIX)
     try:
-        mask = os.umask(0o177)  # nobody else connects before the mode is what it shall be
+        mask = os.umask(0o177)  # no one else connects before the mode is set
         try:
             listening.bind(os.fspath(path))
         finally:
@@ -172,7 +172,7 @@ def _unix_listener(path: Path, channel: Channel) -> socket.socket:
 
 
 def _remove_left_over(path: Path) -> None:
-    """Remove a socket at which nobody listens any more, and nothing else."""
+    """Remove a socket at which nothing listens any more, and nothing else."""
     try:
         if not stat.S_ISSOCK(path.stat().st_mode):
             return

@@ -43,7 +43,7 @@ class Behaviour:
     """What swtpm's options say of a TPM.
 
     Attributes:
-        reject_locality_4: Nobody may set locality 4.
+        reject_locality_4: Refuse to set locality 4.
         allow_set_locality: Commands may set the locality (V24).
         auto_shutdown: Shut a TPM 2.0 down that its user did not (V27).
         release_outgoing: Give the image up once the state was fetched (V41).
@@ -88,11 +88,11 @@ class Tpm:
                 or no longer, the state of such a TPM (V6, V7).
             NoSpaceError, DeviceError: As `Store.register`.
         """
-        self.behaviour = behaviour or Behaviour()
+        self.behaviour: Behaviour = behaviour or Behaviour()
         self._nvram = nvram
         # An image that another process writes is not read yet: its directory will do.
         found = nvram.registered_version if self.behaviour.incoming else nvram.stored_version
-        self.version = version or found() or TpmVersion.TPM_2
+        self.version: TpmVersion = version or found() or TpmVersion.TPM_2
         self.running = False
         self.locality = 0
         self._lock = OwnedLock(Owner("the TPM"))

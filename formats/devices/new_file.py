@@ -36,7 +36,7 @@ def new_file(
         path: The name to take; a symbolic link is followed.
         size: Bytes, all holes.
         overwrite: Replace an existing file; otherwise one that appears
-            meanwhile is left alone. It is locked until then: whoever writes to it
+            meanwhile is left alone. It is locked until then: who writes to it
             would go on writing to a file that has no name any more (C65).
         existing: That file, if it is open and locked for writing already.
 
@@ -50,7 +50,7 @@ def new_file(
     if not overwrite and target.exists():
         raise FileExistsError(errno.EEXIST, "it exists already", str(target))
     if target.exists() and not target.is_file():
-        # Root could: and nobody has a /dev/null any more.
+        # Root could: and there would be no /dev/null any more.
         raise DeviceError(f"{path} is not a regular file, and is not replaced by one")
     with ExitStack() as stack:
         if existing is None and overwrite and target.exists():

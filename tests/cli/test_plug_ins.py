@@ -111,8 +111,8 @@ def test_a_plug_in_replaces_nothing_that_is_here(plug_in: Path, tmp_path: Path) 
     [
         ("acme-broken = acme_eeprom:NONE", "cannot be loaded"),
         ("acme-broken = acme_none:CODEC", "cannot be loaded"),
-        ("acme-broken = acme_eeprom:AcmeBoard", "is no codec of that name"),
-        ("acme-broken = acme_eeprom:CODEC", "is no codec of that name"),
+        ("acme-broken = acme_eeprom:AcmeBoard", "is not a codec of that name"),
+        ("acme-broken = acme_eeprom:CODEC", "is not a codec of that name"),
     ],
 )
 def test_a_plug_in_that_does_not_work_is_named(

@@ -87,17 +87,17 @@ def test_a_unit_that_is_too_large_is_named(manifest: Path) -> None:
     ("table", "pattern", "message"),
     [
         ("", "{row}", "is empty"),
-        ("a\n1\n", "{row}", "column 'a' is no field of the manifest"),
+        ("a\n1\n", "{row}", "column 'a' is neither a field of the manifest nor in"),
         ("read-only.SN\n1\n", "one", "names one file"),
         ("read-only.SN\n1\n", "{other}", "has no column 'other'"),
         ("read-only.SN,read-only.SN\n1,2\n", "{row}", "occurs twice"),
         ("read-only.SN\n1\n1,2\n", "{row}", "row 2: has 2 cells"),
         ("read-only.SN\n1\n1\n", "{read-only.SN}", "row 2: '1' is the file of another row"),
         ("read-only.SN\n../1\n", "{read-only.SN}", "row 1: read-only.SN: '../1' cannot be part of"),
-        ("read-only.SN\n..\n", "{read-only.SN}", "'..' is no file's name"),
+        ("read-only.SN\n..\n", "{read-only.SN}", "'..' is not the name of a file"),
         ("card.fill\nx\n", "{row}", "row 1: "),
-        ("read-only.SN\n\xff\n", "{row}", "is no CSV in UTF-8"),
-        ('read-only.SN\nA\n"B\n', "{row}", "is no CSV: unexpected end of data in line 3"),
+        ("read-only.SN\n\xff\n", "{row}", "is not CSV in UTF-8"),
+        ('read-only.SN\nA\n"B\n', "{row}", "is not CSV: unexpected end of data in line 3"),
     ],
 )
 def test_a_bad_table_names_the_row(manifest: Path, table: str, pattern: str, message: str) -> None:

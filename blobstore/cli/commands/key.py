@@ -269,10 +269,10 @@ def export(*, image: Path, place: luks.Place, key: KeySource, output: Path, forc
 def destroy(*, image: Path, place: luks.Place, force: bool) -> None:
     """Remove all keyslots of IMAGE and erase their key material.
 
-    Nobody can open it again but with a backup of the header or of the volume key.
+    Only a backup of the header or of the volume key opens it again.
     """
     luks.load_header(place)  # nothing is asked about what is not there
-    consent(f"Destroy all keys of {image}, so that nobody can read it again?", force=force)
+    consent(f"Destroy all keys of {image}, so that it cannot be read again?", force=force)
     luks.destroy_keys(place)
 
 
