@@ -6,9 +6,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from blobstore.container.open_container import open_container
 from blobstore.errors import CorruptStoreError
-from formats.devices.device import MemoryDevice
 from formats.errors import (
     ContainerError,
     EmptyImageError,
@@ -66,14 +64,13 @@ def our_answer(content: bytes) -> Answer | str:
     try:
         with open_store(content, read_only=True) as store:
             info = store.info()
-            highest = open_container(MemoryDevice(content)).directory.generation
             with open_store(content, read_only=True, allow_damaged=True) as left:
                 may_be_older = contents(left)
             return Answer(
                 contents(store),
                 may_be_older,
                 info.generation,
-                highest,
+                store._container.directory.generation,
                 info.fresh,
                 info.mended_heads,
                 info.root,

@@ -24,6 +24,7 @@ from tests.reference.reader import (
 )
 from tests.reference.samples import Change, Changes, attest_what_is_found
 from tests.reference.syntax import HEAD, Item, frame
+from tests.support.effort import cases
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -145,7 +146,7 @@ def add_an_extent(forged: Forged, record: Copy, generator: random.Random) -> Non
 @pytest.mark.parametrize("seed", range(20))
 def test_spoilt_containers(seed: int) -> None:
     generator = random.Random(seed)
-    for _ in range(250):
+    for _ in range(cases(80, 250)):
         forged = arbitrary(generator)
         for _ in range(generator.choice((0, 1, 1, 2, 2, 3, 4))):
             spoil(forged, generator)

@@ -64,9 +64,11 @@ def open_store(
 
 def read_encrypted(device: BlockDevice) -> bool:
     """Return what the container on a device says of the device's encryption."""
-    from blobstore.container.scan import scan
+    from blobstore.container.scan import _read_headers
 
-    return scan(device).header.encrypted
+    # Not by `scan`, which would try to mend every damaged head only to answer this.
+    _, attesting = _read_headers(device, None)
+    return max(filter(None, attesting), key=lambda header: header.sequence).encrypted
 
 
 def contents(store: Store) -> Contents:
