@@ -93,8 +93,8 @@ class Tpm:
         # An image that another process writes is not read yet: its directory will do.
         found = nvram.registered_version if self.behaviour.incoming else nvram.stored_version
         self.version: TpmVersion = version or found() or TpmVersion.TPM_2
-        self.running = False
-        self.locality = 0
+        self.running: bool = False
+        self.locality: int = 0
         self._lock = OwnedLock(Owner("the TPM"))
         self._executing = False
         self._touched = False
