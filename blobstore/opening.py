@@ -4,16 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
-from blobstore.image.layers import (
-    QCOW2,
-    RAW,
-    LayersLock,
-    existing_images_refused,
-    make_layers,
-    open_layers,
-)
+from blobstore.image.layers import RAW, LayersLock, open_layers
 from blobstore.store.store import Store
 from formats.container.model import DEFAULT_BLOCK_SIZE
 from formats.errors import ArgumentError
@@ -36,6 +29,32 @@ if TYPE_CHECKING:
 #: Free bytes in a new image beyond what its sections need, unless a size is
 #: given: room for what devices register later. Holes in the file until used.
 DEFAULT_FREE = 8 << 20
+
+
+class PackKeywords(TypedDict, total=False):
+    """Keywords of `create_store` that `blobstore.pack` hands on: the rest a manifest says."""
+
+    key_size: int
+    kdf: luks.KdfCost | str | None
+    iter_time: int
+    label: str
+    random: RandomSource | None
+
+
+class CreateKeywords(PackKeywords, total=False):
+    """Keywords of `create_store` that `blobstore.clone` hands on."""
+
+    header: AnyPath | None
+    encrypted: bool
+    image_format: str
+    own_luks: bool
+    qcow2_options: Options | None
+    size: int | None
+    free: int
+    block_size: int
+    overwrite: bool
+    luks_version: int
+    sector_size: int | None
 
 
 def open_store(
@@ -181,12 +200,12 @@ def create_store(
         key_size: Bytes of the volume key: 64 for AES-256-XTS, 32 for AES-128.
         sector_size: Of LUKS2, in bytes; 4096 by default.
         kdf: Cost or kind of the key derivation, see `luks.format`.
-        iter_time: Milliseconds that a measured key derivation shall take.
+        iter_time: Milliseconds that a measured key derivation is to take.
         label: Of LUKS2.
         random: Of everything that is random, keys as well; by default the operating
             system's. See `luks.format`.
         fill: Called with the store before the image takes its name; if it
-            raises, there is no image.
+            raises, the image is not made.
 
     Raises:
         ImageExistsError: There is a store, or a LUKS volume, already.
@@ -197,65 +216,52 @@ def create_store(
         DeviceError: The image cannot be made.
         ValueError: The arguments do not fit together.
     """
-    from blobstore.container.initialise import container_size, initialise  # noqa: PLC0415  only making a store needs it
+    from blobstore.container.initialise import (  # noqa: PLC0415  not needed to open
+        container_size,
+        initialise,
+    )
+    from blobstore.image.creation import NewImage, new_image  # noqa: PLC0415  likewise
+    from luks.payload.options import FormatOptions  # noqa: PLC0415  likewise
 
-    specs = _specs(sections)
     if encrypted and secret is None:
         raise ArgumentError("an encrypted image needs a secret; encrypted=False makes a clear one")
-    if not encrypted and (secret is not None or header is not None):
-        raise ArgumentError("an image in the clear has no secret and no LUKS header")
-    if own_luks and (header is not None or image_format != QCOW2 or not encrypted):
-        raise ArgumentError(
-            "only an encrypted qcow2 image, without another header, has its own LUKS"
+    options = None
+    if encrypted:
+        options = FormatOptions(
+            version=1 if own_luks else luks_version,
+            key_size=key_size,
+            sector_size=sector_size,
+            kdf=kdf,
+            iter_time=iter_time,
+            label=label,
+            random=random,
         )
-    luks_options: dict[str, Any] = {
-        "key_size": key_size,
-        "kdf": kdf,
-        "iter_time": iter_time,
-        "random": random,
-    }
-    if not own_luks:
-        luks_options |= {
-            "version": luks_version,
-            "sector_size": sector_size,
-            "label": label,
-        }
+    new = NewImage(
+        path=path,
+        secret=secret,
+        luks=options,
+        header=header,
+        size=size,
+        overwrite=overwrite,
+        image_format=image_format,
+        qcow2_options=qcow2_options,
+        own_luks=own_luks,
+    )
+    specs = _specs(sections)
     needed = container_size(specs, block_size=block_size, free=free)
-    with ExitStack() as guard:
-        resources = guard.enter_context(ExitStack())
-        with existing_images_refused(), ExitStack() as names:
-            layers = make_layers(
-                names,
-                resources,
-                path,
-                needed,
-                secret,
-                size=size,
-                header=header,
-                overwrite=overwrite,
-                image_format=image_format,
-                qcow2_options=qcow2_options,
-                own_luks=own_luks,
-                luks_options=luks_options,
-            )
-            initialise(
-                layers.payload,
-                specs,
-                encrypted=encrypted,
-                block_size=block_size,
-                random=random,
-            )
-            store = Store.on_device(
-                layers.payload, encrypted=encrypted, image=layers.image(), resources=resources
-            )
-            if fill:
-                fill(store)
-        guard.pop_all()
-        return store
+    with new_image(new, needed) as image:
+        layers = image.layers
+        initialise(layers.payload, specs, encrypted=encrypted, block_size=block_size, random=random)
+        store = Store.on_device(
+            layers.payload, encrypted=encrypted, image=layers.image(), resources=image.hand_over()
+        )
+        if fill:
+            fill(store)
+    return store
 
 
 def _specs(sections: Sections) -> list[SectionSpec]:
-    from blobstore.container.initialise import SectionSpec  # noqa: PLC0415  only making a store needs it
+    from blobstore.container.initialise import SectionSpec  # noqa: PLC0415  not needed to open
 
     if isinstance(sections, Mapping):
         return [SectionSpec(name, max_size) for name, max_size in sections.items()]

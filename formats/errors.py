@@ -32,6 +32,10 @@ that wrong usage, and no other `ValueError`.
 from __future__ import annotations
 
 import errno
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
@@ -95,6 +99,30 @@ class ForkedProcessError(StorageError):
     """It was opened before a fork, and this is the child: nothing was done (C64)."""
 
     exit_code = 24
+
+
+def refuse_unknown(function: str, keywords: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse keywords that a function does not know, before it does anything.
+
+    For those that hand keywords on: a misspelled one is found here, and not deep inside
+    when files are open already.
+
+    Args:
+        function: Its public name, for the message.
+        keywords: That it was given.
+        known: That it knows.
+
+    Raises:
+        TypeError: One is unknown, as Python itself says of keywords.
+    """
+    names = list(known)
+    for keyword in keywords:
+        if keyword not in names:
+            from difflib import get_close_matches  # noqa: PLC0415  only for mistakes
+
+            close = get_close_matches(keyword, names, n=1)
+            meant = f"; did you mean {close[0]!r}?" if close else ""
+            raise TypeError(f"{function}() does not take {keyword!r}{meant}")
 
 
 def device_error(error: OSError, what: str, *, writing: bool = True) -> DeviceError:

@@ -74,6 +74,8 @@ if TYPE_CHECKING:
     from luks.manage.backup import backup_header as backup_header
     from luks.manage.backup import restore_header as restore_header
     from luks.manage.dump import describe_header as describe_header
+    from luks.manage.editing import HeaderEdit as HeaderEdit
+    from luks.manage.editing import edit as edit
     from luks.manage.move import attach_header as attach_header
     from luks.manage.move import destroy_keys as destroy_keys
     from luks.manage.move import detach_header as detach_header
@@ -85,8 +87,6 @@ if TYPE_CHECKING:
     from luks.manage.tokens import parse_token as parse_token
     from luks.manage.tokens import token_name as token_name
     from luks.manage.tokens import token_secret as token_secret
-    from luks.manage.transaction import Transaction as Transaction
-    from luks.manage.transaction import edit as edit
     from luks.model import Area as Area
     from luks.model import Argon2 as Argon2
     from luks.model import Digest as Digest
@@ -97,6 +97,7 @@ if TYPE_CHECKING:
     from luks.model import Segment as Segment
     from luks.model import Token as Token
     from luks.payload.creation import format as format  # noqa: A004
+    from luks.payload.options import FormatOptions as FormatOptions
     from luks.payload.profiles import PROFILES as PROFILES
     from luks.payload.volume import Volume as Volume
     from luks.payload.volume import open as open  # noqa: A004

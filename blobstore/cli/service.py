@@ -30,7 +30,7 @@ def set_up_log(options: LogOptions) -> None:
     """
     import logging  # noqa: PLC0415, TID251  only if there is something to set up
 
-    # A log that is full is no reason to stop a TPM, nor to print tracebacks.
+    # A full log must not stop a TPM, nor print tracebacks.
     logging.raiseExceptions = False
     root = logging.getLogger()
     if options.silent:

@@ -1,4 +1,4 @@
-"""The container: named blobs in a flat run of bytes, whatever happens to the power.
+"""The container: named blobs in a flat run of bytes, safe from power cuts.
 
 The rules of ``spec/container.md`` are carried out in this room, sections 3 to 8 of it;
 `formats.container` has the encoding of a single head. The room is given a `BlockDevice`
@@ -27,7 +27,7 @@ What must not happen here:
 Begin with `directory`, which explains recovery, and then `commit`. The modules in the
 order in which one reads them:
 
-    reading     authentication  scan  directory  open_container
+    reading     authentication  scan  sections  directory  open_container
                 search  proving  (where heads are damaged)
     writing     durable  commit  headers  recovery
     space       extents  placing  growth  compaction  initialise

@@ -7,12 +7,15 @@ import hmac
 from typing import TYPE_CHECKING, Protocol
 
 from formats.container.decoder import locate_check
-from formats.container.model import DIGEST_SIZE, HEAD_SIZE, Authentication
+from formats.container.encoder import encode_free
+from formats.container.model import DIGEST_SIZE, HEAD_SIZE, Authentication, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from formats.container.model import Header
+    from blobstore.container.sections import Copy
+    from formats.container.encoder import RecordFrame
+    from formats.container.model import Free, Header, Version
     from formats.devices.device import ReadableBuffer
 
 _STATE_SIZE = 512
@@ -51,17 +54,41 @@ class Authenticator:
         """Return the authenticator of the store with this header."""
         return cls(header.authentication, header.key, header.store_id)
 
-    def seal(self, offset: int, head: bytes, check_start: int | None = None) -> bytes:
+    def with_check(self, offset: int, head: bytes, check_start: int) -> bytes:
         """Return ``head`` with its check filled in (C21).
 
         Args:
             offset: Of the item in the container, in bytes.
             head: 512 bytes; what it has as check counts as zero.
-            check_start: Where the check is; found by itself but in headers.
+            check_start: Where the check is in it.
         """
-        start = locate_check(head) if check_start is None else check_start
-        check = self._check(offset, head, start)
-        return b"".join((head[:start], check, head[start + DIGEST_SIZE :]))
+        check = self._check(offset, head, check_start)
+        return b"".join((head[:check_start], check, head[check_start + DIGEST_SIZE :]))
+
+    def record_head(self, offset: int, frame: RecordFrame, version: Version) -> bytes:
+        """Return the head of a record, its check filled in.
+
+        Args:
+            offset: Of the record in the container, in bytes.
+            frame: Of the record.
+            version: What the head is to say.
+        """
+        return self.with_check(offset, frame.head(version), frame.check_start)
+
+    def free_head(self, offset: int, item: Free) -> bytes:
+        """Return the head of a free item at byte ``offset``, its check filled in."""
+        head = encode_free(item)
+        return self.with_check(offset, head, locate_check(head))
+
+    def member_of(self, copy: Copy | None) -> int:
+        """Return what the newest record of a section adds to the state (C24).
+
+        Args:
+            copy: The record; None, and a tombstone, add nothing.
+        """
+        if copy is None or copy.version.state is State.TOMBSTONE:
+            return 0
+        return self.member(copy.frame.mac_input(copy.version), copy.version.mac)
 
     def is_sound(self, offset: int, head: bytes, check_start: int) -> bool:
         """Say whether the check of a head agrees (C21)."""
@@ -104,6 +131,6 @@ class Authenticator:
 
     def _check(self, offset: int, head: bytes, start: int) -> bytes:
         state = self._head.copy()
-        behind = head[start + DIGEST_SIZE : HEAD_SIZE]
-        state.update(b"".join((offset.to_bytes(8, "big"), head[:start], _ZEROS, behind)))
+        rest = head[start + DIGEST_SIZE : HEAD_SIZE]
+        state.update(b"".join((offset.to_bytes(8, "big"), head[:start], _ZEROS, rest)))
         return state.digest()

@@ -14,8 +14,8 @@ order between commits does, and the writer keeps it. (A section of
 a single copy has nothing to go back to. A put overwrites its record and is not atomic, so it
 never shares a commit with others: C32.)
 
-**Who is in doubt.** From before its first byte until the flush has returned, nobody knows
-whether the commit happened, neither the caller nor this process. The writer notes
+**Who is in doubt.** From before its first byte until the flush has returned, it is unknown
+whether the commit happened, to the caller and to this process. The writer notes
 that, with the names of the sections, before it writes. If the step ends in between, by an
 error of the device or by an interrupt at any instruction, it stays noted: nothing more is
 written, and those sections are not answered from memory, until the store is opened
@@ -26,30 +26,32 @@ of its step, so that no two commits ever have the same one (C30).
 anything is written. When the flush has returned, `_follow` assigns it. Its
 assignments can be repeated from any point at which they were interrupted: the writer keeps
 the step as durable until they are through, and finishes them before it does or answers
-anything else (C63). So memory is never ahead of the medium, and is behind it only while
-nobody looks.
+anything else (C63). So memory is never ahead of the medium, and lags it only while
+nothing is answered from it.
 
 **What must not happen here.** Nothing is read: a put costs its blob and one flush, whatever
 else is in the store, and the root follows by one addition and one subtraction (C24).
 No blob is written that its record's mac does not cover, except in place (C62). Space is
 neither taken nor released: an extent that becomes a section was made void before
-(C52), and one that is no longer a section's is noted as left over (C56).
+(C52), and one that a section has left is noted as left over (C56).
 """
 
 from __future__ import annotations
 
 import zlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from blobstore.container.durable import Span
 from formats.container.encoder import record_frame
-from formats.container.model import HEAD_SIZE, State, Version
+from formats.container.model import HEAD_SIZE, State, Version, record_length
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from blobstore.container.directory import Copy, Directory, Section
+    from blobstore.container.directory import Directory
     from blobstore.container.open_container import OpenContainer
+    from blobstore.container.sections import Copy, Section
     from formats.container.encoder import RecordFrame
     from formats.container.model import Identity
     from formats.devices.device import ReadableBuffer
@@ -80,7 +82,8 @@ class Change(NamedTuple):
     ranges: Sequence[tuple[int, int]] | None = None
 
 
-class _Written(NamedTuple):
+@dataclass(slots=True)
+class _Written:
     """What a change makes of the record it is written to.
 
     Attributes:
@@ -90,7 +93,9 @@ class _Written(NamedTuple):
             void extent.
         identity: Of the record, then.
         frame: Likewise.
-        version: Likewise; without mac and root at first.
+        version: Likewise. The mac covers what it counts, and the root covers all macs,
+            so these two follow.
+        mac: Of the record, then.
     """
 
     change: Change
@@ -99,6 +104,7 @@ class _Written(NamedTuple):
     identity: Identity
     frame: RecordFrame
     version: Version
+    mac: bytes = _UNKNOWN
 
     @property
     def moves(self) -> bool:
@@ -117,7 +123,7 @@ def commit(container: OpenContainer, changes: Sequence[Change]) -> None:
 
     Args:
         container: Its directory follows once everything is durable; extents
-            that are no longer of a section are left over then.
+            that sections have left are left over then.
         changes: One for each section, with blobs no larger than it allows; of
             several, none over the only record of a section (C32).
 
@@ -127,42 +133,40 @@ def commit(container: OpenContainer, changes: Sequence[Change]) -> None:
     """
     generation = container.next_generation()
     directory, authenticator = container.directory, container.authenticator
-    assert directory.root is not None, "next_generation refuses a store without a root"
+    prev = directory.root
+    assert prev is not None, "next_generation refuses a store without a root"
     state = directory.state
-    unrooted = []
+    records = []
     for change in changes:
         written = _written(container, change, generation, len(changes))
         meta = written.frame.mac_input(written.version)
         # What is written in place has no mac from then on (C22).
-        mac = authenticator.mac(meta, (change.blob,) if change.state is not State.IN_PLACE else ())
+        blob = (change.blob,) if change.state is not State.IN_PLACE else ()
+        written.mac = authenticator.mac(meta, blob)
         if change.state is not State.TOMBSTONE:
-            state += authenticator.member(meta, mac)
-        replaced = written.replaced
-        if replaced is not None:
-            before = replaced.version
-            state -= authenticator.member(replaced.frame.mac_input(before), before.mac)
-        unrooted.append((written, mac))
+            state += authenticator.member(meta, written.mac)
+        state -= authenticator.member_of(written.replaced)
+        records.append(written)
     root = authenticator.root(state)
     spans: list[Span] = []
-    rooted = []
-    for written, mac in unrooted:
-        change, replaced, target, identity, frame, version = written
+    for written in records:
+        offset = written.target.offset
+        counters = written.version
         # Spelt out, for `_replace` takes a tenth of a small put.
-        version = Version(
-            version.state,
+        written.version = Version(
+            counters.state,
             generation,
-            version.members,
-            version.size,
-            version.crc32,
-            mac,
+            counters.members,
+            counters.size,
+            counters.crc32,
+            written.mac,
             root,
-            version.prev,
+            prev,
         )
-        head = authenticator.seal(target.offset, frame.head(version), frame.check_start)
-        spans += _spans(container, change, target.offset, head)
-        rooted.append(_Written(change, replaced, target, identity, frame, version))
+        head = authenticator.record_head(offset, written.frame, written.version)
+        spans += _spans(container, written.change, offset, head)
     container.writer.write(
-        spans, _follow(directory, rooted, generation, state, root), _names(rooted)
+        spans, _follow(directory, records, generation, state, root), _names(records)
     )
 
 
@@ -179,10 +183,11 @@ def _written(container: OpenContainer, change: Change, generation: int, members:
     if identity.name != change.name:
         identity = identity._replace(name=change.name)
         frame = record_frame(identity, container.block_size)
-    blob, prev = change.blob, container.directory.root
-    assert prev is not None, "as in commit"
+    blob = change.blob
     crc32 = zlib.crc32(blob) if change.state is not State.IN_PLACE else 0
-    version = Version(change.state, generation, members, len(blob), crc32, _UNKNOWN, _UNKNOWN, prev)
+    version = Version(
+        change.state, generation, members, len(blob), crc32, _UNKNOWN, _UNKNOWN, _UNKNOWN
+    )
     return _Written(change, replaced, target, identity, frame, version)
 
 
@@ -193,19 +198,21 @@ def _names(changes: Sequence[_Written]) -> list[str]:
 
 
 def _follow(
-    directory: Directory, rooted: Sequence[_Written], generation: int, state: int, root: bytes
+    directory: Directory, records: Sequence[_Written], generation: int, state: int, root: bytes
 ) -> Callable[[], None]:
     """Return what makes the directory say what a commit wrote; it may run again (C63)."""
     sections = directory.sections
     moved = [
         (written.change, written.replaced.identity.name if written.replaced else None)
-        for written in rooted
+        for written in records
         if written.moves
     ]
 
     def follow() -> None:
-        for _, _, target, identity, frame, version in rooted:
-            target.identity, target.frame, target.version = identity, frame, version
+        for written in records:
+            target = written.target
+            target.identity, target.frame = written.identity, written.frame
+            target.version = written.version
         # First all old names, then all new ones: two sections may change theirs with each other.
         for change, name in moved:
             if name is not None and sections.get(name) is change.replaces:
@@ -225,16 +232,11 @@ def _follow(
     return follow
 
 
-def _whole_blocks(size: int, container: OpenContainer) -> int:
-    block_size = container.block_size
-    return -(-(HEAD_SIZE + size) // block_size) * block_size
-
-
 def _spans(container: OpenContainer, change: Change, offset: int, head: bytes) -> Iterable[Span]:
     """Return what a change writes to the record at ``offset``."""
     if change.ranges is None:
         blob = change.blob
-        return (Span(offset, (head, blob), _whole_blocks(len(blob), container)),)
+        return (Span(offset, (head, blob), record_length(len(blob), container.block_size)),)
     return _chosen_blocks(offset, head, memoryview(change.blob), change.ranges)
 
 

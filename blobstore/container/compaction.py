@@ -12,8 +12,8 @@ from formats.logs import LateLogger
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from blobstore.container.directory import Section
     from blobstore.container.open_container import OpenContainer
+    from blobstore.container.sections import Section
 
     Progress = Callable[[int, int], None]
 

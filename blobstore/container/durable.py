@@ -63,7 +63,7 @@ class _InDoubt(NamedTuple):
 
 
 class DurableWriter:
-    """Writes in steps, each durable before the next, and knows what it does not know.
+    """Writes in steps, each durable before the next, and knows which one is in doubt.
 
     Source: C51 and C63 of `spec/container.md`.
 
@@ -208,7 +208,7 @@ class DurableWriter:
 
 @contextmanager
 def interrupt_first(error: BaseException | None) -> Iterator[None]:
-    """Let an interrupt that ends a ``with`` block go on, whatever closing makes of it.
+    """Let an interrupt that ends a ``with`` block go on, also if closing fails.
 
     A caller who waits for `KeyboardInterrupt` must not get a `StorageError` for
     what the interrupt itself cut off; it is logged.

@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from blobstore.container.directory import Copy, Section
 from blobstore.container.durable import Span
 from blobstore.container.headers import make_equal, write_durable
-from formats.container.encoder import encode_free, record_frame
+from blobstore.container.sections import Copy, Section
+from formats.container.encoder import record_frame
 from formats.container.model import NEVER_WRITTEN, Free, State, record_length
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def take_extents(
             nothing was changed.
         DeviceError, PoisonedStoreError, DamagedHeadError: As in `commit`.
     """
-    from blobstore.container.placing import place_extents  # noqa: PLC0415  not to put
+    from blobstore.container.placing import place_extents  # noqa: PLC0415  few puts need it
 
     container.next_generation()  # refuses a store that must not be written
     make_equal(container)  # space that an interrupted growth added is used only then (C57)
@@ -186,14 +186,13 @@ def head_span(container: OpenContainer, copy: Copy, length: int | None = None) -
         copy: The record.
         length: Bytes in all; a block if None.
     """
-    frame = copy.frame
-    head = container.authenticator.seal(copy.offset, frame.head(copy.version), frame.check_start)
+    head = container.authenticator.record_head(copy.offset, copy.frame, copy.version)
     return Span(copy.offset, (head,), length or container.block_size)
 
 
 def free_span(container: OpenContainer, offset: int, item: Free) -> Span:
     """Return the head of a free item as it is written."""
-    head = container.authenticator.seal(offset, encode_free(item))
+    head = container.authenticator.free_head(offset, item)
     return Span(offset, (head,), container.block_size)
 
 

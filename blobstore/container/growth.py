@@ -82,7 +82,7 @@ def grow(container: OpenContainer, total: int, *, reserve: bool = False) -> None
         container.writer.write_free([free_span(container, before, item)])
     except BaseException:
         if device_size < device.size:
-            # It still ends before what is new. What cannot be given back is no part of it.
+            # It still ends before what is new. What cannot be given back is not part of it.
             with suppress(StorageError):
                 device.resize(device_size)
         raise

@@ -108,7 +108,7 @@ def header_span(authenticator: Authenticator, header: Header) -> Span:
     """Return one header copy as it is written: its whole block."""
     head = encode_header(header)
     offset = header.copy * header.block_size
-    sealed = authenticator.seal(offset, head, decode_header(head, header.copy).check_start)
+    sealed = authenticator.with_check(offset, head, decode_header(head, header.copy).check_start)
     return Span(offset, (sealed,), header.block_size)
 
 

@@ -11,7 +11,7 @@ from blobstore.container.authentication import Authenticator
 from blobstore.container.durable import DurableWriter, Span
 from blobstore.container.headers import header_span
 from blobstore.errors import NoSpaceError
-from formats.container.encoder import encode_free, record_frame
+from formats.container.encoder import record_frame
 from formats.container.model import (
     BLOCK_SIZES,
     DEFAULT_BLOCK_SIZE,
@@ -207,13 +207,14 @@ class _Items:
             rooted = version._replace(root=self.root)
             for copy in range(identity.copies):
                 placed = identity._replace(copy=copy)
-                head = record_frame(placed, self._block_size).head(
-                    NEVER_WRITTEN if copy else rooted
+                head = self._authenticator.record_head(
+                    offset,
+                    record_frame(placed, self._block_size),
+                    NEVER_WRITTEN if copy else rooted,
                 )
-                sealed = self._authenticator.seal(offset, head)
                 length = record_length(placed.max_size, self._block_size)
-                yield Span(offset, (sealed, b"" if copy else blob), length)
+                yield Span(offset, (head, b"" if copy else blob), length)
                 offset += length
         if offset < self._total:
-            head = encode_free(Free(1, self.root, self._total - offset))
-            yield Span(offset, (self._authenticator.seal(offset, head),), self._block_size)
+            head = self._authenticator.free_head(offset, Free(1, self.root, self._total - offset))
+            yield Span(offset, (head,), self._block_size)

@@ -17,7 +17,8 @@ from formats.logs import LateLogger
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from blobstore.container.directory import Copy, Directory
+    from blobstore.container.directory import Directory
+    from blobstore.container.sections import Copy
     from formats.container.model import Header
     from formats.devices.device import BlockDevice
 
@@ -177,7 +178,7 @@ def open_container(device: BlockDevice, *, allow_damaged: bool = False) -> OpenC
     """
     found = scan(device)
     if found.patience and any(isinstance(item, Damaged) for _, item in found.items):
-        from blobstore.container.repair.known import mend  # noqa: PLC0415  only for damage
+        from blobstore.container.repair.known import mend  # noqa: PLC0415  only where a head is damaged
 
         found = mend(device, found, found.patience)
     for offset in found.mended:

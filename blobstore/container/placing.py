@@ -17,8 +17,8 @@ from formats.errors import DeviceFullError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from blobstore.container.directory import Section
     from blobstore.container.open_container import OpenContainer
+    from blobstore.container.sections import Section
 
 
 class _Place(NamedTuple):

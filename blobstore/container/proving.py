@@ -157,7 +157,7 @@ def first_proved(
             continue  # as in a sector that was lost: it can prove nothing
         if not patience.spend():
             return None
-        sealed = authenticator.seal(offset, head, start)
+        sealed = authenticator.with_check(offset, head, start)
         if _half_agrees(sealed, head, start):
             return sealed
     return None
@@ -192,7 +192,9 @@ def mend_header(
             continue
         if not patience.spend():
             return None
-        if _half_agrees(Authenticator.of(header).seal(offset, candidate, start), candidate, start):
+        if _half_agrees(
+            Authenticator.of(header).with_check(offset, candidate, start), candidate, start
+        ):
             return header
     return None
 

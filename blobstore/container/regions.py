@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from formats.container.model import HEAD_SIZE, State
 
 if TYPE_CHECKING:
-    from blobstore.container.directory import Copy
     from blobstore.container.open_container import OpenContainer
+    from blobstore.container.sections import Copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +49,9 @@ def container_regions(container: OpenContainer) -> tuple[Region, ...]:
         Region(*extent.place, "left over by an interrupted change")
         for extent in directory.left_over
     )
-    behind = container.device.size - container.total
-    if behind:
-        regions.append(Region(container.total, behind, "behind the container"))
+    beyond = container.device.size - container.total
+    if beyond:
+        regions.append(Region(container.total, beyond, "beyond the container"))
     return tuple(sorted(regions, key=lambda region: region.offset))
 
 

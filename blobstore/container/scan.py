@@ -169,7 +169,7 @@ def _read_headers(device: BlockDevice, patience: Patience | None) -> tuple[_Copi
                 break
     if first and second:
         return (first, second), (first, second)
-    from blobstore.container.proving import Patience, mend_header  # noqa: PLC0415  only for damage
+    from blobstore.container.proving import Patience, mend_header  # noqa: PLC0415  only where a head is damaged
 
     patience = patience or Patience()
     mended_first, mended_second = first, second
@@ -288,7 +288,7 @@ class _Walker:
         self, offset: int, head: bytes | None, before: Item | Damaged | None
     ) -> Item | Damaged:
         """Return what a damaged head is proved to have been, or what it hides."""
-        from blobstore.container.proving import Patience, mend_free, mend_item  # noqa: PLC0415  only for damage
+        from blobstore.container.proving import Patience, mend_free, mend_item  # noqa: PLC0415  only where a head is damaged
 
         patience = self.patience = self.patience or Patience()
         if head is not None and offset not in patience.tried:
@@ -346,7 +346,7 @@ class _Walker:
         return patience.ends[offset]
 
     def _next_sound(self, start: int) -> int:
-        from blobstore.container.search import likely_heads  # noqa: PLC0415  only for damage
+        from blobstore.container.search import likely_heads  # noqa: PLC0415  only where a head is damaged
 
         for offset, head in likely_heads(self._device, start, self._total, self._block_size):
             if self._sound(offset, head):

@@ -21,8 +21,8 @@ from formats.errors import DeviceError, FormatError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from blobstore.container.directory import Copy, Section
     from blobstore.container.open_container import OpenContainer
+    from blobstore.container.sections import Copy, Section
 
     Progress = Callable[[int, int], None]
 
@@ -71,19 +71,20 @@ class CheckedItem:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What `Store.verify` and `Store.repair` found.
+    """What `Store.verify` and `Store.repair` found: true if that is sound.
 
     Attributes:
         sections: Number of sections.
         records: Number of records whose mac and crc32 were computed.
         blob_bytes: Bytes of blobs read for that.
         generation: Highest generation of the store that counts (C68).
-        clean: Whether the store had been closed after its last commit.
+        closed: Whether the store had been closed after its last commit. Where it
+            was not, a later one may have left no trace (C74).
         problems: What is wrong; empty if all is well.
-        notes: What is worth knowing. An older copy that does not verify is no
-            problem: a put that was interrupted leaves it so, and the next one
-            overwrites it. Nor is an extent that no section needs. Of a window that
-            was written in place nobody knows who wrote it before it was committed.
+        notes: What is worth knowing and not wrong. An older copy that does not verify
+            is one: a put that was interrupted leaves it so, and the next one
+            overwrites it. So is an extent that no section needs, and a window that
+            was written in place: what was written before its commit is not authentic.
         items: Every item, in order.
         free_bytes: Bytes of free items.
         repairs: What `Store.repair` did, or opening for it.
@@ -93,7 +94,7 @@ class Report:
     records: int
     blob_bytes: int
     generation: int
-    clean: bool
+    closed: bool
     problems: tuple[Problem, ...]
     notes: tuple[Problem, ...]
     items: tuple[CheckedItem, ...] = ()
@@ -104,6 +105,9 @@ class Report:
     def ok(self) -> bool:
         """Whether there are no problems."""
         return not self.problems
+
+    def __bool__(self) -> bool:
+        return self.ok
 
 
 def verify(container: OpenContainer, progress: Progress | None = None) -> Report:
@@ -174,7 +178,7 @@ class _Verifier:
             records=self._records,
             blob_bytes=self._done,
             generation=directory.counted,
-            clean=directory.clean,
+            closed=directory.clean,
             problems=tuple(self._problems),
             notes=tuple(self._notes),
             items=tuple(sorted(self._items, key=lambda item: item.offset)),
@@ -289,7 +293,7 @@ class _Verifier:
             self._add(f"a head changed while it was open: {error}", offset=offset)
         else:
             if tag == FREE_TAG:
-                # Its filler is of any length, and of no meaning.
+                # Its filler may have any length and means nothing.
                 fields = encode(FREE_TAG, fields + encode(OCTET_STRING, b""))
             self._require_canonical(fields, offset)
 

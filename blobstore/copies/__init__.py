@@ -21,7 +21,8 @@ What must not happen here:
 - No image is opened here by anything but `blobstore.image`, nor a container by
   anything but `blobstore.opening` and `blobstore.container`.
 
-Begin with `convert`. It uses `convert_kinds` (the kinds of images by name),
+Begin with `convert`. It uses `convert_ends` (the source and the destination as values
+that are checked before anything is opened), `convert_kinds` (the kinds of images by name),
 `convert_store` (a store, section by section), `convert_bytes` (any payload, with
 several workers) and `convert_ranges` (which bytes were ever written). `backup`,
 `clone` and `compare` stand for themselves.

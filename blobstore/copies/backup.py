@@ -1,11 +1,11 @@
 """Copying an image while its store is in use, by this process or another.
 
-An image is copied as it lies, still encrypted; the disk of a qcow2 image into a
-new one, without snapshots. What was written meanwhile shows
-in the heads of items, each of which changes with everything that changes after
-it (C5, C30): they are read before and after, and what changed is copied again,
-until nothing did. Only a window that is being written in place changes without
-its head: its copy may mix moments, and is unverified there as here (C62).
+An image is copied as it lies, still encrypted. The disk of a qcow2 image becomes
+another image, without snapshots. The heads of items are read before and after the
+copying, and an item whose head has changed is copied again, until none has: a head
+changes with everything in its item (C5, C30). Only a window that is being written in
+place changes without its head, so its copy may mix several moments; it is unverified in
+the copy, as it is in the image (C62).
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from blobstore.container.scan import Damaged, scan
 from blobstore.container.verification import verify
 from blobstore.copies.convert_bytes import HOLE_SIZE, carry
 from blobstore.errors import CorruptBlobError, StoreBusyError
+from blobstore.image.creation import existing_images_refused
 from blobstore.image.files import is_same_file, new_file
-from blobstore.image.layers import LayersLock, existing_images_refused, open_layers
+from blobstore.image.layers import LayersLock, open_layers
 from formats.devices.device import read_exactly
 from formats.errors import ArgumentError, FormatError, StorageError
 
@@ -97,7 +98,7 @@ def _new_copy(
         if layers.qcow2 is None:
             yield file
         else:
-            from blobstore.image.qcow2 import make_copy  # noqa: PLC0415  raw images need none of it
+            from blobstore.image.qcow2 import make_copy  # noqa: PLC0415  not for raw images
 
             with ExitStack() as opened:
                 yield make_copy(opened, file, layers.qcow2, layers.file).device

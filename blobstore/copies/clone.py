@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, Unpack, get_args
 
 from blobstore.container.initialise import SectionSpec
 from blobstore.errors import BlobNotFoundError
 from blobstore.foreign.states import belongs_to_tpm, is_tpm_state
 from blobstore.image.files import is_same_file
 from blobstore.image.layers import QCOW2, qcow2_options
-from blobstore.opening import create_store
-from blobstore.store.description import kind_of
+from blobstore.opening import CreateKeywords, create_store
+from blobstore.store.description import parse_kind
 from blobstore.store.store import as_names
-from formats.errors import ArgumentError
+from formats.errors import ArgumentError, refuse_unknown
 from luks.errors import PolicyError
 
 if TYPE_CHECKING:
@@ -36,13 +36,13 @@ def clone(
     tpm: Tpm | None = None,
     only: Collection[str] | None = None,
     without: Collection[str] = (),
-    **options: Any,
+    **options: Unpack[CreateKeywords],
 ) -> Store:
     """Make a new image with the sections and blobs of a store, and open it.
 
     Unlike a copy it is a store of its own: with a new store id, a new key that
     authenticates it, and, if it is encrypted, a new volume key. So neither can be
-    taken for the other, and parts of one are not a replay in the other. Older
+    taken for the other, and parts of one do not pass for older parts of the other. Older
     copies of blobs are not taken along. A qcow2 image becomes another one, encrypted
     by itself if that one is, without its snapshots.
 
@@ -70,7 +70,9 @@ def clone(
             of it.
         ImageExistsError, ForeignImageError, NoSpaceError, DeviceError,
         ValueError: As `blobstore.create`.
+        TypeError: There is no such option.
     """
+    refuse_unknown("blobstore.clone", options, CreateKeywords.__annotations__)
     image, header = source.image, options.get("header")
     if image and any(
         written and read and is_same_file(written, read)
@@ -99,14 +101,19 @@ def clone(
                 if section.size is not None and section.name not in blank:
                     store.put(section.name, source.get(section.name))
 
-        chosen_options = (
-            {"block_size": source.info().block_size, "encrypted": secret is not None}
-            | _kind(image, encrypted=secret is not None, detached=header is not None)
-            | options
-        )
+        chosen_options: CreateKeywords = {
+            "block_size": source.info().block_size,
+            "encrypted": secret is not None,
+            **_kind(image, encrypted=secret is not None, detached=header is not None),
+            **options,
+        }
         specs = [
             SectionSpec(
-                section.name, section.max_size, kind_of(section.kind), section.copies, section.type
+                section.name,
+                section.max_size,
+                parse_kind(section.kind),
+                section.copies,
+                section.type,
             )
             for section in chosen
         ]
@@ -134,7 +141,7 @@ def _is_of_tpm(source: Store, section: SectionInfo) -> bool:
     return section.size is not None and is_tpm_state(source.get(section.name))
 
 
-def _kind(image: Image | None, *, encrypted: bool, detached: bool) -> dict[str, Any]:
+def _kind(image: Image | None, *, encrypted: bool, detached: bool) -> CreateKeywords:
     """Return what `blobstore.create` is told to make an image of the same kind."""
     if image is None or image.format != QCOW2:
         return {}

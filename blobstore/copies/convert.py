@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, Unpack
 
 from blobstore.container.scan import looks_like_container
 from blobstore.copies.convert_bytes import HOLE_SIZE, carry, worker_count
+from blobstore.copies.convert_ends import Destination, ExistingDestination, Source
 from blobstore.copies.convert_kinds import KINDS, kind_of
 from blobstore.copies.convert_ranges import written_ranges
 from blobstore.errors import CorruptBlobError, StoreBusyError
+from blobstore.image.creation import new_image
 from blobstore.image.files import is_same_file
-from blobstore.image.layers import LayersLock, existing_images_refused, make_layers, open_layers
-from formats.errors import ArgumentError, DeviceFullError, EmptyImageError, FormatError
-from luks.errors import PolicyError
+from blobstore.image.layers import LayersLock
+from formats.errors import ArgumentError, FormatError
+from luks.payload.options import FormatKeywords, require_format_keywords
 
 if TYPE_CHECKING:
     import os
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     import luks
     from blobstore.container.open_container import OpenContainer
-    from blobstore.copies.convert_kinds import Kind
     from blobstore.image.layers import Layers
     from blobstore.store.description import Digest
     from formats.devices.device import BlockDevice
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     Progress = Callable[[int, int], None]
 
 _SECTOR_SIZE: Final = 512
-_LARGE_SECTOR_SIZE: Final = 4096
-#: From so many bytes on, what makes ciphers fast is imported without waiting until it paid.
-_MUCH: Final = 16 << 20
+#: Payloads of at least this many bytes are worth importing NumPy for, which encrypts many
+#: sectors at once: importing it takes 50 ms (spec/decisions/0013).
+_WORTH_NUMPY: Final = 16 << 20
 
 
 def convert(
@@ -63,7 +63,7 @@ def convert(
     at_least_generation: int = 0,
     lock: bool = True,
     progress: Progress | None = None,
-    **luks_options: Any,
+    **luks_options: Unpack[FormatKeywords],
 ) -> None:
     """Write the payload of an image into another image, encrypted anew or not at all.
 
@@ -103,7 +103,8 @@ def convert(
         lock: False reads a source that others use: a store as it was at one moment, a
             disk whatever they just write.
         progress: Called with bytes done and in all.
-        luks_options: Of `luks.format`, such as ``kdf``, ``cipher``, ``sector_size``.
+        luks_options: Fields of `luks.FormatOptions`, such as ``kdf``, ``cipher`` or
+            ``sector_size``, for the destination.
 
     Raises:
         SecretRequiredError, NoKeyslotMatchError, PolicyError, FormatError,
@@ -115,81 +116,125 @@ def convert(
         EmptyImageError: The source has no bytes, and LUKS needs some.
         SnapshotNotFoundError: The source has no such snapshot.
         DeviceBusyError, DeviceError: Either image cannot be used.
-        ValueError: The arguments do not fit together.
+        ArgumentError: The arguments do not fit together.
+        TypeError: There is no such option.
     """
+    require_format_keywords("blobstore.convert", luks_options)
     if to is not None and to not in KINDS:
-        raise ArgumentError(f"{to!r} is no kind of image: one of {', '.join(KINDS)}")
+        raise ArgumentError(f"{to!r} is not a kind of image: one of {', '.join(KINDS)}")
+    read = Source(
+        path=source,
+        secret=secret,
+        header=header,
+        image_format=image_format,
+        encrypted=encrypted,
+        snapshot=snapshot,
+        open_backing=open_backing,
+        lock=lock,
+        allow_unprotected=allow_unprotected,
+        expect_digest=expect_digest,
+        at_least_generation=at_least_generation,
+    )
+    written: Destination | ExistingDestination
+    if create:
+        written = Destination(
+            path=destination,
+            secret=new_secret,
+            header=new_header,
+            kind=KINDS[to] if to else None,
+            overwrite=overwrite,
+            qcow2_options=qcow2_options,
+            luks=luks_options,
+        )
+    elif luks_options:
+        raise ArgumentError(
+            f"{', '.join(luks_options)} cannot be changed: create=False writes into what exists"
+        )
+    else:
+        written = ExistingDestination(path=destination, secret=new_secret, header=new_header)
+    _carry_payload(read, written, as_bytes=as_bytes, holes=holes, jobs=jobs, progress=progress)
+
+
+def _carry_payload(
+    source: Source,
+    destination: Destination | ExistingDestination,
+    *,
+    as_bytes: bool,
+    holes: bool,
+    jobs: int | None,
+    progress: Progress | None,
+) -> None:
+    """Write the payload of one image into another; see `convert`."""
     workers = worker_count(jobs)
-    for written in (destination, new_header):
-        for read in (source, header):
+    for written in (destination.path, destination.header):
+        for read in (source.path, source.header):
             if written is not None and read is not None and is_same_file(written, read):
                 raise ArgumentError(f"{written} is the image itself, or its header")
-    with ExitStack() as resources, existing_images_refused(), ExitStack() as names:
-        old = open_layers(
-            resources,
-            source,
-            secret,
-            header=header,
-            lock=lock,
-            image_format=image_format,
-            encrypted=encrypted,
-            open_backing=open_backing,
-            snapshot=snapshot,
-        )
-        if not old.encrypted and secret is not None and not allow_unprotected:
-            raise _not_encrypted(source)
-        container = None
-        if not as_bytes and looks_like_container(old.payload):
-            from blobstore.store.policy import (  # noqa: PLC0415  disks have none
-                require_pinned,
-                require_protection,
-            )
-
-            container = _open_container(old, locked=lock)
-            if not allow_unprotected:
-                require_protection(
-                    container.header,
-                    encrypted=old.encrypted,
-                    with_secret=secret is not None,
-                )
-            require_pinned(container.directory, expect_digest, at_least_generation)
-        elif expect_digest is not None or at_least_generation:
+    with ExitStack() as resources:
+        old = source.open(resources)
+        container = None if as_bytes else _container(source, old)
+        if container is None and source.is_pinned:
             raise ArgumentError("only a store has a digest and a generation")
-        if create:
-            new = _make(
-                names,
-                resources,
-                destination,
-                old,
-                container,
-                new_secret,
-                kind=KINDS[to] if to else kind_of(old),
-                header=new_header,
-                overwrite=overwrite,
-                qcow2_options=qcow2_options,
-                luks_options=luks_options,
-            )
-        else:
-            new = _open_destination(
-                resources, destination, new_secret, new_header, old.payload.size
-            )
-        if container is not None:
-            from blobstore.copies.convert_store import transfer  # noqa: PLC0415  disks need none
-
-            # In a new volume, all that lay there before is noise.
-            blank = create and (new.volume is not None or not new.path.is_block_device())
-            with _changes_noticed(old, container, locked=lock):
-                transfer(
-                    container, new.payload, encrypted=new.encrypted, blank=blank, progress=progress
-                )
-        else:
+        with _opened(destination, old, container) as new:
+            create = isinstance(destination, Destination)
             blank = create and not new.path.is_block_device()
-            _copy(old, new, workers, blank=blank, holes=holes, progress=progress)
-        new.payload.flush()
+            if container is None:
+                _copy(old, new, workers, blank=blank, holes=holes, progress=progress)
+            else:
+                from blobstore.copies.convert_store import transfer  # noqa: PLC0415  not for disks
+
+                # In a new volume, all that lay there before is noise.
+                blank = blank or (create and new.volume is not None)
+                with _changes_noticed(old, container, locked=source.lock):
+                    transfer(
+                        container,
+                        new.payload,
+                        encrypted=new.encrypted,
+                        blank=blank,
+                        progress=progress,
+                    )
+            new.payload.flush()
+
+
+def _container(source: Source, layers: Layers) -> OpenContainer | None:
+    """Return the container in a source, if it has one, which must be as is demanded."""
+    if not looks_like_container(layers.payload):
+        return None
+    from blobstore.store.reliance import (  # noqa: PLC0415  not for disks
+        require_pinned,
+        require_protection,
+    )
+
+    container = _open_container(layers, locked=source.lock)
+    if not source.allow_unprotected:
+        require_protection(
+            container.header,
+            encrypted=layers.encrypted,
+            with_secret=source.secret is not None,
+        )
+    require_pinned(container.directory, source.expect_digest, source.at_least_generation)
+    return container
+
+
+@contextmanager
+def _opened(
+    destination: Destination | ExistingDestination, old: Layers, container: OpenContainer | None
+) -> Iterator[Layers]:
+    """Open the destination; its payload has room for what the source's holds."""
+    size = old.payload.size
+    if isinstance(destination, ExistingDestination):
+        with ExitStack() as resources:
+            yield destination.open(resources, size)
+        return
+    block_size = container.block_size if container else size
+    wanted = destination.image(kind_of(old), size, block_size)
+    sector_size = 1 if wanted.luks is None else wanted.luks.sector_size or _SECTOR_SIZE
+    with new_image(wanted, size + -size % sector_size) as image:
+        yield image.layers
 
 
 def _open_container(old: Layers, *, locked: bool) -> OpenContainer:
-    from blobstore.container.open_container import is_settled, open_container  # noqa: PLC0415  disks have none
+    from blobstore.container.open_container import is_settled, open_container  # noqa: PLC0415  not for disks
 
     if locked:
         return open_container(old.payload)
@@ -211,79 +256,6 @@ def _changes_noticed(old: Layers, container: OpenContainer, *, locked: bool) -> 
             "the store was written while it was converted [C66]",
             hint="try again when it is written less, or wait for the lock",
         ) from error
-
-
-def _make(
-    names: ExitStack,
-    resources: ExitStack,
-    destination: AnyPath,
-    old: Layers,
-    container: OpenContainer | None,
-    secret: bytes | luks.Secret | None,
-    *,
-    kind: Kind,
-    header: AnyPath | None,
-    overwrite: bool,
-    qcow2_options: Options | None,
-    luks_options: dict[str, Any],
-) -> Layers:
-    """Make the destination; its payload has room for what the source's holds."""
-    size, version = old.payload.size, kind.luks_version
-    make = functools.partial(
-        make_layers,
-        names,
-        resources,
-        destination,
-        overwrite=overwrite,
-        image_format=kind.image_format,
-        qcow2_options=qcow2_options,
-    )
-    if not kind.encrypted:
-        if secret is not None or header is not None or luks_options:
-            raise ArgumentError("an image in the clear has no secret and no LUKS header")
-        return make(size)
-    if secret is None:
-        raise ArgumentError("an encrypted image needs a secret")
-    if not size:
-        raise EmptyImageError("there is nothing in the image that could be encrypted")
-    if version is None:
-        if header is not None:
-            raise ArgumentError("qcow2's own LUKS has its header in the image, and not elsewhere")
-        return make(size, secret, own_luks=True, luks_options=luks_options)
-    sector_size = luks_options.get("sector_size") or _SECTOR_SIZE
-    if version > 1 and luks_options.get("sector_size") is None:
-        blocks = container.block_size if container else _LARGE_SECTOR_SIZE
-        if size % _LARGE_SECTOR_SIZE == 0 and blocks >= _LARGE_SECTOR_SIZE:
-            sector_size = _LARGE_SECTOR_SIZE
-        luks_options = luks_options | {"sector_size": sector_size}
-    return make(
-        size + -size % sector_size,
-        secret,
-        header=header,
-        luks_options={"version": version} | luks_options,
-    )
-
-
-def _open_destination(
-    resources: ExitStack,
-    destination: AnyPath,
-    secret: bytes | luks.Secret | None,
-    header: AnyPath | None,
-    needed: int,
-) -> Layers:
-    """Open an image that exists, to write into its payload."""
-    layers = open_layers(resources, destination, secret, header=header, read_only=False)
-    if not layers.encrypted and secret is not None:
-        raise _not_encrypted(destination)
-    if layers.payload.size < needed:
-        raise DeviceFullError(
-            f"the payload of {destination} has {layers.payload.size} bytes; {needed} are needed"
-        )
-    return layers
-
-
-def _not_encrypted(path: AnyPath) -> PolicyError:
-    return PolicyError(f"a secret was given for {path}, which is not encrypted [C25]")
 
 
 def _copy(
@@ -308,12 +280,12 @@ def _copy(
     size = old.payload.size
     # Zeros need no space where what was never written reads as zeros.
     skip_zeros = blank and new.volume is None and (holes or new.disk is not None)
-    # Nor is what was never written read: it is zeros, or below a volume noise, which may
-    # become other noise where that is asked for.
+    # What was never written is not read either: it is zeros, or in a volume noise, which
+    # may become other noise if holes are asked for.
     skip_unwritten = skip_zeros if old.volume is None else holes and blank
     ranges = written_ranges(old) if skip_unwritten else [(0, size)]
-    if size >= _MUCH and (old.encrypted or new.encrypted):
-        from luks.crypto.fast.bulk import expect_much  # noqa: PLC0415  only where something is encrypted
+    if size >= _WORTH_NUMPY and (old.encrypted or new.encrypted):
+        from luks.crypto.fast.bulk import expect_much  # noqa: PLC0415  not for images in the clear
 
         expect_much()
     with ExitStack() as stack:

@@ -75,7 +75,8 @@ def carry(
     if len(ends) == 1 or work.total <= PIECE_SIZE:
         work.run(*ends[0], report=progress)
         return
-    # Alone: it imports what all of them need, for which they would wait for each other.
+    # The first piece is copied by one worker alone. It imports the modules that all of them
+    # need; together they would wait for each other.
     work.run(*ends[0], most=1)
     pool = ThreadPoolExecutor(len(ends), thread_name_prefix="convert")
     try:
@@ -114,7 +115,7 @@ class _Work:
         *,
         most: int = sys.maxsize,
     ) -> None:
-        """Copy pieces until there are none left, or so many are done."""
+        """Copy pieces until there are none left, or ``most`` are done."""
         buffer = memoryview(bytearray(min(PIECE_SIZE, self.total)))
         try:
             while most > 0 and (piece := self._next()) is not None:

@@ -17,7 +17,6 @@ from blobstore.container.authentication import Authenticator
 from blobstore.container.durable import PIECE_SIZE, DurableWriter, Span
 from blobstore.container.headers import header_span
 from blobstore.errors import CorruptBlobError, DamagedHeadError
-from formats.container.encoder import encode_free
 from formats.container.model import (
     BLOCK_SIZES,
     HEAD_SIZE,
@@ -33,8 +32,8 @@ from formats.logs import LateLogger
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from blobstore.container.directory import Copy
     from blobstore.container.open_container import OpenContainer
+    from blobstore.container.sections import Copy
     from formats.container.model import Version
     from formats.devices.device import BlockDevice
 
@@ -56,7 +55,7 @@ def transfer(
     """Write a store to another device, as it is after recovery, closed.
 
     Until the last write there is no container on the target. An older blob that
-    does not verify is left out, and logged.
+    does not verify is not carried over, and logged.
 
     Args:
         source: Not modified.
@@ -175,7 +174,9 @@ class _Transfer:
                 offset=copy.offset,
                 hint="restore the section from a backup, or write it anew",
             )
-        _log.warning("the blob of %r before the newest does not verify: it is left out", name)
+        _log.warning(
+            "the blob of %r before the newest does not verify: it is not carried over", name
+        )
         return NEVER_WRITTEN
 
     def _heads(self, versions: list[tuple[Copy, Version]], root: bytes) -> Iterator[Span]:
@@ -186,15 +187,13 @@ class _Transfer:
             if version.generation == directory.generation:
                 roots = (root, _UNKNOWN)
             rooted = version._replace(root=roots[0], prev=roots[1])
-            head = self._authenticator.seal(
-                copy.offset, copy.frame.head(rooted), copy.frame.check_start
-            )
+            head = self._authenticator.record_head(copy.offset, copy.frame, rooted)
             yield Span(copy.offset, (head,), HEAD_SIZE)
         free = {offset: item.length for offset, item in directory.free.items()}
         free |= dict(extent.place for extent in directory.left_over)
         for offset, length in free.items():
-            item = encode_free(Free(directory.generation, root, length))
-            yield Span(offset, (self._authenticator.seal(offset, item),), block_size)
+            item = Free(directory.generation, root, length)
+            yield Span(offset, (self._authenticator.free_head(offset, item),), block_size)
 
     def _advance(self, size: int) -> None:
         self._done += size

@@ -76,7 +76,7 @@ def export_state(
             decode_variables(content)
         _write(destination, content, overwrite=overwrite)
         return
-    # States of different moments would be those of no TPM there ever was.
+    # States of different moments together are not those of any TPM that existed.
     version, states = store.at_one_moment(lambda: _tpm_states(store, name, key))
     if form is StateFormat.SWTPM_FILE:
         _write(destination, encode_linear(states), overwrite=overwrite)

@@ -100,7 +100,7 @@ def import_state(
         SectionExistsError: A section was written, and not ``overwrite``.
         SectionMismatchError: A section is unfit for the state.
         UnsupportedError: The source is of a version that is not implemented.
-        DeviceBusyError: Another process uses the source.
+        DeviceBusyError: Another process is using the source.
         BlobTooLargeError, NoSpaceError, CorruptBlobError, ReadOnlyError,
         DeviceError, PoisonedStoreError: As `Store.transaction`.
         ValueError: The arguments do not fit together.

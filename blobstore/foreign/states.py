@@ -85,7 +85,7 @@ def section_name(form: StateFormat, name: str | None) -> str:
     """Return the name of the section for a format of one section.
 
     Raises:
-        ValueError: The name breaks a rule, or there must be one and is none.
+        ValueError: The name breaks a rule, or is missing where there must be one.
     """
     name = name or DEFAULT_NAMES.get(form)
     if name is None:

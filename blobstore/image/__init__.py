@@ -7,7 +7,7 @@ room of `blobstore` that knows in which order they come, which of them there are
 where a LUKS header is (attached, detached, or beside the disk of a qcow2 image), so
 that another kind of place, or another layer, is work in this room only.
 
-Rules: C25 (what is encrypted must say so; `blobstore.store.policy` decides), section
+Rules: C25 (what is encrypted must say so; `blobstore.store.reliance` decides), section
 1 of ``spec/qcow2.md`` for Q7, L4 of ``spec/luks.md`` for detached headers.
 
 What must not happen here:
@@ -21,11 +21,12 @@ What must not happen here:
 - What exists is not overwritten unless the caller says so, and a new image appears
   under its name when it is whole.
 
-Begin with `layers`: opening, making, and the diagram of all combinations; `open_place`
-there is the one function that opens what a path names. Then `qcow2` (disks of qcow2
-images, and the encryption that qcow2 has of its own), `luks_header` (where the header of
-an image is, and moving it), `disks` (check, repair, measure and snapshots of a whole
-qcow2 image), `image` (what a store says of the image that it lies in) and `regions`
-(what each byte of it is for). `handover` asks an image again that another process had
-meanwhile (C65). `files` reads and makes whole files for the rooms above.
+Begin with `layers`: opening, and the diagram of all combinations; `open_place` there is the
+one function that opens what a path names. Then `creation` (making images: what a new one
+is to be, and in which order making is undone), `qcow2` (disks of qcow2 images, and the
+encryption that qcow2 has of its own), `luks_header` (where the header of an image is, and
+moving it), `disks` (check, repair, measure and snapshots of a whole qcow2 image), `image`
+(what a store says of the image that it lies in) and `regions` (what each byte of it is
+for). `handover` asks an image again that another process had meanwhile (C65). `files`
+reads and makes whole files for the rooms above.
 """

@@ -31,7 +31,7 @@ def require_same_encryption(layers: Layers) -> None:
         if layers.header_path is None or layers.header_path.exists():
             _require_same(layers.volume.header, luks.load_header(place))
     elif layers.own_luks is not None:
-        from formats.qcow2.opening import luks_area  # noqa: PLC0415  raw images need none of it
+        from formats.qcow2.opening import luks_area  # noqa: PLC0415  not for raw images
 
         _require_same(layers.own_luks, luks.load_header(luks_area(layers.file)))
 

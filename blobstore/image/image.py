@@ -73,12 +73,12 @@ class Image(NamedTuple):
         Args:
             container: The regions of the container, from its own start.
         """
-        from blobstore.image.regions import image_regions  # noqa: PLC0415  only who asks for regions needs it
+        from blobstore.image.regions import image_regions  # noqa: PLC0415  only to show an image
 
         return image_regions(self, container)
 
     def header_regions(self) -> tuple[Region, ...]:
         """Return what every byte of a LUKS header is for that is not in the payload's file."""
-        from blobstore.image.regions import luks_regions  # noqa: PLC0415  only who asks for regions needs it
+        from blobstore.image.regions import luks_regions  # noqa: PLC0415  only to show an image
 
         return tuple(luks_regions(self)) if self.header_path or self.luks_beside else ()

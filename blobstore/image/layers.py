@@ -1,7 +1,7 @@
 """What lies between a path and a payload: the image file, qcow2, and LUKS.
 
-Opening peels the layers off, making puts them on; what the payload holds, a
-container or a disk, is not looked at here.
+Opening peels the layers off; `blobstore.image.creation` puts them on. What the payload
+holds, a container or a disk, is not looked at here.
 
 path ── FileDevice ─┬─ Qcow2Device ─┬─ luks.Volume ── payload
                     └───────────────┴──────────────── payload     (unencrypted)
@@ -11,22 +11,21 @@ A qcow2 image can be encrypted by itself, too; then LUKS lies beside the disk.
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import luks
 from blobstore.container.scan import looks_like_container
-from blobstore.errors import ImageExistsError, StoreBusyError
+from blobstore.errors import StoreBusyError
 from blobstore.image.image import Image
-from formats.devices.device import is_blank
 from formats.devices.file import FileDevice
-from formats.errors import ArgumentError, DeviceFullError, ForeignImageError, SnapshotNotFoundError
+from formats.errors import ArgumentError, SnapshotNotFoundError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from blobstore.image.qcow2 import Disk
     from formats.devices.device import BlockDevice
@@ -41,14 +40,13 @@ if TYPE_CHECKING:
 #: What an image file can be.
 RAW: Final = "raw"
 QCOW2: Final = "qcow2"
-_SECTOR_SIZE: Final = 512
 
 _Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """The layers of an image that is open; all of them are closed by who opened them.
+    """The layers of an image that is open; whoever opened them closes them all.
 
     Attributes:
         path: Of the image.
@@ -109,7 +107,7 @@ class Layers:
         )
 
     def follow(self) -> None:
-        """Take the layers as they are now, if somebody else wrote to the image.
+        """Take the layers as they are now, if someone else wrote to the image.
 
         Raises:
             FormatError, DeviceError: The qcow2 image is not sound any more.
@@ -137,7 +135,7 @@ class LayersLock:
             PolicyError: It is encrypted in another way by now.
             FormatError, DeviceError: The image is not sound any more.
         """
-        from blobstore.image.handover import (  # noqa: PLC0415  only a take-over needs it
+        from blobstore.image.handover import (  # noqa: PLC0415  only when a store is taken over
             require_closed,
             require_same_encryption,
         )
@@ -163,7 +161,7 @@ class LayersLock:
         Raises:
             StorageError: As ``attempt``; `StoreBusyError` if the image does not hold still.
         """
-        from formats.devices.steady import steadily  # noqa: PLC0415  only reading without the lock needs it
+        from formats.devices.steady import steadily  # noqa: PLC0415  only without the lock
 
         def follow_and_attempt() -> _Result:
             self._layers.follow()
@@ -217,6 +215,16 @@ def image_format(file: BlockDevice) -> str:
     return QCOW2 if magic == b"QFI\xfb" else RAW
 
 
+def require_image_format(name: str) -> None:
+    """Check that there is such a format of images.
+
+    Raises:
+        ArgumentError: There is not.
+    """
+    if name not in (RAW, QCOW2):
+        raise ArgumentError(f"{name!r} is not a format of images: {RAW} or {QCOW2}")
+
+
 def is_qcow2(file: BlockDevice, known: str | None) -> bool:
     """Say whether an image file is one of qcow2: ``known`` is its format, or None to look.
 
@@ -224,8 +232,8 @@ def is_qcow2(file: BlockDevice, known: str | None) -> bool:
         DeviceError: It cannot be read.
         ValueError: There is no such format.
     """
-    if known not in (None, RAW, QCOW2):
-        raise ArgumentError(f"{known!r} is no format of images: {RAW} or {QCOW2}")
+    if known is not None:
+        require_image_format(known)
     return (known or image_format(file)) == QCOW2
 
 
@@ -247,7 +255,7 @@ def is_encrypted(
     """
     with open_place(path, lock=False) as file:
         if is_qcow2(file, image_format):
-            from blobstore.image.qcow2 import is_disk_encrypted  # noqa: PLC0415  raw images need none of it
+            from blobstore.image.qcow2 import is_disk_encrypted  # noqa: PLC0415  not for raw images
             from formats.devices.steady import steadily  # noqa: PLC0415  likewise
 
             return steadily(
@@ -317,7 +325,7 @@ def open_layers(
 
     if lock:
         return peel()
-    from formats.devices.steady import steadily  # noqa: PLC0415  only reading without the lock needs it
+    from formats.devices.steady import steadily  # noqa: PLC0415  only without the lock
 
     # Tables that do not belong together lead anywhere, even to what looks like no LUKS.
     return steadily(file, peel, settled=lambda layers: layers.qcow2 is None, busy=StoreBusyError)
@@ -339,7 +347,7 @@ def _open_layers(
     read_only = file.read_only
     layers = Layers(path, file)
     if is_qcow2(file, image_format):
-        from blobstore.image.qcow2 import open_disk  # noqa: PLC0415  raw images need none of it
+        from blobstore.image.qcow2 import open_disk  # noqa: PLC0415  not for raw images
 
         disk = open_disk(
             resources,
@@ -352,7 +360,7 @@ def _open_layers(
         )
         layers = replace(layers, qcow2=disk)
     elif snapshot is not None:
-        raise SnapshotNotFoundError(f"{path} is no qcow2 image and has no snapshots")
+        raise SnapshotNotFoundError(f"{path} is not a qcow2 image and has no snapshots")
     device = layers.device
     if encrypted is None:
         clear = header is None and (looks_like_container(device) or not luks.is_luks(device))
@@ -364,139 +372,3 @@ def _open_layers(
     volume = luks.open(device, secret, header=header, read_only=read_only)
     resources.enter_context(volume)
     return replace(layers, volume=volume, header_path=None if header is None else Path(header))
-
-
-def make_layers(
-    names: ExitStack,
-    resources: ExitStack,
-    path: AnyPath,
-    payload_size: int,
-    secret: bytes | luks.Secret | None = None,
-    *,
-    size: int | None = None,
-    header: AnyPath | None = None,
-    overwrite: bool = False,
-    image_format: str = RAW,
-    qcow2_options: Options | None = None,
-    own_luks: bool = False,
-    luks_options: dict[str, Any] | None = None,
-) -> Layers:
-    """Make a new image; its payload is not written.
-
-    Args:
-        names: At its end new files take their names, the image last.
-        resources: Closes what is opened.
-        path: Image file or block device. An existing file is replaced if it is
-            blank, or with ``overwrite``.
-        payload_size: Bytes, unless the image's size is given or fixed.
-        secret: Passphrase or content of a key file; None makes an image in the
-            clear.
-        size: Bytes of the whole image, or of the disk in it. A device or a blank file
-            keeps its size.
-        header: File that gets the LUKS header, detached.
-        overwrite: Destroy what is there.
-        image_format: `RAW` or `QCOW2`.
-        qcow2_options: Of `formats.qcow2.creation.create`.
-        own_luks: Let the qcow2 image be encrypted by itself, not what is in its disk.
-        luks_options: Further ones of `luks.format`.
-
-    Raises:
-        ImageExistsError: There is a store, or a LUKS volume, already.
-        ForeignImageError: There is something else.
-        FileExistsError: A file of that name appeared meanwhile; or the header's.
-        DeviceFullError, DeviceBusyError, DeviceError: The image cannot be made.
-        ValueError: The options do not fit together.
-    """
-    from formats.devices.identity import is_same_file  # noqa: PLC0415  only new images need it
-    from formats.devices.new_file import new_file  # noqa: PLC0415  likewise
-
-    if header is not None and is_same_file(header, path):
-        raise ArgumentError(f"{path} cannot be both the image and its LUKS header")
-    file = _target(names, resources, path, size, overwrite=overwrite)
-    layers = Layers(Path(path), file)
-    if image_format == QCOW2:
-        from blobstore.image.qcow2 import make_disk  # noqa: PLC0415  raw images need none of it
-
-        disk_size = size or (0 if file.path.is_block_device() else file.size)
-        if own_luks or secret is None:
-            disk_size = disk_size or payload_size + -payload_size % _SECTOR_SIZE
-        disk = make_disk(
-            resources,
-            file,
-            disk_size,
-            secret if own_luks else None,
-            options=qcow2_options,
-            luks_options=luks_options,
-        )
-        layers = replace(layers, qcow2=disk)
-    device = layers.device
-    if secret is None or own_luks:
-        if not device.size:
-            device.resize(payload_size)
-        return layers
-    header_device = None
-    if header is not None:
-        header_device = names.enter_context(new_file(header, 0, overwrite=overwrite))
-        resources.push(header_device)
-    volume = luks.format(
-        device,
-        secret,
-        header=header_device,
-        size=None if device.size else payload_size,
-        overwrite=True,  # whether it may be is decided above
-        **(luks_options or {}),
-    )
-    resources.enter_context(volume)
-    return replace(layers, volume=volume, header_path=None if header is None else Path(header))
-
-
-@contextmanager
-def existing_images_refused() -> Iterator[None]:
-    """Turn the `FileExistsError` of a new file into an `ImageExistsError`."""
-    try:
-        yield
-    except FileExistsError as error:
-        raise ImageExistsError(
-            f"{error.filename} exists", hint="overwrite it only if nothing in it is needed"
-        ) from error
-
-
-def _target(
-    names: ExitStack, resources: ExitStack, path: AnyPath, size: int | None, *, overwrite: bool
-) -> FileDevice:
-    """Return the device that becomes the image: a new file, or a block device."""
-    from formats.devices.new_file import new_file  # noqa: PLC0415  only new images need it
-
-    keep_size = 0
-    existing = None
-    replaces = Path(path).exists()
-    if replaces:
-        existing = open_place(path, read_only=False)
-        names.push(existing)
-        if not overwrite:
-            _require_blank(path, existing)
-            keep_size = existing.size
-        if Path(path).is_block_device():
-            names.pop_all()
-            resources.push(existing)
-            if size is not None and size > existing.size:
-                raise DeviceFullError(f"{path} has {existing.size} bytes, not {size}")
-            return existing
-    # Replaces the old file in the end; until then that is open, and locked.
-    device = names.enter_context(
-        new_file(path, size or keep_size, overwrite=replaces, existing=existing)
-    )
-    resources.push(device)
-    return device
-
-
-def _require_blank(path: AnyPath, device: FileDevice) -> None:
-    if looks_like_container(device) or luks.is_luks(device) or image_format(device) != RAW:
-        raise ImageExistsError(
-            f"{path} holds a store, a LUKS volume or a qcow2 image already",
-            hint="overwrite it only if nothing in it is needed: all keys in it are lost",
-        )
-    if not is_blank(device):
-        raise ForeignImageError(
-            f"{path} holds something else", hint="overwrite it only if nothing in it is needed"
-        )

@@ -10,19 +10,19 @@ spec/qcow2.md.
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import luks
-from formats.errors import UnsupportedError
+from formats.errors import ArgumentError, UnsupportedError
+from formats.frozen import replace as replace_fields
 from formats.qcow2.creation import Options, create
 from formats.qcow2.features import DIRTY
 from formats.qcow2.header import CRYPT_AES, CRYPT_LUKS, CRYPT_NONE, is_qcow2, read_header
 from formats.qcow2.opening import luks_area, open_image
 from luks.crypto.ciphers import sector_cipher
 from luks.header.policy import check_openable
-from luks.payload.profiles import default_key_size
+from luks.secret.randomness import source_or_system
 from luks.secret.secrets import view_of
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 #: Bytes of the LUKS header that QEMU makes, and we: LUKS1 with keys of 64 bytes.
 LUKS_HEADER_SIZE: Final = 2_068_480
-_CIPHER: Final = "aes-xts-plain64"
 #: QEMU's old encryption: AES-128, the key is the passphrase itself, cut or filled up.
 _AES_CIPHER: Final = "aes-cbc-plain64"
 _AES_KEY_SIZE: Final = 16
@@ -98,7 +97,7 @@ def open_disk(
 
     Raises:
         SecretRequiredError, NoKeyslotMatchError, PolicyError: As `luks.open`.
-        DeviceBusyError: Another process may be in the middle of writing to it.
+        DeviceBusyError: Someone else may be in the middle of writing to it.
         SnapshotNotFoundError, AmbiguousSnapshotError, FormatError, UnsupportedError,
             DeviceError: As `formats.qcow2.opening.open_image`.
     """
@@ -128,7 +127,7 @@ def make_disk(
     secret: bytes | luks.Secret | None,
     *,
     options: Options | None = None,
-    luks_options: dict[str, Any] | None = None,
+    luks_options: luks.FormatOptions | None = None,
 ) -> Disk:
     """Make a qcow2 image and open its disk for writing.
 
@@ -138,39 +137,42 @@ def make_disk(
         size: Bytes of the disk.
         secret: Encrypts the image by itself; None leaves that to others.
         options: Of `formats.qcow2.creation.create`.
-        luks_options: Further ones of `luks.format`, for a LUKS1 header.
+        luks_options: How the LUKS1 header is made, if there is a secret.
 
     Raises:
         DeviceError: The image cannot be made.
-        ValueError: There can be no such image.
+        ArgumentError: There cannot be such an image.
     """
     options = options or Options()
     if secret is None:
         create(file, size, options)
         return Disk(resources.enter_context(open_image(file, read_only=False)), None, None)
+    luks_options = luks_options or luks.FormatOptions(version=1)
+    if luks_options.data_offset is not None:
+        raise ArgumentError("data_offset: a qcow2 image says itself where its payload is")
     create(file, size, replace(options, luks_header_size=LUKS_HEADER_SIZE))
     area = luks_area(file)
-    luks_options = {"cipher": _CIPHER} | (luks_options or {})
-    key_size = luks_options.pop("key_size", None) or default_key_size(luks_options["cipher"])
-    random = luks_options.get("random") or os.urandom
-    with luks.Secret(random(key_size)) as key:
+    with _volume_key(luks_options) as key:
         # The payload of this volume is nowhere: what counts is the header.
         luks.format(
             file,
             secret,
+            replace_fields(luks_options, data_offset=LUKS_HEADER_SIZE, volume_key=key),
             header=area,
-            version=1,
-            key_size=key_size,
-            data_offset=LUKS_HEADER_SIZE,
-            volume_key=key,
             overwrite=True,
-            **luks_options,
         ).close()
         file.flush()
         header = luks.load_header(area)
         cipher = _cipher(resources, header, luks.verify_volume_key(header, key.view()))
     device = open_image(file, read_only=False, cipher=cipher)
     return Disk(resources.enter_context(device), header, cipher)
+
+
+def _volume_key(options: luks.FormatOptions) -> luks.Secret:
+    """Return a copy of the key that is given, or a new one."""
+    if options.volume_key is not None:
+        return luks.Secret(view_of(options.volume_key))
+    return luks.Secret(source_or_system(options.random)(options.volume_key_size))
 
 
 def make_copy(resources: ExitStack, file: BlockDevice, disk: Disk, source: BlockDevice) -> Disk:
@@ -196,7 +198,7 @@ def make_copy(resources: ExitStack, file: BlockDevice, disk: Disk, source: Block
     )
     if area is None and disk.cipher is not None:
         raise UnsupportedError(
-            "no image with QEMU's old AES encryption is made", feature="writing AES"
+            "an image with QEMU's old AES encryption is not made", feature="writing AES"
         )
     create(file, disk.device.size, options)
     if area is not None:

@@ -88,7 +88,7 @@ class ContentReader:
             try:
                 with path.open("rb") as file:
                     if path.stat().st_size < _MAPPED_SIZE:
-                        content = file.read(_MOST + 1)  # a pipe or device may have no end
+                        content = file.read(_MOST + 1)  # pipes and devices do not tell their size
                         if len(content) > _MOST:
                             raise ValueError(f"file: {path} has more than {_MOST} bytes")
                         self._files[path] = content
@@ -104,8 +104,9 @@ class ContentReader:
         if codec is None:
             known = ", ".join(codec_names())
             raise ValueError(f"type: {type_!r} has no fields; these have: {known}")
-        from formats.eeprom.framework.codec import cautions_of  # noqa: PLC0415  msgspec, only for fields
-        from formats.eeprom.framework.fields import from_plain  # noqa: PLC0415  msgspec, only for fields
+        # msgspec is imported only where there are fields.
+        from formats.eeprom.framework.codec import cautions_of  # noqa: PLC0415  only where there are fields
+        from formats.eeprom.framework.fields import from_plain  # noqa: PLC0415  only where there are fields
 
         try:
             model = from_plain(fields, codec.model, lambda name: bytes(self.file(name)))

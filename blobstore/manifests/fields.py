@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from blobstore.store.store import Store
     from formats.eeprom.framework.codec import Codec
-    from formats.eeprom.framework.fields import ReadFile
+    from formats.eeprom.framework.reading import ReadFile
 
 _log: Final = LateLogger(__name__)
 

@@ -44,7 +44,7 @@ from blobstore.manifests.content import SIZES, SOURCES, ContentReader
 from blobstore.manifests.manifest import Manifest
 from blobstore.manifests.settings import apply_settings, has_field
 from blobstore.manifests.sizes import parse_size
-from blobstore.store.description import kind_of
+from blobstore.store.description import parse_kind
 from formats.container.model import BLOCK_SIZES, DEFAULT_BLOCK_SIZE
 
 if TYPE_CHECKING:
@@ -241,7 +241,7 @@ class ManifestFile:
         else:
             raise self._error(where, "has neither content nor max-size")
         kind = self._convert(
-            f"{where}: kind", kind_of, self._get(table, where, "kind", str, "blob")
+            f"{where}: kind", parse_kind, self._get(table, where, "kind", str, "blob")
         )
         copies = self._get(table, where, "copies", int, 2)
         try:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, Unpack
 
 from blobstore.errors import ManifestError, NoSpaceError
 from blobstore.image.files import write_file
 from blobstore.image.layers import qcow2_options
-from blobstore.opening import create_store
+from blobstore.opening import PackKeywords, create_store
+from formats.errors import refuse_unknown
 from formats.logs import LateLogger
 from luks import Argon2, Pbkdf2, SeededSource, benchmark_kdf
 
@@ -44,7 +45,7 @@ def pack(
     secret: bytes | Secret | None = None,
     *,
     overwrite: bool = False,
-    **options: Any,
+    **options: Unpack[PackKeywords],
 ) -> Store:
     """Make the image that a manifest describes, and open its store.
 
@@ -58,13 +59,16 @@ def pack(
         secret: Passphrase or content of a key file; None exactly if the
             manifest says ``luks = false``.
         overwrite: Replace what is there.
-        options: Further ones of `blobstore.create`, such as ``iter_time``.
+        options: Those of `blobstore.create` that a manifest leaves open: ``key_size``,
+            ``kdf``, ``iter_time``, ``label`` and ``random``.
 
     Raises:
         ManifestError: The sections do not fit the size that the manifest gives the image.
         ImageExistsError, ForeignImageError, DeviceError, ValueError: As
             `blobstore.create`.
+        TypeError: There is no such option.
     """
+    refuse_unknown("blobstore.pack", options, PackKeywords.__annotations__)
     _warn_of_seed(manifest)
     return _create(manifest, output, secret, overwrite=overwrite, options=options)
 
@@ -75,16 +79,10 @@ def _create(
     secret: bytes | Secret | None,
     *,
     overwrite: bool,
-    options: dict[str, Any],
+    options: PackKeywords,
 ) -> Store:
     if manifest.seed is not None:
         options = _seeded(manifest, options)
-    if manifest.luks_version is not None:
-        options = {
-            **options,
-            "luks_version": manifest.luks_version,
-            "sector_size": manifest.sector_size,
-        }
     try:
         return create_store(
             output,
@@ -94,6 +92,8 @@ def _create(
             encrypted=manifest.encrypted,
             image_format=manifest.image_format,
             own_luks=manifest.own_luks,
+            luks_version=manifest.luks_version or 2,
+            sector_size=manifest.sector_size,
             qcow2_options=qcow2_options(manifest.cluster_size),
             size=manifest.size,
             free=0,
@@ -138,7 +138,7 @@ def pack_table(
     raw: str | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
-    **options: Any,
+    **options: Unpack[PackKeywords],
 ) -> int:
     """Make an image, or the binary of one section, for each row of a table.
 
@@ -159,8 +159,10 @@ def pack_table(
         ManifestError: A row is wrong; the units before it are made.
         OutputExistsError, ImageExistsError, DeviceError, ValueError: As `pack` and
             `pack_raw`; the units before it are made, and perhaps a few after it.
+        TypeError: There is no such option.
     """
-    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415  only a table is packed by threads
+    refuse_unknown("blobstore.pack_table", options, PackKeywords.__annotations__)
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415  only for tables
 
     total, done = len(table), 0
     # Most of the time goes into making files durable, which may be done side by side;
@@ -196,7 +198,7 @@ def _make_unit(
     manifest: Manifest,
     secret: bytes | Secret | None,
     raw: str | None,
-    options: dict[str, Any],
+    options: PackKeywords,
     *,
     overwrite: bool,
 ) -> None:
@@ -206,7 +208,7 @@ def _make_unit(
         _create(manifest, path, secret, overwrite=overwrite, options=options).close()
 
 
-def _seeded(manifest: Manifest, options: dict[str, Any]) -> dict[str, Any]:
+def _seeded(manifest: Manifest, options: PackKeywords) -> PackKeywords:
     """Return options with which everything random comes from the manifest's seed.
 
     What is derived depends on all that the manifest says, so that two manifests with
@@ -241,7 +243,7 @@ def _warn_of_seed(manifest: Manifest) -> None:
         _log.warning("all keys can be derived from the seed: who has it needs no secret")
 
 
-def _measure_once(options: dict[str, Any], manifest: Manifest) -> None:
+def _measure_once(options: PackKeywords, manifest: Manifest) -> None:
     """Replace the kind of a key derivation in the options by a cost that was measured."""
     kind = options.get("kdf")
     if kind is None or isinstance(kind, str):

@@ -60,7 +60,7 @@ class UnitTable:
         for column in columns:
             if column not in self._settings and column not in wanted:
                 raise ManifestError(
-                    f"{path}: column {column!r} is neither a field of the manifest nor in {output}"
+                    f"{path}: column {column!r} is not a field of the manifest, nor in {output}"
                 )
 
     def __len__(self) -> int:

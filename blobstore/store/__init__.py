@@ -1,16 +1,16 @@
 """The store: what users call. One object for an open container, safe between threads.
 
 This room gives the container (`blobstore.container`) what a user expects of it: names,
-methods that block until what they did is durable, a lock, a policy, and an end. The
-rules of the format are not here. A method finds its sections, checks what the caller
-asks for, takes the lock, and has the container do it.
+methods that block until what they did is durable, a lock, and an end. The rules of the
+format are not here. A method finds its sections, checks what the caller asks for, takes
+the lock, and has the container do it.
 
 The promises are these. When `put` or a transaction returns, its change is durable;
 when it raises, the store holds exactly the old state or the new one, and says
 `PoisonedStoreError` if it does not know which (C51, C63). What `get` returns has been
 verified (C23). A store that is not what its user relies on, because it is not
 encrypted, or older than it was, is refused before anything is read from it (C25;
-`policy`).
+`reliance`).
 
 What must not happen here:
 
@@ -21,9 +21,10 @@ What must not happen here:
   What a file or device got wrong is a `StorageError`, never one of the two.
 - No path: a store can lie on any `BlockDevice`. `blobstore.opening` knows images.
 
-Begin with `store`, which is `writer` on top of `reader`: opening, closing, what can
-be changed, what can be read. Then `transaction` (changes of several sections that
-become one commit), `lookup` (names, and what may be said of those that are missing),
-`description` (what a store says of itself) and `policy`. The room `windows` makes
+Begin with `store`, the class that users see: each method with its documentation. What
+its methods share, and ask before they begin, is in `session`. Then read `transaction`
+(changes of several sections that become one commit), `lookup` (names, and what may be
+said of those that are missing), `description` (what a store says of itself), `reliance`,
+and `handover` (letting another process have the image). The room `windows` makes
 sections into block devices.
 """

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from formats.container.model import DIGEST_SIZE, FORMAT_VERSION, Authentication, Kind, State
 
 if TYPE_CHECKING:
-    from blobstore.container.directory import Directory, Section
+    from blobstore.container.directory import Directory
     from blobstore.container.open_container import OpenContainer
+    from blobstore.container.sections import Section
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,7 @@ class Digest:
         """Return the digest that ``str`` wrote.
 
         Raises:
-            ValueError: It is none.
+            ValueError: It is not a digest.
         """
         generation, _, root = text.partition(":")
         try:
@@ -132,7 +133,7 @@ class Digest:
         return digest
 
 
-def kind_of(name: str) -> Kind:
+def parse_kind(name: str) -> Kind:
     """Return the kind of that name.
 
     Raises:

@@ -1,16 +1,22 @@
-"""Finding sections by name, and what may be said of those that are not found."""
+"""Finding sections and blobs by name, and what may be said of those that are not found."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from blobstore.errors import BlobNotFoundError, CorruptBlobError, DamagedHeadError
-from blobstore.store.policy import damaged_head
+from blobstore.errors import (
+    BlobNotFoundError,
+    CorruptBlobError,
+    DamagedHeadError,
+    NoPreviousBlobError,
+    UnwrittenBlobError,
+)
+from blobstore.store.reliance import damaged_head
 from formats.container.model import State
 
 if TYPE_CHECKING:
-    from blobstore.container.directory import Section
     from blobstore.container.open_container import OpenContainer
+    from blobstore.container.sections import Section
     from formats.devices.device import Device
 
 
@@ -58,6 +64,37 @@ class Lookup:
             self._require_known(section)
         return section
 
+    def newest_blob(self, name: str) -> bytes:
+        """Return the blob of a section, verified.
+
+        Raises:
+            UnwrittenBlobError: It was registered and never written.
+            StorageError: As `find`; or it does not verify.
+        """
+        newest = self.find(name).newest
+        if newest.version.state is State.UNWRITTEN:
+            raise UnwrittenBlobError(f"section {name!r} was registered and never written")
+        return self._container.blobs.read(newest)
+
+    def previous_blob(self, name: str) -> bytes:
+        """Return the blob before the newest, or what is left where damage took one copy.
+
+        Raises:
+            NoPreviousBlobError: There is none, or it does not verify.
+            StorageError: As `find`.
+        """
+        section = self.find(name, damaged=True)
+        left = section.newest if None in section.copies else section.older
+        name = section.name
+        if left.version.state is not State.LIVE or len(section.copies) == 1:
+            raise NoPreviousBlobError(f"section {name!r} has no previous blob")
+        try:
+            return self._container.blobs.read(left)
+        except CorruptBlobError as error:
+            raise NoPreviousBlobError(
+                f"the previous blob of section {name!r} does not verify either"
+            ) from error
+
     def require_complete(self) -> None:
         """Check that the sections that are known are all there are (C82).
 
@@ -82,13 +119,13 @@ class Lookup:
         """Refuse ``what`` where damage leaves unknown whether it is the newest (C67).
 
         Raises:
-            DamagedHeadError: It does, and nobody permitted that.
+            DamagedHeadError: It does, and that was not permitted.
         """
         if not (self._container.directory.fresh or self._container.allow_damaged):
             raise self.damaged_head(f"nothing proves that {what} is the newest [C67]")
 
     def require_no_window(self, name: str) -> None:
-        """Refuse to change a section behind the back of its window.
+        """Refuse to change a section that has an open window.
 
         Raises:
             ValueError: The section has an open window.

@@ -1,29 +1,47 @@
-"""The store: named blobs that survive, one object per open container."""
+"""The store: named blobs that survive, one object per open container.
+
+This module is the whole of what users call, with the documentation that ``help(Store)``
+shows: most of its lines are that, which is why it is so long. What a store consists of
+is in `blobstore.store.session`; what its methods do, in the modules that they import.
+
+They import these when they are called, for most programs only get a blob or put one,
+and each module that is loaded delays them (``tests/cli/test_start_up.py``).
+"""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Self
+import weakref
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Self, TypeVar
 
-from blobstore.container.durable import interrupt_first
 from blobstore.container.open_container import OpenContainer, is_settled, open_container
-from blobstore.store.lookup import Lookup
-from blobstore.store.policy import follow_store, require_pinned, require_protection
-from blobstore.store.writer import StoreWriter
+from blobstore.errors import BlobNotFoundError, BlobTooLargeError
+from blobstore.store.reliance import require_pinned, require_protection
+from blobstore.store.session import Closing, Session
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
-    from types import TracebackType
+    from collections.abc import Callable, Collection, Iterator
 
+    from blobstore.container.regions import Region
     from blobstore.container.scrub import Scrubbed
     from blobstore.container.verification import Report
     from blobstore.image.image import Image, ImageLock
-    from blobstore.store.description import Digest
+    from blobstore.store.description import Digest, SectionInfo, StoreInfo
+    from blobstore.store.transaction import Transaction
+    from blobstore.store.windows.window import Window
     from formats.container.model import Header
-    from formats.devices.device import BlockDevice
+    from formats.devices.device import BlockDevice, ReadableBuffer
+
+_Result = TypeVar("_Result")
 
 
-class Store(StoreWriter):
+class _Block:
+    """Stands for the block of a transaction: it is gone when that is left."""
+
+    __slots__ = ("__weakref__",)
+
+
+class Store(Closing):
     """An open store. `blobstore.open` and `blobstore.create` make them.
 
     All methods may be called from several threads; a put is atomic and durable
@@ -31,29 +49,9 @@ class Store(StoreWriter):
     before a fork raises `ForkedProcessError` in the child (C64).
     """
 
-    def __init__(
-        self,
-        container: OpenContainer,
-        image: Image | None,
-        *,
-        read_only: bool,
-        resources: ExitStack,
-        require_protection: Callable[[Header], None],
-        image_lock: ImageLock | None = None,
-        released: bool = False,
-        unlocked: bool = False,
-    ) -> None:
-        """Serve ``container``; use the functions that open stores instead."""
-        super().__init__(
-            container,
-            image,
-            read_only=read_only,
-            released=released,
-            unlocked=image_lock if unlocked else None,
-        )
-        self._resources = resources
-        self._require_protection = require_protection
-        self._image_lock = image_lock
+    def __init__(self, session: Session) -> None:
+        """Serve what ``session`` holds; use the functions that open stores instead."""
+        self._session = session
 
     @classmethod
     def on_device(
@@ -117,21 +115,463 @@ class Store(StoreWriter):
         else:
             container = opened()
         if not (read_only or released) and container.writable:
-            from blobstore.container.recovery import recover  # noqa: PLC0415  not to read
+            from blobstore.container.recovery import recover  # noqa: PLC0415  a get does not need it
 
             recover(container)
         return cls(
-            container,
-            image,
-            read_only=read_only,
-            resources=resources or ExitStack(),
-            require_protection=protected,
-            image_lock=image_lock,
-            released=released,
-            unlocked=unlocked,
+            Session(
+                container,
+                image,
+                image_lock=image_lock,
+                read_only=read_only,
+                released=released,
+                unlocked=unlocked,
+                require_protection=protected,
+                resources=resources or ExitStack(),
+            )
         )
 
+    @property
+    def image(self) -> Image | None:
+        """What the container lies in; None if it was opened on a device."""
+        return self._session.image
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the store was opened for reading only."""
+        return self._session.read_only
+
+    # ----------------------------------------------------------- reading
+
+    def get(self, name: str, *, previous: bool = False) -> bytes:
+        """Return the blob of a section.
+
+        Args:
+            name: The section.
+            previous: Return the blob before the newest instead, or what is left
+                where damage took one copy. It is verified like any other, but
+                nothing says how old it is; ask for it only on a human's behalf.
+
+        Raises:
+            NoPreviousBlobError: There is no such blob, or it does not verify.
+            BlobNotFoundError: There is no such section, for certain.
+            UnwrittenBlobError: It was registered and never written.
+            CorruptBlobError: What was durable no longer verifies.
+            DamagedHeadError: Damage leaves unknown whether there is one, or
+                whether it is the newest (C67).
+            PoisonedStoreError: A failed write leaves it in doubt.
+            DeviceError: It cannot be read.
+        """
+        session = self._session
+
+        def read() -> bytes:
+            lookup = session.lookup
+            return lookup.previous_blob(name) if previous else lookup.newest_blob(name)
+
+        return session.at_one_moment(read)
+
+    def section(self, name: str) -> SectionInfo:
+        """Return what the directory says of a section; errors as `get`."""
+        from blobstore.store.description import describe_section  # noqa: PLC0415  a get does not need it
+
+        session = self._session
+        return session.at_one_moment(
+            lambda: describe_section(session.lookup.find(name, damaged=True)),
+            settled=lambda section: section.damage is None,
+        )
+
+    def sections(self, *, allow_damaged: bool = False) -> tuple[SectionInfo, ...]:
+        """Return all sections in the order in which they lie in the container.
+
+        What is not among them is not there: where damage leaves that open, there is an
+        error (C82).
+
+        Args:
+            allow_damaged: Return then what is left. What has lost its name is among
+                it, with an empty name: sections whose last known name another one has,
+                and what damaged heads hide, if they hide anything.
+
+        Raises:
+            DamagedHeadError: Damage may hide sections, and not ``allow_damaged``.
+            PoisonedStoreError: A failed write leaves some in doubt, and not
+                ``allow_damaged``.
+        """
+        from blobstore.store.description import describe_sections  # noqa: PLC0415  a get does not need it
+
+        session = self._session
+
+        def read() -> tuple[SectionInfo, ...]:
+            if not allow_damaged:
+                session.lookup.require_complete()
+            return describe_sections(session.container.directory)
+
+        return session.at_one_moment(read)
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names, in the order of `sections`; errors as there."""
+        return iter([section.name for section in self.sections()])
+
+    def __len__(self) -> int:
+        """Return the number of sections; errors as `sections`."""
+        return len(self.sections())
+
+    def __contains__(self, name: object) -> bool:
+        """Say whether there is such a section.
+
+        Raises:
+            DamagedHeadError: It is not found, but may be hidden by damage.
+        """
+        if not isinstance(name, str):
+            return False
+        try:
+            session = self._session
+            session.at_one_moment(lambda: session.lookup.find(name, damaged=True))
+        except BlobNotFoundError:
+            return False
+        return True
+
+    def digest(self) -> Digest:
+        """Return what pins the state of the whole store from outside.
+
+        Raises:
+            DamagedHeadError: A head is damaged, so the root is not known.
+        """
+        from blobstore.store.description import Digest  # noqa: PLC0415  a get does not need it
+
+        session = self._session
+
+        def read() -> Digest:
+            directory = session.container.directory
+            if directory.root is None:
+                raise session.lookup.damaged_head("the root is not known")
+            return Digest(directory.counted, directory.root)
+
+        return session.at_one_moment(read)
+
+    def info(self) -> StoreInfo:
+        """Return what the header says of the store as a whole."""
+        from blobstore.store.description import describe_store  # noqa: PLC0415  a get does not need it
+
+        session = self._session
+        return session.at_one_moment(lambda: describe_store(session.container))
+
+    def regions(self) -> tuple[Region, ...]:
+        """Return what every byte of the container is for, in order."""
+        from blobstore.container.regions import container_regions  # noqa: PLC0415  few callers need it
+
+        session = self._session
+        return session.at_one_moment(lambda: container_regions(session.container))
+
+    def require_fresh(self) -> None:
+        """Refuse a store of which damage leaves unknown whether what is visible is all.
+
+        And whether it is the newest (C67). For callers that conclude from all sections
+        together; `get` asks by itself. With ``allow_damaged`` nothing is refused.
+
+        Raises:
+            DamagedHeadError: That is not known.
+        """
+        session = self._session
+        with session.lock:
+            session.require_open()
+            session.lookup.require_fresh("what is left")
+
+    def at_one_moment(
+        self,
+        read: Callable[[], _Result],
+        *,
+        settled: Callable[[_Result], bool] = lambda _: True,
+    ) -> _Result:
+        """Return what ``read`` returns; all that it gets of this store is of one moment.
+
+        Other threads wait meanwhile. On a store without the lock (C66), ``read`` is called
+        again if it fails, or its result is not ``settled``, until the image has held still
+        for it.
+
+        Args:
+            read: Calls methods of this store that change nothing.
+            settled: Says whether a result is what a sound store leads to; otherwise it
+                counts only if the image held still.
+
+        Raises:
+            StorageError: As ``read``; `StoreBusyError` if the image does not hold still.
+        """
+        return self._session.at_one_moment(read, settled)
+
+    # ---------------------------------------------------------- changing
+
+    def put(self, name: str, data: ReadableBuffer) -> None:
+        """Replace the blob of a section, atomically and durably.
+
+        Args:
+            name: A registered section.
+            data: The whole blob; not modified, and not kept.
+
+        Raises:
+            BlobNotFoundError: There is no such section.
+            BlobTooLargeError: ``data`` is larger than the section's worst case.
+            ReadOnlyError: The store is open for reading only.
+            DamagedHeadError: A head is damaged; nothing is written around it.
+            DeviceError: The write failed. The section has the old blob or the
+                new one, which of them shows when the store is opened anew.
+            PoisonedStoreError: An earlier write failed.
+            ValueError: The section has an open window.
+        """
+        from blobstore.container.commit import Change, commit  # noqa: PLC0415  a get does not need it
+
+        # What `transaction` does for one section, without its bookkeeping.
+        blob = memoryview(data).cast("B")
+        session = self._session
+        with session.lock:
+            session.require_writable()
+            lookup = session.lookup
+            section = lookup.find(name)
+            if len(blob) > section.max_size:
+                raise BlobTooLargeError.of(name, len(blob), section.max_size)
+            lookup.require_no_window(name)
+            commit(session.container, [Change(section, name, blob=blob, replaces=section)])
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Make several changes as one: all of them or none, also after a crash.
+
+            with store.transaction() as changes:
+                changes.put("tpm-permanent-state", permanent)
+                changes.put("tpm-volatile-state", volatile)
+
+        Nothing is written before the end of the block, and nothing at all if it
+        is left by an exception. Other threads wait meanwhile.
+
+        Raises:
+            ReadOnlyError: The store is open for reading only.
+            ValueError: Another transaction is under way in this thread.
+            Exception: At the end of the block as `Transaction.commit` says.
+        """
+        from blobstore.store.transaction import Transaction  # noqa: PLC0415  a get does not need it
+
+        session = self._session
+        with session.lock:
+            session.require_writable()
+            transaction = Transaction(session.container, session.lookup)
+            # It lives as long as this block, also if an interrupt ends that.
+            block = _Block()
+            session.transaction = transaction
+            session.transaction_block = weakref.ref(block)
+            try:
+                yield transaction
+                transaction.commit()
+            finally:
+                transaction.abandon()
+
+    def register(
+        self,
+        name: str,
+        max_size: int,
+        kind: str = "blob",
+        *,
+        copies: int | None = None,
+        type: str = "",  # noqa: A002  the field's name in the format
+    ) -> SectionInfo:
+        """Make sure that a section exists and is large enough.
+
+        What a device calls when it starts. It creates the section, or finds it,
+        or moves it to a larger place; it never makes one smaller. The image
+        grows if it must and can.
+
+        Args:
+            name: 1 to 200 bytes of UTF-8 without control characters.
+            max_size: Worst-case size of the blob, in bytes.
+            kind: ``"blob"``, or ``"window"`` for devices that write like disks.
+            copies: 2 (the default) makes puts atomic; 1 is for content that is
+                only read. None takes an existing section as it is.
+            type: What the blob is, for tools; used when the section is created.
+
+        Raises:
+            ValueError: An argument is out of bounds.
+            SectionMismatchError: It exists as another kind or with other copies.
+            NoSpaceError: There is no room for it.
+            ReadOnlyError: It would have to be made or moved and must not be.
+            CorruptBlobError: It is corrupt and would have to be moved, or the
+                name is not found in a damaged directory.
+            DeviceError, PoisonedStoreError: As in `put`.
+        """
+        from blobstore.store.transaction import Transaction  # noqa: PLC0415  a get does not need it
+
+        session = self._session
+        with session.lock:
+            session.require_open()
+            transaction = Transaction(session.container, session.lookup)
+            transaction.register(name, max_size, kind, copies=copies, type=type)
+            if transaction.changes:
+                session.require_writable()
+                transaction.commit()
+            return self.section(name)
+
+    def window(
+        self,
+        name: str,
+        *,
+        in_place: bool = False,
+        idle: float = 0.05,
+        longest: float = 1.0,
+        accept_unverified: bool = False,
+    ) -> Window:
+        """Open a section of kind ``"window"`` as a device of exactly its worst-case size.
+
+        Writes are buffered and become commits: when the window is flushed or
+        closed, after a pause, or when they have waited for long. A crash leaves
+        what one of these commits left. The content is kept in memory meanwhile.
+        `get` and backups see what was committed last; nothing else may change
+        the section before the window is closed. Closing the store closes it.
+
+        In place, writes go to the image directly and a flush makes them durable,
+        as on a disk; the window is committed when it is closed. After a crash it
+        is unverified: `get` raises `CorruptBlobError`, and with ``previous``
+        returns what it was when it was opened. Nothing authenticates what lies in
+        place: what is committed at the end is what is found there, whoever wrote it,
+        also if another program with access to the image did. `SectionInfo` says
+        since when that was so (``in_place_since``), and `verify` notes it. So do not
+        write in place what must not be falsified.
+
+        On a store open for reading, or released, and of a section of one copy, the
+        window takes no writes.
+
+        Args:
+            name: A registered section; it has at most one window at a time.
+            in_place: Do not buffer.
+            idle: Seconds without a write after which is committed: longer than
+                the gaps inside a burst of writes.
+            longest: Seconds after the first uncommitted write at which is
+                committed in any case: what a crash can take. A commit computes
+                a mac over the whole window, so it should not be much shorter.
+            accept_unverified: Go on with what is there if the section was
+                being written in place when the store was last used.
+
+        Raises:
+            SectionMismatchError: It is not a window, or has one copy and was to be
+                written in place.
+            ValueError: It has an open window already.
+            BlobNotFoundError, CorruptBlobError, DeviceError: As in `get`.
+            ReadOnlyError, PoisonedStoreError: Opening in place makes commits.
+        """
+        from blobstore.store.windows.opening import open_window  # noqa: PLC0415  few callers need it
+        from blobstore.store.windows.window import Host  # noqa: PLC0415  few callers need it
+
+        session = self._session
+
+        def read() -> Window:
+            host = Host(
+                session.container,
+                session.lookup,
+                session.lock,
+                session.read_only or session.released or not session.container.writable,
+                session.require_writable,
+            )
+            return open_window(
+                host,
+                name,
+                in_place=in_place,
+                idle=idle,
+                longest=longest,
+                accept_unverified=accept_unverified,
+            )
+
+        return session.at_one_moment(read)
+
+    def resize(self, name: str, max_size: int) -> None:
+        """Change the worst-case size of a section, to more or to less.
+
+        Raises:
+            BlobTooLargeError: Its blob is larger than ``max_size``.
+            NoSpaceError: There is no room to move it to.
+            BlobNotFoundError, CorruptBlobError, ReadOnlyError, DeviceError,
+            PoisonedStoreError: As in `put`.
+        """
+        with self.transaction() as changes:
+            changes.resize(name, max_size)
+
+    def rename(self, name: str, new: str) -> None:
+        """Give a section another name.
+
+        Raises:
+            SectionExistsError: There is a section of that name already.
+            BlobNotFoundError, CorruptBlobError, ReadOnlyError, DeviceError,
+            PoisonedStoreError: As in `put`.
+        """
+        with self.transaction() as changes:
+            changes.rename(name, new)
+
+    def restore(self, name: str) -> None:
+        """Make the previous blob of a section its newest one again, by a new commit.
+
+        Raises:
+            NoPreviousBlobError: As in `get` with ``previous``.
+            DamagedHeadError: A head is damaged: repair the store first.
+            BlobNotFoundError, ReadOnlyError, DeviceError, PoisonedStoreError:
+                As in `put`.
+        """
+        with self._session.lock:
+            self.put(name, self.get(name, previous=True))
+
+    def delete(self, name: str) -> None:
+        """Delete a section and its blob; its space is free again.
+
+        The blob is not overwritten at once: what lies in free space can be read
+        by anyone who can open the volume.
+
+        Raises:
+            BlobNotFoundError, ReadOnlyError, DeviceError, PoisonedStoreError:
+                As in `put`.
+        """
+        with self.transaction() as changes:
+            changes.delete(name)
+
+    def grow(self, size: int) -> None:
+        """Make the container, and the image around it, larger.
+
+        Args:
+            size: Bytes the container is to have at least; it never gets less.
+
+        Raises:
+            NoSpaceError: The image cannot grow.
+            ReadOnlyError, DamagedHeadError, DeviceError, PoisonedStoreError:
+                As in `put`.
+        """
+        from blobstore.container.growth import grow  # noqa: PLC0415  few callers need it
+
+        session = self._session
+        with session.lock:
+            session.require_writable()
+            container = session.container
+            total = -(-size // container.block_size) * container.block_size
+            if total > container.total:
+                grow(container, total)
+
     # ------------------------------------------------------- maintenance
+
+    def verify(self, progress: Callable[[int, int], None] | None = None) -> Report:
+        """Read and check everything there is (see `blobstore.container.verification`).
+
+        Both copies of a LUKS2 header around it must be sound as well.
+
+        Args:
+            progress: Called now and then with bytes done and bytes in all.
+        """
+        from dataclasses import replace  # noqa: PLC0415  few callers need it
+
+        from blobstore.container.verification import Problem, verify  # noqa: PLC0415  few callers need it
+
+        session = self._session
+
+        def look() -> Report:
+            report = verify(session.container, progress)
+            which = session.image and session.image.damaged_header_copy
+            if not which:
+                return report
+            problem = Problem(f"the {which} LUKS header copy is damaged or old")
+            return replace(report, problems=(problem, *report.problems))
+
+        return session.at_one_moment(look, settled=lambda report: report.ok)
 
     def repair(
         self,
@@ -161,18 +601,19 @@ class Store(StoreWriter):
             ValueError: The store has open windows.
             ReadOnlyError, DeviceError, PoisonedStoreError: As in `put`.
         """
-        from blobstore.container.repair.repair import repair, report  # noqa: PLC0415  rarely used
+        from blobstore.container.repair.repair import repair, report  # noqa: PLC0415  few callers need it
 
-        with self._lock:
-            self._require_alone()
+        session = self._session
+        with session.lock:
+            session.require_alone()
             done = repair(
-                self._container,
+                session.container,
                 accept_previous=as_names(accept_previous),
                 accept_lost=accept_lost,
                 names=as_names(names),
             )
-            if done.container is not self._container:
-                self._container, self._lookup = done.container, Lookup(done.container)
+            if done.container is not session.container:
+                session.use(done.container)
             return report(done, self.verify(progress))
 
     def compact(self, progress: Callable[[int, int], None] | None = None) -> int:
@@ -181,7 +622,7 @@ class Store(StoreWriter):
         The image does not get smaller. Previous blobs of what is moved are gone.
 
         Args:
-            progress: Called with sections looked at and in all.
+            progress: Called now and then with bytes looked at and bytes in all.
 
         Returns:
             How many sections were moved.
@@ -191,11 +632,11 @@ class Store(StoreWriter):
             ReadOnlyError, DamagedHeadError, DeviceError, PoisonedStoreError:
                 As in `put`.
         """
-        from blobstore.container.compaction import compact  # noqa: PLC0415  rarely used
+        from blobstore.container.compaction import compact  # noqa: PLC0415  few callers need it
 
-        with self._lock:
-            self._require_alone()
-            return compact(self._container, progress)
+        with self._session.lock:
+            self._session.require_alone()
+            return compact(self._session.container, progress)
 
     def scrub(self, progress: Callable[[int, int], None] | None = None) -> Scrubbed:
         """Write both copies of every section anew, and zeros where no section is.
@@ -212,11 +653,11 @@ class Store(StoreWriter):
             ReadOnlyError, DamagedHeadError, DeviceError, PoisonedStoreError:
                 As in `put`.
         """
-        from blobstore.container.scrub import scrub  # noqa: PLC0415  rarely used
+        from blobstore.container.scrub import scrub  # noqa: PLC0415  few callers need it
 
-        with self._lock:
-            self._require_alone()
-            return scrub(self._container, progress)
+        with self._session.lock:
+            self._session.require_alone()
+            return scrub(self._session.container, progress)
 
     # ---------------------------------------------------------- handover
 
@@ -232,16 +673,10 @@ class Store(StoreWriter):
                 windows.
             DeviceError, PoisonedStoreError: As in `close`; the lock is kept.
         """
-        from blobstore.container.recovery import close  # noqa: PLC0415  not to read
+        from blobstore.store.handover import release  # noqa: PLC0415  few callers need it
 
-        with self._lock:
-            self._require_writable()
-            lock = self._require_lock()
-            if self._lookup.windows:
-                raise ValueError("close the windows of the store first")
-            close(self._container)
-            lock.release()
-            self._released, self._unlocked = True, lock
+        with self._session.lock:
+            release(self._session)
 
     def take_over(
         self, *, expect_digest: Digest | None = None, at_least_generation: int = 0
@@ -268,35 +703,12 @@ class Store(StoreWriter):
             ValueError: The store has open windows.
             CorruptStoreError, FormatError, DeviceError: As in `blobstore.open`.
         """
-        from blobstore.container.recovery import recover  # noqa: PLC0415  not to read
+        from blobstore.store.handover import take_over  # noqa: PLC0415  few callers need it
 
-        with self._lock:
-            self._require_open()
-            lock = self._require_lock()
-            if not self._released:
-                require_pinned(self._container.directory, expect_digest, at_least_generation)
-                return
-            if self._lookup.windows:
-                raise ValueError("close the windows of the store first")
-            lock.acquire()
-            try:
-                container = follow_store(self._container)
-                self._require_protection(container.header)
-                require_pinned(container.directory, expect_digest, at_least_generation)
-                if container.writable:
-                    recover(container)
-            except BaseException:
-                lock.release()
-                raise
-            self._container, self._lookup = container, Lookup(container)
-            self._released, self._unlocked = False, None
+        with self._session.lock:
+            take_over(self._session, expect_digest, at_least_generation)
 
-    def _require_lock(self) -> ImageLock:
-        if self._image_lock is None or self._read_only:
-            raise ValueError("only a store opened by its path for writing can change hands")
-        return self._image_lock
-
-    # -------------------------------------------------------------- end
+    # --------------------------------------------------------------- end
 
     def close(self) -> None:
         """Close all windows, record that everything is durable, and release the image.
@@ -310,37 +722,7 @@ class Store(StoreWriter):
                 not be committed; this, and `PoisonedStoreError`, are as in
                 `Window.close`.
         """
-        if self._lock.owner.is_other:
-            return  # all this is the parent's to do
-        with self._lock:
-            try:
-                if not self._closed:
-                    self._end_transaction()
-                    with ExitStack() as ending:
-                        ending.callback(self._finish)
-                        for window in list(self._lookup.windows.values()):
-                            ending.callback(window.close)
-            finally:
-                self._closed = True
-                self._resources.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        with interrupt_first(error):
-            self.close()
-
-    def _finish(self) -> None:
-        if not (self._read_only or self._released) and self._container.writable:
-            from blobstore.container.recovery import close  # noqa: PLC0415  not to read
-
-            close(self._container)
+        self._session.close()
 
 
 def as_names(names: Collection[str]) -> Collection[str]:

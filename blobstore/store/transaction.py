@@ -18,7 +18,7 @@ from blobstore.errors import (
     SectionMismatchError,
     UnwrittenBlobError,
 )
-from blobstore.store.description import kind_of
+from blobstore.store.description import parse_kind
 from formats.container.model import (
     ID_SIZE,
     MAX_NAME_SIZE,
@@ -33,8 +33,8 @@ from formats.errors import ArgumentError
 from formats.process import Owned, Owner
 
 if TYPE_CHECKING:
-    from blobstore.container.directory import Section
     from blobstore.container.open_container import OpenContainer
+    from blobstore.container.sections import Section
     from blobstore.store.lookup import Lookup
     from formats.devices.device import ReadableBuffer
 
@@ -115,7 +115,7 @@ class Transaction(Owned):
         type: str = "",  # noqa: A002  the field's name in the format
     ) -> None:
         """Make sure that a section exists and is large enough."""
-        wanted = kind_of(kind)
+        wanted = parse_kind(kind)
         if copies not in (None, 1, 2):
             raise ArgumentError(f"a section has 1 or 2 copies, not {copies}")
         _check_size(max_size)

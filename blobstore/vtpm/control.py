@@ -170,7 +170,7 @@ def buffer_size(size: int, least: int, most: int) -> bytes:
 
 
 def state_blob(code: int, blob: bytes, offset: int) -> bytes:
-    """Return the reply of `Code.GET_STATE_BLOB`: what is left from ``offset`` on."""
+    """Return the reply of `Code.GET_STATE_BLOB`: what is left after ``offset``."""
     rest = blob[offset:]
     return struct.pack(">IIII", code, 0, len(rest), len(rest)) + rest
 

@@ -78,7 +78,7 @@ class Dispatcher:
         running = self._tpm.running
         if request.code in (_STOPPED if running else _RUNNING):
             return control.result(Result.BAD_ORDINAL)
-        if request.code is Code.CANCEL:  # does not wait for the command that it ends
+        if request.code is Code.CANCEL:  # must not wait for the command that it cancels
             return control.result(self._tpm.cancel())
         try:
             return self._do(request)

@@ -1,4 +1,4 @@
-"""libtpms through ctypes: one TPM, whose state is kept by the callbacks.
+"""libtpms through ctypes: one TPM, whose state is kept by its callbacks.
 
 The library is found when a TPM is made and nothing else needs it. It has one TPM in a
 process, whatever is done (V2).

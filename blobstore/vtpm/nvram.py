@@ -269,7 +269,7 @@ class StoreNvram:
             return None
         except BlobNotFoundError:
             if slot is Slot.PERMANENT and self._registered:
-                raise  # it was deleted, which is not a reason to make a new TPM
+                raise  # it was deleted while the TPM ran, which does not permit a new TPM
             return None
 
     def _decoded(self, slot: Slot) -> PlainState | None:

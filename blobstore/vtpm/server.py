@@ -81,7 +81,7 @@ class Server:
             terminate: End when the data connection ends.
 
         Raises:
-            DeviceBusyError, DeviceError: It is not possible to listen there.
+            DeviceBusyError, DeviceError: A socket cannot be made there.
         """
         self._waker = _Waker()
         self._ending = False
@@ -307,7 +307,7 @@ def _readable(*sources: _Source | None, timeout: float | None = None) -> list[_S
 def _signals(end: Callable[[], None]) -> Iterator[None]:
     """Let signals end the server in good order (V59); for the main thread only.
 
-    What was ignored when this started, as under `nohup`, stays ignored; SIGTERM ends
+    Signals that the parent process ignored, as `nohup` does, stay ignored; SIGTERM ends
     us nevertheless, as it ends swtpm: what else is there to end a daemon with?
     """
     chosen = [one for one in _SIGNALS if one == signal.SIGTERM or not _is_ignored(one)]

@@ -60,8 +60,8 @@ def listener(channel: Channel) -> socket.socket | None:
     """Return a socket that listens, or None if the channel is a connection already.
 
     Raises:
-        DeviceBusyError: Another process listens there.
-        DeviceError: It is not possible to listen there.
+        DeviceBusyError: A process listens there.
+        DeviceError: The socket cannot be made.
     """
     try:
         if channel.path is not None:
@@ -85,7 +85,7 @@ def connection(descriptor: int) -> socket.socket:
     """Return the socket of a descriptor, which it takes.
 
     Raises:
-        DeviceError: It is none.
+        DeviceError: It is not a socket.
     """
     try:
         return socket.socket(fileno=descriptor)
@@ -156,7 +156,7 @@ def _unix_listener(path: Path, channel: Channel) -> socket.socket:
     _remove_left_over(path)
     listening = socket.socket(socket.AF_UNIX)
     try:
-        mask = os.umask(0o177)  # no one else connects before the mode is set
+        mask = os.umask(0o177)  # so that no other user connects before the mode is set
         try:
             listening.bind(os.fspath(path))
         finally:
@@ -172,7 +172,7 @@ def _unix_listener(path: Path, channel: Channel) -> socket.socket:
 
 
 def _remove_left_over(path: Path) -> None:
-    """Remove a socket at which nothing listens any more, and nothing else."""
+    """Remove a socket on which no process listens any more, and nothing else."""
     try:
         if not stat.S_ISSOCK(path.stat().st_mode):
             return

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 from msgspec import Meta
 
+from formats.eeprom.framework.annotations import kebab
 from formats.eeprom.framework.limits import UInt8
-from formats.eeprom.framework.mirror import kebab
 from formats.eeprom.fru_text import END_OF_FIELDS, Text, decode_text, encode_text
 from formats.eeprom.parts.checksums import zero_sum
 from formats.errors import FieldError
@@ -31,7 +31,7 @@ _MINUTE: Final = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Area:
+class InfoArea:
     """An area with fields.
 
     Attributes:
@@ -48,7 +48,7 @@ class Area:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChassisInfo(Area):
+class ChassisInfo(InfoArea):
     """What the part is in. `chassis_type` is as in SMBIOS, such as 23 for a rack mount chassis."""
 
     chassis_type: UInt8
@@ -57,7 +57,7 @@ class ChassisInfo(Area):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BoardInfo(Area):
+class BoardInfo(InfoArea):
     """The board. `language` is 0 for English; without `mfg_date_time` the date is not known."""
 
     language: UInt8 = 0
@@ -70,7 +70,7 @@ class BoardInfo(Area):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProductInfo(Area):
+class ProductInfo(InfoArea):
     """The product. `language` is 0 for English."""
 
     language: UInt8 = 0
@@ -83,10 +83,10 @@ class ProductInfo(Area):
     fru_file_id: Text = ""
 
 
-A = TypeVar("A", bound=Area)
+A = TypeVar("A", bound=InfoArea)
 
 #: The fields with names, in their order, and whether each is in the area's language.
-_FIELDS: Final[dict[type[Area], dict[str, bool]]] = {
+_FIELDS: Final[dict[type[InfoArea], dict[str, bool]]] = {
     ChassisInfo: {"part_number": False, "serial_number": False},
     BoardInfo: {
         "manufacturer": True,

@@ -11,10 +11,10 @@ from typing import Annotated, Any, Final
 from msgspec import Meta
 
 from formats.devices.device import ReadableBuffer
+from formats.eeprom.framework.annotations import kebab
 from formats.eeprom.framework.codec import Report
 from formats.eeprom.framework.fields import validate
 from formats.eeprom.framework.limits import Fill, Tail, UInt8, UInt16, UInt32
-from formats.eeprom.framework.mirror import kebab
 from formats.eeprom.parts.checksums import crc32
 from formats.eeprom.parts.ordering import arrange, stated_order
 from formats.eeprom.parts.padding import BLANK, fill_up, split_rest

@@ -11,10 +11,10 @@ from typing import Annotated, Any, Final, Generic, TypeVar
 from msgspec import Meta
 
 from formats.devices.device import ReadableBuffer
+from formats.eeprom.framework.annotations import kebab
 from formats.eeprom.framework.codec import Report
 from formats.eeprom.framework.fields import validate
 from formats.eeprom.framework.limits import UInt8
-from formats.eeprom.framework.mirror import kebab
 from formats.eeprom.parts.checksums import crc16_xmodem
 from formats.eeprom.parts.recognising import require_content, require_size
 from formats.eeprom.parts.texts import is_printable

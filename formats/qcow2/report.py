@@ -11,7 +11,7 @@ _MOST_FINDINGS: Final = 1000
 
 @dataclass
 class CheckReport:
-    """What was found in an image.
+    """What was found in an image: true if nothing is wrong.
 
     Attributes:
         image_end_offset: Where the last used cluster ends.
@@ -43,6 +43,9 @@ class CheckReport:
     def ok(self) -> bool:
         """Whether nothing is wrong."""
         return not (self.corruptions or self.leaks)
+
+    def __bool__(self) -> bool:
+        return self.ok
 
     def corrupt(self, message: str, times: int = 1) -> None:
         """Note a corruption that was met so many times, and is more than a wrong count."""

@@ -45,7 +45,7 @@ _DYNAMIC: Final = "dynamic"
 ItemT = TypeVar("ItemT", Keyslot, Digest, Segment)
 
 
-class Metadata(NamedTuple):
+class DecodedJson(NamedTuple):
     """What the JSON area says, decoded but not yet validated."""
 
     keyslots: Mapping[int, Keyslot]
@@ -58,7 +58,7 @@ class Metadata(NamedTuple):
     keyslots_size: int
 
 
-def decode(root: dict[str, Any]) -> Metadata:
+def decode(root: dict[str, Any]) -> DecodedJson:
     """Decode the object in a JSON area.
 
     Raises:
@@ -69,7 +69,7 @@ def decode(root: dict[str, Any]) -> Metadata:
     requirements: tuple[str, ...] = ()
     if config.has("requirements") and config.child("requirements").has("mandatory"):
         requirements = config.child("requirements").words("mandatory")
-    return Metadata(
+    return DecodedJson(
         keyslots={n: _decode_keyslot(item) for n, item in node.numbered("keyslots", "keyslot")},
         digests={n: _decode_digest(item) for n, item in node.numbered("digests", "digest")},
         segments={n: _decode_segment(item) for n, item in node.numbered("segments", "segment")},

@@ -152,7 +152,7 @@ def check_openable(header: Header, *, allow_unencrypted: bool = False) -> Digest
         UnsupportedError: It needs something that is not implemented.
         LuksHeaderError: The digest of the volume key makes no sense.
     """
-    check_writable(header)
+    check_requirements(header)
     for number, segment in header.segments.items():
         _check_segment(f"segment {number}", segment, plain=allow_unencrypted)
     chosen = header.volume_digest
@@ -196,8 +196,8 @@ def check_payload_place(device: BlockDevice, header: Header) -> None:
         )
 
 
-def check_writable(header: Header) -> None:
-    """Check that nothing is required of whoever changes the header.
+def check_requirements(header: Header) -> None:
+    """Check that the header requires nothing of whoever opens or changes the volume.
 
     Raises:
         UnsupportedError: Something is, and it is not implemented.

@@ -19,7 +19,7 @@ from luks.header.detection import secondary_offsets
 from luks.header.luks2 import PRIMARY, SECONDARY
 from luks.header.luks2_binary import BINARY_SIZE, MAX_SEQID
 from luks.header.other_signatures import check_place
-from luks.header.policy import check_writable
+from luks.header.policy import check_requirements
 from luks.header.validate import validate_luks1
 from luks.model import SECTOR_SIZE
 from luks.secret.randomness import source_or_system
@@ -119,7 +119,7 @@ def write_header(
         UnsupportedError: The header has requirements that nobody here meets.
         ForeignImageError: Something else lies where a copy was.
     """
-    check_writable(header)
+    check_requirements(header)
     if header.stale_copy == PRIMARY:
         check_place(device, 0)
     written = _write(device, header, material, new=False)

@@ -44,7 +44,7 @@ def new_digest(
         return Digest("pbkdf2", (), (0,), kdf, salt, bytes(value.view()))
 
 
-def add_keyslot(
+def enroll_key(
     header: Header,
     number: int,
     *,

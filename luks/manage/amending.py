@@ -1,4 +1,4 @@
-"""Amending keyslots: saying which state they shall have, as QEMU's ``blockdev-amend`` does.
+"""Amending keyslots: saying which state they are to have, as QEMU's ``blockdev-amend`` does.
 
     luks.amend("disk.img", state="active", secret=b"old", new_secret=b"new")
     luks.amend("disk.img", state="inactive", old_secret=b"old")
@@ -20,7 +20,7 @@ from luks.errors import KeyslotInUseError, NoKeyslotMatchError, PolicyError
 from luks.header.load import opened_for_header
 from luks.keys.enroll import check_number
 from luks.manage.changes import volume_keyslots
-from luks.manage.transaction import Transaction
+from luks.manage.editing import HeaderEdit
 
 if TYPE_CHECKING:
     from luks.crypto.kdf import KdfLimits
@@ -49,7 +49,7 @@ def amend(
     strict_qemu: bool = False,
     limits: KdfLimits = DEFAULT_LIMITS,
 ) -> tuple[int, ...]:
-    """Make keyslots active or inactive, all of them in one transaction.
+    """Make keyslots active or inactive, all of them at once.
 
     Args:
         path_or_device: Image file, block device, or detached header.
@@ -96,7 +96,7 @@ def amend(
         raise ArgumentError("name the keyslot to make inactive, or the secret that opens it [L102]")
     with (
         opened_for_header(path_or_device) as device,
-        Transaction(device, limits=limits) as header,
+        HeaderEdit(device, limits=limits) as header,
     ):
         if keyslot is not None:
             check_number(header.header, keyslot)
@@ -116,9 +116,9 @@ def amend(
 
 
 def _check_same(
-    header: Transaction, keyslot: int, new_secret: bytes | Secret, *, strict: bool
+    header: HeaderEdit, keyslot: int, new_secret: bytes | Secret, *, strict: bool
 ) -> None:
-    """Check that an active keyslot is what it shall be: it is not overwritten (L101)."""
+    """Check that an active keyslot is what it is to be: it is not overwritten (L101)."""
     if strict or not header.matching(new_secret, keyslot=keyslot):
         raise KeyslotInUseError(
             f"keyslot {keyslot} is active"
@@ -128,7 +128,7 @@ def _check_same(
 
 
 def _deactivate(
-    header: Transaction,
+    header: HeaderEdit,
     keyslot: int | None,
     old_secret: bytes | Secret | None,
     *,

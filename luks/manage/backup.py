@@ -29,7 +29,7 @@ from luks.header.detection import is_luks, opened
 from luks.header.load import check_areas, opened_for_header, read_header
 from luks.header.lock import exclusive
 from luks.header.other_signatures import check_place
-from luks.header.policy import check_writable, volume_key_sizes
+from luks.header.policy import check_requirements, volume_key_sizes
 from luks.header.writer import repair_header, replace_header
 from luks.manage.restore import restore_luks1, restore_luks2
 
@@ -96,7 +96,7 @@ def restore_header(path_or_device: Place, backup: Place, *, force: bool = False)
     with ExitStack() as stack:
         source = stack.enter_context(opened(backup))
         new = read_header(source)
-        check_writable(new)
+        check_requirements(new)
         material = material_of(source, new)
         device = stack.enter_context(opened_for_header(path_or_device))
         old = _header_there(device)
@@ -112,7 +112,7 @@ def restore_header(path_or_device: Place, backup: Place, *, force: bool = False)
             if not force:
                 check_place(device, 0)
             return replace_header(device, new, material)
-        check_writable(old)
+        check_requirements(old)
         check_areas(device, old)
         restore = restore_luks1 if new.version == luks1.VERSION else restore_luks2
         return restore(device, old, new, material)
@@ -141,7 +141,7 @@ def copy_header(device: BlockDevice) -> MemoryDevice:
         raise TruncatedImageError(f"the image of {device.size} bytes ends inside the keyslots area")
     memory = MemoryDevice(read_exactly(device, 0, end))
     if read_header(memory) != header or read_header(device) != header:
-        raise DeviceBusyError("the header was changed by somebody else meanwhile")
+        raise DeviceBusyError("another program has changed the header meanwhile")
     repair_header(memory, read_header(memory))
     return memory
 

@@ -1,7 +1,7 @@
-"""Changes of a header in memory: each takes one and returns another.
+"""Changes of a header in memory: each takes one and returns another, which is its name.
 
-`luks.manage.transaction` collects them, `luks.header.writer` makes them durable. What is asked
-for and cannot be is a `ValueError`.
+`luks.manage.editing` collects them, `luks.header.writer` makes them durable. What cannot
+be done is an `ArgumentError`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 _PRIORITIES: Final = (PRIORITY_IGNORE, PRIORITY_NORMAL, PRIORITY_PREFER)
 
 
-def remove_keyslot(header: Header, number: int) -> Header:
-    """Remove a keyslot, from digests and tokens too; a digest without any use goes with it."""
+def without_keyslot(header: Header, number: int) -> Header:
+    """Return the header without a keyslot, and without a digest that only this one used."""
     if number not in header.keyslots:
         raise ArgumentError(f"keyslot {number} is not active")
     digests = {}
@@ -55,8 +55,14 @@ def volume_keyslots(header: Header) -> tuple[int, ...]:
     return tuple(n for n in numbers if header.keyslots[n].kdf is not None)
 
 
-def set_priority(header: Header, number: int, priority: int) -> Header:
-    """Say when a keyslot is tried: 0 only by its number, 1 normally, 2 first."""
+def keyslot_cipher(header: Header) -> tuple[str, int] | None:
+    """Return cipher string and key size in bytes of the first keyslot that says one."""
+    areas = (slot.area for slot in header.keyslots.values())
+    return next(((area.cipher, area.key_size) for area in areas if area.cipher), None)
+
+
+def with_priority(header: Header, number: int, priority: int) -> Header:
+    """Return the header with a keyslot's priority: 0 only by number, 1 normally, 2 first."""
     _check_luks2(header, "priorities")
     if number not in header.keyslots:
         raise ArgumentError(f"keyslot {number} is not active")
@@ -66,8 +72,8 @@ def set_priority(header: Header, number: int, priority: int) -> Header:
     return replace(header, keyslots=MappingProxyType({**header.keyslots, number: keyslot}))
 
 
-def set_labels(header: Header, label: str | None, subsystem: str | None) -> Header:
-    """Set label and subsystem, of at most 47 bytes in UTF-8; None leaves one as it is."""
+def with_labels(header: Header, label: str | None, subsystem: str | None) -> Header:
+    """Return it with label and subsystem, at most 47 bytes of UTF-8; None leaves one as it is."""
     _check_luks2(header, "a label")
     for text in (label, subsystem):
         encode_field(text or "", LABEL_SIZE)
@@ -78,13 +84,13 @@ def set_labels(header: Header, label: str | None, subsystem: str | None) -> Head
     )
 
 
-def set_uuid(header: Header, uuid: str) -> Header:
-    """Set the UUID, in any notation of one."""
+def with_uuid(header: Header, uuid: str) -> Header:
+    """Return it with another UUID, given in any notation of one."""
     return replace(header, uuid=normal_uuid(uuid))
 
 
-def set_flags(header: Header, flags: Iterable[str]) -> Header:
-    """Set the persistent flags for activation, such as ``allow-discards``."""
+def with_flags(header: Header, flags: Iterable[str]) -> Header:
+    """Return it with persistent flags for activation, such as ``allow-discards``."""
     _check_luks2(header, "flags")
     words = tuple(dict.fromkeys(flags))
     if "" in words:
@@ -92,8 +98,8 @@ def set_flags(header: Header, flags: Iterable[str]) -> Header:
     return replace(header, flags=words)
 
 
-def set_token(header: Header, body: Mapping[str, Any], number: int | None) -> tuple[Header, int]:
-    """Add or replace a token.
+def with_token(header: Header, body: Mapping[str, Any], number: int | None) -> tuple[Header, int]:
+    """Return the header with a token added or replaced.
 
     Args:
         header: Not modified.
@@ -121,8 +127,8 @@ def set_token(header: Header, body: Mapping[str, Any], number: int | None) -> tu
     return replace(header, tokens=MappingProxyType({**header.tokens, number: token})), number
 
 
-def assign_token(header: Header, number: int, keyslot: int, *, assigned: bool) -> Header:
-    """Say that a token is for a keyslot, or is not; whatever else it says stays."""
+def with_assignment(header: Header, number: int, keyslot: int, *, assigned: bool) -> Header:
+    """Return it with a token that is for a keyslot, or is not; whatever else it says stays."""
     if number not in header.tokens:
         raise ArgumentError(f"there is no token {number}")
     if keyslot not in header.keyslots:
@@ -137,8 +143,8 @@ def assign_token(header: Header, number: int, keyslot: int, *, assigned: bool) -
     return replace(header, tokens=MappingProxyType({**header.tokens, number: token}))
 
 
-def remove_token(header: Header, number: int) -> Header:
-    """Remove a token."""
+def without_token(header: Header, number: int) -> Header:
+    """Return the header without a token."""
     if number not in header.tokens:
         raise ArgumentError(f"there is no token {number}")
     tokens = {n: token for n, token in header.tokens.items() if n != number}
@@ -162,8 +168,8 @@ def _without(numbers: tuple[int, ...], number: int) -> tuple[int, ...]:
     return tuple(n for n in numbers if n != number)
 
 
-def unbound_digest(header: Header, digest: Digest) -> tuple[Header, int]:
-    """Add the digest of a key that decrypts no segment; return its number, too."""
+def with_unbound_digest(header: Header, digest: Digest) -> tuple[Header, int]:
+    """Return it with the digest of a key that decrypts no segment, and the digest's number."""
     number = next(n for n in range(len(header.digests) + 1) if n not in header.digests)
     unbound = replace(digest, segments=())
     return replace(header, digests=MappingProxyType({**header.digests, number: unbound})), number

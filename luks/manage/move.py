@@ -16,10 +16,10 @@ from luks.errors import (
 from luks.header.detection import is_luks, opened
 from luks.header.load import opened_for_header, read_header
 from luks.header.other_signatures import check_place
-from luks.header.policy import check_writable
+from luks.header.policy import check_requirements
 from luks.header.writer import replace_header, wipe_header
 from luks.manage.backup import check_other, copy_header, material_of
-from luks.manage.transaction import edit
+from luks.manage.editing import edit
 
 if TYPE_CHECKING:
     from luks.header.detection import Place
@@ -52,7 +52,7 @@ def detach_header(
     check_other(path_or_device, to)
     with opened_for_header(path_or_device) as device:
         header = read_header(device)
-        check_writable(header)
+        check_requirements(header)
         memory = copy_header(device)
         with new_file(to, memory.size, overwrite=overwrite) as file:
             file.write(0, memory.content)
@@ -88,7 +88,7 @@ def attach_header(path_or_device: Place, header: Place) -> Header:
     """
     with opened(header) as source, opened_for_header(path_or_device) as device:
         detached = read_header(source)
-        check_writable(detached)
+        check_requirements(detached)
         end = detached.keyslots_offset + detached.keyslots_size
         if detached.data_offset < end:
             raise UnsupportedError(
@@ -105,7 +105,7 @@ def attach_header(path_or_device: Place, header: Place) -> Header:
 
 
 def destroy_keys(path_or_device: Place) -> Header:
-    """Remove all keyslots and erase their key material: nobody can open the volume again.
+    """Remove all keyslots and erase their key material: the volume cannot be opened again.
 
     Only a backup of the header, or of the volume key, brings it back.
 

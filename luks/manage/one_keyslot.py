@@ -1,12 +1,13 @@
-"""Adding, changing and removing one keyslot: each a transaction of its own."""
+"""Adding, changing and removing one keyslot: each a `luks.edit` of its own."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from luks.crypto.kdf import DEFAULT_LIMITS
 from luks.errors import SecretRequiredError
-from luks.manage.transaction import edit
+from luks.manage.editing import edit
+from luks.model import PRIORITY_NORMAL
 
 if TYPE_CHECKING:
     from luks.crypto.kdf import KdfLimits
@@ -25,7 +26,10 @@ def add_keyslot(
     kdf: KdfCost | str | None = None,
     iter_time: int = 2000,
     limits: KdfLimits = DEFAULT_LIMITS,
-    **options: Any,
+    hash_name: str | None = None,
+    cipher: tuple[str, int] | None = None,
+    priority: int = PRIORITY_NORMAL,
+    unbound_key: bytes | Secret | None = None,
 ) -> int:
     """Let ``new_secret`` open the volume, too.
 
@@ -35,9 +39,14 @@ def add_keyslot(
         new_secret: Passphrase or content of a key file. Not modified.
         keyslot: Number of the new keyslot; by default the first that is free.
         kdf: Cost of its key derivation, or its kind, to be measured.
-        iter_time: Milliseconds that a measured one shall take.
+        iter_time: Milliseconds that a measured one is to take.
         limits: What it may cost to use ``secret``.
-        options: More of `Transaction.add_keyslot`.
+        hash_name: Hash of PBKDF2 and AF; sha256 by default, in LUKS1 the header's.
+        cipher: Cipher string and key size in bytes for the key material; by default
+            the payload's. LUKS2 only.
+        priority: When it is tried: 0 only by its number, 1 normally, 2 first. LUKS2
+            only.
+        unbound_key: Key to store that is not the volume's. LUKS2 only.
 
     Returns:
         Number of the new keyslot.
@@ -50,7 +59,14 @@ def add_keyslot(
     with edit(path_or_device, limits=limits) as header:
         header.unlock(secret)
         return header.add_keyslot(
-            new_secret, keyslot=keyslot, kdf=kdf, iter_time=iter_time, **options
+            new_secret,
+            keyslot=keyslot,
+            kdf=kdf,
+            iter_time=iter_time,
+            hash_name=hash_name,
+            cipher=cipher,
+            priority=priority,
+            unbound_key=unbound_key,
         )
 
 
@@ -119,6 +135,8 @@ def remove_keyslot(
         if secret is not None:
             keyslot = header.unlock(secret, keyslot=keyslot)
         elif keyslot is None:
-            raise SecretRequiredError("which keyslot? Its number, or the secret that opens it")
+            raise SecretRequiredError(
+                "a keyslot is named by its number, or by a secret that opens it"
+            )
         header.remove_keyslot(keyslot, force=force)
         return keyslot

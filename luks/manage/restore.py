@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def restore_luks2(
     device: BlockDevice, old: Header, new: Header, material: Mapping[int, bytes]
 ) -> Header:
-    """Replace a LUKS2 header by one of the same volume and layout, as one transaction.
+    """Replace a LUKS2 header by one of the same volume and layout, all at once.
 
     Key material that finds its place taken by other material goes to a free one.
 
@@ -83,8 +83,9 @@ def restore_luks1(
 ) -> Header:
     """Replace the keyslots of a LUKS1 header by those of a backup, in up to four steps.
 
-    First comes what has room, then what differs goes and comes back, then what the
-    backup does not have goes (L113).
+    Keyslots that the volume does not have are added first. Those that differ are removed,
+    and then added as the backup has them. What the backup does not have is removed last
+    (L113).
 
     Args:
         device: Holds ``old``.

@@ -6,7 +6,7 @@ import os
 from contextlib import ExitStack
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 from uuid import UUID
 
 from formats.devices.device import is_blank
@@ -14,21 +14,20 @@ from formats.devices.file import FileDevice
 from formats.devices.new_file import new_file
 from formats.errors import ArgumentError
 from formats.frozen import replace
-from luks.crypto.ciphers import check_usable, has_equal_halves, sector_cipher
+from luks.crypto.ciphers import has_equal_halves, sector_cipher
 from luks.crypto.hashes import lookup
-from luks.crypto.spec import DEFAULT_CIPHER, parse
+from luks.crypto.spec import parse
 from luks.errors import DeviceFullError, ForeignImageError, LuksExistsError, UnsupportedError
-from luks.header import layout, luks1
+from luks.header import luks1
 from luks.header.detection import is_luks, is_same_place
-from luks.header.luks2_binary import VERSION as LUKS2
 from luks.header.policy import check_payload_place
 from luks.header.text import normal_uuid
 from luks.header.writer import create_header
-from luks.keys.costs import check_kdf, digest_cost, keyslot_cost
-from luks.keys.enroll import LUKS1_DIGEST_SIZE, add_keyslot, new_digest
+from luks.keys.costs import digest_cost, keyslot_cost
+from luks.keys.enroll import LUKS1_DIGEST_SIZE, enroll_key, new_digest
 from luks.keys.keyslots import VolumeKey
 from luks.model import SECTOR_SIZE
-from luks.payload.profiles import default_key_size
+from luks.payload.options import FormatOptions, require_format_keywords
 from luks.payload.volume import Volume
 from luks.secret.randomness import source_or_system
 from luks.secret.secrets import Secret, view_of
@@ -36,35 +35,20 @@ from luks.secret.secrets import Secret, view_of
 if TYPE_CHECKING:
     from formats.devices.device import BlockDevice
     from luks.header.detection import Place
-    from luks.model import Header, KdfCost, Pbkdf2
+    from luks.model import Header
+    from luks.payload.options import FormatKeywords
     from luks.secret.randomness import RandomSource
 
 
 def format(  # noqa: A001  it is luks.format
     path_or_device: Place,
     secret: bytes | Secret,
+    options: FormatOptions | None = None,
     *,
-    version: int = LUKS2,
     header: Place | None = None,
     size: int | None = None,
-    cipher: str = DEFAULT_CIPHER,
-    key_size: int | None = None,
-    hash_name: str = "sha256",
-    sector_size: int | None = None,
-    kdf: KdfCost | str | None = None,
-    iter_time: int = 2000,
-    uuid: str | None = None,
-    label: str = "",
-    subsystem: str = "",
-    volume_key: bytes | Secret | None = None,
-    metadata_size: int = 16 << 10,
-    keyslots_size: int = 2016 << 10,
-    data_offset: int | None = None,
-    alignment: int = layout.DATA_ALIGNMENT,
-    stripes: int = layout.STRIPES,
-    keyslot_cipher: tuple[str, int] | None = None,
     overwrite: bool = False,
-    random: RandomSource | None = None,
+    **keywords: Unpack[FormatKeywords],
 ) -> Volume:
     """Make a LUKS1 or LUKS2 volume with one passphrase, and open it for writing.
 
@@ -77,40 +61,16 @@ def format(  # noqa: A001  it is luks.format
             becomes a new file; one that does is formatted in place, like a
             device, which stays the caller's to close.
         secret: Passphrase or content of a key file, for keyslot 0. Not modified.
-        version: 1 or 2.
+        options: How the volume is made; the defaults of `luks.FormatOptions` if None.
         header: Where a detached header goes, likewise; the payload's device then
             stays as it is.
         size: Bytes of the payload, whole sectors. A new or empty file is made
             to fit; what has a size already must have room for it, and its
             payload is all that remains.
-        cipher: dm-crypt's cipher string, for payload and keyslots.
-        key_size: Bytes of the volume key; by default 64 for XTS, which takes two
-            keys, else 32 or the most that the cipher takes.
-        hash_name: Hash of PBKDF2, AF and digest, in LUKS spelling.
-        sector_size: Bytes per sector: 4096 by default, in LUKS1 always 512.
-        kdf: Cost of the key derivation, or its kind, ``"argon2id"``,
-            ``"argon2i"`` or ``"pbkdf2"``, to be measured. By default Argon2id,
-            in LUKS1 PBKDF2.
-        iter_time: Milliseconds that a measured key derivation shall take.
-        uuid: UUID; a random one by default.
-        label: LUKS2 only; at most 47 bytes of UTF-8.
-        subsystem: LUKS2 only; likewise.
-        volume_key: Key of the payload, ``key_size`` bytes; random by default.
-        metadata_size: Bytes of each LUKS2 header copy, 16 KiB to 4 MiB.
-        keyslots_size: Bytes of the LUKS2 keyslots area; a keyslot takes 252 KiB
-            for a key of 64 bytes.
-        data_offset: Byte offset of the payload; by default the next multiple of
-            ``alignment`` behind the header, or 0 if that is detached.
-        alignment: Bytes, a multiple of 512.
-        stripes: AF stripes; others than 4000 in LUKS1 only, where QEMU refuses
-            them.
-        keyslot_cipher: Cipher string and key size in bytes for the key material,
-            LUKS2 only; by default those of the payload.
         overwrite: Permit to destroy what is there.
-        random: Of everything that is random, keys as well, such as a
-            `luks.SeededSource` for an image that shall be the same each time; by
-            default the operating system's. With it, and a cost given as ``kdf``,
-            the same arguments make the same bytes.
+        keywords: Fields of `luks.FormatOptions`, which explains them all, instead of
+            those in ``options``; such as ``version=1``, ``cipher="aes-xts-plain64"``,
+            ``key_size=32``, ``kdf="argon2id"`` or ``label="machine"``.
 
     Raises:
         LuksExistsError: There is a LUKS header already.
@@ -119,63 +79,38 @@ def format(  # noqa: A001  it is luks.format
         PolicyError, UnsupportedError: The cipher or hash must not be, or cannot
             be used.
         DeviceError: The image cannot be made, opened or written, or is in use.
-        FileExistsError: Somebody else made the new file meanwhile.
+        FileExistsError: A file of that name appeared meanwhile.
         LuksHeaderError: With a detached header, the payload would overlap another one of
             the same UUID (L52).
         ArgumentError: The arguments do not fit together.
+        TypeError: There is no such option. Options are checked before anything is opened.
     """
+    require_format_keywords("luks.format", keywords)
+    options = replace(options or FormatOptions(), **keywords)
     view_of(secret)
     if header is not None and is_same_place(path_or_device, header):
         raise ArgumentError("the image and its detached header are one and the same [L52]")
-    if key_size is None:
-        key_size = default_key_size(cipher)
-    check_usable(cipher, key_size)
-    if keyslot_cipher is not None:
-        check_usable(*keyslot_cipher)
-    blank = _lay_out(
-        version,
-        cipher=cipher,
-        key_size=key_size,
-        hash_name=hash_name,
-        sector_size=sector_size,
-        uuid=_new_uuid(random) if uuid is None else normal_uuid(uuid),
-        label=label,
-        subsystem=subsystem,
-        detached=header is not None,
-        data_offset=data_offset,
-        metadata_size=metadata_size,
-        keyslots_size=keyslots_size,
-        alignment=alignment,
-        stripes=stripes,
-        keyslot_cipher=keyslot_cipher,
-    )
+    random = options.random
+    uuid = _new_uuid(random) if options.uuid is None else normal_uuid(options.uuid)
+    blank = options.lay_out(uuid, detached=header is not None)
     if size is not None and (size <= 0 or size % blank.sector_size):
         raise ArgumentError(f"size is a positive multiple of {blank.sector_size} bytes, not {size}")
-    check_kdf(kdf, version, hash_name)
     if size is None and _is_new(path_or_device):
         raise ArgumentError("a new volume needs a size")
-    key = Secret(source_or_system(random)(key_size) if volume_key is None else view_of(volume_key))
-    opened: list[BlockDevice] = []
-    try:
-        _check_key(key, key_size, cipher)
-        with ExitStack() as names:  # new files take their names when it ends
-            device = header_device = None
+    # At the end of `names` new files take their names, or vanish if something failed. After
+    # that `failed` closes what was opened; if nothing has failed, the volume keeps it.
+    with ExitStack() as failed:
+        key = _volume_key(options)
+        failed.callback(key.wipe)
+        _check_key(key, options.cipher)
+        with ExitStack() as names:
+            header_device = None
             header_size = blank.keyslots_offset + blank.keyslots_size
             if header is not None:
-                header_device = _prepare(names, opened, header, header_size, overwrite=overwrite)
+                header_device = _prepare(names, failed, header, header_size, overwrite=overwrite)
             payload_end = blank.data_offset + (size or blank.sector_size)
-            device = _prepare(names, opened, path_or_device, payload_end, overwrite=overwrite)
-            cost = keyslot_cost(
-                kdf,
-                version=version,
-                hash_name=hash_name,
-                key_size=key_size,
-                iter_time=iter_time,
-            )
-            of_digest = digest_cost(kdf, hash_name)
-            enrolled, material = _enrol(
-                blank, cost, of_digest, secret, key, hash_name, keyslot_cipher, random
-            )
+            device = _prepare(names, failed, path_or_device, payload_end, overwrite=overwrite)
+            enrolled, material = _enrol(blank, options, secret, key)
             check_payload_place(device, enrolled)
             written = create_header(header_device or device, enrolled, material, random)
             volume = Volume(
@@ -183,75 +118,23 @@ def format(  # noqa: A001  it is luks.format
                 written,
                 VolumeKey(key, 0),
                 read_only=False,
-                owned=tuple(ours for ours in opened if ours is device),
+                owned=() if device is path_or_device else (device,),
             )
-    except BaseException:
-        key.wipe()
-        for ours in opened:
-            ours.close()
-        raise
-    for ours in opened:
-        if ours is header_device:
-            ours.close()
+        failed.pop_all()
+    if header_device is not None and header_device is not header:
+        header_device.close()
     return volume
 
 
-def _lay_out(
-    version: int,
-    *,
-    cipher: str,
-    key_size: int,
-    hash_name: str,
-    sector_size: int | None,
-    uuid: str,
-    label: str,
-    subsystem: str,
-    detached: bool,
-    data_offset: int | None,
-    metadata_size: int,
-    keyslots_size: int,
-    alignment: int,
-    stripes: int,
-    keyslot_cipher: tuple[str, int] | None,
-) -> Header:
-    if version == LUKS2:
-        if stripes != layout.STRIPES:
-            raise ArgumentError(f"LUKS2 has {layout.STRIPES} stripes")
-        return layout.new_luks2(
-            cipher=cipher,
-            key_size=key_size,
-            sector_size=4096 if sector_size is None else sector_size,
-            uuid=uuid,
-            label=label,
-            subsystem=subsystem,
-            detached=detached,
-            data_offset=data_offset,
-            metadata_size=metadata_size,
-            keyslots_size=keyslots_size,
-            alignment=alignment,
-        )
-    if version != luks1.VERSION:
-        raise ArgumentError(f"version is 1 or 2, not {version!r}")
-    if keyslot_cipher is not None:
-        raise ArgumentError("LUKS1 has one cipher for payload and keyslots")
-    if label or subsystem or sector_size not in {None, SECTOR_SIZE}:
-        raise ArgumentError("LUKS1 has no label, no subsystem, and sectors of 512 bytes")
-    return layout.new_luks1(
-        cipher=cipher,
-        key_size=key_size,
-        hash_name=hash_name,
-        uuid=uuid,
-        detached=detached,
-        data_offset=data_offset,
-        alignment=alignment,
-        stripes=stripes,
-    )
+def _volume_key(options: FormatOptions) -> Secret:
+    """Return a copy of the key that is given, or a new one."""
+    if options.volume_key is not None:
+        return Secret(view_of(options.volume_key))
+    return Secret(source_or_system(options.random)(options.volume_key_size))
 
 
-def _check_key(key: Secret, key_size: int, cipher: str) -> None:
+def _check_key(key: Secret, cipher: str) -> None:
     """Check the key itself, before anything is written."""
-    if len(key) != key_size:
-        raise ArgumentError(f"volume_key has {len(key)} bytes and key_size is {key_size}")
     view = key.view()
     sector_cipher(cipher, view, SECTOR_SIZE)
     if parse(cipher).mode == "xts" and has_equal_halves(view):
@@ -262,26 +145,28 @@ def _check_key(key: Secret, key_size: int, cipher: str) -> None:
 
 
 def _enrol(
-    blank: Header,
-    cost: KdfCost,
-    of_digest: Pbkdf2,
-    secret: bytes | Secret,
-    key: Secret,
-    hash_name: str,
-    keyslot_cipher: tuple[str, int] | None,
-    random: RandomSource | None,
+    blank: Header, options: FormatOptions, secret: bytes | Secret, key: Secret
 ) -> tuple[Header, dict[int, bytes]]:
+    """Return the header with its digest and keyslot 0, and the key material of that."""
+    hash_name = options.hash_name
+    cost = keyslot_cost(
+        options.kdf,
+        version=options.version,
+        hash_name=hash_name,
+        key_size=options.volume_key_size,
+        iter_time=options.iter_time,
+    )
     size = LUKS1_DIGEST_SIZE if blank.version == luks1.VERSION else lookup(hash_name).digest_size
-    digest = new_digest(key.view(), of_digest, size, random)
-    return add_keyslot(
+    digest = new_digest(key.view(), digest_cost(options.kdf, hash_name), size, options.random)
+    return enroll_key(
         replace(blank, digests=MappingProxyType({0: digest})),
         0,
         kdf=cost,
         secret=view_of(secret),
         key=key.view(),
         hash_name=hash_name,
-        cipher=keyslot_cipher,
-        random=random,
+        cipher=options.keyslot_cipher,
+        random=options.random,
     )
 
 
@@ -298,7 +183,7 @@ def _is_new(place: Place) -> bool:
 
 
 def _prepare(
-    names: ExitStack, opened: list[BlockDevice], place: Place, end: int, *, overwrite: bool
+    names: ExitStack, failed: ExitStack, place: Place, end: int, *, overwrite: bool
 ) -> BlockDevice:
     """Open what is to be formatted and check that it may be, and has ``end`` bytes."""
     if not isinstance(place, str | os.PathLike):
@@ -308,7 +193,7 @@ def _prepare(
             device = FileDevice(place, read_only=False)
         else:
             device = names.enter_context(new_file(place, end))
-        opened.append(device)
+        failed.push(device)
     if not overwrite:
         _check_blank(device)
     if device.size == 0:

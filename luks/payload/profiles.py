@@ -17,7 +17,7 @@ _MIB: Final = 1 << 20
 #: ``luks.format(path, secret, size=size, **luks.PROFILES["qemu"])``.
 PROFILES: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
     {
-        # qemu-img create -f luks: LUKS1, its payload right behind the keyslots.
+        # qemu-img create -f luks: LUKS1, its payload right after the keyslots.
         "qemu": MappingProxyType(
             {
                 "version": 1,

@@ -6,6 +6,8 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from formats.devices.device import Device, SpaceDevice
+from luks.crypto.ciphers import NullCipher, sector_cipher
+from luks.errors import LuksHeaderError, TruncatedImageError
 from luks.model import SECTOR_SIZE
 
 if TYPE_CHECKING:
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
 
     from formats.devices.device import BlockDevice, ReadableBuffer, WritableBuffer
     from luks.crypto.spec import SectorCipher
+    from luks.model import Segment
+    from luks.secret.secrets import Secret
 
 #: Most bytes encrypted, and then written, at a time; a multiple of all sector sizes.
 _CHUNK: Final = 1 << 20
@@ -57,8 +61,8 @@ class CryptSegment(Device):
         # Nobody may see, or complete from, a sector of which only a part is
         # new: it would decrypt to garbage.
         self._lock = threading.Lock()
-        # What is written, encrypted: kept from write to write, for large memory that
-        # is new is slow. The lock is its lock, too.
+        # Encrypted bytes on their way out. It is kept between writes, because allocating
+        # large memory is slow; the lock guards it as well.
         self._room = bytearray()
         self._closed = False
 
@@ -139,7 +143,7 @@ class CryptSegment(Device):
             self._size = size
 
     def follow(self, size: int) -> None:
-        """Take it that the device below was resized by somebody else.
+        """Take it that the device below was resized by another program.
 
         Args:
             size: Bytes of this segment now, whole sectors.
@@ -173,7 +177,7 @@ class CryptSegment(Device):
     def _write_sectors(self, start: int, end: int, offset: int, data: memoryview) -> None:
         """Write the sectors from ``start`` to ``end``, which ``data`` covers but for edges.
 
-        Whoever calls it holds the lock.
+        The caller holds the lock.
         """
         self._check_open()
         if len(self._room) < end - start:
@@ -186,7 +190,7 @@ class CryptSegment(Device):
                 self._complete(sectors, start, end, offset, data)
                 self._cipher.encrypt(self._number(start), sectors, sectors)
             except BaseException:
-                sectors[:] = bytes(end - start)  # of which some is still in the clear
+                sectors[:] = bytes(end - start)  # parts of it are still in the clear
                 raise
         self._device.write(self._offset + start, sectors)
 
@@ -207,3 +211,52 @@ class CryptSegment(Device):
     def _check_open(self) -> None:
         if self._closed:
             raise ValueError("the segment is closed")
+
+
+def open_segment(device: BlockDevice, segment: Segment, key: Secret) -> CryptSegment:
+    """Return a segment of a header as a device.
+
+    Args:
+        device: Holds it.
+        segment: Passed the policy, also if it is not encrypted.
+        key: The volume key; referred to, not copied.
+
+    Raises:
+        LuksHeaderError, TruncatedImageError: As `segment_size`.
+    """
+    if segment.type == "linear":
+        cipher: SectorCipher = NullCipher()
+    else:
+        cipher = sector_cipher(
+            segment.cipher or "", key.view(), segment.sector_size, permit_null=True
+        )
+    return CryptSegment(
+        device,
+        cipher,
+        offset=segment.offset,
+        size=segment_size(device, segment),
+        sector_size=segment.sector_size,
+        first_sector=segment.iv_tweak,
+    )
+
+
+def segment_size(device: BlockDevice, segment: Segment) -> int:
+    """Return the bytes of a segment, in whole sectors, with the size that the device has.
+
+    Raises:
+        LuksHeaderError: It ends inside a sector (L28).
+        TruncatedImageError: The device ends before it does.
+    """
+    remaining = device.size - segment.offset
+    size = segment.size
+    if size is None:
+        # What is left after the last whole sector is not part of the payload.
+        size = remaining - remaining % segment.sector_size
+    elif size % segment.sector_size:
+        raise LuksHeaderError("a segment ends inside a sector", rule="L28")
+    if size > remaining or remaining < 0:
+        raise TruncatedImageError(
+            f"the image of {device.size} bytes ends before the payload does, which starts at"
+            f" byte {segment.offset}"
+        )
+    return size

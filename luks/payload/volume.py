@@ -11,19 +11,13 @@ from typing import TYPE_CHECKING
 from formats.devices.device import Device
 from formats.errors import ArgumentError
 from formats.process import Owned, Owner
-from luks.crypto.ciphers import NullCipher, sector_cipher
 from luks.crypto.kdf import DEFAULT_LIMITS
-from luks.errors import (
-    LuksHeaderError,
-    ReadOnlyError,
-    TruncatedImageError,
-    UnsupportedError,
-)
+from luks.errors import ReadOnlyError, UnsupportedError
 from luks.header.detection import is_same_place, opened
 from luks.header.load import read_header
 from luks.header.policy import DEFAULT_POLICY, check_openable, check_payload_place, volume_key_sizes
 from luks.keys.keyslots import VolumeKey, unlock, verify_volume_key
-from luks.payload.segment import CryptSegment
+from luks.payload.segment import CryptSegment, open_segment, segment_size
 from luks.secret.secrets import Secret
 
 if TYPE_CHECKING:
@@ -31,10 +25,9 @@ if TYPE_CHECKING:
 
     from formats.devices.device import BlockDevice, ReadableBuffer, WritableBuffer
     from luks.crypto.kdf import KdfLimits
-    from luks.crypto.spec import SectorCipher
     from luks.header.detection import Place
     from luks.header.policy import Policy
-    from luks.model import Header, Segment
+    from luks.model import Header
 
 
 def open(  # noqa: A001  it is luks.open
@@ -67,7 +60,7 @@ def open(  # noqa: A001  it is luks.open
 
     Raises:
         NoKeyslotMatchError: The secret opens no keyslot.
-        UnlockError: There is no keyslot to try, or it is not the volume key.
+        UnlockError: There is no keyslot to try, or the secret is not the volume key.
         PolicyError: The volume is not encrypted, or asks for too much.
         UnsupportedError: It needs something that is not implemented.
         EmptyImageError, ForeignImageError, TruncatedImageError,
@@ -80,7 +73,7 @@ def open(  # noqa: A001  it is luks.open
         if header is path_or_device and not isinstance(header, str | os.PathLike):
             header = None
         if isinstance(path_or_device, str | os.PathLike):
-            from formats.devices.file import FileDevice  # noqa: PLC0415  devices may come from elsewhere
+            from formats.devices.file import FileDevice  # noqa: PLC0415  not to open a device that is given
 
             device: BlockDevice = stack.enter_context(
                 FileDevice(path_or_device, read_only=read_only)
@@ -102,7 +95,7 @@ def open(  # noqa: A001  it is luks.open
                 )
         stack.callback(key.key.wipe)
         if loaded.stale_copy is not None and not read_only:
-            from luks.header.repair_copy import restore_copy  # noqa: PLC0415  hardly ever needed
+            from luks.header.repair_copy import restore_copy  # noqa: PLC0415  only for a damaged copy
 
             loaded = restore_copy(device if header is None else header, loaded)
         volume = Volume(device, loaded, key, read_only=read_only, policy=policy, owned=owned)
@@ -163,7 +156,7 @@ class Volume(Owned, Device):
         self._key = key.key
         self._owned = owned
         self._segments = tuple(
-            _open_segment(device, segment, key.key) for segment in header.data_segments
+            open_segment(device, segment, key.key) for segment in header.data_segments
         )
         self._starts = _starts(self._segments)
         self._device = device
@@ -268,7 +261,7 @@ class Volume(Owned, Device):
 
         A file grows or shrinks; what is cut off is lost, and what is new reads as
         noise until it is written. The header does not change: its last segment
-        takes what the image has. Nobody must use the range that is cut off.
+        takes what the image has. The range that is cut off must not be in use.
 
         Args:
             size: Bytes, whole sectors, and more than segments of fixed size take.
@@ -299,7 +292,7 @@ class Volume(Owned, Device):
         self._starts = _starts(self._segments)
 
     def follow_image(self) -> None:
-        """Take the size that the image has now, if somebody else resized it.
+        """Take the size that the image has now, if another program has resized it.
 
         Raises:
             TruncatedImageError: The image ends before the payload.
@@ -307,7 +300,7 @@ class Volume(Owned, Device):
         self._check_open()
         last = self.header.data_segments[-1]
         if last.size is None:
-            self._segments[-1].follow(_segment_size(self._device, last))
+            self._segments[-1].follow(segment_size(self._device, last))
             self._starts = _starts(self._segments)
 
     def close(self) -> None:
@@ -353,37 +346,3 @@ class Volume(Owned, Device):
 def _starts(segments: Iterable[CryptSegment]) -> tuple[int, ...]:
     """Return where each segment starts in the payload, and where the last ends."""
     return (0, *accumulate(segment.size for segment in segments))
-
-
-def _open_segment(device: BlockDevice, segment: Segment, key: Secret) -> CryptSegment:
-    return CryptSegment(
-        device,
-        _segment_cipher(segment, key),
-        offset=segment.offset,
-        size=_segment_size(device, segment),
-        sector_size=segment.sector_size,
-        first_sector=segment.iv_tweak,
-    )
-
-
-def _segment_size(device: BlockDevice, segment: Segment) -> int:
-    remaining = device.size - segment.offset
-    size = segment.size
-    if size is None:
-        # What is left behind the last whole sector belongs to nobody.
-        size = remaining - remaining % segment.sector_size
-    elif size % segment.sector_size:
-        raise LuksHeaderError("a segment ends inside a sector", rule="L28")
-    if size > remaining or remaining < 0:
-        raise TruncatedImageError(
-            f"the image of {device.size} bytes ends before the payload does, which starts at"
-            f" byte {segment.offset}"
-        )
-    return size
-
-
-def _segment_cipher(segment: Segment, key: Secret) -> SectorCipher:
-    """Return a segment's cipher; that it may be none was decided by `check_openable`."""
-    if segment.type == "linear":
-        return NullCipher()
-    return sector_cipher(segment.cipher or "", key.view(), segment.sector_size, permit_null=True)

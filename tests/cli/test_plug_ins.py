@@ -95,7 +95,7 @@ def test_a_distribution_adds_a_format_by_being_installed(plug_in: Path, tmp_path
     shown = with_plug_in(plug_in, "show", image, "board")
     assert shown.stdout == b'serial = "AB12CD34"\n'
     done = with_plug_in(plug_in, "pack", manifest, "-o", image, "--set", "serial=x", "--force")
-    assert b"fields.serial: expected `str` matching regex" in done.stderr
+    assert b"fields.serial: 'x' is not text that matches ^[A-Z0-9]{8}$" in done.stderr
     assert b'"const": "acme-board"' in with_plug_in(plug_in, "pack", "--schema").stdout
     assert fails("show", image, "board") == 40  # without it
 

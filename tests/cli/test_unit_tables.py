@@ -87,7 +87,7 @@ def test_a_unit_that_is_too_large_is_named(manifest: Path) -> None:
     ("table", "pattern", "message"),
     [
         ("", "{row}", "is empty"),
-        ("a\n1\n", "{row}", "column 'a' is neither a field of the manifest nor in"),
+        ("a\n1\n", "{row}", "column 'a' is not a field of the manifest"),
         ("read-only.SN\n1\n", "one", "names one file"),
         ("read-only.SN\n1\n", "{other}", "has no column 'other'"),
         ("read-only.SN,read-only.SN\n1,2\n", "{row}", "occurs twice"),

@@ -111,6 +111,8 @@ def test_ls_as_json(image: Path, key: Path) -> None:
 def test_verify_as_json(image: Path, key: Path) -> None:
     report = json.loads(succeeds("verify", image, "--json", "--key-file", key))
     assert (report["ok"], report["sections"], report["problems"]) == (True, 4, [])
+    assert report["clean"] is True
+    assert "closed" not in report
 
 
 def test_unpack_then_pack_gives_the_same_sections(tmp_path: Path, image: Path, key: Path) -> None:

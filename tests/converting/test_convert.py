@@ -286,7 +286,7 @@ def test_policy(tmp_path: Path) -> None:
         blobstore.convert(raw.path, encrypted.path, to="luks2", kdf=KDF)
     with pytest.raises(ValueError, match="no secret"):
         blobstore.convert(raw.path, encrypted.path, new_secret=OTHER, to="raw")
-    with pytest.raises(ValueError, match="'qcow9' is no kind of image"):
+    with pytest.raises(ValueError, match="'qcow9' is not a kind of image"):
         blobstore.convert(raw.path, encrypted.path, to="qcow9")
     assert not encrypted.path.exists()
     convert(raw, encrypted)

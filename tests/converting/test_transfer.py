@@ -64,7 +64,7 @@ def test_c80_everything_stays_but_key_and_flag(
     report = verify(open_container(target))
     assert not report.problems
     assert not report.notes
-    assert report.clean
+    assert report.closed
     new = open_store(target)
     assert contents(new) == contents(old)
     assert new.sections() == old.sections()

@@ -51,7 +51,7 @@ BREAKS: list[tuple[str, str, set[str]]] = [
     ("blobstore/container/compaction.py", "import luks", {CONTAINER}),
     ("blobstore/errors.py", "import luks.errors", {CONTAINER}),
     ("formats/state/swtpm.py", "import cryptography", {CRYPTOGRAPHY}),
-    ("blobstore/store/policy.py", "from cryptography import hazmat", {CRYPTOGRAPHY}),
+    ("blobstore/store/reliance.py", "from cryptography import hazmat", {CRYPTOGRAPHY}),
     ("luks/manage/dump.py", "import click", {CLICK}),
     ("blobstore/cli/output.py", "from blobstore.store import store", {PUBLIC_API}),
     ("blobstore/cli/commands/vtpm.py", "from blobstore.vtpm import abi", {PUBLIC_API}),

@@ -147,7 +147,7 @@ def with_version(number: int) -> bytes:
         head = content[offset : offset + 512]
         decoded = decode_header(head, copy)
         other = head.replace(b"blobstore\x02\x01\x01", b"blobstore\x02\x01" + bytes([number]))
-        sealed = Authenticator.of(decoded.header).seal(offset, other, decoded.check_start)
+        sealed = Authenticator.of(decoded.header).with_check(offset, other, decoded.check_start)
         content = changed(content, offset, sealed)
     return content
 

@@ -36,7 +36,7 @@ _CHANGE = st.one_of(
 )
 
 
-def _apply(header: luks.Transaction, slots: dict[int, bytes], change: tuple[Any, ...]) -> None:
+def _apply(header: luks.HeaderEdit, slots: dict[int, bytes], change: tuple[Any, ...]) -> None:
     """Make one change, and the same in ``slots``, keyslot to secret; or neither."""
     kind, secret, number = change
     with suppress(ValueError, luks.KeyslotsFullError, luks.PolicyError):
@@ -99,7 +99,7 @@ def _mutated(root: Any, data: st.DataObject) -> None:
             return
 
 
-_EDITS: list[Callable[[luks.Transaction], object]] = [
+_EDITS: list[Callable[[luks.HeaderEdit], object]] = [
     lambda header: header.set_labels(label="x"),
     lambda header: header.remove_keyslot(0, force=True),
     lambda header: header.set_token({"type": "acme", "keyslots": []}),
@@ -112,7 +112,7 @@ _EDITS: list[Callable[[luks.Transaction], object]] = [
 @given(data=st.data(), edit=st.sampled_from(_EDITS))
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_header_that_loads_is_changed_or_refused(
-    data: st.DataObject, edit: Callable[[luks.Transaction], object]
+    data: st.DataObject, edit: Callable[[luks.HeaderEdit], object]
 ) -> None:
     root = json_of(base(2).header)
     for _ in range(data.draw(st.integers(1, 2))):

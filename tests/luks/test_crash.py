@@ -13,7 +13,7 @@ from formats.devices.device import MemoryDevice
 from formats.devices.file import FileDevice
 from formats.frozen import replace
 from luks.header.writer import write_header
-from luks.keys.enroll import add_keyslot
+from luks.keys.enroll import enroll_key
 from tests.luks.support import (
     KEY,
     OTHER,
@@ -116,7 +116,7 @@ def volume(version: int) -> Template:
 
 
 def added(header: luks.Header) -> tuple[luks.Header, dict[int, bytes]]:
-    return add_keyslot(header, 1, kdf=PBKDF2, secret=PASSPHRASE, key=KEY, hash_name="sha256")
+    return enroll_key(header, 1, kdf=PBKDF2, secret=PASSPHRASE, key=KEY, hash_name="sha256")
 
 
 def stale(base: Template, which: int | None) -> MemoryDevice:
@@ -153,7 +153,7 @@ def test_a_new_luks1_keyslot_is_there_or_not_and_the_old_one_always(number: int)
     """L12: slot 6 lies across the two sectors of the header, slot 7 in the second."""
     before = bytes(volume(1).device.content)
     device = RecordingDevice(before)
-    header, material = add_keyslot(
+    header, material = enroll_key(
         luks.load_header(device),
         number,
         kdf=PBKDF2,

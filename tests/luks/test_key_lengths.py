@@ -12,7 +12,7 @@ from formats.errors import ArgumentError
 from formats.frozen import replace
 from luks.crypto.kdf import confirms
 from luks.header.writer import write_header
-from luks.keys.enroll import add_keyslot
+from luks.keys.enroll import enroll_key
 from luks.keys.keyslots import seal
 from tests.luks.programs import accepts, key_file
 from tests.luks.support import (
@@ -49,7 +49,7 @@ def two_lengths(**fields: Any) -> MemoryDevice:
     """A LUKS2 volume with the key in keyslot 0, and with zeros appended in keyslot 1."""
     base = volume(2)
     device = base.copy()
-    header, material = add_keyslot(
+    header, material = enroll_key(
         base.header, 1, kdf=PBKDF2, secret=PASSPHRASE, key=PADDED, hash_name="sha256"
     )
     keyslots = {**header.keyslots, 1: replace(header.keyslots[1], **fields)}
@@ -120,7 +120,7 @@ def test_l65_a_luks1_keyslot_has_room_for_its_key_only() -> None:
     """More would lie in the neighbour's area: this destroyed it."""
     base = volume(1)
     with pytest.raises(ValueError, match="L65"):
-        add_keyslot(base.header, 1, kdf=PBKDF2, secret=OTHER, key=PADDED, hash_name="sha256")
+        enroll_key(base.header, 1, kdf=PBKDF2, secret=OTHER, key=PADDED, hash_name="sha256")
 
 
 @pytest.mark.parametrize("keyslot", [None, 1])
@@ -144,7 +144,7 @@ def test_l65_another_length_in_a_header_takes_nothing_from_honest_keyslots() -> 
     key = bytes(range(64))
     options: dict[str, Any] = {"kdf": PBKDF2, "size": 4096, **ROOM}
     luks.format(device, OTHER, volume_key=key, key_size=64, **options).close()
-    header, material = add_keyslot(
+    header, material = enroll_key(
         luks.load_header(device), 1, kdf=PBKDF2, secret=PASSPHRASE, key=KEY, hash_name="sha256"
     )
     write_header(device, header, material)

@@ -13,7 +13,7 @@ import luks
 from formats.devices.device import MemoryDevice
 from formats.frozen import replace
 from luks.header.writer import write_header
-from luks.keys.enroll import add_keyslot
+from luks.keys.enroll import enroll_key
 from tests.luks.support import (
     ARGON2I,
     ARGON2ID,
@@ -51,7 +51,7 @@ def with_keyslots(version: int, *secrets: bytes) -> Template:
         **options,
     ).close()
     for number, secret in enumerate(secrets[1:], start=1):
-        header, material = add_keyslot(
+        header, material = enroll_key(
             luks.load_header(device),
             number,
             kdf=PBKDF2,
@@ -396,9 +396,9 @@ def test_unlocking_does_not_hold_the_interpreter() -> None:
 def test_enrolling_needs_a_free_keyslot_and_room() -> None:
     base = template()
     with pytest.raises(ValueError, match="keyslot 0 is active"):
-        add_keyslot(base.header, 0, kdf=PBKDF2, secret=b"", key=KEY, hash_name="sha256")
+        enroll_key(base.header, 0, kdf=PBKDF2, secret=b"", key=KEY, hash_name="sha256")
     with pytest.raises(luks.KeyslotsFullError, match="no room"):
-        add_keyslot(base.header, 1, kdf=PBKDF2, secret=b"", key=KEY, hash_name="sha256")
+        enroll_key(base.header, 1, kdf=PBKDF2, secret=b"", key=KEY, hash_name="sha256")
 
 
 def test_enrolling_uses_the_first_gap() -> None:
@@ -408,7 +408,7 @@ def test_enrolling_uses_the_first_gap() -> None:
     keyslots = {n: slot for n, slot in base.header.keyslots.items() if n != 1}
     digest = replace(base.header.digests[0], keyslots=(0, 2))
     header = replace(base.header, keyslots=keyslots, digests={0: digest})
-    added, material = add_keyslot(header, 9, kdf=PBKDF2, secret=b"d", key=KEY, hash_name="sha512")
+    added, material = enroll_key(header, 9, kdf=PBKDF2, secret=b"d", key=KEY, hash_name="sha512")
     assert list(material) == [areas[1]]
     assert added.keyslots[9].af_hash == "sha512"
     assert added.digests[0].keyslots == (0, 2, 9)

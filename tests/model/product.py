@@ -186,14 +186,14 @@ def _head(position: int, atom: Atom) -> bytes:
             root=_root(atom.root),
         )
         head = encode_header(header)
-        return _AUTHENTICATOR.seal(offset, head, decode_header(head, position).check_start)
+        return _AUTHENTICATOR.with_check(offset, head, decode_header(head, position).check_start)
     if isinstance(atom, Free):
         free = formats.Free(atom.generation, _root(atom.root), atom.blocks * BLOCK_SIZE)
-        return _AUTHENTICATOR.seal(offset, encode_free(free))
+        return _AUTHENTICATOR.free_head(offset, free)
     if isinstance(atom, Record):
         frame = record_frame(_identity(atom.member), BLOCK_SIZE)
         version = _version(atom.member, _root(atom.root), _root(atom.prev))
-        return _AUTHENTICATOR.seal(offset, frame.head(version))
+        return _AUTHENTICATOR.record_head(offset, frame, version)
     if isinstance(atom, Mendable):
         return _with_a_bit_flipped(_head(position, atom.original), position)
     if isinstance(atom, Damaged):  # its check is that of nothing

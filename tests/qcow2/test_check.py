@@ -104,7 +104,8 @@ def test_findings_are_those_of_qemu_img(batch: int, tmp_path: Path) -> None:
         found = ours.corruptions, ours.leaks
         assert found == (theirs.get("corruptions", 0), theirs.get("leaks", 0)), seed
         compared += 1
-        wrong += not ours.ok
+        assert bool(ours) == ours.ok == (found == (0, 0))
+        wrong += not ours
         repaired = MemoryDevice(image.content)
         after = repair(repaired, leaks_only=False)
         path.write_bytes(repaired.content)

@@ -70,7 +70,7 @@ def our_answer(content: bytes) -> Answer | str:
                 contents(store),
                 may_be_older,
                 info.generation,
-                store._container.directory.generation,
+                store._session.container.directory.generation,
                 info.fresh,
                 info.mended_heads,
                 info.root,

@@ -63,7 +63,7 @@ def renamed_and_reused() -> tuple[bytes, int]:
         store.rename("x", "y")
         store.register("x", 100)
         store.put("x", b"another")
-        section = store._container.directory.sections["y"]
+        section = store._session.container.directory.sections["y"]
         newest, older = section.newest_and_older
     return without_heads(bytes(device.content), newest.offset), older.offset
 
@@ -163,7 +163,7 @@ def test_c61_a_damaged_store_is_not_said_to_need_no_compaction(lost: int) -> Non
 
 def assert_tiled(store: Store) -> None:
     """Check that regions and checked items cover every byte once, and that nothing is unlisted."""
-    container = store._container
+    container = store._session.container
     position = 0
     for region in store.regions():
         assert region.offset == position, region

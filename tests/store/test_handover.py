@@ -12,7 +12,7 @@ import pytest
 
 import blobstore
 import luks
-from blobstore.store import policy
+from blobstore.store import reliance
 from formats.devices.file import FileDevice
 from formats.errors import DeviceBusyError, ReadOnlyError
 from luks.header import lock as header_lock
@@ -277,8 +277,8 @@ def test_c65_protection_is_asked_when_it_is_taken_over(
         container.header = replace(container.header, encrypted=False)
         return container
 
-    follow_store = policy.follow_store
-    monkeypatch.setattr("blobstore.store.store.follow_store", unprotected)
+    follow_store = reliance.follow_store
+    monkeypatch.setattr("blobstore.store.handover.follow_store", unprotected)
     with pytest.raises(luks.PolicyError, match="C25"):
         store.take_over()
     change(path, b"third")

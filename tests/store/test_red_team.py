@@ -549,14 +549,14 @@ def test_c67_many_damaged_heads_take_no_longer_than_some(
     for head in heads:
         damage(content, head)
     sealed = 0
-    seal = Authenticator.seal
+    with_check = Authenticator.with_check
 
     def counting(self: Authenticator, *arguments: Any) -> bytes:
         nonlocal sealed
         sealed += 1
-        return seal(self, *arguments)
+        return with_check(self, *arguments)
 
-    monkeypatch.setattr(Authenticator, "seal", counting)
+    monkeypatch.setattr(Authenticator, "with_check", counting)
     device = FaultyDevice(MemoryDevice(bytes(content)), "read", 0)
     container = open_container(device, allow_damaged=True)
     assert sealed <= READER_WORK + 1

@@ -197,7 +197,7 @@ def test_c56_an_extent_never_takes_a_whole_free_item() -> None:
     with pytest.raises(NoSpaceError):
         store.register("a", 512)  # two records of 1024 bytes
     store.register("a", 0)
-    assert [free.length for free in store._container.directory.free.values()] == [1024]
+    assert [free.length for free in store._session.container.directory.free.values()] == [1024]
 
 
 def test_c56_freed_space_is_merged_and_used_again() -> None:
@@ -207,7 +207,7 @@ def test_c56_freed_space_is_merged_and_used_again() -> None:
             store.register("a", size)
             store.register("b", size)
         assert store.verify().ok
-        free = sum(item.length for item in store._container.directory.free.values())
+        free = sum(item.length for item in store._session.container.directory.free.values())
         assert free == store.info().free
     store = open_store(device)
     assert sum(region.size for region in store.regions()) == store.info().size
@@ -218,9 +218,9 @@ def test_c14_freed_heads_are_wiped() -> None:
     """No old head may be found in the filler of a free item."""
     device = MemoryDevice(image([spec("a", 600, b"a")], free=10_000))
     store = open_store(device)
-    old = [copy.offset for copy in store._container.directory.sections["a"].copies if copy]
+    old = [copy.offset for copy in store._session.container.directory.sections["a"].copies if copy]
     store.register("a", 3000)
-    free = store._container.directory.free
+    free = store._session.container.directory.free
     for offset in old:
         head = bytes(device.content[offset : offset + 512])
         assert (offset in free) != (head == bytes(512))
@@ -279,6 +279,16 @@ def test_a_store_open_for_reading_writes_nothing() -> None:
     assert not recording.log
 
 
+def test_c49_a_store_is_not_clean_from_a_change_until_it_is_closed() -> None:
+    device = MemoryDevice(image([spec("a", 10, b"a")]))
+    store = open_store(device)
+    assert store.info().clean
+    store.put("a", b"b")
+    assert not store.info().clean
+    store.close()
+    assert open_store(device, read_only=True).info().clean
+
+
 def test_c46_verify_notes_what_an_interrupted_change_left() -> None:
     before = image([spec("a", 10, b"a")], free=8192)
     device = RecordingDevice(before)
@@ -294,6 +304,22 @@ def test_c46_verify_notes_what_an_interrupted_change_left() -> None:
         assert list(store) == ["a"]
         assert not store.verify().notes
         assert store.regions()[-1].use == "free"
+
+
+def test_a_report_is_true_if_the_store_is_sound() -> None:
+    """Also where it was not closed, which says nothing of its soundness."""
+    device = MemoryDevice(image([spec("a", 10, b"a")]))
+    with open_store(device) as store:
+        assert store.verify().closed
+        store.put("a", b"b")
+        report = store.verify()
+        assert report
+        assert not report.closed
+        at = store._session.container.directory.sections["a"].newest.offset
+    device.content[at + 512] ^= 1
+    report = open_store(device, read_only=True).verify()
+    assert not report
+    assert report.closed
 
 
 def test_c60_opening_a_closed_store_for_writing_flushes_and_writes_nothing() -> None:
@@ -374,15 +400,19 @@ def test_the_digest_binds_contents_names_and_generation() -> None:
 def test_stores_of_the_same_sections_have_different_ids_keys_and_roots() -> None:
     first, second = (open_store(image([spec("a", 10, b"same")])) for _ in range(2))
     assert first.info().store_id != second.info().store_id
-    assert first._container.header.key != second._container.header.key
+    assert first._session.container.header.key != second._session.container.header.key
     assert first.digest() != second.digest()
 
 
 def test_keys_do_not_show() -> None:
     store = open_store(image([spec("a", 10)]))
-    key = store._container.header.key
+    key = store._session.container.header.key
     assert len(key) == 32
-    for text in (repr(store), repr(store._container), repr(store._container.header)):
+    for text in (
+        repr(store),
+        repr(store._session.container),
+        repr(store._session.container.header),
+    ):
         assert repr(key)[2:-1] not in text
         assert key.hex() not in text
 

@@ -220,8 +220,13 @@ def test_compaction_joins_free_space() -> None:
     for name in "bdf":
         store.delete(name)
     kept = {name: name.encode() for name in "acegh"}
-    free = store.info().free
-    assert store.compact() == len(kept)
+    info = store.info()
+    free = info.free
+    steps: list[tuple[int, int]] = []
+    assert store.compact(lambda done, total: steps.append((done, total))) == len(kept)
+    assert steps == sorted(steps)
+    assert {total for _, total in steps} == {info.size}, "progress is in bytes"
+    assert steps[-1][0] > len(kept)
     assert contents(store) == kept
     assert [(r.size, r.use) for r in store.regions()][2] == (free, "free")
     assert store.compact() == 0

@@ -352,8 +352,8 @@ def test_c66_a_released_store_reads_what_the_other_process_wrote(tmp_path: Path)
 def test_c66_damage_is_still_damage(tmp_path: Path, kind: str) -> None:
     path = make(tmp_path, kind)
     with blobstore.open(path, secret_of(path), read_only=True) as store:
-        place = store._container.directory.sections["two"].newest.offset
-        device = store._container.device
+        place = store._session.container.directory.sections["two"].newest.offset
+        device = store._session.container.device
         known = bytearray(512)
         device.read_into(place + 4096, known)
     with open_layers_for_damage(path) as payload:
@@ -386,7 +386,7 @@ def open_layers_for_damage(path: Path) -> Iterator[BlockDevice]:
 def test_c66_a_damaged_head_is_still_damaged(tmp_path: Path) -> None:
     path = make(tmp_path, "clear")
     with blobstore.open(path) as store:
-        place = store._container.directory.sections["two"].newest.offset
+        place = store._session.container.directory.sections["two"].newest.offset
     with FileDevice(path, read_only=False) as file:
         file.write(place, os.urandom(512))  # less may be mended (C67)
     with unlocked(path) as store:

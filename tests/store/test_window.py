@@ -201,11 +201,11 @@ def test_c62_nothing_is_left_out_of_a_copy_that_others_wrote(
     for number in (1, 2):
         window.write(0, bytes([number]))
         window.flush()
-    section = store._lookup.find("w")
+    section = store._session.lookup.find("w")
     for number in range(times):
         blob = bytes([99 + number]) * SIZE
         change = Change(section, "w", blob=blob, replaces=section)
-        commit(store._container, [change])
+        commit(store._session.container, [change])
     for number in (3, 4, 5):
         window.write(0, bytes([number]))
         window.flush()

@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin
 
 from hypothesis import strategies as st
 
-from formats.eeprom.framework.mirror import bare, fields_of, members_of
+from formats.eeprom.framework.annotations import bare, fields_of, members_of
 from formats.eeprom.parts.texts import LATIN1, LATIN1_WITHOUT_NUL, PRINTABLE
 
 #: Patterns that text drawn from characters matches; from the pattern it takes long.

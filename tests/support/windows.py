@@ -45,7 +45,7 @@ class ManualAlarm(Alarm):
 def manual_alarms(monkeypatch: pytest.MonkeyPatch) -> list[ManualAlarm]:
     """Give windows opened from now on an alarm that the test rings; return them as they come."""
     monkeypatch.setattr(ManualAlarm, "made", [])
-    monkeypatch.setattr("blobstore.store.windows.window.Alarm", ManualAlarm)
+    monkeypatch.setattr("blobstore.store.windows.buffered.Alarm", ManualAlarm)
     return ManualAlarm.made
 
 

@@ -207,7 +207,7 @@ def test_v6_flipped_bits_in_the_image_keep_the_tpm_from_starting(copy: Path) -> 
 def _newest_record(image: Path) -> int:
     """Return where in the file the newest blob of the permanent state lies."""
     with opened(image) as store:
-        record = store._lookup.find(PERMANENT).newest
+        record = store._session.lookup.find(PERMANENT).newest
         assert store.image
         return store.image.payload_offset + record.offset
 
@@ -217,7 +217,7 @@ def test_v6_no_flipped_bit_of_a_state_is_taken_for_another_state_or_none() -> No
     state = STATE.read_bytes()
     content = store_image([spec(PERMANENT, len(state), state)])
     with_store = open_store(content)
-    record = with_store._lookup.find(PERMANENT).newest
+    record = with_store._session.lookup.find(PERMANENT).newest
     generator = random.Random(10)
     found = of_blob = 0
     for _ in range(400):

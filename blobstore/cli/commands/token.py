@@ -154,6 +154,6 @@ def unassign(*, image: Path, place: luks.Place, number: int, key_slot: int) -> N
         header.assign_token(number, key_slot, assigned=False)
 
 
-def _check_free(header: luks.Transaction, number: int | None) -> None:
+def _check_free(header: luks.HeaderEdit, number: int | None) -> None:
     if number in header.header.tokens:
         raise click.UsageError(f"there is a token {number} already")

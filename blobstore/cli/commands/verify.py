@@ -79,11 +79,17 @@ def command(
         with access.open(image) as store, progress("verifying") as advance:
             report = store.verify(advance)
     if as_json:
-        print_json(asdict(report) | {"ok": report.ok})
+        print_json(_described(report))
     else:
         _print(report, items=items)
     if not report.ok:
         raise CorruptBlobError(f"{image} has {len(report.problems)} problems")
+
+
+def _described(report: Report) -> dict[str, Any]:
+    described = asdict(report) | {"ok": report.ok}
+    described["clean"] = described.pop("closed")  # as scripts know it
+    return described
 
 
 def _repaired(access: Access, image: Path, **consent: Any) -> Report:
@@ -136,7 +142,7 @@ def _print(report: Report, *, items: bool) -> None:
         f"blobs, {report.free_bytes} bytes free: {len(report.problems) or 'no'} problems"
         + (
             ""
-            if report.clean
+            if report.closed
             else "; the store was not closed after its last change, so nothing here "
             "tells whether that one is here"
         )

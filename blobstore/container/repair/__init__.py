@@ -22,9 +22,10 @@ What must not happen here:
 - Whatever is written is written in an order that leaves, after a crash at any point,
   damage that can be repaired in the same way (C77).
 
-Begin with `repair`, which writes, and `plan`, which decides what; then read `survey`
-(what is sound, and what may lie under the damage), `remains` (what is left of a
-record without its head), `mending` (proof by the head's check), `rebuilding` (proof
-by the root) and `overlay` (trying a repair without writing it). `known` is what readers
-use of this room: they go on with heads that are proved, and write nothing (C67).
+Begin with `repair`, which writes, `plan`, which says what in which order, and `deciding`,
+which fills a plan in. Then read `survey` (what is sound, and what may lie under the
+damage), `remains` (what is left of a record without its head), `mending` (proof by the
+head's check), `rebuilding` (proof by the root) and `overlay` (trying a repair without
+writing it). `known` is what readers use of this room: they go on with heads that are
+proved, and write nothing (C67).
 """

@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from blobstore.container.authentication import Authenticator
-from blobstore.container.directory import Copy
 from blobstore.container.proving import mend_free
 from blobstore.container.repair.mending import mend_record
 from blobstore.container.repair.overlay import Overlay
 from blobstore.container.repair.remains import Lost, Remains
 from blobstore.container.repair.survey import Survey
 from blobstore.container.scan import Damaged, scan_items
+from blobstore.container.sections import Copy
 from formats.container.decoder import decode_item
 from formats.container.model import HEAD_SIZE, Free
 from formats.devices.device import read_exactly

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from blobstore.container.authentication import Authenticator
-    from blobstore.container.directory import Copy
     from blobstore.container.repair.remains import Candidate, Lost, Remains
     from blobstore.container.repair.survey import Reading, Survey
     from formats.container.model import Version
@@ -40,6 +39,11 @@ class Proof:
     reading: Reading
     rebuilt: dict[Lost, Candidate] = field(default_factory=dict)
     gone: set[bytes] = field(default_factory=set)
+
+    @property
+    def replaced(self) -> set[bytes]:
+        """Ids of the sections whose newest record is a lost one."""
+        return {lost.identity.section_id for lost in self.rebuilt} | self.gone
 
 
 def prove(
@@ -75,7 +79,7 @@ class _Search:
         self._remains = remains
         self._authenticator = authenticator
         self._newest = survey.newest(reading)
-        self._state = sum(map(self._member, self._newest.values()))
+        self._state = sum(map(authenticator.member_of, self._newest.values()))
 
     def run(self) -> Proof | None:
         if self._sums_up(0):
@@ -114,7 +118,7 @@ class _Search:
     def _guesses(self, lost: Lost) -> Iterator[tuple[int, Candidate | None]]:
         """Yield what a lost record may be, with what that changes in the sum."""
         known = self._newest.get(lost.identity.section_id)
-        before = self._member(known)
+        before = self._authenticator.member_of(known)
         if before and known is lost.twin:
             yield -before, None  # a tombstone
         if known is not None and known.version.state is State.TOMBSTONE:
@@ -127,11 +131,6 @@ class _Search:
             survey.complete(),
         ):
             yield candidate.member - before, candidate
-
-    def _member(self, copy: Copy | None) -> int:
-        if copy is None or copy.version.state is State.TOMBSTONE:
-            return 0
-        return self._authenticator.member(copy.frame.mac_input(copy.version), copy.version.mac)
 
     def _sums_up(self, difference: int) -> bool:
         return self._authenticator.root(self._state + difference) == self._reading.root

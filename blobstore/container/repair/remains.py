@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from blobstore.container.authentication import Authenticator
-    from blobstore.container.directory import Copy
+    from blobstore.container.sections import Copy
     from formats.container.encoder import RecordFrame
     from formats.container.model import Identity
     from formats.devices.device import BlockDevice
@@ -35,7 +35,7 @@ MAX_REMAINS = 256 << 20
 WORK_LIMIT = 2 << 30
 _CANDIDATE_COST = 16 << 10
 
-# The most generations tried, and the most members of a commit nobody else tells of.
+# The most generations tried, and the most members of a commit that no other head tells of.
 _MAX_GENERATIONS = 4096
 _MAX_MEMBERS = 8
 

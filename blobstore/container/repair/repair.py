@@ -1,6 +1,6 @@
 """Repairing damaged heads and header copies: C70, C76, C77.
 
-`blobstore.container.repair.plan` decides what is to be written, this writes it, so that a
+`blobstore.container.repair.deciding` says what is to be written, this writes it, so that a
 crash at any point leaves what can be repaired again.
 """
 
@@ -13,8 +13,9 @@ from blobstore.container.extents import merge, wipe_heads
 from blobstore.container.headers import header_span, make_equal, write_state
 from blobstore.container.open_container import open_container
 from blobstore.container.recovery import recover, write_heads
+from blobstore.container.repair.deciding import Consent, plan_repair
 from blobstore.container.repair.overlay import Overlay
-from blobstore.container.repair.plan import Finding, mended_finding, plan_repair
+from blobstore.container.repair.plan import Finding, Stage, mended_finding
 from blobstore.container.verification import Problem
 from blobstore.errors import CorruptStoreError
 from formats.container.model import MAX_NAME_SIZE, validate_label
@@ -59,7 +60,7 @@ def repair(
 
     Args:
         container: Not to be used any more if anything was repaired.
-        accept_previous: Sections that may lose a change nobody can prove.
+        accept_previous: Sections that may lose a change that nothing proves.
         accept_lost: Give up sections of which no name is left.
         names: What sections may have been renamed to, by lost heads.
 
@@ -69,7 +70,8 @@ def repair(
     """
     for name in names:
         validate_label(name, "name", lowest=1, highest=MAX_NAME_SIZE)
-    return _Repairer(container).run(accept_previous, accept_lost=accept_lost, names=names)
+    consent = Consent(frozenset(accept_previous), accept_lost, tuple(names))
+    return _Repairer(container).run(consent)
 
 
 def report(done: Repaired, verified: Report) -> Report:
@@ -94,26 +96,21 @@ class _Repairer:
         self._repairs: list[Finding] = []
         self._refused: list[Finding] = []
 
-    def run(
-        self, accept_previous: Collection[str], *, accept_lost: bool, names: Collection[str]
-    ) -> Repaired:
+    def run(self, consent: Consent) -> Repaired:
         # What is seen, and built on, may still lie in a volatile cache.
         self._container.writer.write()
         self._tell_healed()
         self._repair_headers()
         if not (self._container.directory.damaged or self._container.mended):
             return self._result(self._container)
-        plan = plan_repair(
-            self._container, accept_previous=accept_previous, accept_lost=accept_lost, names=names
-        )
+        plan = plan_repair(self._container, consent)
         self._refused += plan.refused
-        if not any(plan.stages) or not self._is_consistent(plan):
+        if plan.is_empty or not self._is_consistent(plan):
             return self._result(self._container)
-        for stage in plan.stages[:-1]:
-            write_heads(self._container, stage)
-        if plan.state:
-            write_state(self._container, *plan.state)
-        write_heads(self._container, plan.stages[-1])
+        for stage in Stage:
+            if stage is Stage.EMPTIED and plan.durable:
+                write_state(self._container, *plan.durable)
+            write_heads(self._container, plan.heads[stage])
         self._repairs += plan.repairs
         for finding in plan.repairs:
             _log.warning("%s", finding.message)
@@ -142,10 +139,10 @@ class _Repairer:
     def _is_consistent(self, plan: Plan) -> bool:
         """Say whether a reader takes the store as it would be; else nothing is written (C70)."""
         trial = Overlay(self._device)
-        for stage in plan.stages:
-            trial.heads.update(stage)
-        if plan.state:
-            generation, root = plan.state
+        for stage in Stage:
+            trial.heads.update(plan.heads[stage])
+        if plan.durable:
+            generation, root = plan.durable
             header = replace(
                 self._container.header,
                 sequence=self._container.header.sequence + 1,

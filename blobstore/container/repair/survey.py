@@ -10,8 +10,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from blobstore.container.directory import Copy
 from blobstore.container.repair.remains import Lost
+from blobstore.container.sections import Copy
 from formats.container.decoder import Record
 from formats.container.encoder import record_frame
 from formats.container.model import Free, State
@@ -30,7 +30,7 @@ class Reading:
         orphans: Offsets of the records that did not complete.
         generation: Up to which everything counts.
         root: What the highest attestation says.
-        last: Whether no commit can have been written behind it: the newest one
+        last: Whether no commit can have been written after it: the newest one
             did not complete, as what is sound shows. Then nothing newer is lost.
     """
 

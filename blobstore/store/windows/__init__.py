@@ -21,7 +21,7 @@ What must not happen here:
   was there when the window began.
 - After a failed write or flush nothing more is written (C51).
 
-Begin with `window`, which has both kinds and chooses between them; then `writer`, the
-commits that write only what differs, and `alarm`, which commits buffered writes that
-nobody flushes.
+Begin with `window`, what both kinds have in common; then read `buffered` and `in_place`,
+and `opening`, which chooses between them. `differing` makes the commits that write only
+what differs, and `alarm` commits buffered writes that are not flushed.
 """

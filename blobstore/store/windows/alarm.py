@@ -1,4 +1,4 @@
-"""When buffered writes are committed although nobody asks (C62's commits of windows)."""
+"""When buffered writes are committed without a flush (C62's commits of windows)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Alarm:
 
         Args:
             ring: Called in the alarm's thread with ``lock`` held; what waited
-                then counts as done, whatever comes of it.
+                then counts as done, also if it fails.
             lock: Guards this object; its methods are called with it held.
             idle: Seconds without a touch, from the last one on.
             longest: Seconds from the first touch on.

@@ -21,7 +21,7 @@ class Codec(Protocol[M]):
 
     For every ``data`` that decodes strictly, ``encode(decode(data), len(data))``
     gives the same bytes; for every model that encodes, with a size that leaves room
-    behind it, decoding gives an equal model. Any other bytes fail cleanly.
+    after it, decoding gives an equal model. Any other bytes fail cleanly.
 
     Attributes:
         name: The type of sections with it in manifests, such as ``pci-vpd``.

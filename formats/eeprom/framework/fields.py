@@ -14,43 +14,27 @@ left out of plain data. A table that may stand for several dataclasses says by
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import functools
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from enum import Enum
-from typing import Any, Final, TypeVar, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
-import msgspec
-
-from formats.eeprom.framework.mirror import (
+from formats.eeprom.framework.annotations import (
     TAG,
-    Octets,
     bare,
     fields_of,
+    is_enum,
+    is_model,
     is_tagged,
     kebab,
     members_of,
-    mirror_of,
     name_of,
 )
-from formats.eeprom.framework.octet_text import from_base64, from_hex
+from formats.eeprom.framework.reading import PlainReader, ReadFile
 from formats.errors import FieldError
 
 M = TypeVar("M")
-
-#: Returns the content of a file that a manifest names.
-ReadFile = Callable[[str], bytes]
-
-_BYTES_KEYS: Final = ("hex", "base64", "text", "file")
-_MESSAGE: Final = re.compile(
-    r"(?P<problem>.*?)(?: - at (?P<key>`key` in )?`\$(?P<path>.*)`)?", re.DOTALL
-)
-# What msgspec says for the name of a value in a mapping.
-_ANY_KEY: Final = "[...]"
-_WAY: Final = re.compile(r"[^.\[\]]+")
 
 
 def to_plain(model: Any) -> dict[str, Any]:
@@ -69,12 +53,7 @@ def from_plain(plain: object, model: type[M], read_file: ReadFile | None = None)
     Raises:
         FieldError: A value is missing, unknown, of another type, or breaks a limit.
     """
-    read = functools.partial(_read_octets, read_file=read_file)
-    try:
-        found = msgspec.convert(plain, mirror_of(model), dec_hook=read)
-    except msgspec.ValidationError as error:
-        raise _field_error(error, plain, lambda part: from_plain(part, model, read_file)) from error
-    made: M = _modelled(found, model)
+    made: M = PlainReader(read_file).value(plain, model, "")
     return made
 
 
@@ -97,7 +76,7 @@ def parse_value(text: str, annotation: Any, path: str) -> Any:
         path: Of the field, for messages.
 
     Raises:
-        FieldError: A field of this type cannot be given as text, or this is none.
+        FieldError: A field of this type cannot be given as text, or not as this one.
     """
     kinds = [bare(member)[0] for member in members_of(bare(annotation)[0])]
     if bytes in kinds:
@@ -109,12 +88,12 @@ def parse_value(text: str, annotation: Any, path: str) -> Any:
             return int(text, 0)
         except ValueError:
             if str not in kinds:
-                raise FieldError(path, f"{text!r} is no whole number") from None
+                raise FieldError(path, f"{text!r} is not a whole number") from None
     if bool in kinds and str not in kinds:
         raise FieldError(path, f"is true or false, not {text!r}")
-    if any(kind in (str, datetime) or _is_enum(kind) for kind in kinds):
+    if any(kind in (str, datetime) or is_enum(kind) for kind in kinds):
         return text
-    raise FieldError(path, "is no single value: name one of its fields")
+    raise FieldError(path, "is not a single value: name one of its fields")
 
 
 # ------------------------------------------------------------- to plain data
@@ -147,7 +126,7 @@ def _value(value: Any, annotation: Any) -> Any:
     if isinstance(value, Mapping):
         inner = _item_of(annotation, Mapping)
         return {key: _value(item, inner) for key, item in value.items()}
-    if dataclasses.is_dataclass(value):
+    if is_model(type(value)):
         return _table(value, tagged=is_tagged(annotation))
     return value
 
@@ -160,105 +139,3 @@ def _item_of(annotation: Any, container: type) -> Any:
             arguments = get_args(inner)
             return arguments[1] if container is Mapping else arguments[0]
     return Any
-
-
-# ----------------------------------------------------------- from plain data
-
-
-def _read_octets(kind: type, value: object, *, read_file: ReadFile | None) -> Octets:
-    """Return what plain data says for bytes; msgspec adds the place to the errors."""
-    assert issubclass(kind, Octets)
-    if isinstance(value, bytes):
-        return kind(value)
-    if isinstance(value, str):
-        return kind(from_hex(value))
-    if not isinstance(value, dict) or len(value) != 1:
-        raise ValueError(
-            "bytes are text in hexadecimal, or a table with one of hex, base64, text, file"
-        )
-    ((key, content),) = value.items()
-    if key not in _BYTES_KEYS or not isinstance(content, str):
-        raise ValueError(f"bytes are given as {', '.join(_BYTES_KEYS)}, each with text")
-    if key == "file":
-        if read_file is None:
-            raise ValueError("no file can be named here")
-        return kind(read_file(content))
-    if key == "text":
-        return kind(content.encode())
-    return kind(from_hex(content) if key == "hex" else from_base64(content))
-
-
-def _modelled(value: Any, annotation: Any) -> Any:
-    """Return a value of the model for what msgspec made of plain data."""
-    if isinstance(value, Octets):
-        return value.content
-    if isinstance(value, Enum):
-        return _model_kind(annotation, Enum)[value.name]
-    if isinstance(value, list | tuple):
-        inner = _item_of(annotation, tuple)
-        return tuple(_modelled(item, inner) for item in value)
-    if isinstance(value, dict):
-        inner = _item_of(annotation, Mapping)
-        return {key: _modelled(item, inner) for key, item in value.items()}
-    if isinstance(value, msgspec.Struct):
-        model = _model_kind(annotation, object, type(value).__name__)
-        values = {
-            field.name: _modelled(getattr(value, field.name), kind)
-            for field, kind in fields_of(model)
-            if getattr(value, field.name) is not msgspec.UNSET
-        }
-        return model(**values)
-    return value
-
-
-def _model_kind(annotation: Any, base: type, name: str | None = None) -> Any:
-    for member in members_of(bare(annotation)[0]):
-        kind = bare(member)[0]
-        if not (isinstance(kind, type) and issubclass(kind, base)):
-            continue
-        if name is None or (dataclasses.is_dataclass(kind) and kind.__name__ == name):
-            return kind
-    raise TypeError(f"{annotation} has no place for it")
-
-
-def _is_enum(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Enum)
-
-
-def _field_error(
-    error: msgspec.ValidationError, plain: object, retry: Callable[[object], object]
-) -> FieldError:
-    """Return our error for one of msgspec's.
-
-    Args:
-        error: It names no keys of mappings.
-        plain: What was converted.
-        retry: Converts; to find which key of a mapping it was.
-    """
-    match = _MESSAGE.fullmatch(str(error))
-    assert match
-    problem = match["problem"][:1].lower() + match["problem"][1:]
-    path = (match["path"] or "").lstrip(".")
-    is_key = match["key"] is not None
-    way, unnamed, rest = path.partition(_ANY_KEY)
-    if not unnamed and not is_key:
-        return FieldError(path, problem)
-    whole = copy.deepcopy(plain)
-    table: Any = whole
-    for part in _WAY.findall(way):
-        table = table[int(part) if isinstance(table, list) else part]
-    items = dict(table)
-    if len(items) == 1:
-        (key,) = items
-        if is_key:
-            return FieldError(path, f"the name {key!r} in it is wrong: {problem}")
-        return FieldError(f"{way}.{key}{rest}", problem)
-    for key, value in items.items():  # which of them is it?
-        table.clear()
-        table[key] = value
-        try:
-            retry(whole)
-        except FieldError as found:
-            if found.path == path if is_key else found.path.startswith(f"{way}.{key}"):
-                return found
-    return FieldError(path, problem)

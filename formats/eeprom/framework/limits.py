@@ -21,7 +21,7 @@ UInt32 = Annotated[int, Meta(ge=0, le=0xFFFF_FFFF)]
 
 #: What unused bytes of an EEPROM hold; a blank one is all 0xFF.
 Fill = Annotated[int, Meta(ge=0, le=0xFF, description="what unused bytes hold")]
-#: Bytes behind the formatted part, up to where only fill bytes follow.
+#: Bytes after the formatted part, up to where only fill bytes follow.
 Tail = Annotated[bytes, Meta(description="what follows, up to the fill bytes")]
 
 #: Text of which every character is one byte, ISO 8859-1, so that any bytes are text (E6).

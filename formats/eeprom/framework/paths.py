@@ -8,13 +8,20 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, get_args, get_origin
 
+from formats.eeprom.framework.annotations import (
+    TAG,
+    bare,
+    fields_of,
+    is_tagged,
+    kebab,
+    members_of,
+)
 from formats.eeprom.framework.fields import parse_value
-from formats.eeprom.framework.mirror import TAG, bare, fields_of, is_tagged, kebab, members_of
 from formats.errors import FieldError
 
 _PATH: Final = re.compile(r"[^.\[\]]+(?:\.[^.\[\]]+|\[\d+\])*")
 _PART: Final = re.compile(r"[^.\[\]]+")
-#: Of the number of an item; Python reads no number of thousands of them.
+#: Of the number of an item; Python does not read numbers of thousands of digits.
 _MOST_DIGITS: Final = 9
 
 
@@ -23,13 +30,13 @@ def assign(plain: dict[str, Any], model: type, path: str, text: str) -> None:
 
     Args:
         plain: Plain data for ``model``, complete or not; modified. Tables on the way
-            are made where they are missing; in a list, the item behind the last too.
+            are made where they are missing; in a list, the item after the last too.
         model: The dataclass.
         path: Names in kebab-case with dots between, ``[0]`` for items of lists.
         text: As `formats.eeprom.framework.fields.parse_value` takes it.
 
     Raises:
-        FieldError: There is no such field, or the text is no value of it.
+        FieldError: There is no such field, or the text is not a value of it.
     """
     here, key, annotation = _locate(plain, model, path)
     value = parse_value(text, annotation, path)
@@ -51,7 +58,7 @@ def has_path(plain: dict[str, Any], model: type, path: str) -> bool:
 def _locate(plain: dict[str, Any], model: type, path: str) -> tuple[Any, Any, Any]:
     """Return the table or list that a field is in, its key there, and its annotation."""
     if not _PATH.fullmatch(path):
-        raise FieldError(path, "is no path of a field, such as board.custom[0]")
+        raise FieldError(path, "is not a path of a field, such as board.custom[0]")
     *way, last = _PART.findall(path)
     here: Any = plain
     annotation: Any = model

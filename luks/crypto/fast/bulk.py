@@ -1,9 +1,9 @@
-"""Whether a request goes through NumPy, sector by sector in bulk, or not.
+"""Whether the sectors of a request are encrypted one by one, or all at once with NumPy.
 
-Few sectors are faster one by one. And a process that reads one blob shall not
-pay for importing NumPy, about 50 ms: it is imported when it would have saved as much
-already. So nobody ever waits more than twice what
-would have been best, whatever comes next.
+A few sectors are faster one by one. NumPy takes about 50 ms to import, which a process
+that reads one blob must not pay for. So it is imported when the requests so far would
+have been faster by as much: a process never takes more than twice the best time,
+whatever it does next (spec/decisions/0013).
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class Bulk(Protocol):
 
 
 class Crossover(NamedTuple):
-    """From where on the way in bulk is faster, with `cryptography` 50 on a Zen 5.
+    """How many sectors are faster in bulk, with `cryptography` 50 on a Zen 5.
 
-    For a size of sectors that is not named it never is. ``python -m tests.bench
+    Sectors of a size that is not named never are. ``python -m tests.bench
     --crossover`` measures all of it.
 
     Attributes:
@@ -157,14 +157,14 @@ def bulk_path(
         return None
 
     def make() -> Bulk:
-        from luks.crypto.fast.bulk_ivs import bulk_ivs  # noqa: PLC0415  NumPy
+        from luks.crypto.fast.bulk_ivs import bulk_ivs  # noqa: PLC0415  imports NumPy
 
         ivs = bulk_ivs(spec, key, sector_size)
         if spec.mode == "xts":
-            from luks.crypto.fast.xts_bulk import BulkXts  # noqa: PLC0415
+            from luks.crypto.fast.xts_bulk import BulkXts  # noqa: PLC0415  imports NumPy
 
             return BulkXts(spec.cipher, key, sector_size, ivs)
-        from luks.crypto.fast.cbc_bulk import BulkCbc  # noqa: PLC0415
+        from luks.crypto.fast.cbc_bulk import BulkCbc  # noqa: PLC0415  imports NumPy
 
         return BulkCbc(CryptographyCipher(spec.cipher, key), sector_size, ivs)
 

@@ -108,7 +108,7 @@ def bulk_ivs(spec: CipherSpec, key: memoryview, sector_size: int) -> BulkIvs:
             return BulkIvs(factor=SECTOR_SIZE // _BLOCK, addend=1, big_endian=True)
         case "essiv":
             hash_ = lookup(spec.iv_option)
-            # The digest is not kept: wiping the key shall end the use of what is made of it.
+            # The digest is not kept: wiping the key has to end the use of what is made from it.
             return BulkIvs(cipher=lambda: CryptographyCipher(spec.cipher, hash_.new(key).digest()))
         case "eboiv":
             return BulkIvs(factor=sector_size, cipher=lambda: CryptographyCipher(spec.cipher, key))

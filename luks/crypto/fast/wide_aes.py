@@ -8,7 +8,7 @@ encrypted tweak, it whitens block i of a call, on both sides, with t0·x^i::
     out[i] = AES(in[i] ^ t0·x^i) ^ t0·x^i
 
 Whoever whitens blocks anyway gives in[i] with that mask already added, and takes
-it off out[i]: `luks.crypto.fast.xts_bulk` does it at no cost. The mask is no secret, and
+it off out[i]: `luks.crypto.fast.xts_bulk` does it at no cost. The mask is not secret, and
 it depends on no volume's key: one random second key serves the process. Because it is
 ours, a volume key with two equal halves works as well, which OpenSSL would refuse.
 

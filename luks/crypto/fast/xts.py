@@ -1,16 +1,18 @@
 """AES-XTS over sectors, with the tweaks that are nothing but the sector number.
 
-`cryptography` has no XTS over many sectors, and to make a context takes longer than
-to encrypt a sector with it. What this module is about is to make few, by two ways
-that `cryptography` does not promise; both are tried once per process, and do
-without where they fail. Many sectors go the way of `luks.crypto.fast.xts_bulk`. The rest of
-XTS, other ciphers and AES-192 among it, is in `luks.crypto.modes`.
+`cryptography` has no XTS over many sectors, and making a context takes longer than
+encrypting a sector with it. So this module makes few contexts, in two ways that
+`cryptography` does not promise: a `Cipher` is used again with another tweak, and a
+context is given other tweaks (`_PassesForNonce`). Each is tried once per process, and
+not used if it fails (spec/decisions/0013). Many sectors are left to
+`luks.crypto.fast.xts_bulk`; other ciphers and AES-192 to `luks.crypto.modes`.
 
 Source: IEEE 1619-2018; the tweaks are those of dm-crypt's IV generators.
 """
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import cache
 from struct import Struct
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -52,7 +54,7 @@ FAST: Final = {
 
 
 def crossover() -> Crossover:
-    """Return from where on `luks.crypto.fast.xts_bulk` is faster than `AesXts` alone."""
+    """Return how many sectors it takes for `luks.crypto.fast.xts_bulk` to be faster."""
     return AES_XTS if _tweak_can_follow() else AES_XTS_BY_CONTEXTS
 
 
@@ -78,7 +80,7 @@ class AesXts:
             self._run("decryptor", first_sector, data, out)
 
     def _run(self, direction: str, number: int, data: ReadableBuffer, out: WritableBuffer) -> None:
-        # Every line costs; see the module's docstring.
+        # This runs for each request, so every line of it costs.
         try:
             maker = self._spare.pop()
         except IndexError:
@@ -93,19 +95,17 @@ class AesXts:
             step = size // SECTOR_SIZE
             source, target = memoryview(data), memoryview(out)
             follows = _tweak_can_follow()
-            if follows:
-                maker.let_tweak_follow()
-            for start in range(0, len(source), size):
-                end = start + size
-                if start:
-                    pack_number(tweak, 0, number & mask)
-                    if follows:
-                        context.reset_nonce(tweak)  # type: ignore[arg-type] # any buffer does
-                    else:
-                        context = maker.context(direction)
-                context.update_into(source[start:end], target[start:end])
-                number += step
-            maker.mode.__class__ = modes.XTS  # what a context is made of
+            with _PassesForNonce(maker.mode) if follows else nullcontext():
+                for start in range(0, len(source), size):
+                    end = start + size
+                    if start:
+                        pack_number(tweak, 0, number & mask)
+                        if follows:
+                            context.reset_nonce(tweak)  # type: ignore[arg-type] # any buffer does
+                        else:
+                            context = maker.context(direction)
+                    context.update_into(source[start:end], target[start:end])
+                    number += step
         self._spare.append(maker)
 
 
@@ -134,13 +134,31 @@ class _Maker:
         context: CipherContext = getattr(cipher, direction)()
         return context
 
-    def let_tweak_follow(self) -> None:
-        """Let `reset_nonce` give the last context other tweaks.
 
-        It looks at the class of the mode again, and this class itself is found faster than
-        one that is derived from it and from XTS.
-        """
-        self.mode.__class__ = modes.ModeWithNonce  # type: ignore[assignment]
+class _PassesForNonce:
+    """In a ``with``, the mode of a context passes for one with a nonce: the class swap.
+
+    OpenSSL can give a context of XTS another tweak and keep its key, which takes 0.4 µs
+    where a new context takes 1.5. `cryptography` has `reset_nonce` for that, and at each
+    call permits it only if the class of the mode is a `ModeWithNonce`. So the class of
+    this one object, which nothing else refers to, is another one meanwhile.
+
+    Why so, what it gains, and what was rejected: spec/decisions/0013, "One XTS context
+    for many sectors". `_tweak_can_follow` tries whether it works. No other code assigns
+    to ``__class__``.
+    """
+
+    __slots__ = ("_mode",)
+
+    def __init__(self, mode: modes.XTS) -> None:
+        self._mode = mode
+
+    def __enter__(self) -> None:
+        # This class itself: one derived from it and from XTS is found more slowly.
+        self._mode.__class__ = modes.ModeWithNonce  # type: ignore[assignment]
+
+    def __exit__(self, *_: object) -> None:
+        self._mode.__class__ = modes.XTS  # what the next context is made of
 
 
 @cache
@@ -162,21 +180,17 @@ def _tweak_is_read_late() -> bool:
 
 @cache
 def _tweak_can_follow() -> bool:
-    """Say whether a context can be given another tweak, which leaves its key as it is.
-
-    OpenSSL can. `cryptography` 50 permits it where the mode has a nonce, which is
-    what XTS calls tweak. Per sector it takes 0.4 µs, and a new context 1.5.
-    """
+    """Say whether `_PassesForNonce` works with this `cryptography`; with version 50 it does."""
     data = bytes(range(256)) * 2
     try:
         for direction in ("encryptor", "decryptor"):
             maker = _Maker(algorithms.AES(_TRIED_KEY))
             context = maker.context(direction)
-            maker.let_tweak_follow()
-            for number in (1, 2, 200):
-                context.reset_nonce(number.to_bytes(16, "little"))
-                if context.update(data) != _context(number, direction).update(data):
-                    return False
+            with _PassesForNonce(maker.mode):
+                for number in (1, 2, 200):
+                    context.reset_nonce(number.to_bytes(16, "little"))
+                    if context.update(data) != _context(number, direction).update(data):
+                        return False
     except (AttributeError, TypeError, ValueError, UnsupportedAlgorithm):
         return False
     return True

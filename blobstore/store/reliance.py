@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 from typing import TYPE_CHECKING
 
+from blobstore.container.open_container import open_container
 from blobstore.errors import DamagedHeadError, PinMismatchError
 from formats.container.model import Authentication
 from luks.errors import PolicyError
@@ -27,7 +28,7 @@ def require_protection(header: Header, *, encrypted: bool, with_secret: bool) ->
         with_secret: Whether the user gave a secret to open it.
 
     Raises:
-        PolicyError: It is not: somebody may have put another one in its place.
+        PolicyError: It is not: another one may have been put in its place.
     """
     if with_secret and not encrypted:
         reason = "a secret was given, but the image is not encrypted"
@@ -77,7 +78,7 @@ def require_pinned(directory: Directory, expected: Digest | None, at_least_gener
         raise PinMismatchError(
             f"the store is in the state of generation {directory.counted}, not in the one of "
             f"generation {expected.generation} that is expected",
-            hint="the image was set back, or changed by somebody who did not tell",
+            hint="the image was set back, or changed by another program",
         )
 
 
@@ -104,8 +105,6 @@ def follow_store(known: OpenContainer) -> OpenContainer:
         FormatError, CorruptStoreError, UnsupportedError, DeviceError: As
             `blobstore.container.open_container.open_container`.
     """
-    from blobstore.container.open_container import open_container  # noqa: PLC0415  only to take over
-
     container = open_container(known.device, allow_damaged=known.allow_damaged)
     if _identity(container.header) != _identity(known.header):
         raise PinMismatchError("there is another store in the image by now [C65]", hint=_ANEW)

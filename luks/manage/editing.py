@@ -7,7 +7,7 @@
 
 Nothing is written before the block ends, and nothing if it ends with an error. A
 crash leaves the old header or the new one, with a passphrase that opens; key
-material that it leaks is erased by the next transaction (L10 to L12, L91, L92).
+material that it leaks is erased by the next commit (L10 to L12, L91, L92).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from luks.crypto.kdf import DEFAULT_LIMITS
 from luks.errors import DeviceBusyError, PolicyError, SecretRequiredError
 from luks.header import luks1
 from luks.header.load import check_areas, opened_for_header, read_header
-from luks.header.policy import DEFAULT_POLICY, check_writable
+from luks.header.policy import DEFAULT_POLICY, check_requirements
 from luks.header.writer import next_header, write_header
 from luks.keys.costs import digest_cost, keyslot_cost
-from luks.keys.enroll import add_keyslot, choose_keyslot, new_digest
+from luks.keys.enroll import choose_keyslot, enroll_key, new_digest
 from luks.keys.keyslots import VolumeKey, matching, unlock, verify_volume_key
 from luks.manage import changes
 from luks.model import PRIORITY_NORMAL
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from luks.crypto.kdf import KdfLimits
     from luks.header.detection import Place
     from luks.header.policy import Policy
-    from luks.model import Header, KdfCost
+    from luks.model import Header, KdfCost, Keyslot
     from luks.secret.secrets import Secret
 
 _MAX_KEY_SIZE: Final = 512
@@ -52,7 +52,7 @@ def edit(
     *,
     policy: Policy = DEFAULT_POLICY,
     limits: KdfLimits = DEFAULT_LIMITS,
-) -> Iterator[Transaction]:
+) -> Iterator[HeaderEdit]:
     """Change keyslots, tokens and the like of a header, all at once at the end.
 
     The volume may be in use meanwhile: its payload is not touched. Other
@@ -67,18 +67,18 @@ def edit(
         EmptyImageError, ForeignImageError, TruncatedImageError, LuksHeaderError:
             There is no sound LUKS header.
         UnsupportedError: It requires something that is not implemented.
-        DeviceBusyError: Somebody else is changing the header.
+        DeviceBusyError: Another program is changing the header.
         DeviceError: It cannot be read or written. After a failed write the
             header is the old or the new one.
     """
     with ExitStack() as stack:
         device = stack.enter_context(opened_for_header(path_or_device))
-        transaction = stack.enter_context(Transaction(device, policy=policy, limits=limits))
-        yield transaction
-        transaction.commit()
+        changed = stack.enter_context(HeaderEdit(device, policy=policy, limits=limits))
+        yield changed
+        changed.commit()
 
 
-class Transaction:
+class HeaderEdit:
     """Changes of a header that are collected, and then written as a whole.
 
     Attributes:
@@ -97,7 +97,7 @@ class Transaction:
         self._limits = limits
         self._old = read_header(device)
         policy.check_header(self._old)
-        check_writable(self._old)
+        check_requirements(self._old)
         check_areas(device, self._old)
         self._policy = policy
         self._material: dict[int, bytes] = {}
@@ -174,7 +174,7 @@ class Transaction:
             secret: Passphrase or content of a key file. Not modified.
             keyslot: Its number; by default the first that is free.
             kdf: Cost of the key derivation, or its kind, to be measured.
-            iter_time: Milliseconds that a measured one shall take.
+            iter_time: Milliseconds that a measured one is to take.
             hash_name: Hash of PBKDF2 and AF; sha256 by default, in LUKS1 the
                 header's.
             cipher: Cipher string and key size in bytes for the key material;
@@ -186,7 +186,7 @@ class Transaction:
             Its number.
 
         Raises:
-            SecretRequiredError: The transaction is not unlocked.
+            SecretRequiredError: No secret has unlocked the volume key.
             KeyslotsFullError: There is no free keyslot, or no room.
             UnsupportedError: A cipher or hash is not available.
             ValueError: The keyslot is active, or these do not fit together.
@@ -199,8 +199,9 @@ class Transaction:
             if hash_name != header.source.hash_spec:
                 raise ArgumentError("LUKS1 has one hash for everything")
         hash_name = hash_name or "sha256"
+        there = self._keyslots_there()
         # The place of a LUKS1 keyslot is its own until the header says that it is free.
-        in_use = self._old.keyslots if header.version == luks1.VERSION else ()
+        in_use = [taken for taken, _ in there] if header.version == luks1.VERSION else ()
         number = choose_keyslot(header, keyslot, in_use)
         key = self._key_to_store(unbound_key)
         cost = keyslot_cost(
@@ -214,13 +215,9 @@ class Transaction:
         if unbound_key is not None:
             size = lookup(hash_name).digest_size
             digest = new_digest(key, digest_cost(kdf, hash_name), size)
-            header, digest_number = changes.unbound_digest(header, digest)
-            payload = self._old.keyslots.values()
-            cipher = cipher or next(
-                ((slot.area.cipher, slot.area.key_size) for slot in payload if slot.area.cipher),
-                None,
-            )
-        header, material = add_keyslot(
+            header, digest_number = changes.with_unbound_digest(header, digest)
+            cipher = cipher or changes.keyslot_cipher(self._old)
+        header, material = enroll_key(
             header,
             number,
             kdf=cost,
@@ -228,11 +225,11 @@ class Transaction:
             key=key,
             hash_name=hash_name,
             digest_number=digest_number,
-            in_use=[slot.area for slot in self._old.keyslots.values()],
+            in_use=[slot.area for _, slot in there],
             cipher=cipher,
         )
         if priority != PRIORITY_NORMAL:
-            header = changes.set_priority(header, number, priority)
+            header = changes.with_priority(header, number, priority)
         self.header = header
         self._material.update(material)
         return number
@@ -267,7 +264,7 @@ class Transaction:
         if keyslot not in changes.volume_keyslots(old):
             raise ArgumentError(f"keyslot {keyslot} does not hold the volume key")
         options: dict[str, Any] = {"kdf": kdf, "iter_time": iter_time, "hash_name": hash_name}
-        self.header = changes.remove_keyslot(old, keyslot)
+        self.header = changes.without_keyslot(old, keyslot)
         try:
             if old.version == luks1.VERSION:
                 return self.add_keyslot(secret, **options)
@@ -291,7 +288,7 @@ class Transaction:
             PolicyError: It is the last one.
             ValueError: It is not active.
         """
-        header = changes.remove_keyslot(self.header, keyslot)
+        header = changes.without_keyslot(self.header, keyslot)
         bound = keyslot in changes.volume_keyslots(self.header)
         if bound and not changes.volume_keyslots(header) and not force:
             raise PolicyError(
@@ -302,19 +299,19 @@ class Transaction:
 
     def set_priority(self, keyslot: int, priority: int) -> None:
         """Say when a keyslot is tried: 0 only by its number, 1 normally, 2 first."""
-        self.header = changes.set_priority(self.header, keyslot, priority)
+        self.header = changes.with_priority(self.header, keyslot, priority)
 
     def set_labels(self, *, label: str | None = None, subsystem: str | None = None) -> None:
         """Set label and subsystem of LUKS2, of at most 47 bytes in UTF-8; "" removes one."""
-        self.header = changes.set_labels(self.header, label, subsystem)
+        self.header = changes.with_labels(self.header, label, subsystem)
 
     def set_uuid(self, uuid: str) -> None:
         """Set the UUID."""
-        self.header = changes.set_uuid(self.header, uuid)
+        self.header = changes.with_uuid(self.header, uuid)
 
     def set_flags(self, flags: Iterable[str]) -> None:
         """Set LUKS2's persistent activation flags, such as ``allow-discards``."""
-        self.header = changes.set_flags(self.header, flags)
+        self.header = changes.with_flags(self.header, flags)
 
     def set_token(self, body: Mapping[str, Any], *, number: int | None = None) -> int:
         """Add or replace a token of LUKS2.
@@ -326,16 +323,16 @@ class Transaction:
         Returns:
             Its number.
         """
-        self.header, number = changes.set_token(self.header, body, number)
+        self.header, number = changes.with_token(self.header, body, number)
         return number
 
     def assign_token(self, number: int, keyslot: int, *, assigned: bool = True) -> None:
         """Say that a token of LUKS2 is for an active keyslot, or is not."""
-        self.header = changes.assign_token(self.header, number, keyslot, assigned=assigned)
+        self.header = changes.with_assignment(self.header, number, keyslot, assigned=assigned)
 
     def remove_token(self, number: int) -> None:
         """Remove a token of LUKS2."""
-        self.header = changes.remove_token(self.header, number)
+        self.header = changes.without_token(self.header, number)
 
     def commit(self) -> Header:
         """Write everything, durably, and begin anew with the header that is there then.
@@ -343,7 +340,7 @@ class Transaction:
         After an interrupt or an error it can be called again (L98).
 
         Raises:
-            DeviceBusyError: The header was changed by somebody else meanwhile.
+            DeviceBusyError: Another program has changed the header meanwhile.
             DeviceError: A write failed: the header is the old or the new one.
             LuksHeaderError: The metadata do not fit.
         """
@@ -365,13 +362,21 @@ class Transaction:
         """Take the header on the device for what it is, if an interrupted commit wrote it."""
         if there != self._written:
             raise DeviceBusyError(
-                "the header was changed by somebody else meanwhile"
+                "another program has changed the header meanwhile"
                 if self._written is None
                 else "an interrupted commit left the header between two states [L98]",
-                hint="begin another transaction with the header as it is now",
+                hint="begin again with the header as it is now",
             )
         self._old = there
         self.header = replace(self.header, seqid=there.seqid, source=there.source)
+
+    def _keyslots_there(self) -> list[tuple[int, Keyslot]]:
+        """Return the keyslots of what may be on the device.
+
+        That is the old header, or what a commit in doubt has written (L98).
+        """
+        headers = [self._old] if self._written is None else [self._old, self._written]
+        return [item for header in headers for item in header.keyslots.items()]
 
     def _key_to_store(self, unbound_key: bytes | Secret | None) -> memoryview:
         if unbound_key is not None:
@@ -380,7 +385,9 @@ class Transaction:
                 raise ArgumentError(f"a key has 1 to {_MAX_KEY_SIZE} bytes")
             return key
         if self._key is None:
-            raise SecretRequiredError("the transaction is not unlocked, so that it has no key")
+            raise SecretRequiredError(
+                "the volume key is needed: unlock it first, by a secret that opens a keyslot"
+            )
         return self._key.key.view()
 
     def _forget(self) -> None:

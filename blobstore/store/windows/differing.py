@@ -11,8 +11,8 @@ from formats.container.model import HEAD_SIZE, State
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from blobstore.container.directory import Copy, Section
     from blobstore.container.open_container import OpenContainer
+    from blobstore.container.sections import Copy, Section
     from blobstore.store.lookup import Lookup
 
 

@@ -1,0 +1,51 @@
+"""Letting another process have the image, and taking it back: C65."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from blobstore.container.recovery import close, recover
+from blobstore.store.reliance import follow_store, require_pinned
+
+if TYPE_CHECKING:
+    from blobstore.image.image import ImageLock
+    from blobstore.store.description import Digest
+    from blobstore.store.session import Session
+
+
+def release(session: Session) -> None:
+    """Give up the lock of the image; as `Store.release`."""
+    session.require_writable()
+    lock = _require_lock(session)
+    session.require_no_windows()
+    close(session.container)
+    lock.release()
+    session.released = session.unlocked = True
+
+
+def take_over(session: Session, expect_digest: Digest | None, at_least_generation: int) -> None:
+    """Take the lock of the image, and what its store has become; as `Store.take_over`."""
+    session.require_open()
+    lock = _require_lock(session)
+    if not session.released:
+        require_pinned(session.container.directory, expect_digest, at_least_generation)
+        return
+    session.require_no_windows()
+    lock.acquire()
+    try:
+        container = follow_store(session.container)
+        session.require_protection(container.header)
+        require_pinned(container.directory, expect_digest, at_least_generation)
+        if container.writable:
+            recover(container)
+    except BaseException:
+        lock.release()
+        raise
+    session.use(container)
+    session.released = session.unlocked = False
+
+
+def _require_lock(session: Session) -> ImageLock:
+    if session.image_lock is None or session.read_only:
+        raise ValueError("only a store opened by its path for writing can change hands")
+    return session.image_lock
