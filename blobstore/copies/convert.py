@@ -12,8 +12,8 @@ from blobstore.copies.convert_kinds import KINDS, kind_of
 from blobstore.copies.convert_ranges import written_ranges
 from blobstore.errors import CorruptBlobError, StoreBusyError
 from blobstore.image.creation import new_image
+from blobstore.image.files import is_same_file
 from blobstore.image.layers import LayersLock
-from formats.devices.file import is_same_file
 from formats.errors import ArgumentError, FormatError
 from luks.payload.options import FormatKeywords, require_format_keywords
 

@@ -44,6 +44,10 @@ _AES_KEY_SIZE: Final = 16
 _SECTOR_SIZE: Final = 512
 
 
+#: The public name of what a new image is to be.
+Qcow2Options = Options
+
+
 class Disk(NamedTuple):
     """The disk of a qcow2 image.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from blobstore.errors import ManifestError
-from formats.devices.file import is_same_file
+from blobstore.image.files import is_same_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -24,7 +24,8 @@ What must not happen here:
   durable before its directory was flushed.
 
 Begin with `device`, the protocol and the devices that need no file. `file` has files and
-block devices, and `new_file`; `locks` has the locks that QEMU and this project take, and
-`holes` the system calls for space that files do not occupy. `steady` reads an image
-without a lock while another process may be writing it (C66).
+block devices, `new_file` makes files that appear complete or not at all, and `identity`
+says whether two names lead to one file; `locks` has the locks that QEMU and this project
+take, and `holes` the system calls for space that files do not occupy. `steady` reads an
+image without a lock while another process may be writing it (C66).
 """

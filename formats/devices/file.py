@@ -1,8 +1,8 @@
 """Image files and block devices: the only module that opens them.
 
-Reads and writes are positional, flushes reach the medium, new files appear
-complete or not at all, and an open image is locked against QEMU and against other
-processes of this project (`formats.devices.locks`).
+Reads and writes are positional, flushes reach the medium, and an open image is locked
+against QEMU and against other processes of this project (`formats.devices.locks`). New
+files are made by `formats.devices.new_file`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import stat
 import sys
 import threading
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from formats.devices.device import Device
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from formats.devices.device import ReadableBuffer, WritableBuffer
 
 _NOT_THERE = {errno.EOPNOTSUPP, errno.ENOSYS}
-_BINARY: int = getattr(os, "O_BINARY", 0)  # Windows only
+#: A flag to open with; Windows only.
+BINARY: int = getattr(os, "O_BINARY", 0)
 
 #: How often to reopen a file that lost its name before it was locked.
 _OPEN_ATTEMPTS = 20
@@ -99,7 +100,7 @@ class FileDevice(Owned, Device):
         # A pipe is refused later; without this flag, opening one would wait for its other end.
         flags = (os.O_RDONLY if self.read_only else os.O_RDWR) | getattr(os, "O_NONBLOCK", 0)
         try:
-            self._fd = open_descriptor(self._name, flags | _BINARY)
+            self._fd = open_descriptor(self._name, flags | BINARY)
         except OSError as error:
             raise _translate(
                 error, f"cannot open {self._name}", writing=not self.read_only
@@ -400,93 +401,6 @@ class FileDevice(Owned, Device):
             return os.write(self._fd, view)
 
 
-@contextmanager
-def new_file(
-    path: str | os.PathLike[str],
-    size: int,
-    *,
-    overwrite: bool = False,
-    existing: FileDevice | None = None,
-) -> Iterator[FileDevice]:
-    """Make an image file that appears under its name complete or not at all.
-
-    Yields a device over a temporary file beside ``path``, of ``size`` zero
-    bytes, mode 0600, locked for writing. When the block ends without an error, the
-    file is flushed and takes its name durably, and the device stays open; the caller
-    closes it. When the block raises, the file is removed. A child that is forked in
-    the block does neither (C64).
-
-    Args:
-        path: The name to take; a symbolic link is followed.
-        size: Size in bytes; the file is one hole.
-        overwrite: Replace an existing file; otherwise a file that appears meanwhile
-            is left alone. The existing file is locked until it is replaced: a process
-            that writes to it would continue on a file without a name (C65).
-        existing: The existing file, if it is open and locked for writing already.
-
-    Raises:
-        FileExistsError: ``path`` exists and ``overwrite`` is false.
-        DeviceBusyError: Another process uses the file that would be replaced.
-        DeviceError: The file cannot be made, or would replace a device, a pipe or a
-            directory.
-    """
-    from pathlib import Path  # noqa: PLC0415  see FileDevice.path
-
-    target = Path(os.path.realpath(path))
-    if not overwrite and target.exists():
-        raise FileExistsError(errno.EEXIST, "it exists already", str(target))
-    if target.exists() and not target.is_file():
-        # Root could replace even /dev/null, for every process.
-        raise DeviceError(f"{path} is not a regular file, and is not replaced by one")
-    with ExitStack() as stack:
-        if existing is None and overwrite and target.exists():
-            existing = stack.enter_context(FileDevice(target, alone=True))
-        temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY
-        try:
-            os.close(os.open(temporary, flags, 0o600))
-        except OSError as error:
-            raise _translate(error, f"cannot create {target}") from error
-        owner = Owner(f"the new file {path}")
-        try:
-            device = FileDevice(temporary, read_only=False)
-        except BaseException:
-            temporary.unlink()
-            raise
-        try:
-            device.resize(size)
-            yield device
-            device.flush()
-            if existing is not None:
-                existing.require_name()
-            elif overwrite and target.exists():
-                # It appeared meanwhile.
-                stack.enter_context(FileDevice(target, alone=True))
-            _take_name(temporary, target, overwrite=overwrite)
-            device.rename(path)
-        except BaseException:
-            if not owner.is_other:
-                device.close()
-                with suppress(FileNotFoundError):
-                    temporary.unlink()
-            raise
-
-
-def _take_name(temporary: Path, target: Path, *, overwrite: bool) -> None:
-    try:
-        if overwrite or not hasattr(os, "link"):
-            temporary.replace(target)
-        else:
-            # A link, unlike a rename, never replaces what appeared meanwhile.
-            os.link(temporary, target)
-            temporary.unlink()
-        synchronise_directory(target.parent)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        raise _translate(error, f"cannot name the new file {target}") from error
-
-
 def _absolute(name: str) -> str:
     return os.path.abspath(name)  # noqa: PTH100  see FileDevice.path
 
@@ -496,27 +410,6 @@ def _is_one(opened: os.stat_result, named: os.stat_result) -> bool:
     if stat.S_ISBLK(opened.st_mode) and stat.S_ISBLK(named.st_mode):
         return opened.st_rdev == named.st_rdev
     return os.path.samestat(opened, named)
-
-
-def is_same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
-    """Say whether both names lead to one file, even by a link or before it is made."""
-    from pathlib import Path  # noqa: PLC0415  see FileDevice.path
-
-    if os.path.realpath(one) == os.path.realpath(other):
-        return True
-    one, other = Path(one), Path(other)
-    return one.exists() and other.exists() and one.samefile(other)
-
-
-def synchronise_directory(path: Path) -> None:
-    """Make names just added to or removed from a directory durable."""
-    if not hasattr(os, "O_DIRECTORY"):  # Windows has no such thing to open
-        return
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _synchronise(fd: int) -> None:

@@ -18,7 +18,7 @@ from formats.qcow2.host import Host
 from formats.qcow2.lost import Lost
 from formats.qcow2.refcounts import TABLE_OFFSET_MASK as BLOCK_OFFSET_MASK
 from formats.qcow2.refcounts import Refcounts
-from formats.qcow2.report import Report
+from formats.qcow2.report import CheckReport
 from formats.qcow2.rewrite import load_counts
 from formats.qcow2.snapshot_table import encode_snapshots, read_snapshots
 from formats.qcow2.sparse import SparseCounts
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from formats.devices.device import BlockDevice
 
 
-def check(device: BlockDevice) -> Report:
+def check(device: BlockDevice) -> CheckReport:
     """Check the tables of an image: refcounts, overlaps, flags, bounds. Nothing is written.
 
     Args:
@@ -70,7 +70,7 @@ class Checker:
     def __init__(self, device: BlockDevice) -> None:
         self.host = Host(device)
         self.header = read_header(device)
-        self.report = Report()
+        self.report = CheckReport()
         self.used = SparseCounts()
         self.lost = Lost(self.header, self.host.size)
         self.bad_blocks = False
@@ -80,7 +80,7 @@ class Checker:
         self._l2_seen: Counter[int] = Counter()
         self._active: Counter[int] = Counter()
 
-    def run(self) -> Report:
+    def run(self) -> CheckReport:
         """Check everything; errors as `check`."""
         header, report = self.header, self.report
         report.total_clusters = -(-header.size // header.cluster_size)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from formats.devices.file import FileDevice, is_same_file
+from formats.devices.file import FileDevice
+from formats.devices.identity import is_same_file
 from formats.errors import FormatError, UnsupportedError
 
 if TYPE_CHECKING:

@@ -22,12 +22,12 @@ from formats.qcow2.rewrite import Rewrite, load_counts
 
 if TYPE_CHECKING:
     from formats.devices.device import BlockDevice
-    from formats.qcow2.report import Report
+    from formats.qcow2.report import CheckReport
 
 _log = LateLogger(__name__)
 
 
-def repair(device: BlockDevice, *, leaks_only: bool) -> Report:
+def repair(device: BlockDevice, *, leaks_only: bool) -> CheckReport:
     """Repair what is possible, all at once or not at all (Q10, Q20, Q25).
 
     Args:
@@ -69,7 +69,7 @@ def repair_counts(device: BlockDevice) -> None:
     _repair(checker, report, leaks_only=False)
 
 
-def _repair(checker: Checker, before: Report, *, leaks_only: bool) -> Report:
+def _repair(checker: Checker, before: CheckReport, *, leaks_only: bool) -> CheckReport:
     host, header = checker.host, checker.header
     marked = header.incompatible & (features.DIRTY | features.CORRUPT)
     if leaks_only:
@@ -105,7 +105,7 @@ def _repair(checker: Checker, before: Report, *, leaks_only: bool) -> Report:
     return after
 
 
-def _refused(report: Report, reason: str) -> Report:
+def _refused(report: CheckReport, reason: str) -> CheckReport:
     report.findings.insert(0, f"not repaired: {reason}")
     return report
 

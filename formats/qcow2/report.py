@@ -10,7 +10,7 @@ _MOST_FINDINGS: Final = 1000
 
 
 @dataclass
-class Report:
+class CheckReport:
     """The findings in an image; true if nothing is wrong.
 
     Attributes:

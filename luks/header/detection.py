@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from formats.devices.device import read_exactly
 from luks.header.luks2_binary import METADATA_SIZES, PRIMARY_MAGIC, SECONDARY_MAGIC, UUID_SIZE
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from formats.devices.device import BlockDevice
 
-    #: A place that the API accepts: a path, or an open device.
-    Place = str | os.PathLike[str] | BlockDevice
+#: A place that the API accepts: a path, or an open device.
+Place: TypeAlias = "str | os.PathLike[str] | BlockDevice"
 
 _UUID_OFFSET: Final = 168  # in LUKS1, and in both copies of LUKS2
 
@@ -76,7 +76,7 @@ def is_same_place(one: Place, other: Place) -> bool:
     ]
     if paths[0] is None or paths[1] is None:
         return False
-    from formats.devices.file import is_same_file  # noqa: PLC0415  devices may come from elsewhere
+    from formats.devices.identity import is_same_file  # noqa: PLC0415  opening needs none
 
     return is_same_file(paths[0], paths[1])
 

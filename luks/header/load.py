@@ -31,10 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from formats.devices.device import BlockDevice
+    from luks.header.detection import Place
     from luks.model import Header
-
-    #: A place that the API accepts: a path, or an open device.
-    Place = str | os.PathLike[str] | BlockDevice
 
 _log = LateLogger("luks")
 

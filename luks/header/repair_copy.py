@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from formats.devices.device import BlockDevice
-    from luks.header.load import Place
+    from luks.header.detection import Place
     from luks.model import Header
 
 _log = LateLogger("luks")

@@ -12,7 +12,8 @@ from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING
 
 from formats.devices.device import MemoryDevice, is_blank, read_exactly
-from formats.devices.file import is_same_file, new_file
+from formats.devices.identity import is_same_file
+from formats.devices.new_file import new_file
 from formats.errors import ArgumentError
 from formats.frozen import replace
 from luks.errors import (
@@ -34,7 +35,7 @@ from luks.manage.restore import restore_luks1, restore_luks2
 
 if TYPE_CHECKING:
     from formats.devices.device import BlockDevice
-    from luks.header.load import Place
+    from luks.header.detection import Place
     from luks.model import Header
 
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from formats.devices.device import BlockDevice
     from luks.crypto.kdf import KdfLimits
-    from luks.header.load import Place
+    from luks.header.detection import Place
     from luks.header.policy import Policy
     from luks.model import Header, KdfCost, Keyslot
     from luks.secret.secrets import Secret

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from formats.devices.device import BlockDevice, ReadableBuffer, WritableBuffer
     from luks.crypto.kdf import KdfLimits
-    from luks.header.load import Place
+    from luks.header.detection import Place
     from luks.header.policy import Policy
     from luks.model import Header
 

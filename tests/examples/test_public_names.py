@@ -1,71 +1,115 @@
-"""Documentation and examples use public names only (CONTRIBUTING.md, "What is public")."""
+"""The public names stand once in each package, and type checkers, users and `import *` see them."""
 
 from __future__ import annotations
 
 import ast
+import importlib
 import re
+import subprocess
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-import blobstore
-import luks
+import formats
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/*.md"))]
-EXAMPLES = sorted(ROOT.glob("examples/**/*.py"))
-#: What CONTRIBUTING.md permits of `formats`.
-MODULES = re.compile(r"formats\.(errors|devices\.(device|file)|eeprom\b.*|qcow2\b.*)$")
-EXPORTED = {"blobstore": {*blobstore.__all__, "__version__"}, "luks": set(luks.__all__)}
+PACKAGES = ("blobstore", "blobstore.vtpm", "luks")
 
 
-def not_public(tree: ast.AST) -> list[str]:
-    """Return what a program takes of the packages and must not."""
-    used: list[str] = []
-    for node in ast.walk(tree):
-        match node:
-            case ast.Import(names=names):
-                used += [alias.name for alias in names if "." in alias.name]
-            case ast.ImportFrom(module=str(module), names=names):
-                used += [f"{module}.{alias.name}" for alias in names]
-            case ast.Attribute(value=ast.Name(id="blobstore" | "luks" as package), attr=name):
-                used.append(f"{package}.{name}")
-    return [name for name in used if not is_public(name)]
+@pytest.fixture(params=PACKAGES)
+def package(request: pytest.FixtureRequest) -> ModuleType:
+    return importlib.import_module(request.param)
 
 
-def is_public(name: str) -> bool:
-    """Say whether a dotted name is public, or does not belong to the packages."""
-    package, _, rest = name.partition(".")
-    if package == "formats":
-        return MODULES.match(name) is not None
-    return package not in EXPORTED or rest.split(".")[0] in EXPORTED[package]
+def for_type_checkers(package: ModuleType) -> dict[str, str]:
+    """Return what a type checker finds to be public (PEP 484), and the module that has it."""
+    assert package.__file__ is not None
+    tree = ast.parse(Path(package.__file__).read_text())
+    (block,) = (
+        node
+        for node in tree.body
+        if isinstance(node, ast.If)
+        and isinstance(node.test, ast.Name)
+        and node.test.id == "TYPE_CHECKING"
+    )
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    return {
+        alias.name: node.module or ""
+        for node in imports
+        for alias in node.names
+        if alias.asname == alias.name
+    }
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_a_page_imports_public_names_only(page: Path) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
-    assert [name for block in blocks for name in not_public(ast.parse(block))] == []
+def test_type_checkers_and_programs_find_the_same_names(package: ModuleType) -> None:
+    checked = for_type_checkers(package)
+    assert package.__all__ == sorted(checked)
+    for name, home in checked.items():
+        assert getattr(package, name) is getattr(importlib.import_module(home), name)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_a_page_names_public_names_only(page: Path) -> None:
-    named = re.findall(r"`((?:blobstore|luks|formats)\.[A-Za-z_][\w.]*)", page.read_text())
-    assert [name for name in named if not is_public(name.rstrip("."))] == []
+def test_no_name_stands_twice(package: ModuleType) -> None:
+    assert package.__file__ is not None
+    source = Path(package.__file__).read_text()
+    for name in package.__all__:
+        lines = re.findall(rf"^ *from .* as {name}\b.*$", source, re.MULTILINE)
+        assert len(lines) == 1, name
+    assert len(package.__all__) == len(set(package.__all__))
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
-def test_an_example_imports_public_names_only(example: Path) -> None:
-    assert not_public(ast.parse(example.read_text())) == []
+def test_all_names_are_listed_and_no_others_are_found(package: ModuleType) -> None:
+    assert set(package.__all__) <= set(dir(package))
+    with pytest.raises(AttributeError, match=f"'{package.__name__}' has no attribute 'nonsense'"):
+        package.nonsense  # noqa: B018
+    everything: dict[str, object] = {}
+    exec(f"from {package.__name__} import *", everything)
+    assert set(package.__all__) <= set(everything)
 
 
-@pytest.mark.parametrize(
-    "program",
-    [
-        "from blobstore.store.store import Store",
-        "import luks.payload.volume",
-        "from formats.frozen import Record",
-        "import luks\nluks.header",
-    ],
-)
-def test_what_is_internal_is_found(program: str) -> None:
-    assert len(not_public(ast.parse(program))) == 1
+@pytest.mark.parametrize("name", PACKAGES)
+def test_what_is_public_says_what_it_does(name: str) -> None:
+    package = importlib.import_module(name)
+    for public in package.__all__:
+        value = getattr(package, public)
+        assert not callable(value) or value.__doc__, public
+
+
+def test_a_type_checker_sees_names_and_misses_others(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import blobstore, luks\n"
+        "reveal_type(blobstore.open('image'))\n"
+        "reveal_type(luks.load_header('image').uuid)\n"
+        "blobstore.opne\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--cache-dir", tmp_path / "cache", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert 'note: Revealed type is "blobstore.store.store.Store"' in done.stdout
+    assert 'note: Revealed type is "str"' in done.stdout or "builtins.str" in done.stdout
+    assert '"opne"' in done.stdout
+    assert "Found 1 error" in done.stdout
+
+
+def test_only_lines_that_type_checkers_take_for_public_count(tmp_path: Path) -> None:
+    source = tmp_path / "__init__.py"
+    source.write_text(
+        "from a import outside as outside\n"
+        "if TYPE_CHECKING:\n"
+        "    from luks.model import Area as Area\n"
+        "    from b import private\n"
+        "    import c\n"
+    )
+    names, get, _ = formats.public_names("formats", str(source))
+    assert names == ["Area"]
+    with pytest.raises(AttributeError, match="private"):
+        get("private")
