@@ -101,7 +101,7 @@ def _repaired(access: Access, image: Path, **consent: Any) -> Report:
     _erase_leaked_keys(access, image)
     if stale and mended:
         # Opening a volume for writing restores its header copy.
-        message = f"the {stale} LUKS header copy was written anew from the other"
+        message = f"the {stale} LUKS header copy was rewritten from the other"
         report = replace(report, repairs=(blobstore.Problem(message), *report.repairs))
     return report
 
