@@ -85,7 +85,6 @@ if TYPE_CHECKING:
     from blobstore.image.luks_header import attach_header as attach_header
     from blobstore.image.luks_header import detach_header as detach_header
     from blobstore.image.luks_header import luks_place as luks_place
-    from blobstore.image.qcow2 import Qcow2Options as Qcow2Options
     from blobstore.manifests.fields import DecodedBlob as DecodedBlob
     from blobstore.manifests.fields import decode_blob as decode_blob
     from blobstore.manifests.fields import decode_file as decode_file
@@ -106,8 +105,8 @@ if TYPE_CHECKING:
     from blobstore.manifests.unpack import unpack as unpack
     from blobstore.opening import create as create
     from blobstore.opening import open as open  # noqa: A004
-    from blobstore.store.description import Digest as Digest
     from blobstore.store.description import SectionInfo as SectionInfo
+    from blobstore.store.description import StateDigest as StateDigest
     from blobstore.store.description import StoreInfo as StoreInfo
     from blobstore.store.store import Store as Store
     from blobstore.store.transaction import Transaction as Transaction
@@ -115,6 +114,7 @@ if TYPE_CHECKING:
     from formats.errors import ForkedProcessError as ForkedProcessError
     from formats.errors import ImageReplacedError as ImageReplacedError
     from formats.errors import StorageError as StorageError
+    from formats.qcow2.creation import Qcow2Options as Qcow2Options
     from formats.qcow2.files import BackingFiles as BackingFiles
     from formats.qcow2.measure import Measure as Measure
     from formats.qcow2.report import CheckReport as CheckReport

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeVar, dat
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_R = TypeVar("_R", bound="Record")
+_R = TypeVar("_R", bound="Frozen")
 
 _REQUIRED: Final[Any] = object()
 
@@ -47,7 +47,7 @@ def field(
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
-class Record:
+class Frozen:
     """Base of records: a subclass has a field for each of its annotations.
 
     With ``kw_only``, they are set by name only. ``__post_init__`` runs at the end.
@@ -117,6 +117,6 @@ def replace(record: _R, **changes: Any) -> _R:
     return type(record)(**{**record.__dict__, **changes})
 
 
-def as_dict(record: Record) -> dict[str, Any]:
+def as_dict(record: Frozen) -> dict[str, Any]:
     """Return the fields of a record by name, in order; their values are not copied."""
     return dict(record.__dict__)

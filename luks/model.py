@@ -14,7 +14,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from formats.frozen import Record, field
+from formats.frozen import Frozen, field
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +31,7 @@ Argon2Variant = Literal["argon2id", "argon2i"]
 ARGON2_VARIANTS: Final[tuple[Argon2Variant, ...]] = ("argon2id", "argon2i")
 
 
-class Pbkdf2(Record):
+class Pbkdf2(Frozen):
     """The cost of PBKDF2.
 
     Attributes:
@@ -43,7 +43,7 @@ class Pbkdf2(Record):
     iterations: int
 
 
-class Argon2(Record):
+class Argon2(Frozen):
     """The cost of Argon2.
 
     Attributes:
@@ -62,7 +62,7 @@ class Argon2(Record):
 KdfCost = Pbkdf2 | Argon2
 
 
-class Area(Record):
+class Area(Frozen):
     """The place of a keyslot's key material.
 
     Attributes:
@@ -84,7 +84,7 @@ class Area(Record):
         return self.offset + self.size
 
 
-class Keyslot(Record):
+class Keyslot(Frozen):
     """One way to a key: a key derived from a passphrase decrypts the key material.
 
     Attributes:
@@ -110,7 +110,7 @@ class Keyslot(Record):
     problem: str = field(default="", compare=False)
 
 
-class Digest(Record):
+class Digest(Frozen):
     """The digest that verifies a key.
 
     Attributes:
@@ -133,7 +133,7 @@ class Digest(Record):
     problem: str = field(default="", compare=False)
 
 
-class Segment(Record):
+class Segment(Frozen):
     """A part of the payload.
 
     Attributes:
@@ -162,7 +162,7 @@ class Segment(Record):
         return any(flag.startswith("backup-") for flag in self.flags)
 
 
-class Token(Record):
+class Token(Frozen):
     """A hint for finding a passphrase, in a form that the owner of its type defines.
 
     Attributes:
@@ -179,7 +179,7 @@ class Token(Record):
 _NOTHING: Mapping[int, Any] = MappingProxyType({})
 
 
-class Header(Record):
+class Header(Frozen):
     """A validated LUKS header.
 
     Attributes:

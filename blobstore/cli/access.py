@@ -41,7 +41,7 @@ class Access(NamedTuple):
     header: Path | None
     volume_key_file: Path | None
     allow_unprotected: bool
-    expect_digest: blobstore.Digest | None
+    expect_digest: blobstore.StateDigest | None
     at_least_generation: int
     lock: bool
     snapshot: str | blobstore.SnapshotKey | None

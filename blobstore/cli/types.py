@@ -27,16 +27,16 @@ class SizeType(click.ParamType[int]):
             self.fail(str(error), param, ctx)
 
 
-class DigestType(click.ParamType["blobstore.Digest"]):
+class DigestType(click.ParamType["blobstore.StateDigest"]):
     """A digest as `blobstore info` shows it."""
 
     name = "digest"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> blobstore.Digest:
+    ) -> blobstore.StateDigest:
         try:
-            return blobstore.Digest.parse(value)
+            return blobstore.StateDigest.parse(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
 

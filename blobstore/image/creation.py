@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from formats.devices.file import FileDevice
-    from formats.qcow2.creation import Options
+    from formats.qcow2.creation import Qcow2Options
 
     AnyPath = str | os.PathLike[str]
 
@@ -68,7 +68,7 @@ class NewImage:
     size: int | None = None
     overwrite: bool = False
     image_format: str = RAW
-    qcow2_options: Options | None = None
+    qcow2_options: Qcow2Options | None = None
     own_luks: bool = False
 
     def __post_init__(self) -> None:

@@ -15,7 +15,7 @@ from blobstore.image.qcow2 import LUKS_HEADER_SIZE
 from formats.errors import ArgumentError
 from formats.qcow2 import snapshots
 from formats.qcow2.check import check as check_tables
-from formats.qcow2.creation import Options
+from formats.qcow2.creation import Qcow2Options
 from formats.qcow2.header import is_qcow2
 from formats.qcow2.measure import measure as measure_disk
 from formats.qcow2.opening import open_image
@@ -66,7 +66,7 @@ def check(path: AnyPath, *, repair: Literal["leaks", "all"] | None = None) -> Ch
 
 def measure(
     source: AnyPath | int,
-    options: Options | None = None,
+    options: Qcow2Options | None = None,
     *,
     encrypted: bool = False,
     open_backing: BackingOpener | None = None,
@@ -90,7 +90,7 @@ def measure(
         DeviceBusyError, DeviceError: The source cannot be read.
         ValueError: The options do not fit together, or the size is negative.
     """
-    options = options or Options()
+    options = options or Qcow2Options()
     if encrypted:
         options = replace(options, luks_header_size=LUKS_HEADER_SIZE)
     if isinstance(source, int):

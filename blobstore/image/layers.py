@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from blobstore.image.qcow2 import Disk
     from formats.devices.device import BlockDevice
-    from formats.qcow2.creation import Options
+    from formats.qcow2.creation import Qcow2Options
     from formats.qcow2.device import Qcow2Device
     from formats.qcow2.opening import BackingOpener
     from formats.qcow2.snapshot_table import SnapshotKey
@@ -185,7 +185,7 @@ def open_place(path: AnyPath, *, read_only: bool = True, lock: bool = True) -> F
     return FileDevice(path, read_only=read_only, lock=lock)
 
 
-def qcow2_options(cluster_size: int | None) -> Options | None:
+def qcow2_options(cluster_size: int | None) -> Qcow2Options | None:
     """Return the options of a new qcow2 image with clusters of so many bytes.
 
     Args:
@@ -197,9 +197,9 @@ def qcow2_options(cluster_size: int | None) -> Options | None:
     """
     if cluster_size is None:
         return None
-    from formats.qcow2.creation import Options  # noqa: PLC0415  only new qcow2 images have any
+    from formats.qcow2.creation import Qcow2Options  # noqa: PLC0415  only new qcow2 images have any
 
-    return Options(cluster_size=cluster_size)
+    return Qcow2Options(cluster_size=cluster_size)
 
 
 def image_format(file: BlockDevice) -> str:

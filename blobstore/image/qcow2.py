@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import luks
 from formats.errors import ArgumentError, UnsupportedError
 from formats.frozen import replace as replace_fields
-from formats.qcow2.creation import Options, create
+from formats.qcow2.creation import Qcow2Options, create
 from formats.qcow2.features import DIRTY
 from formats.qcow2.header import CRYPT_AES, CRYPT_LUKS, CRYPT_NONE, is_qcow2, read_header
 from formats.qcow2.opening import luks_area, open_image
@@ -42,10 +42,6 @@ LUKS_HEADER_SIZE: Final = 2_068_480
 _AES_CIPHER: Final = "aes-cbc-plain64"
 _AES_KEY_SIZE: Final = 16
 _SECTOR_SIZE: Final = 512
-
-
-#: The public name of what a new image is to be.
-Qcow2Options = Options
 
 
 class Disk(NamedTuple):
@@ -126,7 +122,7 @@ def make_disk(
     size: int,
     secret: bytes | luks.Secret | None,
     *,
-    options: Options | None = None,
+    options: Qcow2Options | None = None,
     luks_options: luks.FormatOptions | None = None,
 ) -> Disk:
     """Make a qcow2 image and open its disk for writing.
@@ -143,7 +139,7 @@ def make_disk(
         DeviceError: The image cannot be made.
         ArgumentError: There cannot be such an image.
     """
-    options = options or Options()
+    options = options or Qcow2Options()
     if secret is None:
         create(file, size, options)
         return Disk(resources.enter_context(open_image(file, read_only=False)), None, None)
@@ -190,7 +186,7 @@ def make_copy(resources: ExitStack, file: BlockDevice, disk: Disk, source: Block
     """
     header = disk.device.header
     area = None if disk.luks is None else luks_area(source)
-    options = Options(
+    options = Qcow2Options(
         version=header.version,
         cluster_size=header.cluster_size,
         refcount_bits=header.refcount_bits,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from blobstore.image.files import read_file
 from blobstore.manifests.codecs import codec_names, find_codec
-from formats.eeprom.framework.codec import Problem, Report, cautions_of
+from formats.eeprom.framework.codec import Finding, Findings, cautions_of
 from formats.eeprom.framework.fields import from_plain, to_plain
 from formats.eeprom.framework.paths import assign
 from formats.errors import FormatError, UnsupportedError
@@ -41,7 +41,7 @@ class DecodedBlob:
     type: str
     model: Any
     fields: dict[str, Any]
-    problems: tuple[Problem, ...]
+    problems: tuple[Finding, ...]
 
 
 def require_codec(type_: str) -> Codec[Any]:
@@ -73,7 +73,7 @@ def decode_blob(blob: bytes, type_: str) -> DecodedBlob:
         UnsupportedError: There is no codec for the type, or for this version of it.
     """
     codec = require_codec(type_)
-    report = Report.tolerant()
+    report = Findings.tolerant()
     model = codec.decode(blob, report)
     return DecodedBlob(codec.name, model, to_plain(model), tuple(report.problems))
 
@@ -176,7 +176,7 @@ def edit_blob(
         UnsupportedError: There is no codec for the type.
     """
     codec = require_codec(type_)
-    model = codec.decode(blob, Report.strict())
+    model = codec.decode(blob, Findings.strict())
     size = size_to_encode(codec, model, blob)
     plain = to_plain(model)
     for path, text in assignments:

@@ -92,9 +92,9 @@ class StoreInfo:
         return self.root is not None
 
     @property
-    def digest(self) -> Digest | None:
+    def digest(self) -> StateDigest | None:
         """What pins this state from outside; None where damage leaves it unverified."""
-        return None if self.root is None else Digest(self.generation, self.root)
+        return None if self.root is None else StateDigest(self.generation, self.root)
 
 
 _AUTHENTICATIONS = {
@@ -104,7 +104,7 @@ _AUTHENTICATIONS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Digest:
+class StateDigest:
     """What binds the whole store: its root and the generation it has it at (C24).
 
     As text it is the generation, a colon, and the root in hexadecimal.
@@ -117,7 +117,7 @@ class Digest:
         return f"{self.generation}:{self.root.hex()}"
 
     @classmethod
-    def parse(cls, text: str) -> Digest:
+    def parse(cls, text: str) -> StateDigest:
         """Return the digest that ``str`` wrote.
 
         Raises:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from blobstore.container.open_container import OpenContainer
     from blobstore.image.image import Image, ImageLock
     from blobstore.store.transaction import Transaction
-    from formats.container.model import Header
+    from formats.container.model import ContainerHeader
 
 _log = LateLogger(__name__)
 
@@ -79,7 +79,7 @@ class Session:
         read_only: bool,
         released: bool,
         unlocked: bool,
-        require_protection: Callable[[Header], None],
+        require_protection: Callable[[ContainerHeader], None],
         resources: ExitStack,
     ) -> None:
         self.lock = OwnedLock(Owner("the store"))

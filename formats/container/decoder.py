@@ -33,8 +33,8 @@ from formats.container.model import (
     VERSION_FRAMINGS,
     VERSION_STRUCT,
     Authentication,
+    ContainerHeader,
     Free,
-    Header,
     Identity,
     Kind,
     State,
@@ -136,7 +136,7 @@ def decode_item(head: bytes, block_size: int) -> Item:
 class DecodedHeader(NamedTuple):
     """A header copy whose check is still to be verified."""
 
-    header: Header
+    header: ContainerHeader
     check_start: int
     outer_total: int | None
 
@@ -180,7 +180,7 @@ def decode_header(head: bytes, copy: int) -> DecodedHeader:
     return DecodedHeader(header, reader.position - DIGEST_SIZE, outer_total)
 
 
-def require_supported(header: Header) -> bool:
+def require_supported(header: ContainerHeader) -> bool:
     """Check the feature masks of a verified header by C15.
 
     Returns:
@@ -198,7 +198,7 @@ def require_supported(header: Header) -> bool:
     return not header.read_only_compatible & ~_KNOWN_FEATURES
 
 
-def _decode_header_fields(reader: der.Reader) -> Header:
+def _decode_header_fields(reader: der.Reader) -> ContainerHeader:
     copy = reader.integer(0, 1)
     block_size = reader.integer(BLOCK_SIZES[0], BLOCK_SIZES[-1])
     store_id = reader.octets(ID_SIZE)
@@ -214,7 +214,7 @@ def _decode_header_fields(reader: der.Reader) -> Header:
     incompatible, read_only_compatible, compatible, sequence, total, durable = (
         int.from_bytes(reader.octets(8), "big") for _ in range(6)
     )
-    return Header(
+    return ContainerHeader(
         copy=copy,
         block_size=block_size,
         store_id=store_id,
@@ -232,7 +232,7 @@ def _decode_header_fields(reader: der.Reader) -> Header:
 
 
 def _check_header_frame(
-    header: Header, copy: int, end: int, reader: der.Reader, outer_total: int | None
+    header: ContainerHeader, copy: int, end: int, reader: der.Reader, outer_total: int | None
 ) -> None:
     size = header.block_size
     if header.copy != copy:

@@ -27,8 +27,8 @@ from formats.container.model import (
     RECORD_TAG,
     VERSION_FRAMINGS,
     VERSION_STRUCT,
+    ContainerHeader,
     Free,
-    Header,
     Identity,
     Version,
     record_length,
@@ -117,7 +117,7 @@ def encode_free(free: Free) -> bytes:
     return (item + fields + filler).ljust(HEAD_SIZE, b"\0")
 
 
-def encode_header(header: Header) -> bytes:
+def encode_header(header: ContainerHeader) -> bytes:
     """Return the head of a header copy with a check of zeros.
 
     That of copy 0 starts with the tag and length of the whole container.

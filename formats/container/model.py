@@ -75,7 +75,7 @@ class Authentication(enum.IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class ContainerHeader:
     """One copy of the container's header. All sizes in bytes."""
 
     copy: int

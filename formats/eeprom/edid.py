@@ -27,7 +27,7 @@ from formats.eeprom.edid_extensions import (
     encode_extension,
     with_checksum,
 )
-from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.codec import Findings
 from formats.eeprom.framework.fields import validate
 from formats.eeprom.framework.limits import Fill, Tail, UInt8, UInt16, UInt32
 from formats.eeprom.parts.padding import BLANK, fill_up, split_rest
@@ -106,7 +106,7 @@ class _EdidCodec:
     title = "EDID"
     model = Edid
 
-    def decode(self, data: ReadableBuffer, report: Report, /) -> Edid:
+    def decode(self, data: ReadableBuffer, report: Findings, /) -> Edid:
         content = bytes(data)
         require_signature(content, _SIGNATURE, "EDID", "E-EDID1")
         require_size(content, BLOCK_SIZE, "the EDID", "E-EDID1")
@@ -172,7 +172,7 @@ class _EdidCodec:
         return fill_up(made, size, tail=model.tail, fill=model.fill)
 
 
-def _read_letters(packed: int, report: Report) -> str:
+def _read_letters(packed: int, report: Findings) -> str:
     """Return three letters of five bits each, A being 1 (E-EDID3)."""
     letters = [packed >> shift & 0x1F for shift in (10, 5, 0)]
     if packed >> 15 or not all(1 <= letter <= 26 for letter in letters):
@@ -185,7 +185,7 @@ def _letters(name: str) -> int:
     return first << 10 | second << 5 | third
 
 
-def _read_date(week: int, year: int, report: Report) -> dict[str, Any]:
+def _read_date(week: int, year: int, report: Findings) -> dict[str, Any]:
     """Return the fields that say when it was made (E-EDID4)."""
     if week == _MODEL_YEAR:
         return {"model_year": _FIRST_YEAR + year}

@@ -18,7 +18,7 @@ from formats.eeprom.edid_descriptors import (
     decode_descriptor,
     encode_descriptor,
 )
-from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.codec import Findings
 from formats.eeprom.framework.limits import UInt8
 from formats.eeprom.parts.checksums import zero_sum
 from formats.errors import FieldError
@@ -92,7 +92,7 @@ class Extension:
     content: Annotated[bytes, Meta(min_length=126, max_length=126)]
 
 
-def check_sum(content: bytes, at: int, report: Report) -> None:
+def check_sum(content: bytes, at: int, report: Findings) -> None:
     """Check the sum of a block (E-EDID2)."""
     should = zero_sum(content[at : at + _SUM_AT])
     found = content[at + _SUM_AT]
@@ -107,7 +107,7 @@ def with_checksum(block: bytes) -> bytes:
     return block[:_SUM_AT] + bytes((zero_sum(block[:_SUM_AT]),))
 
 
-def decode_extension(content: bytes, at: int, report: Report) -> CtaExtension | Extension:
+def decode_extension(content: bytes, at: int, report: Findings) -> CtaExtension | Extension:
     """Return the block at an offset; one that breaks a rule stays as it is stored."""
     check_sum(content, at, report)
     block = content[at : at + BLOCK_SIZE]
@@ -129,12 +129,12 @@ def encode_extension(extension: CtaExtension | Extension, path: str) -> bytes:
         block = _encode_cta(extension, path)
     else:
         block = with_checksum(bytes((extension.tag,)) + extension.content)
-    if decode_extension(block, 0, Report.tolerant()) != extension:
+    if decode_extension(block, 0, Findings.tolerant()) != extension:
         raise FieldError(path, "is an extension of another kind")
     return block
 
 
-def _decode_cta(block: bytes, at: int, report: Report) -> CtaExtension | None:
+def _decode_cta(block: bytes, at: int, report: Findings) -> CtaExtension | None:
     """Return the parts of a block, or None if they break a rule."""
     revision, descriptors_at, flags = block[1:_CTA_HEAD_SIZE]
     blocks: list[DataBlock] = []

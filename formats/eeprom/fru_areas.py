@@ -15,7 +15,7 @@ from formats.eeprom.parts.checksums import zero_sum
 from formats.errors import FieldError
 
 if TYPE_CHECKING:
-    from formats.eeprom.framework.codec import Report
+    from formats.eeprom.framework.codec import Findings
 
 #: Offsets and sizes of areas are multiples of this, in bytes.
 UNIT: Final = 8
@@ -150,7 +150,7 @@ def encode_area(area: ChassisInfo | BoardInfo | ProductInfo, name: str) -> bytes
     return whole + bytes((zero_sum(whole),))
 
 
-def decode_area(kind: type[A], data: bytes, start: int, report: Report) -> tuple[A, int]:
+def decode_area(kind: type[A], data: bytes, start: int, report: Findings) -> tuple[A, int]:
     """Return the area at an offset that is in the data, and the offset after it."""
     values: dict[str, Any] = {}
     if data[start] != _VERSION:

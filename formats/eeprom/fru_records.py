@@ -14,7 +14,7 @@ from formats.eeprom.parts.checksums import zero_sum
 from formats.errors import FieldError
 
 if TYPE_CHECKING:
-    from formats.eeprom.framework.codec import Report
+    from formats.eeprom.framework.codec import Findings
 
 Bits4 = Annotated[int, Meta(ge=0, le=0xF)]
 Bits12 = Annotated[int, Meta(ge=0, le=0xFFF)]
@@ -190,7 +190,7 @@ def encode_records(records: tuple[Record, ...]) -> bytes:
     return area
 
 
-def decode_records(data: bytes, start: int, report: Report) -> tuple[tuple[Record, ...], int]:
+def decode_records(data: bytes, start: int, report: Findings) -> tuple[tuple[Record, ...], int]:
     """Return the records that start at an offset, and the offset after the last."""
     records: list[Record] = []
     while True:

@@ -10,7 +10,7 @@ from msgspec import Meta
 from formats.errors import FieldError
 
 if TYPE_CHECKING:
-    from formats.eeprom.framework.codec import Report
+    from formats.eeprom.framework.codec import Findings
 
 #: The byte that ends the fields of an area.
 END_OF_FIELDS: Final = 0xC1
@@ -78,7 +78,7 @@ def encode_text(text: Text, path: str, *, is_unicode: bool = False) -> bytes:
 
 
 def decode_text(
-    kind: int, content: bytes, offset: int, report: Report, *, is_unicode: bool = False
+    kind: int, content: bytes, offset: int, report: Findings, *, is_unicode: bool = False
 ) -> Text:
     """Return the field with a type, which is in the upper two bits of its type/length byte."""
     if kind == _BINARY:

@@ -19,7 +19,7 @@ from formats.errors import EmptyImageError, FieldError, ForeignImageError
 
 if TYPE_CHECKING:
     from formats.devices.device import ReadableBuffer
-    from formats.eeprom.framework.codec import Report
+    from formats.eeprom.framework.codec import Findings
 
 #: Where the pairs, or the header before them, are in a region.
 OFFSET: Final = 0x600
@@ -65,7 +65,7 @@ class _GoogleVpdCodec:
     title = "Google VPD 2.0"
     model = GoogleVpd
 
-    def decode(self, data: ReadableBuffer, report: Report, /) -> GoogleVpd:
+    def decode(self, data: ReadableBuffer, report: Findings, /) -> GoogleVpd:
         content = bytes(data)
         require_content(content, "Google VPD", "E-GVPD1")
         require_size(content, OFFSET + 1, "the region of Google VPD", "E-GVPD1")
@@ -141,7 +141,7 @@ def _header(content: bytes) -> tuple[int, int | None]:
 
 
 def _read_pairs(
-    content: bytes, at: int, end: int, report: Report
+    content: bytes, at: int, end: int, report: Findings
 ) -> tuple[dict[str, str], int, bool]:
     """Return the pairs, the offset after them, and whether they end correctly."""
     pairs: dict[str, str] = {}
@@ -164,7 +164,7 @@ def _read_pairs(
     return pairs, at, True
 
 
-def _read_counted(content: bytes, at: int, end: int, report: Report) -> tuple[bytes | None, int]:
+def _read_counted(content: bytes, at: int, end: int, report: Findings) -> tuple[bytes | None, int]:
     """Return the bytes that follow a length, and the offset after them (E-GVPD4).
 
     None stands for bytes that do not fit.

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 from msgspec import Meta
 
 from formats.devices.device import ReadableBuffer
-from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.codec import Findings
 from formats.eeprom.framework.fields import validate
 from formats.eeprom.framework.limits import Fill, Tail
 from formats.eeprom.parts.padding import BLANK, fill_up, split_rest
@@ -49,7 +49,7 @@ class _IntelNicCodec:
     title = "EEPROM of Intel Ethernet controllers"
     model = IntelNic
 
-    def decode(self, data: ReadableBuffer, report: Report, /) -> IntelNic:
+    def decode(self, data: ReadableBuffer, report: Findings, /) -> IntelNic:
         content = bytes(data)
         require_content(content, "configuration of a controller", "E-INTEL1")
         require_size(content, _SIZE, "the EEPROM of a controller", "E-INTEL1")

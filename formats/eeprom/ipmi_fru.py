@@ -24,7 +24,7 @@ from formats.errors import FieldError, FormatError, UnsupportedError
 
 if TYPE_CHECKING:
     from formats.devices.device import ReadableBuffer
-    from formats.eeprom.framework.codec import Report
+    from formats.eeprom.framework.codec import Findings
 
 _HEADER_SIZE: Final = 8
 _VERSION: Final = 1
@@ -86,7 +86,7 @@ class IpmiFruCodec:
     title: ClassVar[str] = "IPMI FRU information"
     model: ClassVar[type[IpmiFru]] = IpmiFru
 
-    def decode(self, data: ReadableBuffer, report: Report, /) -> IpmiFru:
+    def decode(self, data: ReadableBuffer, report: Findings, /) -> IpmiFru:
         content = bytes(data)
         header = content[:_HEADER_SIZE]
         if len(header) < _HEADER_SIZE:
@@ -212,7 +212,7 @@ def _check_others(model: IpmiFru, areas: list[tuple[int, int]]) -> None:
 
 
 class _Reader:
-    def __init__(self, data: bytes, report: Report) -> None:
+    def __init__(self, data: bytes, report: Findings) -> None:
         self._data = data
         self._report = report
         self._ends: dict[str, int] = {}

@@ -24,7 +24,7 @@ from formats.errors import FieldError, FormatError
 
 if TYPE_CHECKING:
     from formats.devices.device import ReadableBuffer
-    from formats.eeprom.framework.codec import Report
+    from formats.eeprom.framework.codec import Findings
 
 _KEYWORDS: Final = 0x84
 _CHECKSUM: Final = 0x79
@@ -55,7 +55,7 @@ class KeywordVpdCodec:
     title: ClassVar[str] = "IBM keyword VPD"
     model: ClassVar[type[KeywordVpd]] = KeywordVpd
 
-    def decode(self, data: ReadableBuffer, report: Report, /) -> KeywordVpd:
+    def decode(self, data: ReadableBuffer, report: Findings, /) -> KeywordVpd:
         content = bytes(data)
         first = read_resource(content, 0, report, "E-KW1")
         if first is None or first.tag != IDENTIFIER:

@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from formats.devices.device import ReadableBuffer
 from formats.eeprom.framework.annotations import kebab
-from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.codec import Findings
 from formats.eeprom.framework.fields import validate
 from formats.eeprom.framework.limits import Fill, Tail, UInt8, UInt16, UInt32
 from formats.eeprom.parts.checksums import crc32
@@ -125,7 +125,7 @@ class _OnieTlvCodec:
     title = "ONIE TlvInfo"
     model = OnieTlv
 
-    def decode(self, data: ReadableBuffer, report: Report, /) -> OnieTlv:
+    def decode(self, data: ReadableBuffer, report: Findings, /) -> OnieTlv:
         content = bytes(data)
         require_signature(content, _SIGNATURE, "ONIE TlvInfo", "E-ONIE1")
         require_size(content, _HEADER.size, "ONIE TlvInfo", "E-ONIE1")
@@ -176,7 +176,7 @@ class _OnieTlvCodec:
         return tuple(found)
 
 
-def _tlvs(content: bytes, end: int, report: Report) -> list[tuple[int, int, bytes]]:
+def _tlvs(content: bytes, end: int, report: Findings) -> list[tuple[int, int, bytes]]:
     """Return offset, type and value of each TLV except the CRC, which is checked (E-ONIE3, 4)."""
     found: list[tuple[int, int, bytes]] = []
     at = _HEADER.size
@@ -198,7 +198,7 @@ def _tlvs(content: bytes, end: int, report: Report) -> list[tuple[int, int, byte
     return found
 
 
-def _check_crc(covered: bytes, value: bytes, at: int, report: Report) -> None:
+def _check_crc(covered: bytes, value: bytes, at: int, report: Findings) -> None:
     crc = crc32(covered).to_bytes(4, "big")
     if value != crc:
         report.problem(
@@ -206,7 +206,7 @@ def _check_crc(covered: bytes, value: bytes, at: int, report: Report) -> None:
         )
 
 
-def _named(tlvs: list[tuple[int, int, bytes]], report: Report) -> dict[str, Any]:
+def _named(tlvs: list[tuple[int, int, bytes]], report: Findings) -> dict[str, Any]:
     """Return the fields of the model that hold these values (E-ONIE5 to E-ONIE7)."""
     values: dict[str, Any] = {}
     extensions: list[VendorExtension] = []
@@ -238,7 +238,7 @@ def _named(tlvs: list[tuple[int, int, bytes]], report: Report) -> dict[str, Any]
     return {**values, "vendor_extension": tuple(extensions), "other": tuple(other)}
 
 
-def _read(name: str, value: bytes, at: int, report: Report) -> str | int | bytes:
+def _read(name: str, value: bytes, at: int, report: Findings) -> str | int | bytes:
     """Return the value of a field.
 
     Raises:

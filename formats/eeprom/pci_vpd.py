@@ -27,7 +27,7 @@ from formats.errors import FieldError, FormatError
 
 if TYPE_CHECKING:
     from formats.devices.device import ReadableBuffer
-    from formats.eeprom.framework.codec import Report
+    from formats.eeprom.framework.codec import Findings
 
 _READ_ONLY: Final = 0x90
 _READ_WRITE: Final = 0x91
@@ -80,7 +80,7 @@ class PciVpdCodec:
     title: ClassVar[str] = "PCI vital product data"
     model: ClassVar[type[PciVpd]] = PciVpd
 
-    def decode(self, data: ReadableBuffer, report: Report, /) -> PciVpd:
+    def decode(self, data: ReadableBuffer, report: Findings, /) -> PciVpd:
         content = bytes(data)
         if content[:1] != bytes((IDENTIFIER,)):
             raise FormatError("the data does not begin as PCI VPD does", offset=0, rule="E-PCI3")
@@ -108,7 +108,7 @@ CODEC: Final = PciVpdCodec()
 
 
 class _Reader:
-    def __init__(self, data: bytes, report: Report) -> None:
+    def __init__(self, data: bytes, report: Findings) -> None:
         self._data = data
         self._report = report
 

@@ -17,7 +17,7 @@ from formats.errors import FieldError
 
 if TYPE_CHECKING:
     from formats.devices.device import ReadableBuffer
-    from formats.eeprom.framework.codec import Report
+    from formats.eeprom.framework.codec import Findings
 
 
 class Algorithm(StrEnum):
@@ -82,7 +82,7 @@ class RawCodec:
     title: ClassVar[str] = "Raw binary"
     model: ClassVar[type[Raw]] = Raw
 
-    def decode(self, data: ReadableBuffer, report: Report, /) -> Raw:
+    def decode(self, data: ReadableBuffer, report: Findings, /) -> Raw:
         del report
         content, fill = split_rest(bytes(data))
         return Raw(content=content, fill=fill)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 from msgspec import Meta
 
 from formats.devices.device import ReadableBuffer
-from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.codec import Findings
 from formats.eeprom.framework.fields import validate
 from formats.eeprom.framework.limits import Fill, Tail, UInt16, UInt32
 from formats.eeprom.parts.checksums import crc16_arc
@@ -109,7 +109,7 @@ class _RpiHatCodec:
     title = "Raspberry Pi HAT and HAT+"
     model = RpiHat
 
-    def decode(self, data: ReadableBuffer, report: Report, /) -> RpiHat:
+    def decode(self, data: ReadableBuffer, report: Findings, /) -> RpiHat:
         content = bytes(data)
         require_signature(content, _SIGNATURE, "identification of a HAT", "E-HAT1")
         require_size(content, _HEADER.size, "the identification of a HAT", "E-HAT1")
@@ -164,7 +164,7 @@ def _behind(content: bytes, end: int) -> dict[str, Any]:
 
 
 def _atoms(
-    content: bytes, length: int, count: int, report: Report
+    content: bytes, length: int, count: int, report: Findings
 ) -> tuple[list[tuple[int, int, bytes]], int]:
     """Return offset, type and data of each atom, and the offset after them (E-HAT3, E-HAT4)."""
     found: list[tuple[int, int, bytes]] = []
@@ -193,7 +193,7 @@ def _atoms(
     return found, at
 
 
-def _named(atoms: list[tuple[int, int, bytes]], report: Report) -> dict[str, Any]:
+def _named(atoms: list[tuple[int, int, bytes]], report: Findings) -> dict[str, Any]:
     """Return the fields of the model that are these atoms (E-HAT5 to E-HAT8)."""
     values: dict[str, Any] = {}
     custom: list[bytes] = []
@@ -222,7 +222,7 @@ def _named(atoms: list[tuple[int, int, bytes]], report: Report) -> dict[str, Any
     return {**values, "custom_data": tuple(custom), "other": tuple(other)}
 
 
-def _read(kind: int, data: bytes, at: int, report: Report) -> VendorInfo | GpioMap | bytes | int:
+def _read(kind: int, data: bytes, at: int, report: Findings) -> VendorInfo | GpioMap | bytes | int:
     """Return the value in the data of an atom.
 
     Raises:

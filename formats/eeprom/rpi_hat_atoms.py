@@ -9,7 +9,7 @@ from typing import Annotated, Final
 
 from msgspec import Meta
 
-from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.codec import Findings
 from formats.eeprom.framework.limits import UInt16
 from formats.eeprom.parts.texts import LATIN1
 from formats.errors import FieldError
@@ -129,7 +129,7 @@ def encode_vendor_info(model: VendorInfo) -> bytes:
     return head + vstr + pstr
 
 
-def decode_gpio_map(data: bytes, bank: range, at: int, report: Report) -> GpioMap:
+def decode_gpio_map(data: bytes, bank: range, at: int, report: Findings) -> GpioMap:
     """Return the GPIO map in the data of an atom (E-HAT6, E-HAT7).
 
     Args:

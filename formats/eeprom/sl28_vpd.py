@@ -9,7 +9,7 @@ from typing import Annotated, Final
 from msgspec import Meta
 
 from formats.devices.device import ReadableBuffer
-from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.codec import Findings
 from formats.eeprom.framework.fields import validate
 from formats.eeprom.framework.limits import Fill, Tail
 from formats.eeprom.parts.checksums import crc8_smbus
@@ -46,7 +46,7 @@ class _Sl28VpdCodec:
     title = "VPD of Kontron sl28 boards"
     model = Sl28Vpd
 
-    def decode(self, data: ReadableBuffer, report: Report, /) -> Sl28Vpd:
+    def decode(self, data: ReadableBuffer, report: Findings, /) -> Sl28Vpd:
         content = bytes(data)
         require_signature(content, _MAGIC, "sl28 VPD", "E-SL1")
         require_size(content, _LAYOUT.size, "the sl28 VPD", "E-SL1")

@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from formats.devices.device import ReadableBuffer
 from formats.eeprom.framework.annotations import kebab
-from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.codec import Findings
 from formats.eeprom.framework.fields import validate
 from formats.eeprom.framework.limits import UInt8
 from formats.eeprom.parts.checksums import crc16_xmodem
@@ -121,7 +121,7 @@ class SpdCodec(Generic[M]):
         self.model = model
         self._layout = layout
 
-    def decode(self, data: ReadableBuffer, report: Report, /) -> M:
+    def decode(self, data: ReadableBuffer, report: Findings, /) -> M:
         content, layout = bytes(data), self._layout
         require_content(content, self.title, "E-SPD1")
         require_size(content, _MEMORY_TYPE_AT + 1, f"the {self.title}", "E-SPD1")
@@ -209,14 +209,14 @@ def _is_id(identifier: bytes) -> bool:
     return identifier in _UNSTATED or all(octet.bit_count() & 1 for octet in identifier)
 
 
-def _read_id(content: bytes, at: int, report: Report) -> bytes:
+def _read_id(content: bytes, at: int, report: Findings) -> bytes:
     identifier = content[at : at + 2]
     if not _is_id(identifier):
         report.problem(at, "E-SPD4", f"{identifier.hex()} does not have odd parity in each byte")
     return identifier
 
 
-def _read_date(octets: bytes, at: int, report: Report) -> tuple[int | None, int | None]:
+def _read_date(octets: bytes, at: int, report: Findings) -> tuple[int | None, int | None]:
     """Return year and week, from two bytes of binary-coded decimals (E-SPD5)."""
     if octets == _NO_DATE:
         return None, None

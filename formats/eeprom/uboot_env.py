@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from formats.devices.device import ReadableBuffer
-    from formats.eeprom.framework.codec import Report
+    from formats.eeprom.framework.codec import Findings
 
 #: The size of an area that is not the whole EEPROM is a multiple of this, in bytes.
 AREA_STEP: Final = 64
@@ -62,7 +62,7 @@ class UbootEnvironmentCodec:
     title: ClassVar[str] = "U-Boot environment"
     model: ClassVar[type[UbootEnvironment]] = UbootEnvironment
 
-    def decode(self, data: ReadableBuffer, report: Report, /) -> UbootEnvironment:
+    def decode(self, data: ReadableBuffer, report: Findings, /) -> UbootEnvironment:
         content = bytes(data)
         if len(content) <= _CRC_SIZE:
             raise FormatError("the data is too short for an environment", offset=0, rule="E-ENV1")
@@ -102,7 +102,7 @@ class UbootEnvironmentCodec:
 
 
 def decode_variables(
-    data: bytes, start: int, end: int, report: Report
+    data: bytes, start: int, end: int, report: Findings
 ) -> tuple[dict[str, str], int]:
     """Return the variables in a range, and the offset after the zero byte that ends them."""
     variables: dict[str, str] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.codec import Findings
 from formats.eeprom.framework.fields import validate
 from formats.eeprom.framework.limits import ByteOrder, Fill, Tail, UInt8
 from formats.eeprom.parts.padding import BLANK
@@ -65,7 +65,7 @@ class RedundantEnvironmentCodec:
     title: ClassVar[str] = "U-Boot environment, two copies"
     model: ClassVar[type[RedundantEnvironment]] = RedundantEnvironment
 
-    def decode(self, data: ReadableBuffer, report: Report, /) -> RedundantEnvironment:
+    def decode(self, data: ReadableBuffer, report: Findings, /) -> RedundantEnvironment:
         content = bytes(data)
         half = len(content) // 2
         if len(content) % 2 or half < 6:
@@ -98,8 +98,8 @@ class RedundantEnvironmentCodec:
         )
 
     @staticmethod
-    def _copy(half: bytes, offset: int, report: Report) -> UbootEnvironment:
-        within = Report.tolerant()
+    def _copy(half: bytes, offset: int, report: Findings) -> UbootEnvironment:
+        within = Findings.tolerant()
         found = ENVIRONMENT.decode(half, within)
         for problem in within.problems:
             report.problem(offset + problem.offset, problem.rule, problem.message)

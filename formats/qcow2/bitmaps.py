@@ -18,7 +18,7 @@ from formats.qcow2 import features
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from formats.qcow2.header import Header
+    from formats.qcow2.header import Qcow2Header
     from formats.qcow2.host import Host
 
 _ENTRY: Final = struct.Struct(">QIIBBHI")
@@ -53,12 +53,12 @@ class Bitmap(NamedTuple):
     place: int
 
 
-def has_bitmaps(header: Header) -> bool:
+def has_bitmaps(header: Qcow2Header) -> bool:
     """Say whether the image has bitmaps that can be relied on."""
     return bool(header.autoclear & features.BITMAPS and header.extensions.bitmaps)
 
 
-def read_bitmaps(host: Host, header: Header) -> list[Bitmap]:
+def read_bitmaps(host: Host, header: Qcow2Header) -> list[Bitmap]:
     """Read the bitmap directory; it is empty where `has_bitmaps` is false.
 
     Raises:
@@ -101,7 +101,7 @@ def _entries(data: bytes, start: int) -> Iterator[Bitmap]:
         at += size + -size % 8
 
 
-def invalidate_bitmaps(host: Host, header: Header, *, resized: bool) -> bool:
+def invalidate_bitmaps(host: Host, header: Qcow2Header, *, resized: bool) -> bool:
     """Durably mark the bitmaps that are about to miss changes.
 
     Args:

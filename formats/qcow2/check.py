@@ -28,9 +28,9 @@ from formats.qcow2.tables import (
     L1_RESERVED,
     L2_RESERVED,
     OFFSET_MASK,
-    Kind,
+    EntryKind,
     compressed_place,
-    kind_of,
+    entry_kind,
 )
 
 if TYPE_CHECKING:
@@ -186,8 +186,8 @@ class Checker:
             if not entry:
                 continue
             place = f"entry {index} of the L2 table at byte {table}"
-            kind = kind_of(entry)
-            if kind is Kind.COMPRESSED:
+            kind = entry_kind(entry)
+            if kind is EntryKind.COMPRESSED:
                 self._use_compressed(entry, place, times)
                 if active:
                     self.report.compressed_clusters += 1
@@ -199,7 +199,7 @@ class Checker:
             offset = entry & OFFSET_MASK
             if not offset:
                 continue
-            if active and kind is Kind.DATA:
+            if active and kind is EntryKind.DATA:
                 self.report.allocated_clusters += 1
                 if expected and offset != expected:
                     self.report.fragmented_clusters += 1

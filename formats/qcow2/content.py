@@ -8,7 +8,7 @@ from formats.errors import UnsupportedError
 from formats.qcow2.compression import decompress
 from formats.qcow2.header import CRYPT_AES, CRYPT_NONE
 from formats.qcow2.mapping import Extent, extents
-from formats.qcow2.tables import Kind, compressed_place
+from formats.qcow2.tables import EntryKind, compressed_place
 
 if TYPE_CHECKING:
     from formats.devices.device import BlockDevice, ReadableBuffer, WritableBuffer
@@ -77,15 +77,15 @@ class Content:
         start = offset
         for extent in extents(self.metadata, offset, offset + len(view)):
             part = view[extent.offset - start :][: extent.length]
-            if extent.kind is Kind.DATA:
+            if extent.kind is EntryKind.DATA:
                 if self.cipher is None:
                     self.metadata.host.read_into(extent.host, part)
                 else:
                     self._read_sectors(extent, part, encrypted)
-            elif extent.kind is Kind.COMPRESSED:
+            elif extent.kind is EntryKind.COMPRESSED:
                 at = extent.offset % self.metadata.header.cluster_size
                 part[:] = self._inflate(extent.host)[at : at + len(part)]
-            elif extent.kind is Kind.UNALLOCATED and self.backing is not None:
+            elif extent.kind is EntryKind.UNALLOCATED and self.backing is not None:
                 _read_backing(self.backing, extent.offset, part)
             else:
                 _clear(part)
@@ -108,12 +108,12 @@ class Content:
             host = extent.host + start - extent.offset
             if start == first and stop == last:
                 self.metadata.host.read_into(host, piece)
-                encrypted.append((Extent(start, len(piece), Kind.DATA, host), piece))
+                encrypted.append((Extent(start, len(piece), EntryKind.DATA, host), piece))
                 continue
             before = start % SECTOR
             sector = memoryview(bytearray(SECTOR))
             self.metadata.host.read_into(host - before, sector)
-            self.decrypt(Extent(start - before, SECTOR, Kind.DATA, host - before), sector)
+            self.decrypt(Extent(start - before, SECTOR, EntryKind.DATA, host - before), sector)
             piece[:] = sector[before : before + len(piece)]
 
     def decrypt(self, extent: Extent, part: memoryview) -> None:

@@ -28,7 +28,7 @@ from formats.qcow2.header import (
     MAX_SIZE,
     SECTOR_SIZE,
     V2_SIZE,
-    Header,
+    Qcow2Header,
     encode_fields,
     l1_entries,
 )
@@ -46,7 +46,7 @@ _CHUNK: Final = 1 << 20
 
 
 @dataclass(frozen=True)
-class Options:
+class Qcow2Options:
     """The options of a new image.
 
     Attributes:
@@ -95,10 +95,10 @@ class Options:
             raise ArgumentError("a backing file needs its format, raw or qcow2")
 
 
-DEFAULTS: Final = Options()
+DEFAULTS: Final = Qcow2Options()
 
 
-def create(device: BlockDevice, size: int, options: Options = DEFAULTS) -> Header:
+def create(device: BlockDevice, size: int, options: Qcow2Options = DEFAULTS) -> Qcow2Header:
     """Make an image with a disk of ``size`` bytes, all of it unallocated.
 
     The magic number is written last, when everything else is durable (Q15). The
@@ -145,7 +145,7 @@ def create(device: BlockDevice, size: int, options: Options = DEFAULTS) -> Heade
     return header
 
 
-def layout(size: int, options: Options) -> tuple[Header, int]:
+def layout(size: int, options: Qcow2Options) -> tuple[Qcow2Header, int]:
     """Return the header of a new image, and how many refcount blocks it begins with.
 
     Raises:
@@ -161,7 +161,7 @@ def layout(size: int, options: Options) -> tuple[Header, int]:
     luks_offset = (1 + table + blocks) * options.cluster_size
     pointer = EncryptionPointer(luks_offset, options.luks_header_size) if luks else None
     extensions = Extensions(backing_format=options.backing_format, encryption=pointer)
-    header = Header(
+    header = Qcow2Header(
         version=options.version,
         cluster_bits=bits,
         size=size,
@@ -185,7 +185,7 @@ def layout(size: int, options: Options) -> tuple[Header, int]:
     return header, blocks
 
 
-def refcount_clusters(others: int, options: Options) -> tuple[int, int]:
+def refcount_clusters(others: int, options: Qcow2Options) -> tuple[int, int]:
     """Return how many clusters the refcount table needs, and how many the blocks."""
     region = options.cluster_size * 8 // options.refcount_bits
     table = blocks = 1
@@ -197,7 +197,7 @@ def refcount_clusters(others: int, options: Options) -> tuple[int, int]:
         table, blocks = needed_table, needed
 
 
-def _blocks(header: Header, count: int, used: int) -> Iterator[bytearray]:
+def _blocks(header: Qcow2Header, count: int, used: int) -> Iterator[bytearray]:
     for _ in range(count):
         counts = Counts(bytearray(header.cluster_size), header.refcount_bits)
         here = min(used, len(counts))
@@ -206,18 +206,18 @@ def _blocks(header: Header, count: int, used: int) -> Iterator[bytearray]:
         yield counts.raw
 
 
-def _end(header: Header) -> int:
+def _end(header: Qcow2Header) -> int:
     size = max(1, _clusters(header.l1_size * 8, header.cluster_size)) * header.cluster_size
     return header.l1_offset + size
 
 
-def _first_cluster(header: Header, options: Options) -> bytes:
+def _first_cluster(header: Qcow2Header, options: Qcow2Options) -> bytes:
     """Return the used part of the first cluster, at least one sector."""
     content = _extensions(header, options) + _name(header)
     return content.ljust(max(SECTOR_SIZE, header.cluster_size), b"\0")
 
 
-def _extensions(header: Header, options: Options) -> bytes:
+def _extensions(header: Qcow2Header, options: Qcow2Options) -> bytes:
     """Return the header and its extensions."""
     found: list[tuple[int, bytes]] = []
     if options.backing_format is not None:
@@ -233,7 +233,7 @@ def _extensions(header: Header, options: Options) -> bytes:
     return start + encode_extensions(found)
 
 
-def _name(header: Header) -> bytes:
+def _name(header: Qcow2Header) -> bytes:
     return (header.backing_name or "").encode("utf-8", "surrogateescape")
 
 

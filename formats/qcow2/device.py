@@ -15,7 +15,7 @@ from formats.qcow2.mapping import Extent, extents, joined, merged
 from formats.qcow2.metadata import Metadata
 from formats.qcow2.ranges import data_of
 from formats.qcow2.resizing import grow, shrink
-from formats.qcow2.tables import Kind
+from formats.qcow2.tables import EntryKind
 from formats.qcow2.writing import WritableContent
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from formats.devices.device import BlockDevice, ReadableBuffer, WritableBuffer
-    from formats.qcow2.header import Header
+    from formats.qcow2.header import Qcow2Header
 
-__all__ = ["ClusterCipher", "Extent", "Kind", "Qcow2Device"]
+__all__ = ["ClusterCipher", "EntryKind", "Extent", "Qcow2Device"]
 
 _Result = TypeVar("_Result")
 
@@ -81,7 +81,7 @@ class Qcow2Device(Owned, Device):
         return SECTOR
 
     @property
-    def header(self) -> Header:
+    def header(self) -> Qcow2Header:
         """The image's header, as it is now."""
         return self._metadata.header
 
@@ -193,7 +193,7 @@ class Qcow2Device(Owned, Device):
         """Yield the parts of a range whose clusters exist, so that a write allocates none."""
         for extent in self.extents(offset, size):
             # A cluster shared with a snapshot is copied by the first write.
-            if extent.kind is Kind.DATA and not self.header.snapshot_count:
+            if extent.kind is EntryKind.DATA and not self.header.snapshot_count:
                 yield extent.offset, extent.length
 
     def reserve(self, offset: int, size: int, /) -> None:

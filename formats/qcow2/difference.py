@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from formats.qcow2.mapping import merged
-from formats.qcow2.tables import Kind
+from formats.qcow2.tables import EntryKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,6 +52,6 @@ def _pieces(one: Qcow2Device, other: Qcow2Device) -> Iterator[tuple[int, int]]:
 def _shared(one: Extent, other: Extent) -> bool:
     if one.kind is not other.kind:
         return False
-    if one.kind is Kind.DATA:
+    if one.kind is EntryKind.DATA:
         return one.host - one.offset == other.host - other.offset
-    return one.kind is not Kind.COMPRESSED or one.host == other.host
+    return one.kind is not EntryKind.COMPRESSED or one.host == other.host

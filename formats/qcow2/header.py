@@ -1,4 +1,4 @@
-"""The header of a qcow2 image: bytes to a checked `Header`, and its fields back to bytes.
+"""The header of a qcow2 image: bytes to a checked `Qcow2Header`, and its fields back to bytes.
 
 The first sector holds every field that changes while an image is in use, so one
 write of it switches from one set of tables to another (Q10).
@@ -48,7 +48,7 @@ COMPRESSION_ZLIB, COMPRESSION_ZSTD = 0, 1
 
 
 @dataclass(frozen=True)
-class Header:
+class Qcow2Header:
     """The header of a qcow2 image; offsets are bytes in the image.
 
     Attributes:
@@ -127,7 +127,7 @@ def is_qcow2(device: BlockDevice) -> bool:
     )
 
 
-def read_header(device: BlockDevice) -> Header:
+def read_header(device: BlockDevice) -> Qcow2Header:
     """Read and check the header of an image.
 
     Raises:
@@ -155,7 +155,7 @@ def read_header(device: BlockDevice) -> Header:
     return header
 
 
-def decode_fields(data: bytes) -> Header:
+def decode_fields(data: bytes) -> Qcow2Header:
     """Read the fields of a header, without extensions and without the backing file's name.
 
     Args:
@@ -194,7 +194,7 @@ def decode_fields(data: bytes) -> Header:
     if backing_offset and backing_size > MAX_BACKING_NAME:
         raise FormatError("the name of the backing file is too long", offset=16, rule="Q6")
     l1_size, l1_offset, table_offset, table_clusters, snapshots, snapshots_offset = tables
-    return Header(
+    return Qcow2Header(
         version=version,
         cluster_bits=cluster_bits,
         size=size,
@@ -216,7 +216,7 @@ def decode_fields(data: bytes) -> Header:
     )
 
 
-def _with_rest(header: Header, cluster: bytes) -> Header:
+def _with_rest(header: Qcow2Header, cluster: bytes) -> Qcow2Header:
     """Add what follows the fields: extensions and the name of the backing file."""
     name, end = None, header.cluster_size
     if header.backing_name is not None:
@@ -230,10 +230,10 @@ def _with_rest(header: Header, cluster: bytes) -> Header:
         if "\0" in name or not name:
             raise FormatError("the backing file has an offset but no name", offset=end, rule="Q6")
     extensions = decode_extensions(cluster[: min(end, len(cluster))], header.header_length)
-    return Header(**{**header.__dict__, "backing_name": name, "extensions": extensions})
+    return Qcow2Header(**{**header.__dict__, "backing_name": name, "extensions": extensions})
 
 
-def check_header(header: Header, device_size: int) -> None:
+def check_header(header: Qcow2Header, device_size: int) -> None:
     """Check the header's description of tables before any of them is read.
 
     Args:
@@ -278,7 +278,7 @@ def check_header(header: Header, device_size: int) -> None:
         check_table(header, encryption.offset, encryption.length, device_size, "LUKS header")
 
 
-def check_table(header: Header, offset: int, size: int, device_size: int, what: str) -> None:
+def check_table(header: Qcow2Header, offset: int, size: int, device_size: int, what: str) -> None:
     """Check that a table is on a cluster boundary, within the image and not on the header."""
     if not size:
         return
@@ -290,7 +290,7 @@ def check_table(header: Header, offset: int, size: int, device_size: int, what: 
         )
 
 
-def _check_compression(header: Header) -> None:
+def _check_compression(header: Qcow2Header) -> None:
     named = bool(header.incompatible & features.COMPRESSION_TYPE)
     if named != (header.compression_type != COMPRESSION_ZLIB):
         raise FormatError(
@@ -303,7 +303,7 @@ def _check_compression(header: Header) -> None:
         )
 
 
-def encode_fields(header: Header) -> bytes:
+def encode_fields(header: Qcow2Header) -> bytes:
     """Return the bytes of a header's fields, without extensions."""
     backing = header.backing_name
     data = _V2.pack(

@@ -14,7 +14,7 @@ from formats.qcow2.header import CRYPT_NONE
 
 if TYPE_CHECKING:
     from formats.devices.device import BlockDevice
-    from formats.qcow2.header import Header
+    from formats.qcow2.header import Qcow2Header
     from formats.qcow2.host import Host
     from formats.qcow2.sparse import SparseCounts
 
@@ -40,7 +40,7 @@ class Lost:
         harm: Why the image must not become longer: content that must not read as zeros.
     """
 
-    def __init__(self, header: Header, size: int) -> None:
+    def __init__(self, header: Qcow2Header, size: int) -> None:
         """Begin with none, for an image of ``size`` bytes."""
         self._header = header
         self.end = -(-size // header.cluster_size)
@@ -88,7 +88,7 @@ def first_lost(device: BlockDevice) -> int | None:
     return checker.lost.first
 
 
-def cut_off(cluster: int, header: Header) -> TruncatedImageError:
+def cut_off(cluster: int, header: Qcow2Header) -> TruncatedImageError:
     """Return the error for an image that was cut off and so must not grow."""
     return TruncatedImageError(
         "the image was cut off before a cluster that it refers to, and cannot be made longer",
@@ -101,7 +101,7 @@ def cut_off(cluster: int, header: Header) -> TruncatedImageError:
 class Growth:
     """Keeps an image from growing over its lost part. Not safe in several threads."""
 
-    def __init__(self, host: Host, header: Header) -> None:
+    def __init__(self, host: Host, header: Qcow2Header) -> None:
         """Watch the image that ``host`` holds; nothing is read before it grows."""
         self._host = host
         self._header = header

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from formats.qcow2.creation import DEFAULTS, Options, refcount_clusters
+from formats.qcow2.creation import DEFAULTS, Qcow2Options, refcount_clusters
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,7 +23,7 @@ class Measure(NamedTuple):
 
 
 def measure(
-    size: int, options: Options = DEFAULTS, data: Iterable[tuple[int, int]] = ()
+    size: int, options: Qcow2Options = DEFAULTS, data: Iterable[tuple[int, int]] = ()
 ) -> Measure:
     """Return how large a new image will be.
 

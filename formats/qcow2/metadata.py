@@ -22,7 +22,7 @@ from formats.qcow2.tables import COMPRESSED, COPIED, OFFSET_MASK, L2Cache, L2Tab
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from formats.qcow2.header import Header
+    from formats.qcow2.header import Qcow2Header
     from formats.qcow2.host import Host
 
 #: Bytes of changed tables in memory that cause a commit.
@@ -41,7 +41,7 @@ class Metadata:
         l2: L2 tables.
     """
 
-    def __init__(self, host: Host, header: Header, l1: array[int], *, read_only: bool) -> None:
+    def __init__(self, host: Host, header: Qcow2Header, l1: array[int], *, read_only: bool) -> None:
         """Take the tables read so far; others are read when they are needed."""
         self.host = host
         self.header = header
@@ -290,13 +290,13 @@ class Metadata:
                 used.add((entry & OFFSET_MASK) >> bits)
 
 
-def change_header(host: Host, header: Header, **changes: Any) -> Header:
+def change_header(host: Host, header: Qcow2Header, **changes: Any) -> Qcow2Header:
     """Write fields of the header, in one write of one sector; no flush (Q10).
 
     Args:
         host: Holds the image.
         header: Its header.
-        changes: Fields of `Header` with new values.
+        changes: Fields of `Qcow2Header` with new values.
 
     Returns:
         The header as it is now.

@@ -23,7 +23,7 @@ from formats.qcow2.snapshot_table import find_snapshot, read_snapshots, snapshot
 if TYPE_CHECKING:
     from formats.devices.device import BlockDevice
     from formats.qcow2.device import ClusterCipher
-    from formats.qcow2.header import Header
+    from formats.qcow2.header import Qcow2Header
     from formats.qcow2.snapshot_table import SnapshotKey
 
 _log = LateLogger(__name__)
@@ -122,7 +122,7 @@ def open_image(
     return image
 
 
-def luks_area(device: BlockDevice, header: Header | None = None) -> SliceDevice:
+def luks_area(device: BlockDevice, header: Qcow2Header | None = None) -> SliceDevice:
     """Return the bytes of an image that are kept for its LUKS header, as a device.
 
     `luks` reads it and changes keyslots in it; the payload that it describes lies in
@@ -143,7 +143,7 @@ def luks_area(device: BlockDevice, header: Header | None = None) -> SliceDevice:
     return SliceDevice(device, pointer.offset, pointer.length)
 
 
-def _prepare(device: BlockDevice, header: Header) -> Header:
+def _prepare(device: BlockDevice, header: Qcow2Header) -> Qcow2Header:
     """Refuse or repair an image that must not be written as it is."""
     if header.incompatible & features.CORRUPT:
         raise CorruptImageError(
@@ -160,7 +160,7 @@ def _prepare(device: BlockDevice, header: Header) -> Header:
 
 def _open_backing(
     device: BlockDevice,
-    header: Header,
+    header: Qcow2Header,
     open_backing: BackingOpener | None,
     *,
     probe: bool,

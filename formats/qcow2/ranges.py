@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from formats.devices.device import SparseDevice
-from formats.qcow2.tables import Kind
+from formats.qcow2.tables import EntryKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,9 +21,9 @@ def data_of(disk: Qcow2Device, offset: int, size: int) -> Iterator[tuple[int, in
         FormatError, DeviceError: A table cannot be read.
     """
     for extent in disk.extents(offset, size):
-        if extent.kind in (Kind.DATA, Kind.COMPRESSED):
+        if extent.kind in (EntryKind.DATA, EntryKind.COMPRESSED):
             yield extent.offset, extent.length
-        elif extent.kind is Kind.UNALLOCATED and disk.backing is not None:
+        elif extent.kind is EntryKind.UNALLOCATED and disk.backing is not None:
             length = min(extent.length, disk.backing.size - extent.offset)
             if length > 0:
                 yield from _data_below(disk.backing, extent.offset, length)

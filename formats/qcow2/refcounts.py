@@ -22,7 +22,7 @@ from formats.qcow2.lost import Growth
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from formats.qcow2.header import Header
+    from formats.qcow2.header import Qcow2Header
     from formats.qcow2.host import Host
 
 #: Bytes of refcount blocks that are kept in memory.
@@ -35,7 +35,7 @@ TABLE_OFFSET_MASK: Final = 0xFFFF_FFFF_FFFF_FE00
 class Refcounts:
     """The refcount table and blocks of an image. Not safe in several threads."""
 
-    def __init__(self, host: Host, header: Header, used: ClustersInUse | None = None) -> None:
+    def __init__(self, host: Host, header: Qcow2Header, used: ClustersInUse | None = None) -> None:
         """Read the refcount table.
 
         Args:

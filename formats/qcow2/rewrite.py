@@ -26,7 +26,7 @@ from formats.qcow2.tables import COMPRESSED, COPIED, OFFSET_MASK, clusters_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from formats.qcow2.header import Header
+    from formats.qcow2.header import Qcow2Header
     from formats.qcow2.host import Host
 
 _OFFSET: Final = OFFSET_MASK
@@ -42,7 +42,7 @@ class Rewrite:
     def __init__(
         self,
         host: Host,
-        header: Header,
+        header: Qcow2Header,
         old: SparseCounts,
         *,
         lost: Lost | None = None,
@@ -214,7 +214,7 @@ class Rewrite:
         alone = self.counts[offset >> self._header.cluster_bits] == 1
         return entry & ~COPIED | (COPIED if alone else 0)
 
-    def finish(self, *, content_changes: bool = False, **changes: Any) -> Header:
+    def finish(self, *, content_changes: bool = False, **changes: Any) -> Qcow2Header:
         """Write the counts, make everything durable, and switch to the new state.
 
         Args:
@@ -309,7 +309,7 @@ def tables_once(l1: Iterable[int]) -> Iterator[int]:
         yield entry
 
 
-def load_counts(host: Host, header: Header, *, skip_bad: bool = False) -> SparseCounts:
+def load_counts(host: Host, header: Qcow2Header, *, skip_bad: bool = False) -> SparseCounts:
     """Return the refcounts of an image from its disk.
 
     Args:

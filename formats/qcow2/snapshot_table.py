@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from array import array
     from collections.abc import Iterable, Sequence
 
-    from formats.qcow2.header import Header
+    from formats.qcow2.header import Qcow2Header
     from formats.qcow2.host import Host
 
 _ENTRY: Final = struct.Struct(">QIHHIIQII")
@@ -62,7 +62,7 @@ class Snapshot:
     extra: bytes = b""
 
 
-def read_snapshots(host: Host, header: Header) -> list[Snapshot]:
+def read_snapshots(host: Host, header: Qcow2Header) -> list[Snapshot]:
     """Read the table of an image.
 
     Raises:
@@ -200,7 +200,7 @@ def find_snapshot(snapshots: Sequence[Snapshot], which: str | SnapshotKey) -> Sn
     return found[0]
 
 
-def snapshot_l1(host: Host, header: Header, snapshot: Snapshot) -> array[int]:
+def snapshot_l1(host: Host, header: Qcow2Header, snapshot: Snapshot) -> array[int]:
     """Read a snapshot's L1 table, which covers its disk.
 
     Raises:

@@ -30,7 +30,7 @@ from formats.qcow2.tables import COMPRESSED, COPIED, OFFSET_MASK, clusters_of
 
 if TYPE_CHECKING:
     from formats.devices.device import BlockDevice
-    from formats.qcow2.header import Header
+    from formats.qcow2.header import Qcow2Header
 
 __all__ = [
     "Snapshot",
@@ -189,7 +189,7 @@ def _key(which: str | SnapshotKey | None, id_: str | None, name: str | None) -> 
     return SnapshotKey(id_, name) if which is None else which
 
 
-def _load(device: BlockDevice) -> tuple[Host, Header, list[Snapshot]]:
+def _load(device: BlockDevice) -> tuple[Host, Qcow2Header, list[Snapshot]]:
     header = read_header(device)
     if header.incompatible & features.CORRUPT:
         raise CorruptImageError(
@@ -208,7 +208,7 @@ def _load(device: BlockDevice) -> tuple[Host, Header, list[Snapshot]]:
     return host, header, read_snapshots(host, header)
 
 
-def _shared(rewrite: Rewrite, l1: array[int], header: Header) -> array[int]:
+def _shared(rewrite: Rewrite, l1: array[int], header: Qcow2Header) -> array[int]:
     """Return an L1 table for the active state and the new snapshot, and count all it uses twice."""
     bits = header.cluster_bits
     shared = l1[:]
@@ -233,7 +233,7 @@ def _shared(rewrite: Rewrite, l1: array[int], header: Header) -> array[int]:
     return shared
 
 
-def _write_table(rewrite: Rewrite, header: Header, snapshots: list[Snapshot]) -> int:
+def _write_table(rewrite: Rewrite, header: Qcow2Header, snapshots: list[Snapshot]) -> int:
     """Write a snapshot table and count the old one as free; return the new offset."""
     if header.snapshot_count:
         old = read_snapshots(rewrite.host, header)

@@ -15,7 +15,7 @@ from formats.errors import FormatError
 if TYPE_CHECKING:
     from array import array
 
-    from formats.qcow2.header import Header
+    from formats.qcow2.header import Qcow2Header
     from formats.qcow2.host import Host
 
 #: The reference count is exactly one; in active tables only.
@@ -31,7 +31,7 @@ L2_RESERVED: Final = 0x3F00_0000_0000_01FE
 _CACHE_SIZE: Final = 8 << 20
 
 
-class Kind(Enum):
+class EntryKind(Enum):
     """The kinds of content that a disk can have."""
 
     DATA = "data"
@@ -80,7 +80,7 @@ class L2Table:
 class L2Cache:
     """The L2 tables used last; changed ones stay until they are written."""
 
-    def __init__(self, host: Host, header: Header) -> None:
+    def __init__(self, host: Host, header: Qcow2Header) -> None:
         self._host = host
         self._cluster_size = header.cluster_size
         self._most = max(4, _CACHE_SIZE // header.cluster_size)
@@ -145,13 +145,13 @@ class L2Cache:
             self._tables.popitem(last=False)
 
 
-def kind_of(entry: int) -> Kind:
+def entry_kind(entry: int) -> EntryKind:
     """Return the kind of content that an L2 entry describes."""
     if entry & COMPRESSED:
-        return Kind.COMPRESSED
+        return EntryKind.COMPRESSED
     if entry & ZERO:
-        return Kind.ZERO
-    return Kind.DATA if entry & OFFSET_MASK else Kind.UNALLOCATED
+        return EntryKind.ZERO
+    return EntryKind.DATA if entry & OFFSET_MASK else EntryKind.UNALLOCATED
 
 
 def compressed_place(entry: int, cluster_bits: int) -> CompressedPlace:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from formats.errors import FormatError
 from formats.qcow2.content import CHUNK, SECTOR, ZEROS, Content
 from formats.qcow2.mapping import Extent, extents
-from formats.qcow2.tables import COMPRESSED, COPIED, OFFSET_MASK, ZERO, Kind
+from formats.qcow2.tables import COMPRESSED, COPIED, OFFSET_MASK, ZERO, EntryKind
 
 if TYPE_CHECKING:
     from array import array
@@ -81,7 +81,7 @@ class WritableContent(Content):
             chunk_end = min(at + CHUNK, stop)
             first, last = max(at, offset), min(chunk_end, end)
             chunk = memoryview(bytearray(chunk_end - at))
-            extent = Extent(at, len(chunk), Kind.DATA, host - before + at - start)
+            extent = Extent(at, len(chunk), EntryKind.DATA, host - before + at - start)
             if first != at:
                 self._read_whole(extent, chunk, 0)
             if last != chunk_end and (first == at or len(chunk) > SECTOR):
@@ -93,7 +93,7 @@ class WritableContent(Content):
         """Read and decrypt the sector at ``at`` in a chunk."""
         part = chunk[at : at + SECTOR]
         self.metadata.host.read_into(extent.host + at, part)
-        self.decrypt(Extent(extent.offset + at, SECTOR, Kind.DATA, extent.host + at), part)
+        self.decrypt(Extent(extent.offset + at, SECTOR, EntryKind.DATA, extent.host + at), part)
 
     def _write_new(self, host: int, count: int, offset: int, view: memoryview) -> None:
         """Fill new clusters with ``view``, and around it with the old content of the disk."""
@@ -111,7 +111,7 @@ class WritableContent(Content):
                 self._read_old(at, chunk[: first - at])
                 self._read_old(last, chunk[last - at :])
                 part = chunk
-            self._write_chunk(Extent(at, len(part), Kind.DATA, host + at - start), part)
+            self._write_chunk(Extent(at, len(part), EntryKind.DATA, host + at - start), part)
 
     def _read_old(self, offset: int, view: memoryview) -> None:
         """Fill ``view`` with the content of the disk, and with zeros beyond its end."""
@@ -149,7 +149,9 @@ class WritableContent(Content):
         while offset < end:
             extent = next(extents(self.metadata, offset, end))
             backed = self.backing is not None and self.backing.size > extent.offset
-            zero = extent.kind is Kind.ZERO or (extent.kind is Kind.UNALLOCATED and not backed)
+            zero = extent.kind is EntryKind.ZERO or (
+                extent.kind is EntryKind.UNALLOCATED and not backed
+            )
             length = extent.length if zero else min(extent.length, CHUNK)
             stop = offset + length
             while not zero and offset < stop:

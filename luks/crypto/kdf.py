@@ -6,7 +6,7 @@ import hashlib
 from hmac import compare_digest
 from typing import TYPE_CHECKING, Final, cast
 
-from formats.frozen import Record
+from formats.frozen import Frozen
 from luks.crypto.hashes import lookup
 from luks.errors import LuksHeaderError, PolicyError, UnlockError, UnsupportedError
 from luks.model import Argon2, Digest, KdfCost, Pbkdf2
@@ -29,7 +29,7 @@ _MAX_INT32, _MAX_UINT32 = 2**31 - 1, 2**32 - 1
 _MIN_ARGON2_SALT, _MIN_ARGON2_LENGTH = 8, 4
 
 
-class KdfLimits(Record):
+class KdfLimits(Frozen):
     """Limits for the cost that a header may demand for unlocking one keyslot.
 
     A header is not authentic: without limits, a manipulated one could take all

@@ -9,7 +9,7 @@ import struct
 from types import MappingProxyType
 from typing import Final
 
-from formats.frozen import Record, replace
+from formats.frozen import Frozen, replace
 from luks.errors import LuksHeaderError
 from luks.header.text import decode_field, encode_field
 from luks.model import SECTOR_SIZE, Area, Digest, Header, Keyslot, Pbkdf2, Segment
@@ -34,7 +34,7 @@ _KEYSLOT = struct.Struct(">II32sII")
 HEADER_SIZE: Final = _HEADER.size + KEYSLOT_COUNT * _KEYSLOT.size
 
 
-class RawKeyslot(Record):
+class RawKeyslot(Frozen):
     """One of the eight keyslots, active or not; sectors are of 512 bytes."""
 
     active: bool
@@ -44,7 +44,7 @@ class RawKeyslot(Record):
     stripes: int
 
 
-class RawHeader(Record):
+class RawHeader(Frozen):
     """A LUKS1 header, field by field; `payload_sector` is 0 in a detached one."""
 
     cipher_name: str

@@ -15,7 +15,7 @@ import json
 from hmac import compare_digest
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from formats.frozen import Record
+from formats.frozen import Frozen
 from luks.crypto.ciphers import check_usable
 from luks.crypto.spec import parse
 from luks.errors import LuksHeaderError, PolicyError, StorageError, UnsupportedError
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 LUKS1: Final = 1
 
 
-class Policy(Record, kw_only=True):
+class Policy(Frozen, kw_only=True):
     """A caller's requirements for a header; None permits anything.
 
     Attributes:

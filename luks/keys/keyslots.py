@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from formats.frozen import Record
+from formats.frozen import Frozen
 from formats.logs import LateLogger
 from luks.crypto.af import af_merge, af_split
 from luks.crypto.ciphers import check_usable, sector_cipher
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _log = LateLogger("luks")
 
 
-class VolumeKey(Record):
+class VolumeKey(Frozen):
     """A key that a header's digest has confirmed, made by the functions below.
 
     Attributes:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.codec import Findings
 from formats.eeprom.ipmi_fru import CODEC as FRU
 from formats.eeprom.pci_vpd import CODEC as PCI
 from tests.support.cli import blobstore, fails, succeeds
@@ -26,15 +26,15 @@ def test_a_table_makes_an_image_of_each_row(manifest: Path) -> None:
     table.write_text("serial,board.serial-number,read-only.SN\n1,A1,S1\n2,,S2\n\n3,A3,\n")
     succeeds("pack", manifest, "--table", table, "-o", manifest.with_name("unit-{serial}.img"))
     found = [blobs(manifest.with_name(f"unit-{serial}.img")) for serial in (1, 2, 3)]
-    boards = [FRU.decode(unit["board"], Report.strict()).board for unit in found]
-    cards = [PCI.decode(unit["card"], Report.strict()).read_only["SN"] for unit in found]
+    boards = [FRU.decode(unit["board"], Findings.strict()).board for unit in found]
+    cards = [PCI.decode(unit["card"], Findings.strict()).read_only["SN"] for unit in found]
     assert [board and board.serial_number for board in boards] == ["A1", "0000", "A3"]
     assert cards == ["S1", "S2", "0"]
     pattern = manifest.with_name("{row}-{read-only.SN}.bin")
     table.write_text("read-only.SN\nS1\nS2\n")
     succeeds("pack", manifest, "--table", table, "--raw", "card", "-o", pattern)
     for row in (1, 2):
-        card = PCI.decode(manifest.with_name(f"{row}-S{row}.bin").read_bytes(), Report.strict())
+        card = PCI.decode(manifest.with_name(f"{row}-S{row}.bin").read_bytes(), Findings.strict())
         assert card.read_only["SN"] == f"S{row}"
 
 
@@ -42,7 +42,7 @@ def test_a_table_comes_through_a_pipe(manifest: Path) -> None:
     arguments = ["--table", "/dev/stdin", "--raw", "card", "-o", manifest.with_name("{row}.bin")]
     rows = "".join(f"S{number}\n" for number in range(1, 21))
     succeeds("pack", manifest, *arguments, stdin=f"read-only.SN\n{rows}".encode())
-    card = PCI.decode(manifest.with_name("20.bin").read_bytes(), Report.strict())
+    card = PCI.decode(manifest.with_name("20.bin").read_bytes(), Findings.strict())
     assert card.read_only["SN"] == "S20"
     assert fails("pack", manifest, *arguments, "--force", stdin=b"") == 71
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from formats.eeprom.framework.codec import Codec, Report
+from formats.eeprom.framework.codec import Codec, Findings
 from formats.errors import FormatError, UnsupportedError
 
 #: Text of which every character is a byte.
@@ -36,7 +36,7 @@ def check_model(codec: Codec[Any], model: Any, room: int = 16) -> bytes:
     least = codec.encode(model, None)
     data = codec.encode(model, len(least) + room)
     assert len(data) == len(least) + room
-    assert codec.decode(data, Report.strict()) == model
+    assert codec.decode(data, Findings.strict()) == model
     check_bytes(codec, data)
     return data
 
@@ -45,10 +45,10 @@ def check_bytes(codec: Codec[Any], data: bytes) -> Any:
     """E1, E3: bytes decode and encode to the same, or fail cleanly, tolerantly as well."""
     found = None
     with suppress(FormatError, UnsupportedError):
-        found = codec.decode(data, Report.strict())
+        found = codec.decode(data, Findings.strict())
     if found is not None:
         assert codec.encode(found, len(data)) == data
-    tolerant = Report.tolerant()
+    tolerant = Findings.tolerant()
     with suppress(FormatError, UnsupportedError):
         shown = codec.decode(memoryview(data), tolerant)
         assert tolerant.problems or shown == found

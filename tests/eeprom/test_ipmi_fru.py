@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.codec import Findings
 from formats.eeprom.fru_areas import BoardInfo, ChassisInfo, ProductInfo
 from formats.eeprom.fru_records import (
     AccessType,
@@ -311,9 +311,9 @@ def test_e_fru_damage_is_named_and_read_around(offset: int, value: int, rule: st
     data = bytearray(CODEC.encode(IpmiFru(board=BOARD, product=ProductInfo(version="7a")), 256))
     data[offset] = value
     with pytest.raises(FormatError) as caught:
-        CODEC.decode(bytes(data), Report.strict())
+        CODEC.decode(bytes(data), Findings.strict())
     assert caught.value.rule == rule
-    report = Report.tolerant()
+    report = Findings.tolerant()
     found = CODEC.decode(bytes(data), report)
     assert report.problems[0].rule == rule
     assert found.product
@@ -322,12 +322,12 @@ def test_e_fru_damage_is_named_and_read_around(offset: int, value: int, rule: st
 
 def test_e_fru1_what_is_no_fru_is_refused() -> None:
     with pytest.raises(FormatError, match="does not begin as a FRU does"):
-        CODEC.decode(bytes(range(1, 100))[1:], Report.tolerant())
+        CODEC.decode(bytes(range(1, 100))[1:], Findings.tolerant())
     with pytest.raises(UnsupportedError, match="version 2"):
-        CODEC.decode(bytes.fromhex("02000000000000fe"), Report.tolerant())
+        CODEC.decode(bytes.fromhex("02000000000000fe"), Findings.tolerant())
 
 
 @pytest.mark.parametrize("kind", range(4))
 def test_e_fru5_fields_are_what_their_type_says(kind: int) -> None:
-    text = decode_text(kind, bytes.fromhex("29dc"), 0, Report.tolerant())
+    text = decode_text(kind, bytes.fromhex("29dc"), 0, Findings.tolerant())
     assert type(text) is [Binary, Binary, SixBit, str][kind]

@@ -173,7 +173,7 @@ def block_bytes(position: int, block: Block) -> bytes:
 def _head(position: int, atom: Atom) -> bytes:
     offset = position * BLOCK_SIZE
     if isinstance(atom, Header):
-        header = formats.Header(
+        header = formats.ContainerHeader(
             copy=position,
             block_size=BLOCK_SIZE,
             store_id=STORE_ID,

@@ -14,7 +14,7 @@ from formats.devices.device import MemoryDevice
 from formats.errors import CorruptImageError, StorageError
 from formats.qcow2 import features
 from formats.qcow2.check import check
-from formats.qcow2.creation import Options
+from formats.qcow2.creation import Qcow2Options
 from formats.qcow2.header import read_header
 from formats.qcow2.host import Host
 from formats.qcow2.metadata import change_header
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 OPTIONS = [
-    Options(cluster_size=1024),
-    Options(cluster_size=4096, refcount_bits=8),
-    Options(version=2, cluster_size=4096),
-    Options(),
+    Qcow2Options(cluster_size=1024),
+    Qcow2Options(cluster_size=4096, refcount_bits=8),
+    Qcow2Options(version=2, cluster_size=4096),
+    Qcow2Options(),
 ]
 
 

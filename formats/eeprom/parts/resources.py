@@ -17,7 +17,7 @@ from formats.errors import FieldError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from formats.eeprom.framework.codec import Report
+    from formats.eeprom.framework.codec import Findings
 
 IDENTIFIER: Final = 0x82
 
@@ -49,7 +49,7 @@ class Resource:
     end: int
 
 
-def read_resource(data: bytes, offset: int, report: Report, rule: str) -> Resource | None:
+def read_resource(data: bytes, offset: int, report: Findings, rule: str) -> Resource | None:
     """Return the resource at an offset, cut at the end of the data; None at the end."""
     if offset >= len(data):
         return None
@@ -83,7 +83,7 @@ def large_resource(tag: int, content: bytes, path: str) -> bytes:
 
 
 def read_keywords(
-    data: bytes, start: int, end: int, report: Report, rule: str
+    data: bytes, start: int, end: int, report: Findings, rule: str
 ) -> list[tuple[str, int, bytes]]:
     """Return the keywords in a range: name, offset and value of each."""
     found: list[tuple[str, int, bytes]] = []
