@@ -125,7 +125,7 @@ def test_a_reader_goes_from_value_to_value_and_no_further() -> None:
     assert (sequence.integer(5, 5), sequence.utf8()) == (5, "name")
     sequence.finish()
     assert sequence.next_tag() == -1
-    with pytest.raises(FormatError, match="ends outside"):
+    with pytest.raises(FormatError, match="does not fit into"):
         sequence.content(der.OCTET_STRING)
     assert reader.octets(3) == b"abc"
     reader.finish()
