@@ -230,7 +230,7 @@ def test_l98_a_crash_after_a_failed_commit_never_goes_back_two_steps() -> None:
     """The copy that the failed commit left old is written first: the other one is the header."""
     before = base(2)
     recording = RecordingDevice(before)
-    transaction = luks.Transaction(LosesWrites(recording, "write", 2))
+    transaction = luks.HeaderEdit(LosesWrites(recording, "write", 2))
     transaction.set_labels(label="first")
     with pytest.raises(luks.DeviceError):
         transaction.commit()

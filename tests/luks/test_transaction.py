@@ -332,7 +332,7 @@ def test_l98_after_a_failed_commit_keys_go_where_neither_header_has_any(
     for number in itertools.count(1):
         recording = RecordingDevice(base(version).device.content)
         device = FaultyDevice(recording, operation, number)
-        transaction = luks.Transaction(device)
+        transaction = luks.HeaderEdit(device)
         transaction.unlock(OTHER)
         added = transaction.add_keyslot(PASSPHRASE, kdf=PBKDF2)
         try:
