@@ -266,3 +266,8 @@ def _specs(sections: Sections) -> list[SectionSpec]:
     if isinstance(sections, Mapping):
         return [SectionSpec(name, max_size) for name, max_size in sections.items()]
     return list(sections)
+
+
+#: Their public names, which those of the package are.
+create = create_store
+open = open_store  # noqa: A001

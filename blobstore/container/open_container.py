@@ -79,7 +79,7 @@ class BlobReader:
                 name=name,
                 generation=generation,
                 offset=copy.offset,
-                hint="restore the section from a backup, or write it anew",
+                hint="restore the section from a backup, or rewrite it",
             )
         return bytes(blob)
 

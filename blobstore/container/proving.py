@@ -60,7 +60,7 @@ class Patience:
     Attributes:
         left: Candidates; None for as many as there are.
         tried: Offsets of heads that their own candidates did not prove.
-        ends: Where a search from an offset ended (C43), for those done already.
+        ends: Where the searches done so far ended (C43), by the offset that each began at.
     """
 
     left: int | None = READER_WORK

@@ -12,8 +12,8 @@ from blobstore.copies.convert_kinds import KINDS, kind_of
 from blobstore.copies.convert_ranges import written_ranges
 from blobstore.errors import CorruptBlobError, StoreBusyError
 from blobstore.image.creation import new_image
+from blobstore.image.files import is_same_file
 from blobstore.image.layers import LayersLock
-from formats.devices.file import is_same_file
 from formats.errors import ArgumentError, FormatError
 from luks.payload.options import FormatKeywords, require_format_keywords
 
@@ -65,7 +65,7 @@ def convert(
     progress: Progress | None = None,
     **luks_options: Unpack[FormatKeywords],
 ) -> None:
-    """Write the payload of an image into another image, encrypted anew or not at all.
+    """Write the payload of an image into another image, encrypted with another key or not at all.
 
     A store is carried over as one: with its id, generations and older blobs, the
     flag that says whether it is encrypted set right, and a new key that

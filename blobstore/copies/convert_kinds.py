@@ -49,3 +49,8 @@ def kind_of(layers: Layers) -> Kind:
         None if layers.volume is None else layers.volume.header.version,
         layers.encrypts_itself,
     )
+
+
+#: Their public names.
+ImageKind = Kind
+IMAGE_KINDS: Final = KINDS

@@ -44,6 +44,10 @@ _AES_KEY_SIZE: Final = 16
 _SECTOR_SIZE: Final = 512
 
 
+#: The public name of what a new image is to be.
+Qcow2Options = Options
+
+
 class Disk(NamedTuple):
     """The disk of a qcow2 image.
 
@@ -93,13 +97,13 @@ def open_disk(
 
     Raises:
         SecretRequiredError, NoKeyslotMatchError, PolicyError: As `luks.open`.
-        DeviceBusyError: Someone else may be in the middle of writing to it.
+        DeviceBusyError: Another program may be in the middle of writing to it.
         SnapshotNotFoundError, AmbiguousSnapshotError, FormatError, UnsupportedError,
             DeviceError: As `formats.qcow2.opening.open_image`.
     """
     found = read_header(file)
     if found.incompatible & DIRTY and not (read_only or locked):
-        # To open it for writing would make its refcounts anew, under its writer's feet.
+        # To open it for writing would remake its refcounts, under its writer's feet.
         raise luks.DeviceBusyError("the qcow2 image was not closed by its writer, or not yet")
     method = found.crypt_method
     header = cipher = None

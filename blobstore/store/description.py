@@ -67,7 +67,7 @@ class StoreInfo:
         clean: Whether it was closed after its last change.
         damaged_heads: Offsets of damaged heads that nothing mends.
         mended_heads: Offsets of damaged heads of which their check proves what they
-            said; a writer, or repair, writes them anew (C67).
+            said; a writer, or repair, rewrites them (C67).
         fresh: Whether what is visible is proved to be the newest; else damage may
             hide newer blobs, and nothing is read unless a human permits it (C67).
     """

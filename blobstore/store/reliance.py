@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from blobstore.store.description import Digest
     from formats.container.model import Header
 
-_ANEW = "close it and open the image anew, if what it is now is what is wanted"
+_ANEW = "close it and open the image again, if what it is now is what is wanted"
 
 
 def require_protection(header: Header, *, encrypted: bool, with_secret: bool) -> None:

@@ -313,7 +313,7 @@ class Store(Closing):
             ReadOnlyError: The store is open for reading only.
             DamagedHeadError: A head is damaged; nothing is written around it.
             DeviceError: The write failed. The section has the old blob or the
-                new one, which of them shows when the store is opened anew.
+                new one, which of them shows when the store is opened again.
             PoisonedStoreError: An earlier write failed.
             ValueError: The section has an open window.
         """
@@ -639,7 +639,7 @@ class Store(Closing):
             return compact(self._session.container, progress)
 
     def scrub(self, progress: Callable[[int, int], None] | None = None) -> Scrubbed:
-        """Write both copies of every section anew, and zeros where no section is.
+        """Rewrite both copies of every section, and write zeros where no section is.
 
         Then both copies of a section hold its newest blob, what was put before
         or deleted cannot be read any more, and `restore` has nothing to go back

@@ -1,6 +1,6 @@
 """Encoder of the container: heads of items as bytes.
 
-Every head comes with a check of zeros, which whoever holds the key fills in
+Every head has a check of zeros; the holder of the key fills in the real one
 (`formats.container.decoder.locate_check`, C21).
 """
 
@@ -44,18 +44,18 @@ class RecordFrame(NamedTuple):
 
     Attributes:
         before: The head up to the record's version.
-        behind: The head behind its check.
+        after: The head after its check.
         meta_start: Where Meta starts in the head.
     """
 
     before: bytes
-    behind: bytes
+    after: bytes
     meta_start: int
 
     @property
     def check_start(self) -> int:
         """Where the check is in the head."""
-        return HEAD_SIZE - len(self.behind) - DIGEST_SIZE
+        return HEAD_SIZE - len(self.after) - DIGEST_SIZE
 
     def mac_input(self, version: Version) -> bytes:
         """Return the part of the head that the mac covers (C22); it has no digests."""
@@ -73,7 +73,7 @@ class RecordFrame(NamedTuple):
             DIGEST_FRAMING,
             b"",
         )
-        return b"".join((self.before, _pack_version(version), digests, self.behind))
+        return b"".join((self.before, _pack_version(version), digests, self.after))
 
 
 def record_frame(identity: Identity, block_size: int) -> RecordFrame:

@@ -85,12 +85,12 @@ _TAGS: Final = {kind: tag for tag, kind in _TEXTS.items()}
 
 
 def decode_descriptors(octets: bytes, at: int, report: Report) -> tuple[Descriptor, ...]:
-    """Return the descriptors of a base block, without dummies behind them.
+    """Return the descriptors of a base block, without the dummies after them.
 
     Args:
         octets: Four times 18 bytes.
         at: Where they are in the EEPROM, for the report.
-        report: Gets what is wrong.
+        report: Collects the problems.
     """
     each = [octets[start : start + SIZE] for start in range(0, COUNT * SIZE, SIZE)]
     while each and each[-1] == _DUMMY:
@@ -119,7 +119,7 @@ def encode_descriptors(descriptors: tuple[Descriptor, ...]) -> bytes:
 
 
 def decode_descriptor(octets: bytes, at: int, report: Report) -> Descriptor:
-    """Return what 18 bytes say; text that breaks a rule stays as it is stored."""
+    """Return the descriptor in 18 bytes; text that breaks a rule stays as it is stored."""
     if octets[:2] != b"\x00\x00":
         return DetailedTiming(timing=octets)
     tag, flags, content = octets[3], octets[4], octets[5:]

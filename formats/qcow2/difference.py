@@ -1,4 +1,4 @@
-"""Where two states of one image may differ, by where their clusters are."""
+"""The ranges in which two states of one image may differ, judged by their clusters."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 def differing_ranges(one: Qcow2Device, other: Qcow2Device) -> Iterator[tuple[int, int]]:
-    """Yield offset and length of what may differ between two states, in order.
+    """Yield offset and length of the ranges that may differ between two states, in order.
 
-    Only tables are read: clusters that both states share cannot differ, others may have
-    the same content. Where one disk is longer, all of its rest is yielded.
+    Only tables are read: clusters that both states share cannot differ; other clusters may
+    still have the same content. If one disk is longer, all of its rest is yielded.
 
     Args:
         one: A snapshot, or the active state.
-        other: Another one of the same image, with the same backing file.
+        other: Another state of the same image, with the same backing file.
 
     Raises:
         FormatError, DeviceError: A table cannot be read.

@@ -1,4 +1,4 @@
-"""Where what the disk has is: runs of clusters, as long as they can be."""
+"""Where the content of the disk is, as runs of clusters of maximal length."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Extent(NamedTuple):
     Attributes:
         offset: Byte offset in the disk.
         length: Bytes.
-        kind: What is there.
+        kind: Kind of content.
         host: For data, the byte offset of ``offset`` in the image; for a compressed
             cluster, its L2 entry; otherwise 0.
     """
@@ -33,17 +33,17 @@ class Extent(NamedTuple):
 
 
 def extents(metadata: Metadata, offset: int, end: int) -> Iterator[Extent]:
-    """Yield what a range of the disk is, in order, neighbours joined.
+    """Yield the extents of a range of the disk, in order, with neighbours joined.
 
     Raises:
-        FormatError: A table refers to what cannot be.
+        FormatError: A table refers to an impossible place.
         DeviceError: A table cannot be read.
     """
     return joined(_extents(metadata, offset, end))
 
 
 def joined(found: Iterable[Extent]) -> Iterator[Extent]:
-    """Yield extents with those neighbours joined that go on alike."""
+    """Yield extents, joining neighbours that continue each other."""
     last: Extent | None = None
     for extent in found:
         if last is not None and _joins(last, extent):
@@ -57,7 +57,7 @@ def joined(found: Iterable[Extent]) -> Iterator[Extent]:
 
 
 def merged(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Yield offset and length of ranges in order, with those joined that follow each other."""
+    """Yield offset and length of ranges in order, joining those that touch."""
     start = end = 0
     for first, length in ranges:
         if first > end:
@@ -104,7 +104,7 @@ def _extents(metadata: Metadata, offset: int, end: int) -> Iterator[Extent]:
 
 
 def _run(entries: array[int], index: int, last: int, cluster_size: int, kind: Kind) -> int:
-    """Return how many entries from ``index`` on go on as the first one begins."""
+    """Return how many entries, starting at ``index``, continue the first one."""
     at = index + 1
     if kind is Kind.DATA:
         expected = entries[index] + cluster_size
@@ -125,9 +125,13 @@ def _place(header: Header, entry: int, kind: Kind, place: int) -> int:
         offset = entry & OFFSET_MASK
         if offset & header.cluster_size - 1:
             raise FormatError(
-                f"an L2 entry refers to byte {offset}, which is no cluster", offset=place, rule="Q9"
+                f"an L2 entry refers to byte {offset}, which is not a cluster",
+                offset=place,
+                rule="Q9",
             )
         return offset
     if kind is Kind.ZERO and header.version == 2:
-        raise FormatError("version 2 has no zero clusters", offset=place, rule="Q9")
+        raise FormatError(
+            "an image of version 2 has an L2 entry for a zero cluster", offset=place, rule="Q9"
+        )
     return entry if kind is Kind.COMPRESSED else 0

@@ -1,4 +1,4 @@
-"""What of a disk may be data, through all its backing files."""
+"""The ranges of a disk that may hold data, through all its backing files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def data_of(disk: Qcow2Device, offset: int, size: int) -> Iterator[tuple[int, int]]:
-    """Yield offset and length of what in a range may be no zeros, in order, not yet joined.
+    """Yield offset and length of the parts that may hold data, in order, not yet joined.
 
     Raises:
         FormatError, DeviceError: A table cannot be read.

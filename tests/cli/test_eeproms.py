@@ -162,7 +162,7 @@ def test_settings_change_plain_contents(manifest: Path) -> None:
         (
             'type = "pci-vpd"\nsize = 5\n[section.fields]\nidentifier = ""',
             [],
-            "section 'new': fields: 11 bytes are needed, and the EEPROM has 5",
+            "section 'new': fields: 11 bytes are needed, but the EEPROM has 5",
         ),
         (
             'type = "pci-vpd"\n[section.fields]\nidentifier = ""\ntail = { file = "none" }',

@@ -96,8 +96,8 @@ def test_a_unit_that_is_too_large_is_named(manifest: Path) -> None:
         ("read-only.SN\n../1\n", "{read-only.SN}", "row 1: read-only.SN: '../1' cannot be part of"),
         ("read-only.SN\n..\n", "{read-only.SN}", "'..' is not the name of a file"),
         ("card.fill\nx\n", "{row}", "row 1: "),
-        ("read-only.SN\n\xff\n", "{row}", "is no CSV in UTF-8"),
-        ('read-only.SN\nA\n"B\n', "{row}", "is no CSV: unexpected end of data in line 3"),
+        ("read-only.SN\n\xff\n", "{row}", "is not CSV in UTF-8"),
+        ('read-only.SN\nA\n"B\n', "{row}", "is not CSV: unexpected end of data in line 3"),
     ],
 )
 def test_a_bad_table_names_the_row(manifest: Path, table: str, pattern: str, message: str) -> None:

@@ -32,7 +32,7 @@ def with_tails(drawn: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 
 def check_model(codec: Codec[Any], model: Any, room: int = 16) -> bytes:
-    """E3: a model that encodes with room behind it decodes to an equal one."""
+    """E3: a model that is encoded into a larger size is decoded to an equal one."""
     least = codec.encode(model, None)
     data = codec.encode(model, len(least) + room)
     assert len(data) == len(least) + room
@@ -57,7 +57,7 @@ def check_bytes(codec: Codec[Any], data: bytes) -> Any:
 
 @st.composite
 def damaged(draw: st.DrawFn, data: bytes) -> bytes:
-    """Draw what is left of some bytes when they are changed here and there, or cut."""
+    """Draw damaged variants of some bytes: changed in some places, or cut."""
     changed = bytearray(data)
     for _ in range(draw(st.integers(0, 4))):
         if changed:

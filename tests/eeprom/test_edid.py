@@ -1,4 +1,4 @@
-"""E-EDID: displays, and what edid-decode says of ours."""
+"""E-EDID: displays, and edid-decode as the judge of this project's output."""
 
 from __future__ import annotations
 
@@ -244,7 +244,7 @@ def test_e_edid3_letters_take_five_bits() -> None:
     data = change(CODEC.encode(DISPLAY, None), 8, "4C2D")  # SAM, as in the PNP ID registry
     assert CODEC.decode(data, Report.strict()).id_manufacturer_name == "SAM"
     for wrong in ("CC2D", "0000", "7FFF", "043B"):
-        with pytest.raises(FormatError, match=r"no manufacturer at byte 8 \[E-EDID3\]"):
+        with pytest.raises(FormatError, match=r"not a manufacturer at byte 8 \[E-EDID3\]"):
             CODEC.decode(change(data, 8, wrong), Report.strict())
 
 
@@ -252,7 +252,7 @@ def test_e_edid4_a_week_of_ff_makes_it_a_model_year() -> None:
     data = CODEC.encode(DISPLAY, None)
     found = CODEC.decode(change(data, 16, "FF23"), Report.strict())
     assert (found.model_year, found.year_of_manufacture) == (2025, None)
-    with pytest.raises(FormatError, match="no week 55 at byte 16"):
+    with pytest.raises(FormatError, match="55 is not a week at byte 16"):
         CODEC.decode(change(data, 16, "3723"), Report.strict())
 
 

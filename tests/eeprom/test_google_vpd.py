@@ -149,17 +149,17 @@ def test_e_gvpd5_erased_flash_ends_the_pairs() -> None:
     found = CODEC.decode(data, Report.strict())
     assert (found.is_terminated, found.pairs) == (False, PAIRS)
     assert CODEC.encode(found, REGION) == data
-    with pytest.raises(FormatError, match="no terminator"):
+    with pytest.raises(FormatError, match="the terminator is missing"):
         CODEC.decode(data[: 0x610 + len(README) - 1], Report.strict())
 
 
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [
-        (b"\x01\x03a-b\x01c\x00", "'a-b' is no name.*E-GVPD6"),
-        (b"\x01\x00\x01c\x00", "'' is no name.*E-GVPD6"),
-        (b"\x01\x01a\x01c\x01\x01a\x01d\x00", "a is there twice.* at byte 1557 .E-GVPD6"),
-        (b"\x01\x01a\x01c\xfe\x01a\x01d\x00", "type 0xfe is none of a pair.*E-GVPD3"),
+        (b"\x01\x03a-b\x01c\x00", "'a-b' is not a name.*E-GVPD6"),
+        (b"\x01\x00\x01c\x00", "'' is not a name.*E-GVPD6"),
+        (b"\x01\x01a\x01c\x01\x01a\x01d\x00", "a occurs twice.* at byte 1557 .E-GVPD6"),
+        (b"\x01\x01a\x01c\xfe\x01a\x01d\x00", "type 0xfe is not that of a pair.*E-GVPD3"),
         (b"\x01\x01a\x7fc\x00", "does not end inside the region.*E-GVPD3"),
     ],
 )

@@ -72,7 +72,7 @@ def test_e_intel2_an_address_that_drivers_refuse_is_refused() -> None:
     # The first byte goes up by one and another of equal weight down: the sum holds.
     data[0] += 1
     data[20] -= 1
-    with pytest.raises(FormatError, match="no address of a device at byte 0"):
+    with pytest.raises(FormatError, match="not the address of a device at byte 0"):
         CODEC.decode(data, Report.strict())
 
 
@@ -94,7 +94,7 @@ def test_e_intel3_a_damaged_one_is_judged_as_linux_does() -> None:
     found = CODEC.decode(data, report)
     assert [str(problem) for problem in report.problems] == [
         "the checksum is 0x1e5e, and should be 0x2b5f at byte 126 [E-INTEL3]",
-        "ff:ff:56:16:16:fc is no address of a device at byte 0 [E-INTEL2]",
+        "ff:ff:56:16:16:fc is not the address of a device at byte 0 [E-INTEL2]",
     ]
     mended = dataclasses.replace(found, ethernet_address=CARD.ethernet_address)
     assert CODEC.decode(CODEC.encode(mended, 128), Report.strict()) == mended

@@ -1,4 +1,4 @@
-"""E-FRU: what ipmi-fru, ipmitool and the fru package of PyPI read in ours, and we in theirs."""
+"""E-FRU: ipmi-fru, ipmitool and the fru package of PyPI read this project's output, and back."""
 
 from __future__ import annotations
 

@@ -168,10 +168,10 @@ def test_e_onie2_the_length_is_big_endian_and_at_most_2048() -> None:
     )
     assert len(CODEC.encode(OnieTlv(vendor_extension=most), None)) == 2048
     larger = by_hand([(0xFD, bytes(255))] * 8)
-    with pytest.raises(FormatError, match=r"takes 2073 bytes, more than 2048 at byte 9"):
+    with pytest.raises(FormatError, match=r"has 2073 bytes, more than 2048 at byte 9"):
         CODEC.decode(larger, Report.strict())
     assert len(CODEC.decode(larger, Report.tolerant()).vendor_extension) == 8
-    with pytest.raises(FieldError, match="2050 bytes are needed, of 2048"):
+    with pytest.raises(FieldError, match="2050 bytes are needed, but at most 2048"):
         CODEC.encode(OnieTlv(vendor_extension=most, product_name=""), None)
 
 
@@ -192,19 +192,19 @@ def test_e_onie4_the_crc_is_last_and_covers_its_own_head() -> None:
     report = Report.tolerant()
     assert CODEC.decode(data, report).serial_number == "8"
     without = b"TlvInfo\x00\x01\x00\x03\x23\x017"
-    with pytest.raises(FormatError, match="no CRC-32"):
+    with pytest.raises(FormatError, match="the CRC-32 is missing"):
         CODEC.decode(without, Report.strict())
 
 
 @pytest.mark.parametrize(
     ("tlvs", "message"),
     [
-        ([(0x21, b"a"), (0x21, b"b")], "product-name is there twice at byte 14"),
+        ([(0x21, b"a"), (0x21, b"b")], "product-name occurs twice at byte 14"),
         ([(0x24, bytes(5))], "mac-1-base has 5 bytes"),
         ([(0x25, b"2024-02-13 11:29:52")], "manufacture-date is not written MM/DD/YYYY"),
-        ([(0x25, b"02/30/2024 11:29:52")], "manufacture-date 02/30/2024 11:29:52 is no date"),
-        ([(0x2A, b"\x01")], "num-macs has 1 bytes, and not 2"),
-        ([(0x2C, b"de")], "country-code is no code"),
+        ([(0x25, b"02/30/2024 11:29:52")], "manufacture-date 02/30/2024 11:29:52 is not a date"),
+        ([(0x2A, b"\x01")], "num-macs has 1 bytes instead of 2"),
+        ([(0x2C, b"de")], "country-code is not a code"),
         ([(0x23, b"7\x00")], "serial-number ends with 00"),
         ([(0x00, b"")], "type 0x00 cannot"),
         ([(0xFF, b"")], "type 0xff cannot"),

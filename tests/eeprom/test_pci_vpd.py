@@ -1,4 +1,4 @@
-"""E-PCI: PCI vital product data, and what lspci says of ours."""
+"""E-PCI: PCI vital product data, and lspci as the judge of this project's output."""
 
 from __future__ import annotations
 

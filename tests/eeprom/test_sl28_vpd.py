@@ -74,7 +74,7 @@ def test_e_sl3_linux_takes_no_address_of_a_group_and_no_zeros() -> None:
     for mac in (bytes(6), bytes.fromhex("01005e000001"), b"\xff" * 6):
         with pytest.raises(FieldError, match="base-mac-address"):
             CODEC.encode(Sl28Vpd(serial_number="1", base_mac_address=mac), None)
-        with pytest.raises(FormatError, match="no address of a device at byte 17"):
+        with pytest.raises(FormatError, match="not the address of a device at byte 17"):
             CODEC.decode(_by_hand(b"1", mac), Report.strict())
 
 

@@ -1,4 +1,4 @@
-"""E-SPD: memory modules, and what decode-dimms says of ours."""
+"""E-SPD: memory modules, and decode-dimms as the judge of this project's output."""
 
 from __future__ import annotations
 
@@ -236,9 +236,9 @@ def test_e_spd1_other_things_are_told_apart(codec: SpdCodec[Any], module: SpdMod
     ):
         with pytest.raises(error):
             codec.decode(data, Report.tolerant())
-    with pytest.raises(FormatError, match="goes on behind"):
+    with pytest.raises(FormatError, match="continues after"):
         codec.decode(good + b"\xff", Report.strict())
-    with pytest.raises(FieldError, match=f"takes {len(good)} bytes, and not 2048"):
+    with pytest.raises(FieldError, match=f"must have {len(good)} bytes, not 2048"):
         codec.encode(module, 2048)
 
 

@@ -96,11 +96,11 @@ def test_e_env4_an_area_smaller_than_the_eeprom_is_found() -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"novalue\0\0", "'novalue' is no variable"),
-        (b"=x\0\0", "'=x' is no variable"),
+        (b"novalue\0\0", "'novalue' is not a variable"),
+        (b"=x\0\0", "'=x' is not a variable"),
         (b"a=1\0a=2\0\0", "'a' occurs twice"),
-        (b"a=\xff\0\0", "no UTF-8"),
-        (b"a=1", "have no end"),
+        (b"a=\xff\0\0", "not valid UTF-8"),
+        (b"a=1", "have no zero byte at their end"),
     ],
 )
 def test_e_env2_what_is_wrong_is_named(body: bytes, message: str) -> None:
@@ -114,7 +114,7 @@ def test_e1_a_thousand_problems_are_listed_and_a_variable_in_part() -> None:
     report = Report.tolerant()
     CODEC.decode(bytes(4) + b"x" * 5000 + b"\0" + b"a\0" * 2000, report)
     assert len(report.problems) == 1001
-    assert report.problems[1].message == f"'{'x' * 40}'... is no variable"
+    assert report.problems[1].message == f"'{'x' * 40}'... is not a variable"
     assert str(report.problems[-1]).startswith("more is wrong, and not listed, at byte ")
 
 

@@ -79,10 +79,10 @@ class Bus:
             self._commands.append(f"readl {SET:#x}")
             self._lines(clock=0)
         acknowledged = self._run()
-        assert not any(acknowledged), "nobody acknowledged a byte"
+        assert not any(acknowledged), "the bus acknowledged a byte"
 
     def receive(self, count: int) -> bytes:
-        """Receive bytes, and acknowledge all but the last."""
+        """Receive bytes, and acknowledge all except the last."""
         for number in range(count):
             self._lines(data=1)
             for _ in range(8):

@@ -27,7 +27,7 @@ SECRETS = (PASSPHRASE, OTHER, BACKUP, NEW)
 
 
 class Seen(NamedTuple):
-    """What somebody finds: the secrets that open, and each token with what opens its keyslots."""
+    """The visible state: the secrets that open, and each token with the secrets of its keyslots."""
 
     opening: frozenset[bytes]
     tokens: frozenset[tuple[str, frozenset[bytes]]]
@@ -307,7 +307,7 @@ def without_header() -> bytes:
 
 @pytest.mark.parametrize("name", ["restore", "attach", "destroy", "detach"])
 def test_failing_devices_leave_the_old_header_or_the_new_one(name: str, tmp_path: Path) -> None:
-    """Every read, write and flush fails in turn, once or from then on."""
+    """Every read, write and flush fails in turn, once or permanently."""
     header = tmp_path / "header"
     runs: dict[str, tuple[Callable[[BlockDevice], object], bytes]] = {
         "restore": (restore, changed(2)),

@@ -132,7 +132,7 @@ def test_freeing_leaks_changes_nothing_else() -> None:
 
 @pytest.mark.interop
 def test_counts_that_were_left_for_later(tmp_path: Path) -> None:
-    """Q5: QEMU writes lazily and is killed; before we write, the counts are made anew."""
+    """Q5: QEMU writes lazily and is killed; before a write here, the counts are rebuilt."""
     path = tmp_path / "image"
     qemu_img("create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on", path, "1M")
     killed = [program("qemu-io"), "-c", "write -P 65 0 512k", "-c", "flush", "-c", "sigraise 9"]

@@ -108,7 +108,7 @@ def filled(number: int, sectors: int) -> bytes:
 
 
 def begin(options: Options, size: int, prepare: Callable[[History], None]) -> History:
-    """Make an image on a plain device; record what is done to it from then on."""
+    """Make an image on a plain device; then record every operation on it."""
     memory = RecordingDevice(0, resizable=True)
     create(memory, size, options)
     with open_image(memory, read_only=False) as disk:

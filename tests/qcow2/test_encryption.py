@@ -203,5 +203,5 @@ def test_old_aes_is_read_and_not_written(tmp_path: Path, caplog: pytest.LogCaptu
             assert disk.read(0, SIZE) == model
             assert disk.read(102_405, 1000) == b"A" * 1000
         assert "weak" in caplog.text
-        with pytest.raises(UnsupportedError, match="only read"):
+        with pytest.raises(UnsupportedError, match="can be read only"):
             open_image(device, read_only=False, cipher=_OldAes(SECRET))

@@ -41,7 +41,7 @@ def prepared(options: Options) -> bytes:
 
 
 BEFORE = (bytes(10_000) + b"A" * 50_000).ljust(SIZE, b"\0")
-#: What the disk is behind each step.
+#: The content of the disk after each step.
 STEPS: list[tuple[Callable[[Qcow2Device], None], bytes]] = []
 
 

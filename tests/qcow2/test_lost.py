@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 SIZE = 200 << 10
 CLUSTER = 512
-#: What is written after the cut, here: behind all that was written before.
+#: Data written after the cut, at a place after all earlier data.
 FREE = 160 << 10
 KEY = bytes(range(64))
 BACKING = b"B" * SIZE
@@ -271,7 +271,9 @@ def test_an_image_is_not_repaired_unasked_where_more_than_counts_is_wrong_q5() -
         image = cut_image()
         change_header(Host(image), read_header(image), incompatible=features.DIRTY)
         before = bytes(image.content)
-        with pytest.raises(CorruptImageError, match=r"2 corruptions .*unasked \[Q5\]") as caught:
+        with pytest.raises(
+            CorruptImageError, match=r"2 corruptions .*automatically \[Q5\]"
+        ) as caught:
             change(image)
         assert "blobstore check" in (caught.value.hint or "")
         assert image.content == before
@@ -282,10 +284,10 @@ def test_a_truncated_image_is_written_only_where_it_need_not_grow_q25() -> None:
     with open_image(image, read_only=False) as disk:
         disk.write(0, b"in place")
         disk.flush()
-        with pytest.raises(TruncatedImageError, match="not made longer") as caught:
+        with pytest.raises(TruncatedImageError, match="cannot be made longer") as caught:
             disk.write(2 << 20, b"new")
         assert "copy the image again" in (caught.value.hint or "")
-        disk.discard(1 << 20, 131_072)  # nobody wants it any more
+        disk.discard(1 << 20, 131_072)  # it is no longer needed
         disk.flush()
         disk.write(2 << 20, b"new")
     assert check(image).ok

@@ -1,4 +1,4 @@
-"""Internal snapshots, ours and QEMU's. Q18, Q19."""
+"""Internal snapshots, made here and by QEMU. Q18, Q19."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_a_machine_s_state_stays_as_it_is(tmp_path: Path) -> None:
 
 
 def machine(path: Path, command: str, *options: str) -> None:
-    """Run a command of QEMU's monitor in a machine that has nothing but this image."""
+    """Run a command of QEMU's monitor in a machine that has only this image."""
     done = subprocess.run(
         [
             *(program("qemu-system-x86_64"), "-machine", "none", "-nodefaults", "-S"),

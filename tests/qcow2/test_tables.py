@@ -54,7 +54,7 @@ def test_counts_are_as_an_array_of_numbers(bits: int, data: st.DataObject) -> No
 
 
 def test_where_compressed_clusters_are() -> None:
-    """With clusters of 64 KiB the offset has 54 bits, and the sectors behind it 8."""
+    """With clusters of 64 KiB the offset has 54 bits, and the sectors after it 8."""
     entry = COMPRESSED | 3 << 54 | 0x12345
     assert compressed_place(entry, 16) == (0x12345, 4 * 512 - 0x145)
     assert list(clusters_of(entry, 16)) == [1]

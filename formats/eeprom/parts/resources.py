@@ -1,4 +1,4 @@
-"""Resources and keywords, of which PCI VPD and IBM's keyword VPD are made (E-PCI1, E-PCI2).
+"""Resources and keywords, the parts of PCI VPD and IBM's keyword VPD (E-PCI1, E-PCI2).
 
 A resource is a tag, a length and content. Some have keywords as their content:
 two characters, a length byte and a value each.
@@ -40,7 +40,7 @@ class Resource:
         tag: A large resource's first byte; a small one's without its length.
         offset: Of the tag.
         start: Of the content.
-        end: Behind it.
+        end: Of the first byte after it.
     """
 
     tag: int
@@ -65,7 +65,7 @@ def read_resource(data: bytes, offset: int, report: Report, rule: str) -> Resour
         tag, end = first & ~7, start + (first & 7)
     if end > len(data):
         report.problem(
-            offset, rule, f"resource {tag:#04x} goes on for {end - len(data)} bytes behind the end"
+            offset, rule, f"resource {tag:#04x} ends {end - len(data)} bytes beyond the data"
         )
         end = len(data)
     return Resource(tag, offset, start, end)
@@ -78,7 +78,7 @@ def large_resource(tag: int, content: bytes, path: str) -> bytes:
         FieldError: The content is too long; the error has ``path``.
     """
     if len(content) > 0xFFFF:
-        raise FieldError(path, f"needs {len(content)} bytes, and at most 65535 are possible")
+        raise FieldError(path, f"needs {len(content)} bytes, but at most 65535 are possible")
     return bytes((tag,)) + _LENGTH.pack(len(content)) + content
 
 
@@ -90,11 +90,11 @@ def read_keywords(
     names = set()
     while start < end:
         if start + 3 > end or start + 3 + data[start + 2] > end:
-            report.problem(start, rule, "a keyword goes on behind the end of its resource")
+            report.problem(start, rule, "a keyword continues beyond the end of its resource")
             break
         name = data[start : start + 2].decode("latin-1")
         if not all("!" <= character <= "~" for character in name):
-            report.problem(start, rule, f"{name!r} is no name of a keyword")
+            report.problem(start, rule, f"{name!r} is not the name of a keyword")
         following = start + 3 + data[start + 2]
         if name in names:
             report.problem(start, rule, f"keyword {name!r} occurs twice")

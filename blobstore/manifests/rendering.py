@@ -1,4 +1,4 @@
-"""Writing manifests: TOML that packs what a store holds again."""
+"""Rendering manifests: TOML that packs what a store holds again."""
 
 from __future__ import annotations
 
