@@ -215,6 +215,24 @@ def test_l113_a_luks1_header_that_differs_in_all_keyslots_has_a_window() -> None
 
 
 @pytest.mark.parametrize("version", [1, 2])
+def test_l111_a_header_that_is_given_up_is_whole_or_not_there(version: int) -> None:
+    """It is made invalid before the first of its key material is overwritten (as L13)."""
+    other = MemoryDevice(len(base(version)))
+    options: dict[str, Any] = {}
+    if version == 2:
+        options = {"keyslots_size": 512 << 10, "data_offset": 544 << 10}
+    luks.format(other, NEW, version=version, key_size=32, kdf=PBKDF2, **options).close()
+    backup = MemoryDevice(base(version))
+    before, after = look(bytes(other.content)), look(base(version))
+
+    def run(device: BlockDevice) -> None:
+        luks.restore_header(device, backup, force=True)
+
+    found = explore(bytes(other.content), run, {before, after, NOTHING})
+    assert found.keys() == {before, after, NOTHING}
+
+
+@pytest.mark.parametrize("version", [1, 2])
 def test_l114_destroyed_keys_are_all_there_or_none(version: int) -> None:
     before = look(base(version))
     after = Seen(frozenset(), before.tokens and frozenset({("old", frozenset())}))
