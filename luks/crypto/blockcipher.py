@@ -153,18 +153,19 @@ class CryptographyCipher:
         return self._ecb.decryptor()
 
     def cbc_encryptor(self) -> CipherContext:
-        from cryptography.hazmat.primitives.ciphers import Cipher, modes  # noqa: PLC0415
+        from cryptography.hazmat.primitives.ciphers import Cipher, modes  # noqa: PLC0415  see `_ecb`
 
         return Cipher(self._algorithm, modes.CBC(bytes(self.block_size))).encryptor()
 
     def cbc_decryptor(self) -> CipherContext:
         """Start decrypting blocks chained as in CBC, with an IV of zero."""
-        from cryptography.hazmat.primitives.ciphers import Cipher, modes  # noqa: PLC0415
+        from cryptography.hazmat.primitives.ciphers import Cipher, modes  # noqa: PLC0415  see `_ecb`
 
         return Cipher(self._algorithm, modes.CBC(bytes(self.block_size))).decryptor()
 
 
 def _ecb(algorithm: BlockCipherAlgorithm) -> Cipher[ECB]:
+    # Looking at a header needs no cipher, and importing this takes about 20 ms.
     from cryptography.hazmat.primitives.ciphers import Cipher, modes  # noqa: PLC0415
 
     return Cipher(algorithm, modes.ECB())  # noqa: S305  the modes are built from it
@@ -178,12 +179,12 @@ def _from_cryptography(
     name = _FACTS[cipher].class_name if cipher in _FACTS else ""
     if not name:
         return None
-    from cryptography.hazmat.primitives.ciphers import algorithms  # noqa: PLC0415
+    from cryptography.hazmat.primitives.ciphers import algorithms  # noqa: PLC0415  see `_ecb`
 
     if name == "AES":
         return algorithms.AES
-    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
-    from cryptography.hazmat.decrepit.ciphers import algorithms as decrepit  # noqa: PLC0415
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415  see `_ecb`
+    from cryptography.hazmat.decrepit.ciphers import algorithms as decrepit  # noqa: PLC0415  see `_ecb`
 
     # A cipher that moved to `decrepit` warns in its old place, so that place is tried last.
     for module in (decrepit, algorithms):

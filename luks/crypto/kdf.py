@@ -156,7 +156,7 @@ def _pbkdf2(cost: Pbkdf2, secret: ReadableBuffer, salt: bytes, key: bytearray) -
 
 
 def _for_cryptography(hashlib_name: str, digest_size: int) -> HashAlgorithm | None:
-    from cryptography.hazmat.primitives import hashes  # noqa: PLC0415
+    from cryptography.hazmat.primitives import hashes  # noqa: PLC0415  not for looking at headers
 
     if hashlib_name == "blake2b":
         return hashes.BLAKE2b(digest_size)

@@ -70,7 +70,7 @@ def decrypt(secret: Secret, key: Secret, iv: str, what: str) -> Secret:
         SecretFormatError: The IV is invalid, or the key does not decrypt the secret.
     """
     # Most secrets are not encrypted, and this import takes time.
-    from cryptography.hazmat.primitives.ciphers import (  # noqa: PLC0415
+    from cryptography.hazmat.primitives.ciphers import (  # noqa: PLC0415  see above
         Cipher,
         algorithms,
         modes,

@@ -121,7 +121,7 @@ def run_command(command: Sequence[str]) -> bytearray:
         ValueError: ``command`` is empty.
     """
     import signal  # noqa: PLC0415  few run commands
-    import subprocess  # noqa: PLC0415
+    import subprocess  # noqa: PLC0415  likewise
 
     if not command:
         raise ArgumentError("the command is empty")

@@ -49,7 +49,7 @@ def ask(prompt: str) -> bytearray:
 
 @contextmanager
 def _without_echo(fd: int) -> Iterator[None]:
-    import termios  # noqa: PLC0415
+    import termios  # noqa: PLC0415  Unix only
 
     before = termios.tcgetattr(fd)
     quiet = termios.tcgetattr(fd)
