@@ -25,3 +25,22 @@ out, `problems` are errors as documents. `connection` speaks HTTP with one clien
 has the threads, `listening` the socket, `finding` knows where it is, and `serving` puts these
 together. `client` is the other end, and `exchange` its HTTP.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import formats
+
+# The public names, once: see `formats.public_names`.
+if TYPE_CHECKING:
+    __all__: list[str]
+
+    from blobstore.owner.client import StoreClient as StoreClient
+    from blobstore.owner.client import find_owner as find_owner
+    from blobstore.owner.connection import Limits as Limits
+    from blobstore.owner.protocol import AnyStore as AnyStore
+    from blobstore.owner.protocol import Changes as Changes
+    from blobstore.owner.serving import serve as serve
+else:
+    __all__, __getattr__, __dir__ = formats.public_names(__name__, __file__)

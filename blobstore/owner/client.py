@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
     from blobstore.container.verification import Report
     from blobstore.owner.exchange import Answer
-    from blobstore.store.description import Digest, StoreInfo
+    from blobstore.store.description import StateDigest, StoreInfo
     from formats.devices.device import ReadableBuffer
 
     AnyPath = str | os.PathLike[str]
 
 
 def find_owner(
-    image: AnyPath, *, expect_digest: Digest | None = None, at_least_generation: int = 0
+    image: AnyPath, *, expect_digest: StateDigest | None = None, at_least_generation: int = 0
 ) -> StoreClient | None:
     """Return the store of the process that owns an image, or None if none does.
 
@@ -73,7 +73,7 @@ def _require_trusted(client: StoreClient, entry: Path) -> None:
         raise DeviceError(f"what listens at {entry} belongs to user {client.owner[1]} [O5]")
 
 
-def _require_pinned(client: StoreClient, digest: Digest | None, generation: int) -> None:
+def _require_pinned(client: StoreClient, digest: StateDigest | None, generation: int) -> None:
     if digest is not None and client.digest() != digest:
         raise PinMismatchError(f"the store is at {client.digest()}, not at {digest}")
     if generation and client.info().generation < generation:
@@ -128,7 +128,7 @@ class StoreClient:
         """Return what the header says of the store, as `Store.info`."""
         return documents.decode_info(self._ask("GET", "/v1/store").body)
 
-    def digest(self) -> Digest:
+    def digest(self) -> StateDigest:
         """Return what pins the state of the whole store, as `Store.digest`."""
         digest = self.info().digest
         if digest is None:

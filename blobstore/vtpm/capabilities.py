@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
+from blobstore import __version__
 from blobstore.vtpm import abi
 from formats.state.swtpm import TpmVersion
 
@@ -22,13 +23,11 @@ _FEATURES: Final = (
 )
 
 
-def capabilities(version: TpmVersion | None, program_version: str) -> dict[str, Any]:
+def swtpm_capabilities(version: TpmVersion | None) -> dict[str, Any]:
     """Return what swtpm's ``--print-capabilities`` would print.
 
     Args:
         version: Of the TPM that is asked about; None is a TPM 2.0.
-        program_version: Of this program. Not imported here: `blobstore` has names of
-            rooms above this one.
 
     Raises:
         UnsupportedError: libtpms is not installed, or too old.
@@ -40,7 +39,7 @@ def capabilities(version: TpmVersion | None, program_version: str) -> dict[str, 
     return {
         "type": "swtpm",
         "features": [*versions, *_FEATURES, *sizes],
-        "version": program_version,
+        "version": __version__,
     }
 
 

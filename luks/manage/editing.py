@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from formats.devices.device import BlockDevice
     from luks.crypto.kdf import KdfLimits
-    from luks.header.load import Place
+    from luks.header.detection import Place
     from luks.header.policy import Policy
     from luks.model import Header, KdfCost, Keyslot
     from luks.secret.secrets import Secret
@@ -335,7 +335,7 @@ class HeaderEdit:
         self.header = changes.without_token(self.header, number)
 
     def commit(self) -> Header:
-        """Write everything, durably, and begin anew with the header that is there then.
+        """Write everything, durably, and begin again with the header that is there then.
 
         After an interrupt or an error it can be called again (L98).
 

@@ -249,7 +249,7 @@ def test_l98_a_crash_after_a_failed_commit_never_goes_back_two_steps() -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_failing_device_leaves_the_old_header_or_the_new_one(name: str) -> None:
-    """Every read, write and flush fails in turn, once or from then on."""
+    """Every read, write and flush fails in turn, once or permanently."""
     case = CASES[name]
     before = prepared(case)
     allowed = list(expected(case))

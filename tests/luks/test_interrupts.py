@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from luks.header.load import Place
+    from luks.header.detection import Place
 
 pytestmark = [
     pytest.mark.slow,

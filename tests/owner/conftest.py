@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import blobstore
+from blobstore.owner import StoreClient
 from tests.support.owners import owner_thread
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def server(store: blobstore.Store, image: Path, tmp_path: Path) -> Iterator[Owne
 
 
 @pytest.fixture
-def client(server: OwnerServer, tmp_path: Path) -> Iterator[blobstore.StoreClient]:
+def client(server: OwnerServer, tmp_path: Path) -> Iterator[StoreClient]:
     del server
-    with blobstore.StoreClient(tmp_path / "socket", timeout=60) as opened:
+    with StoreClient(tmp_path / "socket", timeout=60) as opened:
         yield opened

@@ -11,14 +11,16 @@ import blobstore
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from blobstore.owner import AnyStore, StoreClient
+
 
 @pytest.fixture(params=["store", "client"])
-def any_store(request: pytest.FixtureRequest) -> blobstore.AnyStore:
-    found: blobstore.AnyStore = request.getfixturevalue(request.param)
+def any_store(request: pytest.FixtureRequest) -> AnyStore:
+    found: AnyStore = request.getfixturevalue(request.param)
     return found
 
 
-def test_a_put_is_what_get_returns(any_store: blobstore.AnyStore) -> None:
+def test_a_put_is_what_get_returns(any_store: AnyStore) -> None:
     any_store.put("a", b"new")
     assert any_store.get("a") == b"new"
     any_store.put("a", bytearray(5000))
@@ -27,7 +29,7 @@ def test_a_put_is_what_get_returns(any_store: blobstore.AnyStore) -> None:
     assert any_store.get("a", previous=True) == b"new"
 
 
-def test_sections_are_described(any_store: blobstore.AnyStore, store: blobstore.Store) -> None:
+def test_sections_are_described(any_store: AnyStore, store: blobstore.Store) -> None:
     any_store.put("b", b"12")
     assert any_store.sections() == store.sections()
     assert any_store.sections(allow_damaged=True) == store.sections(allow_damaged=True)
@@ -43,7 +45,7 @@ def test_sections_are_described(any_store: blobstore.AnyStore, store: blobstore.
     assert not any_store.read_only
 
 
-def test_verify_reports(any_store: blobstore.AnyStore, store: blobstore.Store) -> None:
+def test_verify_reports(any_store: AnyStore, store: blobstore.Store) -> None:
     any_store.put("a", b"1")
     any_store.put("a", b"22")
     calls: list[tuple[int, int]] = []
@@ -54,7 +56,7 @@ def test_verify_reports(any_store: blobstore.AnyStore, store: blobstore.Store) -
 
 
 def test_sections_are_registered_resized_renamed_and_deleted(
-    any_store: blobstore.AnyStore,
+    any_store: AnyStore,
 ) -> None:
     made = any_store.register("c", 100, copies=1, type="eeprom")
     assert (made.name, made.max_size, made.copies, made.type) == ("c", 100, 1, "eeprom")
@@ -73,7 +75,7 @@ def test_sections_are_registered_resized_renamed_and_deleted(
 @pytest.mark.parametrize(
     "name", ["/", "..", ".", "a/b/../c", "%2F", "?x=1", "#", " ", "+", "ü€", "a&b", "😀" * 50]
 )
-def test_every_name_is_one(any_store: blobstore.AnyStore, name: str) -> None:
+def test_every_name_is_one(any_store: AnyStore, name: str) -> None:
     any_store.register(name, 10)
     any_store.put(name, b"12")
     assert any_store.get(name) == b"12"
@@ -84,9 +86,7 @@ def test_every_name_is_one(any_store: blobstore.AnyStore, name: str) -> None:
     assert name not in any_store
 
 
-def test_errors_have_their_class_and_message(
-    any_store: blobstore.AnyStore, store: blobstore.Store
-) -> None:
+def test_errors_have_their_class_and_message(any_store: AnyStore, store: blobstore.Store) -> None:
     """Each of these raises what the store in this process raises."""
     any_store.put("a", bytes(100))
     failing = [
@@ -125,7 +125,7 @@ def test_errors_have_their_class_and_message(
     assert store.digest() == before
 
 
-def test_a_transaction_is_all_or_nothing(any_store: blobstore.AnyStore) -> None:
+def test_a_transaction_is_all_or_nothing(any_store: AnyStore) -> None:
     with any_store.transaction() as changes:
         changes.put("a", b"1")
         changes.register("c", 10)
@@ -154,7 +154,7 @@ def test_a_transaction_is_all_or_nothing(any_store: blobstore.AnyStore) -> None:
     assert any_store.digest() == before
 
 
-def test_a_transaction_reads_what_it_changes(any_store: blobstore.AnyStore) -> None:
+def test_a_transaction_reads_what_it_changes(any_store: AnyStore) -> None:
     any_store.put("a", b"1")
     with any_store.transaction() as changes:
         changes.rename("a", "c")
@@ -173,7 +173,7 @@ def test_a_transaction_reads_what_it_changes(any_store: blobstore.AnyStore) -> N
 
 
 def test_changes_are_made_only_from_the_generation_they_name(
-    any_store: blobstore.AnyStore,
+    any_store: AnyStore,
 ) -> None:
     any_store.put("a", b"1")
     known = any_store.section("a").generation
@@ -197,7 +197,7 @@ def test_changes_are_made_only_from_the_generation_they_name(
     assert any_store.digest() == before
 
 
-def test_a_closed_store_takes_nothing(any_store: blobstore.AnyStore) -> None:
+def test_a_closed_store_takes_nothing(any_store: AnyStore) -> None:
     with any_store:
         any_store.put("a", b"1")
     any_store.close()
@@ -211,7 +211,7 @@ def test_a_closed_store_takes_nothing(any_store: blobstore.AnyStore) -> None:
             use()
 
 
-def test_damage_keeps_its_class(client: blobstore.StoreClient, image: Path) -> None:
+def test_damage_keeps_its_class(client: StoreClient, image: Path) -> None:
     """O33: a client must not take damage for absence."""
     client.put("a", b"needle" * 100)
     content = bytearray(image.read_bytes())
@@ -228,7 +228,7 @@ def test_damage_keeps_its_class(client: blobstore.StoreClient, image: Path) -> N
 
 
 def test_a_read_that_is_overtaken_changes_nothing(
-    client: blobstore.StoreClient, store: blobstore.Store
+    client: StoreClient, store: blobstore.Store
 ) -> None:
     client.put("a", b"1")
     with (

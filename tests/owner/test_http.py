@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import blobstore
+from blobstore.owner import StoreClient
 from blobstore.owner.connection import Limits
 from tests.support.foreign import program
 from tests.support.owners import owner_thread
@@ -126,7 +127,7 @@ def test_one_of_many_conditional_puts_wins_o23(path: Path, store: blobstore.Stor
     won: list[int] = []
 
     def count() -> None:
-        with blobstore.StoreClient(path) as client:
+        with StoreClient(path) as client:
             for _ in range(10):
                 while True:
                     try:
@@ -291,7 +292,7 @@ def test_silent_clients_are_let_go_o11(small: Path, sent: bytes) -> None:
     began = time.monotonic()
     assert ask(small, sent, ends=False) == b""
     assert time.monotonic() - began < 20
-    with blobstore.StoreClient(small) as client:
+    with StoreClient(small) as client:
         assert len(client) == 2
 
 
@@ -341,7 +342,7 @@ def test_too_many_connections_are_refused_and_harm_nothing_o11(small: Path) -> N
     deadline = time.monotonic() + 30
     while True:
         try:
-            with blobstore.StoreClient(small) as client:
+            with StoreClient(small) as client:
                 assert len(client) == 2
             break
         except blobstore.StorageError:

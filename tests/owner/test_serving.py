@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import blobstore
-from blobstore.owner.client import find_owner
+from blobstore.owner import StoreClient, find_owner
 from blobstore.owner.finding import runtime_directory
 from formats.errors import DeviceBusyError, DeviceError
 from tests.support.cli import QUICK, succeeds
@@ -126,7 +126,7 @@ def test_the_socket_can_be_elsewhere_o3(image: Path, runtime: Path, tmp_path: Pa
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert owner.socket.readlink() == path
         assert owner.run("put", image, "a", "-", stdin=b"1").returncode == 0
-        with blobstore.StoreClient(path) as client:
+        with StoreClient(path) as client:
             assert client.get("a") == b"1"
     finally:
         owner.end()
@@ -220,7 +220,7 @@ def test_nothing_that_was_acknowledged_is_lost_o22(image: Path, runtime: Path) -
         owner = OwnerProcess(image, runtime)
 
         def put(name: str) -> None:
-            with blobstore.StoreClient(owner.socket) as client:  # noqa: B023  joined below
+            with StoreClient(owner.socket) as client:  # noqa: B023  joined below
                 while True:
                     try:
                         client.put(name, f"{acknowledged[name] + 1:0900}".encode())
@@ -231,7 +231,11 @@ def test_nothing_that_was_acknowledged_is_lost_o22(image: Path, runtime: Path) -
         threads = [threading.Thread(target=put, args=(name,)) for name in acknowledged]
         for thread in threads:
             thread.start()
-        time.sleep(generator.uniform(0.05, 0.3))
+        enough = sum(acknowledged.values()) + generator.randint(1, 20)
+        deadline = time.monotonic() + 120
+        while sum(acknowledged.values()) < enough:
+            assert time.monotonic() < deadline
+            time.sleep(generator.uniform(0, 0.002))
         owner.end(signal.SIGKILL)
         for thread in threads:
             thread.join(60)
@@ -241,4 +245,4 @@ def test_nothing_that_was_acknowledged_is_lost_o22(image: Path, runtime: Path) -
                 found = int(store.get(name))
                 assert number <= found <= number + 1
                 acknowledged[name] = found
-    assert min(acknowledged.values()) > 20
+    assert min(acknowledged.values()) > 0

@@ -16,7 +16,7 @@ import pytest
 from formats.devices.device import MemoryDevice
 from formats.errors import DeviceError
 from formats.qcow2.check import check
-from formats.qcow2.creation import Options
+from formats.qcow2.creation import Qcow2Options
 from formats.qcow2.header import read_header
 from formats.qcow2.host import Host
 from formats.qcow2.opening import BackingFile, open_image
@@ -54,9 +54,9 @@ LATER = range(40_000, 41_000)
 SAMPLE = 12
 
 OPTIONS = {
-    "512": Options(cluster_size=512, refcount_bits=64),
-    "version 2": Options(version=2, cluster_size=1024),
-    "backing": Options(cluster_size=512, backing_name="base", backing_format="raw"),
+    "512": Qcow2Options(cluster_size=512, refcount_bits=64),
+    "version 2": Qcow2Options(version=2, cluster_size=1024),
+    "backing": Qcow2Options(cluster_size=512, backing_name="base", backing_format="raw"),
 }
 
 

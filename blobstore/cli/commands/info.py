@@ -7,19 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from blobstore import Store
+import blobstore
 from blobstore.cli.access import PATH, Access, shared_access_options
 from blobstore.cli.output import print_json, print_table
-from blobstore.manifests.sizes import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from blobstore.container.regions import Region
-    from blobstore.image.image import Image
-    from blobstore.owner.protocol import AnyStore
-    from blobstore.store.description import StoreInfo
+    from blobstore import Image, Region, StoreInfo
+    from blobstore.owner import AnyStore
 
 
 @click.command("info")
@@ -33,7 +30,7 @@ def command(*, access: Access, image: Path, as_json: bool) -> None:
     """
     with access.open_shared(image) as store:
         container = _describe_container(store.info())
-        if not isinstance(store, Store):
+        if not isinstance(store, blobstore.Store):
             of_owner = {"image": {"path": str(image)}, "owner": _describe_owner(store)}
             _print(of_owner | {"container": container}, as_json=as_json)
             return
@@ -75,9 +72,9 @@ def _describe_container(info: StoreInfo) -> dict[str, Any]:
 
 
 def _describe_owner(client: AnyStore) -> dict[str, Any]:
-    from blobstore import StoreClient  # noqa: PLC0415  few images have an owner
+    from blobstore import owner  # noqa: PLC0415  few images have one
 
-    assert isinstance(client, StoreClient), "a store is opened here, or an owner's"
+    assert isinstance(client, owner.StoreClient), "a store is opened here, or an owner's"
     process, user, _ = client.owner or (None, None, None)
     return {"process": process, "user": user, "socket": str(client.path)}
 
@@ -125,5 +122,5 @@ def _print_regions(regions: Iterable[Region]) -> None:
 
 
 def _row(region: Region) -> tuple[str, ...]:
-    size = f"({format_size(region.size)})" if region.size % 1024 == 0 else ""
+    size = f"({blobstore.format_size(region.size)})" if region.size % 1024 == 0 else ""
     return str(region.offset), str(region.size), size, region.section or "-", region.use

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-import blobstore
+from blobstore import owner
 from blobstore.cli.access import PATH, Access, access_options
 from formats.logs import configure_with
 
@@ -28,13 +28,13 @@ def command(context: click.Context, *, access: Access, image: Path, socket: Path
     """Own IMAGE, and serve its store to others until SIGTERM or Ctrl-C.
 
     Others are curl and every language (HTTP/1.1 on a Unix socket), Python's
-    `blobstore.find_owner`, and the verbs get, put, ls, info, rm, mv and resize, which
+    `blobstore.owner.find_owner`, and the verbs get, put, ls, info, rm, mv and resize, which
     find the socket by themselves. Whoever may connect may read and write.
     """
     quiet = bool(context.parent and context.parent.params["quiet"])
     configure_with(lambda: _configure(quiet=quiet))
     with access.open(image, read_only=False) as store:
-        blobstore.serve(store, image, socket=socket, ready=None if quiet else _say_where)
+        owner.serve(store, image, socket=socket, ready=None if quiet else _say_where)
 
 
 def _configure(*, quiet: bool) -> None:
