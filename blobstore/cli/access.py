@@ -139,7 +139,7 @@ class Access(NamedTuple):
     ) -> AnyStore:
         """Return the store of the process that owns an image; if none does, open it here."""
         asks = not self.direct and self.lock and self.snapshot is None and not allow_damaged
-        if asks and _may_have_owner():
+        if asks and _may_have_owner(image):
             from blobstore import owner  # noqa: PLC0415  few images have one
 
             client = owner.find_owner(
@@ -165,16 +165,20 @@ class Access(NamedTuple):
         return None if stale is None else ("primary", "secondary")[stale]
 
 
-def _may_have_owner() -> bool:
-    """Say whether to look for an owner, which imports what it takes to ask one.
+def _may_have_owner(image: Path) -> bool:
+    """Say whether something has the name of the entry that an owner makes (O2, O3).
 
-    A `get` is not to pay for that where none has ever been started (O2).
+    What asks owners is imported only then: most images have none.
     """
-    places = ("/run", os.environ.get("XDG_RUNTIME_DIR") or "/run")
-    return "BLOBSTORE_RUNTIME_DIR" in os.environ or any(
-        os.path.isdir(f"{place}/blobstore")  # noqa: PTH112  where every import counts
-        for place in places
-    )
+    try:
+        found = image.stat()
+    except OSError:
+        return False
+    entry = f"{found.st_dev}-{found.st_ino}.sock"
+    chosen = os.environ.get("BLOBSTORE_RUNTIME_DIR")
+    places = [chosen] if chosen else ["/run", os.environ.get("XDG_RUNTIME_DIR") or "/run"]
+    within = "" if chosen else "blobstore/"
+    return any(os.path.lexists(f"{place}/{within}{entry}") for place in places)
 
 
 class NewAccess(NamedTuple):

@@ -38,8 +38,6 @@ def listening(image: Path, path: Path | None = None) -> Iterator[socket.socket]:
         DeviceError: A socket cannot be made there, or there is no runtime directory.
     """
     entry = entry_of(image)
-    if entry is not None:
-        _make_directory(entry.parent)
     with ExitStack() as removing:
         if path is None:
             if entry is None:
@@ -47,12 +45,14 @@ def listening(image: Path, path: Path | None = None) -> Iterator[socket.socket]:
                     "there is no runtime directory for the socket [O2]",
                     hint="name a socket with --socket, or set XDG_RUNTIME_DIR",
                 )
+            _make_directory(entry.parent)
             yield _listen(removing, entry)
             return
         listener = _listen(removing, path)
         if entry is None:
             _log.warning("there is no runtime directory: clients have to name %s", path)
         else:
+            _make_directory(entry.parent)
             _link(removing, entry, path)
         yield listener
 
