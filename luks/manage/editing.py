@@ -103,7 +103,7 @@ class HeaderEdit:
         self._material: dict[int, bytes] = {}
         self._key: VolumeKey | None = None
         self._written: Header | None = None  # by a commit of which the outcome is in doubt
-        self.header = self._old
+        self.header: Header = self._old
 
     def unlock(self, secret: bytes | Secret | VolumeKey, *, keyslot: int | None = None) -> int:
         """Find the volume key, so that keyslots can be added.
