@@ -64,6 +64,7 @@ class OwnerProcess:
         self.said = self.process.stderr.readline()
         while b"serving at" not in self.said and self.process.poll() is None:
             self.said += self.process.stderr.readline()
+        assert b"serving at" in self.said, self.said.decode()
 
     @property
     def socket(self) -> Path:
