@@ -60,6 +60,9 @@ if TYPE_CHECKING:
     from blobstore.manifests.pack import pack, pack_raw, pack_table
     from blobstore.manifests.tables import UnitTable
     from blobstore.manifests.unpack import Unpacked, unpack
+    from blobstore.nbd.exports import NbdDevice, NbdSections
+    from blobstore.nbd.server import NbdServer
+    from blobstore.nbd.sockets import parse_nbd_address
     from blobstore.opening import create_store as create
     from blobstore.opening import open_store as open  # noqa: A004
     from blobstore.store.description import Digest, SectionInfo, StoreInfo
@@ -85,6 +88,9 @@ __all__ = [
     "Manifest",
     "ManifestError",
     "ManifestFile",
+    "NbdDevice",
+    "NbdSections",
+    "NbdServer",
     "NoPreviousBlobError",
     "NoSpaceError",
     "OutputExistsError",
@@ -128,6 +134,7 @@ __all__ = [
     "pack",
     "pack_raw",
     "pack_table",
+    "parse_nbd_address",
     "unpack",
 ]
 
@@ -163,6 +170,9 @@ _HOMES: Final = {
     "blobstore.manifests.tables": ("UnitTable",),
     "blobstore.manifests.pack": ("pack", "pack_raw", "pack_table"),
     "blobstore.container.regions": ("Region",),
+    "blobstore.nbd.exports": ("NbdDevice", "NbdSections"),
+    "blobstore.nbd.server": ("NbdServer",),
+    "blobstore.nbd.sockets": ("parse_nbd_address",),
     "blobstore.opening": ("create", "open"),
     "blobstore.foreign.encryption": ("StateKey",),
     "blobstore.store.store": ("Store",),
