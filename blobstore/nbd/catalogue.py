@@ -95,6 +95,7 @@ class Catalogue:
     def _find(self, name: str) -> tuple[Source, Described]:
         if not name:
             name = self._only_name()
+        missing = BlobNotFoundError(f"there is no export {name!r}")
         for source in self._sources:
             try:
                 return source, source.describe(name)
