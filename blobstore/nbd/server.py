@@ -75,7 +75,7 @@ class NbdServer(Owned):
         self._clients: dict[socket.socket, threading.Thread] = {}
         self._listening: socket.socket | None = None
         self._acceptor: threading.Thread | None = None
-        self._stop, self._stopped = socket.socketpair()
+        self._wake: socket.socket | None = None
 
     @property
     def address(self) -> Address:
@@ -95,10 +95,12 @@ class NbdServer(Owned):
         """
         if self._acceptor is not None:
             raise ValueError("an NBD server is started once")
-        self._listening = listen(self._address)
-        self._listening.setblocking(False)
+        listening = listen(self._address)
+        listening.setblocking(False)
+        self._wake, stopped = socket.socketpair()
+        self._listening = listening
         self._acceptor = threading.Thread(
-            target=self._accept, args=(self._listening,), name="blobstore nbd", daemon=True
+            target=self._accept, args=(listening, stopped), name="blobstore nbd", daemon=True
         )
         self._acceptor.start()
 
@@ -117,13 +119,13 @@ class NbdServer(Owned):
         What clients wrote is committed. A client that does not take its answer is not
         waited for longer than five seconds. Twice is fine.
         """
-        if self._owner.is_other:
+        if self._owner.is_other or self._wake is None or self._acceptor is None:
             return
-        self._stop.close()  # which wakes the acceptor
-        if self._acceptor is not None:
-            self._acceptor.join()
-        if self._listening is not None and self._listening.fileno() >= 0:
+        self._wake.close()
+        self._acceptor.join()
+        if self._listening is not None:
             self._listening.close()
+            self._listening = None
             if isinstance(self._address, Path):
                 with suppress(OSError):
                     self._address.unlink()
@@ -136,7 +138,6 @@ class NbdServer(Owned):
         _shut(clients, socket.SHUT_RDWR)
         for thread in clients.values():
             thread.join()
-        self._stopped.close()
 
     def __enter__(self) -> Self:
         self.start()
@@ -150,13 +151,13 @@ class NbdServer(Owned):
     ) -> None:
         self.stop()
 
-    def _accept(self, listening: socket.socket) -> None:
-        with selectors.DefaultSelector() as selector:
+    def _accept(self, listening: socket.socket, stopped: socket.socket) -> None:
+        with stopped, selectors.DefaultSelector() as selector:
             selector.register(listening, selectors.EVENT_READ)
-            selector.register(self._stopped, selectors.EVENT_READ)
+            selector.register(stopped, selectors.EVENT_READ)
             while True:
                 ready = {key.fileobj for key, _ in selector.select()}
-                if self._stopped in ready:
+                if stopped in ready:
                     return
                 try:
                     client = listening.accept()[0]
