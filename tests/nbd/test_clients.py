@@ -126,9 +126,9 @@ def test_qemu_io_writes_flushes_and_discards(store: Store, server: NbdServer) ->
 
 
 def test_qemu_does_not_write_what_is_only_read(store: Store, server: NbdServer) -> None:
-    with pytest.raises(ForeignProgramError, match="read-only"):
+    with pytest.raises(ForeignProgramError, match=r"Permission denied|read-only"):
         run("qemu-io", "-f", "raw", "-c", "write 0 16", uri(server, "blob"))
-    with pytest.raises(ForeignProgramError, match="never written|there is no section"):
+    with pytest.raises(ForeignProgramError, match=r"never written|no section"):
         run("qemu-img", "info", uri(server, "absent"))
     assert store.get("blob") == BLOB
 
@@ -148,7 +148,7 @@ assert h.pread(8, 2, nbd.CMD_FLAG_DF) == b"\\0abcdef\\0"
 h.zero(2, 4, nbd.CMD_FLAG_FAST_ZERO | nbd.CMD_FLAG_NO_HOLE)
 h.trim(1, 8)
 h.cache(4096, 0)
-assert h.pread(8, 2) == b"\\0a\\0\\0d\\0f\\0"
+assert h.pread(8, 2) == b"\\0a\\0\\0de\\0\\0"
 extents = []
 h.block_status(540672, 0, lambda context, offset, found, error: extents.extend(found))
 assert extents == [4096, 0, 540672 - 4096, 2], extents
@@ -180,7 +180,7 @@ def test_libnbd_finds_every_command_as_the_protocol_has_it(
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.replace("sys.argv[1]", repr(uri(server, "vars"))))
     done = subprocess.run(
-        [program("nbdsh"), script],
+        [program("nbdsh"), "-c", f"exec(open({str(script)!r}).read())"],
         capture_output=True,
         text=True,
         timeout=60,
@@ -189,5 +189,5 @@ def test_libnbd_finds_every_command_as_the_protocol_has_it(
     )
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
     found = store.get("vars")
-    assert found[3:9] == b"a\0\0d\0f"
+    assert found[3:9] == b"a\0\0de\0"
     assert found[8192 : 8192 + 51200] == b"".join(bytes([n]) * 512 for n in range(100))

@@ -1,8 +1,8 @@
 """A server is killed while clients write: what was flushed is there, in order (N27).
 
-A client writes numbered blocks into a window, one after the other around the window, and flushes now and
-then. After the kill the window holds what some first part of the writes made, and not less
-than what came before the last flush that was answered.
+A client writes numbered blocks into a window, one after the other and again from the
+start, and flushes now and then. After the kill the window holds what some first part of
+the writes made, and not less than what came before the last flush that was answered.
 """
 
 from __future__ import annotations

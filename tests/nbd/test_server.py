@@ -294,9 +294,12 @@ def test_n19_errors_have_their_numbers_and_the_connection_goes_on(
 
 @contextmanager
 def _device_client(device: MemoryDevice, *, structured: bool = True) -> Iterator[Client]:
-    with NbdServer(("127.0.0.1", 0), NbdDevice("d", device, writable=True)) as server:
-        with client(server, "d", structured=structured) as connected:
-            yield connected
+    source = NbdDevice("d", device, writable=True)
+    with (
+        NbdServer(("127.0.0.1", 0), source) as server,
+        client(server, "d", structured=structured) as connected,
+    ):
+        yield connected
 
 
 def test_n19_closed_store_is_a_shutdown(store: Store, server: NbdServer) -> None:
@@ -314,15 +317,15 @@ def test_n26_payload_of_a_volume_is_exported(tmp_path: Path) -> None:
     path = tmp_path / "luks"
     kdf = luks.Pbkdf2("sha256", 1000)
     luks.format(path, b"pw", size=4 << 20, kdf=kdf).close()
-    with luks.open(path, b"pw", read_only=False) as volume:
-        with NbdServer(tmp_path / "s", NbdDevice("payload", volume, writable=True)) as server:
-            with client(server, "") as payload:
-                assert payload.write(1000, b"data", flags=FUA).error == 0
-                assert payload.do(Command.WRITE_ZEROES, 1001, 2).error == 0
-                fast = payload.do(
-                    Command.WRITE_ZEROES, 0, 2, flags=CommandFlag.FAST_ZERO | CommandFlag.NO_HOLE
-                )
-                assert fast.error == Errno.ENOTSUP
+    with (
+        luks.open(path, b"pw", read_only=False) as volume,
+        NbdServer(tmp_path / "s", NbdDevice("payload", volume, writable=True)) as server,
+        client(server, "") as payload,
+    ):
+        assert payload.write(1000, b"data", flags=FUA).error == 0
+        assert payload.do(Command.WRITE_ZEROES, 1001, 2).error == 0
+        fast = payload.do(Command.WRITE_ZEROES, 0, 2, flags=CommandFlag.FAST_ZERO)
+        assert fast.error == Errno.ENOTSUP
     with luks.open(path, b"pw") as volume:
         assert volume.read(1000, 4) == b"d\0\0a"
 
@@ -334,10 +337,10 @@ def test_n26_payload_of_a_store_is_only_read(tmp_path: Path) -> None:
     first_copy_lost = bytes(512) + content[512:]
     with pytest.raises(ArgumentError, match="N26"):
         NbdDevice("payload", MemoryDevice(first_copy_lost), writable=True)
-    with NbdServer(tmp_path / "s", NbdDevice("payload", MemoryDevice(content))) as server:
-        with client(server, "payload") as payload:
-            assert payload.read(0, len(content)).data == content
-            assert payload.write(0, b"x").error == Errno.EPERM
+    source = NbdDevice("payload", MemoryDevice(content))
+    with NbdServer(tmp_path / "s", source) as server, client(server, "payload") as payload:
+        assert payload.read(0, len(content)).data == content
+        assert payload.write(0, b"x").error == Errno.EPERM
 
 
 def test_first_source_of_a_name_counts(store: Store, tmp_path: Path) -> None:
@@ -366,23 +369,28 @@ def test_n11_handshake_has_a_limit_of_time(store: Store, tmp_path: Path) -> None
 def test_n22_half_a_request_has_a_limit_of_time_and_silence_has_none(
     store: Store, tmp_path: Path
 ) -> None:
-    with serving(store, tmp_path, stall_time=0.2) as server:
-        with client(server, "w") as silent, client(server, "w") as stalled:
-            stalled.send(request(Command.WRITE, 0, data=b"data")[:-1])
-            with pytest.raises(EOFError):
-                stalled.receive(1)
-            time.sleep(0.3)
-            assert silent.read(0, 6).data == b"window"
+    with (
+        serving(store, tmp_path, stall_time=0.2) as server,
+        client(server, "w") as silent,
+        client(server, "w") as stalled,
+    ):
+        stalled.send(request(Command.WRITE, 0, data=b"data")[:-1])
+        with pytest.raises(EOFError):
+            stalled.receive(1)
+        time.sleep(0.3)
+        assert silent.read(0, 6).data == b"window"
 
 
-def test_n22_client_that_takes_no_answer_is_left(store: Store, tmp_path: Path) -> None:
+def test_n22_client_that_takes_no_answer_is_left(tmp_path: Path) -> None:
     device = NbdDevice("d", MemoryDevice(8 << 20))
-    with NbdServer(tmp_path / "s", device, stall_time=0.2) as server:
-        with client(server, "d") as deaf:
-            deaf.send(request(Command.READ, 0, 8 << 20) * 2)
-            time.sleep(1)
-            with pytest.raises(EOFError):
-                deaf.receive(16 << 20)
+    with (
+        NbdServer(tmp_path / "s", device, stall_time=0.2) as server,
+        client(server, "d") as deaf,
+    ):
+        deaf.send(request(Command.READ, 0, 8 << 20) * 2)
+        time.sleep(1)
+        with pytest.raises(EOFError):
+            deaf.receive(16 << 20)
 
 
 def test_n22_stop_finishes_requests_and_commits(tmp_path: Path) -> None:
