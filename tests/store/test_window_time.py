@@ -83,6 +83,16 @@ def test_the_thread_commits_and_ends(device: RecordingDevice) -> None:
         assert window._alarm.thread is None  # type: ignore[attr-defined]
 
 
+def test_flushed_writes_do_not_start_a_thread_each(device: RecordingDevice) -> None:
+    with open_store(device) as store, store.window("w", idle=60, longest=60) as window:
+        threads = set()
+        for number in range(50):
+            window.write(number, b"x")
+            window.flush()
+            threads.add(window._alarm.thread)  # type: ignore[attr-defined]
+    assert len(threads) == 1
+
+
 class _ObservedEvent(threading.Event):
     """Says when somebody waits for it."""
 
