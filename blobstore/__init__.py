@@ -14,129 +14,10 @@ All errors are `StorageError`s (`blobstore.errors`). The format is specified in
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import formats
 import luks
-
-if TYPE_CHECKING:
-    from blobstore.container.initialise import SectionSpec, initialise
-    from blobstore.container.regions import Region
-    from blobstore.container.verification import Problem, Report
-    from blobstore.copies.backup import backup
-    from blobstore.copies.clone import clone
-    from blobstore.copies.compare import Difference, SectionState, compare
-    from blobstore.copies.convert import convert
-    from blobstore.errors import (
-        BlobNotFoundError,
-        BlobTooLargeError,
-        CorruptBlobError,
-        CorruptStoreError,
-        DamagedHeadError,
-        ImageExistsError,
-        ManifestError,
-        NoPreviousBlobError,
-        NoSpaceError,
-        OutputExistsError,
-        PinMismatchError,
-        PoisonedStoreError,
-        SectionExistsError,
-        SectionMismatchError,
-        StateAuthenticationError,
-        StoreBusyError,
-        StoreError,
-        UnwrittenBlobError,
-    )
-    from blobstore.foreign.encryption import StateKey
-    from blobstore.foreign.exporting import export_state
-    from blobstore.foreign.importing import import_state
-    from blobstore.foreign.states import StateFormat
-    from blobstore.image.image import Image
-    from blobstore.image.layers import is_encrypted
-    from blobstore.manifests.fields import DecodedBlob, decode_blob, edit_blob
-    from blobstore.manifests.loading import ManifestFile, load_manifest
-    from blobstore.manifests.manifest import Manifest
-    from blobstore.manifests.pack import pack, pack_raw, pack_table
-    from blobstore.manifests.tables import UnitTable
-    from blobstore.manifests.unpack import Unpacked, unpack
-    from blobstore.nbd.exports import NbdDevice, NbdSections
-    from blobstore.nbd.server import NbdServer
-    from blobstore.nbd.sockets import parse_nbd_address
-    from blobstore.opening import create_store as create
-    from blobstore.opening import open_store as open  # noqa: A004
-    from blobstore.store.description import Digest, SectionInfo, StoreInfo
-    from blobstore.store.store import Store
-    from blobstore.store.transaction import Transaction
-    from blobstore.store.windows.window import Window
-    from formats.errors import ForkedProcessError, ImageReplacedError, StorageError
-    from formats.qcow2.snapshot_table import SnapshotKey
-
-__all__ = [
-    "BlobNotFoundError",
-    "BlobTooLargeError",
-    "CorruptBlobError",
-    "CorruptStoreError",
-    "DamagedHeadError",
-    "DecodedBlob",
-    "Difference",
-    "Digest",
-    "ForkedProcessError",
-    "Image",
-    "ImageExistsError",
-    "ImageReplacedError",
-    "Manifest",
-    "ManifestError",
-    "ManifestFile",
-    "NbdDevice",
-    "NbdSections",
-    "NbdServer",
-    "NoPreviousBlobError",
-    "NoSpaceError",
-    "OutputExistsError",
-    "PinMismatchError",
-    "PoisonedStoreError",
-    "Problem",
-    "Region",
-    "Report",
-    "SectionExistsError",
-    "SectionInfo",
-    "SectionMismatchError",
-    "SectionSpec",
-    "SectionState",
-    "SnapshotKey",
-    "StateAuthenticationError",
-    "StateFormat",
-    "StateKey",
-    "StorageError",
-    "Store",
-    "StoreBusyError",
-    "StoreError",
-    "StoreInfo",
-    "Transaction",
-    "UnitTable",
-    "Unpacked",
-    "UnwrittenBlobError",
-    "Window",
-    "backup",
-    "clone",
-    "compare",
-    "convert",
-    "create",
-    "decode_blob",
-    "edit_blob",
-    "export_state",
-    "import_state",
-    "initialise",
-    "is_encrypted",
-    "load_manifest",
-    "open",
-    "pack",
-    "pack_raw",
-    "pack_table",
-    "parse_nbd_address",
-    "unpack",
-]
 
 __version__ = "0.1.0"
 
@@ -150,51 +31,98 @@ for _package in (formats, luks):
             f" the one of {DISTRIBUTION}: another distribution of that name is in the way"
         )
 
-# Where each public name lives: modules are imported when they are first used,
-# so that a command line that reads one blob pays for nothing else.
-_HOMES: Final = {
-    "blobstore.copies.convert": ("convert",),
-    "blobstore.copies.backup": ("backup",),
-    "blobstore.copies.clone": ("clone",),
-    "blobstore.copies.compare": ("Difference", "SectionState", "compare"),
-    "blobstore.manifests.fields": ("DecodedBlob", "decode_blob", "edit_blob"),
-    "blobstore.store.description": ("Digest", "SectionInfo", "StoreInfo"),
-    "blobstore.foreign.exporting": ("export_state",),
-    "blobstore.foreign.states": ("StateFormat",),
-    "blobstore.image.image": ("Image",),
-    "blobstore.foreign.importing": ("import_state",),
-    "blobstore.image.layers": ("is_encrypted",),
-    "blobstore.container.initialise": ("SectionSpec", "initialise"),
-    "blobstore.manifests.loading": ("ManifestFile", "load_manifest"),
-    "blobstore.manifests.manifest": ("Manifest",),
-    "blobstore.manifests.tables": ("UnitTable",),
-    "blobstore.manifests.pack": ("pack", "pack_raw", "pack_table"),
-    "blobstore.container.regions": ("Region",),
-    "blobstore.nbd.exports": ("NbdDevice", "NbdSections"),
-    "blobstore.nbd.server": ("NbdServer",),
-    "blobstore.nbd.sockets": ("parse_nbd_address",),
-    "blobstore.opening": ("create", "open"),
-    "blobstore.foreign.encryption": ("StateKey",),
-    "blobstore.store.store": ("Store",),
-    "blobstore.store.transaction": ("Transaction",),
-    "blobstore.manifests.unpack": ("Unpacked", "unpack"),
-    "blobstore.container.verification": ("Problem", "Report"),
-    "blobstore.store.windows.window": ("Window",),
-    "formats.errors": ("ForkedProcessError", "ImageReplacedError", "StorageError"),
-    "formats.qcow2.snapshot_table": ("SnapshotKey",),
-}
-_HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}
-_OTHER_NAMES: Final = {"create": "create_store", "open": "open_store"}
+# The public names, once: type checkers read the block below, and so does
+# `formats.public_names`, which imports each name when it is first used.
+if TYPE_CHECKING:
+    __all__: list[str]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = import_module(_HOME_OF.get(name, "blobstore.errors"))
-    value = getattr(home, _OTHER_NAMES.get(name, name))
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    from blobstore.container.initialise import SectionSpec as SectionSpec
+    from blobstore.container.initialise import initialise as initialise
+    from blobstore.container.regions import Region as Region
+    from blobstore.container.verification import Problem as Problem
+    from blobstore.container.verification import Report as Report
+    from blobstore.copies.backup import backup as backup
+    from blobstore.copies.clone import clone as clone
+    from blobstore.copies.compare import Difference as Difference
+    from blobstore.copies.compare import SectionState as SectionState
+    from blobstore.copies.compare import compare as compare
+    from blobstore.copies.convert import convert as convert
+    from blobstore.copies.convert_kinds import IMAGE_KINDS as IMAGE_KINDS
+    from blobstore.copies.convert_kinds import ImageKind as ImageKind
+    from blobstore.errors import BlobNotFoundError as BlobNotFoundError
+    from blobstore.errors import BlobTooLargeError as BlobTooLargeError
+    from blobstore.errors import CorruptBlobError as CorruptBlobError
+    from blobstore.errors import CorruptStoreError as CorruptStoreError
+    from blobstore.errors import DamagedHeadError as DamagedHeadError
+    from blobstore.errors import ImageExistsError as ImageExistsError
+    from blobstore.errors import ManifestError as ManifestError
+    from blobstore.errors import NoPreviousBlobError as NoPreviousBlobError
+    from blobstore.errors import NoSpaceError as NoSpaceError
+    from blobstore.errors import OutputExistsError as OutputExistsError
+    from blobstore.errors import PinMismatchError as PinMismatchError
+    from blobstore.errors import PoisonedStoreError as PoisonedStoreError
+    from blobstore.errors import SectionExistsError as SectionExistsError
+    from blobstore.errors import SectionMismatchError as SectionMismatchError
+    from blobstore.errors import StateAuthenticationError as StateAuthenticationError
+    from blobstore.errors import StoreBusyError as StoreBusyError
+    from blobstore.errors import StoreError as StoreError
+    from blobstore.errors import UnwrittenBlobError as UnwrittenBlobError
+    from blobstore.foreign.encryption import StateKey as StateKey
+    from blobstore.foreign.exporting import export_state as export_state
+    from blobstore.foreign.importing import import_state as import_state
+    from blobstore.foreign.states import StateFormat as StateFormat
+    from blobstore.image.disks import apply_snapshot as apply_snapshot
+    from blobstore.image.disks import check as check
+    from blobstore.image.disks import create_snapshot as create_snapshot
+    from blobstore.image.disks import delete_snapshot as delete_snapshot
+    from blobstore.image.disks import list_snapshots as list_snapshots
+    from blobstore.image.disks import measure as measure
+    from blobstore.image.files import is_same_file as is_same_file
+    from blobstore.image.files import write_file as write_file
+    from blobstore.image.image import Image as Image
+    from blobstore.image.layers import is_encrypted as is_encrypted
+    from blobstore.image.layers import qcow2_options as qcow2_options
+    from blobstore.image.luks_header import attach_header as attach_header
+    from blobstore.image.luks_header import detach_header as detach_header
+    from blobstore.image.luks_header import luks_place as luks_place
+    from blobstore.manifests.fields import DecodedBlob as DecodedBlob
+    from blobstore.manifests.fields import decode_blob as decode_blob
+    from blobstore.manifests.fields import decode_file as decode_file
+    from blobstore.manifests.fields import decode_section as decode_section
+    from blobstore.manifests.fields import edit_blob as edit_blob
+    from blobstore.manifests.fields import edit_section as edit_section
+    from blobstore.manifests.loading import ManifestFile as ManifestFile
+    from blobstore.manifests.loading import load_manifest as load_manifest
+    from blobstore.manifests.manifest import Manifest as Manifest
+    from blobstore.manifests.pack import pack as pack
+    from blobstore.manifests.pack import pack_raw as pack_raw
+    from blobstore.manifests.pack import pack_table as pack_table
+    from blobstore.manifests.schema import manifest_schema as manifest_schema
+    from blobstore.manifests.sizes import format_size as format_size
+    from blobstore.manifests.sizes import parse_size as parse_size
+    from blobstore.manifests.tables import UnitTable as UnitTable
+    from blobstore.manifests.unpack import Unpacked as Unpacked
+    from blobstore.manifests.unpack import unpack as unpack
+    from blobstore.nbd.exports import NbdDevice as NbdDevice
+    from blobstore.nbd.exports import NbdSections as NbdSections
+    from blobstore.nbd.server import NbdServer as NbdServer
+    from blobstore.nbd.sockets import parse_nbd_address as parse_nbd_address
+    from blobstore.opening import create as create
+    from blobstore.opening import open as open  # noqa: A004
+    from blobstore.store.description import SectionInfo as SectionInfo
+    from blobstore.store.description import StateDigest as StateDigest
+    from blobstore.store.description import StoreInfo as StoreInfo
+    from blobstore.store.store import Store as Store
+    from blobstore.store.transaction import Transaction as Transaction
+    from blobstore.store.windows.window import Window as Window
+    from formats.errors import ForkedProcessError as ForkedProcessError
+    from formats.errors import ImageReplacedError as ImageReplacedError
+    from formats.errors import StorageError as StorageError
+    from formats.qcow2.creation import Qcow2Options as Qcow2Options
+    from formats.qcow2.files import BackingFiles as BackingFiles
+    from formats.qcow2.measure import Measure as Measure
+    from formats.qcow2.report import CheckReport as CheckReport
+    from formats.qcow2.snapshot_table import Snapshot as Snapshot
+    from formats.qcow2.snapshot_table import SnapshotKey as SnapshotKey
+else:
+    __all__, __getattr__, __dir__ = formats.public_names(__name__, __file__)

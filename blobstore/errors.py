@@ -9,7 +9,7 @@
     │   ├── DamagedHeadError         66   a head, hence names and root, is unreadable
     │   └── CorruptStoreError        67   parts of the store contradict each other
     ├── PoisonedStoreError           68   a write failed; reopen
-    ├── ImageExistsError             69   a store of ours stands where one is to be made
+    ├── ImageExistsError             69   a store of this project stands where one is to be made
     ├── SectionMismatchError         70   registered as something else
     ├── ManifestError                71   of `blobstore pack`
     ├── OutputExistsError            72   a file stands where one is to be made
@@ -107,13 +107,13 @@ class CorruptStoreError(CorruptBlobError):
 
 
 class PoisonedStoreError(StoreError):
-    """A write or flush failed; what is durable shows when the store is opened anew."""
+    """A write or flush failed; what is durable shows when the store is opened again."""
 
     exit_code = 68
 
 
 class ImageExistsError(StoreError):
-    """A store of ours stands where one is to be made."""
+    """A store of this project stands where one is to be made."""
 
     exit_code = 69
 

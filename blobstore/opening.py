@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     import luks
     from blobstore.container.initialise import SectionSpec
-    from blobstore.store.description import Digest
-    from formats.qcow2.creation import Options
+    from blobstore.store.description import StateDigest
+    from formats.qcow2.creation import Qcow2Options
     from formats.qcow2.snapshot_table import SnapshotKey
     from luks.secret.randomness import RandomSource
 
@@ -48,7 +48,7 @@ class CreateKeywords(PackKeywords, total=False):
     encrypted: bool
     image_format: str
     own_luks: bool
-    qcow2_options: Options | None
+    qcow2_options: Qcow2Options | None
     size: int | None
     free: int
     block_size: int
@@ -64,7 +64,7 @@ def open_store(
     header: AnyPath | None = None,
     read_only: bool = False,
     allow_unprotected: bool = False,
-    expect_digest: Digest | None = None,
+    expect_digest: StateDigest | None = None,
     at_least_generation: int = 0,
     allow_damaged: bool = False,
     lock: bool = True,
@@ -161,7 +161,7 @@ def create_store(
     encrypted: bool = True,
     image_format: str = RAW,
     own_luks: bool = False,
-    qcow2_options: Options | None = None,
+    qcow2_options: Qcow2Options | None = None,
     size: int | None = None,
     free: int = DEFAULT_FREE,
     block_size: int = DEFAULT_BLOCK_SIZE,
@@ -266,3 +266,8 @@ def _specs(sections: Sections) -> list[SectionSpec]:
     if isinstance(sections, Mapping):
         return [SectionSpec(name, max_size) for name, max_size in sections.items()]
     return list(sections)
+
+
+#: Their public names, which those of the package are.
+create = create_store
+open = open_store  # noqa: A001

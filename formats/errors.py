@@ -6,7 +6,7 @@
     │   ├── ReadOnlyError            22
     │   ├── DeviceBusyError          23
     │   └── ImageReplacedError       25   another file has the image's name now
-    ├── ForkedProcessError           24   it belongs to the process that forked this one
+    ├── ForkedProcessError           24   the object belongs to the parent process
     ├── FormatError                  30   bytes break a format's rules
     │   ├── EmptyImageError          31
     │   ├── ForeignImageError        32
@@ -15,18 +15,18 @@
     │   ├── FieldError               37   a field's value breaks a limit of its format
     │   ├── CorruptImageError        38   a qcow2 image contradicts itself
     │   └── LeakedClustersError      39   a qcow2 image has lost some of its space
-    ├── SnapshotNotFoundError        41   there is no such snapshot
-    ├── SnapshotExistsError          42   there is one of that name
-    ├── AmbiguousSnapshotError       43   there are several that could be meant
+    ├── SnapshotNotFoundError        41   the image has no such snapshot
+    ├── SnapshotExistsError          42   a snapshot has that name already
+    ├── AmbiguousSnapshotError       43   several snapshots match
     └── UnsupportedError             40   valid, but not implemented here
 
 `luks.errors` (35, 36, 50 to 59) and `blobstore.errors` (60 to 70) add theirs. The
 numbers are the exit codes of the command line; README lists them all.
 
-Whose fault an error is decides its class: what the bytes or the machine did is
-a `StorageError`; what the caller did wrong is a `TypeError` or `ValueError`. Of these,
-an `ArgumentError` says that a checked argument is impossible; the command line calls
-that wrong usage, and no other `ValueError`.
+The class of an error tells whose fault it is: a fault of the bytes or the machine is
+a `StorageError`; a mistake of the caller is a `TypeError` or `ValueError`. Among these,
+an `ArgumentError` says that a checked argument is impossible; the command line reports
+it as wrong usage, which it does with no other `ValueError`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 class ArgumentError(ValueError):
-    """An argument is impossible, or does not fit the others or what the image is.
+    """An argument is impossible, or does not fit the other arguments or the image.
 
     Raised only where arguments are checked, before anything is done, so the caller can
     correct it. Never caused by damaged or hostile bytes: any other `ValueError` that
@@ -54,8 +54,8 @@ class StorageError(Exception):
     """Root of every error that storage, its formats or its keys can cause.
 
     Attributes:
-        exit_code: What the command line exits with.
-        hint: What the user can do about it, one sentence, or None.
+        exit_code: Exit status of the command line.
+        hint: What the user can do, in one sentence, or None.
     """
 
     exit_code = 1
@@ -66,7 +66,7 @@ class StorageError(Exception):
 
 
 class DeviceError(StorageError):
-    """A read, write, flush or open failed below us; `__cause__` has the OS error."""
+    """A read, write, flush or open failed in the system; `__cause__` has the OS error."""
 
     exit_code = 20
 
@@ -78,7 +78,7 @@ class DeviceFullError(DeviceError):
 
 
 class ReadOnlyError(DeviceError):
-    """A write was asked of something opened, or only permitted, for reading."""
+    """Writing was requested where only reading is opened or permitted."""
 
     exit_code = 22
 
@@ -90,13 +90,13 @@ class DeviceBusyError(DeviceError):
 
 
 class ImageReplacedError(DeviceError):
-    """Another file has taken the name of the open image: what is written there is lost."""
+    """Another file has taken the name of the open image: data written to it would be lost."""
 
     exit_code = 25
 
 
 class ForkedProcessError(StorageError):
-    """It was opened before a fork, and this is the child: nothing was done (C64)."""
+    """The object was opened before a fork, and this is the child: nothing was done (C64)."""
 
     exit_code = 24
 
@@ -126,12 +126,12 @@ def refuse_unknown(function: str, keywords: Iterable[str], known: Iterable[str])
 
 
 def device_error(error: OSError, what: str, *, writing: bool = True) -> DeviceError:
-    """Return what an error of the operating system is called here.
+    """Return the `DeviceError` for an error of the operating system.
 
     Args:
-        error: Its `__cause__`, which the caller sets.
-        what: What failed, such as ``"cannot open disk.img"``.
-        writing: Whether a lack of permission is one to write.
+        error: The cause; the caller raises the result from it.
+        what: The failure, such as ``"cannot open disk.img"``.
+        writing: Whether a missing permission means that writing was refused.
     """
     kind = DeviceError
     if error.errno in _FULL:
@@ -167,25 +167,25 @@ class FormatError(StorageError):
 
 
 class EmptyImageError(FormatError):
-    """There is nothing in the image yet: it has no bytes, or only zeros."""
+    """The image is empty: it has no bytes, or only zeros."""
 
     exit_code = 31
 
 
 class ForeignImageError(FormatError):
-    """The image holds something, but nothing of ours."""
+    """The image holds data in a format that is not the expected one."""
 
     exit_code = 32
 
 
 class TruncatedImageError(FormatError):
-    """The image ends before its own headers say it does."""
+    """The image ends earlier than its own headers say."""
 
     exit_code = 33
 
 
 class ContainerError(FormatError):
-    """It is a container of ours, but no copy of its header is sound."""
+    """It is a container, but neither copy of its header is sound."""
 
     exit_code = 34
 
@@ -195,7 +195,7 @@ class FieldError(FormatError):
 
     Attributes:
         path: Which field, such as ``board.custom[2]``; empty for the whole.
-        problem: What is wrong with it, without the path.
+        problem: The reason, without the path.
     """
 
     exit_code = 37
@@ -207,10 +207,10 @@ class FieldError(FormatError):
 
 
 class UnsupportedError(StorageError):
-    """The bytes are valid but ask for something that is not implemented here.
+    """The bytes are valid but need a feature that is not implemented here.
 
     Attributes:
-        feature: Name of what is missing.
+        feature: Name of the missing feature.
     """
 
     exit_code = 40
@@ -227,7 +227,7 @@ class CorruptImageError(FormatError):
 
 
 class LeakedClustersError(FormatError):
-    """An image has space that counts as used and is not; nothing else is wrong."""
+    """An image has unused space that counts as used; nothing else is wrong."""
 
     exit_code = 39
 
@@ -245,6 +245,6 @@ class SnapshotExistsError(StorageError):
 
 
 class AmbiguousSnapshotError(StorageError):
-    """Several snapshots could be meant: by ID or by name, or by a name that several have."""
+    """Several snapshots match: one by ID and one by name, or several with one name."""
 
     exit_code = 43

@@ -1,7 +1,7 @@
-"""Records: immutable values with named fields, whose classes cost next to nothing to define.
+"""Records: immutable values with named fields, whose classes are cheap to define.
 
-They are what ``@dataclass(frozen=True)`` makes, and type checkers treat them so
-(PEP 681). But `dataclasses` imports `inspect` and compiles code for each class,
+They behave like classes made by ``@dataclass(frozen=True)``, and type checkers treat
+them so (PEP 681). But `dataclasses` imports `inspect` and compiles code for each class,
 which takes 12 of the 60 ms in which a process unlocks a volume. So the classes that
 every such process needs are records (spec/decisions/0013); all others are
 dataclasses, which can do more.
@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeVar, dat
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_R = TypeVar("_R", bound="Record")
+_R = TypeVar("_R", bound="Frozen")
 
 _REQUIRED: Final[Any] = object()
 
 
 class Field(NamedTuple):
-    """How a field differs from what its annotation and default say.
+    """Options of a field that its annotation and default cannot express.
 
     Attributes:
-        default: Its value where none is given.
-        default_factory: Makes that value instead.
-        compare: Whether records that differ in it are different.
-        repr: Whether it is shown.
+        default: Its value if none is given.
+        default_factory: A function that makes that value instead.
+        compare: Whether the field counts when records are compared.
+        repr: Whether `repr` shows it.
     """
 
     default: Any = _REQUIRED
@@ -42,15 +42,15 @@ def field(
     compare: bool = True,
     repr: bool = True,  # noqa: A002  as dataclasses.field has it
 ) -> Any:
-    """Say of a field what `Field` can, in the place of its default."""
+    """Return a `Field`, to be given in place of the default."""
     return Field(default, default_factory, compare, repr)
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
-class Record:
+class Frozen:
     """Base of records: a subclass has a field for each of its annotations.
 
-    Given ``kw_only``, they are set by name only. ``__post_init__`` runs at the end.
+    With ``kw_only``, they are set by name only. ``__post_init__`` runs at the end.
     """
 
     _fields: ClassVar[dict[str, Field]] = {}
@@ -72,10 +72,10 @@ class Record:
         given = dict(zip(names, values, strict=False))
         for name, value in named.items():
             if name in given or name not in self._fields:
-                problem = "is given twice" if name in given else "is no field"
+                problem = "is given twice" if name in given else "is not a field"
                 raise TypeError(f"{type(self).__name__}: {name} {problem}")
             given[name] = value
-        own = self.__dict__  # not by assignment, which is refused
+        own = self.__dict__  # assignment is refused
         for name, one in self._fields.items():
             if name in given:
                 own[name] = given[name]
@@ -117,6 +117,6 @@ def replace(record: _R, **changes: Any) -> _R:
     return type(record)(**{**record.__dict__, **changes})
 
 
-def as_dict(record: Record) -> dict[str, Any]:
+def as_dict(record: Frozen) -> dict[str, Any]:
     """Return the fields of a record by name, in order; their values are not copied."""
     return dict(record.__dict__)

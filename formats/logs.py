@@ -1,8 +1,8 @@
-"""Loggers that import `logging` when there is something to say.
+"""Loggers that import `logging` when they have something to log.
 
-That takes 4 ms, a tenth of what reading one blob takes from a shell, and most
-processes never log anything. Loggers have the names that they would have anyway;
-who uses `logging` finds nothing different.
+That import takes 4 ms, a tenth of the time to read one blob from a shell, and most
+processes never log anything. The loggers have their usual names; a program that uses
+`logging` notices no difference.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _configure: Callable[[], None] | None = None
 
 
 class LateLogger:
-    """What `logging.getLogger` would return, as far as it is used here."""
+    """The part of a `logging.Logger` that is used here."""
 
     def __init__(self, name: str) -> None:
         """Log as ``name``."""
@@ -27,19 +27,19 @@ class LateLogger:
         self._logger: logging.Logger | None = None
 
     def debug(self, message: str, *args: object) -> None:
-        """Log what is of use to who looks for a mistake; as `logging.Logger.debug`."""
+        """Log a detail that helps to find a mistake; as `logging.Logger.debug`."""
         self._log(_DEBUG, message, args)
 
     def info(self, message: str, *args: object) -> None:
-        """Log what somebody may want to know; as `logging.Logger.info`."""
+        """Log an event that is of interest; as `logging.Logger.info`."""
         self._log(_INFO, message, args)
 
     def warning(self, message: str, *args: object) -> None:
-        """Log what somebody should know; as `logging.Logger.warning`."""
+        """Log an event that needs attention; as `logging.Logger.warning`."""
         self._log(_WARNING, message, args)
 
     def error(self, message: str, *args: object) -> None:
-        """Log what went wrong; as `logging.Logger.error`."""
+        """Log a failure; as `logging.Logger.error`."""
         self._log(_ERROR, message, args)
 
     def _log(self, level: int, message: str, args: tuple[object, ...]) -> None:
@@ -53,10 +53,10 @@ class LateLogger:
 
 
 def configure_with(function: Callable[[], None]) -> None:
-    """Have ``function`` called before a `LateLogger` logs for the first time.
+    """Call ``function`` before a `LateLogger` logs for the first time.
 
-    For programs that do not want to import `logging` to configure it. It may be
-    called more than once.
+    A program can so configure `logging` without importing it early. ``function`` may
+    be called more than once.
     """
     global _configure  # noqa: PLW0603  there is one configuration of logging in a process
     _configure = function

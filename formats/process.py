@@ -1,9 +1,9 @@
-"""Which process something belongs to, and what becomes of it when that forks (C64).
+"""Which process an object belongs to, and what happens to it in a fork (C64).
 
-A fork copies everything but the other threads: locks that nobody will release,
+A fork copies everything except the other threads: locks that no thread will release,
 buffers that both processes would write, descriptors that keep an image locked
-after its owner has closed it. So what holds such things belongs to the process
-that opened it. In a child every use is refused, without waiting for a lock, and
+after its owner has closed it. An object that holds such things therefore belongs to the
+process that opened it. In a child every use is refused, without waiting for a lock, and
 the descriptors are closed before any code of the child runs.
 """
 
@@ -16,40 +16,40 @@ from typing import NoReturn
 
 from formats.errors import ForkedProcessError
 
-# How often this process is a child of one with this module in it: two processes
-# in different namespaces can have one number.
+# Number of forks between the first process with this module and this one: process ids
+# do not suffice, because processes in different namespaces can have the same id.
 _forks = 0
 
-# Descriptors to close in children, with device and inode of what they were opened
-# on: a number that was closed without our knowledge may be another file by now.
+# Descriptors to close in children, with device and inode of the file they were opened
+# on: a number that was closed elsewhere may belong to another file now.
 _descriptors: dict[int, tuple[int, int]] = {}
 
-# Held by whoever opens or closes one, and during a fork: so none is missed. A signal
-# handler may fork, too, in the middle of that.
+# Held while a descriptor is opened or closed, and during a fork, so that none is missed.
+# It is reentrant because a signal handler may fork in the middle of that.
 _registering = threading.RLock()
 
 _getpid = os.getpid
 
 
 class Owner:
-    """The process that opened something."""
+    """The process that opened an object."""
 
     __slots__ = ("_forks", "_pid", "_what")
 
     def __init__(self, what: str) -> None:
-        """Be the process that this is; ``what`` belongs to it, and is named in messages."""
+        """Record the current process as the owner of ``what``, which messages name."""
         self._what = what
         self._pid = os.getpid()
         self._forks = _forks
 
     @property
     def is_other(self) -> bool:
-        """Whether this is a child of that process."""
-        # Not every fork tells Python of itself, so the number is asked for.
+        """Whether the current process is a child of the owner."""
+        # Python does not learn of every fork, so the process id is asked for.
         return os.getpid() != self._pid or self._forks != _forks
 
     def require(self) -> None:
-        """Refuse to go on in a child.
+        """Refuse to continue in a child.
 
         Raises:
             ForkedProcessError: This is not the process that opened it.
@@ -74,14 +74,15 @@ class OwnedLock(_thread.RLock):  # type: ignore[misc]  # which CPython permits
         self._forks = _forks
 
     def __enter__(self) -> bool:  # type: ignore[override]
-        # As `Owner.require`, which each put would feel; that is why it is a subclass, too.
+        # The code of `Owner.require`, without the calls that would slow down each put; that is
+        # also why this is a subclass.
         if _getpid() != self._pid or self._forks != _forks:
             self.owner.require()
         return self.acquire()
 
 
 class Owned:
-    """Base of what belongs to one process, and therefore is neither pickled nor copied."""
+    """Base of objects that belong to one process, and so are neither pickled nor copied."""
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -119,7 +120,7 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _forks, _registering  # noqa: PLW0603  they are what a process has once
+    global _forks, _registering  # noqa: PLW0603  a process has one of each
     _forks += 1
     _registering = threading.RLock()
     while _descriptors:
@@ -129,7 +130,7 @@ def _after_fork_in_child() -> None:
             if (found.st_dev, found.st_ino) == opened:
                 os.close(fd)
         except OSError:
-            continue  # it was closed elsewhere
+            continue  # closed elsewhere
 
 
 if hasattr(os, "register_at_fork"):

@@ -7,156 +7,18 @@
     with luks.open("disk.img", b"passphrase") as volume:
         volume.read(0, 5)
 
-No root, no device-mapper, no other program is needed. `load_header` looks at a
-volume without a secret. All errors are `StorageError`s (`luks.errors`); rules and
-limits are in ``spec/luks.md``.
+It needs no root rights, no device-mapper and no other program. `load_header` reads a
+volume's header without a secret. All errors are `StorageError`s (`luks.errors`); rules
+and limits are in ``spec/luks.md``.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import formats
 
-if TYPE_CHECKING:
-    from luks.crypto.kdf import KdfLimits
-    from luks.errors import (
-        DeviceBusyError,
-        DeviceError,
-        DeviceFullError,
-        EmptyImageError,
-        ForeignImageError,
-        ForkedProcessError,
-        FormatError,
-        HeaderMismatchError,
-        ImageReplacedError,
-        KeyslotInUseError,
-        KeyslotsFullError,
-        LuksExistsError,
-        LuksHeaderError,
-        NoKeyslotMatchError,
-        PolicyError,
-        ReadOnlyError,
-        SecretFormatError,
-        SecretObjectError,
-        SecretRequiredError,
-        StorageError,
-        TruncatedImageError,
-        UnlockError,
-        UnsupportedError,
-    )
-    from luks.header.detection import is_luks
-    from luks.header.load import load_header, open_header
-    from luks.header.policy import Policy, header_digest
-    from luks.header.repair_copy import repair
-    from luks.keys.benchmark import benchmark_kdf
-    from luks.keys.keyslots import VolumeKey, unlock, verify_volume_key
-    from luks.manage.amending import amend
-    from luks.manage.backup import backup_header, restore_header
-    from luks.manage.dump import describe_header
-    from luks.manage.editing import HeaderEdit, edit
-    from luks.manage.move import attach_header, destroy_keys, detach_header
-    from luks.manage.one_keyslot import add_keyslot, change_keyslot, remove_keyslot
-    from luks.manage.tokens import (
-        format_token,
-        keyring_token,
-        parse_token,
-        token_name,
-        token_secret,
-    )
-    from luks.model import (
-        Area,
-        Argon2,
-        Digest,
-        Header,
-        KdfCost,
-        Keyslot,
-        Pbkdf2,
-        Segment,
-        Token,
-    )
-    from luks.payload.creation import format  # noqa: A004
-    from luks.payload.options import FormatOptions
-    from luks.payload.profiles import PROFILES
-    from luks.payload.volume import Volume, open  # noqa: A004
-    from luks.secret.randomness import SeededSource
-    from luks.secret.secret_objects import SecretObject, SecretObjects
-    from luks.secret.secrets import Secret
-
-__all__ = [
-    "PROFILES",
-    "Area",
-    "Argon2",
-    "DeviceBusyError",
-    "DeviceError",
-    "DeviceFullError",
-    "Digest",
-    "EmptyImageError",
-    "ForeignImageError",
-    "ForkedProcessError",
-    "FormatError",
-    "FormatOptions",
-    "Header",
-    "HeaderEdit",
-    "HeaderMismatchError",
-    "ImageReplacedError",
-    "KdfCost",
-    "KdfLimits",
-    "Keyslot",
-    "KeyslotInUseError",
-    "KeyslotsFullError",
-    "LuksExistsError",
-    "LuksHeaderError",
-    "NoKeyslotMatchError",
-    "Pbkdf2",
-    "Policy",
-    "PolicyError",
-    "ReadOnlyError",
-    "Secret",
-    "SecretFormatError",
-    "SecretObject",
-    "SecretObjectError",
-    "SecretObjects",
-    "SecretRequiredError",
-    "SeededSource",
-    "Segment",
-    "StorageError",
-    "Token",
-    "TruncatedImageError",
-    "UnlockError",
-    "UnsupportedError",
-    "Volume",
-    "VolumeKey",
-    "add_keyslot",
-    "amend",
-    "attach_header",
-    "backup_header",
-    "benchmark_kdf",
-    "change_keyslot",
-    "describe_header",
-    "destroy_keys",
-    "detach_header",
-    "edit",
-    "format",
-    "format_token",
-    "header_digest",
-    "is_luks",
-    "keyring_token",
-    "load_header",
-    "open",
-    "open_header",
-    "parse_token",
-    "remove_keyslot",
-    "repair",
-    "restore_header",
-    "token_name",
-    "token_secret",
-    "unlock",
-    "verify_volume_key",
-]
-
-#: Tells others that this `luks` is ours (spec/decisions/0001).
+#: Identifies this `luks` as the one of this project (spec/decisions/0001).
 DISTRIBUTION: Final = "device-blobstore"
 
 if getattr(formats, "DISTRIBUTION", None) != DISTRIBUTION:
@@ -165,58 +27,84 @@ if getattr(formats, "DISTRIBUTION", None) != DISTRIBUTION:
         f" {DISTRIBUTION}: another distribution of that name is in the way"
     )
 
-# Which module defines each name: they are imported when first used, so that
-# `import luks` costs nothing.
-_HOMES: Final = {
-    "luks.manage.amending": ("amend",),
-    "luks.keys.benchmark": ("benchmark_kdf",),
-    "luks.payload.creation": ("format",),
-    "luks.payload.options": ("FormatOptions",),
-    "luks.manage.dump": ("describe_header",),
-    "luks.manage.backup": ("backup_header", "restore_header"),
-    "luks.manage.move": ("attach_header", "destroy_keys", "detach_header"),
-    "luks.crypto.kdf": ("KdfLimits",),
-    "luks.manage.one_keyslot": ("add_keyslot", "change_keyslot", "remove_keyslot"),
-    "luks.keys.keyslots": ("VolumeKey", "unlock", "verify_volume_key"),
-    "luks.header.detection": ("is_luks",),
-    "luks.header.load": ("load_header", "open_header"),
-    "luks.model": (
-        "Area",
-        "Argon2",
-        "Digest",
-        "Header",
-        "KdfCost",
-        "Keyslot",
-        "Pbkdf2",
-        "Segment",
-        "Token",
-    ),
-    "luks.header.policy": ("Policy", "header_digest"),
-    "luks.payload.profiles": ("PROFILES",),
-    "luks.secret.randomness": ("SeededSource",),
-    "luks.header.repair_copy": ("repair",),
-    "luks.secret.secret_objects": ("SecretObject", "SecretObjects"),
-    "luks.secret.secrets": ("Secret",),
-    "luks.manage.tokens": (
-        "format_token",
-        "keyring_token",
-        "parse_token",
-        "token_name",
-        "token_secret",
-    ),
-    "luks.manage.editing": ("HeaderEdit", "edit"),
-    "luks.payload.volume": ("Volume", "open"),
-}
-_HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}
+# The public names, once: type checkers read the block below, and so does
+# `formats.public_names`, which imports each name when it is first used.
+if TYPE_CHECKING:
+    __all__: list[str]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOME_OF.get(name, "luks.errors")), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    from luks.crypto.kdf import KdfLimits as KdfLimits
+    from luks.errors import DeviceBusyError as DeviceBusyError
+    from luks.errors import DeviceError as DeviceError
+    from luks.errors import DeviceFullError as DeviceFullError
+    from luks.errors import EmptyImageError as EmptyImageError
+    from luks.errors import ForeignImageError as ForeignImageError
+    from luks.errors import ForkedProcessError as ForkedProcessError
+    from luks.errors import FormatError as FormatError
+    from luks.errors import HeaderMismatchError as HeaderMismatchError
+    from luks.errors import ImageReplacedError as ImageReplacedError
+    from luks.errors import KeyslotInUseError as KeyslotInUseError
+    from luks.errors import KeyslotsFullError as KeyslotsFullError
+    from luks.errors import LuksExistsError as LuksExistsError
+    from luks.errors import LuksHeaderError as LuksHeaderError
+    from luks.errors import NoKeyslotMatchError as NoKeyslotMatchError
+    from luks.errors import PolicyError as PolicyError
+    from luks.errors import ReadOnlyError as ReadOnlyError
+    from luks.errors import SecretFormatError as SecretFormatError
+    from luks.errors import SecretObjectError as SecretObjectError
+    from luks.errors import SecretRequiredError as SecretRequiredError
+    from luks.errors import StorageError as StorageError
+    from luks.errors import TruncatedImageError as TruncatedImageError
+    from luks.errors import UnlockError as UnlockError
+    from luks.errors import UnsupportedError as UnsupportedError
+    from luks.header.detection import Place as Place
+    from luks.header.detection import is_luks as is_luks
+    from luks.header.load import load_header as load_header
+    from luks.header.load import open_header as open_header
+    from luks.header.policy import Policy as Policy
+    from luks.header.policy import header_digest as header_digest
+    from luks.header.repair_copy import repair as repair
+    from luks.keys.benchmark import benchmark_kdf as benchmark_kdf
+    from luks.keys.keyslots import VolumeKey as VolumeKey
+    from luks.keys.keyslots import unlock as unlock
+    from luks.keys.keyslots import verify_volume_key as verify_volume_key
+    from luks.keys.throughput import CipherSpeed as CipherSpeed
+    from luks.keys.throughput import benchmark_ciphers as benchmark_ciphers
+    from luks.keys.throughput import benchmark_kdfs as benchmark_kdfs
+    from luks.manage.amending import amend as amend
+    from luks.manage.backup import backup_header as backup_header
+    from luks.manage.backup import restore_header as restore_header
+    from luks.manage.dump import describe_header as describe_header
+    from luks.manage.editing import HeaderEdit as HeaderEdit
+    from luks.manage.editing import edit as edit
+    from luks.manage.move import attach_header as attach_header
+    from luks.manage.move import destroy_keys as destroy_keys
+    from luks.manage.move import detach_header as detach_header
+    from luks.manage.one_keyslot import add_keyslot as add_keyslot
+    from luks.manage.one_keyslot import change_keyslot as change_keyslot
+    from luks.manage.one_keyslot import remove_keyslot as remove_keyslot
+    from luks.manage.tokens import format_token as format_token
+    from luks.manage.tokens import keyring_token as keyring_token
+    from luks.manage.tokens import parse_token as parse_token
+    from luks.manage.tokens import token_name as token_name
+    from luks.manage.tokens import token_secret as token_secret
+    from luks.model import Area as Area
+    from luks.model import Argon2 as Argon2
+    from luks.model import Digest as Digest
+    from luks.model import Header as Header
+    from luks.model import KdfCost as KdfCost
+    from luks.model import Keyslot as Keyslot
+    from luks.model import Pbkdf2 as Pbkdf2
+    from luks.model import Segment as Segment
+    from luks.model import Token as Token
+    from luks.payload.creation import format as format  # noqa: A004
+    from luks.payload.options import FormatOptions as FormatOptions
+    from luks.payload.profiles import PROFILES as PROFILES
+    from luks.payload.volume import Volume as Volume
+    from luks.payload.volume import open as open  # noqa: A004
+    from luks.secret.randomness import SeededSource as SeededSource
+    from luks.secret.secret_objects import SecretObject as SecretObject
+    from luks.secret.secret_objects import SecretObjects as SecretObjects
+    from luks.secret.secrets import MAX_KEY_FILE_SIZE as MAX_KEY_FILE_SIZE
+    from luks.secret.secrets import Secret as Secret
+else:
+    __all__, __getattr__, __dir__ = formats.public_names(__name__, __file__)

@@ -1,22 +1,22 @@
-"""What can go wrong with a LUKS volume, its header, its keys.
+"""Errors of a LUKS volume, its header and its keys.
 
     StorageError                      1
     ├── FormatError                  30
     │   └── LuksHeaderError          35   the header breaks the LUKS specifications
-    │       └── LuksExistsError      36   there is a LUKS header where one is to be made
+    │       └── LuksExistsError      36   a LUKS header exists where one is to be made
     ├── UnlockError                  50   the volume cannot be unlocked
     │   ├── NoKeyslotMatchError      51   no keyslot opens with this secret
-    │   ├── SecretRequiredError      52   there is no usable secret
+    │   ├── SecretRequiredError      52   no usable secret was given
     │   ├── SecretObjectError        55   the definition of a secret contradicts itself
-    │   └── SecretFormatError        56   a secret is not what its definition says
-    ├── PolicyError                  53   it could be done, but must not be
-    ├── KeyslotsFullError            54   there is no room for another keyslot
+    │   └── SecretFormatError        56   a secret does not match its definition
+    ├── PolicyError                  53   a policy forbids the operation
+    ├── KeyslotsFullError            54   the header has no room for another keyslot
     ├── HeaderMismatchError          58   a header belongs to another volume
     └── KeyslotInUseError            59   the keyslot is active with another secret
 
-Damage, a wrong passphrase, a foreign file and something unknown are different
-classes: who takes one for another may destroy data. Importing this module costs
-no cryptography.
+Damage, a wrong passphrase, a foreign file and an unknown feature have different
+classes: confusing them could destroy data. Importing this module does not import
+cryptography.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class LuksHeaderError(FormatError):
 
 
 class LuksExistsError(FormatError):
-    """There is a LUKS header already where one is to be made."""
+    """A LUKS header exists already where one is to be made."""
 
     exit_code = 36
 
@@ -92,11 +92,11 @@ class UnlockError(StorageError):
 class NoKeyslotMatchError(UnlockError):
     """No keyslot opens with this secret.
 
-    A damaged keyslot area cannot be told from a wrong passphrase: both give a
-    key that the digest does not confirm.
+    A damaged keyslot area cannot be distinguished from a wrong passphrase: both
+    give a key that the digest does not confirm.
 
     Attributes:
-        tried: Keyslot number to the reason why it did not open.
+        tried: Keyslot number, and the reason why it did not open.
     """
 
     exit_code = 51
@@ -107,46 +107,46 @@ class NoKeyslotMatchError(UnlockError):
 
 
 class SecretRequiredError(UnlockError):
-    """A secret is needed and there is none, or none that can be used."""
+    """A secret is needed, but none was given, or it cannot be used."""
 
     exit_code = 52
 
 
 class SecretObjectError(UnlockError):
-    """The definition of a secret contradicts itself, or names one that is not defined."""
+    """The definition of a secret contradicts itself, or names an undefined one."""
 
     exit_code = 55
 
 
 class SecretFormatError(UnlockError):
-    """There is a secret, but it is not encoded or encrypted as its definition says."""
+    """A secret is not encoded or encrypted as its definition says."""
 
     exit_code = 56
 
 
 class PolicyError(StorageError):
-    """It could be done, but not without weakening what the user relies on.
+    """The operation is possible, but would weaken the protection that the user relies on.
 
-    Raised before any secret is used. The message names what the caller can
-    pass to permit it, where it can be permitted at all.
+    Raised before any secret is used. If it can be permitted, the message names the
+    argument that does.
     """
 
     exit_code = 53
 
 
 class KeyslotsFullError(StorageError):
-    """All keyslots are in use, or the space for their key material is."""
+    """All keyslots, or the space for their key material, are in use."""
 
     exit_code = 54
 
 
 class HeaderMismatchError(StorageError):
-    """A header does not belong to the volume that it was to be put on, or nothing shows it."""
+    """A header does not belong to the volume it is meant for, or nothing proves that it does."""
 
     exit_code = 58
 
 
 class KeyslotInUseError(StorageError):
-    """A keyslot is active with another secret, and must not be overwritten in its place."""
+    """A keyslot is active with another secret and must not be overwritten in place."""
 
     exit_code = 59

@@ -1,11 +1,11 @@
 """One model of LUKS1 and LUKS2: keyslots, digests, segments, tokens.
 
-A LUKS1 header is the case of eight keyslots that share one cipher and one hash,
-one digest, one segment, and no token. Everything here is immutable and knows no
-bytes: `luks.header.luks1`, `luks.header.luks2` and `luks.header.luks2_json` translate.
+A LUKS1 header is the special case of eight keyslots that share one cipher and one
+hash, one digest, one segment, and no token. All values are immutable and independent of
+their bytes: `luks.header.luks1`, `luks.header.luks2` and `luks.header.luks2_json` translate.
 
-Numbers of keyslots, digests, segments and tokens are ints, as their JSON keys
-say. Offsets and sizes are bytes. Offsets of keyslot areas count from the start
+Numbers of keyslots, digests, segments and tokens are ints, equal to their JSON
+keys. Offsets and sizes are bytes. Offsets of keyslot areas count from the start
 of the header's device, those of segments from the start of the payload's.
 """
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from formats.frozen import Record, field
+from formats.frozen import Frozen, field
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,35 +22,35 @@ if TYPE_CHECKING:
 #: Bytes of a sector in keyslot areas, and the unit of sector numbers and IVs.
 SECTOR_SIZE: Final = 512
 
-#: What a keyslot's `priority` means; anything else makes it unusable.
+#: Values of a keyslot's `priority`; any other value makes it unusable.
 PRIORITY_IGNORE, PRIORITY_NORMAL, PRIORITY_PREFER = 0, 1, 2
-#: Stands for a priority that is no number.
+#: Stands for a priority that is not a number.
 PRIORITY_UNKNOWN: Final = -1
 
 Argon2Variant = Literal["argon2id", "argon2i"]
 ARGON2_VARIANTS: Final[tuple[Argon2Variant, ...]] = ("argon2id", "argon2i")
 
 
-class Pbkdf2(Record):
+class Pbkdf2(Frozen):
     """The cost of PBKDF2.
 
     Attributes:
         hash_name: Hash of its HMAC, in LUKS spelling.
-        iterations: How often it is applied.
+        iterations: Number of iterations.
     """
 
     hash_name: str
     iterations: int
 
 
-class Argon2(Record):
+class Argon2(Frozen):
     """The cost of Argon2.
 
     Attributes:
         variant: ``"argon2id"`` or ``"argon2i"``.
         time: Passes over the memory.
         memory_kib: Memory in KiB.
-        lanes: Threads it can use; LUKS2 calls them cpus.
+        lanes: Number of lanes, which LUKS2 calls cpus.
     """
 
     variant: Argon2Variant
@@ -62,15 +62,15 @@ class Argon2(Record):
 KdfCost = Pbkdf2 | Argon2
 
 
-class Area(Record):
-    """Where a keyslot keeps its key material.
+class Area(Frozen):
+    """The place of a keyslot's key material.
 
     Attributes:
         offset: Bytes from the start of the header's device.
-        size: Bytes reserved, at least what the material needs.
-        cipher: dm-crypt's cipher string for the material, or None where the
-            keyslot's type keeps no encrypted key here.
-        key_size: Bytes of the key that encrypts the material, 0 likewise.
+        size: Bytes reserved, at least as many as the material needs.
+        cipher: dm-crypt's cipher string for the material, or None if the keyslot's
+            type keeps no encrypted key here.
+        key_size: Bytes of the key that encrypts the material, or 0 in that case.
     """
 
     offset: int
@@ -80,18 +80,18 @@ class Area(Record):
 
     @property
     def end(self) -> int:
-        """Offset of the first byte behind it."""
+        """Offset of the first byte after it."""
         return self.offset + self.size
 
 
-class Keyslot(Record):
-    """One way to a key: a passphrase, stretched, decrypts the key material.
+class Keyslot(Frozen):
+    """One way to a key: a key derived from a passphrase decrypts the key material.
 
     Attributes:
-        type: ``"luks2"`` or ``"luks1"``; anything else is kept, not used.
+        type: ``"luks2"`` or ``"luks1"``; other types are kept but not used.
         key_size: Bytes of the key that is stored.
         area: Where the key material lies.
-        kdf: How the passphrase is stretched, or None if it is not known here.
+        kdf: Cost of the key derivation, or None if the derivation is unknown here.
         salt: Salt of the KDF.
         stripes: AF stripes of the key material.
         af_hash: Hash of the AF diffuser.
@@ -110,17 +110,17 @@ class Keyslot(Record):
     problem: str = field(default="", compare=False)
 
 
-class Digest(Record):
-    """What a key is verified against.
+class Digest(Frozen):
+    """The digest that verifies a key.
 
     Attributes:
-        type: ``"pbkdf2"``; anything else is kept, not used.
+        type: ``"pbkdf2"``; other types are kept but not used.
         keyslots: Numbers of the keyslots that hold this key.
         segments: Numbers of the segments this key decrypts; none for an
             unbound key.
         kdf: Hash and iterations.
         salt: Salt of PBKDF2.
-        value: The digest; its own length says how much is compared.
+        value: The digest; its own length is the number of bytes to compare.
         problem: Why a digest of a known type cannot be used, or "".
     """
 
@@ -133,16 +133,16 @@ class Digest(Record):
     problem: str = field(default="", compare=False)
 
 
-class Segment(Record):
+class Segment(Frozen):
     """A part of the payload.
 
     Attributes:
-        type: ``"crypt"`` or ``"linear"``; anything else is kept, not used.
+        type: ``"crypt"`` or ``"linear"``; other types are kept but not used.
         offset: Bytes from the start of the payload's device.
-        size: Bytes, or None for all that remains of the device.
+        size: Bytes, or None for the rest of the device.
         cipher: dm-crypt's cipher string, or None unless it is encrypted.
         sector_size: Bytes that are encrypted as a unit.
-        iv_tweak: Number that is added to each sector's, in 512-byte units.
+        iv_tweak: Number that is added to each sector number, in 512-byte units.
         integrity: Name of the integrity algorithm, or None.
         flags: Words such as ``"backup-final"``.
     """
@@ -158,16 +158,16 @@ class Segment(Record):
 
     @property
     def is_backup(self) -> bool:
-        """Whether it describes the payload before or after a re-encryption only."""
+        """Whether it only describes the payload before or after a re-encryption."""
         return any(flag.startswith("backup-") for flag in self.flags)
 
 
-class Token(Record):
-    """What helps to find a passphrase; only its type's owner knows more.
+class Token(Frozen):
+    """A hint for finding a passphrase, in a form that the owner of its type defines.
 
     Attributes:
-        type: Its owner's name for it.
-        keyslots: Numbers of the keyslots it is for.
+        type: The owner's name for the type.
+        keyslots: Numbers of the keyslots that it serves.
         body: The whole JSON object; not to be modified.
     """
 
@@ -179,12 +179,12 @@ class Token(Record):
 _NOTHING: Mapping[int, Any] = MappingProxyType({})
 
 
-class Header(Record):
+class Header(Frozen):
     """A validated LUKS header.
 
     Attributes:
         version: 1 or 2.
-        uuid: As stored, usually in the usual form of a UUID.
+        uuid: As stored, normally in the usual form of a UUID.
         keyslots: Active keyslots by number.
         digests: Digests by number.
         segments: Segments by number, without gaps.
@@ -193,14 +193,14 @@ class Header(Record):
         subsystem: LUKS2's subsystem, or "".
         seqid: LUKS2's counter of header writes; 0 in LUKS1.
         flags: LUKS2's persistent activation flags.
-        requirements: Features without which LUKS2 must not be opened.
+        requirements: Features that a program must support to open this LUKS2 volume.
         metadata_size: Bytes of one header copy.
         keyslots_offset: Start of the space for keyslot areas.
         keyslots_size: Bytes of that space.
         stale_copy: Which LUKS2 header copy is damaged or old, 0 for the primary
             and 1 for the secondary, or None.
-        source: What the header was decoded from, for its own codec only: it
-            lets unknown members and types survive a rewrite.
+        source: The decoded original, for the header's own codec only: it preserves
+            unknown members and types in a rewrite.
     """
 
     version: int
@@ -243,7 +243,7 @@ class Header(Record):
 
     @property
     def volume_digest(self) -> int | None:
-        """Number of the digest of the key that decrypts all that is encrypted, if there is one."""
+        """Number of the digest of the one key that decrypts all encrypted segments, or None."""
         wanted = {
             number
             for number, segment in self.segments.items()

@@ -1,8 +1,9 @@
 """The command line: parse, call the public API, print. Nothing else is decided here.
 
 Every verb is a thin module in `commands`. It reads its arguments, calls what a program
-in Python would call, and shows the result. When a verb needs something that
-the public API does not offer, the API is what is missing something.
+in Python would call, and shows the result. When a verb needs something that the public
+API does not offer, the API lacks it: of the other rooms, only the names that `blobstore`,
+`blobstore.vtpm` and `luks` export may be imported, and the classes of errors.
 
 The rules of the terminal: data goes to stdout and everything else to stderr. The exit
 code is that of the error's class; `main` prints the message and the hint of a
@@ -21,8 +22,10 @@ What must not happen here:
   ``tests/cli/test_start_up.py`` measures).
 
 Begin with `main`, the list of verbs and the exit codes, and any short verb, such as
-``commands/put.py``. Then what verbs share: `access` (reaching a store: its secret, its
-header, what is permitted), `header` (reaching a LUKS header), `keys` and `state_key`
-(where secrets are), `encryption` (options of new images), `types`, `output` (files,
-JSON, progress), `streams` (stdout and stderr), `differences` and `put_speed`.
+``commands/put.py``. Then what verbs share: `types` (types of arguments, and groups of
+options that become one value), `access` (reaching a store: its secret, its header, what
+is permitted), `header` (reaching a LUKS header), `keys` and `state_key` (where secrets
+are), `encryption` (options of new images), `output` (files, JSON, progress), `streams`
+(stdout and stderr), `differences` and `put_speed`. `swtpm_options` and `service` are
+what only ``vtpm`` needs.
 """

@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
-import functools
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
+import blobstore
+import luks
 from blobstore.cli.header import VOLUME_KEY, read_volume_key
-from blobstore.cli.keys import PATH, KeySource, key_options
-from blobstore.cli.types import DigestType
-from blobstore.image.layers import is_encrypted
-from blobstore.image.luks_header import luks_place
-from luks import Secret
+from blobstore.cli.keys import PATH, KeySource, key_group, object_option
+from blobstore.cli.types import DigestType, Group, Option, option, taking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from blobstore.store.description import Digest
-    from blobstore.store.store import Store
-    from formats.qcow2.snapshot_table import SnapshotKey
-    from luks import VolumeKey
-
-    _Command = Callable[..., Any]
+    from blobstore.cli.types import Command
 
 __all__ = [
     "PATH",
     "Access",
     "NewAccess",
+    "OtherAccess",
     "access_options",
     "clone_access_options",
     "converted_access_options",
     "damaged_option",
     "new_access_options",
     "other_access_options",
+    "snapshot_key",
 ]
 
 
@@ -44,18 +39,37 @@ class Access(NamedTuple):
 
     key: KeySource
     header: Path | None
+    volume_key_file: Path | None
     allow_unprotected: bool
-    expect_digest: Digest | None
+    expect_digest: blobstore.StateDigest | None
     at_least_generation: int
     lock: bool
+    snapshot: str | blobstore.SnapshotKey | None
     borrowed_key: bool = False  # of another image: for this one only if it needs a key
-    volume_key_file: Path | None = None
-    snapshot: str | SnapshotKey | None = None
+
+    def beside(self, other: OtherAccess) -> tuple[Access, Access]:
+        """Return how this image and another one are reached.
+
+        The other one is opened by the key of this one, if it needs a key and has no options
+        of its own; such a key is read once.
+        """
+        borrowed = not other.key.is_named
+        first = self._replace(key=self.key.reusable()) if borrowed else self
+        second = first._replace(
+            key=first.key if borrowed else other.key,
+            header=other.header,
+            volume_key_file=self.volume_key_file if borrowed else None,
+            expect_digest=None,
+            at_least_generation=0,
+            snapshot=None,
+            borrowed_key=borrowed,
+        )
+        return first, second
 
     @contextmanager
     def secret_for(
         self, image: Path, *, encrypted: bool | None = None
-    ) -> Iterator[Secret | VolumeKey | None]:
+    ) -> Iterator[luks.Secret | luks.VolumeKey | None]:
         """Yield the image's secret, asked for if it needs one and none is named.
 
         Args:
@@ -64,24 +78,24 @@ class Access(NamedTuple):
         """
         needed = encrypted
         if needed is None:
-            needed = bool(self.header) or is_encrypted(image)
+            needed = bool(self.header) or blobstore.is_encrypted(image)
         if self.volume_key_file and needed:
             with (
-                luks_place(image, self.header) as place,
+                blobstore.luks_place(image, self.header) as place,
                 read_volume_key(place, self.key, self.volume_key_file) as volume_key,
             ):
                 yield volume_key
             return
         if self.volume_key_file and not self.borrowed_key:
-            # Whoever has a key takes the image for encrypted; to open it refuses that.
-            with Secret.from_file(self.volume_key_file) as key:
+            # Who has a key takes the image for encrypted; to open it refuses that.
+            with luks.Secret.from_file(self.volume_key_file) as key:
                 yield key
             return
         secret = None
         if needed or not self.borrowed_key:
             secret = self.key.read()
         if secret is None and needed:
-            secret = Secret.from_terminal(f"Passphrase for {image}: ")
+            secret = luks.Secret.from_terminal(f"Passphrase for {image}: ")
         if secret is None:
             yield None
             return
@@ -95,16 +109,14 @@ class Access(NamedTuple):
         read_only: bool = True,
         released: bool = False,
         allow_damaged: bool = False,
-    ) -> Store:
+    ) -> blobstore.Store:
         """Open an image's store, as `blobstore.open`; ask for the passphrase if it needs one."""
         if not (self.lock or read_only):
             raise click.UsageError("--no-lock is for reading only")
         if self.snapshot is not None and not read_only:
             raise click.UsageError("--snapshot is for reading only")
-        from blobstore.opening import open_store  # noqa: PLC0415  some verbs open no store
-
         with self.secret_for(image) as secret:
-            return open_store(
+            return blobstore.open(
                 image,
                 secret,
                 header=self.header,
@@ -125,12 +137,10 @@ class Access(NamedTuple):
 
     def bad_luks_copy(self, image: Path) -> str | None:
         """Say which copy of the image's LUKS2 header is damaged or old, if one is."""
-        if not (self.header or is_encrypted(image)):
+        if not (self.header or blobstore.is_encrypted(image)):
             return None
-        from luks import load_header  # noqa: PLC0415  rarely used
-
-        with luks_place(image, self.header) as place:
-            stale = load_header(place).stale_copy
+        with blobstore.luks_place(image, self.header) as place:
+            stale = luks.load_header(place).stale_copy
         return None if stale is None else ("primary", "secondary")[stale]
 
 
@@ -142,7 +152,7 @@ class NewAccess(NamedTuple):
     encrypted: bool
 
     @contextmanager
-    def secret_for(self, image: Path) -> Iterator[Secret | None]:
+    def secret_for(self, image: Path) -> Iterator[luks.Secret | None]:
         """Yield the new image's secret, asked for twice if none is named.
 
         Yields None for an image in the clear.
@@ -154,16 +164,16 @@ class NewAccess(NamedTuple):
             return
         secret = self.key.read()
         if secret is None:
-            secret = Secret.from_terminal(f"New passphrase for {image}: ", confirm=True)
+            secret = luks.Secret.from_terminal(f"New passphrase for {image}: ", confirm=True)
         with secret:
             yield secret
 
     @contextmanager
-    def existing_secret_for(self, image: Path) -> Iterator[Secret | None]:
+    def existing_secret_for(self, image: Path) -> Iterator[luks.Secret | None]:
         """Yield the secret of an image that exists after all, asked for if it needs one."""
         secret = self.key.read()
-        if secret is None and (self.header or is_encrypted(image)):
-            secret = Secret.from_terminal(f"Passphrase for {image}: ")
+        if secret is None and (self.header or blobstore.is_encrypted(image)):
+            secret = luks.Secret.from_terminal(f"Passphrase for {image}: ")
         if secret is None:
             yield None
             return
@@ -171,82 +181,16 @@ class NewAccess(NamedTuple):
             yield secret
 
 
-#: For verbs that give out blobs: those that nothing proves to be the newest, too.
-damaged_option = click.option(
-    "--allow-damaged",
-    is_flag=True,
-    help="Read what is left of a damaged store, though nothing proves that it is the newest.",
-)
+class OtherAccess(NamedTuple):
+    """What the options of `other_access_options` say of a second image."""
+
+    key: KeySource
+    header: Path | None
 
 
-def access_options(function: _Command) -> _Command:
-    """Add the options of `Access`; the function gets them as ``access``."""
-
-    @functools.wraps(function)
-    def wrapped(
-        *,
-        key: KeySource,
-        header: Path | None,
-        allow_unprotected: bool,
-        expect_digest: Digest | None,
-        at_least_generation: int,
-        no_lock: bool,
-        volume_key_file: Path | None,
-        snapshot: str | None,
-        snapshot_id: str | None,
-        snapshot_name: str | None,
-        **rest: Any,
-    ) -> Any:
-        access = Access(
-            key,
-            header,
-            allow_unprotected,
-            expect_digest,
-            at_least_generation,
-            not no_lock,
-            volume_key_file=volume_key_file,
-            snapshot=snapshot_key(snapshot, snapshot_id, snapshot_name),
-        )
-        return function(access=access, **rest)
-
-    for option in (
-        click.option(
-            "--snapshot",
-            metavar="SNAPSHOT",
-            help="Read this internal snapshot of a qcow2 image: its name or ID.",
-        ),
-        click.option("--snapshot-id", metavar="ID", help="Read the one with this ID."),
-        click.option("--snapshot-name", metavar="NAME", help="Read the one with this name."),
-        click.option(
-            "--no-lock",
-            is_flag=True,
-            help="Read an image that others use, whatever they are just writing.",
-        ),
-        click.option(
-            "--at-least-generation",
-            type=click.IntRange(min=0),
-            default=0,
-            metavar="N",
-            help="Refuse an image that has not reached this generation.",
-        ),
-        click.option(
-            "--expect-digest",
-            type=DigestType(),
-            metavar="DIGEST",
-            help="Refuse an image in any other state than this one, as info shows it.",
-        ),
-        click.option(
-            "--allow-unprotected",
-            is_flag=True,
-            help="Accept an image that is less protected than it should be.",
-        ),
-        VOLUME_KEY,
-    ):
-        wrapped = option(wrapped)
-    return _secret_options(wrapped, "The image's detached LUKS header.")
-
-
-def snapshot_key(which: str | None, id_: str | None, name: str | None) -> str | SnapshotKey | None:
+def snapshot_key(
+    which: str | None, id_: str | None, name: str | None
+) -> str | blobstore.SnapshotKey | None:
     """Return what says which snapshot is meant: by ID or name, or by what is said of them.
 
     Raises:
@@ -256,78 +200,127 @@ def snapshot_key(which: str | None, id_: str | None, name: str | None) -> str | 
         return which
     if which is not None:
         raise click.UsageError("name the snapshot once: by itself, or by its ID and its name")
-    from formats.qcow2.snapshot_table import SnapshotKey  # noqa: PLC0415  rarely needed
-
-    return SnapshotKey(id_, name)
+    return blobstore.SnapshotKey(id_, name)
 
 
-def new_access_options(function: _Command) -> _Command:
-    """Add the options of `NewAccess`; the function gets them as ``access``."""
-
-    @functools.wraps(function)
-    def wrapped(
-        *,
-        key: KeySource,
-        header: Path | None,
-        no_encryption: bool,
-        **rest: Any,
-    ) -> Any:
-        return function(access=NewAccess(key, header, not no_encryption), **rest)
-
-    option = click.option("--no-encryption", is_flag=True, help="Make an image in the clear.")
-    return _secret_options(option(wrapped), "Put the LUKS header here, detached.")
+def _access(
+    *,
+    no_lock: bool,
+    snapshot: str | None,
+    snapshot_id: str | None,
+    snapshot_name: str | None,
+    **said: Any,
+) -> Access:
+    which = snapshot_key(snapshot, snapshot_id, snapshot_name)
+    return Access(**said, lock=not no_lock, snapshot=which)
 
 
-def clone_access_options(function: _Command) -> _Command:
-    """Add the options of a `NewAccess` beside another image's, as ``new_access``."""
-
-    @functools.wraps(function)
-    def wrapped(*, new_access: NewAccess, no_encryption: bool, **rest: Any) -> Any:
-        return function(new_access=new_access._replace(encrypted=not no_encryption), **rest)
-
-    option = click.option("--no-encryption", is_flag=True, help="Make the new image in the clear.")
-    return converted_access_options(option(wrapped))
+def _new_access(*, key: KeySource, header: Path | None, no_encryption: bool = False) -> NewAccess:
+    return NewAccess(key, header, encrypted=not no_encryption)
 
 
-def converted_access_options(function: _Command) -> _Command:
-    """Add what of a `NewAccess` is no choice of encryption, as ``new_access``."""
+_ACCESS: Final = Group(
+    _access,
+    {
+        "key": key_group(),
+        "header": option(
+            "--header", type=PATH, metavar="FILE", help="The image's detached LUKS header."
+        ),
+        "volume_key_file": VOLUME_KEY,
+        "allow_unprotected": option(
+            "--allow-unprotected",
+            is_flag=True,
+            help="Accept an image that is less protected than it should be.",
+        ),
+        "expect_digest": option(
+            "--expect-digest",
+            type=DigestType(),
+            metavar="DIGEST",
+            help="Refuse an image in any other state than this one, as info shows it.",
+        ),
+        "at_least_generation": option(
+            "--at-least-generation",
+            type=click.IntRange(min=0),
+            default=0,
+            metavar="N",
+            help="Refuse an image that has not reached this generation.",
+        ),
+        "no_lock": option(
+            "--no-lock",
+            is_flag=True,
+            help="Read an image that others use, whatever they are just writing.",
+        ),
+        "snapshot_name": option(
+            "--snapshot-name", metavar="NAME", help="Read the one with this name."
+        ),
+        "snapshot_id": option("--snapshot-id", metavar="ID", help="Read the one with this ID."),
+        "snapshot": option(
+            "--snapshot",
+            metavar="SNAPSHOT",
+            help="Read this internal snapshot of a qcow2 image: its name or ID.",
+        ),
+    },
+)
 
-    @functools.wraps(function)
-    def wrapped(*, new_key: KeySource, new_header: Path | None, **rest: Any) -> Any:
-        return function(new_access=NewAccess(new_key, new_header, encrypted=True), **rest)
 
-    return _secret_options(wrapped, "Put the new LUKS header here, detached.", "new")
-
-
-def other_access_options(function: _Command) -> _Command:
-    """Add the options of a second image's `Access` as ``other_access``, below `access_options`."""
-
-    @functools.wraps(function)
-    def wrapped(
-        *,
-        other_key: KeySource,
-        other_header: Path | None,
-        **rest: Any,
-    ) -> Any:
-        access: Access = rest["access"]
-        borrowed = not other_key.is_named
-        if borrowed:
-            access = rest["access"] = access._replace(key=access.key.reusable())
-        other = access._replace(
-            key=access.key if borrowed else other_key,
-            header=other_header,
-            expect_digest=None,
-            at_least_generation=0,
-            borrowed_key=borrowed,
-            volume_key_file=access.volume_key_file if borrowed else None,
-            snapshot=None,
-        )
-        return function(other_access=other, **rest)
-
-    return _secret_options(wrapped, "The other image's detached LUKS header.", "other")
+def access_options(function: Command) -> Command:
+    """Add the options that say how an image is reached; the function gets ``access``."""
+    return object_option(taking("access", _ACCESS)(function))
 
 
-def _secret_options(function: _Command, header_help: str, whose: str = "") -> _Command:
-    prefix = f"{whose}-" if whose else ""
-    option = click.option(f"--{prefix}header", type=PATH, metavar="FILE", help=header_help)
-    return key_options(whose)(option(function))
+def new_access_options(function: Command) -> Command:
+    """Add those that say how a new image will be; the function gets ``access``."""
+    group = Group(
+        _new_access,
+        {
+            "key": key_group(),
+            "header": option(
+                "--header", type=PATH, metavar="FILE", help="Put the LUKS header here, detached."
+            ),
+            "no_encryption": option(
+                "--no-encryption", is_flag=True, help="Make an image in the clear."
+            ),
+        },
+    )
+    return object_option(taking("access", group)(function))
+
+
+_CONVERTED: Final[dict[str, Option | Group]] = {
+    "key": key_group("new"),
+    "header": option(
+        "--new-header", type=PATH, metavar="FILE", help="Put the new LUKS header here, detached."
+    ),
+}
+_CLONED: Final[dict[str, Option | Group]] = _CONVERTED | {
+    "no_encryption": option(
+        "--no-encryption", is_flag=True, help="Make the new image in the clear."
+    )
+}
+#: Add those of a new image beside another one; the function gets ``new_access``. The first
+#: is for what `convert` makes, which is encrypted or not by what it is.
+converted_access_options: Final = taking("new_access", Group(_new_access, _CONVERTED))
+clone_access_options: Final = taking("new_access", Group(_new_access, _CLONED))
+
+#: Adds those of a second image beside that of `access_options`; see `Access.beside`.
+other_access_options: Final = taking(
+    "other_access",
+    Group(
+        OtherAccess,
+        {
+            "key": key_group("other"),
+            "header": option(
+                "--other-header",
+                type=PATH,
+                metavar="FILE",
+                help="The other image's detached LUKS header.",
+            ),
+        },
+    ),
+)
+
+#: For verbs that give out blobs: those that nothing proves to be the newest, too.
+damaged_option: Final[Callable[[Command], Command]] = click.option(
+    "--allow-damaged",
+    is_flag=True,
+    help="Read what is left of a damaged store, though nothing proves that it is the newest.",
+)

@@ -13,7 +13,7 @@ from blobstore.errors import CorruptBlobError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from blobstore.copies.compare import Difference, SectionState
+    from blobstore import Difference, SectionState
 
 
 def difference_options(function: Callable[..., Any]) -> Callable[..., Any]:

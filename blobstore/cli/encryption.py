@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 
 import click
 
 import luks
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from blobstore.cli.types import Group, option, taking
 
 #: A sector size of LUKS2 in bytes; becomes an int.
 SECTOR_SIZE = click.Choice([512, 1024, 2048, 4096])
@@ -20,58 +17,8 @@ CLUSTER_SIZE = click.Choice([1 << bits for bits in range(9, 22)])
 _KDFS = ("argon2id", "argon2i", "pbkdf2")
 
 
-def kdf_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of the key derivation; the function gets them as ``kdf``.
-
-    ``kdf`` is a dict of the arguments ``kdf`` and ``iter_time`` of `luks.format`.
-    """
-
-    @functools.wraps(function)
-    def wrapped(
-        *,
-        pbkdf: str | None,
-        iter_time: int,
-        pbkdf_memory: int | None,
-        pbkdf_parallel: int | None,
-        pbkdf_force_iterations: int | None,
-        **rest: Any,
-    ) -> Any:
-        cost = _cost(pbkdf, pbkdf_memory, pbkdf_parallel, pbkdf_force_iterations)
-        return function(kdf={"kdf": cost or pbkdf, "iter_time": iter_time}, **rest)
-
-    for option in (
-        click.option(
-            "--pbkdf-force-iterations",
-            type=click.IntRange(min=1),
-            metavar="N",
-            help="Iterations or passes, instead of measuring.",
-        ),
-        click.option(
-            "--pbkdf-parallel", type=click.IntRange(min=1), metavar="N", help="Lanes of Argon2."
-        ),
-        click.option(
-            "--pbkdf-memory", type=click.IntRange(min=32), metavar="KIB", help="Memory of Argon2."
-        ),
-        click.option(
-            "--iter-time",
-            type=click.IntRange(min=1),
-            default=2000,
-            show_default=True,
-            metavar="MS",
-            help="Milliseconds that unlocking shall take.",
-        ),
-        click.option(
-            "--pbkdf",
-            type=click.Choice(_KDFS),
-            help="Key derivation.  [default: argon2id; LUKS1: pbkdf2]",
-        ),
-    ):
-        wrapped = option(wrapped)
-    return wrapped
-
-
 def _cost(
-    pbkdf: str | None, memory: int | None, parallel: int | None, iterations: int | None
+    pbkdf: str | None, *, memory: int | None, parallel: int | None, iterations: int | None
 ) -> luks.KdfCost | None:
     """Return the cost if it is given, None if it is to be measured."""
     if iterations is None:
@@ -88,3 +35,50 @@ def _cost(
         return luks.Pbkdf2("sha256", iterations)
     variant: Any = pbkdf
     return luks.Argon2(variant, iterations, memory or 1 << 20, parallel or 4)
+
+
+def _kdf(*, pbkdf: str | None, iter_time: int, **said: int | None) -> dict[str, Any]:
+    return {"kdf": _cost(pbkdf, **said) or pbkdf, "iter_time": iter_time}
+
+
+#: Adds the options of the key derivation; the command gets them as ``kdf``, a dict of the
+#: arguments ``kdf`` and ``iter_time`` of `luks.format`.
+kdf_options: Final = taking(
+    "kdf",
+    Group(
+        _kdf,
+        {
+            "pbkdf": option(
+                "--pbkdf",
+                type=click.Choice(_KDFS),
+                help="Key derivation.  [default: argon2id; LUKS1: pbkdf2]",
+            ),
+            "iter_time": option(
+                "--iter-time",
+                type=click.IntRange(min=1),
+                default=2000,
+                show_default=True,
+                metavar="MS",
+                help="Milliseconds that unlocking takes.",
+            ),
+            "memory": option(
+                "--pbkdf-memory",
+                type=click.IntRange(min=32),
+                metavar="KIB",
+                help="Memory of Argon2.",
+            ),
+            "parallel": option(
+                "--pbkdf-parallel",
+                type=click.IntRange(min=1),
+                metavar="N",
+                help="Lanes of Argon2.",
+            ),
+            "iterations": option(
+                "--pbkdf-force-iterations",
+                type=click.IntRange(min=1),
+                metavar="N",
+                help="Iterations or passes, instead of measuring.",
+            ),
+        },
+    ),
+)

@@ -1,40 +1,44 @@
-"""How commands reach a LUKS header, its passphrases, and consent to what is for good."""
+"""How commands reach a LUKS header, its passphrases, and consent to what cannot be undone."""
 
 from __future__ import annotations
 
 import functools
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+import blobstore
 import luks
 from blobstore.cli.keys import PATH
-from blobstore.image.luks_header import luks_place
+from blobstore.cli.types import option
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from blobstore.cli.keys import KeySource
-
-    _Command = Callable[..., Any]
+    from blobstore.cli.types import Command
 
 #: Choice of a keyslot.
 KEY_SLOT = click.option(
     "--key-slot", type=click.IntRange(min=0), metavar="N", help="Number of the keyslot."
 )
-#: The volume key instead of a passphrase.
-VOLUME_KEY = click.option(
+#: The volume key instead of a passphrase, in a group of options.
+VOLUME_KEY = option(
     "--volume-key-file",
     type=PATH,
     metavar="FILE",
     help="Unlock with the volume key itself, from this file.",
 )
+#: Likewise, of a command of its own.
+volume_key_option: Final[Callable[[Command], Command]] = click.option(
+    VOLUME_KEY.name, **VOLUME_KEY.attributes
+)
 
 
-def image_and_header(function: _Command) -> _Command:
+def image_and_header(function: Command) -> Command:
     """Add the argument IMAGE and the option ``--header``.
 
     The function gets ``image``, and as ``place`` what the header is in: a file, or a
@@ -43,21 +47,21 @@ def image_and_header(function: _Command) -> _Command:
     return _image_and_header(function, write=False)
 
 
-def image_and_changed_header(function: _Command) -> _Command:
+def image_and_changed_header(function: Command) -> Command:
     """Do as `image_and_header`, for a function that changes the header."""
     return _image_and_header(function, write=True)
 
 
-def _image_and_header(function: _Command, *, write: bool) -> _Command:
+def _image_and_header(function: Command, *, write: bool) -> Command:
     @functools.wraps(function)
     def wrapped(*, image: Path, header: Path | None, **rest: Any) -> Any:
-        with luks_place(image, header, write=write) as place:
+        with blobstore.luks_place(image, header, write=write) as place:
             return function(image=image, place=place, **rest)
 
-    option = click.option(
+    header_option = click.option(
         "--header", type=PATH, metavar="FILE", help="The image's detached LUKS header."
     )
-    return click.argument("image", type=PATH)(option(wrapped))
+    return click.argument("image", type=PATH)(header_option(wrapped))
 
 
 @contextmanager
@@ -75,8 +79,6 @@ def new_passphrase(image: Path, key: KeySource, new_key: KeySource) -> Iterator[
     """Yield the secret to be set; what is typed is asked for twice."""
     if key.is_stdin and new_key.is_stdin:
         raise click.UsageError("stdin holds one of the two passphrases")
-    # Both are defined by the objects of the command, which come with the first.
-    new_key = new_key._replace(objects=key.objects)
     with passphrase(new_key, f"New passphrase for {image}: ", confirm=True) as secret:
         yield secret
 
@@ -113,7 +115,7 @@ def consent(question: str, *, force: bool) -> None:
     """Ask before something that cannot be undone; ``force`` is the answer given before.
 
     Raises:
-        PolicyError: The answer was no, or there is nobody to ask.
+        PolicyError: The answer was no, or it cannot be asked.
     """
     if force:
         return

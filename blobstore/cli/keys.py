@@ -1,35 +1,33 @@
 """The options that say where a secret is, and reading it from there.
 
 A secret comes from one of these, or from the terminal; never from an argument,
-which everybody could read.
+which anyone could read.
 """
 
 from __future__ import annotations
 
-import functools
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
-from luks.secret.secrets import MAX_KEY_FILE_SIZE, Secret
+import luks
+from blobstore.cli.types import Group, option, taking
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from luks import SecretObject
-
-    _Command = Callable[..., Any]
+    from blobstore.cli.types import Command
 
 #: A file or device that a command reads or writes.
 PATH = click.Path(path_type=Path)
 
 _STDIN: Final = 0
+#: Where what `object_option` defines is kept of a command.
+_OBJECTS: Final = "blobstore.objects"
 
 
 class KeySource(NamedTuple):
-    """What the options of `key_options` say.
+    """What the options of `key_group` say.
 
     Attributes:
         file: Key file, ``-`` for stdin.
@@ -50,29 +48,19 @@ class KeySource(NamedTuple):
     command: str | None = None
     offset: int = 0
     size: int | None = None
-    objects: tuple[SecretObject, ...] = ()
-    held: Secret | None = None
-
-    def require_sense(self) -> None:
-        """Refuse options that do not go together; else at most one names a secret."""
-        if self._named.count(None) < len(self._named) - 1:
-            raise click.UsageError(
-                "--key-file, --key-fd, --key-secret, --key-credential and --key-command"
-                " exclude each other"
-            )
-        if (self.offset or self.size) and self.file is None and self.fd is None:
-            raise click.UsageError(
-                "--keyfile-offset and --keyfile-size go with --key-file or --key-fd"
-            )
+    objects: tuple[luks.SecretObject, ...] = ()
+    held: luks.Secret | None = None
 
     @property
-    def _named(self) -> tuple[object, ...]:
-        return (self.file, self.fd, self.secret_id, self.credential, self.command)
+    def named(self) -> list[object]:
+        """What names a secret: nothing, or one of five."""
+        places = (self.file, self.fd, self.secret_id, self.credential, self.command)
+        return [place for place in places if place is not None]
 
     @property
     def is_named(self) -> bool:
         """Whether there is a secret; if not, the terminal is asked."""
-        return self._named.count(None) < len(self._named)
+        return bool(self.named)
 
     @property
     def is_stdin(self) -> bool:
@@ -90,147 +78,135 @@ class KeySource(NamedTuple):
         click.get_current_context().call_on_close(held.wipe)
         return self._replace(held=held)
 
-    def read(self) -> Secret | None:
+    def read(self) -> luks.Secret | None:
         """Return the secret, which is the caller's to wipe, or None if none is named."""
         if self.held is not None:
-            return Secret(self.held.view())
+            return luks.Secret(self.held.view())
         if self.fd is not None or self.is_stdin:
             fd = _STDIN if self.fd is None else self.fd
-            return Secret.from_fd(fd, offset=self.offset, size=self.size)
+            return luks.Secret.from_fd(fd, offset=self.offset, size=self.size)
         if self.file is not None:
-            return Secret.from_file(self.file, offset=self.offset, size=self.size)
+            return luks.Secret.from_file(self.file, offset=self.offset, size=self.size)
         if self.secret_id is not None:
-            from luks import SecretObjects  # noqa: PLC0415  rarely used
-
-            return SecretObjects(self.objects).resolve(self.secret_id)
+            return luks.SecretObjects(self.objects).resolve(self.secret_id)
         if self.credential is not None:
-            return Secret.from_credential(self.credential)
+            return luks.Secret.from_credential(self.credential)
         if self.command is None:
             return None
         try:
             command = shlex.split(self.command)
         except ValueError as error:
             raise click.UsageError(f"--key-command: {error}") from error
-        import signal  # noqa: PLC0415  few run commands
+        import signal  # noqa: PLC0415  only a --key-command needs it
 
-        # Whoever started us may have ignored it: then nobody sees a command fail.
+        # Who started us may have ignored it; then a command that fails is not noticed.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        return Secret.from_command(command)
+        return luks.Secret.from_command(command)
 
 
-class _ObjectType(click.ParamType["SecretObject"]):
+class _ObjectType(click.ParamType["luks.SecretObject"]):
     """``secret,id=ID,…`` as QEMU's ``-object`` takes it."""
 
     name = "object"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> SecretObject:
-        from luks import SecretObject  # noqa: PLC0415  rarely used
-
+    ) -> luks.SecretObject:
         del param, ctx
         # What is wrong with it has an exit code of its own.
-        return value if isinstance(value, SecretObject) else SecretObject.parse(value)
+        return value if isinstance(value, luks.SecretObject) else luks.SecretObject.parse(value)
 
 
-def key_options(whose: str = "", of: str | None = None) -> Callable[[_Command], _Command]:
-    """Add options that name a secret; the function gets them as ``key``, a `KeySource`.
+def key_group(whose: str = "", of: str | None = None) -> Group:
+    """Return the options that name a secret; they make a `KeySource`.
 
     Args:
-        whose: A word before their names, such as ``new``: ``--new-key-file``, and
-            ``new_key``. Objects are defined once in a command, by the options
-            without such a word, which must be there, too.
+        whose: A word before their names, such as ``new``: ``--new-key-file``.
         of: What the help says of the passphrase; by default whose image it is of.
     """
-    prefix = f"{whose}-" if whose else ""
+    key = f"--{whose}-key" if whose else "--key"
     if of is None:
         of = f" of the {whose} image" if whose else ""
-    names = {
-        "file": f"{prefix}key-file",
-        "fd": f"{prefix}key-fd",
-        "secret_id": f"{prefix}key-secret",
-        "credential": f"{prefix}key-credential",
-        "command": f"{prefix}key-command",
-        "offset": f"{prefix}keyfile-offset",
-        "size": f"{prefix}keyfile-size",
-    }
-    key_name = f"{whose}_key" if whose else "key"
-    parameters = {field: name.replace("-", "_") for field, name in names.items()}
+    return Group(
+        _key_source,
+        {
+            "file": option(
+                f"{key}-file",
+                type=PATH,
+                metavar="FILE",
+                help=f"Take the passphrase{of} from this file; - is stdin.",
+            ),
+            "fd": option(
+                f"{key}-fd",
+                type=click.IntRange(min=0),
+                metavar="N",
+                help=f"Take the passphrase{of} from this descriptor.",
+            ),
+            "secret_id": option(
+                f"{key}-secret",
+                metavar="ID",
+                help=f"Take the passphrase{of} from this --object.",
+            ),
+            "credential": option(
+                f"{key}-credential",
+                metavar="NAME",
+                help=f"Take the passphrase{of} from this systemd credential.",
+            ),
+            "command": option(
+                f"{key}-command",
+                metavar="COMMAND",
+                help=f"Run this, without a shell; what it prints is the passphrase{of}.",
+            ),
+            "offset": option(
+                f"{key}file-offset",
+                type=click.IntRange(min=0),
+                default=0,
+                metavar="BYTES",
+                help=f"Skip so many bytes of the key file{of}.",
+            ),
+            "size": option(
+                f"{key}file-size",
+                type=click.IntRange(min=1, max=luks.MAX_KEY_FILE_SIZE),
+                metavar="BYTES",
+                help=f"Take only so many bytes of the key file{of}.",
+            ),
+        },
+    )
 
-    def decorate(function: _Command) -> _Command:
-        @functools.wraps(function)
-        def with_key(**arguments: Any) -> Any:
-            said = {field: arguments.pop(name) for field, name in parameters.items()}
-            if not whose:
-                del arguments["objects"]
-            objects = click.get_current_context().params["objects"]
-            key = KeySource(**said, objects=objects)
-            key.require_sense()
-            arguments[key_name] = key
-            return function(**arguments)
 
-        command: _Command = with_key
-        options = _options(names, of)
-        if not whose:
-            options.append(_OBJECT)
-        for option in options:
-            command = option(command)
-        return command
-
-    return decorate
+def _key_source(**said: Any) -> KeySource:
+    """Return what the options of `key_group` say; at most one may name a secret."""
+    key = KeySource(**said, objects=click.get_current_context().meta.get(_OBJECTS, ()))
+    if len(key.named) > 1:
+        raise click.UsageError(
+            "--key-file, --key-fd, --key-secret, --key-credential and --key-command"
+            " exclude each other"
+        )
+    if (key.offset or key.size) and key.file is None and key.fd is None:
+        raise click.UsageError("--keyfile-offset and --keyfile-size go with --key-file or --key-fd")
+    return key
 
 
-_OBJECT: Final[Callable[[_Command], _Command]] = click.option(
+def _keep_objects(context: click.Context, _parameter: click.Parameter, value: Any) -> None:
+    context.meta[_OBJECTS] = value
+
+
+#: Adds ``--object`` to a command, once: it defines secrets for all its `key_group`s.
+object_option: Final = click.option(
     "--object",
-    "objects",
     type=_ObjectType(),
     multiple=True,
+    expose_value=False,
+    callback=_keep_objects,
     metavar="secret,id=ID,...",
     help="Define a secret as QEMU's -object does. Repeatable.",
 )
 
 
-def _options(names: dict[str, str], of: str) -> list[Callable[[_Command], _Command]]:
-    """Return the options; the last one added comes first in the help."""
-    return [
-        click.option(
-            f"--{names['size']}",
-            type=click.IntRange(min=1, max=MAX_KEY_FILE_SIZE),
-            metavar="BYTES",
-            help=f"Take only so many bytes of the key file{of}.",
-        ),
-        click.option(
-            f"--{names['offset']}",
-            type=click.IntRange(min=0),
-            default=0,
-            metavar="BYTES",
-            help=f"Skip so many bytes of the key file{of}.",
-        ),
-        click.option(
-            f"--{names['command']}",
-            metavar="COMMAND",
-            help=f"Run this, without a shell; what it prints is the passphrase{of}.",
-        ),
-        click.option(
-            f"--{names['credential']}",
-            metavar="NAME",
-            help=f"Take the passphrase{of} from this systemd credential.",
-        ),
-        click.option(
-            f"--{names['secret_id']}",
-            metavar="ID",
-            help=f"Take the passphrase{of} from this --object.",
-        ),
-        click.option(
-            f"--{names['fd']}",
-            type=click.IntRange(min=0),
-            metavar="N",
-            help=f"Take the passphrase{of} from this descriptor.",
-        ),
-        click.option(
-            f"--{names['file']}",
-            type=PATH,
-            metavar="FILE",
-            help=f"Take the passphrase{of} from this file; - is stdin.",
-        ),
-    ]
+def key_options(function: Command) -> Command:
+    """Add the options that name the secret of a command; it gets them as ``key``."""
+    return object_option(taking("key", key_group())(function))
+
+
+#: Adds those that name a passphrase to be set; the command gets them as ``new_key``.
+new_key_options: Final = taking("new_key", key_group("new", " to set"))

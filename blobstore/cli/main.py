@@ -49,7 +49,7 @@ VERBS: Final = {
     "check": "Check the tables of a qcow2 image, and repair them.",
     "measure": "Say how large a qcow2 image becomes.",
     "verify": "Read and check everything in an image, and repair it.",
-    "scrub": "Write every section anew, and wipe what none uses.",
+    "scrub": "Rewrite every section, and wipe the space that none uses.",
     "benchmark": "Measure key derivations, ciphers and durable puts on this machine.",
 }
 

@@ -14,15 +14,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from blobstore.errors import DamagedHeadError, OutputExistsError
-from formats.devices.file import is_same_file, new_file
+import blobstore
+from blobstore.errors import DamagedHeadError
 from formats.errors import device_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from blobstore.store.description import StoreInfo
-    from formats.devices.device import ReadableBuffer
 
 #: A progress bar appears only for what takes longer, in seconds.
 _PROGRESS_AFTER = 1.0
@@ -35,14 +32,14 @@ def check_other(file: Path, *others: object) -> None:
 
     Args:
         file: To be made.
-        others: Paths, or what is none and so no file either.
+        others: Paths; what is not one is not a file either.
     """
     for other in others:
-        if isinstance(other, Path) and is_same_file(file, other):
+        if isinstance(other, Path) and blobstore.is_same_file(file, other):
             raise click.UsageError(f"{file} is what is read, and would be replaced")
 
 
-def write_output(path: Path, data: ReadableBuffer, *, force: bool) -> None:
+def write_output(path: Path, data: bytes | bytearray | memoryview, *, force: bool) -> None:
     """Write a file that appears whole or not at all; or to a pipe or terminal.
 
     Raises:
@@ -58,15 +55,10 @@ def write_output(path: Path, data: ReadableBuffer, *, force: bool) -> None:
         except OSError as error:
             raise device_error(error, f"cannot write {path}") from error
         return
-    try:
-        with new_file(path, len(data), overwrite=force) as device:
-            device.write(0, data)
-    except FileExistsError as error:
-        raise output_exists(path) from error
-    device.close()
+    blobstore.write_file(path, data, overwrite=force)
 
 
-def write_blob(path: Path | None, data: ReadableBuffer, *, force: bool) -> None:
+def write_blob(path: Path | None, data: bytes | bytearray | memoryview, *, force: bool) -> None:
     """Write to stdout if there is no path or it is ``-``, else as `write_output`."""
     if path is None or str(path) == "-":
         sys.stdout.buffer.write(data)
@@ -75,12 +67,7 @@ def write_blob(path: Path | None, data: ReadableBuffer, *, force: bool) -> None:
         write_output(path, data, force=force)
 
 
-def output_exists(path: Path) -> OutputExistsError:
-    """Return the error for an output that must not be overwritten."""
-    return OutputExistsError(f"{path} exists", hint="overwrite it with --force")
-
-
-def sections_hidden(image: Path, info: StoreInfo) -> DamagedHeadError:
+def sections_hidden(image: Path, info: blobstore.StoreInfo) -> DamagedHeadError:
     """Return the error for an image of which not all sections are known (C82)."""
     return DamagedHeadError(
         f"{image} has {len(info.damaged_heads)} damaged heads: sections may be missing",
@@ -97,7 +84,7 @@ def print_json(value: Any) -> None:
 def escaped(text: str) -> str:
     """Return TOML or JSON without the control characters that both leave in strings.
 
-    A terminal obeys them, and what is printed may come from anybody's EEPROM.
+    A terminal obeys them, and what is printed may come from an EEPROM that anyone wrote.
     """
     return _CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
@@ -117,7 +104,7 @@ def print_table(rows: list[tuple[str, ...]], *, right: frozenset[int] = frozense
 def progress(label: str, things: str | None = None) -> Iterator[Callable[[int, int], None]]:
     """Yield a callback ``(done, in all)`` that draws a bar on a terminal's stderr.
 
-    The bar has the share done, the time left, and the rate. Whoever ends the program
+    The bar has the share done, the time left, and the rate. A signal that ends the program
     meanwhile ends it as Ctrl-C does: what is half written is removed.
 
     Args:
@@ -157,7 +144,7 @@ def _progress(label: str, things: str | None) -> Iterator[Callable[[int, int], N
 @contextmanager
 def _ending_cleanly() -> Iterator[None]:
     """Let SIGTERM and SIGHUP, unless they are ignored, unwind the stack meanwhile."""
-    import signal  # noqa: PLC0415  only for what takes long
+    import signal  # noqa: PLC0415  only what takes long needs it
 
     def end(number: int, _frame: object) -> None:
         raise SystemExit(128 + number)
@@ -175,7 +162,7 @@ def _ending_cleanly() -> Iterator[None]:
 
 @contextmanager
 def waiting(label: str) -> Iterator[None]:
-    """Show on a terminal's stderr that something goes on that nobody can measure."""
+    """Show on a terminal's stderr that something goes on whose progress is not known."""
     if not sys.stderr.isatty():
         yield
         return

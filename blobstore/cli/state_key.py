@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from blobstore.foreign.encryption import KEY_DERIVATIONS, KEY_FORMATS, MODES, StateKey
+from blobstore import StateKey
 from luks import Secret
 
 if TYPE_CHECKING:
@@ -76,16 +76,16 @@ class KeyType(click.ParamType[NamedKey]):
         source, place = sources[0], options.pop(sources[0])
         is_descriptor = source.endswith("fd")
         if is_descriptor and not place.isdecimal():
-            self.fail(f"{place!r} is no file descriptor", param, ctx)
+            self.fail(f"{place!r} is not a file descriptor", param, ctx)
         mode = options.pop("mode", None)
         if source.startswith("pwd"):
-            made_of, known = options.pop("kdf", KEY_DERIVATIONS[0]), KEY_DERIVATIONS
+            made_of, known = options.pop("kdf", StateKey.DERIVATIONS[0]), StateKey.DERIVATIONS
         else:
-            made_of, known = options.pop("format", KEY_FORMATS[0]), KEY_FORMATS
+            made_of, known = options.pop("format", StateKey.FORMATS[0]), StateKey.FORMATS
         if made_of not in known:
-            self.fail(f"{made_of!r} is none of {', '.join(known)}", param, ctx)
-        if mode is not None and mode not in MODES:
-            self.fail(f"{mode!r} is none of {', '.join(MODES)}", param, ctx)
+            self.fail(f"{made_of!r} is not one of {', '.join(known)}", param, ctx)
+        if mode is not None and mode not in StateKey.MODES:
+            self.fail(f"{mode!r} is not one of {', '.join(StateKey.MODES)}", param, ctx)
         if options:
             self.fail(f"{', '.join(options)} does not go with {source}", param, ctx)
         return NamedKey(place, is_descriptor, made_of, mode)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ReaderGoneError(Exception):
-    """Nobody reads the other end of the pipe that stdout is."""
+    """The reader of the pipe that stdout is went away."""
 
 
 def secure() -> None:
@@ -49,7 +49,7 @@ def _keep_taken(descriptor: int) -> None:
     try:
         os.fstat(descriptor)
     except OSError:
-        import socket  # noqa: PLC0415  rarely needed
+        import socket  # noqa: PLC0415  only a closed descriptor needs it
 
         # It can be neither read nor written, nor opened again as /dev/stdout.
         socket.socket(socket.AF_UNIX).detach()
@@ -134,7 +134,7 @@ class _Messages(io.FileIO):
 def _write_all(write: Any, data: Any, stream: io.FileIO) -> int:
     """Write something at least, also where the descriptor does not wait."""
     while (written := write(data)) is None:
-        import select  # noqa: PLC0415  rarely needed
+        import select  # noqa: PLC0415  only a pipe that does not wait needs it
 
         select.select([], [stream], [])
     return int(written)

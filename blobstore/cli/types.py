@@ -1,13 +1,18 @@
-"""Types of arguments and options that several verbs share."""
+"""Types of arguments, and groups of options, that several verbs share."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import functools
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+import blobstore
+
 if TYPE_CHECKING:
-    from blobstore import Digest
+    from collections.abc import Callable, Iterator, Mapping
+
+    Command = Callable[..., Any]
 
 
 class SizeType(click.ParamType[int]):
@@ -16,26 +21,22 @@ class SizeType(click.ParamType[int]):
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        from blobstore.manifests.sizes import parse_size  # noqa: PLC0415  most verbs take none
-
         try:
-            return parse_size(value)
+            return blobstore.parse_size(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
 
-class DigestType(click.ParamType["Digest"]):
+class DigestType(click.ParamType["blobstore.StateDigest"]):
     """A digest as `blobstore info` shows it."""
 
     name = "digest"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Digest:
-        from blobstore import Digest  # noqa: PLC0415  rarely used
-
+    ) -> blobstore.StateDigest:
         try:
-            return Digest.parse(value)
+            return blobstore.StateDigest.parse(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
@@ -52,3 +53,69 @@ class SettingType(click.ParamType[tuple[str, str]]):
         if not (name and equals):
             self.fail(f"{value!r} is not NAME=VALUE", param, ctx)
         return name, text
+
+
+class Option(NamedTuple):
+    """An option of a group: what it is called, and what `click.option` is told of it."""
+
+    name: str
+    attributes: Mapping[str, Any]
+
+
+def option(name: str, **attributes: Any) -> Option:
+    """Return an option of a group."""
+    return Option(name, attributes)
+
+
+class Group(NamedTuple):
+    """Options that say one thing together.
+
+    Attributes:
+        make: Makes a value of what the options say, which it gets by keyword.
+        members: Keyword to an option, or to a group whose value it is; in the order of
+            the help.
+    """
+
+    make: Callable[..., Any]
+    members: Mapping[str, Option | Group]
+
+
+def taking(parameter: str, group: Group) -> Callable[[Command], Command]:
+    """Return what adds the options of a group to a command.
+
+    Args:
+        parameter: As what the command gets the value that the group makes.
+        group: Its options.
+    """
+
+    def decorate(function: Command) -> Command:
+        @functools.wraps(function)
+        def wrapped(**arguments: Any) -> Any:
+            said = {name: arguments.pop(name) for name, _ in _options(parameter, group)}
+            return function(**arguments, **{parameter: _value(parameter, group, said)})
+
+        command: Command = wrapped
+        for name, (text, attributes) in reversed(list(_options(parameter, group))):
+            command = click.option(text, name, **attributes)(command)
+        return command
+
+    return decorate
+
+
+def _options(prefix: str, group: Group) -> Iterator[tuple[str, Option]]:
+    """Yield all options below a group, and the names by which click keeps their values."""
+    for keyword, member in group.members.items():
+        name = f"{prefix}_{keyword}"
+        if isinstance(member, Group):
+            yield from _options(name, member)
+        else:
+            yield name, member
+
+
+def _value(prefix: str, group: Group, said: Mapping[str, Any]) -> Any:
+    """Return what a group makes of what its options say."""
+    values = {}
+    for keyword, member in group.members.items():
+        name = f"{prefix}_{keyword}"
+        values[keyword] = _value(name, member, said) if isinstance(member, Group) else said[name]
+    return group.make(**values)

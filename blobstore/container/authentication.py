@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from blobstore.container.sections import Copy
     from formats.container.encoder import RecordFrame
-    from formats.container.model import Free, Header, Version
+    from formats.container.model import ContainerHeader, Free, Version
     from formats.devices.device import ReadableBuffer
 
 _STATE_SIZE = 512
@@ -50,7 +50,7 @@ class Authenticator:
         self._member = b"blobstore/1 memb" + store_id
 
     @classmethod
-    def of(cls, header: Header) -> Authenticator:
+    def of(cls, header: ContainerHeader) -> Authenticator:
         """Return the authenticator of the store with this header."""
         return cls(header.authentication, header.key, header.store_id)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from blobstore.container.authentication import Authenticator
     from blobstore.container.open_container import OpenContainer
-    from formats.container.model import Free, Header
+    from formats.container.model import ContainerHeader, Free
 
 _log = LateLogger(__name__)
 
@@ -104,7 +104,7 @@ def make_equal(container: OpenContainer) -> None:
             container.rewritten.append(copy)
 
 
-def header_span(authenticator: Authenticator, header: Header) -> Span:
+def header_span(authenticator: Authenticator, header: ContainerHeader) -> Span:
     """Return one header copy as it is written: its whole block."""
     head = encode_header(header)
     offset = header.copy * header.block_size
@@ -112,12 +112,12 @@ def header_span(authenticator: Authenticator, header: Header) -> Span:
     return Span(offset, (sealed,), header.block_size)
 
 
-def _sequence(header: Header | None) -> int:
+def _sequence(header: ContainerHeader | None) -> int:
     return header.sequence if header else -1
 
 
 def _write_copy(
-    container: OpenContainer, header: Header, also: Callable[[], None] | None = None
+    container: OpenContainer, header: ContainerHeader, also: Callable[[], None] | None = None
 ) -> None:
     """Write one copy; from then on it is the header that counts, if the other is not newer."""
     first, second = container.header_copies

@@ -22,8 +22,8 @@ from formats.container.model import (
     MAX_TYPE_SIZE,
     NEVER_WRITTEN,
     Authentication,
+    ContainerHeader,
     Free,
-    Header,
     Identity,
     Kind,
     State,
@@ -135,7 +135,7 @@ def initialise(
         raise NoSpaceError(f"the sections need {needed} bytes; the device has {device.size}")
     draw = random or os.urandom
     algorithm = Authentication.HMAC_SHA256 if encrypted else Authentication.SHA256
-    header = Header(
+    header = ContainerHeader(
         copy=0,
         block_size=block_size,
         store_id=store_id or draw(ID_SIZE),

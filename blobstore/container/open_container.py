@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from blobstore.container.directory import Directory
     from blobstore.container.sections import Copy
-    from formats.container.model import Header
+    from formats.container.model import ContainerHeader
     from formats.devices.device import BlockDevice
 
 _log = LateLogger(__name__)
@@ -79,7 +79,7 @@ class BlobReader:
                 name=name,
                 generation=generation,
                 offset=copy.offset,
-                hint="restore the section from a backup, or write it anew",
+                hint="restore the section from a backup, or rewrite it",
             )
         return bytes(blob)
 
@@ -125,8 +125,8 @@ class OpenContainer:
     """
 
     device: BlockDevice
-    header: Header
-    header_copies: tuple[Header | None, Header | None]
+    header: ContainerHeader
+    header_copies: tuple[ContainerHeader | None, ContainerHeader | None]
     total: int
     writable: bool
     directory: Directory

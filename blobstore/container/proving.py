@@ -30,7 +30,7 @@ from formats.errors import FormatError, UnsupportedError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from formats.container.model import Header
+    from formats.container.model import ContainerHeader
 
 #: What one damaged unit of the ciphers in use garbles, in bytes.
 CIPHER_BLOCK = 16
@@ -60,7 +60,7 @@ class Patience:
     Attributes:
         left: Candidates; None for as many as there are.
         tried: Offsets of heads that their own candidates did not prove.
-        ends: Where a search from an offset ended (C43), for those done already.
+        ends: Where the searches done so far ended (C43), by the offset that each began at.
     """
 
     left: int | None = READER_WORK
@@ -164,8 +164,8 @@ def first_proved(
 
 
 def mend_header(
-    head: bytes, offset: int, copy: int, other: Header | None, patience: Patience
-) -> Header | None:
+    head: bytes, offset: int, copy: int, other: ContainerHeader | None, patience: Patience
+) -> ContainerHeader | None:
     """Return a damaged header copy as it was, if that is proved.
 
     Args:

@@ -65,7 +65,7 @@ def write_heads(container: OpenContainer, heads: Mapping[int, bytes]) -> None:
     """
     spans = []
     for offset, head in heads.items():
-        _log.warning("writing the damaged head at byte %d anew", offset)
+        _log.warning("rewriting the damaged head at byte %d", offset)
         size = container.block_size - HEAD_SIZE
         try:
             rest = read_exactly(container.device, offset + HEAD_SIZE, size)

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from blobstore.container.proving import Patience
     from formats.container.decoder import Item
-    from formats.container.model import Header
+    from formats.container.model import ContainerHeader
     from formats.devices.device import BlockDevice
 
 _log = LateLogger(__name__)
@@ -79,9 +79,9 @@ class Scan(NamedTuple):
             not needed.
     """
 
-    header: Header
-    copies: tuple[Header | None, Header | None]
-    attesting: tuple[Header | None, Header | None]
+    header: ContainerHeader
+    copies: tuple[ContainerHeader | None, ContainerHeader | None]
+    attesting: tuple[ContainerHeader | None, ContainerHeader | None]
     total: int
     writable: bool
     items: list[tuple[int, Item | Damaged]]
@@ -148,7 +148,7 @@ def looks_like_container(device: BlockDevice) -> bool:
 # -------------------------------------------------------------------- headers
 
 
-_Copies = tuple["Header | None", "Header | None"]
+_Copies = tuple["ContainerHeader | None", "ContainerHeader | None"]
 
 
 def _read_headers(device: BlockDevice, patience: Patience | None) -> tuple[_Copies, _Copies]:
@@ -189,7 +189,7 @@ def _read_headers(device: BlockDevice, patience: Patience | None) -> tuple[_Copi
 
 def _read_header(
     device: BlockDevice, offset: int, copy: int, problems: list[Exception]
-) -> Header | None:
+) -> ContainerHeader | None:
     """Return a header copy if it is sound; note why if it is not."""
     try:
         head = read_exactly(device, offset, HEAD_SIZE)
@@ -226,7 +226,7 @@ def _nothing_sound(device: BlockDevice, problems: list[Exception]) -> Exception:
     )
 
 
-def _check_agreement(copies: tuple[Header | None, Header | None]) -> None:
+def _check_agreement(copies: tuple[ContainerHeader | None, ContainerHeader | None]) -> None:
     first, second = copies
     if first is None or second is None:
         return
@@ -247,7 +247,7 @@ def _check_agreement(copies: tuple[Header | None, Header | None]) -> None:
         raise CorruptStoreError("equally new header copies differ [C40]", offset=0)
 
 
-def _features(header: Header) -> tuple[int, int, int]:
+def _features(header: ContainerHeader) -> tuple[int, int, int]:
     return header.incompatible, header.read_only_compatible, header.compatible
 
 
@@ -260,7 +260,7 @@ class _Walker:
     def __init__(
         self,
         device: BlockDevice,
-        header: Header,
+        header: ContainerHeader,
         total: int,
         patience: Patience | None,
         *,

@@ -1,4 +1,4 @@
-"""Scrubbing: both copies of every section anew, and zeros where nothing is: C78, C79."""
+"""Scrubbing: both copies of every section rewritten, and zeros elsewhere: C78, C79."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Scrubbed:
     """What `Store.scrub` did.
 
     Attributes:
-        rewritten: Sections whose copies were all written anew.
+        rewritten: Sections whose copies were all rewritten.
         wiped: Bytes that no section uses and that were not zero before.
         skipped: Sections that were left as they are, and why.
     """
@@ -45,7 +45,7 @@ class Scrubbed:
 
 
 def scrub(container: OpenContainer, progress: Progress | None = None) -> Scrubbed:
-    """Write every section anew, copy by copy, and wipe what no section uses.
+    """Rewrite every section, copy by copy, and wipe what no section uses.
 
     No blob changes. One blob at a time is in memory. It can be interrupted
     anywhere; every step is a commit, or changes what has no meaning.
@@ -93,7 +93,7 @@ class _Scrubber:
         return Scrubbed(len(directory.sections) - len(skipped), self._wiped, tuple(skipped))
 
     def _section(self, section: Section) -> Problem | None:
-        """Write a section's copies anew; say why, if that cannot be done."""
+        """Rewrite a section's copies; say why, if that cannot be done."""
         newest = section.newest
         version = newest.version
         blob = b""

@@ -8,7 +8,7 @@ differ in what they preserve:
 - `clone` makes another store with the same sections: new id, new keys.
 - `convert` carries a payload into an image of another kind or with other encryption.
   A store stays the same store there, but everything that its key goes into is made
-  anew (C80, C81); any other payload is copied byte by byte.
+  again (C80, C81); any other payload is copied byte by byte.
 - `compare` reads two stores and says how their sections differ.
 
 What must not happen here:

@@ -19,9 +19,9 @@ from blobstore.container.verification import verify
 from blobstore.copies.convert_bytes import HOLE_SIZE, carry
 from blobstore.errors import CorruptBlobError, StoreBusyError
 from blobstore.image.creation import existing_images_refused
+from blobstore.image.files import is_same_file, new_file
 from blobstore.image.layers import LayersLock, open_layers
 from formats.devices.device import read_exactly
-from formats.devices.file import is_same_file, new_file
 from formats.errors import ArgumentError, FormatError, StorageError
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Literal, Unpack, get_args
 from blobstore.container.initialise import SectionSpec
 from blobstore.errors import BlobNotFoundError
 from blobstore.foreign.states import belongs_to_tpm, is_tpm_state
-from blobstore.image.layers import QCOW2
+from blobstore.image.files import is_same_file
+from blobstore.image.layers import QCOW2, qcow2_options
 from blobstore.opening import CreateKeywords, create_store
 from blobstore.store.description import parse_kind
 from blobstore.store.store import as_names
-from formats.devices.file import is_same_file
 from formats.errors import ArgumentError, refuse_unknown
 from luks.errors import PolicyError
 
@@ -145,11 +145,8 @@ def _kind(image: Image | None, *, encrypted: bool, detached: bool) -> CreateKeyw
     """Return what `blobstore.create` is told to make an image of the same kind."""
     if image is None or image.format != QCOW2:
         return {}
-    from formats.qcow2.creation import Options  # noqa: PLC0415  not for raw images
-
-    assert image.cluster_size, "a qcow2 image has clusters"
     return {
         "image_format": QCOW2,
         "own_luks": image.luks_beside and encrypted and not detached,
-        "qcow2_options": Options(cluster_size=image.cluster_size),
+        "qcow2_options": qcow2_options(image.cluster_size),
     }

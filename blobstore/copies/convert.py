@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Final, Unpack
 from blobstore.container.scan import looks_like_container
 from blobstore.copies.convert_bytes import HOLE_SIZE, carry, worker_count
 from blobstore.copies.convert_ends import Destination, ExistingDestination, Source
-from blobstore.copies.convert_kinds import KINDS, kind_of
+from blobstore.copies.convert_kinds import IMAGE_KINDS, image_kind
 from blobstore.copies.convert_ranges import written_ranges
 from blobstore.errors import CorruptBlobError, StoreBusyError
 from blobstore.image.creation import new_image
+from blobstore.image.files import is_same_file
 from blobstore.image.layers import LayersLock
-from formats.devices.file import is_same_file
 from formats.errors import ArgumentError, FormatError
 from luks.payload.options import FormatKeywords, require_format_keywords
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     import luks
     from blobstore.container.open_container import OpenContainer
     from blobstore.image.layers import Layers
-    from blobstore.store.description import Digest
+    from blobstore.store.description import StateDigest
     from formats.devices.device import BlockDevice
-    from formats.qcow2.creation import Options
+    from formats.qcow2.creation import Qcow2Options
     from formats.qcow2.opening import BackingOpener
     from formats.qcow2.snapshot_table import SnapshotKey
 
@@ -56,16 +56,16 @@ def convert(
     overwrite: bool = False,
     as_bytes: bool = False,
     holes: bool = False,
-    qcow2_options: Options | None = None,
+    qcow2_options: Qcow2Options | None = None,
     jobs: int | None = None,
     allow_unprotected: bool = False,
-    expect_digest: Digest | None = None,
+    expect_digest: StateDigest | None = None,
     at_least_generation: int = 0,
     lock: bool = True,
     progress: Progress | None = None,
     **luks_options: Unpack[FormatKeywords],
 ) -> None:
-    """Write the payload of an image into another image, encrypted anew or not at all.
+    """Write the payload of an image into another image, encrypted with another key or not at all.
 
     A store is carried over as one: with its id, generations and older blobs, the
     flag that says whether it is encrypted set right, and a new key that
@@ -78,7 +78,7 @@ def convert(
         secret: Opens the source, if it is encrypted.
         new_secret: For the destination, if that is to be encrypted; opens it with
             ``create=False``.
-        to: One of `blobstore.copies.convert_kinds.KINDS`, such as ``"luks2"``; by default what
+        to: One of `blobstore.IMAGE_KINDS`, such as ``"luks2"``; by default what
             the source is.
         image_format: What the source is: ``"raw"`` or ``"qcow2"``; None finds out.
         encrypted: Whether there is a LUKS volume in it; likewise.
@@ -120,8 +120,8 @@ def convert(
         TypeError: There is no such option.
     """
     require_format_keywords("blobstore.convert", luks_options)
-    if to is not None and to not in KINDS:
-        raise ArgumentError(f"{to!r} is not a kind of image: one of {', '.join(KINDS)}")
+    if to is not None and to not in IMAGE_KINDS:
+        raise ArgumentError(f"{to!r} is not a kind of image: one of {', '.join(IMAGE_KINDS)}")
     read = Source(
         path=source,
         secret=secret,
@@ -141,7 +141,7 @@ def convert(
             path=destination,
             secret=new_secret,
             header=new_header,
-            kind=KINDS[to] if to else None,
+            kind=IMAGE_KINDS[to] if to else None,
             overwrite=overwrite,
             qcow2_options=qcow2_options,
             luks=luks_options,
@@ -227,7 +227,7 @@ def _opened(
             yield destination.open(resources, size)
         return
     block_size = container.block_size if container else size
-    wanted = destination.image(kind_of(old), size, block_size)
+    wanted = destination.image(image_kind(old), size, block_size)
     sector_size = 1 if wanted.luks is None else wanted.luks.sector_size or _SECTOR_SIZE
     with new_image(wanted, size + -size % sector_size) as image:
         yield image.layers

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
     import luks
-    from blobstore.copies.convert_kinds import Kind
+    from blobstore.copies.convert_kinds import ImageKind
     from blobstore.image.layers import Layers
-    from blobstore.store.description import Digest
-    from formats.qcow2.creation import Options
+    from blobstore.store.description import StateDigest
+    from formats.qcow2.creation import Qcow2Options
     from formats.qcow2.opening import BackingOpener
     from formats.qcow2.snapshot_table import SnapshotKey
 
@@ -56,7 +56,7 @@ class Source:
     open_backing: BackingOpener | None = None
     lock: bool = True
     allow_unprotected: bool = False
-    expect_digest: Digest | None = None
+    expect_digest: StateDigest | None = None
     at_least_generation: int = 0
 
     @property
@@ -108,9 +108,9 @@ class Destination:
     path: AnyPath
     secret: bytes | luks.Secret | None = field(default=None, repr=False)
     header: AnyPath | None = None
-    kind: Kind | None = None
+    kind: ImageKind | None = None
     overwrite: bool = False
-    qcow2_options: Options | None = None
+    qcow2_options: Qcow2Options | None = None
     luks: FormatKeywords = field(default_factory=FormatKeywords, repr=False)
 
     def __post_init__(self) -> None:
@@ -118,7 +118,7 @@ class Destination:
         if self.kind is not None:
             self._new_image(self.kind, self._options(self.kind))
 
-    def image(self, kind: Kind, size: int, block_size: int) -> NewImage:
+    def image(self, kind: ImageKind, size: int, block_size: int) -> NewImage:
         """Return what the image is to be for a payload.
 
         Args:
@@ -137,7 +137,7 @@ class Destination:
             raise EmptyImageError("there is nothing in the image that could be encrypted")
         return new
 
-    def _new_image(self, kind: Kind, options: FormatOptions | None) -> NewImage:
+    def _new_image(self, kind: ImageKind, options: FormatOptions | None) -> NewImage:
         if self.luks and options is None:
             raise ArgumentError(
                 f"an image in the clear does not have {', '.join(self.luks)}: LUKS has"
@@ -154,7 +154,7 @@ class Destination:
         )
 
     def _options(
-        self, kind: Kind, size: int = 0, block_size: int = _SECTOR_SIZE
+        self, kind: ImageKind, size: int = 0, block_size: int = _SECTOR_SIZE
     ) -> FormatOptions | None:
         """Return how the volume is made; sectors are large where they fit the payload."""
         if not kind.encrypted:

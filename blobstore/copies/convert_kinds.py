@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from blobstore.image.layers import Layers
 
 
-class Kind(NamedTuple):
+class ImageKind(NamedTuple):
     """What an image is made of.
 
     Attributes:
@@ -31,20 +31,20 @@ class Kind(NamedTuple):
         return self.own_luks or self.luks_version is not None
 
 
-KINDS: Final[Mapping[str, Kind]] = {
-    "raw": Kind(),
-    "luks1": Kind(luks_version=1),
-    "luks2": Kind(luks_version=2),
-    "qcow2": Kind(QCOW2),
-    "qcow2-luks": Kind(QCOW2, own_luks=True),
-    "luks1-in-qcow2": Kind(QCOW2, luks_version=1),
-    "luks2-in-qcow2": Kind(QCOW2, luks_version=2),
+IMAGE_KINDS: Final[Mapping[str, ImageKind]] = {
+    "raw": ImageKind(),
+    "luks1": ImageKind(luks_version=1),
+    "luks2": ImageKind(luks_version=2),
+    "qcow2": ImageKind(QCOW2),
+    "qcow2-luks": ImageKind(QCOW2, own_luks=True),
+    "luks1-in-qcow2": ImageKind(QCOW2, luks_version=1),
+    "luks2-in-qcow2": ImageKind(QCOW2, luks_version=2),
 }
 
 
-def kind_of(layers: Layers) -> Kind:
+def image_kind(layers: Layers) -> ImageKind:
     """Return what an open image is made of."""
-    return Kind(
+    return ImageKind(
         RAW if layers.disk is None else QCOW2,
         None if layers.volume is None else layers.volume.header.version,
         layers.encrypts_itself,

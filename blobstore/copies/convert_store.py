@@ -1,7 +1,7 @@
 """Carrying a store over to another payload, with a key and a flag of its own: C25, C80, C81.
 
 The layout stays: every item lies where it lay, and sections keep their ids,
-their generations and their older blobs. What is made anew is all that the key
+their generations and their older blobs. What is made again is all that the key
 goes into: checks, macs and roots. Each blob is read once, verified by the old
 key, authenticated by the new one, and written; free space is not touched.
 """
@@ -172,7 +172,7 @@ class _Transfer:
                 name=name,
                 generation=generation,
                 offset=copy.offset,
-                hint="restore the section from a backup, or write it anew",
+                hint="restore the section from a backup, or rewrite it",
             )
         _log.warning(
             "the blob of %r before the newest does not verify: it is not carried over", name
@@ -182,7 +182,7 @@ class _Transfer:
     def _heads(self, versions: list[tuple[Copy, Version]], root: bytes) -> Iterator[Span]:
         directory, block_size = self._source.directory, self._header.block_size
         for copy, version in versions:
-            # An older commit's roots cannot be made anew; nothing asks for them (C48).
+            # An older commit's roots cannot be made again; nothing asks for them (C48).
             roots = (_UNKNOWN, _UNKNOWN)
             if version.generation == directory.generation:
                 roots = (root, _UNKNOWN)

@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import os
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
@@ -24,11 +24,7 @@ if TYPE_CHECKING:
     from luks import Secret
 
 #: Mode of swtpm's ``--key`` to the size of its key in bytes.
-MODES: Final = {"aes-cbc": 16, "aes-256-cbc": 32}
-#: What a key file may hold.
-KEY_FORMATS: Final = ("hex", "binary")
-#: How a key is made of a passphrase.
-KEY_DERIVATIONS: Final = ("pbkdf2", "sha512")
+_KEY_SIZES: Final = {"aes-cbc": 16, "aes-256-cbc": 32}
 
 _SALT: Final = b"swtpm"
 _ITERATIONS: Final = 1000
@@ -40,7 +36,16 @@ class StateKey:
     """The key of an encrypted TPM state, as given to swtpm's ``--key``.
 
     It holds the secret it was made of, which stays its maker's to wipe.
+
+    Attributes:
+        MODES: swtpm's names of the encryptions.
+        FORMATS: What a key file may hold; the first is the default.
+        DERIVATIONS: How a key is made of a passphrase; the first is the default.
     """
+
+    MODES: ClassVar = tuple(_KEY_SIZES)
+    FORMATS: ClassVar = ("hex", "binary")
+    DERIVATIONS: ClassVar = ("pbkdf2", "sha512")
 
     __slots__ = ("_mode", "_secret", "_source")
 
@@ -59,9 +64,9 @@ class StateKey:
         Raises:
             ValueError: There is no such source or mode.
         """
-        if source not in (*KEY_FORMATS, *KEY_DERIVATIONS):
+        if source not in (*self.FORMATS, *self.DERIVATIONS):
             raise ValueError(f"a state's key cannot be made of {source!r}")
-        if mode is not None and mode not in MODES:
+        if mode is not None and mode not in self.MODES:
             raise ValueError(f"swtpm has no encryption {mode!r}")
         self._secret, self._source, self._mode = secret, source, mode
 
@@ -113,20 +118,20 @@ class StateKey:
 
     def _derive(self, wanted: int | None) -> bytes:
         """Return the key; ``wanted`` bytes of it where nothing else says how many."""
-        size = MODES[self._mode] if self._mode else None
+        size = _KEY_SIZES[self._mode] if self._mode else None
         secret = bytes(view_of(self._secret))
-        if self._source in KEY_DERIVATIONS:
+        if self._source in self.DERIVATIONS:
             if not secret:
                 raise SecretRequiredError("the passphrase of the TPM state is empty")
             if self._source == "pbkdf2":
                 derived = hashlib.pbkdf2_hmac("sha512", secret, _SALT, _ITERATIONS)
             else:
                 derived = hashlib.sha512(secret).digest()
-            return derived[: size or wanted or MODES["aes-cbc"]]
+            return derived[: size or wanted or _KEY_SIZES["aes-cbc"]]
         if self._source == "hex":
             match = _HEX.fullmatch(secret)
             secret = bytes.fromhex(match[1].decode()) if match else b""
-        sizes = (size,) if size else tuple(MODES.values())
+        sizes = (size,) if size else tuple(_KEY_SIZES.values())
         if len(secret) not in sizes:
             text = " or ".join(str(8 * size) for size in sizes)
             raise SecretRequiredError(

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from blobstore.errors import BlobNotFoundError, OutputExistsError, UnwrittenBlobError
+from blobstore.errors import BlobNotFoundError, UnwrittenBlobError
 from blobstore.foreign.states import StateFormat, section_name, tpm_section_names
 from blobstore.foreign.swtpm_directory import write_directory
-from formats.devices.file import new_file
+from blobstore.image.files import write_file
 from formats.errors import ArgumentError, device_error
 from formats.state.edk2_varstore import decode_flash
 from formats.state.swtpm import (
@@ -122,11 +122,4 @@ def _write(destination: Destination, content: bytes, *, overwrite: bool) -> None
         except OSError as error:
             raise device_error(error, "cannot write the state") from error
         return
-    try:
-        with new_file(destination, len(content), overwrite=overwrite) as device:
-            device.write(0, content)
-    except FileExistsError as error:
-        raise OutputExistsError(
-            f"{destination} exists", hint="overwrite it with --force"
-        ) from error
-    device.close()
+    write_file(destination, content, overwrite=overwrite)

@@ -17,7 +17,7 @@ from blobstore.foreign.states import (
     tpm_type,
 )
 from blobstore.foreign.swtpm_directory import read_directory
-from formats.devices.file import FileDevice
+from blobstore.image.files import read_file
 from formats.errors import ArgumentError, EmptyImageError
 from formats.state.edk2_varstore import decode_flash
 from formats.state.swtpm import (
@@ -122,8 +122,7 @@ def import_state(
 
 def _content(source: Source) -> bytes:
     if isinstance(source, str | os.PathLike):
-        with FileDevice(source) as device:
-            return device.read(0, device.size)
+        return read_file(source)
     return source.read()
 
 

@@ -32,6 +32,20 @@ class StateFormat(StrEnum):
         """Whether it is state of a TPM, in several sections."""
         return self in (StateFormat.SWTPM_DIR, StateFormat.SWTPM_FILE)
 
+    def validate_name(self, name: str | None) -> None:
+        """Check what sections for the state are to be called, before anything is opened.
+
+        Args:
+            name: As in `blobstore.import_state`; None is the format's own.
+
+        Raises:
+            ValueError: It cannot be used, or there must be one and it is None.
+        """
+        if self.is_tpm:
+            tpm_section_names(name)
+        else:
+            section_name(self, name)
+
 
 #: The name of the section, or the first part of the names, unless one is given.
 DEFAULT_NAMES: Final[Mapping[StateFormat, str]] = {
@@ -91,18 +105,6 @@ def tpm_section_names(name: str | None) -> dict[Slot, str]:
     for full in names.values():
         validate_label(full, "name", lowest=1, highest=MAX_NAME_SIZE)
     return names
-
-
-def validate_section_name(form: StateFormat, name: str | None) -> None:
-    """Check a name that a user gave for a format; None is the default one.
-
-    Raises:
-        ValueError: It cannot be used.
-    """
-    if form.is_tpm:
-        tpm_section_names(name)
-    else:
-        section_name(form, name)
 
 
 def belongs_to_tpm(name: str, type_: str) -> bool:

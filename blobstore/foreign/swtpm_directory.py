@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from blobstore.errors import OutputExistsError
-from formats.devices.file import FileDevice, new_file, synchronise_directory
+from blobstore.image.files import read_file, synchronise_directory, write_file
 from formats.errors import (
     DeviceBusyError,
     DeviceError,
@@ -91,8 +91,7 @@ def _read(directory: Path) -> tuple[TpmVersion, dict[Slot, bytes]]:
         raise FormatError(f"{directory} has the state of a TPM 1.2 and a TPM 2.0", rule="F16")
     states = {}
     for (_, slot), path in present.items():
-        with FileDevice(path, lock=False) as device:
-            states[slot] = device.read(0, device.size)
+        states[slot] = read_file(path, lock=False)
     return versions.pop(), states
 
 
@@ -103,7 +102,7 @@ def _make(directory: Path, version: TpmVersion, states: Mapping[Slot, bytes]) ->
     temporary.mkdir(0o700)
     try:
         for slot, state in states.items():
-            _write(_path(temporary, version, slot), state, overwrite=False)
+            write_file(_path(temporary, version, slot), state, overwrite=False)
         temporary.rename(target)  # never replaces a file, nor a directory with anything in it
         synchronise_directory(target.parent)
     except BaseException:
@@ -144,20 +143,14 @@ def _replace_each(
         if slot is not Slot.PERMANENT:
             path.unlink()
     synchronise_directory(directory)
-    _write(kept, states[Slot.PERMANENT], overwrite=kept in present.values())
+    write_file(kept, states[Slot.PERMANENT], overwrite=kept in present.values())
     for (_, slot), path in present.items():
         if slot is Slot.PERMANENT and path != kept:
             path.unlink()
     for slot, state in states.items():
         if slot is not Slot.PERMANENT:
-            _write(_path(directory, version, slot), state, overwrite=False)
+            write_file(_path(directory, version, slot), state, overwrite=False)
     synchronise_directory(directory)
-
-
-def _write(path: Path, state: bytes, *, overwrite: bool) -> None:
-    with new_file(path, len(state), overwrite=overwrite) as device:
-        device.write(0, state)
-    device.close()
 
 
 @contextmanager

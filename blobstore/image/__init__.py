@@ -21,10 +21,12 @@ What must not happen here:
 - What exists is not overwritten unless the caller says so, and a new image appears
   under its name when it is whole.
 
-Begin with `layers`: opening, and the diagram of all combinations. Then `creation`
-(making images: what a new one is to be, and in which order making is undone), `qcow2`
-(disks of qcow2 images, and the encryption that qcow2 has of its own), `luks_header`
-(where the header of an image is, for the commands that work on it), `image` (what a
-store says of the image that it lies in) and `regions` (what each byte of it is for).
-`handover` asks an image again that another process had meanwhile (C65).
+Begin with `layers`: opening, and the diagram of all combinations; `open_place` there is the
+one function that opens what a path names. Then `creation` (making images: what a new one
+is to be, and in which order making is undone), `qcow2` (disks of qcow2 images, and the
+encryption that qcow2 has of its own), `luks_header` (where the header of an image is, and
+moving it), `disks` (check, repair, measure and snapshots of a whole qcow2 image), `image`
+(what a store says of the image that it lies in) and `regions` (what each byte of it is
+for). `handover` asks an image again that another process had meanwhile (C65). `files`
+reads and makes whole files for the rooms above.
 """

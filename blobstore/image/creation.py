@@ -15,16 +15,24 @@ from typing import TYPE_CHECKING, Final
 import luks
 from blobstore.container.scan import looks_like_container
 from blobstore.errors import ImageExistsError
-from blobstore.image.layers import QCOW2, RAW, Layers, image_format, require_image_format
+from blobstore.image.files import is_same_file, new_file
+from blobstore.image.layers import (
+    QCOW2,
+    RAW,
+    Layers,
+    image_format,
+    open_place,
+    require_image_format,
+)
 from formats.devices.device import is_blank
-from formats.devices.file import FileDevice, is_same_file, new_file
 from formats.errors import ArgumentError, DeviceFullError, ForeignImageError
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
 
-    from formats.qcow2.creation import Options
+    from formats.devices.file import FileDevice
+    from formats.qcow2.creation import Qcow2Options
 
     AnyPath = str | os.PathLike[str]
 
@@ -60,7 +68,7 @@ class NewImage:
     size: int | None = None
     overwrite: bool = False
     image_format: str = RAW
-    qcow2_options: Options | None = None
+    qcow2_options: Qcow2Options | None = None
     own_luks: bool = False
 
     def __post_init__(self) -> None:
@@ -108,11 +116,11 @@ def new_image(new: NewImage, payload_size: int) -> Iterator[UnfinishedImage]:
     If the block ended well:
 
     1. The new files become durable and take their names: first that of the LUKS header,
-       then that of the image. So whoever finds the image finds its header.
+       then that of the image. So a process that finds the image finds its header.
     2. The file that the image has replaced is closed, and with it its lock is given up:
-       until then nobody can write to a file that has no name any more (C65).
+       until then no other program can write to a file that has no name any more (C65).
     3. The layers are closed, from the payload outwards, unless `UnfinishedImage.hand_over`
-       has given them to someone, such as a store.
+       has given them to another owner, such as a store.
 
     If the block, or one of these steps, has raised:
 
@@ -198,7 +206,7 @@ def _image_file(new: NewImage, names: ExitStack, resources: ExitStack) -> FileDe
     size, existing = new.size or 0, None
     if path.exists():
         with ExitStack() as checked:
-            existing = checked.enter_context(FileDevice(path, read_only=False))
+            existing = checked.enter_context(open_place(path, read_only=False))
             if not new.overwrite:
                 _require_blank(path, existing)
                 size = size or existing.size

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from blobstore.image.layers import Layers
 
 
-_ANEW = "close it and open the image anew, if what it is now is what is wanted"
+_ANEW = "close it and open the image again, if what it is now is what is wanted"
 
 
 def require_same_encryption(layers: Layers) -> None:
@@ -45,7 +45,7 @@ def require_closed(layers: Layers) -> None:
     if layers.disk is not None and layers.disk.header.incompatible & (DIRTY | CORRUPT):
         raise CorruptImageError(
             "the qcow2 image was not closed by its last writer, or is marked as corrupt [Q5]",
-            hint="close it and open the image anew, which repairs what may be repaired",
+            hint="close it and open the image again, which repairs what may be repaired",
         )
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from blobstore.image.qcow2 import Disk
     from formats.devices.device import BlockDevice
+    from formats.qcow2.creation import Qcow2Options
     from formats.qcow2.device import Qcow2Device
     from formats.qcow2.opening import BackingOpener
     from formats.qcow2.snapshot_table import SnapshotKey
@@ -45,7 +46,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """The layers of an image that is open; whoever opened them closes them all.
+    """The layers of an image that is open; the function that opened them closes them all.
 
     Attributes:
         path: Of the image.
@@ -92,7 +93,7 @@ class Layers:
         return self.disk is not None and self.disk.header.crypt_method != 0
 
     def image(self) -> Image:
-        """Return what the layers are, for those who describe the image."""
+        """Return a description of the layers."""
         header = self.own_luks if self.volume is None else self.volume.header
         return Image(
             self.path,
@@ -106,7 +107,7 @@ class Layers:
         )
 
     def follow(self) -> None:
-        """Take the layers as they are now, if someone else wrote to the image.
+        """Take the layers as they are now, if another program wrote to the image.
 
         Raises:
             FormatError, DeviceError: The qcow2 image is not sound any more.
@@ -169,10 +170,42 @@ class LayersLock:
         return steadily(self._layers.file, follow_and_attempt, settled=settled, busy=StoreBusyError)
 
 
+def open_place(path: AnyPath, *, read_only: bool = True, lock: bool = True) -> FileDevice:
+    """Open what a path names: nothing else in `blobstore` does.
+
+    Args:
+        path: Image file or block device, or any other file.
+        read_only: Permit no writing.
+        lock: Keep other processes out until it is closed.
+
+    Raises:
+        DeviceBusyError, ImageReplacedError, ReadOnlyError, DeviceError: As
+            `formats.devices.file.FileDevice`.
+    """
+    return FileDevice(path, read_only=read_only, lock=lock)
+
+
+def qcow2_options(cluster_size: int | None) -> Qcow2Options | None:
+    """Return the options of a new qcow2 image with clusters of so many bytes.
+
+    Args:
+        cluster_size: A power of two from 512 to 2 MiB; None is the size that QEMU takes,
+            for which no options are needed.
+
+    Raises:
+        ValueError: There are no such clusters.
+    """
+    if cluster_size is None:
+        return None
+    from formats.qcow2.creation import Qcow2Options  # noqa: PLC0415  only new qcow2 images have any
+
+    return Qcow2Options(cluster_size=cluster_size)
+
+
 def image_format(file: BlockDevice) -> str:
     """Say what an image file looks like: `RAW` or `QCOW2`.
 
-    Whoever may have written to a raw image can make it look like any other.
+    A program that may write to a raw image can make it look like any other.
 
     Raises:
         DeviceError: It cannot be read.
@@ -220,7 +253,7 @@ def is_encrypted(
     Raises:
         DeviceError, FormatError, UnsupportedError: It cannot be read.
     """
-    with FileDevice(path, lock=False) as file:
+    with open_place(path, lock=False) as file:
         if is_qcow2(file, image_format):
             from blobstore.image.qcow2 import is_disk_encrypted  # noqa: PLC0415  not for raw images
             from formats.devices.steady import steadily  # noqa: PLC0415  likewise
@@ -254,7 +287,7 @@ def open_layers(
         read_only: Permit no writing.
         lock: Keep other processes out. Otherwise what is found is what the image was at
             one moment (C66).
-        image_format: `RAW` or `QCOW2`; None finds out. Whoever may have written to a raw
+        image_format: `RAW` or `QCOW2`; None finds out. A program that may write to a raw
             image can make it look like any other.
         encrypted: Whether there is a LUKS volume in the file or disk; likewise.
         open_backing: Opens backing files of a qcow2 image; None refuses them.
@@ -268,7 +301,7 @@ def open_layers(
         DeviceBusyError, ReadOnlyError, DeviceError: As `formats.devices.file.FileDevice`.
         StoreBusyError: It changes too much to be read without the lock.
     """
-    file = resources.enter_context(FileDevice(path, read_only=read_only, lock=lock))
+    file = resources.enter_context(open_place(path, read_only=read_only, lock=lock))
 
     peeled = resources.enter_context(ExitStack())
 

@@ -1,73 +1,150 @@
-"""Where the LUKS header of an image is: in a file, in the disk of a qcow2 image, or beside it."""
+"""Where the LUKS header of an image is: in a file, in the disk of a qcow2 image, or beside it.
+
+`luks` works on headers, and knows nothing of images around them; here it gets the place.
+"""
 
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from blobstore.image.layers import is_qcow2
-from formats.devices.file import FileDevice, is_same_file
-from formats.errors import ArgumentError, UnsupportedError
+import luks
+from blobstore.container.scan import looks_like_container
+from blobstore.image.files import is_same_file, outputs_kept
+from blobstore.image.layers import is_qcow2, open_place
+from formats.devices.steady import steadily
+from formats.errors import ArgumentError, ForeignImageError, UnsupportedError
+from luks.header.detection import opened
+from luks.header.lock import exclusive
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator
-    from pathlib import Path
 
-    import luks
+    from formats.devices.file import FileDevice
+
+    AnyPath = str | os.PathLike[str]
 
 
 @contextmanager
 def luks_place(
-    image: Path, header: Path | None, *, write: bool = False, move: bool = False
+    path: AnyPath, header: AnyPath | None = None, *, write: bool = False
 ) -> Iterator[luks.Place]:
-    """Yield where the LUKS header of an image is: a path, or a device in a qcow2 image.
+    """Yield where the LUKS header of an image is, for the functions of `luks` that take a place.
+
+    It is a path, or a device in a qcow2 image that stays open in the block.
+
+        with blobstore.luks_place("machine.qcow2", write=True) as place:
+            luks.add_keyslot(place, b"passphrase", b"another")
 
     Args:
-        image: The image.
-        header: File of the detached header.
+        path: The image.
+        header: File of its detached header.
         write: Whether the header is to be changed.
-        move: Whether it is to leave its place, or to come there.
 
     Raises:
-        ArgumentError: ``header`` is the image itself.
-        UnsupportedError: It is to be moved, and is that of qcow2's own encryption.
-        DeviceBusyError: The header lies in the disk of a qcow2 image, which another
-            program uses.
+        ValueError: ``header`` is the image itself.
+        DeviceBusyError: The header lies in the disk of a qcow2 image, which another process
+            uses.
         FormatError, UnsupportedError, DeviceError: The image cannot be opened.
     """
     if header is not None:
-        if is_same_file(header, image):
-            raise ArgumentError(f"{image} cannot be both the image and its LUKS header [L52]")
+        if is_same_file(header, path):
+            raise ArgumentError(f"{path} cannot be both the image and its LUKS header [L52]")
         yield header
         return
+    with _attached(path, write=write, move=False) as place:
+        yield place
+
+
+def detach_header(path: AnyPath, header: AnyPath, *, overwrite: bool = False) -> luks.Header:
+    """Move the LUKS header of an image to a file; random bytes take its place.
+
+    As `luks.detach_header`, also where the image is a qcow2 image with a volume in its disk.
+
+    Args:
+        path: The image.
+        header: The file to make.
+        overwrite: Replace a file that exists.
+
+    Returns:
+        The header, as it is in the file.
+
+    Raises:
+        OutputExistsError: The file exists, and not ``overwrite``.
+        UnsupportedError: It is the header of qcow2's own encryption, or of a re-encryption.
+        ValueError: The file is the image itself.
+        StorageError: As `luks.edit`, and for the file as for any.
+    """
+    with outputs_kept(header), _attached(path, write=True, move=True) as place:
+        return luks.detach_header(place, header, overwrite=overwrite)
+
+
+def attach_header(path: AnyPath, header: AnyPath) -> luks.Header:
+    """Write a detached LUKS header to the start of its image, where there is room for it.
+
+    As `luks.attach_header`, also where the image is a qcow2 image with a payload in its
+    disk; and an image with a store in the clear is refused, which the header would
+    overwrite.
+
+    Args:
+        path: The image.
+        header: File of its detached header, which stays as it is.
+
+    Returns:
+        The header as it is at its new place.
+
+    Raises:
+        ForeignImageError: There is a store in the clear, or something else.
+        LuksExistsError: There is a header already.
+        UnsupportedError: There is no room for one, or it would be that of qcow2's own
+            encryption.
+        TruncatedImageError: The image ends before its payload begins.
+        StorageError: As `luks.edit`.
+    """
+    with _attached(path, write=True, move=True) as place:
+        with opened(place) as device:
+            if looks_like_container(device):
+                raise ForeignImageError(
+                    f"{path} holds a store in the clear, which the header would overwrite",
+                    hint="convert encrypts a store",
+                )
+        return luks.attach_header(place, header)
+
+
+@contextmanager
+def _attached(path: AnyPath, *, write: bool, move: bool) -> Iterator[luks.Place]:
+    """Yield where an attached header is, or is to come."""
     with ExitStack() as stack:
-        file = stack.enter_context(FileDevice(image, read_only=not write, lock=False))
+        file = stack.enter_context(open_place(path, read_only=not write, lock=False))
         if not is_qcow2(file, None):
             stack.close()
-            yield image
-            return
-        from blobstore.image.qcow2 import header_area, open_disk  # noqa: PLC0415  not for raw images
-        from formats.devices.steady import steadily  # noqa: PLC0415  likewise
-        from luks.header.lock import exclusive  # noqa: PLC0415  likewise
+            yield path
+        else:
+            yield _in_qcow2(stack, file, path, write=write, move=move)
 
-        area = steadily(file, lambda: header_area(file), settled=lambda _: False)
-        if area is not None:
-            if move:
-                raise UnsupportedError(
-                    f"{image} is encrypted by qcow2 itself: its LUKS header stays in the image",
-                    feature="moving the header of qcow2's own encryption",
-                    hint="one of luks1-in-qcow2 or luks2-in-qcow2 can be moved: convert makes it",
-                )
-            # It has its own place in the file, whatever happens to clusters meanwhile.
-            if write:
-                stack.enter_context(exclusive(image))
-                file.require_name()
-            yield area
-            return
+
+def _in_qcow2(
+    stack: ExitStack, file: FileDevice, path: AnyPath, *, write: bool, move: bool
+) -> luks.Place:
+    from blobstore.image.qcow2 import header_area, open_disk  # noqa: PLC0415  raw images need none of it
+
+    area = steadily(file, lambda: header_area(file), settled=lambda _: False)
+    if area is not None:
+        if move:
+            raise UnsupportedError(
+                f"{path} is encrypted by qcow2 itself: its LUKS header stays in the image",
+                feature="moving the header of qcow2's own encryption",
+                hint="one of luks1-in-qcow2 or luks2-in-qcow2 can be moved: convert makes it",
+            )
+        # It has its own place in the file, whatever happens to clusters meanwhile.
         if write:
-            file.lock()
-            yield open_disk(stack, file, None, read_only=False).device
-            return
-        # Only the tables are read steadily here; `luks.header.load` does so for the header.
-        disk = steadily(file, lambda: open_disk(stack, file, None), settled=lambda _: False)
-        yield disk.device
+            stack.enter_context(exclusive(path))
+            file.require_name()
+        return area
+    if write:
+        file.lock()
+        return open_disk(stack, file, None, read_only=False).device
+    # Only its tables: what reads the header sees to that itself (`luks.header.load`).
+    disk = steadily(file, lambda: open_disk(stack, file, None), settled=lambda _: False)
+    return disk.device

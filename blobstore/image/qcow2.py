@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import luks
 from formats.errors import ArgumentError, UnsupportedError
 from formats.frozen import replace as replace_fields
-from formats.qcow2.creation import Options, create
+from formats.qcow2.creation import Qcow2Options, create
 from formats.qcow2.features import DIRTY
 from formats.qcow2.header import CRYPT_AES, CRYPT_LUKS, CRYPT_NONE, is_qcow2, read_header
 from formats.qcow2.opening import luks_area, open_image
@@ -93,13 +93,13 @@ def open_disk(
 
     Raises:
         SecretRequiredError, NoKeyslotMatchError, PolicyError: As `luks.open`.
-        DeviceBusyError: Someone else may be in the middle of writing to it.
+        DeviceBusyError: Another program may be in the middle of writing to it.
         SnapshotNotFoundError, AmbiguousSnapshotError, FormatError, UnsupportedError,
             DeviceError: As `formats.qcow2.opening.open_image`.
     """
     found = read_header(file)
     if found.incompatible & DIRTY and not (read_only or locked):
-        # To open it for writing would make its refcounts anew, under its writer's feet.
+        # To open it for writing would remake its refcounts, under its writer's feet.
         raise luks.DeviceBusyError("the qcow2 image was not closed by its writer, or not yet")
     method = found.crypt_method
     header = cipher = None
@@ -122,7 +122,7 @@ def make_disk(
     size: int,
     secret: bytes | luks.Secret | None,
     *,
-    options: Options | None = None,
+    options: Qcow2Options | None = None,
     luks_options: luks.FormatOptions | None = None,
 ) -> Disk:
     """Make a qcow2 image and open its disk for writing.
@@ -139,7 +139,7 @@ def make_disk(
         DeviceError: The image cannot be made.
         ArgumentError: There cannot be such an image.
     """
-    options = options or Options()
+    options = options or Qcow2Options()
     if secret is None:
         create(file, size, options)
         return Disk(resources.enter_context(open_image(file, read_only=False)), None, None)
@@ -186,7 +186,7 @@ def make_copy(resources: ExitStack, file: BlockDevice, disk: Disk, source: Block
     """
     header = disk.device.header
     area = None if disk.luks is None else luks_area(source)
-    options = Options(
+    options = Qcow2Options(
         version=header.version,
         cluster_size=header.cluster_size,
         refcount_bits=header.refcount_bits,

@@ -23,7 +23,7 @@ What must not happen here:
   one is; only the image and its header are named from where the command runs.
 
 Begin with `manifest` (what a manifest says) and `loading` (reading it), then `content`
-and `sizes`, `settings` (``--set``) and `tables`. `pack` makes images; `writing` and
+and `sizes`, `settings` (``--set``) and `tables`. `pack` makes images; `rendering` and
 `unpack` are the way back. `codecs` and `fields` turn the blobs of EEPROMs into fields
 and back; `schema` publishes all of it as ``spec/manifest.schema.json``.
 """

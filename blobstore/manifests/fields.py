@@ -5,21 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from blobstore.image.files import read_file
 from blobstore.manifests.codecs import codec_names, find_codec
-from formats.eeprom.framework.codec import Problem, Report, cautions_of
+from formats.eeprom.framework.codec import Finding, Findings, cautions_of
 from formats.eeprom.framework.fields import from_plain, to_plain
 from formats.eeprom.framework.paths import assign
-from formats.errors import UnsupportedError
+from formats.errors import FormatError, UnsupportedError
 from formats.logs import LateLogger
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterable
 
+    from blobstore.store.store import Store
     from formats.eeprom.framework.codec import Codec
     from formats.eeprom.framework.reading import ReadFile
 
-
 _log: Final = LateLogger(__name__)
+
+#: What has more bytes is not an EEPROM.
+_LARGEST: Final = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +41,7 @@ class DecodedBlob:
     type: str
     model: Any
     fields: dict[str, Any]
-    problems: tuple[Problem, ...]
+    problems: tuple[Finding, ...]
 
 
 def require_codec(type_: str) -> Codec[Any]:
@@ -68,9 +73,79 @@ def decode_blob(blob: bytes, type_: str) -> DecodedBlob:
         UnsupportedError: There is no codec for the type, or for this version of it.
     """
     codec = require_codec(type_)
-    report = Report.tolerant()
+    report = Findings.tolerant()
     model = codec.decode(blob, report)
     return DecodedBlob(codec.name, model, to_plain(model), tuple(report.problems))
+
+
+def decode_section(store: Store, name: str, type_: str | None = None) -> DecodedBlob:
+    """Read the blob of a section as the format that its section names.
+
+    Args:
+        store: Not modified.
+        name: Of the section.
+        type_: Read it as this type instead, such as ``"pci-vpd"``.
+
+    Returns:
+        Its fields, and what breaks the rules of its format.
+
+    Raises:
+        BlobNotFoundError, UnwrittenBlobError, CorruptBlobError, DamagedHeadError,
+            DeviceError: As `Store.get`.
+        FormatError: It cannot be read at all, or is larger than any EEPROM.
+        UnsupportedError: There is no codec for the type, or for this version of it.
+    """
+    section = store.section(name)
+    _check_size(f"section {name!r}", section.size or 0)
+    return decode_blob(store.get(name), section.type if type_ is None else type_)
+
+
+def decode_file(path: str | os.PathLike[str], type_: str) -> DecodedBlob:
+    """Read a bare binary, such as the content of an EEPROM that was read out.
+
+    Args:
+        path: The file or block device.
+        type_: What it is, such as ``"pci-vpd"``.
+
+    Returns:
+        Its fields, and what breaks the rules of its format.
+
+    Raises:
+        FormatError: It cannot be read at all, or is larger than any EEPROM.
+        UnsupportedError: There is no codec for the type, or for this version of it.
+        DeviceError: The file cannot be read.
+    """
+    return decode_blob(read_file(path, lock=False, largest=_LARGEST), type_)
+
+
+def edit_section(
+    store: Store,
+    name: str,
+    assignments: Iterable[tuple[str, str]],
+    *,
+    type_: str | None = None,
+    read_file: ReadFile | None = None,
+) -> None:
+    """Change fields in the blob of a section, and the checksums with them, in one commit.
+
+    Args:
+        store: One section of it is put.
+        name: Of the section.
+        assignments: As for `edit_blob`.
+        type_: As for `decode_section`.
+        read_file: As for `edit_blob`.
+
+    Raises:
+        FieldError, FormatError, UnsupportedError: As `edit_blob`; nothing is put.
+        StorageError: As `Store.get` and `Store.put`.
+    """
+    kind = store.section(name).type if type_ is None else type_
+    store.put(name, edit_blob(store.get(name), kind, assignments, read_file))
+
+
+def _check_size(what: str, size: int) -> None:
+    if size > _LARGEST:
+        raise FormatError(f"{what} has {size} bytes, more than any EEPROM has")
 
 
 def size_to_encode(codec: Codec[Any], model: Any, blob: bytes) -> int | None:
@@ -101,7 +176,7 @@ def edit_blob(
         UnsupportedError: There is no codec for the type.
     """
     codec = require_codec(type_)
-    model = codec.decode(blob, Report.strict())
+    model = codec.decode(blob, Findings.strict())
     size = size_to_encode(codec, model, blob)
     plain = to_plain(model)
     for path, text in assignments:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from blobstore.container.initialise import SectionSpec
+    from formats.devices.device import ReadableBuffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +59,14 @@ class Manifest:
                 return spec
         names = ", ".join(spec.name for spec in self.sections)
         raise ManifestError(f"there is no section {name!r}, only {names or 'none at all'}")
+
+    def content(self, name: str) -> ReadableBuffer:
+        """Return the content of a section, as `blobstore.pack_raw` writes it.
+
+        Raises:
+            ManifestError: There is no such section, or it has no content.
+        """
+        content = self.section(name).content
+        if content is None:
+            raise ManifestError(f"section {name!r} has no content")
+        return content

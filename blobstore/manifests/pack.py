@@ -7,9 +7,10 @@ import json
 from collections import deque
 from typing import TYPE_CHECKING, Final, Unpack
 
-from blobstore.errors import ManifestError, NoSpaceError, OutputExistsError
+from blobstore.errors import ManifestError, NoSpaceError
+from blobstore.image.files import write_file
+from blobstore.image.layers import qcow2_options
 from blobstore.opening import PackKeywords, create_store
-from formats.devices.file import new_file
 from formats.errors import refuse_unknown
 from formats.logs import LateLogger
 from luks import Argon2, Pbkdf2, SeededSource, benchmark_kdf
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from blobstore.manifests.manifest import Manifest
     from blobstore.manifests.tables import UnitTable
     from blobstore.store.store import Store
-    from formats.devices.device import ReadableBuffer
-    from formats.qcow2.creation import Options
     from luks import KdfCost, Secret
 
 _log: Final = LateLogger(__name__)
@@ -95,7 +94,7 @@ def _create(
             own_luks=manifest.own_luks,
             luks_version=manifest.luks_version or 2,
             sector_size=manifest.sector_size,
-            qcow2_options=_qcow2_options(manifest),
+            qcow2_options=qcow2_options(manifest.cluster_size),
             size=manifest.size,
             free=0,
             block_size=manifest.block_size,
@@ -106,14 +105,6 @@ def _create(
         if manifest.size is None:
             raise
         raise ManifestError(f"{output}: image.size is too small: {error}") from error
-
-
-def _qcow2_options(manifest: Manifest) -> Options | None:
-    if manifest.cluster_size is None:
-        return None
-    from formats.qcow2.creation import Options  # noqa: PLC0415  few packs need it
-
-    return Options(cluster_size=manifest.cluster_size)
 
 
 def pack_raw(
@@ -137,25 +128,7 @@ def pack_raw(
         OutputExistsError: The file exists.
         DeviceError: It cannot be written.
     """
-    content = raw_content(manifest, name)
-    try:
-        with new_file(output, len(content), overwrite=overwrite) as device:
-            device.write(0, content)
-    except FileExistsError as error:
-        raise OutputExistsError(f"{output} exists", hint="overwrite it with --force") from error
-    device.close()
-
-
-def raw_content(manifest: Manifest, name: str) -> ReadableBuffer:
-    """Return the content of one section, as `pack_raw` writes it.
-
-    Raises:
-        ManifestError: There is no such section, or it has no content.
-    """
-    content = manifest.section(name).content
-    if content is None:
-        raise ManifestError(f"section {name!r} has no content")
-    return content
+    write_file(output, manifest.content(name), overwrite=overwrite)
 
 
 def pack_table(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from blobstore.errors import ManifestError
-from formats.devices.file import is_same_file
+from blobstore.image.files import is_same_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -121,9 +121,9 @@ class UnitTable:
             raise ManifestError(f"cannot read {self._path}: {error.strerror}") from error
         except csv.Error as error:
             line = reader.line_num
-            raise ManifestError(f"{self._path} is no CSV: {error} in line {line}") from error
+            raise ManifestError(f"{self._path} is not CSV: {error} in line {line}") from error
         except UnicodeDecodeError as error:
-            raise ManifestError(f"{self._path} is no CSV in UTF-8: {error}") from error
+            raise ManifestError(f"{self._path} is not CSV in UTF-8: {error}") from error
 
     def _lines(self) -> Iterator[str]:
         if self._kept is None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blobstore.errors import CorruptBlobError, ImageExistsError, UnwrittenBlobError
-from blobstore.manifests.writing import fields_of_blob, manifest_text
-from formats.devices.file import new_file
+from blobstore.image.files import write_file
+from blobstore.manifests.rendering import fields_of_blob, manifest_text
 from formats.errors import DeviceError, device_error
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def unpack(store: Store, directory: str | os.PathLike[str], *, overwrite: bool =
     Raises:
         DamagedHeadError: Damage leaves unknown whether what is left is the newest.
         ImageExistsError: The directory is not empty.
+        OutputExistsError: A file in it appeared meanwhile, and not ``overwrite``.
         DeviceError: It or a file in it cannot be made.
     """
     store.require_fresh()
@@ -106,16 +107,10 @@ def _unpack(store: Store, target: Path, *, overwrite: bool) -> Unpacked:
                 continue
             unpacked.files[name] = target / _file_name(name, taken)
             contents[name] = {"file": unpacked.files[name].name}
-            _write(unpacked.files[name], blob, overwrite=overwrite)
+            write_file(unpacked.files[name], blob, overwrite=overwrite)
     text = manifest_text(store, contents, unread=unpacked.failed)
-    _write(target / MANIFEST_NAME, text.encode(), overwrite=overwrite)
+    write_file(target / MANIFEST_NAME, text.encode(), overwrite=overwrite)
     return unpacked
-
-
-def _write(path: Path, data: bytes, *, overwrite: bool) -> None:
-    with new_file(path, len(data), overwrite=overwrite) as device:
-        device.write(0, data)
-    device.close()
 
 
 def _file_name(name: str, taken: set[str]) -> str:

@@ -67,7 +67,7 @@ class StoreInfo:
         clean: Whether it was closed after its last change.
         damaged_heads: Offsets of damaged heads that nothing mends.
         mended_heads: Offsets of damaged heads of which their check proves what they
-            said; a writer, or repair, writes them anew (C67).
+            said; a writer, or repair, rewrites them (C67).
         fresh: Whether what is visible is proved to be the newest; else damage may
             hide newer blobs, and nothing is read unless a human permits it (C67).
     """
@@ -92,9 +92,9 @@ class StoreInfo:
         return self.root is not None
 
     @property
-    def digest(self) -> Digest | None:
+    def digest(self) -> StateDigest | None:
         """What pins this state from outside; None where damage leaves it unverified."""
-        return None if self.root is None else Digest(self.generation, self.root)
+        return None if self.root is None else StateDigest(self.generation, self.root)
 
 
 _AUTHENTICATIONS = {
@@ -104,7 +104,7 @@ _AUTHENTICATIONS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Digest:
+class StateDigest:
     """What binds the whole store: its root and the generation it has it at (C24).
 
     As text it is the generation, a colon, and the root in hexadecimal.
@@ -117,7 +117,7 @@ class Digest:
         return f"{self.generation}:{self.root.hex()}"
 
     @classmethod
-    def parse(cls, text: str) -> Digest:
+    def parse(cls, text: str) -> StateDigest:
         """Return the digest that ``str`` wrote.
 
         Raises:

@@ -9,7 +9,7 @@ from blobstore.store.reliance import follow_store, require_pinned
 
 if TYPE_CHECKING:
     from blobstore.image.image import ImageLock
-    from blobstore.store.description import Digest
+    from blobstore.store.description import StateDigest
     from blobstore.store.session import Session
 
 
@@ -23,7 +23,9 @@ def release(session: Session) -> None:
     session.released = session.unlocked = True
 
 
-def take_over(session: Session, expect_digest: Digest | None, at_least_generation: int) -> None:
+def take_over(
+    session: Session, expect_digest: StateDigest | None, at_least_generation: int
+) -> None:
     """Take the lock of the image, and what its store has become; as `Store.take_over`."""
     session.require_open()
     lock = _require_lock(session)

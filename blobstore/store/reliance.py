@@ -13,13 +13,13 @@ from luks.errors import PolicyError
 if TYPE_CHECKING:
     from blobstore.container.directory import Directory
     from blobstore.container.open_container import OpenContainer
-    from blobstore.store.description import Digest
-    from formats.container.model import Header
+    from blobstore.store.description import StateDigest
+    from formats.container.model import ContainerHeader
 
-_ANEW = "close it and open the image anew, if what it is now is what is wanted"
+_ANEW = "close it and open the image again, if what it is now is what is wanted"
 
 
-def require_protection(header: Header, *, encrypted: bool, with_secret: bool) -> None:
+def require_protection(header: ContainerHeader, *, encrypted: bool, with_secret: bool) -> None:
     """Check that a container is as protected as its user has reason to believe (C25).
 
     Args:
@@ -45,7 +45,9 @@ def require_protection(header: Header, *, encrypted: bool, with_secret: bool) ->
     )
 
 
-def require_pinned(directory: Directory, expected: Digest | None, at_least_generation: int) -> None:
+def require_pinned(
+    directory: Directory, expected: StateDigest | None, at_least_generation: int
+) -> None:
     """Check that a store is in the state that its user pinned outside.
 
     What is compared is the highest generation that counts, not that of a commit
@@ -131,5 +133,5 @@ def follow_store(known: OpenContainer) -> OpenContainer:
     return container
 
 
-def _identity(header: Header) -> tuple[object, ...]:
+def _identity(header: ContainerHeader) -> tuple[object, ...]:
     return header.store_id, header.block_size, header.authentication, header.key

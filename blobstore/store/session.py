@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from blobstore.container.open_container import OpenContainer
     from blobstore.image.image import Image, ImageLock
     from blobstore.store.transaction import Transaction
-    from formats.container.model import Header
+    from formats.container.model import ContainerHeader
 
 _log = LateLogger(__name__)
 
@@ -55,7 +55,7 @@ class Session:
 
     Attributes:
         container: The open container; another one after a repair, when the image was taken
-            over, and whenever it is read anew.
+            over, and whenever it is read again.
         lookup: Finds the sections in it; knows the open windows.
         lock: Guards all of this between threads, and refuses children of a fork (C64).
         image: What the container lies in, if it is known.
@@ -79,7 +79,7 @@ class Session:
         read_only: bool,
         released: bool,
         unlocked: bool,
-        require_protection: Callable[[Header], None],
+        require_protection: Callable[[ContainerHeader], None],
         resources: ExitStack,
     ) -> None:
         self.lock = OwnedLock(Owner("the store"))
@@ -146,7 +146,7 @@ class Session:
         transaction = self.transaction
         return bool(transaction and not transaction.ended and self.transaction_block())
 
-    # --------------------------------------------------------- reading anew
+    # --------------------------------------------------------- reading again
 
     def at_one_moment(
         self, read: Callable[[], _Result], settled: Callable[[_Result], bool] = lambda _: True
@@ -164,7 +164,7 @@ class Session:
             except ForkedProcessError:
                 raise
             except StorageError as error:
-                _log.debug("read anew, for it may be changing: %s", error)
+                _log.debug("read again because it may be changing: %s", error)
             finally:
                 self._at_one_moment = False
             return self._read_anew(self.image_lock, read, settled)

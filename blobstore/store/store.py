@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from blobstore.container.scrub import Scrubbed
     from blobstore.container.verification import Report
     from blobstore.image.image import Image, ImageLock
-    from blobstore.store.description import Digest, SectionInfo, StoreInfo
+    from blobstore.store.description import SectionInfo, StateDigest, StoreInfo
     from blobstore.store.transaction import Transaction
     from blobstore.store.windows.window import Window
-    from formats.container.model import Header
+    from formats.container.model import ContainerHeader
     from formats.devices.device import BlockDevice, ReadableBuffer
 
 _Result = TypeVar("_Result")
@@ -62,7 +62,7 @@ class Store(Closing):
         with_secret: bool = False,
         read_only: bool = False,
         allow_unprotected: bool = False,
-        expect_digest: Digest | None = None,
+        expect_digest: StateDigest | None = None,
         at_least_generation: int = 0,
         allow_damaged: bool = False,
         image: Image | None = None,
@@ -100,7 +100,7 @@ class Store(Closing):
             DamagedHeadError: Damage leaves unknown whether it is that.
         """
 
-        def protected(header: Header) -> None:
+        def protected(header: ContainerHeader) -> None:
             if not allow_unprotected:
                 require_protection(header, encrypted=encrypted, with_secret=with_secret)
 
@@ -230,21 +230,21 @@ class Store(Closing):
             return False
         return True
 
-    def digest(self) -> Digest:
+    def digest(self) -> StateDigest:
         """Return what pins the state of the whole store from outside.
 
         Raises:
             DamagedHeadError: A head is damaged, so the root is not known.
         """
-        from blobstore.store.description import Digest  # noqa: PLC0415  a get does not need it
+        from blobstore.store.description import StateDigest  # noqa: PLC0415  a get does not need it
 
         session = self._session
 
-        def read() -> Digest:
+        def read() -> StateDigest:
             directory = session.container.directory
             if directory.root is None:
                 raise session.lookup.damaged_head("the root is not known")
-            return Digest(directory.counted, directory.root)
+            return StateDigest(directory.counted, directory.root)
 
         return session.at_one_moment(read)
 
@@ -313,7 +313,7 @@ class Store(Closing):
             ReadOnlyError: The store is open for reading only.
             DamagedHeadError: A head is damaged; nothing is written around it.
             DeviceError: The write failed. The section has the old blob or the
-                new one, which of them shows when the store is opened anew.
+                new one, which of them shows when the store is opened again.
             PoisonedStoreError: An earlier write failed.
             ValueError: The section has an open window.
         """
@@ -639,7 +639,7 @@ class Store(Closing):
             return compact(self._session.container, progress)
 
     def scrub(self, progress: Callable[[int, int], None] | None = None) -> Scrubbed:
-        """Write both copies of every section anew, and zeros where no section is.
+        """Rewrite both copies of every section, and write zeros where no section is.
 
         Then both copies of a section hold its newest blob, what was put before
         or deleted cannot be read any more, and `restore` has nothing to go back
@@ -679,7 +679,7 @@ class Store(Closing):
             release(self._session)
 
     def take_over(
-        self, *, expect_digest: Digest | None = None, at_least_generation: int = 0
+        self, *, expect_digest: StateDigest | None = None, at_least_generation: int = 0
     ) -> None:
         """Take the image's lock and what its store has become meanwhile (C65).
 

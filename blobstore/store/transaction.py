@@ -196,7 +196,7 @@ class Transaction(Owned):
             CorruptBlobError: A blob that is to be moved or renamed does not
                 verify.
             DeviceError: Writing failed: all changes happened or none, which
-                shows when the store is opened anew.
+                shows when the store is opened again.
         """
         self._require_open()
         self._ended = True

@@ -20,9 +20,43 @@ What must not happen here:
   (V21, V51), and each request is complete before anything is done.
 - While it serves, the image is locked (V40); only a migration gives it up (V41).
 
+From Python, `Server.run` serves a TPM until a signal ends it:
+
+    with blobstore.open("machine.img", b"passphrase") as store:
+        tpm = vtpm.Tpm(vtpm.StoreNvram(store))
+        server = vtpm.Server(tpm, vtpm.Channel(path=data), vtpm.Channel(path=ctrl))
+        try:
+            server.run()
+        finally:
+            server.close()
+            tpm.stop()
+
 Begin with `tpm`, the one TPM and what becomes of its state, and `nvram`, which turns
 states into sections. Below them lie `libtpms`, which binds the library, and `abi`, its
 interface. `commands` and `control` are the codecs of the two channels; `dispatch`
-answers the control channel, `server` and `sockets` connect. `options`, `capabilities`
-and `process` are what swtpm's options ask for.
+answers the control channel, `server` and `sockets` connect. `capabilities` says what of
+swtpm there is; swtpm's options are the command line's (`blobstore.cli.swtpm_options`).
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import formats
+
+# The public names, once: see `formats.public_names`.
+if TYPE_CHECKING:
+    __all__: list[str]
+
+    from blobstore.vtpm.abi import log_libtpms as log_libtpms
+    from blobstore.vtpm.capabilities import swtpm_capabilities as swtpm_capabilities
+    from blobstore.vtpm.commands import Startup as Startup
+    from blobstore.vtpm.nvram import StoreNvram as StoreNvram
+    from blobstore.vtpm.server import Server as Server
+    from blobstore.vtpm.sockets import Channel as Channel
+    from blobstore.vtpm.tpm import Behaviour as Behaviour
+    from blobstore.vtpm.tpm import Tpm as Tpm
+    from formats.state.swtpm import Slot as Slot
+    from formats.state.swtpm import TpmVersion as TpmVersion
+else:
+    __all__, __getattr__, __dir__ = formats.public_names(__name__, __file__)

@@ -85,8 +85,17 @@ def describe(version: TpmVersion, flags: Info) -> bytes:
         libc().free(text)
 
 
-def log_to(descriptor: int, level: int, prefix: str = "") -> None:
-    """Let libtpms write its own messages; 0 switches them off."""
+def log_libtpms(descriptor: int, level: int, prefix: str = "") -> None:
+    """Let libtpms write its own messages.
+
+    Args:
+        descriptor: Where they go; it stays the caller's.
+        level: How many; 0 is none of them.
+        prefix: Before each line.
+
+    Raises:
+        UnsupportedError: libtpms is not installed, or too old.
+    """
     library = loaded()
     library.TPMLIB_SetDebugFD(descriptor)
     library.TPMLIB_SetDebugLevel(level)

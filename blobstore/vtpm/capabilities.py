@@ -23,7 +23,7 @@ _FEATURES: Final = (
 )
 
 
-def capabilities(version: TpmVersion | None) -> dict[str, Any]:
+def swtpm_capabilities(version: TpmVersion | None) -> dict[str, Any]:
     """Return what swtpm's ``--print-capabilities`` would print.
 
     Args:

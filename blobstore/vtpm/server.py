@@ -25,7 +25,7 @@ from formats.logs import LateLogger
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from blobstore.vtpm.options import Channel
+    from blobstore.vtpm.sockets import Channel
     from blobstore.vtpm.tpm import Tpm
 
 _log = LateLogger(__name__)
@@ -70,7 +70,7 @@ class Server:
     """Serves a TPM until it is told to end."""
 
     def __init__(
-        self, tpm: Tpm, data: Channel | None, ctrl: Channel | None, *, terminate: bool
+        self, tpm: Tpm, data: Channel | None, ctrl: Channel | None, *, terminate: bool = False
     ) -> None:
         """Listen at both channels; nothing is served yet.
 
@@ -87,7 +87,7 @@ class Server:
         self._ending = False
         with ExitStack() as cleaning:
             cleaning.callback(self._waker.close)
-            # Before anybody can see that this is there, and wish it to end.
+            # Before anything can be seen of this, and end it.
             cleaning.enter_context(_signals(self.end))
             self._data = _DataChannel(tpm, data, terminate=terminate, ended=self.end)
             cleaning.callback(self._data.close)

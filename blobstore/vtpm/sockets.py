@@ -8,6 +8,7 @@ import socket
 import stat
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from formats.errors import DeviceBusyError, DeviceError
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from blobstore.vtpm.options import Channel
 
 _log = LateLogger(__name__)
 
@@ -25,6 +25,35 @@ _BACKLOG: Final = 8
 #: Seconds to wait after a connection that could not be accepted.
 _PAUSE: Final = 0.1
 _MOST_DESCRIPTORS: Final = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Channel:
+    """Where a channel is; one of path, port, listening or connected descriptor.
+
+    Attributes:
+        path: Of a Unix socket to listen at.
+        mode: Of that socket.
+        owner: User and group of that socket; -1 leaves one as it is.
+        port: Of TCP, to listen at.
+        address: To listen at.
+        interface: Of a link-local IPv6 address.
+        listening: A descriptor that listens.
+        connected: A descriptor that is a connection.
+        disconnect: Close a connection after each response.
+        terminate: End when a connection ends.
+    """
+
+    path: Path | None = None
+    mode: int = 0o770
+    owner: tuple[int, int] = (-1, -1)
+    port: int | None = None
+    address: str = "127.0.0.1"
+    interface: str | None = None
+    listening: int | None = None
+    connected: int | None = None
+    disconnect: bool = False
+    terminate: bool = False
 
 
 def listener(channel: Channel) -> socket.socket | None:

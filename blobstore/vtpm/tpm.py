@@ -88,13 +88,13 @@ class Tpm:
                 or no longer, the state of such a TPM (V6, V7).
             NoSpaceError, DeviceError: As `Store.register`.
         """
-        self.behaviour = behaviour or Behaviour()
+        self.behaviour: Behaviour = behaviour or Behaviour()
         self._nvram = nvram
         # An image that another process writes is not read yet: its directory will do.
         found = nvram.registered_version if self.behaviour.incoming else nvram.stored_version
-        self.version = version or found() or TpmVersion.TPM_2
-        self.running = False
-        self.locality = 0
+        self.version: TpmVersion = version or found() or TpmVersion.TPM_2
+        self.running: bool = False
+        self.locality: int = 0
         self._lock = OwnedLock(Owner("the TPM"))
         self._executing = False
         self._touched = False

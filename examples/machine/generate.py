@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make the three files of the example machine again, with the programs that own them.
+"""Make the three files of the example machine, with the programs that own them.
 
 usage: generate.py [DIRECTORY]    (default: the directory of this script)
 
@@ -38,7 +38,7 @@ ENVIRONMENT_SIZE = 8192
 
 
 def listens(path: Path) -> bool:
-    """Tell whether a server listens on a Unix socket."""
+    """Say whether a server listens on a Unix socket."""
     with socket.socket(socket.AF_UNIX) as client:
         return client.connect_ex(str(path)) == 0
 
@@ -47,7 +47,7 @@ def tpm_state() -> bytes:
     """Make a new TPM, put a text and a key into it and return its permanent state."""
     with tempfile.TemporaryDirectory(prefix="tpm-") as directory:
         data = Path(directory, "tpm")
-        control = Path(directory, "tpm.ctrl")  # where tpm2-tools look for it
+        control = Path(directory, "tpm.ctrl")  # the path that tpm2-tools expect
         log = Path(directory, "log")
         swtpm = subprocess.Popen(
             [
@@ -89,7 +89,7 @@ def tpm_state() -> bytes:
 
 
 def pci_vpd() -> bytes:
-    """Build vital product data as PCI 3.0, appendix I, has it.
+    """Build vital product data as in PCI 3.0, appendix I.
 
     No program in Debian makes one; `lspci -vv` reads it and checks the sum.
     """
@@ -103,10 +103,10 @@ def pci_vpd() -> bytes:
     name = resource(0x82, VPD_NAME)
     fields = b"".join(field(keyword, content) for keyword, content in VPD_READ_ONLY.items())
     # RV's first byte makes all bytes up to and including itself sum to zero. The
-    # length in front is part of the sum, so a zero stands in for it at first.
+    # length before it is part of the sum, so a zero takes its place at first.
     read_only = resource(0x90, fields + field(b"RV", bytes(1)))
     read_only = read_only[:-1] + bytes([-sum(name + read_only) % 256])
-    # RW is the room left for the system to write to: all of it but the end tag.
+    # RW is free space for the system: everything up to the end tag.
     room = VPD_SIZE - len(name) - len(read_only) - len(b"\x91..RW.\x78")
     return name + read_only + resource(0x91, field(b"RW", bytes(room))) + b"\x78"
 

@@ -10,13 +10,13 @@ that follows it is never needed here.
 
 What must not happen here:
 
-- Nothing lenient. There is one encoding of each value, and whatever is not that is
-  refused: minimal lengths, minimal integers, nothing after the end (C1). A second
-  spelling of a head would be a second meaning of its check.
-- No allocation by a length that was read. Lengths have limits first.
+- Nothing is read leniently. Each value has one encoding, and any other is refused:
+  minimal lengths, minimal integers, nothing after the end (C1). A second spelling of a
+  head would give its check a second meaning.
+- No allocation has a size that was read and not yet limited.
 - No hashing: `encoder` and `decoder` say where the check and the mac lie and which
   bytes go into them, and `blobstore.container.authentication` computes them.
-- What is unknown is unsupported, rather than broken (C15).
+- Unknown features are never reported as damage: they are unsupported (C15).
 
 Begin with `model`, the values and their sizes. Then `der`, just enough DER to write a
 container and to refuse what is not one; `encoder` and `decoder`; and `asn1`, the same

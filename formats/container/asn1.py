@@ -2,12 +2,12 @@
 
 `spec/container.asn1` in the terms of a general ASN.1 library. Reading and
 writing do not need it (spec/decisions/0004-asn1crypto.md); verification decodes
-every item with it as well, so that a container which only our own reader
-accepts is found out.
+every item with it as well, which detects a container that only our own reader
+accepts.
 
 asn1crypto is not a strict reader: it takes non-minimal lengths, indefinite
 lengths and odd BOOLEANs, and its plain ``dump()`` gives the original bytes back
-and hides them. The guard is to touch every field and to encode anew with
+and hides them. The guard is to touch every field and to encode again with
 ``dump(force=True)``: only canonical DER survives that unchanged.
 """
 
@@ -98,16 +98,16 @@ def require_canonical(encoding: bytes) -> None:
         encoding: One whole value, from its tag to its end.
 
     Raises:
-        FormatError: It is not, or has other fields than the syntax.
+        FormatError: It is not canonical, or its fields are not those of the syntax.
     """
     specification = _CLASSES.get(encoding[0] if encoding else 0)
     if specification is None:
-        raise FormatError("neither a header, Meta nor a free item", rule="C1")
+        raise FormatError("a value is not a header, a Meta or a free item", rule="C1")
     try:
         value = specification.load(encoding, strict=True)
         _ = value.native  # asn1crypto parses lazily: this parses every field
         again: bytes = value.dump(force=True)
     except (ValueError, TypeError, KeyError, OverflowError) as error:
-        raise FormatError(f"a general ASN.1 reader refuses it: {error}", rule="C1") from error
+        raise FormatError(f"a general ASN.1 reader refuses a value: {error}", rule="C1") from error
     if again != encoding:
-        raise FormatError("it is not canonical DER", rule="C1")
+        raise FormatError("a value is not canonical DER", rule="C1")

@@ -33,8 +33,8 @@ from formats.container.model import (
     VERSION_FRAMINGS,
     VERSION_STRUCT,
     Authentication,
+    ContainerHeader,
     Free,
-    Header,
     Identity,
     Kind,
     State,
@@ -54,10 +54,10 @@ class Record(NamedTuple):
     """A head of a record.
 
     Attributes:
-        identity: What it is of.
-        version: What the last commit wrote.
+        identity: The constant part: which section it belongs to, and where.
+        version: The part that the last commit wrote.
         length: Bytes of the whole item.
-        frame: For the heads that later commits write.
+        frame: The constant bytes around the heads that later commits write.
     """
 
     identity: Identity
@@ -72,7 +72,7 @@ Item = Record | Free
 def locate_check(head: bytes) -> int:
     """Return where in the head of a record or free item its check starts.
 
-    The 32 bytes there are not read. Nothing but framing is looked at.
+    The 32 bytes there are not read. Only the framing is examined.
 
     Args:
         head: The first 512 bytes of the item.
@@ -111,7 +111,7 @@ def decode_item(head: bytes, block_size: int) -> Item:
     tag, start, size = der.read_framing(head, 0)
     length = start + size
     if length % block_size:
-        raise FormatError(f"an item of {length} bytes is no whole number of blocks", rule="C4")
+        raise FormatError(f"an item of {length} bytes is not a whole number of blocks", rule="C4")
     if tag == FREE_TAG:
         return _decode_free(head, start, length)
     record = der.Reader(head, start)
@@ -127,14 +127,16 @@ def decode_item(head: bytes, block_size: int) -> Item:
     if version.size > identity.max_size:
         raise FormatError("a blob is larger than its section", rule="C8")
     if version.state is State.IN_PLACE and identity.kind is not Kind.WINDOW:
-        raise FormatError("a blob that is no window is written in place", rule="C11")
+        raise FormatError(
+            "a section that is not a window is marked as written in place", rule="C11"
+        )
     return Record(identity, version, length, frame)
 
 
 class DecodedHeader(NamedTuple):
     """A header copy whose check is still to be verified."""
 
-    header: Header
+    header: ContainerHeader
     check_start: int
     outer_total: int | None
 
@@ -151,8 +153,8 @@ def decode_header(head: bytes, copy: int) -> DecodedHeader:
         outer framing, in bytes (None in copy 1).
 
     Raises:
-        FormatError: It is no header.
-        UnsupportedError: It is one of a version or with features unknown here.
+        FormatError: It is not a header.
+        UnsupportedError: It is a header of an unknown version or with unknown features.
     """
     position, outer_total = 0, None
     if copy == 0:
@@ -169,7 +171,7 @@ def decode_header(head: bytes, copy: int) -> DecodedHeader:
     version = reader.integer(0, MAX_SIZE)
     if version != FORMAT_VERSION:
         raise UnsupportedError(
-            f"the container has version {version}; this is a reader of version {FORMAT_VERSION}",
+            f"the container has version {version}; only version {FORMAT_VERSION} can be read",
             feature=f"version {version}",
         )
     header = _decode_header_fields(reader)
@@ -178,25 +180,25 @@ def decode_header(head: bytes, copy: int) -> DecodedHeader:
     return DecodedHeader(header, reader.position - DIGEST_SIZE, outer_total)
 
 
-def require_supported(header: Header) -> bool:
+def require_supported(header: ContainerHeader) -> bool:
     """Check the feature masks of a verified header by C15.
 
     Returns:
-        Whether it may be written to.
+        Whether the container may be written.
 
     Raises:
-        UnsupportedError: It has features without which it cannot be read.
+        UnsupportedError: Reading it needs features that are unknown here.
     """
     unknown = header.incompatible & ~_KNOWN_FEATURES
     if unknown:
         raise UnsupportedError(
-            f"the container needs features {unknown:#x} to be read",
+            f"reading the container needs the unknown features {unknown:#x}",
             feature=f"incompatible features {unknown:#x}",
         )
     return not header.read_only_compatible & ~_KNOWN_FEATURES
 
 
-def _decode_header_fields(reader: der.Reader) -> Header:
+def _decode_header_fields(reader: der.Reader) -> ContainerHeader:
     copy = reader.integer(0, 1)
     block_size = reader.integer(BLOCK_SIZES[0], BLOCK_SIZES[-1])
     store_id = reader.octets(ID_SIZE)
@@ -212,7 +214,7 @@ def _decode_header_fields(reader: der.Reader) -> Header:
     incompatible, read_only_compatible, compatible, sequence, total, durable = (
         int.from_bytes(reader.octets(8), "big") for _ in range(6)
     )
-    return Header(
+    return ContainerHeader(
         copy=copy,
         block_size=block_size,
         store_id=store_id,
@@ -230,20 +232,20 @@ def _decode_header_fields(reader: der.Reader) -> Header:
 
 
 def _check_header_frame(
-    header: Header, copy: int, end: int, reader: der.Reader, outer_total: int | None
+    header: ContainerHeader, copy: int, end: int, reader: der.Reader, outer_total: int | None
 ) -> None:
     size = header.block_size
     if header.copy != copy:
-        raise FormatError(f"header copy {header.copy} stands in place {copy}", rule="C3")
+        raise FormatError(f"header copy {header.copy} is in the place of copy {copy}", rule="C3")
     if size not in BLOCK_SIZES or end != size:
         raise FormatError(f"a header does not fill a block of {size} bytes", rule="C3")
     if header.total % size or not 2 * size <= header.total <= MAX_SIZE:
         raise FormatError(f"a container cannot have {header.total} bytes", rule="C2")
     if outer_total is not None and outer_total != header.total:
-        raise FormatError("outer length and total differ", rule="C21")
+        raise FormatError("the outer length and the total differ", rule="C21")
     tag, start, length = der.read_framing(reader.data, reader.position)
     if tag != der.OCTET_STRING or start + length != end:
-        raise FormatError("padding does not fill the header", offset=start, rule="C3")
+        raise FormatError("the padding does not fill the header", offset=start, rule="C3")
 
 
 def _decode_identity(meta: der.Reader) -> Identity:
@@ -268,11 +270,11 @@ def _decode_identity(meta: der.Reader) -> Identity:
 
 def _decode_version(head: bytes, meta: der.Reader) -> Version:
     if meta.end - meta.position != VERSION_STRUCT.size + DIGESTS_STRUCT.size:
-        raise FormatError("the changing part of Meta has another size", rule="C5")
+        raise FormatError("the changing part of Meta has a wrong size", rule="C5")
     fields = VERSION_STRUCT.unpack_from(head, meta.position)
     digests = DIGESTS_STRUCT.unpack_from(head, meta.position + VERSION_STRUCT.size)
     if fields[::2] != VERSION_FRAMINGS or set(digests[::2]) != {DIGEST_FRAMING}:
-        raise FormatError("the changing part of Meta has other fields", rule="C5")
+        raise FormatError("the changing part of Meta has wrong fields", rule="C5")
     number, generation, members, size, crc32 = fields[1::2]
     state = _STATES.get(number)
     if state is None:
@@ -299,14 +301,16 @@ def _check_frame(record: der.Reader, length: int) -> None:
         raise FormatError("the blob does not fill its record", offset=start, rule="C6")
     aligned = record.data[before] == der.NULL
     if aligned != (start - before in (130, 259)):
-        raise FormatError("align is present or absent against its rule", rule="C7")
+        raise FormatError(
+            "align is present where it must be absent, or absent where it is required", rule="C7"
+        )
 
 
 def _decode_free(head: bytes, start: int, length: int) -> Free:
     tag1, generation, tag2, root, tag3, _ = FREE_STRUCT.unpack_from(head, start)
     if (tag1, tag2, tag3) != (COUNTER_FRAMING, DIGEST_FRAMING, DIGEST_FRAMING):
-        raise FormatError("a free item has other fields", offset=start, rule="C1")
+        raise FormatError("a free item has wrong fields", offset=start, rule="C1")
     tag, position, size = der.read_framing(head, start + FREE_STRUCT.size)
     if tag != der.OCTET_STRING or position + size != length:
-        raise FormatError("filler does not fill the free item", offset=position, rule="C14")
+        raise FormatError("the filler does not fill the free item", offset=position, rule="C14")
     return Free(generation, root, length)

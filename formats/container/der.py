@@ -1,9 +1,9 @@
 """DER, strictly: just enough to write the container and to refuse what is not DER.
 
 A `Reader` accepts exactly one encoding of each value: definite minimal lengths,
-minimal INTEGERs, BOOLEAN 00 or FF. So what it reads is canonical by construction
-and needs no second look. Unlike general decoders it can read the framing of a
-value whose content lies outside the bytes at hand (`read_framing`).
+minimal INTEGERs, BOOLEAN 00 or FF. The values it accepts are therefore canonical
+by construction. Unlike general decoders it can read the framing of a value whose
+content lies outside the bytes at hand (`read_framing`).
 
 Source: ITU-T X.690 (2021), sections 8 and 10.
 """
@@ -17,7 +17,7 @@ from formats.errors import FormatError
 BOOLEAN, INTEGER, OCTET_STRING, NULL = 0x01, 0x02, 0x04, 0x05
 ENUMERATED, UTF8_STRING, SEQUENCE = 0x0A, 0x0C, 0x30
 
-#: Longest content whose size we take from a length field, in bytes.
+#: Longest content that a length field may announce, in bytes.
 MAX_LENGTH = (1 << 63) - 1
 
 
@@ -33,7 +33,7 @@ def framing_of_total(tag: int, total: int) -> bytes:
     """Return the tag and length octets of a value of ``total`` bytes in all.
 
     Raises:
-        ValueError: No value has that size: 0, 1, 130, 259, 65540, ... bytes.
+        ValueError: No value can have that size: 0, 1, 130, 259, 65540, ... bytes.
     """
     for octets in (2, 3, 4, 5, 6, 7, 8, 9, 10):
         head = framing(tag, max(0, total - octets))
@@ -59,7 +59,8 @@ def read_framing(data: bytes, position: int) -> tuple[int, int, int]:
         The tag, the position of the content, and its length in bytes.
 
     Raises:
-        FormatError: Truncated, of a tag above 30, indefinite or not minimal.
+        FormatError: The framing is truncated, has a tag above 30, is indefinite or is
+            not minimal.
     """
     if position + 2 > len(data):
         _fail("truncated tag or length", position)
@@ -83,8 +84,8 @@ def read_framing(data: bytes, position: int) -> tuple[int, int, int]:
 class Reader:
     """Reads the values in ``data[position:end]`` one after the other.
 
-    Every method raises `FormatError` where the next value is not what it asks
-    for, and moves behind it otherwise.
+    Every method raises `FormatError` if the next value is not the expected one, and
+    otherwise moves past it.
     """
 
     __slots__ = ("data", "end", "position")
@@ -145,7 +146,7 @@ class Reader:
     def finish(self) -> None:
         """Check that nothing is left."""
         if self.position != self.end:
-            self._fail(f"{self.end - self.position} bytes behind the last value")
+            self._fail(f"{self.end - self.position} bytes follow the last value")
 
     def _span(self, tag: int) -> tuple[int, int]:
         found, start, length = read_framing(self.data, self.position)
@@ -153,7 +154,7 @@ class Reader:
             self._fail(f"tag {found:02x} instead of {tag:02x}")
         stop = start + length
         if stop > self.end:
-            self._fail(f"a value of {length} bytes ends outside what holds it")
+            self._fail(f"a value of {length} bytes does not fit into the one that holds it")
         self.position = stop
         return start, stop
 
@@ -162,4 +163,4 @@ class Reader:
 
 
 def _fail(message: str, position: int) -> NoReturn:
-    raise FormatError(f"not DER as the container has it: {message}", offset=position, rule="C1")
+    raise FormatError(f"the container's DER is not valid: {message}", offset=position, rule="C1")

@@ -1,6 +1,6 @@
 """Encoder of the container: heads of items as bytes.
 
-Every head comes with a check of zeros, which whoever holds the key fills in
+Every head has a check of zeros; the holder of the key fills in the real one
 (`formats.container.decoder.locate_check`, C21).
 """
 
@@ -27,8 +27,8 @@ from formats.container.model import (
     RECORD_TAG,
     VERSION_FRAMINGS,
     VERSION_STRUCT,
+    ContainerHeader,
     Free,
-    Header,
     Identity,
     Version,
     record_length,
@@ -44,18 +44,18 @@ class RecordFrame(NamedTuple):
 
     Attributes:
         before: The head up to the record's version.
-        behind: The head behind its check.
+        after: The head after its check.
         meta_start: Where Meta starts in the head.
     """
 
     before: bytes
-    behind: bytes
+    after: bytes
     meta_start: int
 
     @property
     def check_start(self) -> int:
         """Where the check is in the head."""
-        return HEAD_SIZE - len(self.behind) - DIGEST_SIZE
+        return HEAD_SIZE - len(self.after) - DIGEST_SIZE
 
     def mac_input(self, version: Version) -> bytes:
         """Return the part of the head that the mac covers (C22); it has no digests."""
@@ -73,7 +73,7 @@ class RecordFrame(NamedTuple):
             DIGEST_FRAMING,
             b"",
         )
-        return b"".join((self.before, _pack_version(version), digests, self.behind))
+        return b"".join((self.before, _pack_version(version), digests, self.after))
 
 
 def record_frame(identity: Identity, block_size: int) -> RecordFrame:
@@ -117,7 +117,7 @@ def encode_free(free: Free) -> bytes:
     return (item + fields + filler).ljust(HEAD_SIZE, b"\0")
 
 
-def encode_header(header: Header) -> bytes:
+def encode_header(header: ContainerHeader) -> bytes:
     """Return the head of a header copy with a check of zeros.
 
     That of copy 0 starts with the tag and length of the whole container.

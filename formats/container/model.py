@@ -1,4 +1,4 @@
-"""The container's model: what the heads of its items say, and their sizes.
+"""The container's model: the content of the heads of its items, and their sizes.
 
 Rules C1 to C16 of `spec/container.md`; syntax in `spec/container.asn1`.
 `formats.container.encoder` and `formats.container.decoder` turn the model into
@@ -18,13 +18,13 @@ from typing import NamedTuple
 
 from formats.errors import ArgumentError
 
-#: Bytes of an item that are written as one: all its framing and changing fields.
+#: Bytes of an item that are written at once: its framing and all changing fields.
 HEAD_SIZE = 512
 DEFAULT_BLOCK_SIZE = 4096
 BLOCK_SIZES = (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
 MAX_NAME_SIZE = 200
 MAX_TYPE_SIZE = 32
-#: The most bytes a container can have, and a blob: both copies must fit (C2).
+#: Largest container and largest blob, in bytes: both copies must fit (C2).
 MAX_SIZE = (1 << 63) - 1
 MAX_SECTION_SIZE = (1 << 61) - 1
 MAX_GENERATION = (1 << 64) - 1
@@ -58,7 +58,7 @@ class Kind(enum.IntEnum):
 
 
 class State(enum.IntEnum):
-    """What a record is (C11, C42)."""
+    """The state of a record (C11, C42)."""
 
     VOID = 0
     UNWRITTEN = 1
@@ -68,14 +68,14 @@ class State(enum.IntEnum):
 
 
 class Authentication(enum.IntEnum):
-    """What the checks and macs are made with (C20)."""
+    """The algorithm of checks and macs (C20)."""
 
     SHA256 = 0
     HMAC_SHA256 = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class ContainerHeader:
     """One copy of the container's header. All sizes in bytes."""
 
     copy: int
@@ -118,7 +118,7 @@ class Version(NamedTuple):
     prev: bytes
 
 
-#: The copy of a section that nothing was ever written to (C52).
+#: The copy of a section to which nothing was ever written (C52).
 NEVER_WRITTEN = Version(State.VOID, 0, 0, 0, 0, bytes(32), bytes(32), bytes(32))
 
 
@@ -139,14 +139,14 @@ def validate_label(text: str, what: str, *, lowest: int, highest: int) -> None:
     """Check a name or type by C9.
 
     Raises:
-        ArgumentError: Not ``lowest`` to ``highest`` bytes of UTF-8, or a control
-            character in it.
+        ArgumentError: It does not have ``lowest`` to ``highest`` bytes of UTF-8, or
+            contains a control character.
     """
     try:
         size = len(text.encode())
     except UnicodeEncodeError:
         raise ArgumentError(f"a {what} must be valid Unicode text") from None
     if not lowest <= size <= highest:
-        raise ArgumentError(f"a {what} has {lowest} to {highest} bytes of UTF-8, not {size}")
+        raise ArgumentError(f"a {what} must have {lowest} to {highest} bytes of UTF-8, not {size}")
     if _CONTROLS.search(text):
-        raise ArgumentError(f"a {what} has no control characters: {text!r}")
+        raise ArgumentError(f"a {what} must not contain control characters: {text!r}")

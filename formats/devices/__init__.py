@@ -11,20 +11,21 @@ The contract, which one test suite checks for all of them (tests/conformance):
   raises; nothing is ever short. A request outside the device is a `ValueError`.
 - A write is durable when a later `flush` has returned. Before that, its 512-byte sectors
   reach the medium in any order, or not at all.
-- After a flush that failed, nothing is known of what was written before it. A flush that
-  succeeds afterwards proves nothing: the system may have dropped what it could not store.
-- What the operating system reports is a `DeviceError` with the `OSError` as its cause.
+- After a failed flush, the state of everything written before it is unknown. A later
+  successful flush proves nothing: the system may have dropped the data it could not store.
+- An error of the operating system becomes a `DeviceError` with the `OSError` as its cause.
 
 What must not happen here:
 
-- No format is known; a device is bytes.
-- No image is opened without the lock that its caller asked for, and none is opened
-  elsewhere: `file` is the only module that opens image files and block devices.
-- A new file does not appear under its name before it is whole, and is not called
+- A device knows no format; it holds bytes.
+- No image is opened without the lock that its caller asked for. No other module opens
+  image files or block devices: only `file` does.
+- A new file does not appear under its name before it is complete, and is not called
   durable before its directory was flushed.
 
 Begin with `device`, the protocol and the devices that need no file. `file` has files and
-block devices, and `new_file`; `locks` has the locks that QEMU and we take, and `holes`
-what Linux knows about space that files do not occupy. `steady` reads what another
-process may be writing, without a lock (C66).
+block devices, `new_file` makes files that appear complete or not at all, and `identity`
+says whether two names lead to one file; `locks` has the locks that QEMU and this project
+take, and `holes` the system calls for space that files do not occupy. `steady` reads an
+image without a lock while another process may be writing it (C66).
 """

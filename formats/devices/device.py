@@ -24,14 +24,14 @@ WritableBuffer = bytearray | memoryview
 
 @runtime_checkable
 class BlockDevice(Protocol):
-    """What stores a fixed number of bytes and can make them durable.
+    """A store of a fixed number of bytes, which can make them durable.
 
     Offsets and sizes are bytes, of any alignment. A request is carried out
     exactly or raises; nothing is ever short. A request outside ``0 ..
     size`` is the caller's mistake and raises `ValueError`.
 
-    Writes become durable, in any order and torn at 512-byte sectors, some time
-    before `flush` returns; nothing is promised before that.
+    Writes become durable some time before `flush` returns, in any order and torn
+    at 512-byte sectors; nothing is promised earlier.
     """
 
     @property
@@ -43,14 +43,14 @@ class BlockDevice(Protocol):
         """Bytes, a power of two; aligned writes of whole blocks cost no read."""
 
     def read_into(self, offset: int, buffer: WritableBuffer, /) -> None:
-        """Fill ``buffer`` with the bytes from ``offset`` on.
+        """Fill ``buffer`` with the bytes that start at ``offset``.
 
         Raises:
             DeviceError: They cannot be read; ``buffer`` is then undefined.
         """
 
     def write(self, offset: int, data: ReadableBuffer, /) -> None:
-        """Store ``data`` from ``offset`` on; ``data`` is not modified.
+        """Store ``data`` at ``offset``; ``data`` is not modified.
 
         Raises:
             ReadOnlyError: The device is open for reading only.
@@ -62,19 +62,19 @@ class BlockDevice(Protocol):
         """Make everything written so far durable.
 
         Raises:
-            DeviceError: It is not durable. What was written since the last
-                good flush must be written again, not only flushed again.
+            DeviceError: The data is not durable. Everything written since the last
+                successful flush must be written again, not only flushed again.
         """
 
     def resize(self, size: int, /) -> None:
-        """Change the size; new bytes are zero, or undefined below encryption.
+        """Change the size; new bytes are zero, or undefined under encryption.
 
         Raises:
             UnsupportedError: This kind of device has a fixed size.
         """
 
     def discard(self, offset: int, size: int, /) -> None:
-        """Give the space of a range back; it then reads as zeros, or below encryption as noise.
+        """Give back the space of a range; it then reads as zeros, or as noise under encryption.
 
         Like a write it is durable after the next `flush`.
 
@@ -85,49 +85,49 @@ class BlockDevice(Protocol):
         """
 
     def close(self) -> None:
-        """Release what the device holds; it flushes nothing. Twice is fine."""
+        """Release the device's resources without a flush. It may be called twice."""
 
 
 @runtime_checkable
 class SparseDevice(Protocol):
-    """What a `BlockDevice` is too that knows where it has nothing but zeros."""
+    """A `BlockDevice` that knows which of its ranges hold only zeros."""
 
     def data_ranges(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
-        """Yield offset and length of what in a range may be no zeros, in order.
+        """Yield offset and length of the parts of a range that may hold data, in order.
 
         The rest is known to read as zeros, without being read.
 
         Raises:
-            StorageError: It cannot be found out.
+            StorageError: It could not be determined.
         """
 
 
 @runtime_checkable
 class SpaceDevice(Protocol):
-    """What a `BlockDevice` is too whose space may have to be found when it is written to."""
+    """A `BlockDevice` that may have to allocate space when it is written."""
 
     def backed_ranges(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
-        """Yield offset and length of what in a range has space of its own, in order.
+        """Yield offset and length of the parts of a range that have space, in order.
 
         Raises:
-            StorageError: It cannot be found out.
+            StorageError: It could not be determined.
         """
 
     def reserve(self, offset: int, size: int, /) -> None:
-        """Find the space for a range, so that writing to it does not fail for want of it.
+        """Allocate the space of a range, so that a write to it cannot fail for lack of space.
 
-        What the range reads as does not change. Where space cannot be set apart, it
-        is only compared with what is there.
+        The content of the range does not change. Where space cannot be reserved, the
+        need is only compared with the space that is free.
 
         Raises:
             ReadOnlyError: The device is open for reading only.
-            DeviceFullError: There is not that much space; none was taken.
+            DeviceFullError: There is not enough space; none was taken.
             DeviceError: It failed.
         """
 
 
 class Device(ABC):
-    """What all our devices share: `read`, range checks, ``with``."""
+    """Base of all devices here: `read`, range checks, ``with``."""
 
     @property
     @abstractmethod
@@ -137,7 +137,7 @@ class Device(ABC):
     def read_into(self, offset: int, buffer: WritableBuffer, /) -> None: ...
 
     def read(self, offset: int, size: int) -> bytes:
-        """Return ``size`` bytes from ``offset`` on; errors as `read_into`."""
+        """Return the ``size`` bytes at ``offset``; errors as for `read_into`."""
         buffer = bytearray(size)
         self.read_into(offset, buffer)
         return bytes(buffer)
@@ -201,7 +201,7 @@ class MemoryDevice(Device):
         self.content[offset : offset + len(data)] = data
 
     def flush(self) -> None:
-        """Nothing to do: memory has no second, durable state."""
+        """Do nothing: memory has no second, durable state."""
 
     def resize(self, size: int, /) -> None:
         if size < len(self.content):
@@ -210,12 +210,12 @@ class MemoryDevice(Device):
             self.content.extend(bytes(size - len(self.content)))
 
     def discard(self, offset: int, size: int, /) -> None:
-        """Zero the bytes: memory has no holes, but reads as if it had."""
+        """Zero the bytes: memory has no holes, but reads as if it had them."""
         self.write(offset, bytes(size))
 
 
 class SliceDevice(Device):
-    """A fixed range of another device, which stays its opener's to close."""
+    """A fixed range of another device, which its opener has to close."""
 
     def __init__(self, device: BlockDevice, offset: int, size: int) -> None:
         """Expose bytes ``offset`` to ``offset + size`` of ``device``."""
@@ -229,7 +229,7 @@ class SliceDevice(Device):
 
     @property
     def base(self) -> BlockDevice:
-        """The device that this is a range of."""
+        """The device of which this is a range."""
         return self._device
 
     @property
@@ -257,7 +257,7 @@ class SliceDevice(Device):
 
 
 def read_exactly(device: BlockDevice, offset: int, size: int) -> bytes:
-    """Return ``size`` bytes of any `BlockDevice`; errors as its `read_into`."""
+    """Return the ``size`` bytes at ``offset`` of any `BlockDevice`; errors as its `read_into`."""
     buffer = bytearray(size)
     device.read_into(offset, buffer)
     return bytes(buffer)
@@ -266,8 +266,8 @@ def read_exactly(device: BlockDevice, offset: int, size: int) -> bytes:
 def is_blank(device: BlockDevice, *, limit: int = 4 << 20) -> bool:
     """Say whether the first ``limit`` bytes and the last MiB are all zero.
 
-    A device of no bytes is blank. Used before something is formatted: what is
-    not blank may be somebody's.
+    A device of size 0 is blank. Used before formatting: a device that is not blank
+    may hold data that is still needed.
     """
     step = 1 << 20
     ends = [(0, min(limit, device.size)), (max(0, device.size - step), device.size)]

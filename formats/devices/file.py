@@ -1,8 +1,8 @@
 """Image files and block devices: the only module that opens them.
 
-Reads and writes are positional, flushes reach the medium, new files appear
-whole or not at all, and an open image is locked against QEMU and against other
-processes of ours (`formats.devices.locks`).
+Reads and writes are positional, flushes reach the medium, and an open image is locked
+against QEMU and against other processes of this project (`formats.devices.locks`). New
+files are made by `formats.devices.new_file`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import stat
 import sys
 import threading
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from formats.devices.device import Device
@@ -34,9 +34,10 @@ if TYPE_CHECKING:
     from formats.devices.device import ReadableBuffer, WritableBuffer
 
 _NOT_THERE = {errno.EOPNOTSUPP, errno.ENOSYS}
-_BINARY: int = getattr(os, "O_BINARY", 0)  # Windows only
+#: A flag to open with; Windows only.
+BINARY: int = getattr(os, "O_BINARY", 0)
 
-#: How often a file is opened anew that lost its name before it was locked.
+#: How often to reopen a file that lost its name before it was locked.
 _OPEN_ATTEMPTS = 20
 
 
@@ -44,7 +45,7 @@ class FileDevice(Owned, Device):
     """An open image file or block device.
 
     Reading and writing are safe from several threads at once. In a child of the
-    process that opened it everything but `close` is refused (C64).
+    process that opened it, everything except `close` is refused (C64).
 
     Attributes:
         read_only: Whether writing is refused.
@@ -64,28 +65,28 @@ class FileDevice(Owned, Device):
         Args:
             path: A regular file or a block device.
             read_only: Open for reading; several processes may at once.
-            lock: Take the image lock, shared or exclusive to match, until
-                `close`. Without it nobody is kept out.
-            alone: Let the lock keep out readers, too, although nothing is written.
+            lock: Take the image lock until `close`, shared for reading and exclusive
+                for writing. Without it no other process is kept out.
+            alone: Let the lock keep out readers too, although nothing is written.
 
         Raises:
             DeviceBusyError: Another process holds the image.
-            ImageReplacedError: Other files take its name again and again.
-            ReadOnlyError: It is to be written and must not be.
+            ImageReplacedError: Other files took its name again and again.
+            ReadOnlyError: It is opened for writing without the permission to write.
             DeviceError: It does not exist or cannot be opened.
         """
         self._name = os.fspath(path)
         self.read_only = read_only
         self._alone = alone or not read_only
         self.observer: Callable[[int, memoryview], None] | None = None
-        self._place = _absolute(self._name)  # whatever the working directory becomes
+        self._place = _absolute(self._name)  # does not depend on the working directory later
         self._owner = Owner(f"the image {self._name}")
         self._locked = False
         for attempt in range(1, _OPEN_ATTEMPTS + 1):
             try:
                 self._open(lock)
             except ImageReplacedError:
-                # Renamed over between being opened and being locked: take what has the name.
+                # Replaced between opening and locking: open the file that has the name now.
                 self.close()
                 if attempt == _OPEN_ATTEMPTS:
                     raise
@@ -96,10 +97,10 @@ class FileDevice(Owned, Device):
                 return
 
     def _open(self, lock: bool) -> None:
-        # A pipe, which it must not be, would let the opening wait for its other end.
+        # A pipe is refused later; without this flag, opening one would wait for its other end.
         flags = (os.O_RDONLY if self.read_only else os.O_RDWR) | getattr(os, "O_NONBLOCK", 0)
         try:
-            self._fd = open_descriptor(self._name, flags | _BINARY)
+            self._fd = open_descriptor(self._name, flags | BINARY)
         except OSError as error:
             raise _translate(
                 error, f"cannot open {self._name}", writing=not self.read_only
@@ -108,7 +109,7 @@ class FileDevice(Owned, Device):
 
     @property
     def path(self) -> Path:
-        """Name of the file; `new_file` gives it another one at the end."""
+        """Name of the file; `new_file` changes it at the end."""
         from pathlib import Path  # noqa: PLC0415  3 ms that opening a volume does not need
 
         return Path(self._name)
@@ -118,8 +119,7 @@ class FileDevice(Owned, Device):
         if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
             raise DeviceError(f"{self._name} is neither a regular file nor a block device")
         self._resizable = stat.S_ISREG(mode)
-        # Only where the system has no positional I/O do threads share the
-        # file position, hence a lock.
+        # Without positional I/O, threads share the file position and need a lock.
         self._position = None if hasattr(os, "pread") else threading.Lock()
         if lock:
             self.lock()
@@ -127,17 +127,17 @@ class FileDevice(Owned, Device):
             self.measure()
 
     def rename(self, path: str | os.PathLike[str]) -> None:
-        """Take it that the file has this name now."""
+        """Record that the file has this name now."""
         self._name = os.fspath(path)
         self._place = _absolute(self._name)
 
     def lock(self) -> None:
-        """Take the image lock, and the size that the file has now (C65).
+        """Take the image lock, and note the size that the file has now (C65).
 
         Raises:
             DeviceBusyError: Another process holds the image.
-            ImageReplacedError: The path names another file by now, or none: the lock
-                would be on one that nobody can find. It is not held.
+            ImageReplacedError: The path names another file now, or none: the lock would
+                be on a file that no other program can find. It is not held.
         """
         self._owner.require()
         lock_image(self._fd, self._name, exclusive=self._alone)
@@ -150,10 +150,10 @@ class FileDevice(Owned, Device):
         self.measure()
 
     def has_name(self) -> bool:
-        """Say whether who opens the path gets this very file.
+        """Say whether the path still names this very file.
 
         Raises:
-            DeviceError: It cannot be found out.
+            DeviceError: It could not be determined.
         """
         self._owner.require()
         if sys.platform == "win32":
@@ -167,25 +167,25 @@ class FileDevice(Owned, Device):
         return _is_one(os.fstat(self._fd), named)
 
     def require_name(self) -> None:
-        """Refuse to go on if the path names another file by now, or none (C65).
+        """Refuse to continue if the path names another file now, or none (C65).
 
         Raises:
-            ImageReplacedError: It does: what is written here would be lost.
-            DeviceError: It cannot be found out.
+            ImageReplacedError: It does: data written here would be lost.
+            DeviceError: It could not be determined.
         """
         if not self.has_name():
             raise ImageReplacedError(
                 f"{self._name} was replaced, renamed or removed since it was opened [C65]",
-                hint="close it, and open what has the name now",
+                hint="close it, and open the file that has the name now",
             )
 
     def fileno(self) -> int:
-        """Return the file's descriptor, for what this class has no method for."""
+        """Return the file's descriptor, for operations that this class does not have."""
         self._owner.require()
         return self._fd
 
     def measure(self) -> None:
-        """Take the size that the file has now, if somebody else may have changed it."""
+        """Note the size that the file has now, if another process may have changed it."""
         self._owner.require()
         self._size = os.lseek(self._fd, 0, os.SEEK_END)
 
@@ -281,9 +281,9 @@ class FileDevice(Owned, Device):
             ) from error
 
     def data_ranges(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
-        """Yield offset and length of what in a range is not a hole, in order.
+        """Yield offset and length of the parts of a range that are not holes, in order.
 
-        Where the system cannot tell, all of it is data.
+        Where the system cannot tell, all of the range counts as data.
 
         Raises:
             DeviceError: It failed.
@@ -300,7 +300,7 @@ class FileDevice(Owned, Device):
                 stop = min(os.lseek(self._fd, start, os.SEEK_HOLE), end)
             except OSError as error:
                 if error.errno == errno.ENXIO:
-                    return  # nothing but a hole up to the end
+                    return  # a hole up to the end
                 if error.errno == errno.EINVAL:
                     yield offset, end - offset
                     return
@@ -313,11 +313,11 @@ class FileDevice(Owned, Device):
             offset = stop
 
     def backed_ranges(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
-        """Yield what in a range is not a hole; as `data_ranges`."""
+        """Yield the parts of a range that are not holes, as `data_ranges` does."""
         return self.data_ranges(offset, size)
 
     def reserve(self, offset: int, size: int, /) -> None:
-        """Fill the holes in a range with space, or see that the file system has enough."""
+        """Allocate the holes of a range, or check that the file system has enough space."""
         self._owner.require()
         self._check_range(offset, size)
         if self.read_only:
@@ -334,14 +334,14 @@ class FileDevice(Owned, Device):
         except OSError as error:
             if error.errno in _NOT_THERE:
                 return
-            # It was compared with what is there; somebody else was faster.
+            # The space was compared before; another process has used it since.
             with suppress(OSError):
                 for start, length in holes:
                     punch_hole(self._fd, start, length)
             raise _translate(error, f"cannot reserve {size} bytes of {self._name}") from error
 
     def require_space(self, size: int) -> None:
-        """Refuse what the file system has no space for.
+        """Check that the file system has space for ``size`` more bytes.
 
         Raises:
             DeviceFullError: It has less than ``size`` bytes left.
@@ -366,8 +366,8 @@ class FileDevice(Owned, Device):
             yield offset, end - offset
 
     def __del__(self) -> None:
-        """Let go of the file, and of its lock, if whoever opened it was interrupted."""
-        self._locked = False  # it goes with the file; an interpreter that ends imports nothing
+        """Release the file and its lock, if the code that opened it was interrupted."""
+        self._locked = False  # closing drops it, and an ending interpreter cannot import `locks`
         self.close()
 
     def close(self) -> None:
@@ -376,8 +376,8 @@ class FileDevice(Owned, Device):
         if fd < 0 or self._owner.is_other:
             return
         if self._locked:
-            # First: what comes next can be interrupted. And a copy of the descriptor, in
-            # a child that did not close it, would keep the lock.
+            # Unlock first: the steps after it can be interrupted, and a copy of the
+            # descriptor in a child that did not close it would keep the lock.
             with suppress(OSError):
                 unlock_image(fd)
             self._locked = False
@@ -401,123 +401,15 @@ class FileDevice(Owned, Device):
             return os.write(self._fd, view)
 
 
-@contextmanager
-def new_file(
-    path: str | os.PathLike[str],
-    size: int,
-    *,
-    overwrite: bool = False,
-    existing: FileDevice | None = None,
-) -> Iterator[FileDevice]:
-    """Make an image file that appears under its name whole or not at all.
-
-    Yields a device over a temporary file beside ``path``, of ``size`` zero
-    bytes, mode 0600, locked for writing. When the block ends well the file is
-    flushed and takes its name, durably, and the device stays open: it is the
-    caller's to close. When the block raises, the file is gone. A child that is
-    forked in the block does neither (C64).
-
-    Args:
-        path: The name to take; a symbolic link is followed.
-        size: Bytes, all holes.
-        overwrite: Replace an existing file; otherwise one that appears
-            meanwhile is left alone. It is locked until then: whoever writes to it
-            would go on writing to a file that has no name any more (C65).
-        existing: That file, if it is open and locked for writing already.
-
-    Raises:
-        FileExistsError: ``path`` exists and ``overwrite`` is false.
-        DeviceBusyError: Another process uses the file that would be replaced.
-        DeviceError: The file cannot be made, or would replace a device, a pipe or a
-            directory.
-    """
-    from pathlib import Path  # noqa: PLC0415  see FileDevice.path
-
-    target = Path(os.path.realpath(path))
-    if not overwrite and target.exists():
-        raise FileExistsError(errno.EEXIST, "it exists already", str(target))
-    if target.exists() and not target.is_file():
-        # Root could: and nobody has a /dev/null any more.
-        raise DeviceError(f"{path} is not a regular file, and is not replaced by one")
-    with ExitStack() as stack:
-        if existing is None and overwrite and target.exists():
-            existing = stack.enter_context(FileDevice(target, alone=True))
-        temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY
-        try:
-            os.close(os.open(temporary, flags, 0o600))
-        except OSError as error:
-            raise _translate(error, f"cannot create {target}") from error
-        owner = Owner(f"the new file {path}")
-        try:
-            device = FileDevice(temporary, read_only=False)
-        except BaseException:
-            temporary.unlink()
-            raise
-        try:
-            device.resize(size)
-            yield device
-            device.flush()
-            if existing is not None:
-                existing.require_name()
-            elif overwrite and target.exists():
-                # It appeared meanwhile.
-                stack.enter_context(FileDevice(target, alone=True))
-            _take_name(temporary, target, overwrite=overwrite)
-            device.rename(path)
-        except BaseException:
-            if not owner.is_other:
-                device.close()
-                with suppress(FileNotFoundError):
-                    temporary.unlink()
-            raise
-
-
-def _take_name(temporary: Path, target: Path, *, overwrite: bool) -> None:
-    try:
-        if overwrite or not hasattr(os, "link"):
-            temporary.replace(target)
-        else:
-            # A link, unlike a rename, never replaces what appeared meanwhile.
-            os.link(temporary, target)
-            temporary.unlink()
-        synchronise_directory(target.parent)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        raise _translate(error, f"cannot name the new file {target}") from error
-
-
 def _absolute(name: str) -> str:
     return os.path.abspath(name)  # noqa: PTH100  see FileDevice.path
 
 
 def _is_one(opened: os.stat_result, named: os.stat_result) -> bool:
-    """Say whether two names, of devices perhaps, are of one thing."""
+    """Say whether two results of `os.stat` belong to one file or device."""
     if stat.S_ISBLK(opened.st_mode) and stat.S_ISBLK(named.st_mode):
         return opened.st_rdev == named.st_rdev
     return os.path.samestat(opened, named)
-
-
-def is_same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
-    """Say whether both names are of one file, also by a link, or of one yet to be made."""
-    from pathlib import Path  # noqa: PLC0415  see FileDevice.path
-
-    if os.path.realpath(one) == os.path.realpath(other):
-        return True
-    one, other = Path(one), Path(other)
-    return one.exists() and other.exists() and one.samefile(other)
-
-
-def synchronise_directory(path: Path) -> None:
-    """Make names just added to or removed from a directory durable."""
-    if not hasattr(os, "O_DIRECTORY"):  # Windows has no such thing to open
-        return
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _synchronise(fd: int) -> None:

@@ -1,4 +1,4 @@
-"""Holes in files: Linux's `fallocate`, which Python does not have.
+"""Holes in files: Linux's `fallocate`, which Python does not offer.
 
 Source: fallocate(2).
 """
@@ -21,21 +21,21 @@ _PUNCH_HOLE: Final = 2
 def punch_hole(fd: int, offset: int, size: int) -> None:
     """Give back the space of a range, which then reads as zeros; the file keeps its size.
 
-    Blocks of the file system that lie only partly in the range are zeroed. On a
-    block device, this zeroes by unmapping, where the drive promises zeros.
+    Blocks of the file system that lie only partly in the range are zeroed. A block
+    device is unmapped where the drive promises that unmapped blocks read as zeros.
 
     Raises:
-        OSError: It failed; with `errno.EOPNOTSUPP`, this system, file system or
-            drive cannot do it.
+        OSError: It failed. `errno.EOPNOTSUPP` means that the system, the file system or
+            the drive cannot do it.
     """
     _call(fd, _KEEP_SIZE | _PUNCH_HOLE, offset, size)
 
 
 def fill_holes(fd: int, offset: int, size: int) -> None:
-    """Give a range of a file space of its own; it reads as before, and the file keeps its size.
+    """Allocate the space of a range; its content and the size of the file do not change.
 
     Raises:
-        OSError: It failed, and part of the range may have space now; errors as `punch_hole`.
+        OSError: It failed, as in `punch_hole`; part of the range may have space now.
     """
     _call(fd, _KEEP_SIZE, offset, size)
 
@@ -55,7 +55,7 @@ def _fallocate() -> Callable[[int, int, int, int], int] | None:
     if os.name != "posix":
         return None
     library = ctypes.CDLL(None, use_errno=True)
-    # The first is glibc's, whose `fallocate` may take 32 bits; musl's takes 64.
+    # The first name is glibc's, whose `fallocate` may take 32 bits; musl's takes 64.
     function = getattr(library, "fallocate64", None) or getattr(library, "fallocate", None)
     if function is None:
         return None

@@ -1,13 +1,13 @@
-"""Image locks, the ones QEMU takes, so that QEMU and we keep each other out.
+"""Image locks as QEMU takes them, so that QEMU and this project keep each other out.
 
 QEMU (docs: "Image locking") locks single bytes of the image file with open
 file description (OFD) locks, all of them shared. Byte 100+i means "I use
-permission i", byte 200+i "I do not share permission i". Taking an image means
-setting one's own bytes first and then looking for a conflict: somebody who
-does not share what one uses, or uses what one does not share.
+permission i", byte 200+i "I do not share permission i". A process takes an image
+by locking its own bytes first and then looking for a conflict: another process
+that does not share a permission it uses, or uses one it does not share.
 
-OFD locks belong to the open file, not to the process: they end with its last
-descriptor and do not collide with a second open of the same process by chance.
+OFD locks belong to the open file and not to the process: they end with its last
+descriptor, and a second open of the same file in the same process has its own.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ def lock_image(fd: int, path: str, *, exclusive: bool) -> None:
     Args:
         fd: Open for reading, and for writing too if ``exclusive``.
         path: For the message only.
-        exclusive: Use it for writing, and let nobody else write or resize it
-            or rely on reading it; otherwise share it with other readers.
+        exclusive: Lock for writing: no other process may write or resize the image,
+            or rely on reading it. Otherwise share it with other readers.
 
     Raises:
-        DeviceBusyError: Somebody uses it in a way that this excludes.
+        DeviceBusyError: Another process uses the image in a way that this excludes.
     """
     if sys.platform == "win32":
-        return  # reads and packs there; nothing else shares images with QEMU
+        return  # Windows: images are only read and packed there, never shared with QEMU
     if sys.platform != "linux":
         _lock_whole(fd, path, exclusive=exclusive)
         return
@@ -59,7 +59,7 @@ def lock_image(fd: int, path: str, *, exclusive: bool) -> None:
 
 
 def unlock_image(fd: int) -> None:
-    """Give up the locks of an open image; it stays open."""
+    """Release the locks of an open image; it stays open."""
     if sys.platform == "win32":
         return
     import fcntl  # noqa: PLC0415  absent on Windows
@@ -117,18 +117,18 @@ def _busy(fd: int, path: str) -> DeviceBusyError:
 def _holders(fd: int) -> Iterator[str]:
     """Yield name and id of the other processes that have the file open.
 
-    The system does not say who holds an OFD lock. Who has the file open it says
-    on Linux, of processes that the caller may look at.
+    The system does not report the holder of an OFD lock. Linux reports which processes
+    have a file open, for the processes that the caller may inspect.
     """
     wanted = os.fstat(fd)
     own = str(os.getpid())
-    from pathlib import Path  # noqa: PLC0415  only where somebody else has the lock
+    from pathlib import Path  # noqa: PLC0415  needed only if another process has the lock
 
     for process in Path("/proc").glob("[1-9]*"):
         try:
             opened = [link.stat() for link in (process / "fd").iterdir()]
             name = (process / "comm").read_text().strip()
         except OSError:
-            continue  # gone meanwhile, or somebody else's
+            continue  # it ended meanwhile, or belongs to another user
         if process.name != own and any(os.path.samestat(wanted, found) for found in opened):
             yield f"{name} (process {process.name})"

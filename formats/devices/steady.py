@@ -1,9 +1,9 @@
-"""Reading what somebody else may be writing, without a lock (C66).
+"""Reading an image without a lock while another process may be writing it (C66).
 
-What is read is of different moments, so it may contradict itself although the
-image never does. Errors do not tell: a passing one can come twice. Bytes do: if
-everything that led to an error is read again and is the same, it was so all the
-time in between, and so there was a moment at which all of the image was like that.
+The bytes are read at different moments, so they may contradict each other although
+the image never does. An error does not prove damage: a transient one can occur twice.
+The bytes are proof: if everything that led to an error is read again and has not
+changed, then all of it was in the image at one moment.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 _Result = TypeVar("_Result")
 
-#: How often, and for how many seconds, an image is read that keeps changing. Few
-#: tries are made however long they take, for one may derive keys.
+#: How often, and for how many seconds, to read an image that keeps changing. A few
+#: tries are made even if they take longer, because each may derive keys.
 TRIES: Final = 500
 FEW: Final = 4
 SECONDS: Final = 5.0
@@ -41,15 +41,15 @@ def steadily(
     settled: Callable[[_Result], bool] = lambda _: True,
     busy: type[StorageError] = DeviceBusyError,
 ) -> _Result:
-    """Return what ``attempt`` returns, or raise its error, once the image held still for it.
+    """Return the result of ``attempt``, or raise its error, once the image did not change.
 
     Args:
-        device: What is read, in the end. If it is not a file, or is watched already by
-            another one of these, ``attempt`` is just called.
-        attempt: Reads, from the beginning: nothing that was read before.
-        settled: Says whether a result is what an image is like that nobody is writing;
-            otherwise it counts only if the image held still.
-        busy: Class of the error if it never does.
+        device: The device that is read at the bottom. If it is not a file, or an outer
+            call of this function watches it already, ``attempt`` is simply called.
+        attempt: Reads everything from the beginning, and reuses no earlier read.
+        settled: Says whether a result shows that no process is writing the image; any
+            other result counts only if the image did not change.
+        busy: Class of the error if the image keeps changing.
 
     Raises:
         StorageError: As ``attempt``; or ``busy``.
@@ -75,18 +75,18 @@ def steadily(
         except ForkedProcessError:
             raise
         except StorageError as error:
-            # How large the file is matters to who missed something.
+            # An attempt that missed bytes depends on the size of the file as well.
             if reads.are_still_true() and not reads.grew:
                 raise
             last = error
     raise busy(
         f"the image is being written: it changed while it was read, {tries} times [C66]",
-        hint="try again when it is written less, or wait for the lock",
+        hint="try again when less is written to it, or wait for the lock",
     ) from last
 
 
 class _Reads:
-    """What was read of a file; whether it is still there."""
+    """The bytes read from a file, and whether the file still holds them."""
 
     def __init__(self, file: FileDevice) -> None:
         self._file = file

@@ -1,4 +1,4 @@
-"""EDID: what a display says of itself, and its CTA blocks (E-EDID1 to E-EDID10)."""
+"""EDID: the identification of a display, and its CTA blocks (E-EDID1 to E-EDID10)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from formats.eeprom.edid_extensions import (
     encode_extension,
     with_checksum,
 )
-from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.codec import Findings
 from formats.eeprom.framework.fields import validate
 from formats.eeprom.framework.limits import Fill, Tail, UInt8, UInt16, UInt32
 from formats.eeprom.parts.padding import BLANK, fill_up, split_rest
@@ -69,8 +69,8 @@ class Edid:
         standard_timings: Bytes 38 to 53, two each; 0101 is unused.
         descriptors: Of 18 bytes, up to four; dummies fill them up.
         extensions: Further blocks.
-        tail: What follows.
-        fill: What unused bytes hold.
+        tail: The bytes after the formatted part.
+        fill: The value of unused bytes.
     """
 
     id_manufacturer_name: Annotated[str, Meta(pattern=r"^[A-Z]{3}$(?!\n)")]
@@ -106,7 +106,7 @@ class _EdidCodec:
     title = "EDID"
     model = Edid
 
-    def decode(self, data: ReadableBuffer, report: Report, /) -> Edid:
+    def decode(self, data: ReadableBuffer, report: Findings, /) -> Edid:
         content = bytes(data)
         require_signature(content, _SIGNATURE, "EDID", "E-EDID1")
         require_size(content, BLOCK_SIZE, "the EDID", "E-EDID1")
@@ -114,12 +114,14 @@ class _EdidCodec:
             _BASE.unpack_from(content)
         )
         if version != _VERSION:
-            raise UnsupportedError(f"this is EDID {version}.{revision}", feature="EDID but 1.x")
+            raise UnsupportedError(
+                f"this is EDID {version}.{revision}", feature="EDID other than 1.x"
+            )
         check_sum(content, 0, report)
         end = BLOCK_SIZE * (1 + count)
         if end > len(content):
             report.problem(
-                _COUNT_AT, "E-EDID6", f"{end} bytes are announced, and there are {len(content)}"
+                _COUNT_AT, "E-EDID6", f"{end} bytes are announced, but there are {len(content)}"
             )
             end = len(content) - len(content) % BLOCK_SIZE
         tail, fill = split_rest(content[end:])
@@ -170,11 +172,11 @@ class _EdidCodec:
         return fill_up(made, size, tail=model.tail, fill=model.fill)
 
 
-def _read_letters(packed: int, report: Report) -> str:
+def _read_letters(packed: int, report: Findings) -> str:
     """Return three letters of five bits each, A being 1 (E-EDID3)."""
     letters = [packed >> shift & 0x1F for shift in (10, 5, 0)]
     if packed >> 15 or not all(1 <= letter <= 26 for letter in letters):
-        report.problem(_MANUFACTURER_AT, "E-EDID3", f"{packed:#06x} is no manufacturer")
+        report.problem(_MANUFACTURER_AT, "E-EDID3", f"{packed:#06x} is not a manufacturer")
     return "".join(chr(0x40 + letter) for letter in letters)
 
 
@@ -183,23 +185,23 @@ def _letters(name: str) -> int:
     return first << 10 | second << 5 | third
 
 
-def _read_date(week: int, year: int, report: Report) -> dict[str, Any]:
+def _read_date(week: int, year: int, report: Findings) -> dict[str, Any]:
     """Return the fields that say when it was made (E-EDID4)."""
     if week == _MODEL_YEAR:
         return {"model_year": _FIRST_YEAR + year}
     if week > _LAST_WEEK:
-        report.problem(_WEEK_AT, "E-EDID4", f"there is no week {week}")
+        report.problem(_WEEK_AT, "E-EDID4", f"{week} is not a week")
     return {"week_of_manufacture": week, "year_of_manufacture": _FIRST_YEAR + year}
 
 
 def _date(model: Edid) -> tuple[int, int]:
     if (model.year_of_manufacture is None) == (model.model_year is None):
-        raise FieldError("year-of-manufacture", "or model-year is needed, and not both")
+        raise FieldError("year-of-manufacture", "or model-year must be given, and not both")
     if model.year_of_manufacture is not None:
         return model.week_of_manufacture, model.year_of_manufacture - _FIRST_YEAR
     assert model.model_year is not None
     if model.week_of_manufacture:
-        raise FieldError("week-of-manufacture", "cannot be given where model-year is")
+        raise FieldError("week-of-manufacture", "cannot be given together with model-year")
     return _MODEL_YEAR, model.model_year - _FIRST_YEAR
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 from msgspec import Meta
 
-from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.codec import Findings
 from formats.eeprom.framework.limits import UInt8
 from formats.eeprom.parts.texts import PRINTABLE, is_printable
 from formats.errors import FieldError
@@ -84,13 +84,13 @@ _TEXTS: Final[dict[int, type[_TextDescriptor]]] = {
 _TAGS: Final = {kind: tag for tag, kind in _TEXTS.items()}
 
 
-def decode_descriptors(octets: bytes, at: int, report: Report) -> tuple[Descriptor, ...]:
-    """Return the descriptors of a base block, without dummies behind them.
+def decode_descriptors(octets: bytes, at: int, report: Findings) -> tuple[Descriptor, ...]:
+    """Return the descriptors of a base block, without the dummies after them.
 
     Args:
         octets: Four times 18 bytes.
         at: Where they are in the EEPROM, for the report.
-        report: Gets what is wrong.
+        report: Collects the problems.
     """
     each = [octets[start : start + SIZE] for start in range(0, COUNT * SIZE, SIZE)]
     while each and each[-1] == _DUMMY:
@@ -111,15 +111,15 @@ def encode_descriptors(descriptors: tuple[Descriptor, ...]) -> bytes:
         octets = encode_descriptor(descriptor)
         is_last = index == len(descriptors) - 1
         if (is_last and octets == _DUMMY) or (
-            decode_descriptor(octets, 0, Report.tolerant()) != descriptor
+            decode_descriptor(octets, 0, Findings.tolerant()) != descriptor
         ):
             raise FieldError(f"descriptors[{index}]", "is of another kind")
         made += octets
     return made + _DUMMY * (COUNT - len(descriptors))
 
 
-def decode_descriptor(octets: bytes, at: int, report: Report) -> Descriptor:
-    """Return what 18 bytes say; text that breaks a rule stays as it is stored."""
+def decode_descriptor(octets: bytes, at: int, report: Findings) -> Descriptor:
+    """Return the descriptor in 18 bytes; text that breaks a rule stays as it is stored."""
     if octets[:2] != b"\x00\x00":
         return DetailedTiming(timing=octets)
     tag, flags, content = octets[3], octets[4], octets[5:]

@@ -1,4 +1,4 @@
-"""Extension blocks of EDID, those of CTA-861 in their parts (E-EDID7 to E-EDID10)."""
+"""Extension blocks of EDID; those of CTA-861 are decoded in parts (E-EDID7 to E-EDID10)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from formats.eeprom.edid_descriptors import (
     decode_descriptor,
     encode_descriptor,
 )
-from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.codec import Findings
 from formats.eeprom.framework.limits import UInt8
 from formats.eeprom.parts.checksums import zero_sum
 from formats.errors import FieldError
@@ -51,11 +51,11 @@ class CtaExtension:
     Attributes:
         revision: 3 or more.
         underscan: The display underscans IT formats.
-        basic_audio: It takes basic audio.
-        ycbcr_444: It takes YCbCr 4:4:4.
-        ycbcr_422: It takes YCbCr 4:2:2.
+        basic_audio: It supports basic audio.
+        ycbcr_444: It supports YCbCr 4:4:4.
+        ycbcr_422: It supports YCbCr 4:2:2.
         native_formats: How many of its detailed timings are native.
-        data_blocks: What it takes.
+        data_blocks: The formats and features that it supports.
         descriptors: As in the base block, up to six.
     """
 
@@ -92,7 +92,7 @@ class Extension:
     content: Annotated[bytes, Meta(min_length=126, max_length=126)]
 
 
-def check_sum(content: bytes, at: int, report: Report) -> None:
+def check_sum(content: bytes, at: int, report: Findings) -> None:
     """Check the sum of a block (E-EDID2)."""
     should = zero_sum(content[at : at + _SUM_AT])
     found = content[at + _SUM_AT]
@@ -103,11 +103,11 @@ def check_sum(content: bytes, at: int, report: Report) -> None:
 
 
 def with_checksum(block: bytes) -> bytes:
-    """Return a block with its last byte such that they sum up to 0 (E-EDID2)."""
+    """Return a block whose last byte makes the sum of all 0 (E-EDID2)."""
     return block[:_SUM_AT] + bytes((zero_sum(block[:_SUM_AT]),))
 
 
-def decode_extension(content: bytes, at: int, report: Report) -> CtaExtension | Extension:
+def decode_extension(content: bytes, at: int, report: Findings) -> CtaExtension | Extension:
     """Return the block at an offset; one that breaks a rule stays as it is stored."""
     check_sum(content, at, report)
     block = content[at : at + BLOCK_SIZE]
@@ -129,18 +129,18 @@ def encode_extension(extension: CtaExtension | Extension, path: str) -> bytes:
         block = _encode_cta(extension, path)
     else:
         block = with_checksum(bytes((extension.tag,)) + extension.content)
-    if decode_extension(block, 0, Report.tolerant()) != extension:
+    if decode_extension(block, 0, Findings.tolerant()) != extension:
         raise FieldError(path, "is an extension of another kind")
     return block
 
 
-def _decode_cta(block: bytes, at: int, report: Report) -> CtaExtension | None:
-    """Return the parts of a block, or None where they are not as they should be."""
+def _decode_cta(block: bytes, at: int, report: Findings) -> CtaExtension | None:
+    """Return the parts of a block, or None if they break a rule."""
     revision, descriptors_at, flags = block[1:_CTA_HEAD_SIZE]
     blocks: list[DataBlock] = []
     here = _CTA_HEAD_SIZE
     if descriptors_at > _SUM_AT:
-        report.problem(at + 2, "E-EDID8", "its descriptors begin behind it")
+        report.problem(at + 2, "E-EDID8", "its descriptors begin after its end")
         return None
     while here < descriptors_at:
         tag, size = block[here] >> 5, block[here] & 0x1F
@@ -156,7 +156,7 @@ def _decode_cta(block: bytes, at: int, report: Report) -> CtaExtension | None:
         descriptors.append(decode_descriptor(octets, at + here, report))
         here += DESCRIPTOR_SIZE
     if any(block[here:_SUM_AT]):
-        report.problem(at + here, "E-EDID10", "what is unused behind the descriptors is not 0")
+        report.problem(at + here, "E-EDID10", "unused bytes after the descriptors are not 0")
         return None
     return CtaExtension(
         revision=revision,

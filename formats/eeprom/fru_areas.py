@@ -15,9 +15,9 @@ from formats.eeprom.parts.checksums import zero_sum
 from formats.errors import FieldError
 
 if TYPE_CHECKING:
-    from formats.eeprom.framework.codec import Report
+    from formats.eeprom.framework.codec import Findings
 
-#: What offsets and sizes of areas are multiples of, in bytes.
+#: Offsets and sizes of areas are multiples of this, in bytes.
 UNIT: Final = 8
 _MOST: Final = 0xFF * UNIT
 
@@ -35,21 +35,23 @@ class InfoArea:
     """An area with fields.
 
     Attributes:
-        offset: Where it begins; None right behind the area before it.
+        offset: Where it begins; None directly after the area before it.
         size: Bytes; None for as few as it needs.
-        padding: What is between the fields and the checksum but zeros at the end.
-        custom: The fields behind those with names.
+        padding: The bytes between the fields and the checksum, without zeros at the end.
+        custom: The fields after those with names.
     """
 
     offset: Offset | None = None
     size: _Size | None = None
-    padding: Annotated[bytes, Meta(description="what follows the fields, up to zeros")] = b""
+    padding: Annotated[
+        bytes, Meta(description="the bytes after the fields, without zeros at the end")
+    ] = b""
     custom: tuple[Text, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChassisInfo(InfoArea):
-    """What the part is in. `chassis_type` is as in SMBIOS, such as 23 for a rack mount chassis."""
+    """The chassis. `chassis_type` is as in SMBIOS, such as 23 for a rack mount chassis."""
 
     chassis_type: UInt8
     part_number: Text = ""
@@ -134,23 +136,25 @@ def encode_area(area: ChassisInfo | BoardInfo | ProductInfo, name: str) -> bytes
         body += encode_text(text, f"{name}.custom[{number}]", is_unicode=is_unicode)
     body += bytes((END_OF_FIELDS,)) + area.padding
     if area.padding.endswith(b"\x00"):
-        raise FieldError(f"{name}.padding", "ends with a zero: zeros follow it by themselves")
+        raise FieldError(
+            f"{name}.padding", "ends with a zero, but zeros are added after it: leave them out"
+        )
     needed = -(-(len(body) + 1) // UNIT) * UNIT
     size = area.size or needed
     if needed > min(size, _MOST):
         raise FieldError(
             f"{name}.size" if area.size else name,
-            f"{needed} bytes are needed, and there are {min(size, _MOST)}",
+            f"{needed} bytes are needed, but there are {min(size, _MOST)}",
         )
     whole = (body[:1] + bytes((size // UNIT,)) + body[2:]).ljust(size - 1, b"\x00")
     return whole + bytes((zero_sum(whole),))
 
 
-def decode_area(kind: type[A], data: bytes, start: int, report: Report) -> tuple[A, int]:
-    """Return the area at an offset that is in the data, and the offset behind it."""
+def decode_area(kind: type[A], data: bytes, start: int, report: Findings) -> tuple[A, int]:
+    """Return the area at an offset that is in the data, and the offset after it."""
     values: dict[str, Any] = {}
     if data[start] != _VERSION:
-        report.problem(start, "E-FRU4", f"an area is of version {data[start]}, not 1")
+        report.problem(start, "E-FRU4", f"an area has version {data[start]}, not 1")
     size = data[start + 1] * UNIT if start + 1 < len(data) else 0
     end = start + size
     if not size or end > len(data):
@@ -180,13 +184,13 @@ def decode_area(kind: type[A], data: bytes, start: int, report: Report) -> tuple
             position += 1
             break
         if len(content) < first & 0x3F:
-            report.problem(position, "E-FRU5", "a field goes on behind the end of its area")
+            report.problem(position, "E-FRU5", "a field continues beyond the end of its area")
         translated = names[len(texts)][1] if len(texts) < len(names) else True
         is_unicode = translated and language not in _ENGLISH
         texts.append(decode_text(first >> 6, content, position, report, is_unicode=is_unicode))
         position += 1 + len(content)
     if not ended:
-        report.problem(position, "E-FRU7", "the fields have no end")
+        report.problem(position, "E-FRU7", "the fields have no end marker")
     if len(texts) < len(names):
         report.problem(position, "E-FRU7", f"there are {len(texts)} fields, not {len(names)}")
     values |= {name: text for (name, _), text in zip(names, texts, strict=False)}
@@ -205,7 +209,7 @@ def _encode_date(date: datetime | None, path: str) -> bytes:
     minutes, rest = divmod(date - _EPOCH, _MINUTE)
     if rest or not 0 < minutes <= 0xFF_FFFF:
         raise FieldError(
-            path, f"is a whole minute from 1996-01-01 00:01 UTC to {_LATEST:%Y-%m-%d %H:%M}"
+            path, f"must be a whole minute from 1996-01-01 00:01 UTC to {_LATEST:%Y-%m-%d %H:%M}"
         )
     return minutes.to_bytes(3, "little")
 

@@ -14,7 +14,7 @@ from formats.eeprom.parts.checksums import zero_sum
 from formats.errors import FieldError
 
 if TYPE_CHECKING:
-    from formats.eeprom.framework.codec import Report
+    from formats.eeprom.framework.codec import Findings
 
 Bits4 = Annotated[int, Meta(ge=0, le=0xF)]
 Bits12 = Annotated[int, Meta(ge=0, le=0xFFF)]
@@ -35,7 +35,7 @@ _UUID_SIZE: Final = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PowerSupplyInformation:
-    """Type 0: what a power supply takes and gives. Watts, 10 mV, A, ms, Hz, s.
+    """Type 0: input and output of a power supply. Watts, 10 mV, A, ms, Hz, s.
 
     `tachometer_or_polarity` is bit 4 of the flags: two pulses in a rotation, or that
     the failure signal is active while asserted.
@@ -81,7 +81,7 @@ class DcOutput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DcLoad:
-    """Type 2: what a part needs of one output. 10 mV, mV (ripple), mA."""
+    """Type 2: the load of a part on one output. 10 mV, mV (ripple), mA."""
 
     output_number: Bits4
     nominal_voltage: Int16 = 0
@@ -93,7 +93,7 @@ class DcLoad:
 
 
 class AccessType(IntEnum):
-    """What the text of a management access record is."""
+    """The meaning of the text in a management access record."""
 
     SYSTEM_MANAGEMENT_URL = 1
     SYSTEM_NAME = 2
@@ -105,7 +105,7 @@ class AccessType(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManagementAccess:
-    """Type 3: how to reach what manages the system or the part."""
+    """Type 3: how to reach the management of the system or the part."""
 
     access_type: AccessType
     text: Latin1
@@ -113,14 +113,14 @@ class ManagementAccess:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SystemUniqueId:
-    """Type 3 with sub-type 7: the UUID of the system, as the record has its bytes."""
+    """Type 3 with sub-type 7: the UUID of the system, in the byte order of the record."""
 
     uuid: Annotated[bytes, Meta(min_length=_UUID_SIZE, max_length=_UUID_SIZE)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseCompatibility:
-    """Type 4: what the part can stand for."""
+    """Type 4: parts that the part can replace."""
 
     manufacturer_id: ManufacturerId
     entity_id: UInt8
@@ -142,7 +142,7 @@ class ExtendedCompatibility:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OemRecord:
-    """Types C0 to FF: what a manufacturer defines."""
+    """Types C0 to FF, which manufacturers define."""
 
     record_type: Annotated[int, Meta(ge=0xC0, le=0xFF)]
     manufacturer_id: ManufacturerId
@@ -151,7 +151,7 @@ class OemRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OtherRecord:
-    """Any other type, or content that its type does not have."""
+    """Any other type, or content that does not fit its type."""
 
     record_type: UInt8
     data: bytes = b""
@@ -174,24 +174,24 @@ def encode_records(records: tuple[Record, ...]) -> bytes:
     """Return a multirecord area.
 
     Raises:
-        FieldError: A record is too long, or not in the form it is read in.
+        FieldError: A record is too long, or would be read as another kind.
     """
     area = b""
     for number, record in enumerate(records):
         path = f"multirecords[{number}]"
         kind, data = _content_of(record)
         if len(data) > 0xFF:
-            raise FieldError(path, f"has {len(data)} bytes, and at most 255 are possible")
+            raise FieldError(path, f"has {len(data)} bytes, but at most 255 are possible")
         if _record_of(kind, data) != record:
-            raise FieldError(path, f"what it holds is a record of another kind, of type {kind}")
+            raise FieldError(path, f"its content is a record of another kind, of type {kind}")
         flags = _FORMAT | (_LAST if number == len(records) - 1 else 0)
         header = bytes((kind, flags, len(data), zero_sum(data)))
         area += header + bytes((zero_sum(header),)) + data
     return area
 
 
-def decode_records(data: bytes, start: int, report: Report) -> tuple[tuple[Record, ...], int]:
-    """Return the records from an offset on, and the offset behind the last."""
+def decode_records(data: bytes, start: int, report: Findings) -> tuple[tuple[Record, ...], int]:
+    """Return the records that start at an offset, and the offset after the last."""
     records: list[Record] = []
     while True:
         header = data[start : start + _HEADER_SIZE]
@@ -203,7 +203,7 @@ def decode_records(data: bytes, start: int, report: Report) -> tuple[tuple[Recor
             return tuple(records), start
         kind, flags, size, checksum, _ = header
         if flags & ~_LAST != _FORMAT:
-            report.problem(start + 1, "E-FRU8", f"a record is of format {flags & ~_LAST}")
+            report.problem(start + 1, "E-FRU8", f"a record has format {flags & ~_LAST}")
         content = data[start + _HEADER_SIZE : start + _HEADER_SIZE + size]
         if (sum(content) + checksum) & 0xFF:
             report.problem(start + 3, "E-FRU8", "the checksum of a record is wrong")
@@ -214,7 +214,7 @@ def decode_records(data: bytes, start: int, report: Report) -> tuple[tuple[Recor
 
 
 def _record_of(kind: int, data: bytes) -> Record:
-    """Return the record with a type and content: one of no kind where they disagree."""
+    """Return the record with a type and content, an `OtherRecord` if they disagree."""
     record: Record = OtherRecord(record_type=kind, data=data)
     if kind == 0 and len(data) == _POWER_SUPPLY.size:
         record = _power_supply(data)

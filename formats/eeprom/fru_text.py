@@ -1,4 +1,4 @@
-"""Text in IPMI FRU areas: four encodings behind one type/length byte (E-FRU5, E-FRU6)."""
+"""Text in IPMI FRU areas: a type/length byte, and one of four encodings (E-FRU5, E-FRU6)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from msgspec import Meta
 from formats.errors import FieldError
 
 if TYPE_CHECKING:
-    from formats.eeprom.framework.codec import Report
+    from formats.eeprom.framework.codec import Findings
 
 #: The byte that ends the fields of an area.
 END_OF_FIELDS: Final = 0xC1
-#: The most bytes that a field has.
+#: The largest number of bytes in a field.
 MAX_SIZE: Final = 63
 
 _BINARY, _BCD_PLUS, _SIX_BIT, _TEXT = range(4)
@@ -43,7 +43,7 @@ class Binary:
     data: Annotated[bytes, Meta(max_length=MAX_SIZE)] = b""
 
 
-#: A field: text by itself is in ISO 8859-1 or, by the area's language, UTF-16.
+#: A field. Plain text is in ISO 8859-1 or, depending on the area's language, in UTF-16.
 Text = Annotated[str, Meta(max_length=MAX_SIZE)] | BcdPlus | SixBit | Binary
 
 
@@ -67,32 +67,32 @@ def encode_text(text: Text, path: str, *, is_unicode: bool = False) -> bytes:
     else:
         kind, content = _TEXT, _encode_plain(text, path, is_unicode=is_unicode)
     if len(content) > MAX_SIZE:
-        raise FieldError(path, f"needs {len(content)} bytes, and at most {MAX_SIZE} are possible")
+        raise FieldError(path, f"needs {len(content)} bytes, but at most {MAX_SIZE} are possible")
     if kind == _TEXT and len(content) == 1:
         raise FieldError(
             path,
-            "is one character, and its length byte would mean the end of all fields",
+            "has one character, and its length byte would end all fields",
             hint='add a space, or give it as { kind = "binary", data = … }',
         )
     return bytes((kind << 6 | len(content),)) + content
 
 
 def decode_text(
-    kind: int, content: bytes, offset: int, report: Report, *, is_unicode: bool = False
+    kind: int, content: bytes, offset: int, report: Findings, *, is_unicode: bool = False
 ) -> Text:
-    """Return the field with a type, the uppermost two bits of its type/length byte."""
+    """Return the field with a type, which is in the upper two bits of its type/length byte."""
     if kind == _BINARY:
         return Binary(data=content)
     if kind == _BCD_PLUS:
         digits = [digit for byte in content for digit in divmod(byte, 16)]
         if any(digit >= len(_BCD_CHARACTERS) for digit in digits):
-            report.problem(offset, "E-FRU5", "this is no BCD plus")
+            report.problem(offset, "E-FRU5", "a text is not valid BCD plus")
             return Binary(data=content)
         return BcdPlus(text="".join(_BCD_CHARACTERS[digit] for digit in digits))
     if kind == _SIX_BIT:
         number, count = int.from_bytes(content, "little"), len(content) * 8 // 6
         if number >> 6 * count:
-            report.problem(offset, "E-FRU5", "there are bits behind the last character")
+            report.problem(offset, "E-FRU5", "there are bits after the last character")
         codes = (number >> 6 * index & 0x3F for index in range(count))
         return SixBit(text="".join(chr(_FIRST_SIX_BIT + code) for code in codes))
     if not is_unicode:
@@ -100,7 +100,7 @@ def decode_text(
     try:
         return content.decode("utf-16-le")
     except UnicodeDecodeError:
-        report.problem(offset, "E-FRU6", "this is no UTF-16")
+        report.problem(offset, "E-FRU6", "a text is not valid UTF-16")
         return content.decode("latin-1")
 
 
@@ -113,7 +113,7 @@ def _encode_six_bit(text: str, path: str) -> bytes:
     size = -(-len(text) * 6 // 8)
     if size * 8 // 6 != len(text):
         raise FieldError(
-            path, f"has {len(text)} characters, and in six bits a space more: give it with that"
+            path, f"has {len(text)} characters, but six-bit text needs one more space: add it"
         )
     number = 0
     for index, character in enumerate(text):
@@ -125,5 +125,5 @@ def _encode_plain(text: str, path: str, *, is_unicode: bool) -> bytes:
     try:
         return text.encode("utf-16-le" if is_unicode else "latin-1")
     except UnicodeEncodeError as error:
-        alphabet = "UTF-16" if is_unicode else "ISO 8859-1, which this language has"
-        raise FieldError(path, f"{text[error.start]!r} is no character of {alphabet}") from None
+        alphabet = "UTF-16" if is_unicode else "ISO 8859-1, which this language uses"
+        raise FieldError(path, f"{text[error.start]!r} is not a character of {alphabet}") from None

@@ -19,34 +19,34 @@ from formats.errors import EmptyImageError, FieldError, ForeignImageError
 
 if TYPE_CHECKING:
     from formats.devices.device import ReadableBuffer
-    from formats.eeprom.framework.codec import Report
+    from formats.eeprom.framework.codec import Findings
 
-#: Where the pairs, or the header in front of them, are in a region.
+#: Where the pairs, or the header before them, are in a region.
 OFFSET: Final = 0x600
 _INFO: Final = b"\xfe\x09\x01gVpdInfo\x04"
 _INFO_SIZE: Final = struct.Struct("<I")
 _HEADER_SIZE: Final = len(_INFO) + _INFO_SIZE.size
 
 _TERMINATOR, _STRING, _IMPLICIT_TERMINATOR = b"\x00", b"\x01", b"\xff"
-#: Bytes that a length may take: 28 bits are more than any flash has.
+#: Bytes that a length may take: 28 bits exceed the size of any flash.
 _LENGTH_MOST: Final = 4
 _KEY: Final = r"^[A-Za-z0-9_]+$(?!\n)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GoogleVpd:
-    """What a VPD region holds.
+    """The content of a VPD region.
 
     Attributes:
         pairs: Values by their names, such as ``serial_number``, in their order; 00 at
             the end of a value is padding.
         has_info: There is a header with the size of the pairs, as there should be.
-        info_size: What it says, where that is not what pairs and terminator take.
-        is_terminated: There is a terminator; an erased byte behind the pairs is one, too.
-        front: What is in front of the header, up to where only FF follows: an SMBIOS
-            entry point in old firmware.
-        tail: What follows.
-        fill: What unused bytes hold.
+        info_size: The size in the header, if it is not that of pairs and terminator.
+        is_terminated: There is a terminator; an erased byte after the pairs is one, too.
+        front: The bytes before the header, without FF at their end: an SMBIOS entry
+            point in old firmware.
+        tail: The bytes after the formatted part.
+        fill: The value of unused bytes.
     """
 
     pairs: Mapping[Annotated[str, Meta(pattern=_KEY)], Annotated[str, Meta(pattern=LATIN1)]] = (
@@ -65,7 +65,7 @@ class _GoogleVpdCodec:
     title = "Google VPD 2.0"
     model = GoogleVpd
 
-    def decode(self, data: ReadableBuffer, report: Report, /) -> GoogleVpd:
+    def decode(self, data: ReadableBuffer, report: Findings, /) -> GoogleVpd:
         content = bytes(data)
         require_content(content, "Google VPD", "E-GVPD1")
         require_size(content, OFFSET + 1, "the region of Google VPD", "E-GVPD1")
@@ -76,12 +76,12 @@ class _GoogleVpdCodec:
         elif stated is not None:
             end = start + stated
         pairs, at, is_whole = _read_pairs(content, start, end, report)
-        behind = content[at : at + 1]
-        if is_whole and not behind:
-            report.problem(at, "E-GVPD5", "there is no terminator")
-        elif is_whole and behind not in (_TERMINATOR, _IMPLICIT_TERMINATOR):
-            report.problem(at, "E-GVPD2", "there is more than its size says")
-        is_terminated = is_whole and behind == _TERMINATOR
+        after = content[at : at + 1]
+        if is_whole and not after:
+            report.problem(at, "E-GVPD5", "the terminator is missing")
+        elif is_whole and after not in (_TERMINATOR, _IMPLICIT_TERMINATOR):
+            report.problem(at, "E-GVPD2", "the pairs take more bytes than the size says")
+        is_terminated = is_whole and after == _TERMINATOR
         at += is_terminated
         tail, fill = split_rest(content[at:])
         return GoogleVpd(
@@ -97,35 +97,35 @@ class _GoogleVpdCodec:
     def encode(self, model: GoogleVpd, size: int | None, /) -> bytes:
         validate(model)
         if model.front.endswith(bytes((BLANK,))):
-            raise FieldError("front", "ends with ff, as what is unused does")
+            raise FieldError("front", "ends with ff, as unused bytes do: leave them out")
         pairs = b"".join(_pair(key, value) for key, value in model.pairs.items())
         body = pairs + (_TERMINATOR if model.is_terminated else b"")
         if not model.is_terminated and (model.tail or bytes((model.fill,)))[0] != BLANK:
-            raise FieldError("is-terminated", "has to be true where no ff follows")
+            raise FieldError("is-terminated", "must be true if no ff follows")
         info = b""
         if model.has_info:
             if model.info_size == len(body):
-                raise FieldError("info-size", "is what the pairs take, which is not given")
+                raise FieldError("info-size", "equals the size of the pairs: leave it out")
             stated = len(body) if model.info_size is None else model.info_size
             info = _INFO + _INFO_SIZE.pack(stated)
         elif model.info_size is not None:
             raise FieldError("info-size", "needs a header")
         elif not model.pairs:
-            raise FieldError("has-info", "has to be true where there are no pairs")
+            raise FieldError("has-info", "must be true if there are no pairs")
         front = model.front.ljust(OFFSET, bytes((BLANK,)))
         made = fill_up(front + info + body, size, tail=model.tail, fill=model.fill)
         most = len(made) - OFFSET - _HEADER_SIZE
         if model.info_size is not None and not len(pairs) <= model.info_size <= most:
-            raise FieldError("info-size", f"is {len(pairs)} to {most} here")
+            raise FieldError("info-size", f"must be {len(pairs)} to {most} here")
         return made
 
 
 def _header(content: bytes) -> tuple[int, int | None]:
-    """Return where the pairs begin, and what the header says of their size (E-GVPD1, 2).
+    """Return where the pairs begin, and their size according to the header (E-GVPD1, 2).
 
     Raises:
-        EmptyImageError: There is nothing there.
-        ForeignImageError: There is something else.
+        EmptyImageError: The region is blank.
+        ForeignImageError: The region holds other data.
         TruncatedImageError: The header is cut short.
     """
     if content.startswith(_INFO, OFFSET):
@@ -134,38 +134,38 @@ def _header(content: bytes) -> tuple[int, int | None]:
         return start, _INFO_SIZE.unpack_from(content, start - _INFO_SIZE.size)[0]
     first = content[OFFSET : OFFSET + 1]
     if first in (_TERMINATOR, _IMPLICIT_TERMINATOR):
-        raise EmptyImageError("there is no Google VPD", offset=OFFSET, rule="E-GVPD1")
+        raise EmptyImageError("the region has no Google VPD", offset=OFFSET, rule="E-GVPD1")
     if first != _STRING:
-        raise ForeignImageError("there is no Google VPD", offset=OFFSET, rule="E-GVPD1")
+        raise ForeignImageError("the region has no Google VPD", offset=OFFSET, rule="E-GVPD1")
     return OFFSET, None
 
 
 def _read_pairs(
-    content: bytes, at: int, end: int, report: Report
+    content: bytes, at: int, end: int, report: Findings
 ) -> tuple[dict[str, str], int, bool]:
-    """Return the pairs, the offset behind them, and whether they end as they should."""
+    """Return the pairs, the offset after them, and whether they end correctly."""
     pairs: dict[str, str] = {}
     while at < end and content[at : at + 1] not in (_TERMINATOR, _IMPLICIT_TERMINATOR):
         if content[at : at + 1] != _STRING:
-            report.problem(at, "E-GVPD3", f"type {content[at]:#04x} is none of a pair")
+            report.problem(at, "E-GVPD3", f"type {content[at]:#04x} is not that of a pair")
             return pairs, at, False
-        key, behind_key = _read_counted(content, at + 1, end, report)
-        value, behind = _read_counted(content, behind_key, end, report)
+        key, after_key = _read_counted(content, at + 1, end, report)
+        value, after = _read_counted(content, after_key, end, report)
         if key is None or value is None:
             report.problem(at, "E-GVPD3", "a pair does not end inside the region")
             return pairs, at, False
         name = key.decode("latin-1")
         if not re.search(_KEY, name):
-            report.problem(at, "E-GVPD6", f"{name!r} is no name of letters, digits and _")
+            report.problem(at, "E-GVPD6", f"{name!r} is not a name of letters, digits and _")
         if name in pairs:
-            report.problem(at, "E-GVPD6", f"{name} is there twice, and readers find the first")
+            report.problem(at, "E-GVPD6", f"{name} occurs twice, and readers find only the first")
         pairs.setdefault(name, value.decode("latin-1"))
-        at = behind
+        at = after
     return pairs, at, True
 
 
-def _read_counted(content: bytes, at: int, end: int, report: Report) -> tuple[bytes | None, int]:
-    """Return the bytes that a length is in front of, and the offset behind them (E-GVPD4).
+def _read_counted(content: bytes, at: int, end: int, report: Findings) -> tuple[bytes | None, int]:
+    """Return the bytes that follow a length, and the offset after them (E-GVPD4).
 
     None stands for bytes that do not fit.
     """
@@ -188,7 +188,7 @@ def _pair(key: str, value: str) -> bytes:
 
 
 def _counted(content: bytes) -> bytes:
-    """Return bytes with their number in front, most significant seven bits first (E-GVPD4)."""
+    """Return bytes after their number, most significant seven bits first (E-GVPD4)."""
     octets = [len(content) & 0x7F]
     while rest := len(content) >> 7 * len(octets):
         octets.append(0x80 | rest & 0x7F)

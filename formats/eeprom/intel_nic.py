@@ -9,7 +9,7 @@ from typing import Annotated, Final
 from msgspec import Meta
 
 from formats.devices.device import ReadableBuffer
-from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.codec import Findings
 from formats.eeprom.framework.fields import validate
 from formats.eeprom.framework.limits import Fill, Tail
 from formats.eeprom.parts.padding import BLANK, fill_up, split_rest
@@ -30,10 +30,10 @@ class IntelNic:
 
     Attributes:
         ethernet_address: Words 0 to 2, in the order of the wire.
-        configuration: Words 3 to 0x3E, each with its low byte first: other for every
-            controller, and kept as they are.
-        tail: What follows the checksum, which does not cover it.
-        fill: What unused bytes hold.
+        configuration: Words 3 to 0x3E, each with its low byte first. They differ between
+            controllers, and are kept as they are.
+        tail: The bytes after the checksum, which it does not cover.
+        fill: The value of unused bytes.
     """
 
     ethernet_address: MacAddress
@@ -49,7 +49,7 @@ class _IntelNicCodec:
     title = "EEPROM of Intel Ethernet controllers"
     model = IntelNic
 
-    def decode(self, data: ReadableBuffer, report: Report, /) -> IntelNic:
+    def decode(self, data: ReadableBuffer, report: Findings, /) -> IntelNic:
         content = bytes(data)
         require_content(content, "configuration of a controller", "E-INTEL1")
         require_size(content, _SIZE, "the EEPROM of a controller", "E-INTEL1")
@@ -63,7 +63,7 @@ class _IntelNicCodec:
             )
         mac = content[:_MAC_SIZE]
         if not is_unicast(mac):
-            report.problem(0, "E-INTEL2", f"{mac.hex(':')} is no address of a device")
+            report.problem(0, "E-INTEL2", f"{mac.hex(':')} is not the address of a device")
         tail, fill = split_rest(content[_SIZE:])
         return IntelNic(
             ethernet_address=mac,
@@ -75,14 +75,14 @@ class _IntelNicCodec:
     def encode(self, model: IntelNic, size: int | None, /) -> bytes:
         validate(model)
         if not is_unicast(model.ethernet_address):
-            raise FieldError("ethernet-address", "is no address of a device")
+            raise FieldError("ethernet-address", "is not the address of a device")
         start = model.ethernet_address + model.configuration
         checksum = _WORD.pack(_checksum(start))
         return fill_up(start + checksum, size, tail=model.tail, fill=model.fill)
 
 
 def _checksum(content: bytes) -> int:
-    """Return word 3F for the words in front of it (E-INTEL3)."""
+    """Return word 3F for the words before it (E-INTEL3)."""
     words: list[int] = [word for (word,) in _WORD.iter_unpack(content)]
     return (_SUM - sum(words)) & 0xFFFF
 

@@ -24,7 +24,7 @@ from formats.errors import FieldError, FormatError, UnsupportedError
 
 if TYPE_CHECKING:
     from formats.devices.device import ReadableBuffer
-    from formats.eeprom.framework.codec import Report
+    from formats.eeprom.framework.codec import Findings
 
 _HEADER_SIZE: Final = 8
 _VERSION: Final = 1
@@ -35,11 +35,11 @@ _AREAS: Final = ("internal_use", "chassis", "board", "product", "multirecords")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InternalUse:
-    """What only the part's own controller understands.
+    """Data that only the part's own controller understands.
 
     Attributes:
-        offset: Where it begins; None right behind the header.
-        data: Up to the next area, behind the format version.
+        offset: Where it begins; None directly after the header.
+        data: The bytes from after the format version to the next area.
     """
 
     offset: Offset | None = None
@@ -48,7 +48,7 @@ class InternalUse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Other:
-    """Bytes between or behind the areas that are no fill bytes; nor are its ends."""
+    """Bytes between or after the areas, which neither begin nor end with the fill byte."""
 
     offset: Annotated[int, Meta(ge=_HEADER_SIZE)]
     data: Annotated[bytes, Meta(min_length=1)]
@@ -56,17 +56,17 @@ class Other:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IpmiFru:
-    """The areas; None where there is none.
+    """The areas; None for an area that is absent.
 
     Attributes:
         internal_use: For the part's own controller.
-        chassis: What the part is in.
+        chassis: The chassis of the part.
         board: The part as a board.
         product: The part as a product.
         multirecords: Records of any kinds.
-        multirecords_offset: Where they begin; None right behind the other areas.
-        other: What is outside of the areas, in its order.
-        fill: What unused bytes hold.
+        multirecords_offset: Where they begin; None directly after the other areas.
+        other: The bytes outside of the areas, in their order.
+        fill: The value of unused bytes.
     """
 
     internal_use: InternalUse | None = None
@@ -86,17 +86,17 @@ class IpmiFruCodec:
     title: ClassVar[str] = "IPMI FRU information"
     model: ClassVar[type[IpmiFru]] = IpmiFru
 
-    def decode(self, data: ReadableBuffer, report: Report, /) -> IpmiFru:
+    def decode(self, data: ReadableBuffer, report: Findings, /) -> IpmiFru:
         content = bytes(data)
         header = content[:_HEADER_SIZE]
         if len(header) < _HEADER_SIZE:
-            raise FormatError("this is too short for a FRU", offset=0, rule="E-FRU1")
+            raise FormatError("the data is too short for a FRU", offset=0, rule="E-FRU1")
         wrong = sum(header) & 0xFF
         if header[0] != _VERSION and wrong:
-            raise FormatError("no FRU begins like this", offset=0, rule="E-FRU1")
+            raise FormatError("the data does not begin as a FRU does", offset=0, rule="E-FRU1")
         if header[0] != _VERSION:
             raise UnsupportedError(
-                f"the FRU is of version {header[0]}", feature="FRU formats other than 1.0"
+                f"the FRU has version {header[0]}", feature="FRU formats other than 1.0"
             )
         if wrong:
             report.problem(7, "E-FRU1", "the checksum of the header is wrong")
@@ -117,12 +117,14 @@ class IpmiFruCodec:
         _check_others(model, [(offset, offset + len(area)) for offset, area in areas.values()])
         end = max(offset + len(piece) for offset, piece, _ in pieces)
         if size is not None and end > size:
-            raise FieldError("", f"{end} bytes are needed, and the EEPROM has {size}")
+            raise FieldError("", f"{end} bytes are needed, but the EEPROM has {size}")
         image = bytearray(bytes((model.fill,)) * (end if size is None else size))
         taken = 0
         for offset, piece, path in sorted(pieces):
             if offset < taken:
-                raise FieldError(path, f"begins at {offset}, and something else ends at {taken}")
+                raise FieldError(
+                    path, f"begins at {offset}, but the bytes before it end at {taken}"
+                )
             image[offset : offset + len(piece)] = piece
             taken = offset + len(piece)
         return bytes(image)
@@ -136,7 +138,7 @@ def _path(name: str) -> str:
 
 
 def _encode_areas(model: IpmiFru) -> dict[str, tuple[int, bytes]]:
-    """Return offset and bytes of each area that is there, by its name."""
+    """Return offset and bytes of each area that is present, by its name."""
     areas: dict[str, tuple[int, bytes]] = {}
     position = _HEADER_SIZE
 
@@ -144,7 +146,9 @@ def _encode_areas(model: IpmiFru) -> dict[str, tuple[int, bytes]]:
         nonlocal position
         offset = position if wanted is None else wanted
         if offset > 0xFF * UNIT:
-            raise FieldError(_path(name), f"would begin at {offset}, and 2040 is the last place")
+            raise FieldError(
+                _path(name), f"would begin at {offset}, but the last possible offset is 2040"
+            )
         areas[name] = (offset, area)
         position = -(-(offset + len(area)) // UNIT) * UNIT
 
@@ -164,7 +168,7 @@ def _encode_areas(model: IpmiFru) -> dict[str, tuple[int, bytes]]:
     if model.multirecords:
         place("multirecords", model.multirecords_offset, encode_records(model.multirecords))
     elif model.multirecords_offset is not None:
-        raise FieldError("multirecords-offset", "there are no multirecords")
+        raise FieldError("multirecords-offset", "is given, but there are no multirecords")
     _check_internal_use(model, areas)
     return areas
 
@@ -178,17 +182,21 @@ def _check_internal_use(model: IpmiFru, areas: dict[str, tuple[int, bytes]]) -> 
     if following and min(following) != offset + len(area):
         raise FieldError(
             "internal-use.data",
-            f"has {len(area) - 1} bytes, and there are {min(following) - offset - 1} to the "
-            "next area: it takes them all",
+            f"has {len(area) - 1} bytes, but it must fill all {min(following) - offset - 1} "
+            "bytes to the next area",
         )
     if not following and area[1:].endswith(bytes((model.fill,))):
-        raise FieldError("internal-use.data", "ends with the fill byte, which follows it anyway")
+        raise FieldError(
+            "internal-use.data", "ends with the fill byte, which is added after it: leave it out"
+        )
     if not following and model.other:
-        raise FieldError("other", "the internal use area takes what follows it")
+        raise FieldError(
+            "other", "is given, but the internal use area contains the bytes that follow it"
+        )
 
 
 def _check_others(model: IpmiFru, areas: list[tuple[int, int]]) -> None:
-    """Check that what is outside of the areas is as it is read."""
+    """Check that the bytes outside of the areas would be read as they are given."""
     fill = model.fill
     last = -1
     for number, other in enumerate(model.other):
@@ -196,12 +204,15 @@ def _check_others(model: IpmiFru, areas: list[tuple[int, int]]) -> None:
             raise FieldError(f"other[{number}].data", "begins or ends with the fill byte")
         gap = max([end for _, end in areas if end <= other.offset], default=_HEADER_SIZE)
         if gap <= last:
-            raise FieldError(f"other[{number}]", "two in one gap are one, in their order")
+            raise FieldError(
+                f"other[{number}]",
+                "is in the same gap as the one before, or not in order: give them as one",
+            )
         last = gap
 
 
 class _Reader:
-    def __init__(self, data: bytes, report: Report) -> None:
+    def __init__(self, data: bytes, report: Findings) -> None:
         self._data = data
         self._report = report
         self._ends: dict[str, int] = {}
@@ -226,12 +237,12 @@ class _Reader:
         return self._with_offsets(IpmiFru(**found, fill=fill), offsets)
 
     def _offsets(self) -> dict[str, int]:
-        """Return the offset of each area that is there."""
+        """Return the offset of each area that is present."""
         offsets = {}
         for number, name in enumerate(_AREAS, 1):
             offset = self._data[number] * UNIT
             if offset >= len(self._data):
-                self._report.problem(number, "E-FRU2", f"the area {_path(name)} is behind the end")
+                self._report.problem(number, "E-FRU2", f"the area {_path(name)} is beyond the end")
             elif offset:
                 offsets[name] = offset
         return offsets
@@ -239,7 +250,7 @@ class _Reader:
     def _internal_use(self, offsets: dict[str, int]) -> InternalUse:
         start = offsets["internal_use"]
         if self._data[start] != _VERSION:
-            self._report.problem(start, "E-FRU3", f"the area is of version {self._data[start]}")
+            self._report.problem(start, "E-FRU3", f"the area has version {self._data[start]}")
         following = [offset for offset in offsets.values() if offset > start]
         content = self._data[start + 1 : min(following, default=len(self._data))]
         if not following and content:
@@ -248,7 +259,7 @@ class _Reader:
         return InternalUse(data=content)
 
     def _others(self, taken: list[tuple[int, int]], fill: int) -> tuple[Other, ...]:
-        """Return what is between and behind the ranges that areas take, but fill bytes."""
+        """Return the bytes between and after the ranges of areas, without fill bytes."""
         others = []
         for (_, end), (start, _) in zip(taken, [*taken[1:], (len(self._data), 0)], strict=True):
             if start < end:
@@ -260,7 +271,7 @@ class _Reader:
         return tuple(others)
 
     def _with_offsets(self, model: IpmiFru, offsets: dict[str, int]) -> IpmiFru:
-        """Return the model with the offsets of areas that are not where they would be anyway."""
+        """Return the model with the offsets of areas that are not in their default places."""
         position = _HEADER_SIZE
         changes: dict[str, Any] = {}
         for name in _AREAS:

@@ -24,7 +24,7 @@ from formats.errors import FieldError, FormatError
 
 if TYPE_CHECKING:
     from formats.devices.device import ReadableBuffer
-    from formats.eeprom.framework.codec import Report
+    from formats.eeprom.framework.codec import Findings
 
 _KEYWORDS: Final = 0x84
 _CHECKSUM: Final = 0x79
@@ -36,10 +36,10 @@ class KeywordVpd:
     """Vital product data in IBM's keyword format.
 
     Attributes:
-        identifier: What it is, as text.
+        identifier: The name of the part, as text.
         keywords: At least one, such as ``PN``, ``FN``, ``SN``, ``CC``.
-        tail: What follows the end tag.
-        fill: And what follows that.
+        tail: The bytes after the end tag.
+        fill: The byte that fills the rest.
     """
 
     identifier: Identifier
@@ -55,20 +55,22 @@ class KeywordVpdCodec:
     title: ClassVar[str] = "IBM keyword VPD"
     model: ClassVar[type[KeywordVpd]] = KeywordVpd
 
-    def decode(self, data: ReadableBuffer, report: Report, /) -> KeywordVpd:
+    def decode(self, data: ReadableBuffer, report: Findings, /) -> KeywordVpd:
         content = bytes(data)
         first = read_resource(content, 0, report, "E-KW1")
         if first is None or first.tag != IDENTIFIER:
-            raise FormatError("no keyword VPD begins like this", offset=0, rule="E-KW1")
+            raise FormatError("the data does not begin as keyword VPD does", offset=0, rule="E-KW1")
         second = read_resource(content, first.end, report, "E-KW1")
         if second is None or second.tag != _KEYWORDS:
-            raise FormatError("there are no keywords", offset=first.end, rule="E-KW1")
+            raise FormatError(
+                "the resource with keywords is missing", offset=first.end, rule="E-KW1"
+            )
         found = read_keywords(content, second.start, second.end, report, "E-KW2")
         if not found:
-            report.problem(second.offset, "E-KW2", "there is no keyword")
+            report.problem(second.offset, "E-KW2", "the resource has no keyword")
         trailer = content[second.end : second.end + 3]
         if len(trailer) < 3 or trailer[0] != _CHECKSUM or trailer[2] != _END:
-            report.problem(second.end, "E-KW3", "checksum and end tag are missing")
+            report.problem(second.end, "E-KW3", "the checksum and the end tag are missing")
         elif trailer[1] != zero_sum(content[second.offset : second.end]):
             report.problem(second.end + 1, "E-KW3", "the checksum is wrong")
         tail, fill = split_rest(content[second.end + 3 :])

@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from formats.devices.device import ReadableBuffer
 from formats.eeprom.framework.annotations import kebab
-from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.codec import Findings
 from formats.eeprom.framework.fields import validate
 from formats.eeprom.framework.limits import Fill, Tail, UInt8, UInt16, UInt32
 from formats.eeprom.parts.checksums import crc32
@@ -60,11 +60,11 @@ Text = Annotated[str, Meta(max_length=255, pattern=LATIN1_WITHOUT_NUL)]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VendorExtension:
-    """What only a vendor understands.
+    """Data that only a vendor understands.
 
     Attributes:
-        enterprise_number: The vendor's, as IANA assigned it.
-        content: The vendor's own.
+        enterprise_number: The number that IANA assigned to the vendor.
+        content: The vendor's data.
     """
 
     enterprise_number: UInt32
@@ -86,16 +86,16 @@ class Tlv:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnieTlv:
-    """What a TlvInfo EEPROM says; each field is the value of one type code.
+    """The content of a TlvInfo EEPROM; each field is the value of one type code.
 
     Attributes:
         manufacture_date: ``MM/DD/YYYY HH:NN:SS``.
         country_code: ISO 3166-1 alpha-2, where it was manufactured.
         other: Types that the specification does not name.
-        order: The type codes that are stored first; the others ascend behind them,
-            then `other`, then vendor extensions.
-        tail: What follows.
-        fill: What unused bytes hold.
+        order: The type codes that are stored first; after them come the others in
+            ascending order, then `other`, then vendor extensions.
+        tail: The bytes after the formatted part.
+        fill: The value of unused bytes.
     """
 
     product_name: Text | None = None
@@ -125,21 +125,21 @@ class _OnieTlvCodec:
     title = "ONIE TlvInfo"
     model = OnieTlv
 
-    def decode(self, data: ReadableBuffer, report: Report, /) -> OnieTlv:
+    def decode(self, data: ReadableBuffer, report: Findings, /) -> OnieTlv:
         content = bytes(data)
         require_signature(content, _SIGNATURE, "ONIE TlvInfo", "E-ONIE1")
         require_size(content, _HEADER.size, "ONIE TlvInfo", "E-ONIE1")
         _, version, length = _HEADER.unpack_from(content)
         if version != _VERSION:
             raise UnsupportedError(
-                f"ONIE TlvInfo is of version {version}", feature="TlvInfo other than version 1"
+                f"ONIE TlvInfo has version {version}", feature="TlvInfo other than version 1"
             )
         end = _HEADER.size + length
         if end > MAX_SIZE:
-            report.problem(_LENGTH_AT, "E-ONIE2", f"it takes {end} bytes, more than {MAX_SIZE}")
+            report.problem(_LENGTH_AT, "E-ONIE2", f"it has {end} bytes, more than {MAX_SIZE}")
         if end > len(content):
             report.problem(
-                _LENGTH_AT, "E-ONIE2", f"it takes {end} bytes, and there are {len(content)}"
+                _LENGTH_AT, "E-ONIE2", f"it has {end} bytes, but the EEPROM has {len(content)}"
             )
             end = len(content)
         tail, fill = split_rest(content[end:])
@@ -152,30 +152,32 @@ class _OnieTlvCodec:
         tlvs = b"".join(bytes((code, len(value))) + value for code, value in stored)
         length = len(tlvs) + len(_CRC_HEAD) + 4
         if _HEADER.size + length > MAX_SIZE:
-            raise FieldError("", f"{_HEADER.size + length} bytes are needed, of {MAX_SIZE}")
+            raise FieldError(
+                "", f"{_HEADER.size + length} bytes are needed, but at most {MAX_SIZE} are possible"
+            )
         start = _HEADER.pack(_SIGNATURE, _VERSION, length) + tlvs + _CRC_HEAD
         crc = crc32(start).to_bytes(4, "big")
         return fill_up(start + crc, size, tail=model.tail, fill=model.fill)
 
     def cautions(self, model: OnieTlv, /) -> tuple[str, ...]:
-        """Return what others make of some of the values (E-ONIE6, E-ONIE8)."""
+        """Return how other programs treat some of the values (E-ONIE6, E-ONIE8)."""
         found = []
         if model.mac_1_base is not None and not is_unicast(model.mac_1_base):
             found.append(
-                f"U-Boot and Linux refuse {model.mac_1_base.hex(':')} as mac-1-base: it is no"
-                " address of a device [E-ONIE6]"
+                f"U-Boot and Linux refuse {model.mac_1_base.hex(':')} as mac-1-base: it is not"
+                " the address of a device [E-ONIE6]"
             )
         if model.other:
             codes = ", ".join(sorted({f"{tlv.type:#04x}" for tlv in model.other}))
             found.append(
-                f"Linux's onie-tlv driver was seen never to get past a type like {codes}:"
-                " a vendor extension is safe [E-ONIE8]"
+                f"Linux's onie-tlv driver was observed not to get past a type like {codes}:"
+                " use a vendor extension instead [E-ONIE8]"
             )
         return tuple(found)
 
 
-def _tlvs(content: bytes, end: int, report: Report) -> list[tuple[int, int, bytes]]:
-    """Return offset, type and value of each TLV but the CRC, which is checked (E-ONIE3, 4)."""
+def _tlvs(content: bytes, end: int, report: Findings) -> list[tuple[int, int, bytes]]:
+    """Return offset, type and value of each TLV except the CRC, which is checked (E-ONIE3, 4)."""
     found: list[tuple[int, int, bytes]] = []
     at = _HEADER.size
     while at < end:
@@ -188,15 +190,15 @@ def _tlvs(content: bytes, end: int, report: Report) -> list[tuple[int, int, byte
         if code == _CRC:
             _check_crc(content[: at + 2], value, at, report)
             if following != end:
-                report.problem(following, "E-ONIE4", "there is more behind the CRC-32")
+                report.problem(following, "E-ONIE4", "the CRC-32 is followed by more data")
             return found
         found.append((at, code, value))
         at = following
-    report.problem(at, "E-ONIE4", "there is no CRC-32")
+    report.problem(at, "E-ONIE4", "the CRC-32 is missing")
     return found
 
 
-def _check_crc(covered: bytes, value: bytes, at: int, report: Report) -> None:
+def _check_crc(covered: bytes, value: bytes, at: int, report: Findings) -> None:
     crc = crc32(covered).to_bytes(4, "big")
     if value != crc:
         report.problem(
@@ -204,7 +206,7 @@ def _check_crc(covered: bytes, value: bytes, at: int, report: Report) -> None:
         )
 
 
-def _named(tlvs: list[tuple[int, int, bytes]], report: Report) -> dict[str, Any]:
+def _named(tlvs: list[tuple[int, int, bytes]], report: Findings) -> dict[str, Any]:
     """Return the fields of the model that hold these values (E-ONIE5 to E-ONIE7)."""
     values: dict[str, Any] = {}
     extensions: list[VendorExtension] = []
@@ -225,7 +227,7 @@ def _named(tlvs: list[tuple[int, int, bytes]], report: Report) -> dict[str, Any]
             else:
                 continue
         elif name is not None:
-            report.problem(at, "E-ONIE5", f"{kebab(name)} is there twice")
+            report.problem(at, "E-ONIE5", f"{kebab(name)} occurs twice")
         elif code in _RESERVED or code == _VENDOR_EXTENSION:
             report.problem(at, "E-ONIE7", f"type {code:#04x} cannot have such a value")
         other.append(Tlv(type=code, value=value))
@@ -236,16 +238,16 @@ def _named(tlvs: list[tuple[int, int, bytes]], report: Report) -> dict[str, Any]
     return {**values, "vendor_extension": tuple(extensions), "other": tuple(other)}
 
 
-def _read(name: str, value: bytes, at: int, report: Report) -> str | int | bytes:
+def _read(name: str, value: bytes, at: int, report: Findings) -> str | int | bytes:
     """Return the value of a field.
 
     Raises:
-        ValueError: It cannot be.
+        ValueError: The value is impossible.
     """
     sizes = {"mac_1_base": 6, "device_version": 1, "num_macs": 2}
     if name in sizes:
         if len(value) != sizes[name]:
-            raise ValueError(f"has {len(value)} bytes, and not {sizes[name]}")
+            raise ValueError(f"has {len(value)} bytes instead of {sizes[name]}")
         return value if name == "mac_1_base" else int.from_bytes(value, "big")
     if value.endswith(b"\x00"):
         report.problem(at, "E-ONIE6", f"{kebab(name)} ends with 00")
@@ -253,22 +255,22 @@ def _read(name: str, value: bytes, at: int, report: Report) -> str | int | bytes
     if name == "manufacture_date":
         _check_date(found)
     elif name == "country_code" and not re.search(_COUNTRY, found):
-        raise ValueError("is no code of two capital letters")
+        raise ValueError("is not a code of two capital letters")
     return found
 
 
 def _check_date(text: str) -> None:
-    """Raise ValueError unless there is such a date."""
+    """Raise ValueError unless the date exists."""
     if not re.search(_DATE, text):
         raise ValueError("is not written MM/DD/YYYY HH:NN:SS")
     try:
         datetime.strptime(text, "%m/%d/%Y %H:%M:%S")  # noqa: DTZ007  it has no time zone
     except ValueError:
-        raise ValueError(f"{text} is no date") from None
+        raise ValueError(f"{text} is not a date") from None
 
 
 def _stored(model: OnieTlv) -> list[tuple[int, bytes]]:
-    """Return type and value of each TLV but the CRC, in the usual order."""
+    """Return type and value of each TLV except the CRC, in the usual order."""
     stored = [
         (code, _written(name, value))
         for code, name in _FIELDS.items()
@@ -278,7 +280,7 @@ def _stored(model: OnieTlv) -> list[tuple[int, bytes]]:
         if tlv.type in _FIELDS:
             raise FieldError(f"other[{index}].type", f"is that of {kebab(_FIELDS[tlv.type])}")
         if tlv.type in (*_RESERVED, _VENDOR_EXTENSION, _CRC):
-            raise FieldError(f"other[{index}].type", f"can not be {tlv.type:#04x}")
+            raise FieldError(f"other[{index}].type", f"cannot be {tlv.type:#04x}")
         stored.append((tlv.type, tlv.value))
     stored += [
         (_VENDOR_EXTENSION, _ENTERPRISE.pack(extension.enterprise_number) + extension.content)

@@ -1,4 +1,4 @@
-"""PCI vital product data, what a PCI device's VPD capability gives (E-PCI1 to E-PCI7)."""
+"""PCI vital product data, which a PCI device's VPD capability returns (E-PCI1 to E-PCI7)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from formats.errors import FieldError, FormatError
 
 if TYPE_CHECKING:
     from formats.devices.device import ReadableBuffer
-    from formats.eeprom.framework.codec import Report
+    from formats.eeprom.framework.codec import Findings
 
 _READ_ONLY: Final = 0x90
 _READ_WRITE: Final = 0x91
@@ -43,11 +43,11 @@ class Reserve:
 
     Attributes:
         size: Bytes in all.
-        content: What is not zero at their beginning; it does not end with a zero.
+        content: The bytes before the zeros; they do not end with a zero.
     """
 
     size: Annotated[int, Meta(ge=0, le=255, description="bytes in all")] = 0
-    content: Annotated[bytes, Meta(max_length=255, description="what is there but zeros")] = b""
+    content: Annotated[bytes, Meta(max_length=255, description="the bytes before the zeros")] = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,12 +56,12 @@ class PciVpd:
 
     Attributes:
         identifier: The product's name.
-        read_only: Keywords of VPD-R, such as ``PN`` and ``SN``, but ``RV``.
-        reserved: What ``RV`` holds behind its checksum.
-        read_write: Keywords of VPD-W but ``RW``; None where there is no VPD-W.
-        free: What ``RW`` holds.
-        tail: What follows the end tag.
-        fill: And what follows that.
+        read_only: Keywords of VPD-R, such as ``PN`` and ``SN``, without ``RV``.
+        reserved: The content of ``RV`` after its checksum.
+        read_write: Keywords of VPD-W without ``RW``; None if there is no VPD-W.
+        free: The content of ``RW``.
+        tail: The bytes after the end tag.
+        fill: The byte that fills the rest.
     """
 
     identifier: Identifier
@@ -80,10 +80,10 @@ class PciVpdCodec:
     title: ClassVar[str] = "PCI vital product data"
     model: ClassVar[type[PciVpd]] = PciVpd
 
-    def decode(self, data: ReadableBuffer, report: Report, /) -> PciVpd:
+    def decode(self, data: ReadableBuffer, report: Findings, /) -> PciVpd:
         content = bytes(data)
         if content[:1] != bytes((IDENTIFIER,)):
-            raise FormatError("no PCI VPD begins like this", offset=0, rule="E-PCI3")
+            raise FormatError("the data does not begin as PCI VPD does", offset=0, rule="E-PCI3")
         return _Reader(content, report).read()
 
     def encode(self, model: PciVpd, size: int | None, /) -> bytes:
@@ -108,7 +108,7 @@ CODEC: Final = PciVpdCodec()
 
 
 class _Reader:
-    def __init__(self, data: bytes, report: Report) -> None:
+    def __init__(self, data: bytes, report: Findings) -> None:
         self._data = data
         self._report = report
 
@@ -136,9 +136,9 @@ class _Reader:
                     resource.offset, "E-PCI3", f"resource {resource.tag:#04x} must not be here"
                 )
         else:
-            report.problem(offset, "E-PCI3", "there is no end tag")
+            report.problem(offset, "E-PCI3", "the end tag is missing")
         if read_only is None:
-            report.problem(offset, "E-PCI3", "there is no VPD-R")
+            report.problem(offset, "E-PCI3", "VPD-R is missing")
         tail, fill = split_rest(data[offset:])
         return PciVpd(
             identifier=identifier,
@@ -168,7 +168,7 @@ class _Reader:
     def _keywords(
         self, start: int, end: int, last: str, rule: str
     ) -> tuple[dict[str, str], tuple[int, bytes] | None]:
-        """Return the keywords, and apart from them the one that has to be the last."""
+        """Return the keywords, and separately the one that must be the last."""
         keywords = read_keywords(self._data, start, end, self._report, "E-PCI2")
         values = {name: value.decode("latin-1") for name, _, value in keywords if name != last}
         special = [(offset, value) for name, offset, value in keywords if name == last]
@@ -185,14 +185,16 @@ def _check(model: PciVpd) -> None:
         if computed in keywords:
             raise FieldError(f"{path}.{computed}", "is computed and cannot be given")
     if model.reserved.size > 254:
-        raise FieldError("reserved.size", "at most 254 bytes are possible behind the checksum")
+        raise FieldError("reserved.size", "at most 254 bytes are possible after the checksum")
     for path, reserve in (("reserved", model.reserved), ("free", model.free)):
         if len(reserve.content) > reserve.size:
             raise FieldError(f"{path}.size", f"is less than the {len(reserve.content)} bytes in it")
         if reserve.content.endswith(b"\x00"):
-            raise FieldError(f"{path}.content", "ends with a zero: zeros follow it by themselves")
+            raise FieldError(
+                f"{path}.content", "ends with a zero, but zeros are added after it: leave them out"
+            )
     if model.read_write is None and model.free != Reserve():
-        raise FieldError("free", "is a part of VPD-W, and there is no read-write")
+        raise FieldError("free", "is a part of VPD-W, but read-write is not given")
 
 
 def _reserve_of(value: bytes) -> Reserve:

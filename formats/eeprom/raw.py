@@ -1,4 +1,4 @@
-"""Any bytes, filled up, with checksums where they are wanted (E-RAW1 to E-RAW3)."""
+"""Any bytes, filled up, with optional checksums (E-RAW1 to E-RAW3)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from formats.errors import FieldError
 
 if TYPE_CHECKING:
     from formats.devices.device import ReadableBuffer
-    from formats.eeprom.framework.codec import Report
+    from formats.eeprom.framework.codec import Findings
 
 
 class Algorithm(StrEnum):
@@ -46,11 +46,11 @@ class Checksum:
     """One checksum; offsets in bytes.
 
     Attributes:
-        algorithm: Which.
-        start: Of the bytes that it covers.
-        end: Behind them; None for the end of the EEPROM.
+        algorithm: The algorithm.
+        start: Where the covered bytes begin.
+        end: The offset after them; None for the end of the EEPROM.
         offset: Where it is written.
-        byte_order: How.
+        byte_order: The byte order in which it is written.
     """
 
     algorithm: Algorithm
@@ -65,9 +65,9 @@ class Raw:
     """Any content.
 
     Attributes:
-        content: It does not end with the fill byte, unless there is nothing behind it.
-        fill: What follows.
-        checksums: To be written; what is read has none.
+        content: It does not end with the fill byte, unless it fills the EEPROM.
+        fill: The byte that fills the rest.
+        checksums: Checksums to write; decoding returns none.
     """
 
     content: bytes = b""
@@ -82,7 +82,7 @@ class RawCodec:
     title: ClassVar[str] = "Raw binary"
     model: ClassVar[type[Raw]] = Raw
 
-    def decode(self, data: ReadableBuffer, report: Report, /) -> Raw:
+    def decode(self, data: ReadableBuffer, report: Findings, /) -> Raw:
         del report
         content, fill = split_rest(bytes(data))
         return Raw(content=content, fill=fill)
@@ -107,7 +107,7 @@ def _write(image: bytearray, checksum: Checksum, path: str) -> None:
         )
     place = slice(checksum.offset, checksum.offset + width)
     if place.stop > len(image):
-        raise FieldError(f"{path}.offset", f"is behind the end: the EEPROM has {len(image)} bytes")
+        raise FieldError(f"{path}.offset", f"is beyond the end: the EEPROM has {len(image)} bytes")
     image[place] = bytes(width)
     value = function(image[checksum.start : end])
     image[place] = value.to_bytes(width, checksum.byte_order.value)

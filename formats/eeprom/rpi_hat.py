@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 from msgspec import Meta
 
 from formats.devices.device import ReadableBuffer
-from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.codec import Findings
 from formats.eeprom.framework.fields import validate
 from formats.eeprom.framework.limits import Fill, Tail, UInt16, UInt32
 from formats.eeprom.parts.checksums import crc16_arc
@@ -49,7 +49,7 @@ class _Kind(IntEnum):
     POWER_SUPPLY = 6
 
 
-#: Types of which there is one atom at most, and the fields they are.
+#: Types that occur in one atom at most, and the fields that hold them.
 _FIELDS: Final[dict[int, str]] = {
     _Kind.VENDOR_INFO: "vendor_info",
     _Kind.GPIO_BANK_0: "gpio_bank_0",
@@ -74,21 +74,21 @@ class Atom:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RpiHat:
-    """What the EEPROM of a HAT says.
+    """The content of the EEPROM of a HAT.
 
     Attributes:
         version: 1 for a HAT, 2 for a HAT+.
-        vendor_info: Whose board it is, and which.
+        vendor_info: The vendor and the board.
         gpio_bank_0: What a HAT does with GPIO 0 to 27.
         dt_blob: A device tree overlay, or its name: of a HAT+, always its name.
         custom_data: The manufacturer's own; an atom each.
         gpio_bank_1: What a HAT does with GPIO 28 to 45.
         current_supply: Milliamperes that a HAT+ can supply.
         other: Atoms of other types.
-        order: The types of the atoms that are stored first; the others ascend behind
-            them, then `other`.
-        tail: What follows.
-        fill: What unused bytes hold.
+        order: The types of the atoms that are stored first; after them come the others in
+            ascending order, then `other`.
+        tail: The bytes after the formatted part.
+        fill: The value of unused bytes.
     """
 
     version: Annotated[int, Meta(ge=_HAT, le=_HAT_PLUS)] = _HAT_PLUS
@@ -109,29 +109,27 @@ class _RpiHatCodec:
     title = "Raspberry Pi HAT and HAT+"
     model = RpiHat
 
-    def decode(self, data: ReadableBuffer, report: Report, /) -> RpiHat:
+    def decode(self, data: ReadableBuffer, report: Findings, /) -> RpiHat:
         content = bytes(data)
         require_signature(content, _SIGNATURE, "identification of a HAT", "E-HAT1")
         require_size(content, _HEADER.size, "the identification of a HAT", "E-HAT1")
         _, version, reserved, count, length = _HEADER.unpack_from(content)
         if version not in (_HAT, _HAT_PLUS):
             raise UnsupportedError(
-                f"the identification of the HAT is of version {version}",
+                f"the identification of the HAT has version {version}",
                 feature="HATs other than version 1 and 2",
             )
         if reserved:
             report.problem(5, "E-HAT1", "a reserved byte is not 0")
         if not _HEADER.size <= length <= len(content):
-            report.problem(
-                8, "E-HAT2", f"it takes {length} bytes, and there are {len(content)} of it"
-            )
+            report.problem(8, "E-HAT2", f"it has {length} bytes, but the EEPROM has {len(content)}")
             length = len(content)
         atoms, end = _atoms(content, length, count, report)
         if end != length:
-            report.problem(end, "E-HAT2", "its length is not where its atoms end")
+            report.problem(end, "E-HAT2", "its length does not end with its atoms")
         values = _named(atoms, report)
         if "vendor_info" not in values:
-            raise FormatError("there is no vendor info", offset=_HEADER.size, rule="E-HAT5")
+            raise FormatError("the vendor info is missing", offset=_HEADER.size, rule="E-HAT5")
         hat = RpiHat(version=version, **values, **_behind(content, max(end, _HEADER.size)))
         for path, problem in _contradictions(hat):
             report.problem(_HEADER.size, "E-HAT9", f"{path} {problem}")
@@ -143,13 +141,13 @@ class _RpiHatCodec:
             raise FieldError(path, problem)
         stored = arrange(_stored(model), model.order, tuple(_Kind))
         if len(stored) > 0xFFFF:
-            raise FieldError("", f"there are {len(stored)} atoms, more than can be counted")
+            raise FieldError("", f"there are {len(stored)} atoms, but at most 65535 are possible")
         atoms = b"".join(_atom(kind, count, data) for count, (kind, data) in enumerate(stored))
         header = _HEADER.pack(_SIGNATURE, model.version, 0, len(stored), _HEADER.size + len(atoms))
         return fill_up(header + atoms, size, tail=model.tail, fill=model.fill)
 
     def cautions(self, model: RpiHat, /) -> tuple[str, ...]:
-        """Return what keeps boards from being told apart (E-HAT5)."""
+        """Return why boards could not be told apart (E-HAT5)."""
         if any(model.vendor_info.uuid):
             return ()
         return ("the UUID is zero: every board needs one of its own [E-HAT5]",)
@@ -166,22 +164,22 @@ def _behind(content: bytes, end: int) -> dict[str, Any]:
 
 
 def _atoms(
-    content: bytes, length: int, count: int, report: Report
+    content: bytes, length: int, count: int, report: Findings
 ) -> tuple[list[tuple[int, int, bytes]], int]:
-    """Return offset, type and data of each atom, and the offset behind them (E-HAT3, E-HAT4)."""
+    """Return offset, type and data of each atom, and the offset after them (E-HAT3, E-HAT4)."""
     found: list[tuple[int, int, bytes]] = []
     at = _HEADER.size
     for index in range(count):
         if at + _ATOM.size > length:
-            report.problem(at, "E-HAT2", f"there are {index} atoms, and not {count}")
+            report.problem(at, "E-HAT2", f"there are {index} atoms instead of {count}")
             break
         kind, number, size = _ATOM.unpack_from(content, at)
         end = at + _ATOM.size + size
         if size < _CRC_SIZE or end > length:
-            report.problem(at, "E-HAT3", f"atom {index} does not end where it can")
+            report.problem(at, "E-HAT3", f"atom {index} has an impossible length")
             break
         if number != index:
-            report.problem(at + 2, "E-HAT3", f"atom {index} says that it is number {number}")
+            report.problem(at + 2, "E-HAT3", f"atom {index} has number {number}")
         crc = int.from_bytes(content[end - _CRC_SIZE : end], "little")
         should = crc16_arc(content[at : end - _CRC_SIZE])
         if crc != should:
@@ -195,7 +193,7 @@ def _atoms(
     return found, at
 
 
-def _named(atoms: list[tuple[int, int, bytes]], report: Report) -> dict[str, Any]:
+def _named(atoms: list[tuple[int, int, bytes]], report: Findings) -> dict[str, Any]:
     """Return the fields of the model that are these atoms (E-HAT5 to E-HAT8)."""
     values: dict[str, Any] = {}
     custom: list[bytes] = []
@@ -224,11 +222,11 @@ def _named(atoms: list[tuple[int, int, bytes]], report: Report) -> dict[str, Any
     return {**values, "custom_data": tuple(custom), "other": tuple(other)}
 
 
-def _read(kind: int, data: bytes, at: int, report: Report) -> VendorInfo | GpioMap | bytes | int:
-    """Return what the data of an atom says.
+def _read(kind: int, data: bytes, at: int, report: Findings) -> VendorInfo | GpioMap | bytes | int:
+    """Return the value in the data of an atom.
 
     Raises:
-        ValueError: It is not of the size that it should have.
+        ValueError: It has a wrong size.
     """
     match kind:
         case _Kind.VENDOR_INFO:
@@ -239,7 +237,7 @@ def _read(kind: int, data: bytes, at: int, report: Report) -> VendorInfo | GpioM
             return decode_gpio_map(data, GPIO_BANK_1_PINS, at, report)
         case _Kind.POWER_SUPPLY:
             if len(data) != _POWER_SUPPLY.size:
-                raise ValueError(f"has {len(data)} bytes, and not {_POWER_SUPPLY.size}")
+                raise ValueError(f"has {len(data)} bytes instead of {_POWER_SUPPLY.size}")
             return int.from_bytes(data, "little")
     return data
 
@@ -262,9 +260,11 @@ def _stored(model: RpiHat) -> list[Part]:
 
 
 def _contradictions(model: RpiHat) -> list[tuple[str, str]]:
-    """Return what boards of this version cannot have, or must (E-HAT9): path and problem."""
+    """Return path and problem of fields that the version requires or forbids (E-HAT9)."""
     if model.version == _HAT:
-        found = [("gpio-bank-0", "is missing, and a HAT has it")] * (model.gpio_bank_0 is None)
+        found = [("gpio-bank-0", "is missing, but a HAT must have it")] * (
+            model.gpio_bank_0 is None
+        )
         if model.current_supply is not None:
             found.append(("current-supply", "is for a HAT+"))
         return found
@@ -273,7 +273,7 @@ def _contradictions(model: RpiHat) -> list[tuple[str, str]]:
         (path, "is for a HAT, not a HAT+") for path, value in maps.items() if value is not None
     ]
     if model.dt_blob is not None and not model.dt_blob[:1].isalnum():
-        found.append(("dt-blob", "is no name of an overlay, as a HAT+ has it"))
+        found.append(("dt-blob", "is not the name of an overlay, which a HAT+ must have"))
     return found
 
 

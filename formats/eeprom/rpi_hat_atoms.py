@@ -1,4 +1,4 @@
-"""What is in the atoms of a HAT: vendor info and GPIO maps (E-HAT5 to E-HAT7)."""
+"""The content of the atoms of a HAT: vendor info and GPIO maps (E-HAT5 to E-HAT7)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Annotated, Final
 
 from msgspec import Meta
 
-from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.codec import Findings
 from formats.eeprom.framework.limits import UInt16
 from formats.eeprom.parts.texts import LATIN1
 from formats.errors import FieldError
 
-#: The first GPIO of each bank, and the one behind its last.
+#: The first GPIO of each bank, and the one after its last.
 GPIO_BANK_0_PINS: Final = range(28)
 GPIO_BANK_1_PINS: Final = range(28, 46)
 
@@ -27,7 +27,7 @@ Text = Annotated[str, Meta(max_length=255, pattern=LATIN1)]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VendorInfo:
-    """Which board it is.
+    """The identification of a board.
 
     Attributes:
         uuid: Unique for every board ever made; its bytes in the order of its text.
@@ -45,7 +45,7 @@ class VendorInfo:
 
 
 class FunctionSelect(IntEnum):
-    """What a GPIO is for, as the BCM2835 has it."""
+    """The function of a GPIO, by the numbers of the BCM2835."""
 
     INPUT = 0
     OUTPUT = 1
@@ -58,7 +58,7 @@ class FunctionSelect(IntEnum):
 
 
 class PullType(IntEnum):
-    """Which resistor a GPIO is to have."""
+    """The pull resistor of a GPIO."""
 
     DEFAULT = 0
     UP = 1
@@ -71,9 +71,9 @@ class Pin:
     """One GPIO.
 
     Attributes:
-        gpio: Its number at the BCM2835; not the pin's of the connector.
-        func_sel: What it is for.
-        pulltype: Which resistor it is to have.
+        gpio: Its number at the BCM2835, not the number of the connector's pin.
+        func_sel: Its function.
+        pulltype: Its pull resistor.
         is_used: The board uses it.
     """
 
@@ -85,7 +85,7 @@ class Pin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpioMap:
-    """What a board does with a bank of GPIOs.
+    """How a board uses a bank of GPIOs.
 
     Attributes:
         drive: 0 for the default, otherwise units of 2 mA.
@@ -107,18 +107,18 @@ def decode_vendor_info(data: bytes) -> VendorInfo:
     """Return the vendor info in the data of an atom (E-HAT5).
 
     Raises:
-        ValueError: It is not of the size that it says.
+        ValueError: Its size does not match its lengths.
     """
     if len(data) < _VENDOR.size:
-        raise ValueError(f"has {len(data)} bytes, and not at least {_VENDOR.size}")
+        raise ValueError(f"has {len(data)} bytes, but needs at least {_VENDOR.size}")
     number, pid, pver, vendor_size, product_size = _VENDOR.unpack_from(data)
     if len(data) != _VENDOR.size + vendor_size + product_size:
         raise ValueError(
-            f"has {len(data)} bytes, and says {_VENDOR.size + vendor_size + product_size}"
+            f"has {len(data)} bytes, but announces {_VENDOR.size + vendor_size + product_size}"
         )
     texts = data[_VENDOR.size :].decode("latin-1")
     vstr, pstr = texts[:vendor_size], texts[vendor_size:]
-    # The last byte of its text comes first, as eepmake has it.
+    # The last byte of the text comes first, as eepmake stores it.
     return VendorInfo(uuid=number[::-1], pid=pid, pver=pver, vstr=vstr, pstr=pstr)
 
 
@@ -129,20 +129,20 @@ def encode_vendor_info(model: VendorInfo) -> bytes:
     return head + vstr + pstr
 
 
-def decode_gpio_map(data: bytes, bank: range, at: int, report: Report) -> GpioMap:
+def decode_gpio_map(data: bytes, bank: range, at: int, report: Findings) -> GpioMap:
     """Return the GPIO map in the data of an atom (E-HAT6, E-HAT7).
 
     Args:
         data: Of the atom.
         bank: The GPIOs that it is about.
         at: Where the data is in the EEPROM, for the report.
-        report: Gets what is wrong.
+        report: Collects the problems.
 
     Raises:
-        ValueError: It is not of the size that it should have.
+        ValueError: It has a wrong size.
     """
     if len(data) != 2 + len(bank):
-        raise ValueError(f"has {len(data)} bytes, and not {2 + len(bank)}")
+        raise ValueError(f"has {len(data)} bytes instead of {2 + len(bank)}")
     settings, power = data[0], data[1]
     found = GpioMap(
         drive=settings & 0x0F,
@@ -161,12 +161,12 @@ def decode_gpio_map(data: bytes, bank: range, at: int, report: Report) -> GpioMa
         ),
     )
     if found.drive > _DRIVE_MOST or max(found.slew, found.hysteresis) > _SETTING_MOST:
-        report.problem(at, "E-HAT6", f"{settings:#04x} has settings that are reserved")
+        report.problem(at, "E-HAT6", f"{settings:#04x} has reserved settings")
     if found.back_power > _SETTING_MOST or power & ~3 or (bank != GPIO_BANK_0_PINS and power):
-        report.problem(at + 1, "E-HAT6", f"{power:#04x} has a power setting that is reserved")
+        report.problem(at + 1, "E-HAT6", f"{power:#04x} has a reserved power setting")
     for index, octet in enumerate(data[2:]):
         if octet & 0x18:
-            report.problem(at + 2 + index, "E-HAT7", f"{octet:#04x} has bits that are reserved")
+            report.problem(at + 2 + index, "E-HAT7", f"{octet:#04x} has reserved bits")
     return found
 
 
@@ -179,10 +179,10 @@ def encode_gpio_map(model: GpioMap, bank: range, path: str) -> bytes:
         path: Of the map, for errors.
 
     Raises:
-        FieldError: It cannot be that of this bank.
+        FieldError: It does not fit this bank.
     """
     if model.back_power and bank != GPIO_BANK_0_PINS:
-        raise FieldError(f"{path}.back-power", "is of bank 0 only")
+        raise FieldError(f"{path}.back-power", "is possible in bank 0 only")
     settings = model.drive | model.slew << 4 | model.hysteresis << 6
     made = bytearray((settings, model.back_power)) + bytearray(len(bank))
     last = -1
@@ -190,11 +190,11 @@ def encode_gpio_map(model: GpioMap, bank: range, path: str) -> bytes:
         if pin.gpio not in bank or pin.gpio <= last:
             raise FieldError(
                 f"{path}.pins[{index}].gpio",
-                f"has to ascend from {bank.start} to {bank.stop - 1}",
+                f"must ascend from {bank.start} to {bank.stop - 1}",
             )
         last = pin.gpio
         octet = pin.func_sel | pin.pulltype << 5 | pin.is_used << 7
         if not octet:
-            raise FieldError(f"{path}.pins[{index}]", "says nothing: leave it out")
+            raise FieldError(f"{path}.pins[{index}]", "has only defaults: leave it out")
         made[2 + pin.gpio - bank.start] = octet
     return bytes(made)

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 from msgspec import Meta
 
 from formats.devices.device import ReadableBuffer
-from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.codec import Findings
 from formats.eeprom.framework.fields import validate
 from formats.eeprom.framework.limits import Fill, Tail
 from formats.eeprom.parts.checksums import crc8_smbus
@@ -26,13 +26,13 @@ _MAC_AT: Final = 17
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sl28Vpd:
-    """What an sl28 board says of itself.
+    """The identification of an sl28 board.
 
     Attributes:
         serial_number: Of the board.
-        base_mac_address: Its first; Linux counts up from it.
-        tail: What follows.
-        fill: What unused bytes hold.
+        base_mac_address: Its first address; Linux counts up from it.
+        tail: The bytes after the formatted part.
+        fill: The value of unused bytes.
     """
 
     serial_number: Annotated[str, Meta(max_length=15, pattern=LATIN1_WITHOUT_NUL)]
@@ -46,14 +46,14 @@ class _Sl28VpdCodec:
     title = "VPD of Kontron sl28 boards"
     model = Sl28Vpd
 
-    def decode(self, data: ReadableBuffer, report: Report, /) -> Sl28Vpd:
+    def decode(self, data: ReadableBuffer, report: Findings, /) -> Sl28Vpd:
         content = bytes(data)
         require_signature(content, _MAGIC, "sl28 VPD", "E-SL1")
         require_size(content, _LAYOUT.size, "the sl28 VPD", "E-SL1")
         _, version, serial, mac, crc = _LAYOUT.unpack_from(content)
         if version != _VERSION:
             raise UnsupportedError(
-                f"the sl28 VPD is of version {version}", feature="sl28 VPD other than version 1"
+                f"the sl28 VPD has version {version}", feature="sl28 VPD other than version 1"
             )
         found = crc8_smbus(content[: _LAYOUT.size - 1])
         if crc != found:
@@ -61,7 +61,7 @@ class _Sl28VpdCodec:
                 _LAYOUT.size - 1, "E-SL4", f"the CRC is {crc:#04x}, and should be {found:#04x}"
             )
         if not is_unicast(mac):
-            report.problem(_MAC_AT, "E-SL3", f"{mac.hex(':')} is no address of a device")
+            report.problem(_MAC_AT, "E-SL3", f"{mac.hex(':')} is not the address of a device")
         tail, fill = split_rest(content[_LAYOUT.size :])
         return Sl28Vpd(
             serial_number=serial.rstrip(b"\x00").decode("latin-1"),
@@ -73,7 +73,7 @@ class _Sl28VpdCodec:
     def encode(self, model: Sl28Vpd, size: int | None, /) -> bytes:
         validate(model)
         if not is_unicast(model.base_mac_address):
-            raise FieldError("base-mac-address", "is no address of a device")
+            raise FieldError("base-mac-address", "is not the address of a device")
         serial = model.serial_number.encode("latin-1")
         start = _LAYOUT.pack(_MAGIC, _VERSION, serial, model.base_mac_address, 0)[:-1]
         return fill_up(start + bytes((crc8_smbus(start),)), size, tail=model.tail, fill=model.fill)

@@ -1,6 +1,6 @@
-"""What the SPD of all generations of JEDEC's memory modules has in common (E-SPD1 to 8).
+"""The SPD of JEDEC's memory modules, as far as all generations share it (E-SPD1 to 8).
 
-`spd_ddr3`, `spd_ddr4` and `spd_ddr5` say where things are.
+`spd_ddr3`, `spd_ddr4` and `spd_ddr5` hold the layouts.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from formats.devices.device import ReadableBuffer
 from formats.eeprom.framework.annotations import kebab
-from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.codec import Findings
 from formats.eeprom.framework.fields import validate
 from formats.eeprom.framework.limits import UInt8
 from formats.eeprom.parts.checksums import crc16_xmodem
@@ -23,12 +23,12 @@ from formats.errors import FieldError, ForeignImageError
 #: Two bytes of JEP-106: the number of its continuations, and the code.
 ManufacturerId = Annotated[
     bytes,
-    Meta(min_length=2, max_length=2, description="as JEP-106 has it, such as 80CE"),
+    Meta(min_length=2, max_length=2, description="as in JEP-106, such as 80CE"),
 ]
 Year = Annotated[int, Meta(ge=2000, le=2099)]
-Week = Annotated[int, Meta(ge=0, le=53, description="0 where it is not given")]
+Week = Annotated[int, Meta(ge=0, le=53, description="0 if it is not given")]
 SerialNumber = Annotated[bytes, Meta(min_length=4, max_length=4)]
-#: Printable ASCII that does not end with a space, as what is unused does.
+#: Printable ASCII that does not end with a space; spaces fill the unused bytes.
 PART_NUMBER: Final = r"^([ -~]*[!-~])?$(?!\n)"
 
 _MEMORY_TYPE_AT: Final = 2
@@ -56,14 +56,14 @@ class SpdModule:
     """The identification of a module.
 
     Attributes:
-        module_manufacturer_id_code: Whose it is.
+        module_manufacturer_id_code: Who made the module.
         module_manufacturing_location: The manufacturer's own code.
-        module_manufacturing_year: None where year and week were never written.
-        module_manufacturing_week: Likewise; 0 where it is not given.
-        module_serial_number: The manufacturer's own; in tools, hexadecimal.
+        module_manufacturing_year: None if year and week were never written.
+        module_manufacturing_week: Likewise; 0 if it is not given.
+        module_serial_number: The manufacturer's own; tools show it in hexadecimal.
         module_part_number: As on the label.
-        module_part_number_octets: What is in its place where that is no text filled
-            up with spaces; instead of it.
+        module_part_number_octets: The bytes of the part number, instead of the text, if
+            they are not text filled up with spaces.
         dram_manufacturer_id_code: Who made the memory on it.
     """
 
@@ -79,19 +79,19 @@ class SpdModule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Where the SPD of a generation has what; numbers are offsets.
+    """The layout of one generation's SPD; numbers are offsets.
 
     Attributes:
-        title: What messages call it.
-        size: Bytes of all of it.
-        memory_types: What byte 2 may be.
-        part_number: First byte and the one behind.
+        title: Its name in messages.
+        size: Bytes of the whole SPD.
+        memory_types: Possible values of byte 2.
+        part_number: Its first byte, and the one after it.
         numbers: Fields that are numbers, and where they are.
         kept: Fields that are kept as they are, and where they are.
         has_coverage_bit: Bit 7 of byte 0 says that the first CRC ends before the
             identification of the module.
-        checksums: First byte covered, the one behind the last, and where the CRC is.
-        hint: What to do about one that is cut short.
+        checksums: The first byte covered, the one after the last, and where the CRC is.
+        hint: What to do if the data is cut short.
     """
 
     title: str
@@ -121,7 +121,7 @@ class SpdCodec(Generic[M]):
         self.model = model
         self._layout = layout
 
-    def decode(self, data: ReadableBuffer, report: Report, /) -> M:
+    def decode(self, data: ReadableBuffer, report: Findings, /) -> M:
         content, layout = bytes(data), self._layout
         require_content(content, self.title, "E-SPD1")
         require_size(content, _MEMORY_TYPE_AT + 1, f"the {self.title}", "E-SPD1")
@@ -129,13 +129,13 @@ class SpdCodec(Generic[M]):
         if memory_type not in layout.memory_types:
             kind = _MEMORY_TYPES.get(memory_type, "another kind")
             raise ForeignImageError(
-                f"this is no {self.title}: memory type {memory_type:#04x} is {kind}",
+                f"the data is not {self.title}: memory type {memory_type:#04x} is {kind}",
                 offset=_MEMORY_TYPE_AT,
                 rule="E-SPD1",
             )
         require_size(content, layout.size, f"the {self.title}", "E-SPD1", hint=layout.hint)
         if len(content) > layout.size:
-            report.problem(layout.size, "E-SPD1", f"it goes on behind its {layout.size} bytes")
+            report.problem(layout.size, "E-SPD1", f"it continues after its {layout.size} bytes")
         for start, end, at in self._checksums(content):
             crc = crc16_xmodem(content[start:end])
             found = int.from_bytes(content[at : at + 2], "little")
@@ -168,7 +168,7 @@ class SpdCodec(Generic[M]):
         validate(model)
         layout = self._layout
         if size not in (None, layout.size):
-            raise FieldError("", f"the {self.title} takes {layout.size} bytes, and not {size}")
+            raise FieldError("", f"the {self.title} must have {layout.size} bytes, not {size}")
         made = bytearray(layout.size)
         for name, (start, end) in layout.kept.items():
             made[start:end] = getattr(model, name)
@@ -185,7 +185,7 @@ class SpdCodec(Generic[M]):
         ):
             identifier = getattr(model, name)
             if not _is_id(identifier):
-                raise FieldError(kebab(name), "has no odd parity in each byte")
+                raise FieldError(kebab(name), "does not have odd parity in each byte")
             made[at : at + 2] = identifier
         made[layout.date : layout.date + 2] = _date(model)
         made[layout.serial_number : layout.serial_number + 4] = model.module_serial_number
@@ -196,7 +196,7 @@ class SpdCodec(Generic[M]):
         return bytes(made)
 
     def _checksums(self, content: bytes | bytearray) -> list[tuple[int, int, int]]:
-        """Return what each CRC covers, and where it is (E-SPD2, E-SPD3)."""
+        """Return the range that each CRC covers, and where it is (E-SPD2, E-SPD3)."""
         found = list(self._layout.checksums)
         if self._layout.has_coverage_bit and content[0] & 0x80:
             start, _, at = found[0]
@@ -209,20 +209,20 @@ def _is_id(identifier: bytes) -> bool:
     return identifier in _UNSTATED or all(octet.bit_count() & 1 for octet in identifier)
 
 
-def _read_id(content: bytes, at: int, report: Report) -> bytes:
+def _read_id(content: bytes, at: int, report: Findings) -> bytes:
     identifier = content[at : at + 2]
     if not _is_id(identifier):
-        report.problem(at, "E-SPD4", f"{identifier.hex()} has no odd parity in each byte")
+        report.problem(at, "E-SPD4", f"{identifier.hex()} does not have odd parity in each byte")
     return identifier
 
 
-def _read_date(octets: bytes, at: int, report: Report) -> tuple[int | None, int | None]:
+def _read_date(octets: bytes, at: int, report: Findings) -> tuple[int | None, int | None]:
     """Return year and week, from two bytes of binary-coded decimals (E-SPD5)."""
     if octets == _NO_DATE:
         return None, None
     digits = octets.hex()
     if not digits.isdecimal() or int(digits[2:]) > 53:
-        report.problem(at, "E-SPD5", f"{digits} is no year and week")
+        report.problem(at, "E-SPD5", f"{digits} is not a year and week")
         return None, None
     return _CENTURY + int(digits[:2]), int(digits[2:])
 
@@ -232,12 +232,14 @@ def _date(model: SpdModule) -> bytes:
     if year is None and week is None:
         return _NO_DATE
     if year is None or week is None:
-        raise FieldError("module-manufacturing-week", "and the year are given both, or neither")
+        raise FieldError(
+            "module-manufacturing-week", "and the year must be given together, or neither of them"
+        )
     return bytes.fromhex(f"{year - _CENTURY:02}{week:02}")
 
 
 def _read_part(octets: bytes) -> tuple[str, bytes | None]:
-    """Return the part number as text, or as it is where it is none (E-SPD6)."""
+    """Return the part number as text, or as bytes if it is not text (E-SPD6)."""
     text = octets.rstrip(b" ")
     return (text.decode("ascii"), None) if is_printable(text) else ("", octets)
 
@@ -247,9 +249,9 @@ def _part(model: SpdModule, start: int, end: int) -> bytes:
     if octets is None:
         return model.module_part_number.encode("ascii").ljust(end - start, b" ")
     if model.module_part_number:
-        raise FieldError("module-part-number", "is given, and its octets as well")
+        raise FieldError("module-part-number", "and its octets are both given: give one of them")
     if len(octets) != end - start:
-        raise FieldError("module-part-number-octets", f"takes {end - start} bytes")
+        raise FieldError("module-part-number-octets", f"must have {end - start} bytes")
     if is_printable(octets):
         raise FieldError("module-part-number-octets", "is text: give it as module-part-number")
     return octets

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from formats.devices.device import ReadableBuffer
-    from formats.eeprom.framework.codec import Report
+    from formats.eeprom.framework.codec import Findings
 
-#: What sizes of areas that are not the whole EEPROM are multiples of, in bytes.
+#: The size of an area that is not the whole EEPROM is a multiple of this, in bytes.
 AREA_STEP: Final = 64
 
 _CRC_SIZE: Final = 4
-#: Characters of a variable that a message has.
+#: Characters of a variable that a message shows.
 _SHOWN: Final = 40
 
 VariableName = Annotated[str, Meta(pattern=r"^[^=\x00]+$")]
@@ -41,9 +41,9 @@ class UbootEnvironment:
         flags: The flags byte of the redundant kind; None for the other kind.
         byte_order: Of the CRC.
         area_size: Bytes of the environment; None for all of the EEPROM.
-        tail: What follows the variables in the area.
-        outer_tail: What follows the area; it does not end with a fill byte.
-        fill: What follows both tails.
+        tail: The bytes after the variables in the area.
+        outer_tail: The bytes after the area; the tail does not end with a fill byte.
+        fill: The byte that fills the rest after each tail.
     """
 
     variables: Variables = field(default_factory=dict)
@@ -62,10 +62,10 @@ class UbootEnvironmentCodec:
     title: ClassVar[str] = "U-Boot environment"
     model: ClassVar[type[UbootEnvironment]] = UbootEnvironment
 
-    def decode(self, data: ReadableBuffer, report: Report, /) -> UbootEnvironment:
+    def decode(self, data: ReadableBuffer, report: Findings, /) -> UbootEnvironment:
         content = bytes(data)
         if len(content) <= _CRC_SIZE:
-            raise FormatError("this is too short for an environment", offset=0, rule="E-ENV1")
+            raise FormatError("the data is too short for an environment", offset=0, rule="E-ENV1")
         redundant, order, size = False, ByteOrder.LITTLE, len(content)
         found = _find_area(content)
         if found is None:
@@ -75,7 +75,7 @@ class UbootEnvironmentCodec:
         start = _CRC_SIZE + redundant
         variables, end = decode_variables(content, start, size, report)
         rest, outer = content[end:size], content[size:]
-        # One fill byte serves both places; what is no such byte is a tail.
+        # One fill byte serves both places; other bytes are a tail.
         tail, fill = split_rest(rest)
         outer_tail = outer.rstrip(bytes((fill,)))
         return UbootEnvironment(
@@ -93,7 +93,7 @@ class UbootEnvironmentCodec:
         area = encode_area(model, model.area_size or size)
         if model.area_size is None:
             if model.outer_tail:
-                raise FieldError("outer-tail", "there is none where area-size is not given")
+                raise FieldError("outer-tail", "is given, but area-size is not")
             return area
         try:
             return fill_up(area, size, tail=model.outer_tail, fill=model.fill)
@@ -102,25 +102,25 @@ class UbootEnvironmentCodec:
 
 
 def decode_variables(
-    data: bytes, start: int, end: int, report: Report
+    data: bytes, start: int, end: int, report: Findings
 ) -> tuple[dict[str, str], int]:
-    """Return the variables in a range, and the offset behind the zero byte that ends them."""
+    """Return the variables in a range, and the offset after the zero byte that ends them."""
     variables: dict[str, str] = {}
     while True:
         stop = data.find(b"\x00", start, end)
         if stop < 0:
-            report.problem(start, "E-ENV2", "the variables have no end")
+            report.problem(start, "E-ENV2", "the variables have no zero byte at their end")
             return variables, end
         if stop == start:
             return variables, stop + 1
         try:
             entry = data[start:stop].decode()
         except UnicodeDecodeError as error:
-            report.problem(start + error.start, "E-ENV2", "this is no UTF-8")
+            report.problem(start + error.start, "E-ENV2", "a variable is not valid UTF-8")
             entry = data[start:stop].decode(errors="replace")
         name, equals, value = entry.partition("=")
         if not (name and equals):
-            report.problem(start, "E-ENV2", f"{_shown(entry)} is no variable")
+            report.problem(start, "E-ENV2", f"{_shown(entry)} is not a variable")
         elif name in variables:
             report.problem(start, "E-ENV2", f"variable {_shown(name)} occurs twice")
         else:
@@ -143,14 +143,14 @@ def encode_area(model: UbootEnvironment, size: int | None) -> bytes:
     body = b"".join(entries) + b"\x00"
     room = None if size is None else size - _CRC_SIZE - len(head)
     if room is not None and room < len(body) + len(model.tail):
-        raise FieldError("", f"the variables need {len(body)} bytes, and there are {max(room, 0)}")
+        raise FieldError("", f"the variables need {len(body)} bytes, but there are {max(room, 0)}")
     filled = fill_up(body, room, tail=model.tail, fill=model.fill)
     crc = zlib.crc32(filled).to_bytes(_CRC_SIZE, model.byte_order.value)
     return crc + head + filled
 
 
 def _find_area(data: bytes) -> tuple[bool, ByteOrder, int] | None:
-    """Return the kind, byte order and size of the environment with a right CRC."""
+    """Return the kind, byte order and size of the environment whose CRC is right."""
     for redundant in (False, True):
         areas = list(_crcs(data, _CRC_SIZE + redundant))
         for order in ByteOrder:
@@ -162,7 +162,7 @@ def _find_area(data: bytes) -> tuple[bool, ByteOrder, int] | None:
 
 
 def _crcs(data: bytes, start: int) -> Iterator[tuple[int, int]]:
-    """Yield each size that an area can have, and its CRC; the whole comes last."""
+    """Yield each possible size of an area with its CRC; the whole EEPROM comes last."""
     ends = [*range(AREA_STEP, len(data), AREA_STEP), len(data)]
     crc = 0
     for end in ends:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.codec import Findings
 from formats.eeprom.framework.fields import validate
 from formats.eeprom.framework.limits import ByteOrder, Fill, Tail, UInt8
 from formats.eeprom.parts.padding import BLANK
@@ -22,19 +22,19 @@ from formats.errors import FieldError, FormatError
 if TYPE_CHECKING:
     from formats.devices.device import ReadableBuffer
 
-#: Half of an EEPROM whose size is not given, where two copies are written: bytes.
+#: Bytes of each copy when two copies are written and the size is not given.
 _UNIT: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvironmentCopy:
-    """One of the two.
+    """One of the two copies.
 
     Attributes:
         flags: See E-ENV6.
         variables: In their order.
-        tail: What follows them.
-        fill: And what follows that.
+        tail: The bytes after the variables.
+        fill: The byte that fills the rest.
     """
 
     flags: UInt8 = 1
@@ -65,11 +65,11 @@ class RedundantEnvironmentCodec:
     title: ClassVar[str] = "U-Boot environment, two copies"
     model: ClassVar[type[RedundantEnvironment]] = RedundantEnvironment
 
-    def decode(self, data: ReadableBuffer, report: Report, /) -> RedundantEnvironment:
+    def decode(self, data: ReadableBuffer, report: Findings, /) -> RedundantEnvironment:
         content = bytes(data)
         half = len(content) // 2
         if len(content) % 2 or half < 6:
-            raise FormatError("two environments cannot be here", offset=0, rule="E-ENV6")
+            raise FormatError("the data cannot hold two environments", offset=0, rule="E-ENV6")
         first = self._copy(content[:half], 0, report)
         second, order = None, first.byte_order
         if content[half:].strip(bytes((BLANK,))):
@@ -98,13 +98,15 @@ class RedundantEnvironmentCodec:
         )
 
     @staticmethod
-    def _copy(half: bytes, offset: int, report: Report) -> UbootEnvironment:
-        within = Report.tolerant()
+    def _copy(half: bytes, offset: int, report: Findings) -> UbootEnvironment:
+        within = Findings.tolerant()
         found = ENVIRONMENT.decode(half, within)
         for problem in within.problems:
             report.problem(offset + problem.offset, problem.rule, problem.message)
         if found.flags is None or found.area_size is not None:
-            report.problem(offset, "E-ENV6", "this is no environment with flags in half the EEPROM")
+            report.problem(
+                offset, "E-ENV6", "a half of the EEPROM is not an environment with flags"
+            )
         return found
 
 

@@ -21,11 +21,11 @@ medium, and there are two orders:
 What must not happen here:
 
 - No cluster is written to while the medium may still refer to it as something else.
-- No image with an incompatible feature that is not known is opened (Q4), and no cluster
-  or table is followed that lies outside the image (Q9).
-- No cryptography: an encrypted disk is opened with a cipher that the caller makes of the
-  header in `opening.luks_area` (Q7).
-- No backing file is opened but through what the caller hands in (Q6).
+- No image with an unknown incompatible feature is opened (Q4), and no reference to a
+  cluster or table outside the image is followed (Q9).
+- No module here does cryptography: an encrypted disk is opened with a cipher that the
+  caller makes from the header in `opening.luks_area` (Q7).
+- No backing file is opened except by the opener that the caller passes (Q6).
 
 Begin with `opening`, `creation` and `device`. Reading: `header`, `features`, `extensions`,
 `tables`, `mapping`, `ranges`, `content`, `compression`, `zstd`, `files`. Writing:

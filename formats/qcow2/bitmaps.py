@@ -1,7 +1,7 @@
-"""Persistent dirty bitmaps: kept, and marked where we do not go on with them (Q8).
+"""Persistent dirty bitmaps: kept, and marked if changes here make them incomplete (Q8).
 
-Nothing here tracks changes in bitmaps. One that must reflect all changes is marked
-as in use before the first of ours: QEMU then knows that it is not complete. Others
+No code here records changes in bitmaps. A bitmap that must reflect all changes is marked
+as in use before the first change: QEMU then knows that it is not complete. Others
 stay as they are.
 
 Source: QEMU's docs/interop/qcow2, "Bitmaps".
@@ -18,7 +18,7 @@ from formats.qcow2 import features
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from formats.qcow2.header import Header
+    from formats.qcow2.header import Qcow2Header
     from formats.qcow2.host import Host
 
 _ENTRY: Final = struct.Struct(">QIIBBHI")
@@ -37,7 +37,7 @@ class Bitmap(NamedTuple):
     """An entry of the bitmap directory.
 
     Attributes:
-        name: What it is called.
+        name: Its name.
         flags: `IN_USE`, `AUTO` and others.
         granularity: Bytes of the disk for each bit.
         table_offset: Byte offset of its table in the image.
@@ -53,12 +53,12 @@ class Bitmap(NamedTuple):
     place: int
 
 
-def has_bitmaps(header: Header) -> bool:
+def has_bitmaps(header: Qcow2Header) -> bool:
     """Say whether the image has bitmaps that can be relied on."""
     return bool(header.autoclear & features.BITMAPS and header.extensions.bitmaps)
 
 
-def read_bitmaps(host: Host, header: Header) -> list[Bitmap]:
+def read_bitmaps(host: Host, header: Qcow2Header) -> list[Bitmap]:
     """Read the bitmap directory; it is empty where `has_bitmaps` is false.
 
     Raises:
@@ -75,7 +75,7 @@ def read_bitmaps(host: Host, header: Header) -> list[Bitmap]:
         or pointer.offset % header.cluster_size
         or pointer.offset + pointer.size > host.size
     ):
-        raise FormatError("the bitmap directory cannot be", offset=pointer.offset, rule="Q8")
+        raise FormatError("the bitmap directory is impossible", offset=pointer.offset, rule="Q8")
     data = bytes(host.read(pointer.offset, pointer.size))
     bitmaps = list(_entries(data, pointer.offset))
     if len(bitmaps) != pointer.count:
@@ -95,22 +95,22 @@ def _entries(data: bytes, start: int) -> Iterator[Bitmap]:
         table, entries, flags, _, bits, name_size, extra = _ENTRY.unpack_from(data, at)
         size = _ENTRY.size + extra + name_size
         if at + size > len(data) or entries > MAX_TABLE or bits > 63:
-            raise FormatError("a bitmap cannot be", offset=start + at, rule="Q8")
+            raise FormatError("a bitmap is impossible", offset=start + at, rule="Q8")
         name = data[at + size - name_size : at + size].decode("utf-8", "replace")
         yield Bitmap(name, flags, 1 << bits, table, entries, start + at)
         at += size + -size % 8
 
 
-def invalidate_bitmaps(host: Host, header: Header, *, resized: bool) -> bool:
-    """Mark bitmaps that are about to miss changes, durably.
+def invalidate_bitmaps(host: Host, header: Qcow2Header, *, resized: bool) -> bool:
+    """Durably mark the bitmaps that are about to miss changes.
 
     Args:
         host: Holds the image.
         header: Its header.
-        resized: Mark all, for none fits a disk of another size.
+        resized: Mark all, because none fits a disk of another size.
 
     Returns:
-        Whether the bitmaps stay; otherwise their directory is damaged, and the
+        Whether the bitmaps are kept; otherwise their directory is damaged, and the
         caller must clear the feature bit.
 
     Raises:

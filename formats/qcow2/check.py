@@ -1,4 +1,4 @@
-"""Checking an image: does what is used count as used, and nothing else?
+"""Checking an image: whether exactly the clusters in use are counted as used.
 
 The findings are those of ``qemu-img check``: corruptions, which endanger data, and
 leaks, which waste space.
@@ -18,7 +18,7 @@ from formats.qcow2.host import Host
 from formats.qcow2.lost import Lost
 from formats.qcow2.refcounts import TABLE_OFFSET_MASK as BLOCK_OFFSET_MASK
 from formats.qcow2.refcounts import Refcounts
-from formats.qcow2.report import Report
+from formats.qcow2.report import CheckReport
 from formats.qcow2.rewrite import load_counts
 from formats.qcow2.snapshot_table import encode_snapshots, read_snapshots
 from formats.qcow2.sparse import SparseCounts
@@ -28,9 +28,9 @@ from formats.qcow2.tables import (
     L1_RESERVED,
     L2_RESERVED,
     OFFSET_MASK,
-    Kind,
+    EntryKind,
     compressed_place,
-    kind_of,
+    entry_kind,
 )
 
 if TYPE_CHECKING:
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
     from formats.devices.device import BlockDevice
 
 
-def check(device: BlockDevice) -> Report:
+def check(device: BlockDevice) -> CheckReport:
     """Check the tables of an image: refcounts, overlaps, flags, bounds. Nothing is written.
 
     Args:
-        device: Holds the image, which nobody writes meanwhile.
+        device: Holds the image, which must not be written meanwhile.
 
     Raises:
         FormatError, UnsupportedError: The header, or the snapshot table, is not sound
@@ -59,10 +59,10 @@ class Checker:
     Attributes:
         host: Holds the image.
         header: Its header.
-        report: What was found so far.
+        report: The findings so far.
         used: How often each cluster is used, after `run`; beyond the end, up to
             ``lost.window``.
-        lost: What is used beyond the end, after `run`.
+        lost: The clusters used beyond the end, after `run`.
         bad_blocks: Whether refcount blocks cannot be read.
         lost_blocks: Whether some are beyond the end.
     """
@@ -70,7 +70,7 @@ class Checker:
     def __init__(self, device: BlockDevice) -> None:
         self.host = Host(device)
         self.header = read_header(device)
-        self.report = Report()
+        self.report = CheckReport()
         self.used = SparseCounts()
         self.lost = Lost(self.header, self.host.size)
         self.bad_blocks = False
@@ -80,7 +80,7 @@ class Checker:
         self._l2_seen: Counter[int] = Counter()
         self._active: Counter[int] = Counter()
 
-    def run(self) -> Report:
+    def run(self) -> CheckReport:
         """Check everything; errors as `check`."""
         header, report = self.header, self.report
         report.total_clusters = -(-header.size // header.cluster_size)
@@ -93,7 +93,7 @@ class Checker:
         return report
 
     def count(self) -> None:
-        """Count what is used, without a look at the counts on disk; errors as `check`."""
+        """Count the uses of clusters, without reading the counts on disk; errors as `check`."""
         header = self.header
         self._use(0, header.cluster_size, "the header")
         self._use_l1s()
@@ -119,22 +119,22 @@ class Checker:
         return True
 
     def _lose(self, offset: int, size: int, what: str) -> None:
-        """Note a range that ends beyond the image, and must not become zeros."""
+        """Note a range that ends beyond the image and must not be filled with zeros."""
         bits = self.header.cluster_bits
         self.lost.note(self.used, offset >> bits, offset + size - 1 >> bits, 1)
         self.lost.forbid(what)
 
     def _use_l1s(self) -> None:
-        """Count L1 tables, and note which L2 tables they refer to how often."""
+        """Count L1 tables, and note how often they refer to which L2 tables."""
         header, host = self.header, self.host
         snapshots = read_snapshots(host, header)
         tables = [(header.l1_offset, header.l1_size, "the active L1 table")]
         for snapshot in snapshots:
             what = f"the L1 table of snapshot {snapshot.id!r}"
             if header.version == 3 and len(snapshot.extra) < 16:
-                self.report.corrupt(f"snapshot {snapshot.id!r} does not say how large its disk is")
+                self.report.corrupt(f"snapshot {snapshot.id!r} does not state the size of its disk")
             if snapshot.l1_offset % header.cluster_size or snapshot.l1_size * 8 > MAX_L1_SIZE:
-                self.report.corrupt(f"{what} cannot be")
+                self.report.corrupt(f"{what} is impossible")
             elif snapshot.l1_offset + snapshot.l1_size * 8 > host.size and snapshot.l1_size:
                 self.report.corrupt(f"{what} is beyond the end of the image")
                 self._lose(snapshot.l1_offset, snapshot.l1_size * 8, what)
@@ -161,7 +161,7 @@ class Checker:
             self._active[offset] += 1
 
     def _use_l2s(self) -> None:
-        """Count what L2 tables refer to; each is read once, however often it is used."""
+        """Count the clusters that L2 tables refer to; each table is read only once."""
         for offset, times in self._l2_seen.items():
             there = self._use(offset, self.header.cluster_size, "an L2 table", times)
             if offset + self.header.cluster_size > self.host.size:
@@ -170,7 +170,7 @@ class Checker:
                     self.report.corrupt(f"the L2 table at byte {offset} is cut off", times)
                     self.lost.note_part()
             if offset % self.header.cluster_size:
-                self.report.corrupt(f"an L2 table at byte {offset} is at no cluster", times)
+                self.report.corrupt(f"an L2 table at byte {offset} is not at a cluster", times)
                 there = False
             if not there:
                 continue
@@ -186,8 +186,8 @@ class Checker:
             if not entry:
                 continue
             place = f"entry {index} of the L2 table at byte {table}"
-            kind = kind_of(entry)
-            if kind is Kind.COMPRESSED:
+            kind = entry_kind(entry)
+            if kind is EntryKind.COMPRESSED:
                 self._use_compressed(entry, place, times)
                 if active:
                     self.report.compressed_clusters += 1
@@ -199,14 +199,16 @@ class Checker:
             offset = entry & OFFSET_MASK
             if not offset:
                 continue
-            if active and kind is Kind.DATA:
+            if active and kind is EntryKind.DATA:
                 self.report.allocated_clusters += 1
                 if expected and offset != expected:
                     self.report.fragmented_clusters += 1
                 expected = offset + size
             if offset % size:
-                self.report.corrupt(f"{place} refers to byte {offset}, which is no cluster", times)
-                # As QEMU does: better too much than too little.
+                self.report.corrupt(
+                    f"{place} refers to byte {offset}, which is not a cluster", times
+                )
+                # As QEMU does: to count too much is better than to count too little.
                 self._use(offset, size, place, times)
             elif offset >> bits >= end:
                 self.report.corrupt(f"{place} refers to byte {offset}, beyond the end", times)
@@ -222,7 +224,7 @@ class Checker:
         if entry & COPIED:
             self.report.corrupt(f"{place} is compressed and marked as used once", times)
         offset, size = compressed_place(entry & ~COPIED, self.header.cluster_bits)
-        # The sectors of the last one may end behind the file.
+        # The sectors of the last one may end beyond the file.
         bits = self.header.cluster_bits
         first, last = offset >> bits, offset + size - 1 >> bits
         if first >= self._clusters:
@@ -238,7 +240,7 @@ class Checker:
             self.lost.forbid("compressed data")
 
     def _is_whole(self, offset: int) -> bool:
-        """Say whether compressed data near the end of the image ends before that."""
+        """Say whether compressed data near the end of the image is complete."""
         if offset not in self._inflated:
             data = (
                 self.host.read(offset, self.host.size - offset) if offset < self.host.size else b""
@@ -271,7 +273,7 @@ class Checker:
             if total > max(MAX_TABLE, host.size // 8):
                 raise CorruptImageError("the bitmaps' tables are larger than the image", rule="Q8")
             if offset % header.cluster_size or not offset:
-                self.report.corrupt(f"the table of bitmap {bitmap.name!r} is at no cluster")
+                self.report.corrupt(f"the table of bitmap {bitmap.name!r} is not at a cluster")
                 continue
             what = f"bitmap {bitmap.name!r}"
             if not self._use(offset, size * 8, f"the table of {what}"):
@@ -295,7 +297,7 @@ class Checker:
             if not offset:
                 continue
             if offset % header.cluster_size:
-                report.corrupt(f"refcount block {number} at byte {offset} is at no cluster")
+                report.corrupt(f"refcount block {number} at byte {offset} is not at a cluster")
                 self.bad_blocks = True
             elif offset >> header.cluster_bits >= self._clusters:
                 report.corrupt(f"refcount block {number} is beyond the end of the image")
@@ -306,11 +308,13 @@ class Checker:
                 cluster = offset >> header.cluster_bits
                 self.used.add(cluster, 1)
                 if self.used[cluster] != 1:
-                    report.corrupt(f"refcount block {number} at byte {offset} is used for more")
+                    report.corrupt(
+                        f"refcount block {number} at byte {offset} is used more than once"
+                    )
                     self.bad_blocks = True
 
     def _compare(self) -> SparseCounts:
-        """Compare with the counts on disk; return these."""
+        """Compare with the counts on disk, and return these."""
         stored = load_counts(self.host, self.header, skip_bad=True)
         for number in sorted({*stored.chunks(), *self.used.chunks()}):
             counts, uses = stored.chunk(number), self.used.chunk(number)
@@ -334,7 +338,7 @@ class Checker:
             if not offset:
                 continue
             if (stored[offset >> bits] == 1) != bool(l1_entry & COPIED):
-                report.miscount(f"L1 entry {index} says otherwise than its table's count")
+                report.miscount(f"the flag of L1 entry {index} contradicts the count of its table")
         for offset, times in self._active.items():
             if offset % size or offset >> bits >= self._clusters:
                 continue
@@ -344,7 +348,7 @@ class Checker:
                     continue
                 if (stored[place >> bits] == 1) != bool(entry & COPIED):
                     report.miscount(
-                        f"entry {number} of the L2 table at byte {offset} says otherwise than its"
-                        " cluster's count",
+                        f"the flag of entry {number} of the L2 table at byte {offset} contradicts"
+                        " the count of its cluster",
                         times,
                     )

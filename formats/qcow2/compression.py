@@ -1,4 +1,4 @@
-"""Clusters that were compressed: deflate and zstd, never more than a cluster of output.
+"""Compressed clusters: deflate and zstd, never more than a cluster of output.
 
 Source: QEMU's docs/interop/qcow2, "compression_type".
 """
@@ -22,18 +22,18 @@ def decompress(data: ReadableBuffer, cluster_size: int, compression_type: int) -
     """Return the content of a compressed cluster.
 
     Args:
-        data: Compressed; what lies behind its end is ignored.
-        cluster_size: Bytes that come out.
+        data: Compressed; bytes after its end are ignored.
+        cluster_size: Bytes of the content.
         compression_type: As in the header.
 
     Raises:
-        FormatError: Not so many come out.
+        FormatError: It is damaged, or decompresses to another number of bytes.
     """
     if compression_type == COMPRESSION_ZSTD:
         content = _unzstd(data, cluster_size)
     else:
         try:
-            # No header, and no more than 4 KiB of window; a larger one reads it too.
+            # The stream has no header and a window of 4 KiB; a larger window reads it too.
             content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, cluster_size)
         except zlib.error as error:
             raise FormatError(f"a compressed cluster is damaged: {error}", rule="Q17") from error
@@ -50,7 +50,7 @@ def _unzstd(data: ReadableBuffer, cluster_size: int) -> bytes:
     limits: dict[int, int] = {DecompressionParameter.window_log_max: _MAX_WINDOW_BITS}
     content = b""
     try:
-        # QEMU writes one frame; several, one behind the other, are zstd too.
+        # QEMU writes one frame; several in a row are valid zstd too.
         while len(content) < cluster_size and data:
             decompressor = ZstdDecompressor(options=limits)
             content += decompressor.decompress(data, cluster_size - len(content))

@@ -1,4 +1,4 @@
-"""What a disk has: clusters of the image, decrypted or unpacked, backing files, zeros."""
+"""The content of a disk: clusters, decrypted or decompressed, backing files, zeros."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from formats.errors import UnsupportedError
 from formats.qcow2.compression import decompress
 from formats.qcow2.header import CRYPT_AES, CRYPT_NONE
 from formats.qcow2.mapping import Extent, extents
-from formats.qcow2.tables import Kind, compressed_place
+from formats.qcow2.tables import EntryKind, compressed_place
 
 if TYPE_CHECKING:
     from formats.devices.device import BlockDevice, ReadableBuffer, WritableBuffer
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 #: Sectors of encrypted images, bytes.
 SECTOR: Final = 512
-#: Most bytes that are put together, encrypted or cleared at a time.
+#: Largest number of bytes that are combined, encrypted or cleared at a time.
 CHUNK: Final = 1 << 20
 ZEROS: Final = memoryview(bytes(CHUNK))
 
@@ -36,13 +36,13 @@ class ClusterCipher(Protocol):
 
 
 class Content:
-    """Reads a disk. Not safe in several threads, but for `decrypt`.
+    """Reads a disk. Only `decrypt` is safe in several threads.
 
     Attributes:
         metadata: The image's tables.
         size: Bytes of the disk.
         cipher: For an encrypted image.
-        backing: What the disk has where the image has nothing.
+        backing: The content of the disk where the image has none.
     """
 
     def __init__(
@@ -59,15 +59,15 @@ class Content:
         self._inflated: tuple[int, bytes] = (0, b"")
 
     def forget(self) -> None:
-        """Drop what was unpacked: its clusters may be used for something else."""
+        """Drop decompressed data: its clusters may be used for something else now."""
         self._inflated = 0, b""
 
     def read(self, offset: int, view: memoryview) -> list[tuple[Extent, memoryview]]:
-        """Fill ``view`` with what the disk has from ``offset`` on.
+        """Fill ``view`` with the content of the disk at ``offset``.
 
         Returns:
-            What was read and is still to be decrypted: extents of whole sectors, and
-            their parts of ``view``.
+            The parts that were read and still have to be decrypted: extents of whole
+            sectors, and their parts of ``view``.
 
         Raises:
             FormatError: A table or a compressed cluster is damaged.
@@ -77,15 +77,15 @@ class Content:
         start = offset
         for extent in extents(self.metadata, offset, offset + len(view)):
             part = view[extent.offset - start :][: extent.length]
-            if extent.kind is Kind.DATA:
+            if extent.kind is EntryKind.DATA:
                 if self.cipher is None:
                     self.metadata.host.read_into(extent.host, part)
                 else:
                     self._read_sectors(extent, part, encrypted)
-            elif extent.kind is Kind.COMPRESSED:
+            elif extent.kind is EntryKind.COMPRESSED:
                 at = extent.offset % self.metadata.header.cluster_size
                 part[:] = self._inflate(extent.host)[at : at + len(part)]
-            elif extent.kind is Kind.UNALLOCATED and self.backing is not None:
+            elif extent.kind is EntryKind.UNALLOCATED and self.backing is not None:
                 _read_backing(self.backing, extent.offset, part)
             else:
                 _clear(part)
@@ -94,8 +94,8 @@ class Content:
     def _read_sectors(
         self, extent: Extent, part: memoryview, encrypted: list[tuple[Extent, memoryview]]
     ) -> None:
-        """Read whole sectors for later, and those at the edges by themselves."""
-        # Zeros instead of what was cut off would be decrypted to noise.
+        """Read whole sectors to decrypt later, and partial ones at the edges at once."""
+        # Zeros in place of the part that was cut off would be decrypted to noise.
         size = extent.length + -(extent.host + extent.length) % SECTOR
         self.metadata.host.check_whole(extent.host, size, "an encrypted cluster")
         end = extent.offset + extent.length
@@ -108,21 +108,21 @@ class Content:
             host = extent.host + start - extent.offset
             if start == first and stop == last:
                 self.metadata.host.read_into(host, piece)
-                encrypted.append((Extent(start, len(piece), Kind.DATA, host), piece))
+                encrypted.append((Extent(start, len(piece), EntryKind.DATA, host), piece))
                 continue
             before = start % SECTOR
             sector = memoryview(bytearray(SECTOR))
             self.metadata.host.read_into(host - before, sector)
-            self.decrypt(Extent(start - before, SECTOR, Kind.DATA, host - before), sector)
+            self.decrypt(Extent(start - before, SECTOR, EntryKind.DATA, host - before), sector)
             piece[:] = sector[before : before + len(piece)]
 
     def decrypt(self, extent: Extent, part: memoryview) -> None:
-        """Decrypt in place what was read of an extent; safe in several threads."""
+        """Decrypt the bytes read of an extent in place; safe in several threads."""
         assert self.cipher is not None
         self.cipher.decrypt(self.sector(extent.offset, extent.host), part, part)
 
     def sector(self, offset: int, host: int) -> int:
-        """Return the number of a sector for the cipher, of byte offsets in disk and image (Q7)."""
+        """Return a sector's number for the cipher, from byte offsets in disk and image (Q7)."""
         return (offset if self.metadata.header.crypt_method == CRYPT_AES else host) // SECTOR
 
     def _inflate(self, entry: int) -> bytes:
@@ -135,8 +135,8 @@ class Content:
                 feature="compressed and encrypted",
             )
         offset, size = compressed_place(entry, header.cluster_bits)
-        # It may end in any byte of its last sector, and so may the image; but zeros instead
-        # of what was cut off could be taken for a part of it.
+        # It may end at any byte of its last sector, and so may the image; but zeros in place
+        # of a part that was cut off could be taken for data.
         data = host.read(offset, max(1, min(size, host.size - offset)))
         content = decompress(data, header.cluster_size, header.compression_type)
         self._inflated = entry, content

@@ -1,4 +1,4 @@
-"""An array of numbers of 1 to 64 bits, as a refcount block is one."""
+"""Arrays of numbers of 1 to 64 bits, such as refcount blocks."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Bytes looked at at a time for numbers of less than a byte.
+#: Bytes examined at a time for numbers of less than a byte.
 _WINDOW: Final = 4096
 
 
 class Counts:
-    """The counts of one refcount block, over its bytes as they are on disk.
+    """The counts of one refcount block, stored as its bytes on disk.
 
     Attributes:
         raw: The bytes; big-endian numbers, and the first one of several in a byte
@@ -64,7 +64,7 @@ class Counts:
                 yield index, value
 
     def fill(self, first: int, count: int) -> None:
-        """Set ``count`` numbers from ``first`` on to 1."""
+        """Set ``count`` numbers, starting with ``first``, to 1."""
         width = self._width
         if width:
             self.raw[first * width : (first + count) * width] = (1).to_bytes(width) * count
@@ -73,7 +73,7 @@ class Counts:
             self[index] = 1
 
     def find_free(self, start: int) -> int | None:
-        """Return the index of the first zero from ``start`` on, or None."""
+        """Return the index of the first zero at or after ``start``, or None."""
         if not self._width:
             return self._find_bits(start)
         width, zero = self._width, bytes(self._width)
@@ -81,12 +81,12 @@ class Counts:
         while at >= 0:
             if at % width == 0:
                 return at // width
-            # Zeros across two numbers; the next place where one begins may do.
+            # The zeros span two numbers; continue where the next number begins.
             at = self.raw.find(zero, at + width - at % width)
         return None
 
     def free_run(self, start: int, most: int) -> int:
-        """Return how many numbers from ``start`` on are zero, at most ``most``."""
+        """Return how many consecutive numbers from ``start`` are zero, at most ``most``."""
         most = min(most, len(self) - start)
         width = self._width
         if width:
@@ -120,8 +120,8 @@ class RefcountBlock:
     Attributes:
         counts: The counts in it.
         offset: Byte offset in the image; 0 until it has a place.
-        first: First byte that differs from what is on disk.
-        last: Byte behind the last one that does.
+        first: First byte that differs from the block on disk.
+        last: Byte after the last one that differs.
     """
 
     counts: Counts

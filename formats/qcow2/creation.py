@@ -28,7 +28,7 @@ from formats.qcow2.header import (
     MAX_SIZE,
     SECTOR_SIZE,
     V2_SIZE,
-    Header,
+    Qcow2Header,
     encode_fields,
     l1_entries,
 )
@@ -39,15 +39,15 @@ if TYPE_CHECKING:
 
     from formats.devices.device import BlockDevice
 
-#: Length of the header of version 3 that we, and QEMU, write.
+#: Length of the version 3 header that this project and QEMU write.
 _HEADER_LENGTH: Final = 112
-#: Most bytes of zeros written at a time.
+#: Largest number of zero bytes written at a time.
 _CHUNK: Final = 1 << 20
 
 
 @dataclass(frozen=True)
-class Options:
-    """What a new image is to be.
+class Qcow2Options:
+    """The options of a new image.
 
     Attributes:
         version: 2 or 3.
@@ -55,10 +55,11 @@ class Options:
         refcount_bits: 1, 2, 4, 8, 16, 32 or 64; 16 in version 2.
         backing_name: Name of the backing file, as it is stored, or None.
         backing_format: Its format, ``raw`` or ``qcow2``; needed with a name.
-        luks_header_size: Bytes to keep for a LUKS header, whose encryption the image
-            then has; 0 for none.
-        lazy_refcounts: Permit QEMU to leave counts for later. We never do.
-        zstd: Announce that clusters may be compressed with zstd. We compress none.
+        luks_header_size: Bytes to keep for a LUKS header, which then encrypts the
+            image; 0 for none.
+        lazy_refcounts: Permit QEMU to defer the counts. This project never does.
+        zstd: Announce that clusters may be compressed with zstd. This project
+            compresses none.
     """
 
     version: int = 3
@@ -72,13 +73,13 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.version not in (2, 3):
-            raise ArgumentError(f"there is no qcow2 version {self.version}")
+            raise ArgumentError(f"the qcow2 version must be 2 or 3, not {self.version}")
         if self.cluster_size not in [1 << bits for bits in range(9, 22)]:
-            raise ArgumentError("a cluster has 512 bytes to 2 MiB, a power of two")
+            raise ArgumentError("a cluster must have 512 bytes to 2 MiB, a power of two")
         if self.refcount_bits not in [1 << order for order in range(7)]:
-            raise ArgumentError("a refcount has 1, 2, 4, 8, 16, 32 or 64 bits")
+            raise ArgumentError("a refcount must have 1, 2, 4, 8, 16, 32 or 64 bits")
         if self.version == 2 and (self.refcount_bits != 16 or self.lazy_refcounts or self.zstd):
-            raise ArgumentError("version 2 has refcounts of 16 bits and no features")
+            raise ArgumentError("version 2 has only refcounts of 16 bits and no features")
         if self.backing_name is not None:
             self._check_backing(self.backing_name)
 
@@ -88,41 +89,41 @@ class Options:
             or "\0" in name
             or len(name.encode("utf-8", "surrogateescape")) > (MAX_BACKING_NAME)
         ):
-            raise ArgumentError("a backing file's name has 1 to 1023 bytes")
+            raise ArgumentError("the name of a backing file must have 1 to 1023 bytes")
         if self.backing_format not in ("raw", "qcow2"):
             # A guest could make a raw file look like another format.
             raise ArgumentError("a backing file needs its format, raw or qcow2")
 
 
-DEFAULTS: Final = Options()
+DEFAULTS: Final = Qcow2Options()
 
 
-def create(device: BlockDevice, size: int, options: Options = DEFAULTS) -> Header:
+def create(device: BlockDevice, size: int, options: Qcow2Options = DEFAULTS) -> Qcow2Header:
     """Make an image with a disk of ``size`` bytes, all of it unallocated.
 
     The magic number is written last, when everything else is durable (Q15). The
-    bytes kept for a LUKS header are zero; `formats.qcow2.opening.luks_area` is where
-    they are.
+    bytes kept for a LUKS header are zero; `formats.qcow2.opening.luks_area` returns
+    them.
 
     Args:
-        device: What was on it is lost; it is resized if it can be, and otherwise must
+        device: Its old content is lost. It is resized if possible, and otherwise must
             be large enough.
         size: Bytes, a multiple of 512.
-        options: Everything else.
+        options: All other options.
 
     Returns:
         The header.
 
     Raises:
-        ValueError: There can be no such image.
-        DeviceError: It failed; there is no image.
+        ValueError: Such an image is impossible.
+        DeviceError: It failed; the device holds no image.
     """
     header, refcount_blocks = layout(size, options)
     cluster_size = header.cluster_size
     end = _end(header)
     host = Host(device)
     first = _first_cluster(header, options)
-    # Nothing may be an image before the new one is one.
+    # The old image must be gone before the new one is complete.
     try:
         device.resize(0)
         host.flush()
@@ -144,23 +145,23 @@ def create(device: BlockDevice, size: int, options: Options = DEFAULTS) -> Heade
     return header
 
 
-def layout(size: int, options: Options) -> tuple[Header, int]:
+def layout(size: int, options: Qcow2Options) -> tuple[Qcow2Header, int]:
     """Return the header of a new image, and how many refcount blocks it begins with.
 
     Raises:
-        ValueError: There can be no such image.
+        ValueError: Such an image is impossible.
     """
     bits = options.cluster_size.bit_length() - 1
     entries = l1_entries(size, bits)
     if not 0 <= size <= MAX_SIZE or size % SECTOR_SIZE or entries * 8 > MAX_L1_SIZE:
-        raise ArgumentError(f"there is no qcow2 disk of {size} bytes with these clusters")
+        raise ArgumentError(f"a qcow2 disk with these clusters cannot have {size} bytes")
     l1 = max(1, _clusters(entries * 8, options.cluster_size))
     luks = _clusters(options.luks_header_size, options.cluster_size)
     table, blocks = refcount_clusters(1 + l1 + luks, options)
     luks_offset = (1 + table + blocks) * options.cluster_size
     pointer = EncryptionPointer(luks_offset, options.luks_header_size) if luks else None
     extensions = Extensions(backing_format=options.backing_format, encryption=pointer)
-    header = Header(
+    header = Qcow2Header(
         version=options.version,
         cluster_bits=bits,
         size=size,
@@ -184,8 +185,8 @@ def layout(size: int, options: Options) -> tuple[Header, int]:
     return header, blocks
 
 
-def refcount_clusters(others: int, options: Options) -> tuple[int, int]:
-    """Return clusters of the refcount table, and of blocks that count everything."""
+def refcount_clusters(others: int, options: Qcow2Options) -> tuple[int, int]:
+    """Return how many clusters the refcount table needs, and how many the blocks."""
     region = options.cluster_size * 8 // options.refcount_bits
     table = blocks = 1
     while True:
@@ -196,7 +197,7 @@ def refcount_clusters(others: int, options: Options) -> tuple[int, int]:
         table, blocks = needed_table, needed
 
 
-def _blocks(header: Header, count: int, used: int) -> Iterator[bytearray]:
+def _blocks(header: Qcow2Header, count: int, used: int) -> Iterator[bytearray]:
     for _ in range(count):
         counts = Counts(bytearray(header.cluster_size), header.refcount_bits)
         here = min(used, len(counts))
@@ -205,18 +206,18 @@ def _blocks(header: Header, count: int, used: int) -> Iterator[bytearray]:
         yield counts.raw
 
 
-def _end(header: Header) -> int:
+def _end(header: Qcow2Header) -> int:
     size = max(1, _clusters(header.l1_size * 8, header.cluster_size)) * header.cluster_size
     return header.l1_offset + size
 
 
-def _first_cluster(header: Header, options: Options) -> bytes:
-    """Return the first cluster, as much of it as is used, and at least a sector."""
+def _first_cluster(header: Qcow2Header, options: Qcow2Options) -> bytes:
+    """Return the used part of the first cluster, at least one sector."""
     content = _extensions(header, options) + _name(header)
     return content.ljust(max(SECTOR_SIZE, header.cluster_size), b"\0")
 
 
-def _extensions(header: Header, options: Options) -> bytes:
+def _extensions(header: Qcow2Header, options: Qcow2Options) -> bytes:
     """Return the header and its extensions."""
     found: list[tuple[int, bytes]] = []
     if options.backing_format is not None:
@@ -228,11 +229,11 @@ def _extensions(header: Header, options: Options) -> bytes:
     whole = start + encode_extensions([*found, names])
     if header.version == 3 and len(whole) + len(_name(header)) <= header.cluster_size:
         return whole
-    # They are for messages only.
+    # The names serve messages only.
     return start + encode_extensions(found)
 
 
-def _name(header: Header) -> bytes:
+def _name(header: Qcow2Header) -> bytes:
     return (header.backing_name or "").encode("utf-8", "surrogateescape")
 
 

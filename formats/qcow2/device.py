@@ -15,7 +15,7 @@ from formats.qcow2.mapping import Extent, extents, joined, merged
 from formats.qcow2.metadata import Metadata
 from formats.qcow2.ranges import data_of
 from formats.qcow2.resizing import grow, shrink
-from formats.qcow2.tables import Kind
+from formats.qcow2.tables import EntryKind
 from formats.qcow2.writing import WritableContent
 
 if TYPE_CHECKING:
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from formats.devices.device import BlockDevice, ReadableBuffer, WritableBuffer
-    from formats.qcow2.header import Header
+    from formats.qcow2.header import Qcow2Header
 
-__all__ = ["ClusterCipher", "Extent", "Kind", "Qcow2Device"]
+__all__ = ["ClusterCipher", "EntryKind", "Extent", "Qcow2Device"]
 
 _Result = TypeVar("_Result")
 
-#: Clusters of the disk whose extents are looked up under one lock.
+#: Clusters of the disk whose extents are looked up while the lock is held once.
 _LOOK_AHEAD: Final = 1 << 16
 
 
 class Qcow2Device(Owned, Device):
-    """The disk that a qcow2 image holds: its active state, or that of a snapshot.
+    """The disk in a qcow2 image: its active state, or that of a snapshot.
 
-    Reading and writing are safe from several threads at once. What is written is
-    durable when `flush` returns; before that a crash leaves the image sound, and
-    each cluster with its old or its new content (spec/qcow2.md, Q10 to Q16). What was
-    interrupted is in doubt (Q26): the next change takes the image as it is then, or is
-    refused, where what was written before and is not durable would be lost by that.
-    In a child of the process that opened it everything but `close` raises
+    Reading and writing are safe from several threads at once. Writes are durable
+    when `flush` returns; before that a crash leaves the image sound, and each
+    cluster with its old or its new content (spec/qcow2.md, Q10 to Q16). After an
+    interrupted change the tables in memory are in doubt (Q26): the next change reads the
+    image again, or is refused if that would lose earlier writes that are not durable.
+    In a child of the process that opened it, everything except `close` raises
     `ForkedProcessError`.
 
     `formats.qcow2.opening` makes them.
@@ -59,18 +59,18 @@ class Qcow2Device(Owned, Device):
         """Use an image whose tables were read.
 
         Args:
-            metadata: Its tables, which become this device's.
+            metadata: Its tables, which this device then owns.
             size: Bytes of the disk.
             cipher: For an encrypted image; without it nothing can be read or written.
-            backing: What the disk has where this image has nothing.
+            backing: The content of the disk where this image has none.
             owned: Devices that `close` closes.
         """
         self._content = WritableContent(metadata, size, cipher, backing)
         self._owned = owned
         self._lock = OwnedLock(Owner("the qcow2 image"))
         self._closed = False
-        self._in_doubt = False  # a change began, and memory may not have followed
-        self._waiting = False  # there were others before it that were not durable
+        self._in_doubt = False  # a change began, and the tables in memory may be stale
+        self._waiting = False  # changes before it are not durable yet
 
     @property
     def size(self) -> int:
@@ -81,7 +81,7 @@ class Qcow2Device(Owned, Device):
         return SECTOR
 
     @property
-    def header(self) -> Header:
+    def header(self) -> Qcow2Header:
         """The image's header, as it is now."""
         return self._metadata.header
 
@@ -113,7 +113,7 @@ class Qcow2Device(Owned, Device):
             self._settle(reading=True)
             content = self._content
             encrypted = content.read(offset, view)
-        # Threads decrypt side by side, each what it has read.
+        # Threads decrypt in parallel, each the data that it has read.
         for extent, part in encrypted:
             content.decrypt(extent, part)
 
@@ -135,18 +135,18 @@ class Qcow2Device(Owned, Device):
         """Make everything written durable: data, then counts, then tables.
 
         Raises:
-            DeviceError: It failed; if in a flush below, the image must be opened again.
+            DeviceError: It failed. If the device's own flush failed, open the image again.
         """
         with self._lock:
             self._check_open()
             if not self.read_only:
                 self._settle()
-                self._metadata.commit()  # which can be repeated from wherever it stopped
+                self._metadata.commit()  # it can be repeated wherever it stopped
 
     def discard(self, offset: int, size: int, /) -> None:
         """Make a range read as zeros, and free its clusters, here and in the device below.
 
-        Where version 2 has a backing file, zeros are written instead.
+        In an image of version 2 with a backing file, zeros are written instead.
         """
         self._check_range(offset, size)
         self._check_writable()
@@ -156,7 +156,7 @@ class Qcow2Device(Owned, Device):
     def extents(self, offset: int = 0, size: int | None = None) -> Iterator[Extent]:
         """Yield where a range of the disk is, in order: data, zeros, or nothing.
 
-        It is looked up in pieces: what is written meanwhile is seen or not.
+        The range is looked up in pieces: writes meanwhile may be seen or not.
 
         Args:
             offset: Byte offset.
@@ -182,22 +182,22 @@ class Qcow2Device(Owned, Device):
             offset = stop
 
     def data_ranges(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
-        """Yield offset and length of what in a range may be no zeros, in order.
+        """Yield offset and length of the parts of a range that may hold data, in order.
 
-        It looks through all backing files, and reads tables only; data that is zero
-        counts as data. Errors are those of `extents`.
+        All backing files are searched, but only tables are read; zeros that are stored
+        as data count as data. Errors are those of `extents`.
         """
         return merged(data_of(self, offset, size))
 
     def backed_ranges(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
-        """Yield what in a range has clusters of its own, which a write does not have to find."""
+        """Yield the parts of a range whose clusters exist, so that a write allocates none."""
         for extent in self.extents(offset, size):
-            # What a snapshot shares is copied by the first write.
-            if extent.kind is Kind.DATA and not self.header.snapshot_count:
+            # A cluster shared with a snapshot is copied by the first write.
+            if extent.kind is EntryKind.DATA and not self.header.snapshot_count:
                 yield extent.offset, extent.length
 
     def reserve(self, offset: int, size: int, /) -> None:
-        """Compare what a range lacks with what the file system has; nothing is set apart."""
+        """Compare the space that a range lacks with what is free; nothing is reserved."""
         self._check_range(offset, size)
         self._check_writable()
         backed = sum(length for _, length in self.backed_ranges(offset, size))
@@ -206,27 +206,27 @@ class Qcow2Device(Owned, Device):
             host.require_space(size - backed)
 
     def resize(self, size: int, /) -> None:
-        """Change the size of the disk; new bytes are zero, what is cut off is freed.
+        """Change the size of the disk; new bytes are zero, and clusters beyond the end are freed.
 
         Raises:
-            ValueError: There can be no disk of that size.
+            ValueError: The disk cannot have that size.
             ReadOnlyError: The image is open for reading only.
-            UnsupportedError: Version 2 with snapshots cannot tell their sizes.
+            UnsupportedError: The image has version 2, which cannot store the sizes of snapshots.
             DeviceError: It failed; the disk has its old size, or the new one.
         """
         self._check_writable()
         header = self.header
         entries = l1_entries(size, header.cluster_bits)
         if not 0 <= size <= MAX_SIZE or size % SECTOR or entries * 8 > MAX_L1_SIZE:
-            raise ValueError(f"there is no qcow2 disk of {size} bytes with these clusters")
+            raise ValueError(f"a qcow2 disk with these clusters cannot have {size} bytes")
         if header.snapshot_count and header.version == 2:
             raise UnsupportedError(
-                "a qcow2 image of version 2 that has snapshots keeps its size",
+                "a qcow2 image of version 2 with snapshots cannot be resized",
                 feature="resize with snapshots",
             )
         with self._lock:
             if size != self.size:
-                self.flush()  # so that nothing else is in doubt with it
+                self.flush()  # so that no earlier write is in doubt as well
                 self._change(lambda: self._resize(size, entries))
 
     def _resize(self, size: int, entries: int) -> None:
@@ -239,16 +239,16 @@ class Qcow2Device(Owned, Device):
             shrink(self._content, size)
 
     def rewrite(self, change: Callable[[BlockDevice], _Result]) -> _Result:
-        """Run a change of the whole image, as those of `formats.qcow2.snapshots` are.
+        """Run a change of the whole image, such as those of `formats.qcow2.snapshots`.
 
-        Everything written so far becomes durable first; nobody reads or writes
+        Everything written so far becomes durable first; other threads wait
         meanwhile.
 
         Args:
             change: Called with the device that holds the image.
 
         Returns:
-            What that returned.
+            The result of ``change``.
 
         Raises:
             ReadOnlyError: The image is open for reading only.
@@ -270,23 +270,25 @@ class Qcow2Device(Owned, Device):
             return result
 
     def reload(self) -> None:
-        """Take the image as it is now, if somebody else may have written it; not a snapshot.
+        """Read the image again, because another process may have written it; not for a snapshot.
 
-        Nothing that was written here must wait to become durable.
+        All earlier writes must be durable.
 
         Raises:
-            StorageError: It is no sound image any more.
+            StorageError: The image is not sound any more.
         """
         with self._lock:
             self._check_open()
             if self._metadata.dirty and not self._in_doubt:
-                raise ValueError("what was written to the qcow2 device is not durable yet")
+                raise ValueError(
+                    "writes to the qcow2 device are not durable yet: call flush() first"
+                )
             self._settle()
             self._waiting, self._in_doubt = False, True
             self._read_again()
 
     def _read_again(self) -> None:
-        """Let memory follow the image; nothing is in doubt any more."""
+        """Read the tables again, so that nothing is in doubt any more."""
         host = self._metadata.host
         header = read_header(host.device)
         l1 = host.read_table(header.l1_offset, header.l1_size)
@@ -296,7 +298,7 @@ class Qcow2Device(Owned, Device):
         self._in_doubt = False
 
     def change_tables(self, change: Callable[[Metadata], None]) -> None:
-        """Run a change of the tables in memory, for this package; as a write, it is not durable.
+        """Run a change of the tables in memory, for this package; like a write it is not durable.
 
         Raises:
             ReadOnlyError: The image is open for reading only.
@@ -306,9 +308,9 @@ class Qcow2Device(Owned, Device):
         self._change(lambda: change(self._metadata))
 
     def _change(self, step: Callable[[], None]) -> None:
-        """Run a step that changes the image, and what memory knows of it (Q26).
+        """Run a step that changes the image and the tables in memory (Q26).
 
-        It is in doubt until it ends, or fails by an error that it has coped with.
+        They are in doubt until it ends, or fails with an error that it has handled.
         """
         with self._lock:
             self._check_open()
@@ -324,31 +326,31 @@ class Qcow2Device(Owned, Device):
             self._in_doubt = False
 
     def _settle(self, *, reading: bool = False) -> None:
-        """After a change that was interrupted, take the image as it is now.
+        """After an interrupted change, read the image again.
 
         Raises:
-            DeviceError: What was written before, and waits in memory, would be lost by that;
-                for ``reading`` it is taken from there.
+            DeviceError: That would lose earlier writes, which are still in memory only;
+                with ``reading`` they are read from there instead.
         """
         if not self._in_doubt or (reading and self._waiting):
             return
         if self._waiting:
             raise DeviceError(
-                "a change of the qcow2 image was interrupted while others were not durable yet"
+                "a change of the qcow2 image was interrupted while earlier ones were not durable"
                 " [Q26]",
-                hint="open the image again, and write again what was not flushed",
+                hint="open the image again, and repeat the writes that were not flushed",
             )
         if not self.read_only:
             self._metadata.host.flush()
         self._read_again()
 
     def close(self) -> None:
-        """Write what waits in memory, and close what belongs to this device; can be repeated.
+        """Write the pending changes, and close the owned devices. It may be called twice.
 
-        In a child, nothing is written: the parent does that.
+        In a child nothing is written: the parent does that.
 
         Raises:
-            DeviceError: It could not be written; the device is closed all the same.
+            DeviceError: Writing failed; the device is closed nevertheless.
         """
         if self._lock.owner.is_other:
             return
@@ -381,8 +383,8 @@ class Qcow2Device(Owned, Device):
         try:
             self.close()
         except DeviceError:
-            # What went wrong before says more, and a file that was to become an image
-            # is closed and gone by then.
+            # An earlier error tells more, and after it a file that was to become an image
+            # is already closed and removed.
             if error is None:
                 raise
 

@@ -1,11 +1,11 @@
-"""Where two states of one image may differ, by where their clusters are."""
+"""The ranges in which two states of one image may differ, judged by their clusters."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from formats.qcow2.mapping import merged
-from formats.qcow2.tables import Kind
+from formats.qcow2.tables import EntryKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 def differing_ranges(one: Qcow2Device, other: Qcow2Device) -> Iterator[tuple[int, int]]:
-    """Yield offset and length of what may differ between two states, in order.
+    """Yield offset and length of the ranges that may differ between two states, in order.
 
-    Only tables are read: clusters that both states share cannot differ, others may have
-    the same content. Where one disk is longer, all of its rest is yielded.
+    Only tables are read: clusters that both states share cannot differ; other clusters may
+    still have the same content. If one disk is longer, all of its rest is yielded.
 
     Args:
         one: A snapshot, or the active state.
-        other: Another one of the same image, with the same backing file.
+        other: Another state of the same image, with the same backing file.
 
     Raises:
         FormatError, DeviceError: A table cannot be read.
@@ -52,6 +52,6 @@ def _pieces(one: Qcow2Device, other: Qcow2Device) -> Iterator[tuple[int, int]]:
 def _shared(one: Extent, other: Extent) -> bool:
     if one.kind is not other.kind:
         return False
-    if one.kind is Kind.DATA:
+    if one.kind is EntryKind.DATA:
         return one.host - one.offset == other.host - other.offset
-    return one.kind is not Kind.COMPRESSED or one.host == other.host
+    return one.kind is not EntryKind.COMPRESSED or one.host == other.host

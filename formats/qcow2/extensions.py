@@ -1,4 +1,4 @@
-"""Header extensions: what lies between the header's fields and the backing file's name.
+"""Header extensions, between the header's fields and the name of the backing file.
 
 Source: QEMU's docs/interop/qcow2, "Header extensions".
 """
@@ -31,7 +31,7 @@ _ONCE: Final = frozenset({BACKING_FORMAT, FEATURE_NAMES, BITMAPS, ENCRYPTION, DA
 
 @dataclass(frozen=True)
 class EncryptionPointer:
-    """Where the LUKS header of an image is.
+    """The place of the LUKS header in an image.
 
     Attributes:
         offset: Byte offset in the image, on a cluster boundary.
@@ -44,7 +44,7 @@ class EncryptionPointer:
 
 @dataclass(frozen=True)
 class BitmapsPointer:
-    """Where the directory of persistent bitmaps is.
+    """The place of the directory of persistent bitmaps.
 
     Attributes:
         count: Bitmaps in it.
@@ -77,14 +77,14 @@ class Extensions:
 
 
 def decode_extensions(data: bytes, start: int) -> Extensions:
-    """Read the extensions; ones that are not known are ignored.
+    """Read the extensions; unknown ones are ignored.
 
     Args:
-        data: The first cluster up to where the extensions must have ended.
-        start: Where they begin in it: the length of the header.
+        data: The first cluster up to the offset where the extensions must have ended.
+        start: The offset in it where they begin: the length of the header.
 
     Raises:
-        FormatError: One of them ends outside, comes twice or cannot be.
+        FormatError: One of them ends outside, occurs twice or is impossible.
     """
     found: dict[int, bytes] = {}
     at = start
@@ -94,9 +94,11 @@ def decode_extensions(data: bytes, start: int) -> Extensions:
             break
         body = data[at + _HEAD.size : at + _HEAD.size + length]
         if len(body) < length:
-            raise FormatError("a header extension ends outside", offset=at, rule="Q1")
+            raise FormatError(
+                "a header extension does not fit into its place", offset=at, rule="Q1"
+            )
         if kind in found and kind in _ONCE:
-            raise FormatError(f"header extension {kind:#010x} comes twice", offset=at, rule="Q1")
+            raise FormatError(f"header extension {kind:#010x} occurs twice", offset=at, rule="Q1")
         found[kind] = body
         at += _HEAD.size + length + -length % 8
     return Extensions(
@@ -109,7 +111,7 @@ def decode_extensions(data: bytes, start: int) -> Extensions:
 
 
 def encode_extensions(extensions: Iterable[tuple[int, bytes]]) -> bytes:
-    """Return extensions as they are on disk, with the one that ends them."""
+    """Return the bytes of extensions, with the one that ends them."""
     parts = [
         _HEAD.pack(kind, len(body)) + body + bytes(-len(body) % 8) for kind, body in extensions
     ]
@@ -117,7 +119,7 @@ def encode_extensions(extensions: Iterable[tuple[int, bytes]]) -> bytes:
 
 
 def encode_encryption(pointer: EncryptionPointer) -> bytes:
-    """Return the content of the extension that says where the LUKS header is."""
+    """Return the content of the extension that points to the LUKS header."""
     return _ENCRYPTION.pack(pointer.offset, pointer.length)
 
 
@@ -129,7 +131,7 @@ def _encryption(body: bytes | None) -> EncryptionPointer | None:
     if body is None:
         return None
     if len(body) != _ENCRYPTION.size:
-        raise FormatError("the pointer to the LUKS header has another length", rule="Q7")
+        raise FormatError("the pointer to the LUKS header has a wrong length", rule="Q7")
     return EncryptionPointer(*_ENCRYPTION.unpack(body))
 
 
@@ -137,6 +139,6 @@ def _bitmaps(body: bytes | None) -> BitmapsPointer | None:
     if body is None:
         return None
     if len(body) != _BITMAPS.size:
-        raise FormatError("the bitmaps extension has another length", rule="Q8")
+        raise FormatError("the bitmaps extension has a wrong length", rule="Q8")
     count, _, size, offset = _BITMAPS.unpack(body)
     return BitmapsPointer(count, size, offset)

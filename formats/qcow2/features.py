@@ -69,10 +69,10 @@ def check_implemented(incompatible: int, names: FeatureNames) -> None:
 
     Args:
         incompatible: The header's bits.
-        names: The image's own names, which only serve for features unknown here.
+        names: The image's own names, used only for features that are unknown here.
 
     Raises:
-        UnsupportedError: There are such features.
+        UnsupportedError: The header has such features.
     """
     missing = list(_missing(incompatible & ~IMPLEMENTED, names))
     if missing:

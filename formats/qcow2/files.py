@@ -1,7 +1,6 @@
-"""A way to open backing files that leads nowhere unexpected.
+"""An opener of backing files that follows no unexpected paths.
 
-It is what a caller may hand to `formats.qcow2.opening.open_image`; nothing uses it
-unasked.
+A caller may pass it to `formats.qcow2.opening.open_image`; no code uses it unasked.
 """
 
 from __future__ import annotations
@@ -9,7 +8,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from formats.devices.file import FileDevice, is_same_file
+from formats.devices.file import FileDevice
+from formats.devices.identity import is_same_file
 from formats.errors import FormatError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from formats.devices.device import BlockDevice
     from formats.qcow2.opening import BackingFile
 
-#: What QEMU would take for a protocol: ``nbd://…``, ``json:{…}``.
+#: Names that QEMU would interpret as a protocol: ``nbd://…``, ``json:{…}``.
 _PROTOCOL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 
 class BackingFiles:
     """Opens backing files beside the images that name them, for reading.
 
-    A name is that of a file in the directory of the image that has it, or below. Other
-    places are refused unless ``anywhere`` is given, symbolic links followed; names of
-    network services always are. A file that was opened already, as in a loop, is
-    refused too.
+    A name must be that of a file in or below the directory of the image that names it,
+    after symbolic links are followed. Other places are refused unless ``anywhere`` is
+    given; names of network services are always refused. So is a file that is open
+    already, as in a loop.
     """
 
     def __init__(self, *, anywhere: bool = False, lock: bool = True) -> None:
-        """Make an opener for one image and all that follow behind it.
+        """Make an opener for one image and its whole chain of backing files.
 
         Args:
             anywhere: Permit all paths, absolute ones as well.
@@ -43,22 +43,21 @@ class BackingFiles:
         self._opened: list[Path] = []
 
     def __call__(self, backing: BackingFile, referrer: BlockDevice, /) -> FileDevice:
-        """Open what an image names; `formats.qcow2.opening.BackingOpener`.
+        """Open the file that an image names; `formats.qcow2.opening.BackingOpener`.
 
         Raises:
-            UnsupportedError: The name leads to where this opener does not.
+            UnsupportedError: The name leads to a place that this opener does not permit.
             FormatError: The backing files form a loop.
             DeviceError: It cannot be opened.
         """
         if not isinstance(referrer, FileDevice):
             raise UnsupportedError(
-                "backing files are opened beside image files only [Q6]", feature="backing file"
+                "backing files can be opened for image files only [Q6]", feature="backing file"
             )
         name = backing.name.removeprefix("file:")
         if _PROTOCOL.match(name):
             raise UnsupportedError(
-                f"backing file {backing.name!r} is on a network, or defined in a way of QEMU's"
-                " [Q6]",
+                f"backing file {backing.name!r} is on a network, or in a notation of QEMU's [Q6]",
                 feature="backing protocol",
             )
         directory = referrer.path.resolve().parent

@@ -1,6 +1,6 @@
-"""The header of a qcow2 image: bytes to a checked `Header`, and its fields back to bytes.
+"""The header of a qcow2 image: bytes to a checked `Qcow2Header`, and its fields back to bytes.
 
-The first sector has every field that changes while an image is in use, so one
+The first sector holds every field that changes while an image is in use, so one
 write of it switches from one set of tables to another (Q10).
 
 Source: QEMU's docs/interop/qcow2, "Header"; the rules are those of spec/qcow2.md.
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from formats.devices.device import BlockDevice
 
 MAGIC: Final = b"QFI\xfb"
-#: Everything that changes in use lies in the first of these; writes of one are not torn.
+#: The first of these holds all fields that change; writes of one sector are not torn.
 SECTOR_SIZE: Final = 512
 MIN_CLUSTER_BITS: Final = 9
 MAX_CLUSTER_BITS: Final = 21
-#: Limits that QEMU has too; hostile images must not make us read more.
+#: Limits that QEMU has too; a hostile image must not cause larger reads.
 MAX_L1_SIZE: Final = 32 << 20
 MAX_REFCOUNT_TABLE_SIZE: Final = 8 << 20
 MAX_SNAPSHOTS: Final = 65536
@@ -48,8 +48,8 @@ COMPRESSION_ZLIB, COMPRESSION_ZSTD = 0, 1
 
 
 @dataclass(frozen=True)
-class Header:
-    """What the header of a qcow2 image says; offsets are bytes in the image.
+class Qcow2Header:
+    """The header of a qcow2 image; offsets are bytes in the image.
 
     Attributes:
         version: 2 or 3.
@@ -57,11 +57,11 @@ class Header:
         size: Bytes of the virtual disk.
         crypt_method: 0 for none, 1 for QEMU's old AES, 2 for LUKS.
         l1_size: Entries of the active L1 table.
-        l1_offset: Where it is.
-        refcount_table_offset: Where that is.
-        refcount_table_clusters: Clusters that it takes.
+        l1_offset: Offset of this table.
+        refcount_table_offset: Offset of the refcount table.
+        refcount_table_clusters: Clusters of the refcount table.
         snapshot_count: Entries of the snapshot table.
-        snapshots_offset: Where it is, or 0.
+        snapshots_offset: Offset of the snapshot table, or 0.
         incompatible: Feature bits.
         compatible: Feature bits.
         autoclear: Feature bits.
@@ -109,39 +109,39 @@ class Header:
 
     @property
     def l1_needed(self) -> int:
-        """Entries of the L1 table that the virtual disk takes."""
+        """Entries of the L1 table that the virtual disk needs."""
         return l1_entries(self.size, self.cluster_bits)
 
 
 def l1_entries(size: int, cluster_bits: int) -> int:
-    """Return how many L1 entries a virtual disk of ``size`` bytes takes."""
+    """Return how many L1 entries a virtual disk of ``size`` bytes needs."""
     span_bits = 2 * cluster_bits - 3
     return (size + (1 << span_bits) - 1) >> span_bits
 
 
 def is_qcow2(device: BlockDevice) -> bool:
-    """Say whether a device begins as a qcow2 image does; nothing else is checked."""
+    """Say whether a device begins like a qcow2 image; nothing else is checked."""
     return device.size >= V2_SIZE and read_exactly(device, 0, 8)[:8] in (
         MAGIC + b"\0\0\0\2",
         MAGIC + b"\0\0\0\3",
     )
 
 
-def read_header(device: BlockDevice) -> Header:
+def read_header(device: BlockDevice) -> Qcow2Header:
     """Read and check the header of an image.
 
     Raises:
-        EmptyImageError, ForeignImageError: It is no qcow2 image.
+        EmptyImageError, ForeignImageError: It is not a qcow2 image.
         TruncatedImageError: It ends before its own tables do.
         FormatError: The header breaks a rule.
-        UnsupportedError: It needs what is not implemented.
+        UnsupportedError: It needs a feature that is not implemented.
         DeviceError: It cannot be read.
     """
     start = read_exactly(device, 0, min(SECTOR_SIZE, device.size))
     if not start.strip(b"\0"):
-        raise EmptyImageError("there is no qcow2 image, only zeros")
+        raise EmptyImageError("the image is not qcow2: it holds only zeros")
     if start[:4] != MAGIC:
-        raise ForeignImageError("this is no qcow2 image", offset=0, rule="Q1")
+        raise ForeignImageError("the image is not qcow2", offset=0, rule="Q1")
     if len(start) < V2_SIZE:
         raise TruncatedImageError("the qcow2 image ends within its header", rule="Q1")
     header = decode_fields(start)
@@ -155,15 +155,15 @@ def read_header(device: BlockDevice) -> Header:
     return header
 
 
-def decode_fields(data: bytes) -> Header:
+def decode_fields(data: bytes) -> Qcow2Header:
     """Read the fields of a header, without extensions and without the backing file's name.
 
     Args:
-        data: The first sector, or as much of it as there is.
+        data: The first sector, or the part of it that exists.
 
     Raises:
         TruncatedImageError: ``data`` ends too early.
-        FormatError: A field that says where others are is out of range.
+        FormatError: A field that locates others is out of range.
         UnsupportedError: Version, cluster size or refcounts are not implemented.
     """
     (_, version, backing_offset, backing_size, cluster_bits, size, crypt, *tables) = (
@@ -186,15 +186,15 @@ def decode_fields(data: bytes) -> Header:
             data, V2_SIZE
         )
         if header_length < V3_SIZE or header_length % 8 or header_length > 1 << cluster_bits:
-            raise FormatError(f"a header of {header_length} bytes cannot be", offset=100, rule="Q1")
+            raise FormatError(f"a header cannot have {header_length} bytes", offset=100, rule="Q1")
         if header_length > V3_SIZE and len(data) > V3_SIZE:
             compression_type = data[V3_SIZE]
     if refcount_order > 6:
-        raise FormatError(f"refcounts of 2**{refcount_order} bits cannot be", offset=96, rule="Q3")
+        raise FormatError(f"refcounts cannot have 2**{refcount_order} bits", offset=96, rule="Q3")
     if backing_offset and backing_size > MAX_BACKING_NAME:
         raise FormatError("the name of the backing file is too long", offset=16, rule="Q6")
     l1_size, l1_offset, table_offset, table_clusters, snapshots, snapshots_offset = tables
-    return Header(
+    return Qcow2Header(
         version=version,
         cluster_bits=cluster_bits,
         size=size,
@@ -216,8 +216,8 @@ def decode_fields(data: bytes) -> Header:
     )
 
 
-def _with_rest(header: Header, cluster: bytes) -> Header:
-    """Add what lies behind the fields: extensions and the backing file's name."""
+def _with_rest(header: Qcow2Header, cluster: bytes) -> Qcow2Header:
+    """Add what follows the fields: extensions and the name of the backing file."""
     name, end = None, header.cluster_size
     if header.backing_name is not None:
         length = len(header.backing_name)
@@ -228,17 +228,17 @@ def _with_rest(header: Header, cluster: bytes) -> Header:
             )
         name = cluster[end : end + length].decode("utf-8", "surrogateescape")
         if "\0" in name or not name:
-            raise FormatError("the name of the backing file has none", offset=end, rule="Q6")
+            raise FormatError("the backing file has an offset but no name", offset=end, rule="Q6")
     extensions = decode_extensions(cluster[: min(end, len(cluster))], header.header_length)
-    return Header(**{**header.__dict__, "backing_name": name, "extensions": extensions})
+    return Qcow2Header(**{**header.__dict__, "backing_name": name, "extensions": extensions})
 
 
-def check_header(header: Header, device_size: int) -> None:
-    """Check what the header says of tables before any of them is read.
+def check_header(header: Qcow2Header, device_size: int) -> None:
+    """Check the header's description of tables before any of them is read.
 
     Args:
         header: The header.
-        device_size: Bytes of the device it is on.
+        device_size: Bytes of the device that holds it.
 
     Raises:
         FormatError, TruncatedImageError, UnsupportedError: As `read_header`.
@@ -253,7 +253,7 @@ def check_header(header: Header, device_size: int) -> None:
     if (header.crypt_method == CRYPT_LUKS) != (header.extensions.encryption is not None):
         raise FormatError("the LUKS header and the encryption method disagree", rule="Q7")
     if header.size > MAX_SIZE:
-        raise FormatError(f"a disk of {header.size} bytes cannot be", offset=24, rule="Q2")
+        raise FormatError(f"a disk cannot have {header.size} bytes", offset=24, rule="Q2")
     if header.l1_size * 8 > MAX_L1_SIZE:
         raise UnsupportedError("the L1 table is larger than 32 MiB [Q2]", feature="L1 size")
     if header.l1_size < header.l1_needed:
@@ -264,9 +264,9 @@ def check_header(header: Header, device_size: int) -> None:
             "the refcount table is larger than 8 MiB [Q3]", feature="refcount table size"
         )
     if not header.refcount_table_clusters:
-        raise FormatError("there is no refcount table", offset=56, rule="Q3")
+        raise FormatError("the header has no refcount table", offset=56, rule="Q3")
     if header.snapshot_count > MAX_SNAPSHOTS:
-        raise UnsupportedError("there are more than 65536 snapshots", feature="snapshots")
+        raise UnsupportedError("the image has more than 65536 snapshots", feature="snapshots")
     for offset, size, what in (
         (header.l1_offset, header.l1_size * 8, "L1 table"),
         (header.refcount_table_offset, table_size, "refcount table"),
@@ -278,8 +278,8 @@ def check_header(header: Header, device_size: int) -> None:
         check_table(header, encryption.offset, encryption.length, device_size, "LUKS header")
 
 
-def check_table(header: Header, offset: int, size: int, device_size: int, what: str) -> None:
-    """Check where a table is: on a cluster boundary, within the image, not on the header."""
+def check_table(header: Qcow2Header, offset: int, size: int, device_size: int, what: str) -> None:
+    """Check that a table is on a cluster boundary, within the image and not on the header."""
     if not size:
         return
     if offset % header.cluster_size or not offset:
@@ -290,7 +290,7 @@ def check_table(header: Header, offset: int, size: int, device_size: int, what: 
         )
 
 
-def _check_compression(header: Header) -> None:
+def _check_compression(header: Qcow2Header) -> None:
     named = bool(header.incompatible & features.COMPRESSION_TYPE)
     if named != (header.compression_type != COMPRESSION_ZLIB):
         raise FormatError(
@@ -303,8 +303,8 @@ def _check_compression(header: Header) -> None:
         )
 
 
-def encode_fields(header: Header) -> bytes:
-    """Return the fields of a header as they are on disk, without extensions."""
+def encode_fields(header: Qcow2Header) -> bytes:
+    """Return the bytes of a header's fields, without extensions."""
     backing = header.backing_name
     data = _V2.pack(
         MAGIC,

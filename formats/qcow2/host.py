@@ -1,4 +1,4 @@
-"""The device that holds an image, as the image sees it: it grows, and ends in zeros."""
+"""The device that holds an image: it grows on demand, and reads as zeros at its end."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _SWAP: Final = sys.byteorder == "little"
 class Host:
     """The image file below a qcow2 disk.
 
-    Clusters may lie partly behind the end of the file: those bytes are zero. One
-    that lies there wholly was cut off.
+    A cluster may lie partly beyond the end of the file: those bytes are zero. A cluster
+    that lies wholly beyond the end was cut off.
     """
 
     def __init__(self, device: BlockDevice) -> None:
-        """Use ``device``, which stays its opener's to close."""
+        """Use ``device``, which its opener has to close."""
         self.device = device
         self._discards = True
         self._failed = False
@@ -40,10 +40,10 @@ class Host:
         return self.device.size
 
     def read_into(self, offset: int, view: memoryview) -> None:
-        """Fill ``view`` from ``offset`` on; what lies behind the end is zero.
+        """Fill ``view`` from ``offset``; bytes beyond the end are zero.
 
         Raises:
-            TruncatedImageError: ``offset`` is behind the end.
+            TruncatedImageError: ``offset`` is beyond the end.
             DeviceError: It cannot be read.
         """
         available = self.device.size - offset
@@ -58,10 +58,10 @@ class Host:
         view[available:] = bytes(len(view) - available)
 
     def check_whole(self, offset: int, size: int, what: str) -> None:
-        """Check that the image does not end within something whose rest must not become zeros.
+        """Check that the image holds all of a range whose rest must not be read as zeros.
 
         Raises:
-            TruncatedImageError: It does, or before it.
+            TruncatedImageError: It ends within the range, or before it.
         """
         if offset + size > self.device.size:
             raise TruncatedImageError(
@@ -89,20 +89,20 @@ class Host:
             offset: Where the table begins.
             table: All of it.
             first: Index.
-            last: Index behind.
+            last: Index after the last one.
         """
         step = _SECTOR // 8
         first -= first % step
         last = min(last + -last % step, len(table))
         data = encode_table(table[first:last])
-        # Tables have their clusters to themselves, so whole sectors are theirs too.
+        # Tables do not share clusters, so they do not share sectors either.
         self.write(offset + first * 8, data.ljust(len(data) + -len(data) % _SECTOR, b"\0"))
 
     def write(self, offset: int, data: ReadableBuffer) -> None:
-        """Write, and make the file longer if need be.
+        """Write, and make the file longer if necessary.
 
         Raises:
-            DeviceFullError: There is no space, or the device cannot grow.
+            DeviceFullError: No space is left, or the device cannot grow.
             DeviceError: It failed.
         """
         self._check_sound()
@@ -120,7 +120,7 @@ class Host:
                 ) from error
 
     def discard(self, offset: int, size: int) -> None:
-        """Give space back, where the device can; that it cannot is no error."""
+        """Give space back if the device can; if it cannot, that is not an error."""
         size = min(size, self.device.size - offset)
         if self._discards and size > 0:
             try:
@@ -131,8 +131,8 @@ class Host:
     def flush(self) -> None:
         """Make everything written durable.
 
-        After a failure nothing is written any more: what the system then lost it
-        would not lose again, and say so, at the next flush (Q16).
+        After a failure nothing more is written: the system may have dropped data then,
+        and the next flush would succeed without it (Q16).
 
         Raises:
             DeviceError: It failed, now or earlier.
@@ -143,20 +143,20 @@ class Host:
         self._failed = False
 
     def distrust(self) -> None:
-        """Write nothing any more, as after a flush that failed."""
+        """Refuse all further writes, as after a failed flush."""
         self._failed = True
 
     def _check_sound(self) -> None:
         if self._failed:
             raise DeviceError(
-                "an earlier flush failed, or was interrupted, so that nobody knows what is on the"
-                " medium [Q16]",
+                "an earlier flush failed or was interrupted, so the content of the medium is not"
+                " known [Q16]",
                 hint="open the image again",
             )
 
 
 def encode_table(table: array[int]) -> bytes:
-    """Return a table as it is on disk."""
+    """Return the bytes of a table."""
     if _SWAP:
         table = table[:]
         table.byteswap()
@@ -171,5 +171,5 @@ def check_entry(offset: int, cluster_size: int, what: str, place: int) -> None:
     """
     if offset % cluster_size or not offset:
         raise FormatError(
-            f"{what} is at byte {offset}, which is no cluster", offset=place, rule="Q9"
+            f"{what} is at byte {offset}, which is not a cluster", offset=place, rule="Q9"
         )

@@ -1,4 +1,4 @@
-"""The clusters of an image that hold metadata, and so no data."""
+"""The clusters of an image that hold metadata, and so must not get data."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from formats.errors import FormatError
 
 
 class ClustersInUse:
-    """The clusters that hold metadata: what the counts of a damaged image may call free.
+    """The clusters that hold metadata, even if the counts of a damaged image call them free.
 
-    A write to them that is none of metadata would destroy the image (Q9).
+    Data written to them would destroy the image (Q9).
     """
 
     def __init__(self, cluster_size: int) -> None:
@@ -20,7 +20,7 @@ class ClustersInUse:
         self._clusters.update(range(first, first + count))
 
     def remove(self, first: int, count: int = 1) -> None:
-        """Note that clusters hold metadata no longer."""
+        """Note that clusters no longer hold metadata."""
         self._clusters.difference_update(range(first, first + count))
 
     def check(self, first: int, count: int) -> None:
@@ -34,5 +34,5 @@ class ClustersInUse:
                 "the image would write data over its own metadata",
                 offset=first * self._cluster_size,
                 rule="Q9",
-                hint="the image is damaged; blobstore check says how",
+                hint="the image is damaged: run blobstore check to see how",
             )

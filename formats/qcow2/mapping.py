@@ -1,17 +1,17 @@
-"""Where what the disk has is: runs of clusters, as long as they can be."""
+"""Where the content of the disk is, as runs of clusters of maximal length."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
 from formats.errors import FormatError
-from formats.qcow2.tables import COMPRESSED, OFFSET_MASK, ZERO, Kind, kind_of
+from formats.qcow2.tables import COMPRESSED, OFFSET_MASK, ZERO, EntryKind, entry_kind
 
 if TYPE_CHECKING:
     from array import array
     from collections.abc import Iterable, Iterator
 
-    from formats.qcow2.header import Header
+    from formats.qcow2.header import Qcow2Header
     from formats.qcow2.metadata import Metadata
 
 
@@ -21,29 +21,29 @@ class Extent(NamedTuple):
     Attributes:
         offset: Byte offset in the disk.
         length: Bytes.
-        kind: What is there.
+        kind: Kind of content.
         host: For data, the byte offset of ``offset`` in the image; for a compressed
             cluster, its L2 entry; otherwise 0.
     """
 
     offset: int
     length: int
-    kind: Kind
+    kind: EntryKind
     host: int
 
 
 def extents(metadata: Metadata, offset: int, end: int) -> Iterator[Extent]:
-    """Yield what a range of the disk is, in order, neighbours joined.
+    """Yield the extents of a range of the disk, in order, with neighbours joined.
 
     Raises:
-        FormatError: A table refers to what cannot be.
+        FormatError: A table refers to an impossible place.
         DeviceError: A table cannot be read.
     """
     return joined(_extents(metadata, offset, end))
 
 
 def joined(found: Iterable[Extent]) -> Iterator[Extent]:
-    """Yield extents with those neighbours joined that go on alike."""
+    """Yield extents, joining neighbours that continue each other."""
     last: Extent | None = None
     for extent in found:
         if last is not None and _joins(last, extent):
@@ -57,7 +57,7 @@ def joined(found: Iterable[Extent]) -> Iterator[Extent]:
 
 
 def merged(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Yield offset and length of ranges in order, with those joined that follow each other."""
+    """Yield offset and length of ranges in order, joining those that touch."""
     start = end = 0
     for first, length in ranges:
         if first > end:
@@ -70,9 +70,9 @@ def merged(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
 
 
 def _joins(one: Extent, other: Extent) -> bool:
-    if one.kind is not other.kind or one.kind is Kind.COMPRESSED:
+    if one.kind is not other.kind or one.kind is EntryKind.COMPRESSED:
         return False
-    return one.kind is not Kind.DATA or one.host + one.length == other.host
+    return one.kind is not EntryKind.DATA or one.host + one.length == other.host
 
 
 def _extents(metadata: Metadata, offset: int, end: int) -> Iterator[Extent]:
@@ -85,49 +85,53 @@ def _extents(metadata: Metadata, offset: int, end: int) -> Iterator[Extent]:
         stop = min(end, l1_index + 1 << span_bits)
         table = metadata.table(l1_index)
         if table is None:
-            yield Extent(offset, stop - offset, Kind.UNALLOCATED, 0)
+            yield Extent(offset, stop - offset, EntryKind.UNALLOCATED, 0)
             offset = stop
             continue
         base = l1_index << span_bits
         index = offset - base >> bits
         last = stop - base + header.cluster_size - 1 >> bits
         while index < last:
-            kind = kind_of(table.entries[index])
+            kind = entry_kind(table.entries[index])
             count = _run(table.entries, index, last, header.cluster_size, kind)
             piece_end = min(stop, base + (index + count << bits))
             host = _place(header, table.entries[index], kind, table.offset + index * 8)
-            if kind is Kind.DATA:
+            if kind is EntryKind.DATA:
                 host += offset & header.cluster_size - 1
             yield Extent(offset, piece_end - offset, kind, host)
             offset = piece_end
             index += count
 
 
-def _run(entries: array[int], index: int, last: int, cluster_size: int, kind: Kind) -> int:
-    """Return how many entries from ``index`` on go on as the first one begins."""
+def _run(entries: array[int], index: int, last: int, cluster_size: int, kind: EntryKind) -> int:
+    """Return how many entries, starting at ``index``, continue the first one."""
     at = index + 1
-    if kind is Kind.DATA:
+    if kind is EntryKind.DATA:
         expected = entries[index] + cluster_size
         while at < last and entries[at] == expected:
             expected += cluster_size
             at += 1
-    elif kind is Kind.ZERO:
+    elif kind is EntryKind.ZERO:
         while at < last and entries[at] & (ZERO | COMPRESSED) == ZERO:
             at += 1
-    elif kind is Kind.UNALLOCATED:
+    elif kind is EntryKind.UNALLOCATED:
         while at < last and not entries[at] & (OFFSET_MASK | ZERO | COMPRESSED):
             at += 1
     return at - index
 
 
-def _place(header: Header, entry: int, kind: Kind, place: int) -> int:
-    if kind is Kind.DATA:
+def _place(header: Qcow2Header, entry: int, kind: EntryKind, place: int) -> int:
+    if kind is EntryKind.DATA:
         offset = entry & OFFSET_MASK
         if offset & header.cluster_size - 1:
             raise FormatError(
-                f"an L2 entry refers to byte {offset}, which is no cluster", offset=place, rule="Q9"
+                f"an L2 entry refers to byte {offset}, which is not a cluster",
+                offset=place,
+                rule="Q9",
             )
         return offset
-    if kind is Kind.ZERO and header.version == 2:
-        raise FormatError("version 2 has no zero clusters", offset=place, rule="Q9")
-    return entry if kind is Kind.COMPRESSED else 0
+    if kind is EntryKind.ZERO and header.version == 2:
+        raise FormatError(
+            "an image of version 2 has an L2 entry for a zero cluster", offset=place, rule="Q9"
+        )
+    return entry if kind is EntryKind.COMPRESSED else 0

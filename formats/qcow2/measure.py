@@ -1,10 +1,10 @@
-"""How large a qcow2 image becomes, before it is made: what ``qemu-img measure`` says."""
+"""The size of a qcow2 image before it is made, as ``qemu-img measure`` reports it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from formats.qcow2.creation import DEFAULTS, Options, refcount_clusters
+from formats.qcow2.creation import DEFAULTS, Qcow2Options, refcount_clusters
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -14,8 +14,8 @@ class Measure(NamedTuple):
     """Sizes of an image file, bytes.
 
     Attributes:
-        required: With the data that there is.
-        fully_allocated: When all of the disk was written.
+        required: With the given data.
+        fully_allocated: When all of the disk has been written.
     """
 
     required: int
@@ -23,18 +23,18 @@ class Measure(NamedTuple):
 
 
 def measure(
-    size: int, options: Options = DEFAULTS, data: Iterable[tuple[int, int]] = ()
+    size: int, options: Qcow2Options = DEFAULTS, data: Iterable[tuple[int, int]] = ()
 ) -> Measure:
-    """Say how large a new image becomes.
+    """Return how large a new image will be.
 
     Args:
         size: Bytes of the disk.
-        options: What the image is to be.
-        data: Offset and length of what is to be written, in order and without overlaps;
-            clusters that they only touch count as well.
+        options: The options of the image.
+        data: Offset and length of the data to write, in order and without overlaps;
+            clusters that it only touches count as well.
 
     Returns:
-        Both sizes; they are at most a cluster or two larger than the file turns out.
+        Both sizes; they exceed the real file by a cluster or two at most.
     """
     cluster = options.cluster_size
     aligned = _up(size, cluster)

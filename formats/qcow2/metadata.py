@@ -2,7 +2,7 @@
 
 Changes stay in memory until `Metadata.commit`, which writes them in the order of
 rules Q11 to Q16: a crash at any moment leaves tables that agree with each other,
-and at worst clusters that count as used and are not.
+and at worst unused clusters that count as used.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from formats.qcow2.tables import COMPRESSED, COPIED, OFFSET_MASK, L2Cache, L2Tab
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from formats.qcow2.header import Header
+    from formats.qcow2.header import Qcow2Header
     from formats.qcow2.host import Host
 
-#: Bytes of changed tables in memory at which they are written without being asked.
+#: Bytes of changed tables in memory that cause a commit.
 _MOST_DIRTY: Final = 16 << 20
-#: Clusters that wait to become free at which the same happens.
+#: Clusters waiting to become free that cause a commit.
 _MOST_RELEASED: Final = 1 << 16
 
 
@@ -41,8 +41,8 @@ class Metadata:
         l2: L2 tables.
     """
 
-    def __init__(self, host: Host, header: Header, l1: array[int], *, read_only: bool) -> None:
-        """Take what was read of an image; nothing more is read before it is needed."""
+    def __init__(self, host: Host, header: Qcow2Header, l1: array[int], *, read_only: bool) -> None:
+        """Take the tables read so far; others are read when they are needed."""
         self.host = host
         self.header = header
         self.l1 = l1
@@ -100,7 +100,7 @@ class Metadata:
         if offset and entry & COPIED:
             return self.l2.get(offset)
         if offset:
-            # What two tables refer to has a count of two.
+            # A cluster that two tables refer to has a count of two.
             entries = array(
                 "Q",
                 [e if e & COMPRESSED else e & ~COPIED for e in self.l2.get(offset).entries],
@@ -137,12 +137,12 @@ class Metadata:
         return self.refcounts.allocate(most)
 
     def give_back(self, first: int, count: int) -> None:
-        """Free clusters that were allocated and that nothing refers to."""
+        """Free clusters that were allocated and to which nothing refers."""
         for cluster in range(first, first + count):
             self.refcounts.add(cluster, -1)
 
     def release(self, entry: int, *, discard: bool = False) -> None:
-        """Free what an L2 entry refers to, once the table without it is durable.
+        """Free the clusters of an L2 entry, once the table without it is durable.
 
         Args:
             entry: The entry that was replaced.
@@ -155,10 +155,10 @@ class Metadata:
         """Check that data may be written to a range of the image.
 
         Raises:
-            FormatError: There is metadata, or nothing of the image any more.
+            FormatError: The range holds metadata, or is beyond the end of the image.
         """
         if self._refcounts is None:
-            self._refcounts = self.refcounts  # now the map of metadata is complete
+            self._refcounts = self.refcounts  # reading them completes the map of metadata
         bits = self.header.cluster_bits
         first, last = offset >> bits, offset + size - 1 >> bits
         self._used.check(first, last + 1 - first)
@@ -168,7 +168,7 @@ class Metadata:
             )
 
     def relieve(self) -> None:
-        """Commit if so much waits in memory that it must not become more."""
+        """Commit if too much waits in memory."""
         waiting = self.l2.dirty_size
         if self._refcounts is not None:
             waiting += self._refcounts.dirty_size
@@ -190,8 +190,8 @@ class Metadata:
         """Make all changes, and the data they refer to, durable (Q11 to Q14).
 
         Raises:
-            DeviceError: It failed. Repeating it writes everything again, unless
-                it was a flush that failed (Q16).
+            DeviceError: It failed. Repeating it writes everything again, unless the
+                failure was that of a flush (Q16).
         """
         if self._refcounts is not None and self._refcounts.dirty:
             self._commit_refcounts(self._refcounts)
@@ -228,7 +228,7 @@ class Metadata:
         self._used.remove(offset >> bits, clusters)
 
     def _free(self, clusters: Iterable[int]) -> None:
-        """Lower counts; a crash before the next flush loses only space."""
+        """Lower counts; a crash before the next flush only loses space."""
         self._released = []
         freed = [cluster for cluster in clusters if not self.refcounts.add(cluster, -1)]
         self.refcounts.write()
@@ -244,10 +244,10 @@ class Metadata:
         self.header = change_header(self.host, self.header, **changes)
 
     def replace_l1(self, l1: array[int], size: int) -> None:
-        """Make the L1 table longer, elsewhere if it must, and change the size of the disk.
+        """Make the L1 table longer, moving it if necessary, and change the size of the disk.
 
         Args:
-            l1: The active table's entries and zeros behind them.
+            l1: The active table's entries, followed by zeros.
             size: Bytes of the disk.
 
         Raises:
@@ -290,13 +290,13 @@ class Metadata:
                 used.add((entry & OFFSET_MASK) >> bits)
 
 
-def change_header(host: Host, header: Header, **changes: Any) -> Header:
+def change_header(host: Host, header: Qcow2Header, **changes: Any) -> Qcow2Header:
     """Write fields of the header, in one write of one sector; no flush (Q10).
 
     Args:
         host: Holds the image.
         header: Its header.
-        changes: Fields of `Header` with new values.
+        changes: Fields of `Qcow2Header` with new values.
 
     Returns:
         The header as it is now.

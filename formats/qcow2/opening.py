@@ -1,7 +1,7 @@
 """Opening qcow2 images: the disk, its backing files, and where the LUKS header is.
 
-No file is opened here by itself. Who wants backing files hands in what opens them,
-and so decides which names may lead where (`formats.qcow2.files` has one way).
+This module opens no files. A caller that wants backing files passes an opener, which
+decides what names may be followed (`formats.qcow2.files` has one).
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from formats.qcow2.snapshot_table import find_snapshot, read_snapshots, snapshot
 if TYPE_CHECKING:
     from formats.devices.device import BlockDevice
     from formats.qcow2.device import ClusterCipher
-    from formats.qcow2.header import Header
+    from formats.qcow2.header import Qcow2Header
     from formats.qcow2.snapshot_table import SnapshotKey
 
 _log = LateLogger(__name__)
 
-#: Most backing files behind each other, unless the caller says otherwise.
+#: Longest chain of backing files, unless the caller gives another limit.
 MAX_DEPTH: Final = 32
 
 
 @dataclass(frozen=True)
 class BackingFile:
-    """What an image says of its backing file.
+    """The name and format of a backing file, as the image states them.
 
     Attributes:
-        name: As it is stored: a path, or what QEMU takes for one.
+        name: As stored: a path, or another notation of QEMU's.
         format: Its format, or None if the image does not say.
     """
 
@@ -46,13 +46,13 @@ class BackingFile:
 
 
 class BackingOpener(Protocol):
-    """Opens backing files, for reading, as far as it permits them at all."""
+    """Opens those backing files that it permits, for reading."""
 
     def __call__(self, backing: BackingFile, referrer: BlockDevice, /) -> BlockDevice:
-        """Return the backing file that the image on ``referrer`` names; it will be closed.
+        """Return the backing file that the image on ``referrer`` names; the caller closes it.
 
         Raises:
-            StorageError: It cannot be opened, or must not be.
+            StorageError: It cannot be opened, or is not permitted.
         """
 
 
@@ -68,38 +68,38 @@ def open_image(
 ) -> Qcow2Device:
     """Open the disk in a qcow2 image.
 
-    An image whose refcounts were left for later is repaired before it is written (Q5).
+    An image whose refcounts were deferred is repaired before it is written (Q5).
 
     Args:
-        device: Holds the image; it stays the caller's.
-        read_only: Permit no writing.
-        cipher: For an encrypted image. Without it, nothing of that can be read.
+        device: Holds the image; the caller closes it.
+        read_only: Refuse writing.
+        cipher: For an encrypted image. Without it, its content cannot be read.
         open_backing: Opens backing files; without it, an image that has one is refused.
-        probe: Take a backing file whose format is not named for what it looks like. A
-            guest that could write a raw file decides what it looks like.
+        probe: Detect the format of a backing file if the image does not name it. A guest
+            that could write a raw file can make it look like another format.
         snapshot: Name or ID of an internal snapshot to read instead; read-only. A
-            `SnapshotKey` says which of the two.
-        depth: How many backing files may follow each other.
+            `SnapshotKey` says which of the two it is.
+        depth: Longest chain of backing files.
 
     Raises:
-        EmptyImageError, ForeignImageError, TruncatedImageError, FormatError: There
-            is no sound qcow2 image.
-        CorruptImageError: It is marked as corrupt, and is to be written.
-        SnapshotNotFoundError: There is no such snapshot.
-        AmbiguousSnapshotError: Several could be meant.
-        UnsupportedError: It needs what is not implemented, or was not asked for.
+        EmptyImageError, ForeignImageError, TruncatedImageError, FormatError: The
+            device does not hold a sound qcow2 image.
+        CorruptImageError: It is marked as corrupt, and writing was requested.
+        SnapshotNotFoundError: The image has no such snapshot.
+        AmbiguousSnapshotError: Several snapshots match.
+        UnsupportedError: It needs a feature that is not implemented or not permitted.
         DeviceError: It cannot be read.
     """
     if snapshot is not None and not read_only:
-        raise ValueError("a snapshot is not written")
+        raise ValueError("a snapshot can be opened for reading only")
     header = read_header(device)
     if not read_only:
         header = _prepare(device, header)
         if header.crypt_method == CRYPT_AES:
             raise UnsupportedError(
-                "QEMU's old AES encryption is not written, only read [Q7]",
+                "images with QEMU's old AES encryption can be read only [Q7]",
                 feature="writing AES",
-                hint="convert the image",
+                hint="convert the image to one with LUKS",
             )
     if header.crypt_method == CRYPT_AES:
         _log.warning("the image has QEMU's old AES encryption, which is weak: convert it")
@@ -122,11 +122,11 @@ def open_image(
     return image
 
 
-def luks_area(device: BlockDevice, header: Header | None = None) -> SliceDevice:
+def luks_area(device: BlockDevice, header: Qcow2Header | None = None) -> SliceDevice:
     """Return the bytes of an image that are kept for its LUKS header, as a device.
 
-    It is what `luks` reads and changes keyslots in; the payload it describes is
-    elsewhere, cluster by cluster.
+    `luks` reads it and changes keyslots in it; the payload that it describes lies in
+    other clusters.
 
     Args:
         device: Holds the image.
@@ -143,12 +143,12 @@ def luks_area(device: BlockDevice, header: Header | None = None) -> SliceDevice:
     return SliceDevice(device, pointer.offset, pointer.length)
 
 
-def _prepare(device: BlockDevice, header: Header) -> Header:
-    """Refuse or repair what must not be written as it is."""
+def _prepare(device: BlockDevice, header: Qcow2Header) -> Qcow2Header:
+    """Refuse or repair an image that must not be written as it is."""
     if header.incompatible & features.CORRUPT:
         raise CorruptImageError(
-            "the qcow2 image is marked as corrupt and is not written [Q5]",
-            hint="look at it with blobstore check, and repair it with --repair all",
+            "the qcow2 image is marked as corrupt and cannot be written [Q5]",
+            hint="examine it with blobstore check, and repair it with --repair all",
         )
     if header.incompatible & features.DIRTY:
         from formats.qcow2.repair import repair_counts  # noqa: PLC0415  hardly ever needed
@@ -160,7 +160,7 @@ def _prepare(device: BlockDevice, header: Header) -> Header:
 
 def _open_backing(
     device: BlockDevice,
-    header: Header,
+    header: Qcow2Header,
     open_backing: BackingOpener | None,
     *,
     probe: bool,
@@ -170,11 +170,11 @@ def _open_backing(
     backing = BackingFile(header.backing_name, header.extensions.backing_format)
     if open_backing is None:
         raise UnsupportedError(
-            f"the qcow2 image has a backing file, {backing.name!r}, and none is permitted [Q6]",
+            f"the qcow2 image has a backing file, {backing.name!r}, but none is permitted [Q6]",
             feature="backing file",
         )
     if depth <= 0:
-        raise FormatError("too many backing files follow each other, perhaps in a loop", rule="Q6")
+        raise FormatError("the chain of backing files is too long, perhaps a loop", rule="Q6")
     if backing.format not in (None, "raw", "qcow2"):
         raise UnsupportedError(
             f"a backing file of format {backing.format!r} is not implemented [Q6]",
@@ -186,8 +186,8 @@ def _open_backing(
         looks = is_qcow2(file)
         if backing.format is None and looks and not probe:
             raise UnsupportedError(
-                f"the format of backing file {backing.name!r} is not named, and it may be raw or"
-                " qcow2 [Q6]",
+                f"the image does not name the format of backing file {backing.name!r}, which may"
+                " be raw or qcow2 [Q6]",
                 feature="unnamed backing format",
             )
         if backing.format == "qcow2" or (backing.format is None and looks):

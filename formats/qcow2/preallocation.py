@@ -1,6 +1,6 @@
-"""Giving all clusters of a disk their place beforehand.
+"""Allocating all clusters of a disk in advance.
 
-Writes then change no table any more, so that each is durable with one flush.
+Later writes then change no table, so that each is durable after one flush.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ def preallocate(disk: Qcow2Device) -> None:
 
     Raises:
         ValueError: It has a backing file, which would be hidden.
-        DeviceFullError: There is no space.
-        DeviceError: It failed; what was allocated stays so.
+        DeviceFullError: There is not enough space.
+        DeviceError: It failed; clusters allocated so far stay allocated.
     """
     if disk.backing is not None:
-        raise ValueError("a disk with a backing file is not preallocated")
+        raise ValueError("a disk with a backing file cannot be preallocated")
 
     def work(metadata: Metadata) -> None:
         header = metadata.header
         clusters = -(-disk.size // header.cluster_size)
-        fresh = metadata.host.size  # what the device gets behind this is zero
+        fresh = metadata.host.size  # bytes that the device gets beyond this are zero
         for first in range(0, clusters, header.l2_entries):
             last = min(header.l2_entries, clusters - first)
             fresh = _fill(metadata, first // header.l2_entries, last, fresh)
@@ -46,7 +46,7 @@ def preallocate(disk: Qcow2Device) -> None:
 
 
 def _fill(metadata: Metadata, l1_index: int, last: int, fresh: int) -> int:
-    """Allocate what one L2 table lacks; return where the device is zero from."""
+    """Allocate the missing clusters of one L2 table; return where the zeros of the device begin."""
     bits = metadata.header.cluster_bits
     table = metadata.writable_table(l1_index)
     index = 0

@@ -1,11 +1,11 @@
-"""What of a disk may be data, through all its backing files."""
+"""The ranges of a disk that may hold data, through all its backing files."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from formats.devices.device import SparseDevice
-from formats.qcow2.tables import Kind
+from formats.qcow2.tables import EntryKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 
 def data_of(disk: Qcow2Device, offset: int, size: int) -> Iterator[tuple[int, int]]:
-    """Yield offset and length of what in a range may be no zeros, in order, not yet joined.
+    """Yield offset and length of the parts that may hold data, in order, not yet joined.
 
     Raises:
         FormatError, DeviceError: A table cannot be read.
     """
     for extent in disk.extents(offset, size):
-        if extent.kind in (Kind.DATA, Kind.COMPRESSED):
+        if extent.kind in (EntryKind.DATA, EntryKind.COMPRESSED):
             yield extent.offset, extent.length
-        elif extent.kind is Kind.UNALLOCATED and disk.backing is not None:
+        elif extent.kind is EntryKind.UNALLOCATED and disk.backing is not None:
             length = min(extent.length, disk.backing.size - extent.offset)
             if length > 0:
                 yield from _data_below(disk.backing, extent.offset, length)

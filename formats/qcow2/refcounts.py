@@ -1,9 +1,9 @@
 """Reference counts of host clusters, and the allocation of clusters by them.
 
 All changes stay in memory until `write`, which is one step of a commit
-(Q11 to Q14). Counts that go down are not written before nothing on the medium
-refers to their clusters any more, and until then the clusters are not free:
-that is the caller's part, see `formats.qcow2.commit`.
+(Q11 to Q14). Counts must not be lowered on the medium while anything there still
+refers to their clusters, and until then the clusters are not free: the caller,
+`formats.qcow2.metadata`, ensures that.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from formats.qcow2.lost import Growth
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from formats.qcow2.header import Header
+    from formats.qcow2.header import Qcow2Header
     from formats.qcow2.host import Host
 
 #: Bytes of refcount blocks that are kept in memory.
@@ -35,7 +35,7 @@ TABLE_OFFSET_MASK: Final = 0xFFFF_FFFF_FFFF_FE00
 class Refcounts:
     """The refcount table and blocks of an image. Not safe in several threads."""
 
-    def __init__(self, host: Host, header: Header, used: ClustersInUse | None = None) -> None:
+    def __init__(self, host: Host, header: Qcow2Header, used: ClustersInUse | None = None) -> None:
         """Read the refcount table.
 
         Args:
@@ -61,7 +61,7 @@ class Refcounts:
         self._blocks: OrderedDict[int, RefcountBlock] = OrderedDict()
         self._dirty: dict[int, RefcountBlock] = {}
         self._homeless: list[int] = []
-        self._new: dict[int, bool] = {}  # region to whether its block counts itself
+        self._new: dict[int, bool] = {}  # region, and whether its block counts itself
         self._hint = 0
         self._growth = Growth(host, header)
 
@@ -91,7 +91,7 @@ class Refcounts:
         region, index = divmod(cluster, self.region)
         if self.get(cluster) + delta < 0:
             raise FormatError(
-                "a cluster is used that counts as free",
+                "a cluster that counts as free is in use",
                 offset=cluster * self._cluster_size,
                 rule="Q9",
             )
@@ -111,10 +111,10 @@ class Refcounts:
         return count
 
     def allocate(self, most: int) -> tuple[int, int]:
-        """Take up to ``most`` free clusters that follow each other.
+        """Take up to ``most`` consecutive free clusters.
 
         Returns:
-            The first, and how many; their counts are 1 now.
+            The first, and their number; their counts are 1 now.
 
         Raises:
             DeviceFullError: The image is as large as one can be.
@@ -122,7 +122,7 @@ class Refcounts:
         first = self._find_free(self._hint)
         region, index = divmod(first, self.region)
         if self._block(region) is None:
-            # The block of a region comes first in it, and so counts itself.
+            # The block of a region is its first cluster, and so counts itself.
             self._made_block(region)
             self._settle()
             first = self._find_free(first)
@@ -134,7 +134,7 @@ class Refcounts:
         return first, count
 
     def allocate_together(self, count: int) -> int:
-        """Take exactly ``count`` free clusters that follow each other; return the first.
+        """Take exactly ``count`` consecutive free clusters; return the first.
 
         Raises:
             DeviceFullError: The image is as large as one can be.
@@ -153,10 +153,10 @@ class Refcounts:
         return first
 
     def write(self) -> None:
-        """Write what changed, new blocks before the table that refers to them.
+        """Write the changes, new blocks before the table that refers to them.
 
-        When it returns the blocks are written but not flushed; `settled` says that
-        they were. Anything the table refers to is durable before the table is.
+        When it returns the blocks are written but not flushed; call `settled` once they
+        are. All blocks are durable before a table that refers to them is written.
 
         Raises:
             DeviceError: It failed; call it again to write everything again.
@@ -169,7 +169,7 @@ class Refcounts:
         if self.replaced is not None:
             self._host.write_table(self.table_offset, self.table, 0, len(self.table))
             return
-        # One that is counted by another block only once that one is reachable.
+        # A block that another block counts is written once that one is reachable.
         own = [region for region, counts_itself in self._new.items() if counts_itself]
         others = [region for region, counts_itself in self._new.items() if not counts_itself]
         table = self.table[:] if others else self.table
@@ -182,7 +182,7 @@ class Refcounts:
                 self._host.write_table(self.table_offset, entries, region, region + 1)
 
     def settled(self) -> None:
-        """Take it that what `write` wrote is durable."""
+        """Note that the result of `write` is durable."""
         for region, block in self._dirty.items():
             block.first = block.last = 0
             self._keep(region, block)
@@ -207,7 +207,7 @@ class Refcounts:
         end = first + count
         self._used.check(first, count)
         self._growth.check(first, end)
-        # What there is no room for should fail now, not when it is made durable.
+        # A lack of room must be reported now, not when the changes are made durable.
         self._host.reach(end * self._cluster_size)
         while first < end:
             region, index = divmod(first, self.region)
@@ -278,7 +278,7 @@ class Refcounts:
         return block
 
     def _settle(self) -> None:
-        """Give new blocks a place, in the region that they count if there is room."""
+        """Place new blocks, in the region that they count if it has room."""
         while self._homeless:
             region = self._homeless[-1]
             block = self._dirty[region]
@@ -305,14 +305,14 @@ class Refcounts:
             self._homeless.remove(region)
 
     def _abandon(self) -> None:
-        """Drop new blocks that found no place and count nothing."""
+        """Drop new blocks that have no place and count nothing."""
         for region in self._homeless[:]:
             if not any(self._dirty[region].counts.raw):
                 self._homeless.remove(region)
                 del self._dirty[region]
 
     def _reach(self, region: int) -> None:
-        """Make the table large enough for a region, elsewhere."""
+        """Move the table to a place where it is large enough for a region."""
         if region < len(self.table):
             return
         per_cluster = self._cluster_size // 8
@@ -321,7 +321,7 @@ class Refcounts:
         entries += entries // per_cluster // self.region * 2 + 4
         clusters = -(-entries // per_cluster)
         if clusters * self._cluster_size > MAX_REFCOUNT_TABLE_SIZE:
-            raise DeviceFullError("the image cannot grow: its refcount table is as large as can be")
+            raise DeviceFullError("the image cannot grow: its refcount table has reached its limit")
         length = len(self.table)
         self.table.extend(array("Q", bytes(8 * (clusters * per_cluster - length))))
         try:
@@ -336,13 +336,13 @@ class Refcounts:
             old = self.table_offset, length // per_cluster
         self._used.add(first, clusters)
         self.table_offset = first * self._cluster_size
-        if old is not None:  # nothing on disk knows of that one
+        if old is not None:  # nothing on disk refers to that one
             for cluster in range(old[1]):
                 self.add(old[0] // self._cluster_size + cluster, -1)
             self._used.remove(old[0] // self._cluster_size, old[1])
 
     def _shorten(self, length: int) -> None:
-        """Give up a longer table that found no place, and what only it refers to."""
+        """Give up a longer table for which no place was found, and the blocks only it refers to."""
         del self.table[length:]
         for region in [region for region in self._dirty if region >= length]:
             del self._dirty[region]

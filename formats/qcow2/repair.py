@@ -1,9 +1,9 @@
-"""Repairing images: leaks are freed, and counts and flags made to say what is used.
+"""Repairing images: freeing leaks, and correcting counts and flags.
 
-What was lost of the data nothing here can bring back. What the file was cut off from reads
-as zeros after a repair, for then it is longer; where it would read as anything else, nothing
-is repaired (Q25). A table that refers to what cannot be stays as it is, and the image stays
-marked.
+Lost data cannot be recovered. If the file was cut off, a repair makes it longer, and the
+lost part reads as zeros; if it would read as anything else, nothing is repaired (Q25). A
+table that refers to an impossible place stays as it is, and the image stays marked as
+corrupt.
 """
 
 from __future__ import annotations
@@ -22,39 +22,39 @@ from formats.qcow2.rewrite import Rewrite, load_counts
 
 if TYPE_CHECKING:
     from formats.devices.device import BlockDevice
-    from formats.qcow2.report import Report
+    from formats.qcow2.report import CheckReport
 
 _log = LateLogger(__name__)
 
 
-def repair(device: BlockDevice, *, leaks_only: bool) -> Report:
-    """Put right what can be, all at once or not at all (Q10, Q20, Q25).
+def repair(device: BlockDevice, *, leaks_only: bool) -> CheckReport:
+    """Repair what is possible, all at once or not at all (Q10, Q20, Q25).
 
     Args:
-        device: Holds the image, which nobody has open.
-        leaks_only: Only free what counts as used and is not; otherwise make all
-            counts and flags anew, and unmark the image if nothing is wrong any more.
+        device: Holds the image, which no other code has open.
+        leaks_only: Only free unused clusters that count as used; otherwise rebuild all
+            counts and flags, and unmark the image if no error is left.
 
     Returns:
-        What is still wrong, and how much was put right.
+        The remaining errors, and how many were repaired.
 
     Raises:
         FormatError, UnsupportedError: The header, or the snapshot table, is not sound
             enough to say what belongs to the image.
-        DeviceError: It failed; the image is as it was, or as it is to be.
+        DeviceError: It failed; the image is unchanged, or completely repaired.
     """
     checker = Checker(device)
     return _repair(checker, checker.run(), leaks_only=leaks_only)
 
 
 def repair_counts(device: BlockDevice) -> None:
-    """Make counts anew that its last writer left for later, if nothing else is wrong (Q5).
+    """Rebuild the counts that the last writer deferred, if nothing else is wrong (Q5).
 
     Args:
-        device: Holds an image that is marked as dirty, and is to be written.
+        device: Holds an image that is marked as dirty and is about to be written.
 
     Raises:
-        CorruptImageError: More is wrong; nothing changed.
+        CorruptImageError: There are other errors; nothing changed.
         StorageError: As `repair`.
     """
     checker = Checker(device)
@@ -62,14 +62,14 @@ def repair_counts(device: BlockDevice) -> None:
     if report.damage:
         raise CorruptImageError(
             f"the qcow2 image was not closed by its last writer, and has {report.damage}"
-            " corruptions that are more than wrong counts: it is not repaired unasked [Q5]",
-            hint=f"look at it with blobstore check; {HINT}",
+            " corruptions besides wrong counts: it is not repaired automatically [Q5]",
+            hint=f"examine it with blobstore check; {HINT}",
         )
-    _log.warning("the image was not closed by its last writer: its refcounts are made anew")
+    _log.warning("the image was not closed by its last writer: its refcounts are rebuilt")
     _repair(checker, report, leaks_only=False)
 
 
-def _repair(checker: Checker, before: Report, *, leaks_only: bool) -> Report:
+def _repair(checker: Checker, before: CheckReport, *, leaks_only: bool) -> CheckReport:
     host, header = checker.host, checker.header
     marked = header.incompatible & (features.DIRTY | features.CORRUPT)
     if leaks_only:
@@ -82,7 +82,7 @@ def _repair(checker: Checker, before: Report, *, leaks_only: bool) -> Report:
         if checker.lost_blocks and header.version == 2:
             harm = harm or "counts of clusters"  # see below
         if harm is not None:
-            return _refused(before, f"{harm} was cut off, and would not read as zeros")
+            return _refused(before, f"{harm} was cut off, and must not read as zeros")
         _log.warning(
             "repairing the image: %d corruptions, %d leaks", before.corruptions, before.leaks
         )
@@ -105,21 +105,21 @@ def _repair(checker: Checker, before: Report, *, leaks_only: bool) -> Report:
     return after
 
 
-def _refused(report: Report, reason: str) -> Report:
+def _refused(report: CheckReport, reason: str) -> CheckReport:
     report.findings.insert(0, f"not repaired: {reason}")
     return report
 
 
 def _make_anew(checker: Checker) -> None:
-    """Make counts and flags say what is used."""
+    """Rebuild the counts and flags from the clusters in use."""
     host, header = checker.host, checker.header
     lost = checker.lost
     rewrite = Rewrite(host, header, checker.used, lost=lost, limit=lost.window)
     rewrite.drop_refcounts()
     rewrite.release_table(header.l1_offset, header.l1_size * 8)
     if checker.lost_blocks:
-        # In a longer file these count everything as free. Whoever finds it so, after a
-        # crash, must not write; the mark goes with the switch to new ones.
+        # In a longer file these blocks count everything as free. After a crash in this
+        # state no program may write; the mark ensures that, and goes with the switch.
         marked = header.incompatible | features.CORRUPT
         change_header(host, header, incompatible=marked)
         host.flush()
@@ -137,10 +137,10 @@ def _make_anew(checker: Checker) -> None:
 
 
 def _free_leaks(checker: Checker) -> None:
-    """Lower counts only: what counts too little was not asked for."""
+    """Lower counts only: to raise those that are too low was not requested."""
     host, header = checker.host, checker.header
     stored = load_counts(host, header, skip_bad=True)
-    lost = checker.lost  # which is not to become zeros: that was not asked for either
+    lost = checker.lost  # it must not become zeros: that was not requested either
     rewrite = Rewrite(host, header, checker.used, lost=lost, limit=lost.first)
     for cluster, use in checker.used.used():
         rewrite.counts[cluster] = min(use, stored[cluster])
@@ -149,7 +149,7 @@ def _free_leaks(checker: Checker) -> None:
 
 
 def _reach_lost(checker: Checker) -> None:
-    """Make what was cut off a part of the image again, where it was used: zeros."""
+    """Extend the image over the lost part, where it was used, with zeros."""
     host, lost = checker.host, checker.lost
     if lost.first is None:
         return
@@ -157,5 +157,5 @@ def _reach_lost(checker: Checker) -> None:
     try:
         host.reach(end << checker.header.cluster_bits)
     except DeviceFullError:
-        return  # it stays beyond the end, and says so when it is read
+        return  # the lost part stays beyond the end, and reading it is an error
     host.flush()

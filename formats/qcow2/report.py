@@ -1,29 +1,29 @@
-"""What a check of an image found."""
+"""The result of checking an image."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Final
 
-#: Findings that are told one by one; all are counted.
+#: Findings that are described one by one; all are counted.
 _MOST_FINDINGS: Final = 1000
 
 
 @dataclass
-class Report:
-    """What was found in an image: true if nothing is wrong.
+class CheckReport:
+    """The findings in an image; true if nothing is wrong.
 
     Attributes:
-        image_end_offset: Where the last used cluster ends.
+        image_end_offset: Offset at which the last used cluster ends.
         total_clusters: Clusters of the disk.
         allocated_clusters: Clusters of the disk that are in the image.
         fragmented_clusters: Those of them that do not follow their neighbour.
         compressed_clusters: Those of them that are compressed.
         corruptions: Contradictions that endanger data.
-        damage: Those of them that are more than a wrong count, or a flag that follows one.
+        damage: Those of them that are not just a wrong count, or a flag that depends on one.
         leaks: Clusters that count as used more often than they are.
-        corruptions_fixed: Those that a repair has put right.
-        leaks_fixed: Likewise.
+        corruptions_fixed: Corruptions that a repair corrected.
+        leaks_fixed: Leaks that a repair freed.
         findings: A sentence for each, up to a thousand.
     """
 
@@ -48,12 +48,12 @@ class Report:
         return self.ok
 
     def corrupt(self, message: str, times: int = 1) -> None:
-        """Note a corruption that was met so many times, and is more than a wrong count."""
+        """Note a corruption that is not just a wrong count, and how often it occurs."""
         self.damage += times
         self.miscount(message, times)
 
     def miscount(self, message: str, times: int = 1) -> None:
-        """Note a count that is too low, or a flag that disagrees with one."""
+        """Note a count that is too low, or a flag that contradicts a count."""
         self.corruptions += times
         self._tell(f"corrupt: {message}")
 

@@ -1,4 +1,4 @@
-"""Disks of another size (Q21)."""
+"""Changing the size of disks (Q21)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def grow(content: WritableContent, size: int, entries: int) -> None:
     """
     metadata, old = content.metadata, content.size
     header = metadata.header
-    # What lies behind the disk's end, a machine's state perhaps, must not become disk.
+    # Data beyond the disk's end, such as a machine's state, must not become disk content.
     for index in range(header.l1_needed, header.l1_size):
         metadata.drop_table(index)
     edge = min(size, old + -old % header.cluster_size)
@@ -43,7 +43,7 @@ def grow(content: WritableContent, size: int, entries: int) -> None:
 
 
 def _hide_backing(content: WritableContent, old: int, end: int) -> None:
-    """Put zeros where a larger backing file would show through."""
+    """Write zeros where the content of a larger backing file would become visible."""
     size = content.metadata.header.cluster_size
     if content.metadata.header.version == 2:
         content.overwrite(old, end)
@@ -53,7 +53,7 @@ def _hide_backing(content: WritableContent, old: int, end: int) -> None:
 
 
 def shrink(content: WritableContent, size: int) -> None:
-    """Make a disk smaller and free what is cut off; durable when it returns.
+    """Make a disk smaller and free the clusters beyond; durable when it returns.
 
     Args:
         content: The disk.
@@ -65,7 +65,7 @@ def shrink(content: WritableContent, size: int) -> None:
     metadata, cluster_size = content.metadata, content.metadata.header.cluster_size
     first = size + -size % cluster_size
     end = content.size + -content.size % cluster_size
-    # Nothing shows through beyond the end: the entries can be empty.
+    # No backing file is visible beyond the end, so the entries can be empty.
     content.zero_clusters(first, end, 0)
     metadata.commit()
     metadata.change_header(size=size)

@@ -1,9 +1,9 @@
 """Changes of many tables at once, which happen as a whole or not at all.
 
-Snapshots and repairs change counts, flags and tables all over an image. Here the
-new ones are all written to clusters that are free both before and after, made
-durable, and then switched to by one write of the header's sector (Q10). A crash
-leaves the old state or the new one, and no space is lost in either.
+Snapshots and repairs change counts, flags and tables all over an image. This module
+writes all new ones to clusters that are free both before and after, makes them
+durable, and then switches to them by one write of the header's sector (Q10). A crash
+leaves the old state or the new one, and neither loses space.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from formats.qcow2.tables import COMPRESSED, COPIED, OFFSET_MASK, clusters_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from formats.qcow2.header import Header
+    from formats.qcow2.header import Qcow2Header
     from formats.qcow2.host import Host
 
 _OFFSET: Final = OFFSET_MASK
@@ -42,21 +42,21 @@ class Rewrite:
     def __init__(
         self,
         host: Host,
-        header: Header,
+        header: Qcow2Header,
         old: SparseCounts,
         *,
         lost: Lost | None = None,
         limit: int | None = None,
     ) -> None:
-        """Begin with what is in use.
+        """Begin with the clusters in use.
 
         Args:
-            host: Holds the image; nothing waits to be written to it.
+            host: Holds the image; it has no pending writes.
             header: Its header.
             old: How often each cluster is used, refcounts included; not modified.
-            lost: Of an image that is repaired: what it refers to beyond its end. Go on where
-                it contradicts itself.
-            limit: Cluster before which new tables must end, if something was lost.
+            lost: In a repair, the clusters that the image refers to beyond its end. A repair
+                continues where the image contradicts itself.
+            limit: Cluster before which new tables must end, if clusters are lost.
         """
         self.host = host
         self._header = header
@@ -74,15 +74,15 @@ class Rewrite:
         self.release_clusters(range(first, first + header.refcount_table_clusters))
         end = -(-self.host.size // header.cluster_size) if self._lost is None else self._lost.window
         for offset in Refcounts(self.host, header).metadata():
-            # Others are no blocks, and were not counted.
+            # Other entries are not blocks, and were not counted.
             if not offset % header.cluster_size and offset >> bits < end:
                 self.release_clusters([offset >> bits])
 
     def allocate(self, clusters: int = 1) -> int:
-        """Take clusters that follow each other; return the first one's byte offset.
+        """Take consecutive clusters; return the byte offset of the first.
 
         Raises:
-            TruncatedImageError: So much of the image is missing that there is no place.
+            TruncatedImageError: Too much of the image is missing to find a place.
         """
         first = self._hint
         found = 0
@@ -119,7 +119,7 @@ class Rewrite:
                 if self._lost is not None:
                     continue
                 raise CorruptImageError(
-                    "a cluster is used that counts as free",
+                    "a cluster that counts as free is in use",
                     offset=cluster << self._header.cluster_bits,
                     rule="Q9",
                     hint="repair the image first: blobstore check --repair all",
@@ -139,8 +139,8 @@ class Rewrite:
             delta: 1 or -1.
 
         Raises:
-            FormatError: A table cannot be.
-            CorruptImageError: A cluster counts as free that is used.
+            FormatError: A table is impossible.
+            CorruptImageError: A cluster that counts as free is in use.
         """
         bits = self._header.cluster_bits
         for entry in tables_once(l1):
@@ -161,18 +161,18 @@ class Rewrite:
             FormatError, DeviceError: It cannot be read.
         """
         if offset % self._header.cluster_size:
-            raise CorruptImageError("an L2 table is at no cluster", offset=offset, rule="Q9")
+            raise CorruptImageError("an L2 table is not at a cluster", offset=offset, rule="Q9")
         if self._lost is None:
             self.host.check_whole(offset, self._header.cluster_size, "an L2 table")
         return self.host.read_table(offset, self._header.l2_entries)
 
     def flagged(self, l1: array[int]) -> array[int]:
-        """Return an active L1 table whose flags, and those below, say what is counted.
+        """Return an active L1 table whose flags, and those of its L2 tables, match the counts.
 
-        L2 tables that do not are replaced by copies of their own.
+        L2 tables with wrong flags are replaced by corrected copies.
         """
         bits = self._header.cluster_bits
-        placed: dict[int, int] = {}  # where the tables are, by where they were
+        placed: dict[int, int] = {}  # old offset of a table to its new one
         new = l1[:]
         for index, entry in enumerate(l1):
             offset = new[index] = entry & _OFFSET
@@ -190,14 +190,14 @@ class Rewrite:
         return new
 
     def _is_lost(self, offset: int) -> bool:
-        """Say whether an L2 table is beyond the end, or at no cluster."""
+        """Say whether an L2 table is beyond the end, or not at a cluster."""
         cluster, rest = divmod(offset, self._header.cluster_size)
         return self._lost is not None and bool(
             rest or cluster >= self._lost.end or not self.counts[cluster]
         )
 
     def _flagged_table(self, offset: int) -> int:
-        """Return where an L2 table with the right flags is: here, or a copy."""
+        """Return the offset of an L2 table with the right flags: the table itself, or a copy."""
         old = self.read_l2(offset)
         entries = array("Q", [self._flagged_entry(each) for each in old])
         if entries == old:
@@ -214,11 +214,11 @@ class Rewrite:
         alone = self.counts[offset >> self._header.cluster_bits] == 1
         return entry & ~COPIED | (COPIED if alone else 0)
 
-    def finish(self, *, content_changes: bool = False, **changes: Any) -> Header:
-        """Write the counts, make everything durable, and switch to it.
+    def finish(self, *, content_changes: bool = False, **changes: Any) -> Qcow2Header:
+        """Write the counts, make everything durable, and switch to the new state.
 
         Args:
-            content_changes: Whether the disk has another content then.
+            content_changes: Whether the content of the disk changes.
             changes: Fields of the header that change too.
 
         Returns:
@@ -263,7 +263,7 @@ class Rewrite:
                     self.release_table(table_offset, table_clusters * cluster_size)
                 table_clusters = needed + needed // 8
                 if table_clusters * cluster_size > MAX_REFCOUNT_TABLE_SIZE:
-                    raise DeviceFullError("the refcount table is as large as it can be")
+                    raise DeviceFullError("the refcount table has reached its limit")
                 table_offset = self.allocate(table_clusters)
             elif not missing:
                 break
@@ -293,10 +293,10 @@ class Rewrite:
 
 
 def tables_once(l1: Iterable[int]) -> Iterator[int]:
-    """Yield the entries of an L1 table that refer to L2 tables, each to one of its own.
+    """Yield the entries of an L1 table that refer to L2 tables, each to a different one.
 
     Raises:
-        CorruptImageError: Two refer to the same.
+        CorruptImageError: Two entries refer to the same table.
     """
     seen: set[int] = set()
     for entry in l1:
@@ -309,20 +309,20 @@ def tables_once(l1: Iterable[int]) -> Iterator[int]:
         yield entry
 
 
-def load_counts(host: Host, header: Header, *, skip_bad: bool = False) -> SparseCounts:
-    """Return the refcounts of an image as they are on disk.
+def load_counts(host: Host, header: Qcow2Header, *, skip_bad: bool = False) -> SparseCounts:
+    """Return the refcounts of an image from its disk.
 
     Args:
         host: Holds the image.
         header: Its header.
-        skip_bad: Take what a block that cannot be, or is cut off, counts for zero.
+        skip_bad: Count zero for a block that is impossible or cut off.
 
     Raises:
         FormatError, DeviceError: A block cannot be read.
     """
     counts = SparseCounts()
     refcounts = Refcounts(host, header)
-    # What counts beyond the end was cut off, and is not to be taken for free.
+    # Clusters that count beyond the end were cut off, and must not be taken for free.
     clusters = Lost(header, host.size).window
     seen: set[int] = set()
     for number, entry in enumerate(refcounts.table):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from array import array
     from collections.abc import Iterable, Sequence
 
-    from formats.qcow2.header import Header
+    from formats.qcow2.header import Qcow2Header
     from formats.qcow2.host import Host
 
 _ENTRY: Final = struct.Struct(">QIHHIIQII")
@@ -29,7 +29,7 @@ _EXTRA: Final = struct.Struct(">QQQ")
 #: As in QEMU.
 MAX_TABLE_SIZE: Final = 64 << 20
 MAX_EXTRA: Final = 1024
-#: What stands for "no instruction count".
+#: The value for "no instruction count".
 _NO_ICOUNT: Final = (1 << 64) - 1
 
 
@@ -38,16 +38,16 @@ class Snapshot:
     """An internal snapshot.
 
     Attributes:
-        id: What identifies it; QEMU counts.
-        name: What it is called; several may be called the same.
+        id: Its identifier; QEMU uses consecutive numbers.
+        name: Its name; several may have the same.
         l1_offset: Byte offset of its L1 table in the image.
-        l1_size: Entries of that.
-        seconds: When it was made, since 1970.
-        nanoseconds: And the fraction of a second.
-        vm_clock: How long the machine had run, nanoseconds.
-        vm_state_size: Bytes of the machine's state behind the disk; 0 for none.
-        disk_size: Bytes of its disk; None where the table does not say.
-        extra: Bytes of the entry behind the fields of version 2.
+        l1_size: Entries of that table.
+        seconds: When it was made, in seconds since 1970.
+        nanoseconds: The fraction of that second.
+        vm_clock: How long the machine had run, in nanoseconds.
+        vm_state_size: Bytes of the machine's state, stored after the disk; 0 for none.
+        disk_size: Bytes of its disk; None if the table does not say.
+        extra: Bytes of the entry after the fields of version 2.
     """
 
     id: str
@@ -62,7 +62,7 @@ class Snapshot:
     extra: bytes = b""
 
 
-def read_snapshots(host: Host, header: Header) -> list[Snapshot]:
+def read_snapshots(host: Host, header: Qcow2Header) -> list[Snapshot]:
     """Read the table of an image.
 
     Raises:
@@ -77,7 +77,7 @@ def read_snapshots(host: Host, header: Header) -> list[Snapshot]:
 
 
 class _Reader:
-    """Reads entries one behind the other, and no more of the image than they take."""
+    """Reads consecutive entries, and no more of the image than they take."""
 
     def __init__(self, host: Host, offset: int, size: int) -> None:
         self._host = host
@@ -124,7 +124,7 @@ class _Reader:
 
 
 def encode_snapshots(snapshots: Iterable[Snapshot]) -> bytes:
-    """Return a snapshot table as it is on disk; unknown extra data stays."""
+    """Return the bytes of a snapshot table; unknown extra data is kept."""
     table = bytearray()
     for snapshot in snapshots:
         id_ = snapshot.id.encode("utf-8", "surrogateescape")
@@ -151,7 +151,7 @@ def new_extra(disk_size: int) -> bytes:
 
 
 class SnapshotKey(NamedTuple):
-    """Says which snapshot is meant where an ID and a name could be confused.
+    """Selects a snapshot by ID, by name, or by both, where one text could be either.
 
     Attributes:
         id: Its ID, or None for any.
@@ -163,20 +163,20 @@ class SnapshotKey(NamedTuple):
 
 
 def find_snapshot(snapshots: Sequence[Snapshot], which: str | SnapshotKey) -> Snapshot:
-    """Return the one snapshot that is meant (Q18).
+    """Return the one snapshot that matches (Q18).
 
     Args:
-        snapshots: All there are.
-        which: What its ID or its name is; or one of them, or both.
+        snapshots: All snapshots.
+        which: A text that is its ID or its name, or a key.
 
     Raises:
-        SnapshotNotFoundError: There is none.
-        AmbiguousSnapshotError: There are several.
-        ValueError: A key says nothing.
+        SnapshotNotFoundError: None matches.
+        AmbiguousSnapshotError: Several match.
+        ValueError: A key has neither ID nor name.
     """
     if isinstance(which, SnapshotKey):
         if which.id is None and which.name is None:
-            raise ValueError("a snapshot is named by its ID, its name, or both")
+            raise ValueError("a snapshot must be selected by its ID, its name, or both")
         found = [
             one
             for one in snapshots
@@ -190,21 +190,21 @@ def find_snapshot(snapshots: Sequence[Snapshot], which: str | SnapshotKey) -> Sn
         found = [one for one in snapshots if which in (one.id, one.name)]
         wanted = f"ID or name {which!r}"
     if not found:
-        raise SnapshotNotFoundError(f"there is no snapshot with {wanted}")
+        raise SnapshotNotFoundError(f"the image has no snapshot with {wanted}")
     if len(found) > 1:
         several = ", ".join(f"ID {one.id!r} named {one.name!r}" for one in found[:3])
         raise AmbiguousSnapshotError(
-            f"there are {len(found)} snapshots with {wanted}: {several} [Q18]",
-            hint="say which by its ID: --id or --snapshot-id, or SnapshotKey(id=...)",
+            f"the image has {len(found)} snapshots with {wanted}: {several} [Q18]",
+            hint="select one by its ID: --id or --snapshot-id, or SnapshotKey(id=...)",
         )
     return found[0]
 
 
-def snapshot_l1(host: Host, header: Header, snapshot: Snapshot) -> array[int]:
+def snapshot_l1(host: Host, header: Qcow2Header, snapshot: Snapshot) -> array[int]:
     """Read a snapshot's L1 table, which covers its disk.
 
     Raises:
-        FormatError: It cannot be.
+        FormatError: The table is impossible.
         DeviceError: It cannot be read.
     """
     size = header.size if snapshot.disk_size is None else snapshot.disk_size
@@ -215,7 +215,7 @@ def snapshot_l1(host: Host, header: Header, snapshot: Snapshot) -> array[int]:
         or snapshot.l1_size < l1_entries(size, header.cluster_bits)
     ):
         raise FormatError(
-            f"the L1 table of snapshot {snapshot.id!r} cannot be",
+            f"the L1 table of snapshot {snapshot.id!r} is impossible",
             offset=snapshot.l1_offset,
             rule="Q18",
         )

@@ -1,8 +1,7 @@
 """Internal snapshots: list, create, apply, delete.
 
 Each change happens as a whole or not at all (Q10, Q18, Q19). The functions work on the
-device that holds an image which nobody has open; `Qcow2Device.rewrite` runs them
-on one that is.
+device of an image that is not open; `Qcow2Device.rewrite` runs them on one that is.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from formats.qcow2.tables import COMPRESSED, COPIED, OFFSET_MASK, clusters_of
 
 if TYPE_CHECKING:
     from formats.devices.device import BlockDevice
-    from formats.qcow2.header import Header
+    from formats.qcow2.header import Qcow2Header
 
 __all__ = [
     "Snapshot",
@@ -47,7 +46,7 @@ def list_snapshots(device: BlockDevice) -> list[Snapshot]:
     """Return the snapshots of an image, in the order of its table.
 
     Raises:
-        StorageError: It is no sound image.
+        StorageError: The image is not sound.
     """
     header = read_header(device)
     return read_snapshots(Host(device), header)
@@ -59,17 +58,17 @@ def create_snapshot(device: BlockDevice, name: str, *, when: float | None = None
     Args:
         device: Holds the image.
         name: Not empty, and neither name nor ID of another snapshot.
-        when: What to take for the time, seconds since 1970; by default now.
+        when: The time to store, in seconds since 1970; by default now.
 
     Raises:
-        ValueError: It is no name.
-        SnapshotExistsError: There is such a snapshot.
+        ValueError: ``name`` is not a valid name.
+        SnapshotExistsError: Another snapshot has this name or ID.
         UnsupportedError: The refcounts are too narrow for another one.
-        StorageError: It is no sound image.
-        DeviceError: It failed; the snapshot is there or not.
+        StorageError: The image is not sound.
+        DeviceError: It failed; the snapshot exists or not.
     """
     if not name or len(name.encode("utf-8", "surrogateescape")) > 255 or "\0" in name:
-        raise ArgumentError("the name of a snapshot has 1 to 255 bytes")
+        raise ArgumentError("the name of a snapshot must have 1 to 255 bytes")
     host, header, snapshots = _load(device)
     for snapshot in snapshots:
         if name in (snapshot.id, snapshot.name):
@@ -78,7 +77,7 @@ def create_snapshot(device: BlockDevice, name: str, *, when: float | None = None
                 " could mean either [Q18]"
             )
     if len(snapshots) >= MAX_SNAPSHOTS:
-        raise UnsupportedError("there are 65536 snapshots", feature="more snapshots")
+        raise UnsupportedError("the image has 65536 snapshots already", feature="more snapshots")
     rewrite = Rewrite(host, header, load_counts(host, header))
     rewrite.drop_refcounts()
     l1 = _shared(rewrite, host.read_table(header.l1_offset, header.l1_size), header)
@@ -105,10 +104,10 @@ def apply_snapshot(
     which: str | SnapshotKey | None = None,
     /,
     *,
-    id: str | None = None,  # noqa: A002  what it is called
+    id: str | None = None,  # noqa: A002  the name of the field
     name: str | None = None,
 ) -> Snapshot:
-    """Make the disk what it was when a snapshot was made; its size too.
+    """Restore the disk, and its size, from a snapshot.
 
     A machine's state stays in the snapshot.
 
@@ -120,10 +119,10 @@ def apply_snapshot(
 
     Raises:
         SnapshotNotFoundError: There is none.
-        AmbiguousSnapshotError: Several could be meant.
-        StorageError: It is no sound image.
-        DeviceError: It failed; the disk is as it was, or as it is to be.
-        TypeError: Nothing says which, or too much.
+        AmbiguousSnapshotError: Several match.
+        StorageError: The image is not sound.
+        DeviceError: It failed; the disk is unchanged, or restored.
+        TypeError: No argument selects it, or too many do.
     """
     key = _key(which, id, name)
     host, header, snapshots = _load(device)
@@ -146,10 +145,10 @@ def delete_snapshot(
     which: str | SnapshotKey | None = None,
     /,
     *,
-    id: str | None = None,  # noqa: A002  what it is called
+    id: str | None = None,  # noqa: A002  the name of the field
     name: str | None = None,
 ) -> Snapshot:
-    """Give up a snapshot, and free what only it uses.
+    """Delete a snapshot, and free the clusters that only it uses.
 
     Args:
         device: Holds the image.
@@ -159,10 +158,10 @@ def delete_snapshot(
 
     Raises:
         SnapshotNotFoundError: There is none.
-        AmbiguousSnapshotError: Several could be meant.
-        StorageError: It is no sound image.
-        DeviceError: It failed; the snapshot is there or not.
-        TypeError: Nothing says which, or too much.
+        AmbiguousSnapshotError: Several match.
+        StorageError: The image is not sound.
+        DeviceError: It failed; the snapshot exists or not.
+        TypeError: No argument selects it, or too many do.
     """
     key = _key(which, id, name)
     host, header, snapshots = _load(device)
@@ -186,15 +185,15 @@ def delete_snapshot(
 def _key(which: str | SnapshotKey | None, id_: str | None, name: str | None) -> str | SnapshotKey:
     named = id_ is not None or name is not None
     if named == (which is not None):
-        raise TypeError("a snapshot is named by one argument, or by id= and name=")
+        raise TypeError("a snapshot must be selected by one argument, or by id= and name=")
     return SnapshotKey(id_, name) if which is None else which
 
 
-def _load(device: BlockDevice) -> tuple[Host, Header, list[Snapshot]]:
+def _load(device: BlockDevice) -> tuple[Host, Qcow2Header, list[Snapshot]]:
     header = read_header(device)
     if header.incompatible & features.CORRUPT:
         raise CorruptImageError(
-            "the qcow2 image is marked as corrupt and is not written [Q5]",
+            "the qcow2 image is marked as corrupt and cannot be written [Q5]",
             hint="repair it: blobstore check --repair all",
         )
     if header.incompatible & features.DIRTY:
@@ -209,12 +208,12 @@ def _load(device: BlockDevice) -> tuple[Host, Header, list[Snapshot]]:
     return host, header, read_snapshots(host, header)
 
 
-def _shared(rewrite: Rewrite, l1: array[int], header: Header) -> array[int]:
-    """Return an L1 table for the active state and the new snapshot, all counted twice."""
+def _shared(rewrite: Rewrite, l1: array[int], header: Qcow2Header) -> array[int]:
+    """Return an L1 table for the active state and the new snapshot, and count all it uses twice."""
     bits = header.cluster_bits
     shared = l1[:]
     for _ in tables_once(l1):
-        pass  # none is met twice
+        pass  # none occurs twice
     for index, entry in enumerate(l1):
         offset = entry & OFFSET_MASK
         shared[index] = offset
@@ -234,8 +233,8 @@ def _shared(rewrite: Rewrite, l1: array[int], header: Header) -> array[int]:
     return shared
 
 
-def _write_table(rewrite: Rewrite, header: Header, snapshots: list[Snapshot]) -> int:
-    """Write a snapshot table, count the old one as free; return the new one's offset."""
+def _write_table(rewrite: Rewrite, header: Qcow2Header, snapshots: list[Snapshot]) -> int:
+    """Write a snapshot table and count the old one as free; return the new offset."""
     if header.snapshot_count:
         old = read_snapshots(rewrite.host, header)
         rewrite.release_table(header.snapshots_offset, len(encode_snapshots(old)))
@@ -248,7 +247,7 @@ def _write_table(rewrite: Rewrite, header: Header, snapshots: list[Snapshot]) ->
 
 
 def _new_id(snapshots: list[Snapshot]) -> str:
-    """Return the next number, as QEMU counts, but none that a snapshot has for a name (Q18)."""
+    """Return the next number, as QEMU counts, that is not the name of a snapshot (Q18)."""
     ids = [found.id for found in snapshots]
     numbers = [int(id_) for id_ in ids if id_.isascii() and id_.isdigit() and len(id_) < 20]
     names = {found.name for found in snapshots}

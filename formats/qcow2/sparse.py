@@ -1,4 +1,4 @@
-"""Counts of all clusters of an image, in memory that follows what is used of it."""
+"""Counts of all clusters of an image, in memory proportional to those in use."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class SparseCounts:
         except OverflowError:
             if count < 0:
                 raise
-            # Two bytes do for nearly every image.
+            # Two bytes suffice for nearly every image.
             chunk = self._chunks[number] = array("Q", chunk)
             chunk[cluster & _MASK] = min(count, (1 << 64) - 1)
 

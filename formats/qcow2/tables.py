@@ -15,7 +15,7 @@ from formats.errors import FormatError
 if TYPE_CHECKING:
     from array import array
 
-    from formats.qcow2.header import Header
+    from formats.qcow2.header import Qcow2Header
     from formats.qcow2.host import Host
 
 #: The reference count is exactly one; in active tables only.
@@ -31,19 +31,19 @@ L2_RESERVED: Final = 0x3F00_0000_0000_01FE
 _CACHE_SIZE: Final = 8 << 20
 
 
-class Kind(Enum):
-    """What the disk has somewhere."""
+class EntryKind(Enum):
+    """The kinds of content that a disk can have."""
 
     DATA = "data"
     COMPRESSED = "compressed"
-    #: Zeros, whatever the backing file has.
+    #: Zeros, regardless of the backing file.
     ZERO = "zero"
-    #: What the backing file has, or zeros where there is none.
+    #: The content of the backing file, or zeros if there is none.
     UNALLOCATED = "unallocated"
 
 
 class CompressedPlace(NamedTuple):
-    """Where a compressed cluster is: bytes in the image, not aligned to anything."""
+    """The place of a compressed cluster: bytes in the image, without any alignment."""
 
     offset: int
     size: int
@@ -56,8 +56,8 @@ class L2Table:
     Attributes:
         entries: Its entries, a cluster of them.
         offset: Byte offset in the image.
-        first: Index of the first entry that differs from what is on disk.
-        last: Index behind the last one that does.
+        first: Index of the first entry that differs from the table on disk.
+        last: Index after the last one that differs.
     """
 
     entries: array[int]
@@ -78,9 +78,9 @@ class L2Table:
 
 
 class L2Cache:
-    """The L2 tables used last; those with changes stay until these are written."""
+    """The L2 tables used last; changed ones stay until they are written."""
 
-    def __init__(self, host: Host, header: Header) -> None:
+    def __init__(self, host: Host, header: Qcow2Header) -> None:
         self._host = host
         self._cluster_size = header.cluster_size
         self._most = max(4, _CACHE_SIZE // header.cluster_size)
@@ -96,20 +96,20 @@ class L2Cache:
         """Return the table at a byte offset of the image.
 
         Raises:
-            FormatError: There can be none.
+            FormatError: No table can be there.
             DeviceError: It cannot be read.
         """
         table = self.dirty.get(offset) or self._tables.get(offset)
         if table is None:
             if offset % self._cluster_size:
-                raise FormatError("an L2 table is at no cluster", offset=offset, rule="Q9")
+                raise FormatError("an L2 table is not at a cluster", offset=offset, rule="Q9")
             self._host.check_whole(offset, self._cluster_size, "an L2 table")
             table = L2Table(self._host.read_table(offset, self._cluster_size // 8), offset)
         self._keep(table)
         return table
 
     def add(self, entries: array[int], offset: int) -> L2Table:
-        """Take in a new table, all of which must be written."""
+        """Add a new table, all of which must be written."""
         table = L2Table(entries, offset)
         table.touch(0, len(entries))
         self.dirty[offset] = table
@@ -122,17 +122,17 @@ class L2Cache:
         self.dirty[table.offset] = table
 
     def forget(self, offset: int) -> None:
-        """Drop a table that is no longer one."""
+        """Drop a table that is not in use any more."""
         self.dirty.pop(offset, None)
         self._tables.pop(offset, None)
 
     def write(self) -> None:
-        """Write what changed; `settled` says that it is durable."""
+        """Write the changes; call `settled` once they are durable."""
         for table in self.dirty.values():
             self._host.write_table(table.offset, table.entries, table.first, table.last)
 
     def settled(self) -> None:
-        """Take it that what `write` wrote is durable."""
+        """Note that the result of `write` is durable."""
         for table in self.dirty.values():
             table.first = table.last = 0
             self._keep(table)
@@ -145,13 +145,13 @@ class L2Cache:
             self._tables.popitem(last=False)
 
 
-def kind_of(entry: int) -> Kind:
-    """Say what an L2 entry describes."""
+def entry_kind(entry: int) -> EntryKind:
+    """Return the kind of content that an L2 entry describes."""
     if entry & COMPRESSED:
-        return Kind.COMPRESSED
+        return EntryKind.COMPRESSED
     if entry & ZERO:
-        return Kind.ZERO
-    return Kind.DATA if entry & OFFSET_MASK else Kind.UNALLOCATED
+        return EntryKind.ZERO
+    return EntryKind.DATA if entry & OFFSET_MASK else EntryKind.UNALLOCATED
 
 
 def compressed_place(entry: int, cluster_bits: int) -> CompressedPlace:

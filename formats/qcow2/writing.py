@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from formats.errors import FormatError
 from formats.qcow2.content import CHUNK, SECTOR, ZEROS, Content
 from formats.qcow2.mapping import Extent, extents
-from formats.qcow2.tables import COMPRESSED, COPIED, OFFSET_MASK, ZERO, Kind
+from formats.qcow2.tables import COMPRESSED, COPIED, OFFSET_MASK, ZERO, EntryKind
 
 if TYPE_CHECKING:
     from array import array
@@ -20,13 +20,13 @@ class WritableContent(Content):
     """
 
     def write_some(self, offset: int, view: memoryview) -> int:
-        """Write the beginning of ``view``, as far as clusters are alike; return how much (Q11).
+        """Write the beginning of ``view``, as far as its clusters are alike; return how much (Q11).
 
         Raises:
-            FormatError: An entry refers to what cannot be, or to metadata.
-            DeviceFullError: There is no space; nothing changed.
-            DeviceError: It failed. New clusters are given back, what is in place may be
-                written in part.
+            FormatError: An entry refers to an impossible place, or to metadata.
+            DeviceFullError: There is not enough space; nothing changed.
+            DeviceError: It failed. New clusters are given back; a write in place may be
+                incomplete.
         """
         header, metadata = self.metadata.header, self.metadata
         cluster_size = header.cluster_size
@@ -37,7 +37,7 @@ class WritableContent(Content):
         entry = table.entries[index]
         if not entry & COMPRESSED and entry & OFFSET_MASK & cluster_size - 1:
             raise FormatError(
-                f"an L2 entry refers to byte {entry & OFFSET_MASK}, which is no cluster",
+                f"an L2 entry refers to byte {entry & OFFSET_MASK}, which is not a cluster",
                 offset=table.offset + index * 8,
                 rule="Q9",
             )
@@ -81,7 +81,7 @@ class WritableContent(Content):
             chunk_end = min(at + CHUNK, stop)
             first, last = max(at, offset), min(chunk_end, end)
             chunk = memoryview(bytearray(chunk_end - at))
-            extent = Extent(at, len(chunk), Kind.DATA, host - before + at - start)
+            extent = Extent(at, len(chunk), EntryKind.DATA, host - before + at - start)
             if first != at:
                 self._read_whole(extent, chunk, 0)
             if last != chunk_end and (first == at or len(chunk) > SECTOR):
@@ -93,10 +93,10 @@ class WritableContent(Content):
         """Read and decrypt the sector at ``at`` in a chunk."""
         part = chunk[at : at + SECTOR]
         self.metadata.host.read_into(extent.host + at, part)
-        self.decrypt(Extent(extent.offset + at, SECTOR, Kind.DATA, extent.host + at), part)
+        self.decrypt(Extent(extent.offset + at, SECTOR, EntryKind.DATA, extent.host + at), part)
 
     def _write_new(self, host: int, count: int, offset: int, view: memoryview) -> None:
-        """Fill new clusters: with ``view``, and around it with what the disk has there."""
+        """Fill new clusters with ``view``, and around it with the old content of the disk."""
         cluster_size = self.metadata.header.cluster_size
         start = offset - offset % cluster_size
         stop, end = start + count * cluster_size, offset + len(view)
@@ -111,10 +111,10 @@ class WritableContent(Content):
                 self._read_old(at, chunk[: first - at])
                 self._read_old(last, chunk[last - at :])
                 part = chunk
-            self._write_chunk(Extent(at, len(part), Kind.DATA, host + at - start), part)
+            self._write_chunk(Extent(at, len(part), EntryKind.DATA, host + at - start), part)
 
     def _read_old(self, offset: int, view: memoryview) -> None:
-        """Fill ``view`` with what the disk has; with zeros behind its end."""
+        """Fill ``view`` with the content of the disk, and with zeros beyond its end."""
         view = view[: max(0, self.size - offset)]
         if view:
             for extent, part in self.read(offset, view):
@@ -134,7 +134,7 @@ class WritableContent(Content):
         """
         cluster_size = self.metadata.header.cluster_size
         first = offset + -offset % cluster_size
-        # The last cluster counts as whole if all of it that the disk has is meant.
+        # The last cluster counts as whole if the range covers all of it that the disk has.
         stop = end + -end % cluster_size if end == self.size else end - end % cluster_size
         if first >= stop or (self.metadata.header.version == 2 and self.backing is not None):
             self.overwrite(offset, end)
@@ -145,11 +145,13 @@ class WritableContent(Content):
             self.overwrite(stop, end)
 
     def overwrite(self, offset: int, end: int) -> None:
-        """Write zeros where something else may be."""
+        """Write zeros over a range that may hold something else."""
         while offset < end:
             extent = next(extents(self.metadata, offset, end))
             backed = self.backing is not None and self.backing.size > extent.offset
-            zero = extent.kind is Kind.ZERO or (extent.kind is Kind.UNALLOCATED and not backed)
+            zero = extent.kind is EntryKind.ZERO or (
+                extent.kind is EntryKind.UNALLOCATED and not backed
+            )
             length = extent.length if zero else min(extent.length, CHUNK)
             stop = offset + length
             while not zero and offset < stop:
@@ -163,7 +165,7 @@ class WritableContent(Content):
         Args:
             offset: In the disk.
             end: Likewise.
-            value: What their entries become: `ZERO`, or 0 where nothing shows through.
+            value: New value of their entries: `ZERO`, or 0 if no backing file is visible.
 
         Errors are those of `write_some`.
         """
@@ -198,7 +200,7 @@ def _in_place(entries: array[int], index: int, last: int, cluster_size: int) -> 
 
 def _not_in_place(entries: array[int], index: int, last: int) -> int:
     at = index
-    # COPIED alone is a cluster of one's own, COPIED and ZERO one to be reused.
+    # COPIED alone marks a cluster that is not shared, COPIED and ZERO one to be reused.
     while at < last and not entries[at] & COPIED:
         at += 1
     return max(1, at - index)

@@ -1,4 +1,4 @@
-"""Zstandard: Python's own from 3.14 on, and its backport before (spec/decisions/0020)."""
+"""Zstandard: Python's own since 3.14, and its backport before (spec/decisions/0020)."""
 
 from __future__ import annotations
 

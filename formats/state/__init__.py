@@ -5,19 +5,18 @@ machines; OVMF's flash with UEFI variables; QEMU's variables in JSON. Rules: F7 
 F13 to F15 and F19 to F21 of ``spec/foreign-state.md``, V31 to V33 of ``spec/vtpm.md``,
 each with the source it was taken from.
 
-The room is as pure as the other codecs are. It reads no directories, takes no locks,
+The room is as pure as the other codecs. It reads no directories, takes no locks and
 holds no keys: `blobstore.foreign` has the files and the decryption, `blobstore.vtpm`
 the TPM.
 
 What must not happen here:
 
-- Nothing is repaired or completed. Bytes are what their program wrote, or they are
+- Nothing is repaired or completed. Bytes are as their program wrote them, or they are
   refused with the offset and the rule.
-- What is not understood inside a state is kept byte for byte: it is libtpms's and
-  edk2's, and what is exported must be what was imported (F4).
-- A length that was read is compared with what is there before anything is allocated.
+- The inside of a state, which belongs to libtpms or edk2, is kept byte for byte: an
+  export must equal what was imported (F4).
+- A length that was read is compared with the bytes at hand before anything is allocated.
 
 Begin with `swtpm`, the header and fields of a TPM's state; `swtpm_linear` and
-`swtpm_migration` are built from it. `edk2_varstore` and `uefi_vars` stand for
-themselves.
+`swtpm_migration` are built from it. `edk2_varstore` and `uefi_vars` are independent.
 """

@@ -1,6 +1,6 @@
-"""The flash of OVMF's variables, recognised by its two headers (F19, F20).
+"""The flash with OVMF's variables, recognised by its two headers (F19, F20).
 
-Its content is the firmware's business: nothing behind the headers is parsed.
+Its content belongs to the firmware: nothing after the headers is parsed.
 The rules are those of ``spec/foreign-state.md``.
 """
 
@@ -42,7 +42,7 @@ _QCOW2: Final = b"QFI\xfb"
 
 @dataclass(frozen=True, slots=True)
 class VariableFlash:
-    """What the headers of a flash of variables say. Sizes in bytes.
+    """The headers of a flash with variables. Sizes in bytes.
 
     Attributes:
         size: Of the flash.
@@ -64,24 +64,24 @@ def decode_flash(flash: ReadableBuffer) -> VariableFlash:
         EmptyImageError: It has no bytes, or only zeros.
         ForeignImageError: It is something else: firmware code, for example.
         TruncatedImageError: It ends before its volume does.
-        FormatError: Its headers are damaged, or its size is no flash's.
+        FormatError: Its headers are damaged, or it does not have the size of a flash.
         UnsupportedError: It is a qcow2 image.
     """
     content = memoryview(flash).cast("B")
     if not bytes(content[:_FLASH_BLOCK]).strip(b"\0"):
-        raise EmptyImageError("there are no UEFI variables in this file", rule="F19")
+        raise EmptyImageError("the file of UEFI variables is empty", rule="F19")
     if bytes(content[:4]) == _QCOW2:
         raise UnsupportedError(
-            "this is a qcow2 image",
+            "the file of UEFI variables is a qcow2 image",
             feature="UEFI variables in qcow2",
             hint="convert it with: qemu-img convert -O raw",
         )
     if len(content) < _VOLUME.size + _BLOCKS.size:
-        raise ForeignImageError("this is no flash of UEFI variables", rule="F19")
+        raise ForeignImageError("the file is not a flash with UEFI variables", rule="F19")
     volume = _VOLUME.unpack_from(content)
     zeros, guid, volume_size, signature, _, header_size, _, _, _, revision = volume
     if signature != _SIGNATURE or guid != _VOLUME_GUID or any(zeros):
-        raise ForeignImageError("this is no flash of UEFI variables", offset=0, rule="F19")
+        raise ForeignImageError("the file is not a flash with UEFI variables", offset=0, rule="F19")
     if len(content) < volume_size:
         raise TruncatedImageError(
             f"a flash whose volume has {volume_size} bytes ends after {len(content)}", rule="F19"
@@ -89,9 +89,7 @@ def decode_flash(flash: ReadableBuffer) -> VariableFlash:
     store_at = _validate_volume(content, volume_size, header_size, revision)
     guid, store_size, form, state, _, _ = _STORE.unpack_from(content, store_at)
     if guid not in _STORE_GUIDS:
-        raise ForeignImageError(
-            "there is no variable store in this flash", offset=store_at, rule="F19"
-        )
+        raise ForeignImageError("the flash has no variable store", offset=store_at, rule="F19")
     if (form, state) != (_FORMATTED, _HEALTHY) or not (
         _STORE.size <= store_size <= volume_size - store_at
     ):
@@ -99,13 +97,13 @@ def decode_flash(flash: ReadableBuffer) -> VariableFlash:
     rest = bytes(content[volume_size:])
     if rest.strip(b"\0") and rest.strip(b"\xff"):
         raise ForeignImageError(
-            "behind the variables there is something else, such as firmware code",
+            "the variables are followed by something else, such as firmware code",
             offset=volume_size,
             rule="F20",
             hint="import the file of variables alone, as OVMF_VARS.fd",
         )
     if len(content) % _FLASH_BLOCK:
-        raise FormatError(f"no flash has {len(content)} bytes", rule="F20")
+        raise FormatError(f"a flash cannot have {len(content)} bytes", rule="F20")
     return VariableFlash(len(content), volume_size, store_size, _STORE_GUIDS[guid])
 
 

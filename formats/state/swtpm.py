@@ -1,4 +1,4 @@
-"""TPM state as swtpm stores it: a header, and fields behind it (F7 to F10, F13).
+"""TPM state as swtpm stores it: a header, and fields after it (F7 to F10, F13).
 
 Bytes to values and back; nothing is decrypted here. The rules are those of
 ``spec/foreign-state.md``.
@@ -16,7 +16,7 @@ from formats.errors import FormatError, TruncatedImageError, UnsupportedError
 if TYPE_CHECKING:
     from formats.devices.device import ReadableBuffer
 
-#: Bytes in front of the data of a state in the clear: header and one field's head.
+#: Bytes before the data of a state in the clear: header and one field's head.
 OVERHEAD: Final = 16
 #: Bytes of the HMAC over an encrypted state.
 MAC_SIZE: Final = 32
@@ -60,7 +60,7 @@ class PlainState:
     """A state in the clear.
 
     Attributes:
-        data: What libtpms makes and takes; never empty in what was decoded.
+        data: The state as libtpms writes and reads it; never empty after decoding.
     """
 
     data: bytes
@@ -84,16 +84,16 @@ class EncryptedState:
 
 
 def decode_state(state: ReadableBuffer, what: str = "the TPM state") -> PlainState | EncryptedState:
-    """Return what a state is made of (F8, F9).
+    """Return the parts of a state (F8, F9).
 
     Args:
         state: The whole content of a state file, or of a place in a linear file.
-        what: What messages call it.
+        what: Its name in messages.
 
     Raises:
         TruncatedImageError: It ends before its header says it does.
-        FormatError: It is no state of swtpm's, or a damaged one.
-        UnsupportedError: It is of another version, or one under migration.
+        FormatError: It is not a state of swtpm's, or it is damaged.
+        UnsupportedError: It has another version, or is in the form of a migration.
     """
     content = bytes(state)
     start, flags = decode_header(content, what)
@@ -124,13 +124,13 @@ def tpm_version(permanent: PlainState) -> TpmVersion:
     """Return the version of the TPM that has this permanent state (F13).
 
     Raises:
-        FormatError: It is none of a TPM's.
+        FormatError: It is not the state of a TPM.
     """
     if permanent.data[2:6] == _TPM_2_MAGIC[Slot.PERMANENT]:
         return TpmVersion.TPM_2
     if permanent.data[:2] == _TPM_12_PERMANENT:
         return TpmVersion.TPM_12
-    raise FormatError("this is the permanent state of no TPM", offset=OVERHEAD, rule="F13")
+    raise FormatError("the state is not the permanent state of a TPM", offset=OVERHEAD, rule="F13")
 
 
 def validate_slot(state: PlainState, slot: Slot, version: TpmVersion) -> None:
@@ -147,7 +147,7 @@ def validate_slot(state: PlainState, slot: Slot, version: TpmVersion) -> None:
         agrees = state.data[2:6] not in _TPM_2_MAGIC.values()
     if not agrees:
         raise FormatError(
-            f"what should be the {slot.name.lower()} state of a TPM {version} is something else",
+            f"the {slot.name.lower()} state is not that of a TPM {version}",
             offset=OVERHEAD,
             rule="F13",
         )
@@ -166,7 +166,7 @@ def decode_header(content: bytes, what: str) -> tuple[int, int]:
         )
     version, least, header_size, flags, total = _HEADER.unpack_from(content)
     if not (version >= least >= 1 and header_size >= _HEADER.size and total >= header_size):
-        raise FormatError(f"{what} does not begin as swtpm's does", offset=0, rule="F8")
+        raise FormatError(f"{what} does not begin as swtpm's state does", offset=0, rule="F8")
     if version < _VERSION or least > _VERSION:
         raise UnsupportedError(
             f"{what} is of version {version}, to be read by version {least}",
@@ -177,12 +177,12 @@ def decode_header(content: bytes, what: str) -> tuple[int, int]:
             f"{what} is cut short: it has {len(content)} bytes of {total}", rule="F8"
         )
     if len(content) > total:
-        raise FormatError(f"{what} goes on behind its {total} bytes", rule="F8")
+        raise FormatError(f"{what} continues after its {total} bytes", rule="F8")
     return header_size, flags
 
 
 def encode_header(flags: int, body: bytes) -> bytes:
-    """Return the fields of a state with its header in front (F8)."""
+    """Return the header of a state followed by its fields (F8)."""
     total = _HEADER.size + len(body)
     return _HEADER.pack(_VERSION, _LEAST_VERSION, _HEADER.size, flags, total) + body
 
@@ -211,14 +211,14 @@ def decode_fields(content: bytes, start: int, what: str) -> dict[int, bytes]:
 
 
 def encode_fields(fields: dict[int, bytes]) -> bytes:
-    """Return fields as they stand behind a header (F9)."""
+    """Return fields as they follow a header (F9)."""
     return b"".join(_FIELD.pack(tag, len(value)) + value for tag, value in fields.items())
 
 
 def encrypted_of(
     ciphertext: bytes, mac: bytes, iv: bytes, key_size: int, what: str
 ) -> EncryptedState:
-    """Return what fields of an encrypted state make (F10).
+    """Return the encrypted state that fields make up (F10).
 
     Raises:
         FormatError: Their sizes contradict each other.
@@ -229,7 +229,7 @@ def encrypted_of(
 
 
 def require_tags(fields: dict[int, bytes], tags: tuple[int, ...], what: str) -> None:
-    """Refuse other fields than these, or another order of them.
+    """Check that the fields are exactly these, in this order.
 
     Raises:
         FormatError: They are not these.

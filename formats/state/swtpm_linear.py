@@ -1,4 +1,4 @@
-"""swtpm's linear file: several states of one TPM behind a table (F14, F15).
+"""swtpm's linear file: a table, and after it several states of one TPM (F14, F15).
 
 The rules are those of ``spec/foreign-state.md``.
 """
@@ -38,9 +38,9 @@ def decode_linear(content: ReadableBuffer) -> dict[Slot, bytes]:
     """
     content = bytes(content)
     if not content.strip(b"\0"):
-        raise EmptyImageError("there is nothing in the file of TPM states yet", rule="F14")
+        raise EmptyImageError("the file of TPM states is empty", rule="F14")
     if content[:8] != MAGIC:
-        raise ForeignImageError("this is no linear file of swtpm's", offset=0, rule="F14")
+        raise ForeignImageError("the file is not a linear file of swtpm's", offset=0, rule="F14")
     if len(content) < HEADER_SIZE:
         raise TruncatedImageError("a linear file ends inside its header", rule="F14")
     _, version, header_size = _HEADER.unpack_from(content)
@@ -76,7 +76,7 @@ def decode_linear(content: ReadableBuffer) -> dict[Slot, bytes]:
         if start < end:
             raise FormatError("places in a linear file overlap", offset=start, rule="F14")
     if not states:
-        raise EmptyImageError("there is no state in the linear file", rule="F14")
+        raise EmptyImageError("the linear file has no states", rule="F14")
     return states
 
 

@@ -1,6 +1,6 @@
 """TPM state on its way from one swtpm to another (V31 to V33 of ``spec/vtpm.md``).
 
-What the control channel carries: the fields of a state (`formats.state.swtpm`), wrapped in
+The control channel carries the fields of a state (`formats.state.swtpm`), wrapped in
 one more field, which may be encrypted by a migration key. Bytes to values and back;
 nothing is decrypted here.
 """
@@ -34,11 +34,11 @@ _DATA, _MAC, _MIGRATION_DATA, _MIGRATION_CIPHERTEXT, _MIGRATION_IV = 1, 3, 4, 5,
 
 
 def decode_transfer(transfer: ReadableBuffer, what: str) -> bytes | EncryptedState:
-    """Return the fields that a transfer carries, or what they are encrypted as (V32).
+    """Return the fields that a transfer carries, in the clear or encrypted (V32).
 
     Args:
-        transfer: As it came.
-        what: What messages call it.
+        transfer: The bytes from the channel.
+        what: Its name in messages.
 
     Raises:
         TruncatedImageError, FormatError: It is damaged.
@@ -52,7 +52,7 @@ def decode_transfer(transfer: ReadableBuffer, what: str) -> bytes | EncryptedSta
             feature="state that is encrypted by swtpm's --key on its way",
         )
     if not flags & _MIGRATION or flags & ~0x1F:
-        raise FormatError(f"{what} is not on its way: it has flags {flags:#x}", rule="V32")
+        raise FormatError(f"{what} is not in transfer: it has flags {flags:#x}", rule="V32")
     fields = decode_fields(content, start, what)
     if not flags & _MIGRATION_ENCRYPTED:
         require_tags(fields, (_MIGRATION_DATA,), what)
@@ -65,7 +65,7 @@ def decode_transfer(transfer: ReadableBuffer, what: str) -> bytes | EncryptedSta
 
 
 def encode_transfer(fields: bytes | EncryptedState) -> bytes:
-    """Return a transfer of fields in the clear, or of what they were encrypted as (V31)."""
+    """Return a transfer of fields in the clear, or of encrypted fields (V31)."""
     if isinstance(fields, EncryptedState):
         flags = _MIGRATION | _MIGRATION_ENCRYPTED
         if fields.key_size == 32:

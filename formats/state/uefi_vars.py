@@ -52,32 +52,32 @@ class UefiVariable:
 
 
 def decode_variables(content: ReadableBuffer) -> tuple[UefiVariable, ...]:
-    """Return the variables in such a file (F21).
+    """Return the variables in a file of QEMU's (F21).
 
     Raises:
         EmptyImageError: It has no bytes, or only white space or zeros.
-        ForeignImageError: It is no JSON, or JSON of something else.
-        TruncatedImageError: It is JSON that ends too early.
-        FormatError: It breaks a rule; the message has the variable.
+        ForeignImageError: It is not JSON, or JSON with other content.
+        TruncatedImageError: The JSON ends too early.
+        FormatError: It breaks a rule; the message names the variable.
         UnsupportedError: It is of another version.
     """
     content = bytes(content)
     if not content.strip(b"\0 \t\r\n"):
         raise EmptyImageError(
-            "there are no UEFI variables in this file",
+            "the file of UEFI variables is empty",
             rule="F22",
             hint="a crash of QEMU can leave it empty: look for a copy",
         )
     store = _load(content)
     if not isinstance(store, dict) or "variables" not in store or "version" not in store:
-        raise ForeignImageError("this JSON has no variables of QEMU's", rule="F21")
+        raise ForeignImageError("the JSON does not hold QEMU's UEFI variables", rule="F21")
     if type(store["version"]) is not int or store["version"] != _VERSION:
         raise UnsupportedError(
             f"UEFI variables of version {store['version']!r}",
             feature="versions of QEMU's UEFI variables other than 2",
         )
     if set(store) != {"version", "variables"} or not isinstance(store["variables"], list):
-        raise FormatError("QEMU's UEFI variables are a version and a list", rule="F21")
+        raise FormatError("QEMU's UEFI variables must be a version and a list", rule="F21")
     variables = tuple(
         _decode_variable(entry, number) for number, entry in enumerate(store["variables"])
     )
@@ -91,18 +91,18 @@ def _load(content: bytes) -> Any:
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ForeignImageError("this is no JSON", offset=error.start, rule="F21") from error
+        raise ForeignImageError("the file is not JSON", offset=error.start, rule="F21") from error
     try:
         return json.loads(text, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
         if not text.lstrip().startswith("{"):
-            raise ForeignImageError("this is no JSON", offset=0, rule="F21") from error
+            raise ForeignImageError("the file is not JSON", offset=0, rule="F21") from error
         cut = error.msg.startswith("Unterminated") or error.pos >= len(text.rstrip())
         kind = TruncatedImageError if cut else FormatError
         offset = len(text[: error.pos].encode())
         raise kind(f"damaged JSON: {error.msg}", offset=offset, rule="F21") from error
     except RecursionError as error:
-        raise ForeignImageError("JSON nested too deeply", rule="F21") from error
+        raise ForeignImageError("the JSON is nested too deeply", rule="F21") from error
     except ValueError as error:  # a number of more digits than Python converts
         raise FormatError("damaged JSON: a number is too large", rule="F21") from error
 

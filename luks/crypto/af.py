@@ -1,8 +1,8 @@
-"""Anti-forensic (AF) splitting: key material that is lost when any bit of it is.
+"""Anti-forensic (AF) splitting: key material that is lost if any bit of it is lost.
 
 The key is XORed with a chain of random stripes, and diffused by a hash after
-each, so that overwriting a small part of the material destroys the key. It
-protects nothing else: whoever has all the material has the key.
+each, so that overwriting a small part of the material destroys the key. The
+splitting has no other use: all the material together reveals the key.
 
 Source: LUKS1 On-Disk Format 1.2.3, section 2.4.
 """
@@ -33,7 +33,7 @@ def af_merge(material: ReadableBuffer, *, key_size: int, stripes: int, hash_name
         hash_name: Hash of the diffuser, in LUKS spelling.
 
     Returns:
-        ``key_size`` bytes, **unverified**: a wrong passphrase gives a value too.
+        ``key_size`` bytes, **unverified**: a wrong passphrase yields a value too.
         The caller wipes it.
 
     Raises:
@@ -60,7 +60,7 @@ def af_split(
         key: Not modified.
         stripes: Number of stripes, at least 1.
         hash_name: Hash of the diffuser, in LUKS spelling.
-        random: All stripes but the last, for tests; fresh ones by default.
+        random: All stripes except the last, for tests; fresh ones by default.
 
     Returns:
         The material; the caller wipes it.
@@ -83,12 +83,12 @@ def af_split(
 def _diffused(
     material: ReadableBuffer, key_size: int, stripes: int, hash_name: str
 ) -> Iterator[tuple[slice, int]]:
-    """Run all stripes but the last through the chain.
+    """Run all stripes except the last through the chain.
 
-    The diffuser hashes each digest-sized part of a stripe by itself, prefixed
-    with its number. So the parts at one place of all stripes, a *lane*, form a
-    chain of their own, and a stripe is best held as one large number: that is
-    three times as fast as going stripe by stripe.
+    The diffuser hashes each digest-sized part of a stripe separately, prefixed
+    with its number. So the parts at the same place of all stripes, a *lane*, form a
+    chain of their own, and holding a part as one large number is three times as
+    fast as processing stripe by stripe.
 
     Yields:
         Each lane as a slice of a stripe, and its value as a big-endian number.

@@ -1,7 +1,7 @@
-"""Block ciphers, and which library serves each: `cryptography` first, then libgcrypt.
+"""Block ciphers, and which library provides each: `cryptography` first, then libgcrypt.
 
-Only whole blocks one by one (ECB), and CBC encryption, which is serial: all else
-that LUKS needs is made of these in `luks.crypto.modes`.
+They encrypt whole blocks one by one (ECB), and in CBC, which is serial:
+`luks.crypto.modes` builds everything else that LUKS needs from these.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Stream(Protocol):
-    """A key in use, for one thread; each call goes on where the last one ended."""
+    """A key in use, for one thread; each call continues where the last one ended."""
 
     def update(self, data: bytes, /) -> bytes:
         """Process whole blocks."""
@@ -34,8 +34,7 @@ class Stream(Protocol):
 class BlockCipher(Protocol):
     """A cipher with its key; safe in several threads.
 
-    It refers to the key's memory: wiping that ends the use of what is made
-    from then on.
+    It refers to the key's memory: streams that are made after wiping it have no key.
 
     Attributes:
         block_size: Bytes.
@@ -44,22 +43,22 @@ class BlockCipher(Protocol):
     block_size: int
 
     def encryptor(self) -> Stream:
-        """Start encrypting blocks, each by itself."""
+        """Start encrypting blocks, each separately."""
 
     def decryptor(self) -> Stream:
-        """Start decrypting blocks, each by itself."""
+        """Start decrypting blocks, each separately."""
 
     def cbc_encryptor(self) -> Stream:
         """Start encrypting blocks chained as in CBC, with an IV of zero."""
 
 
 class _Facts(NamedTuple):
-    """What a cipher is, wherever it comes from.
+    """Properties of a cipher, independent of the library.
 
     Attributes:
         block_size: Bytes.
         key_sizes: Bytes of the keys that LUKS volumes use with it.
-        class_name: What `cryptography` calls it, or "".
+        class_name: Its name in `cryptography`, or "".
     """
 
     block_size: int
@@ -80,25 +79,25 @@ _FACTS: Final = {
 
 
 def key_sizes(cipher: str) -> tuple[int, ...]:
-    """Return the bytes of the keys that a cipher takes; none if it is unknown."""
+    """Return the sizes in bytes of a cipher's keys; none if it is unknown."""
     return _FACTS[cipher].key_sizes if cipher in _FACTS else ()
 
 
 def block_size(cipher: str) -> int:
-    """Return the bytes of a known cipher's block."""
+    """Return the block size of a known cipher in bytes."""
     return _FACTS[cipher].block_size
 
 
 def is_in_cryptography(cipher: str, key_size: int) -> bool:
-    """Say whether `CryptographyCipher` has a cipher with such keys."""
+    """Say whether `CryptographyCipher` has a cipher with keys of this size."""
     return _from_cryptography(cipher, key_size) is not None
 
 
 def check_available(cipher: str, key_size: int) -> None:
-    """Check that `block_cipher` will serve a cipher.
+    """Check that `block_cipher` provides a cipher.
 
     Raises:
-        UnsupportedError: It is not available here; the hint says what would help.
+        UnsupportedError: It is not available here; the hint says what to install.
     """
     if _from_cryptography(cipher, key_size) is not None:
         return
@@ -122,7 +121,7 @@ def block_cipher(cipher: str, key: ReadableBuffer) -> BlockCipher:
 
     Args:
         cipher: dm-crypt's name for it.
-        key: It is referred to, not copied.
+        key: The result refers to it and does not copy it.
 
     Raises:
         UnsupportedError: As `check_available`.
@@ -142,10 +141,10 @@ class CryptographyCipher:
     def __init__(self, cipher: str, key: ReadableBuffer) -> None:
         kind = _from_cryptography(cipher, len(key))
         if kind is None:
-            raise ValueError(f"there is no {cipher} with a key of {len(key)} bytes")
+            raise ValueError(f"{cipher} cannot have a key of {len(key)} bytes")
         self.block_size = block_size(cipher)
         self._algorithm = kind(memoryview(key))
-        self._ecb = _ecb(self._algorithm)  # it reads the key when it makes a context
+        self._ecb = _ecb(self._algorithm)  # the key is read when a context is made
 
     def encryptor(self) -> CipherContext:
         return self._ecb.encryptor()
@@ -154,39 +153,40 @@ class CryptographyCipher:
         return self._ecb.decryptor()
 
     def cbc_encryptor(self) -> CipherContext:
-        from cryptography.hazmat.primitives.ciphers import Cipher, modes  # noqa: PLC0415
+        from cryptography.hazmat.primitives.ciphers import Cipher, modes  # noqa: PLC0415  see `_ecb`
 
         return Cipher(self._algorithm, modes.CBC(bytes(self.block_size))).encryptor()
 
     def cbc_decryptor(self) -> CipherContext:
         """Start decrypting blocks chained as in CBC, with an IV of zero."""
-        from cryptography.hazmat.primitives.ciphers import Cipher, modes  # noqa: PLC0415
+        from cryptography.hazmat.primitives.ciphers import Cipher, modes  # noqa: PLC0415  see `_ecb`
 
         return Cipher(self._algorithm, modes.CBC(bytes(self.block_size))).decryptor()
 
 
 def _ecb(algorithm: BlockCipherAlgorithm) -> Cipher[ECB]:
+    # Looking at a header needs no cipher, and importing this takes about 20 ms.
     from cryptography.hazmat.primitives.ciphers import Cipher, modes  # noqa: PLC0415
 
-    return Cipher(algorithm, modes.ECB())  # noqa: S305  what modes are made of
+    return Cipher(algorithm, modes.ECB())  # noqa: S305  the modes are built from it
 
 
 @cache
 def _from_cryptography(
     cipher: str, key_size: int
 ) -> Callable[[ReadableBuffer], BlockCipherAlgorithm] | None:
-    """Return the class for a cipher, if this `cryptography` and its OpenSSL serve it."""
+    """Return the class for a cipher, if this `cryptography` and its OpenSSL provide it."""
     name = _FACTS[cipher].class_name if cipher in _FACTS else ""
     if not name:
         return None
-    from cryptography.hazmat.primitives.ciphers import algorithms  # noqa: PLC0415
+    from cryptography.hazmat.primitives.ciphers import algorithms  # noqa: PLC0415  see `_ecb`
 
     if name == "AES":
         return algorithms.AES
-    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
-    from cryptography.hazmat.decrepit.ciphers import algorithms as decrepit  # noqa: PLC0415
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415  see `_ecb`
+    from cryptography.hazmat.decrepit.ciphers import algorithms as decrepit  # noqa: PLC0415  see `_ecb`
 
-    # What moves to `decrepit` warns at its old place, so that is asked last.
+    # A cipher that moved to `decrepit` warns in its old place, so that place is tried last.
     for module in (decrepit, algorithms):
         kind = getattr(module, name, None)
         if kind is None:
@@ -194,6 +194,6 @@ def _from_cryptography(
         try:
             _ecb(kind(bytes(range(key_size)))).encryptor()
         except UnsupportedAlgorithm:
-            continue  # its OpenSSL was built or set up without
+            continue  # its OpenSSL was built or configured without the cipher
         return cast("Callable[[ReadableBuffer], BlockCipherAlgorithm]", kind)
     return None

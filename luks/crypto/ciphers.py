@@ -1,7 +1,7 @@
-"""The ciphers behind cipher strings (`luks.crypto.spec`).
+"""The ciphers for cipher strings (`luks.crypto.spec`).
 
-This is where a string becomes a `SectorCipher`; each construction has a module
-of its own.
+This module turns a string into a `SectorCipher`; each construction has its own
+module.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from luks.crypto.modes import Mode
 
 
-#: Most bytes that pass through a mode at a time: it works on copies.
+#: Largest number of bytes passed to a mode at a time, because it works on copies.
 _CHUNK: Final = 64 << 10
 
 
 def check_usable(text: str, key_size: int, *, permit_null: bool = False) -> None:
-    """Check that `sector_cipher` will serve such a cipher; errors as there."""
+    """Check that `sector_cipher` provides a cipher; errors as there."""
     spec = parse(text)
     if spec.is_null:
         if permit_null:
@@ -47,9 +47,9 @@ def check_usable(text: str, key_size: int, *, permit_null: bool = False) -> None
         )
     check_spec(spec, key_size)
     if (spec.mode, spec.iv) == ("ctr", "benbi"):
-        # It numbers blocks; in CTR, dm-crypt takes a byte for one, and cryptsetup,
-        # which encrypts keyslots without it, the cipher's block.
-        raise unsupported(spec, "is numbered in two ways")
+        # The generator numbers blocks. In CTR, dm-crypt takes a byte for a block, but
+        # cryptsetup, which encrypts keyslots without dm-crypt, the cipher's block.
+        raise unsupported(spec, "is ambiguous: programs number its blocks differently")
     if spec.iv == "eboiv" and spec.mode not in {"cbc", "ecb"}:
         raise unsupported(spec, "has IVs that only CBC uses")
     try:
@@ -57,7 +57,7 @@ def check_usable(text: str, key_size: int, *, permit_null: bool = False) -> None
         if spec.iv == "essiv" and spec.mode != "ecb":
             digest_size = lookup(spec.iv_option).digest_size
             if digest_size not in key_sizes(spec.cipher):
-                raise unsupported(spec, f"takes no hash of {digest_size} bytes for its IVs")
+                raise unsupported(spec, f"cannot use a hash of {digest_size} bytes for its IVs")
             check_available(spec.cipher, digest_size)
     except UnsupportedError as error:
         if error.feature == f"cipher {text}":
@@ -74,14 +74,14 @@ def sector_cipher(
 
     Args:
         text: dm-crypt's cipher string.
-        key: Its key. The result refers to this memory: wiping it ends its use.
+        key: Its key. The result refers to this memory, so wiping it ends its use.
         sector_size: Bytes per sector.
-        permit_null: Serve null ciphers, too, which encrypt nothing.
+        permit_null: Provide null ciphers too, which encrypt nothing.
 
     Raises:
-        PolicyError: It is a null cipher, and that is not permitted.
+        PolicyError: It is a null cipher, which is not permitted.
         UnsupportedError: It is not implemented, or not with such a key; if a
-            library would help that is not installed, the hint names it.
+            missing library would help, the hint names it.
     """
     check_usable(text, len(key), permit_null=permit_null)
     spec = parse(text)
@@ -100,17 +100,17 @@ def sector_cipher(
 
 
 def has_equal_halves(key: ReadableBuffer) -> bool:
-    """Say whether the halves of a key are equal, as XTS should not have them.
+    """Say whether the halves of a key are equal, which weakens XTS.
 
-    OpenSSL refuses that: it weakens XTS. The kernel does not, so such volumes may
-    exist; they are read and written the slower way.
+    OpenSSL refuses such keys. The kernel does not, so such volumes may exist; they are
+    read and written in the slower way.
     """
     half = len(key) // 2
     return compare_digest(key[:half], key[half:])
 
 
 def _block_key_size(spec: CipherSpec, key_size: int) -> int:
-    """Return how much of the key is the block cipher's."""
+    """Return how many bytes of the key belong to the block cipher."""
     if spec.mode == "xts":
         return key_size // 2
     return key_size - LRW_TWEAK_KEY_SIZE if spec.mode == "lrw" else key_size
@@ -138,7 +138,7 @@ def _iv_generator(spec: CipherSpec, key: memoryview, iv_size: int, sector_size: 
     from luks.crypto import ivs  # noqa: PLC0415  not for the default cipher
 
     if not iv_size:
-        return ivs.null(0)  # whatever the string says: ECB has none
+        return ivs.null(0)  # ECB has none, regardless of the string
     match spec.iv:
         case "essiv":
             return ivs.essiv(
@@ -174,7 +174,7 @@ class _ModeCipher:
     def __init__(
         self, mode: Mode, ivs: IvGenerator, sector_size: int, bulk: BulkPath | None = None
     ) -> None:
-        """Take ``bulk`` for requests that it serves."""
+        """Use ``bulk`` for the requests that it serves."""
         self._bulk = bulk
         self._mode = mode
         self._ivs = ivs

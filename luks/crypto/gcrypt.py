@@ -1,9 +1,8 @@
 """libgcrypt, for the ciphers and hashes that `cryptography` and `hashlib` lack.
 
-The shared library is loaded when the first of these is asked for, and nothing
-else needs it: Serpent and Twofish, Whirlpool, Streebog and short BLAKE2, and what
-OpenSSL was built without, such as CAST5 and RIPEMD-160. This is the only module
-that knows it.
+The shared library is loaded when the first of these is needed: Serpent and Twofish,
+Whirlpool, Streebog and short BLAKE2, and algorithms that OpenSSL was built without,
+such as CAST5 and RIPEMD-160. This is the only module that knows the library.
 
 Source: the Libgcrypt Reference Manual, chapters 2, 5, 7 and 8.
 """
@@ -19,10 +18,10 @@ from luks.errors import UnsupportedError
 if TYPE_CHECKING:
     from formats.devices.device import ReadableBuffer
 
-#: What a user can do where it is missing.
+#: What a user can do if it is missing.
 REMEDY: Final = "install libgcrypt (Debian and Ubuntu: libgcrypt20)"
 
-# Its ABI has been this one since 2013; the first name that loads is taken.
+# Its ABI has not changed since 2013; the first name that can be loaded is used.
 _NAMES: Final = ("libgcrypt.so.20", "libgcrypt.20.dylib", "libgcrypt-20.dll")
 
 _DISABLE_SECMEM, _INITIALIZATION_FINISHED, _INITIALIZATION_FINISHED_P = 37, 38, 39
@@ -35,7 +34,7 @@ _CIPHERS: Final = {
     ("des3_ede", 24): 2,
     ("cast5", 16): 3,
     ("twofish", 32): 10,
-    ("twofish", 16): 303,  # it takes no Twofish key of 24 bytes
+    ("twofish", 16): 303,  # it does not support Twofish keys of 24 bytes
     ("serpent", 16): 304,
     ("serpent", 24): 305,
     ("serpent", 32): 306,
@@ -61,7 +60,7 @@ _HASHES: Final = {
 
 
 def has_cipher(cipher: str, key_size: int) -> bool:
-    """Say whether a cipher is to be had with such a key."""
+    """Say whether a cipher is available with keys of this size."""
     number = _CIPHERS.get((cipher, key_size))
     library = _library()
     return (
@@ -72,15 +71,15 @@ def has_cipher(cipher: str, key_size: int) -> bool:
 
 
 def could_have_cipher(cipher: str, key_size: int) -> bool:
-    """Say whether installing libgcrypt would give it."""
+    """Say whether installing libgcrypt would provide it."""
     return (cipher, key_size) in _CIPHERS
 
 
 class GcryptCipher:
-    """A `luks.crypto.blockcipher.BlockCipher`; keys are set anew for each stream."""
+    """A `luks.crypto.blockcipher.BlockCipher` that sets its key again for each stream."""
 
     def __init__(self, cipher: str, key: ReadableBuffer, block_size: int) -> None:
-        """Use ``key``, which is referred to, not copied; `has_cipher` was asked before."""
+        """Refer to ``key`` without copying it; `has_cipher` must be true."""
         self.block_size = block_size
         self._number = _CIPHERS[cipher, len(key)]
         self._key = key
@@ -96,7 +95,7 @@ class GcryptCipher:
 
 
 class _Stream:
-    """One handle, for one thread; libgcrypt wipes its key schedule when it goes."""
+    """One handle, for one thread; libgcrypt wipes its key schedule when it is closed."""
 
     def __init__(self, number: int, mode: int, key: ReadableBuffer, *, decrypts: bool) -> None:
         self._handle = ctypes.c_void_p()
@@ -117,7 +116,7 @@ class _Stream:
 
 
 def hash_size(name: str) -> int | None:
-    """Return the bytes of a hash's digest, or None if libgcrypt does not have it here."""
+    """Return the size of a hash's digest in bytes, or None if libgcrypt lacks it here."""
     number, size = _HASHES.get(name, (0, 0))
     library = _library() if size else None
     if library is None or library.gcry_md_algo_info(number, _TEST_ALGO, None, None) != 0:
@@ -126,15 +125,15 @@ def hash_size(name: str) -> int | None:
 
 
 def could_have_hash(name: str) -> bool:
-    """Say whether installing libgcrypt would give it."""
+    """Say whether installing libgcrypt would provide it."""
     return name in _HASHES
 
 
 class GcryptHash:
-    """A hash under computation, as `hashlib` has them."""
+    """A hash in computation, with the interface of `hashlib`."""
 
     def __init__(self, name: str, data: ReadableBuffer = b"") -> None:
-        """Start with ``data``; `hash_size` was asked for ``name`` before."""
+        """Start with ``data``; `hash_size` must have a result for ``name``."""
         self._number, self.digest_size = _HASHES[name]
         self._data = bytes(data)
 
@@ -148,10 +147,10 @@ class GcryptHash:
 
 
 def pbkdf2(name: str, secret: ReadableBuffer, salt: bytes, iterations: int, key: bytearray) -> None:
-    """Fill ``key`` by PBKDF2 with HMAC; `hash_size` was asked for ``name`` before.
+    """Fill ``key`` by PBKDF2 with HMAC; `hash_size` must have a result for ``name``.
 
     Raises:
-        UnsupportedError: libgcrypt refuses, as in FIPS mode.
+        UnsupportedError: libgcrypt refuses, for example in FIPS mode.
     """
     number, _ = _HASHES[name]
     _check(
@@ -171,7 +170,7 @@ def pbkdf2(name: str, secret: ReadableBuffer, salt: bytes, iterations: int, key:
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    """Load and set up the library; return None where there is none."""
+    """Load and initialise the library; return None if it is missing."""
     for name in _NAMES:
         try:
             library = ctypes.CDLL(name)
@@ -195,8 +194,8 @@ def _library() -> ctypes.CDLL | None:
         library.gcry_kdf_derive.argtypes = [
             *(pointer, size, number, number, data, size, ctypes.c_ulong, size, pointer)
         ]
-        # The first call sets the library up; whoever else is in this process and
-        # uses it may have finished that already.
+        # The first call initialises the library; another user of it in this process may
+        # have completed that already.
         library.gcry_check_version(None)
         if not library.gcry_control(_INITIALIZATION_FINISHED_P):
             library.gcry_control(_DISABLE_SECMEM)
@@ -213,7 +212,7 @@ def _loaded() -> ctypes.CDLL:
 
 
 def _pointer(data: ReadableBuffer) -> ctypes.Array[ctypes.c_char] | bytes:
-    """Return what ctypes passes by its address: writable memory is not copied."""
+    """Return an object that ctypes passes by address, without copying writable memory."""
     view = memoryview(data)
     if view.readonly or not view:
         return bytes(view)

@@ -1,8 +1,8 @@
-"""Hash names as LUKS spells them, and who computes them.
+"""Hash names as LUKS spells them, and the libraries that compute them.
 
 `hashlib` serves anti-forensic splitting and header checksums; PBKDF2 runs in
-`cryptography`, which is faster, except for hashes that only `hashlib` has. What
-neither has comes from libgcrypt, if that is installed.
+`cryptography`, which is faster, except for hashes that only `hashlib` has. Hashes
+that neither has come from libgcrypt, if that is installed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _HASHLIB_NAMES: Final = {
 }
 
 # Hashes that LUKS volumes are known to use and hashlib may lack: a header that
-# names one is sound, though it cannot be opened here.
+# names one is sound, even if it cannot be opened here.
 _KNOWN: Final = frozenset(
     {"md5", "sha1", "sha224", "sha256", "sha384", "sha512", "ripemd160", "sm3", "whirlpool"}
     | {"stribog256", "stribog512", *_HASHLIB_NAMES}
@@ -51,7 +51,7 @@ class Hash(NamedTuple):
 
     Attributes:
         name: LUKS spelling.
-        hashlib_name: What `hashlib` calls it, or None if it is libgcrypt's.
+        hashlib_name: Its name in `hashlib`, or None if libgcrypt provides it.
         digest_size: Bytes of its digest.
         new: Starts a computation with the given bytes.
     """
@@ -63,7 +63,7 @@ class Hash(NamedTuple):
 
 
 def is_known(name: str) -> bool:
-    """Say whether LUKS volumes use this hash, be it available here or not."""
+    """Say whether LUKS volumes use this hash, whether or not it is available here."""
     return name in _KNOWN
 
 
@@ -71,8 +71,8 @@ def lookup(name: str) -> Hash:
     """Return the hash that LUKS calls ``name``.
 
     Raises:
-        UnsupportedError: It is unknown, or no library here has it; if one would
-            help that is not installed, the hint names it.
+        UnsupportedError: It is unknown, or no library here has it; if a missing one
+            would help, the hint names it.
     """
     # The OpenSSL spellings of hashlib ("sha3_256") are not LUKS names.
     hashlib_name = _HASHLIB_NAMES.get(name, name)
@@ -82,7 +82,7 @@ def lookup(name: str) -> Hash:
         try:
             digest_size = new(b"").digest_size
         except ValueError:
-            digest_size = 0  # OpenSSL lists some that its configuration forbids
+            digest_size = 0  # OpenSSL lists some hashes that its configuration forbids
         if digest_size:
             return Hash(name, hashlib_name, digest_size, new)
     from luks.crypto import gcrypt  # noqa: PLC0415  most volumes do not need it

@@ -1,7 +1,7 @@
 """dm-crypt's IV generators: from sector numbers to IVs.
 
-Numbers are those of `luks.crypto.spec.SectorCipher`: in units of 512 bytes whatever
-the sector size, modulo 2**64. An IV is as long as the mode needs.
+Numbers are those of `luks.crypto.spec.SectorCipher`: in units of 512 bytes, regardless
+of the sector size, modulo 2**64. The mode determines the length of an IV.
 
 Source: the kernel's documentation of dm-crypt (admin-guide/device-mapper); its
 wiki page "DMCrypt", section on IV generators.
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from formats.devices.device import ReadableBuffer
     from luks.crypto.blockcipher import BlockCipher
 
-    #: Returns the IVs of sectors with these numbers, in one piece.
+    #: Returns the concatenated IVs of sectors with these numbers.
     IvGenerator = Callable[[Sequence[int]], bytes]
 
 _MASK32, _MASK64 = 2**32 - 1, 2**64 - 1
@@ -49,7 +49,7 @@ def null(iv_size: int) -> IvGenerator:
 def benbi(iv_size: int, block_size: int) -> IvGenerator:
     """The number of the sector's first cipher block, counted from 1, big-endian.
 
-    It was made for LRW, whose blocks are numbered so; only its low 64 bits are
+    It was designed for LRW, which numbers blocks this way; only the low 64 bits are
     stored.
     """
     shift = _SECTOR_BITS - (block_size.bit_length() - 1)
@@ -68,21 +68,21 @@ def essiv(
 
     Args:
         iv_size: Bytes of an IV, which is one block.
-        key: The whole key, in XTS both halves; it is referred to, not copied.
-        hash_name: Its digest, in full length, is the key of the IV's cipher.
+        key: The whole key, in XTS both halves; it is not copied.
+        hash_name: The hash whose full digest is the key of the IV's cipher.
         new_cipher: Makes that cipher.
     """
     hash_ = lookup(hash_name)
     numbered = plain64(iv_size)
-    # The digest is not kept: wiping the key shall end the use of what is made of it.
+    # The digest is not kept, so that wiping the key ends the use of all made from it.
     return lambda numbers: new_cipher(hash_.new(key).digest()).encryptor().update(numbered(numbers))
 
 
 def eboiv(iv_size: int, sector_size: int, cipher: BlockCipher) -> IvGenerator:
     """Encrypted byte-offset IV: the number times the sector size, as `plain64`, encrypted.
 
-    It was made for BitLocker, whose sectors are numbered in units of their own
-    size; with numbers in units of 512 bytes the product is no offset any more.
+    It was designed for BitLocker, which numbers sectors in units of their own size;
+    with numbers in units of 512 bytes the product is not an offset any more.
 
     Args:
         iv_size: Bytes of an IV, which is one block.

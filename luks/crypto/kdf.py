@@ -1,4 +1,4 @@
-"""Key derivation: PBKDF2 and Argon2, and what a header may make us compute."""
+"""Key derivation: PBKDF2 and Argon2, and limits for the costs in headers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 from hmac import compare_digest
 from typing import TYPE_CHECKING, Final, cast
 
-from formats.frozen import Record
+from formats.frozen import Frozen
 from luks.crypto.hashes import lookup
 from luks.errors import LuksHeaderError, PolicyError, UnlockError, UnsupportedError
 from luks.model import Argon2, Digest, KdfCost, Pbkdf2
@@ -17,34 +17,34 @@ if TYPE_CHECKING:
 
     from formats.devices.device import ReadableBuffer
 
-#: Fewest iterations of PBKDF2 in anything we create; headers may have fewer.
+#: Smallest number of PBKDF2 iterations that is created here; headers may have fewer.
 MIN_ITERATIONS: Final = 1000
-#: Fewest passes of Argon2 in anything we create.
+#: Smallest number of Argon2 passes that is created here.
 MIN_ARGON2_TIME: Final = 4
-#: Least memory of Argon2 in anything we create, in KiB.
+#: Smallest memory of Argon2 that is created here, in KiB.
 MIN_ARGON2_MEMORY_KIB: Final = 32
 
-# What the implementations below us can count to, whatever the caller permits.
+# Limits of the libraries' own counters, regardless of the caller's limits.
 _MAX_INT32, _MAX_UINT32 = 2**31 - 1, 2**32 - 1
 _MIN_ARGON2_SALT, _MIN_ARGON2_LENGTH = 8, 4
 
 
-class KdfLimits(Record):
-    """The most that a header may ask of this machine, to unlock one keyslot.
+class KdfLimits(Frozen):
+    """Limits for the cost that a header may demand for unlocking one keyslot.
 
-    A header is not authentic: without limits, one that was tampered with takes
-    all memory or runs for days. The defaults permit what cryptsetup chooses on
+    A header is not authentic: without limits, a manipulated one could take all
+    memory or run for days. The defaults permit the costs that cryptsetup chooses on
     any machine, and take up to about a minute (L61). Pass larger ones to open
     volumes that were deliberately made more expensive.
 
     Attributes:
-        iterations: Most iterations of PBKDF2, in a keyslot or a digest.
-        memory_kib: Most memory of Argon2, in KiB.
-        time: Most passes of Argon2.
-        work_kib: Most memory times passes of Argon2, in KiB.
-        lanes: Most lanes of Argon2.
-        total: How many times that the keyslots may ask for together, where one
-            secret is tried on several; a digest counts with each.
+        iterations: Largest number of PBKDF2 iterations, in a keyslot or a digest.
+        memory_kib: Largest memory of Argon2, in KiB.
+        time: Largest number of Argon2 passes.
+        work_kib: Largest product of memory and passes of Argon2, in KiB.
+        lanes: Largest number of Argon2 lanes.
+        total: How many times this cost all keyslots together may demand, when one
+            secret is tried on several; the digest is included each time.
     """
 
     iterations: int = 1 << 27
@@ -58,7 +58,7 @@ class KdfLimits(Record):
         """Raise unless ``cost`` is within the limits.
 
         Raises:
-            PolicyError: It is not; nothing was computed or allocated.
+            PolicyError: It is not. Nothing was computed or allocated.
         """
         if isinstance(cost, Pbkdf2):
             asked = {"iterations": cost.iterations}
@@ -73,13 +73,13 @@ class KdfLimits(Record):
             limit: int = getattr(self, name)
             if value > limit:
                 raise PolicyError(
-                    f"the header asks for a key derivation with {name}={value},"
+                    f"the header demands a key derivation with {name}={value},"
                     f" more than the permitted {limit} [L61]",
-                    hint="if this is meant, open it with larger luks.KdfLimits",
+                    hint="if this is intended, open it with larger luks.KdfLimits",
                 )
 
     def share(self, cost: KdfCost) -> float:
-        """Return which part of what one keyslot may ask for a cost is."""
+        """Return a cost as a fraction of the limit for one keyslot."""
         if isinstance(cost, Pbkdf2):
             return cost.iterations / max(self.iterations, 1)
         return cost.memory_kib * cost.time / max(self.work_kib, 1)
@@ -89,19 +89,19 @@ DEFAULT_LIMITS: Final = KdfLimits()
 
 
 def derive(cost: KdfCost, secret: ReadableBuffer, salt: bytes, length: int) -> Secret:
-    """Stretch a secret to a key.
+    """Derive a key from a secret.
 
     Args:
-        cost: Which function, and how expensive.
+        cost: The function and its cost.
         secret: Passphrase or key; not modified.
         salt: Salt, at least 8 bytes for Argon2.
         length: Bytes of the key.
 
     Raises:
-        LuksHeaderError: The parameters make no sense.
-        UnsupportedError: The hash is not available, or the cost is beyond what
-            can be computed here.
-        UnlockError: There is not enough memory.
+        LuksHeaderError: The parameters are invalid.
+        UnsupportedError: The hash is not available, or the cost exceeds what can be
+            computed here.
+        UnlockError: Not enough memory is free.
 
     Source: PKCS #5 v2.1 (RFC 8018), section 5.2; Argon2 (RFC 9106).
     """
@@ -118,7 +118,7 @@ def confirms(digest: Digest, candidate_key: ReadableBuffer, limits: KdfLimits) -
 
     Raises:
         LuksHeaderError, UnsupportedError: As `derive`.
-        PolicyError: The digest asks for more than ``limits`` permit.
+        PolicyError: The digest demands more than ``limits`` permit.
     """
     if digest.kdf is None:
         return False
@@ -132,9 +132,9 @@ def _pbkdf2(cost: Pbkdf2, secret: ReadableBuffer, salt: bytes, key: bytearray) -
     if cost.iterations < 1:
         raise LuksHeaderError("PBKDF2 has no iterations", rule="L24")
     if cost.iterations > _MAX_INT32:
-        # OpenSSL's counter is an int, and its caller panics beyond it.
+        # OpenSSL's counter is an int, and its Rust caller panics beyond that.
         raise UnsupportedError(
-            f"PBKDF2 cannot count {cost.iterations} iterations here", feature="PBKDF2 iterations"
+            f"PBKDF2 cannot run {cost.iterations} iterations here", feature="PBKDF2 iterations"
         )
     from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC  # noqa: PLC0415  not for Argon2
 
@@ -156,7 +156,7 @@ def _pbkdf2(cost: Pbkdf2, secret: ReadableBuffer, salt: bytes, key: bytearray) -
 
 
 def _for_cryptography(hashlib_name: str, digest_size: int) -> HashAlgorithm | None:
-    from cryptography.hazmat.primitives import hashes  # noqa: PLC0415
+    from cryptography.hazmat.primitives import hashes  # noqa: PLC0415  not for looking at headers
 
     if hashlib_name == "blake2b":
         return hashes.BLAKE2b(digest_size)
@@ -186,8 +186,8 @@ def _argon2(cost: Argon2, secret: ReadableBuffer, salt: bytes, key: bytearray) -
             iterations=cost.time,
             lanes=cost.lanes,
             memory_cost=cost.memory_kib,
-        ).derive_into(cast("bytes", secret), key)  # any buffer does, and bytes are a copy
+        ).derive_into(cast("bytes", secret), key)  # any buffer works, and bytes would be a copy
     except MemoryError as error:
         raise UnlockError(
-            f"this keyslot needs {cost.memory_kib} KiB of memory, which are not free"
+            f"unlocking the keyslot needs {cost.memory_kib} KiB of memory, which is not available"
         ) from error

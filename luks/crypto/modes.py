@@ -1,10 +1,10 @@
-"""What LUKS makes of block ciphers: ECB, CBC, CTR, XTS and LRW over sectors.
+"""The modes that LUKS uses: ECB, CBC, CTR, XTS and LRW over sectors.
 
-Many sectors at a time go into one call of the block cipher wherever their blocks
-do not depend on each other; what is added to them is XORed as one large number.
+One call of the block cipher processes many sectors wherever their blocks do not
+depend on each other; the masks of all blocks are XORed as one large number.
 
-Each mode takes ``ivs``, the IVs of all sectors in one piece, `iv_size` bytes
-each, and ``data``, whole sectors of ``sector_size`` bytes, and returns as many.
+Each mode takes ``ivs``, the concatenated IVs of all sectors, `iv_size` bytes
+each, and ``data``, whole sectors of ``sector_size`` bytes, and returns as many bytes.
 
 Source: NIST SP 800-38A; IEEE 1619-2018 (XTS); IEEE 1619 draft of 2004 (LRW).
 """
@@ -41,7 +41,7 @@ class Mode(Protocol):
 
 
 class Ecb:
-    """Every block by itself; there is no IV."""
+    """Every block separately, without an IV."""
 
     iv_size = 0
 
@@ -63,9 +63,9 @@ class Cbc:
         self.iv_size = blocks.block_size
 
     def encrypt(self, ivs: bytes, data: bytes, sector_size: int) -> bytes:
-        # One chain runs through all sectors; at the start of each, what comes
-        # from the sector before is taken out again. That is cheaper than to
-        # begin a new one.
+        # One chain runs through all sectors; at the start of each, the influence of
+        # the sector before is removed again. That is cheaper than starting a new
+        # chain.
         size = self.iv_size
         stream = self._blocks.cbc_encryptor()
         chain = bytes(size)
@@ -87,7 +87,7 @@ class Cbc:
 
 
 class Ctr:
-    """The cipher's blocks of a counter, XORed; it counts, big-endian, from the IV on."""
+    """Data XORed with encrypted counter blocks; the big-endian counter starts at the IV."""
 
     def __init__(self, blocks: BlockCipher) -> None:
         self._blocks = blocks

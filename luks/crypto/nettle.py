@@ -1,6 +1,6 @@
-"""libnettle, for Twofish with keys of 24 bytes: QEMU makes such volumes, libgcrypt has none.
+"""libnettle, for Twofish with keys of 24 bytes, which QEMU uses and libgcrypt lacks.
 
-Source: Nettle's header ``nettle-meta.h``, where a cipher describes itself.
+Source: Nettle's header ``nettle-meta.h``, which declares the description of a cipher.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from formats.devices.device import ReadableBuffer
 
-#: What a user can do where it is missing.
+#: What a user can do if it is missing.
 REMEDY: Final = "install nettle (Debian and Ubuntu: libnettle8)"
 
 _NAMES: Final = ("libnettle.so.8", "libnettle.8.dylib", "libnettle-8.dll")
@@ -38,23 +38,23 @@ class _Description(ctypes.Structure):
 
 
 def has_cipher(cipher: str, key_size: int) -> bool:
-    """Say whether a cipher is to be had with such a key."""
+    """Say whether a cipher is available with keys of this size."""
     return _description(cipher, key_size) is not None
 
 
 def could_have_cipher(cipher: str, key_size: int) -> bool:
-    """Say whether installing nettle would give it."""
+    """Say whether installing nettle would provide it."""
     return (cipher, key_size) in _CIPHERS
 
 
 class NettleCipher:
-    """A `luks.crypto.blockcipher.BlockCipher`; keys are set anew for each stream."""
+    """A `luks.crypto.blockcipher.BlockCipher` that sets its key again for each stream."""
 
     def __init__(self, cipher: str, key: ReadableBuffer, block_size: int) -> None:
-        """Use ``key``, which is referred to, not copied; `has_cipher` was asked before."""
+        """Refer to ``key`` without copying it; `has_cipher` must be true."""
         description = _description(cipher, len(key))
         if description is None:
-            raise ValueError(f"there is no {cipher} with a key of {len(key)} bytes")
+            raise ValueError(f"{cipher} cannot have a key of {len(key)} bytes")
         self.block_size = block_size
         self._description = description
         self._key = key
@@ -72,7 +72,7 @@ class NettleCipher:
 
 
 class _Stream:
-    """A key schedule, wiped when it goes."""
+    """A key schedule, wiped when it is freed."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ def _description(cipher: str, key_size: int) -> _Description | None:
     try:
         return _Description.in_dll(library, symbol)
     except ValueError:
-        return None  # this build leaves it out
+        return None  # this build lacks it
 
 
 @cache

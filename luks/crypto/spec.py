@@ -1,9 +1,9 @@
-"""Cipher strings as dm-crypt writes them: what they say, and which there are.
+"""Cipher strings as dm-crypt writes them: their parts, and the valid ones.
 
 ``aes-xts-plain64`` is cipher, mode and IV generator; ``aes-cbc-essiv:sha256``
 has an option to the generator; ``aes-ecb`` has no IV. LUKS1 stores the cipher
 and the rest in two fields. The kernel's own notation, ``capi:xts(aes)-plain64``,
-is recognised and not taken apart.
+is recognised but not parsed.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from luks.errors import UnsupportedError
 if TYPE_CHECKING:
     from formats.devices.device import ReadableBuffer, WritableBuffer
 
-#: What cryptsetup and QEMU use by default.
+#: The default of cryptsetup and QEMU.
 DEFAULT_CIPHER: Final = "aes-xts-plain64"
-#: Bytes of an LRW key that are not the block cipher's.
+#: Bytes of an LRW key that do not belong to the block cipher.
 LRW_TWEAK_KEY_SIZE: Final = 16
 
 _MODES: Final = frozenset({"cbc", "ctr", "ecb", "lrw", "xts"})
 _IVS: Final = frozenset({"benbi", "eboiv", "essiv", "null", "plain", "plain64", "plain64be"})
-#: Bytes of the block that XTS and LRW are defined for.
+#: Block size for which XTS and LRW are defined, in bytes.
 _WIDE_BLOCK: Final = 16
 
 
 class SectorCipher(Protocol):
     """Encrypts and decrypts whole sectors of one size; safe in several threads.
 
-    Sectors are numbered in units of 512 bytes whatever their size, and
+    Sectors are numbered in units of 512 bytes, regardless of their size, and
     ``first_sector`` is the number of the first one: with sectors of 4096 bytes
     the numbers of neighbours differ by 8. Numbers wrap at 2**64.
     """
@@ -44,14 +44,14 @@ class SectorCipher(Protocol):
 
 
 class CipherSpec(NamedTuple):
-    """A cipher string, taken apart.
+    """A parsed cipher string.
 
     Attributes:
         text: The string itself.
         cipher: Such as ``"aes"``; ``"capi"`` for the kernel's notation.
         mode: Such as ``"xts"``, or "".
         iv: IV generator such as ``"plain64"``, or "".
-        iv_option: What follows its colon, such as a hash name, or "".
+        iv_option: The part after its colon, such as a hash name, or "".
     """
 
     text: str
@@ -62,12 +62,12 @@ class CipherSpec(NamedTuple):
 
     @property
     def is_null(self) -> bool:
-        """Whether this encrypts nothing, so that any key seems to fit."""
+        """Whether it encrypts nothing, so that any key seems right."""
         return "cipher_null" in self.text
 
 
 def parse(text: str) -> CipherSpec:
-    """Take a cipher string apart; any string has a `CipherSpec`."""
+    """Parse a cipher string; every string has a `CipherSpec`."""
     if text.startswith("capi:"):
         _, _, tail = text.rpartition("-")
         iv, _, option = tail.partition(":")
@@ -79,10 +79,10 @@ def parse(text: str) -> CipherSpec:
 
 
 def check_spec(spec: CipherSpec, key_size: int) -> None:
-    """Check that a cipher exists and takes such keys, whether or not it is here.
+    """Check that a cipher exists and takes such keys, whether or not it is available here.
 
     Raises:
-        UnsupportedError: It is none that LUKS volumes use, or takes no key of
+        UnsupportedError: LUKS volumes do not use it, or it does not take a key of
             ``key_size`` bytes.
     """
     if spec.is_null:
@@ -95,7 +95,7 @@ def check_spec(spec: CipherSpec, key_size: int) -> None:
     if spec.iv == "essiv" and not is_known(spec.iv_option):
         raise unsupported(spec, "has an unknown hash for its IVs")
     if key_size not in sizes:
-        raise unsupported(spec, f"takes no key of {key_size} bytes")
+        raise unsupported(spec, f"does not take a key of {key_size} bytes")
 
 
 def _key_sizes(spec: CipherSpec) -> tuple[int, ...]:
@@ -110,7 +110,7 @@ def _key_sizes(spec: CipherSpec) -> tuple[int, ...]:
 
 
 def takes_key(text: str, key_size: int) -> bool:
-    """Say whether a cipher takes keys of so many bytes; a null cipher takes any."""
+    """Say whether a cipher takes keys of ``key_size`` bytes; a null cipher takes any."""
     spec = parse(text)
     return spec.is_null or key_size in _key_sizes(spec)
 

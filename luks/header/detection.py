@@ -1,10 +1,10 @@
-"""What looks like a LUKS header, without reading it: no more is imported than that takes."""
+"""Detecting LUKS headers without decoding them, with as few imports as possible."""
 
 from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from formats.devices.device import read_exactly
 from luks.header.luks2_binary import METADATA_SIZES, PRIMARY_MAGIC, SECONDARY_MAGIC, UUID_SIZE
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
     from formats.devices.device import BlockDevice
 
-    #: What the API takes: a path, or a device that is open already.
-    Place = str | os.PathLike[str] | BlockDevice
+#: A place that the API accepts: a path, or an open device.
+Place: TypeAlias = "str | os.PathLike[str] | BlockDevice"
 
 _UUID_OFFSET: Final = 168  # in LUKS1, and in both copies of LUKS2
 
 
 def is_luks(path_or_device: Place) -> bool:
-    """Say whether there is a LUKS header, attached or by itself, damaged perhaps.
+    """Say whether there is a LUKS header, attached or detached, even if it is damaged.
 
     Args:
         path_or_device: As in `luks.load_header`.
@@ -48,7 +48,7 @@ def opened(path_or_device: Place) -> Iterator[BlockDevice]:
 
 
 def secondary_offsets(device: BlockDevice) -> list[int]:
-    """Return where secondary LUKS2 headers seem to begin."""
+    """Return the offsets at which secondary LUKS2 headers seem to begin."""
     return [
         offset
         for offset in METADATA_SIZES
@@ -57,7 +57,7 @@ def secondary_offsets(device: BlockDevice) -> list[int]:
 
 
 def header_uuids(device: BlockDevice) -> set[str]:
-    """Return the UUIDs of what seem to be LUKS headers on a device, damaged or not."""
+    """Return the UUIDs of apparent LUKS headers on a device, damaged or not."""
     offsets = secondary_offsets(device)
     if read_at_most(device, 0, len(PRIMARY_MAGIC)) == PRIMARY_MAGIC:
         offsets.append(0)
@@ -67,7 +67,7 @@ def header_uuids(device: BlockDevice) -> set[str]:
 
 
 def is_same_place(one: Place, other: Place) -> bool:
-    """Say whether both are one device, or one file by whatever names."""
+    """Say whether both are one device, or one file under any names."""
     if one is other:
         return True
     paths = [
@@ -76,12 +76,12 @@ def is_same_place(one: Place, other: Place) -> bool:
     ]
     if paths[0] is None or paths[1] is None:
         return False
-    from formats.devices.file import is_same_file  # noqa: PLC0415  devices may come from elsewhere
+    from formats.devices.identity import is_same_file  # noqa: PLC0415  opening needs none
 
     return is_same_file(paths[0], paths[1])
 
 
 def read_at_most(device: BlockDevice, offset: int, size: int) -> bytes:
-    """Return as many of ``size`` bytes as there are."""
+    """Return up to ``size`` bytes, fewer at the end of the device."""
     size = min(size, device.size - offset)
     return read_exactly(device, offset, size) if size > 0 else b""

@@ -1,6 +1,6 @@
-"""What new headers look like: where everything goes, before a keyslot is in use.
+"""The layout of new headers, before a keyslot is in use.
 
-The numbers are cryptsetup's, but for the compact LUKS2 areas (L2, L3).
+The numbers are cryptsetup's, except for the compact LUKS2 areas (L2, L3).
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from luks.header.text import encode_field
 from luks.header.validate import AREA_ALIGNMENT, MAX_KEYSLOTS_SIZE, SECTOR_SIZES
 from luks.model import SECTOR_SIZE, Header, Segment
 
-#: AF stripes of every keyslot we make.
+#: AF stripes of every keyslot that is made here.
 STRIPES: Final = luks1.STRIPES
-#: What a payload starts at a multiple of, unless its offset is given.
+#: A payload starts at a multiple of this, unless its offset is given.
 DATA_ALIGNMENT: Final = 1 << 20
 
 _LUKS1_FIRST_AREA: Final = luks1.AREA_ALIGNMENT
 
 
-#: Most AF stripes that a keyslot can be made with.
+#: Largest number of AF stripes of a new keyslot.
 MAX_STRIPES: Final = 1 << 20
 
 
 def area_size(key_size: int, stripes: int = STRIPES) -> int:
-    """Return the bytes that the area of a keyslot takes, for a key of ``key_size`` bytes."""
+    """Return the bytes of a keyslot's area, for a key of ``key_size`` bytes."""
     return _align(key_size * stripes, AREA_ALIGNMENT)
 
 
@@ -44,7 +44,7 @@ def new_luks1(
     alignment: int = DATA_ALIGNMENT,
     stripes: int = STRIPES,
 ) -> Header:
-    """Lay out a LUKS1 header: eight areas from byte 4096 on, then the payload.
+    """Lay out a LUKS1 header: eight areas that start at byte 4096, then the payload.
 
     Its digest is still empty.
 
@@ -55,16 +55,16 @@ def new_luks1(
         uuid: UUID.
         detached: Whether the payload is on another device.
         data_offset: Byte offset of the payload; by default 0 in a detached
-            header, else the next multiple of ``alignment`` behind the areas.
+            header, else the next multiple of ``alignment`` after the areas.
         alignment: Bytes, a multiple of 512.
-        stripes: AF stripes of all keyslots; QEMU takes 4000 only.
+        stripes: AF stripes of all keyslots; QEMU accepts only 4000.
 
     Raises:
         ValueError: The payload would overlap the keyslot areas, or not start at
-            a sector.
+            a sector boundary.
     """
     if not 1 <= stripes <= MAX_STRIPES:
-        raise ArgumentError(f"stripes are 1 to {MAX_STRIPES}, not {stripes}")
+        raise ArgumentError(f"stripes must be 1 to {MAX_STRIPES}, not {stripes}")
     stride = area_size(key_size, stripes)
     end = _LUKS1_FIRST_AREA + luks1.KEYSLOT_COUNT * stride
     data_offset = _place_payload(data_offset, end, alignment, detached=detached)
@@ -121,7 +121,7 @@ def new_luks2(
         subsystem: Likewise.
         detached: Whether the payload is on another device.
         data_offset: Byte offset of the payload; by default 0 for a detached
-            header, else the next multiple of ``alignment`` behind the keyslots
+            header, else the next multiple of ``alignment`` after the keyslots
             area.
         metadata_size: Bytes of one header copy.
         keyslots_size: Bytes of the keyslots area.
@@ -131,13 +131,13 @@ def new_luks2(
         ValueError: One of these is impossible, or they do not fit together.
     """
     if sector_size not in SECTOR_SIZES:
-        raise ArgumentError(f"sector_size is one of {SECTOR_SIZES}, not {sector_size}")
+        raise ArgumentError(f"sector_size must be one of {SECTOR_SIZES}, not {sector_size}")
     if metadata_size not in METADATA_SIZES:
-        raise ArgumentError(f"metadata_size is one of {METADATA_SIZES}, not {metadata_size}")
+        raise ArgumentError(f"metadata_size must be one of {METADATA_SIZES}, not {metadata_size}")
     least = area_size(key_size)
     if keyslots_size % AREA_ALIGNMENT or not least <= keyslots_size <= MAX_KEYSLOTS_SIZE:
         raise ArgumentError(
-            f"keyslots_size is a multiple of {AREA_ALIGNMENT} from {least} to"
+            f"keyslots_size must be a multiple of {AREA_ALIGNMENT} from {least} to"
             f" {MAX_KEYSLOTS_SIZE}, not {keyslots_size}"
         )
     for text in (label, subsystem):
@@ -171,19 +171,19 @@ def new_luks2(
 
 def _place_payload(data_offset: int | None, end: int, alignment: int, *, detached: bool) -> int:
     if alignment < SECTOR_SIZE or alignment % SECTOR_SIZE:
-        raise ArgumentError(f"alignment is a multiple of {SECTOR_SIZE} bytes, not {alignment}")
+        raise ArgumentError(f"alignment must be a multiple of {SECTOR_SIZE} bytes, not {alignment}")
     if data_offset is not None:
         return data_offset
     return 0 if detached else _align(end, alignment)
 
 
 def _check_data_offset(offset: int, end: int, sector_size: int, *, detached: bool) -> None:
-    # Even a detached header may not say that its payload starts where its own
-    # areas would be: cryptsetup takes it for an overlap.
+    # Even a detached header must not place its payload where its own areas
+    # would be: cryptsetup would report an overlap.
     least = 0 if detached and offset == 0 else end
     if offset < least or offset % sector_size:
         raise ArgumentError(
-            f"data_offset is a multiple of {sector_size} from {least} on, not {offset}"
+            f"data_offset must be a multiple of {sector_size} and at least {least}, not {offset}"
         )
 
 

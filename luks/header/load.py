@@ -1,7 +1,7 @@
 """Reading a header from a device: which format, which copy.
 
-Nothing here writes or takes a lock: whoever writes a LUKS2 header keeps one copy
-valid at every instant, so reading beside a writer finds one.
+This module neither writes nor takes a lock: a program that writes a LUKS2 header keeps
+one copy valid at every instant, so a concurrent reader finds one.
 """
 
 from __future__ import annotations
@@ -31,10 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from formats.devices.device import BlockDevice
+    from luks.header.detection import Place
     from luks.model import Header
-
-    #: What the API takes: a path, or a device that is open already.
-    Place = str | os.PathLike[str] | BlockDevice
 
 _log = LateLogger("luks")
 
@@ -52,9 +50,9 @@ def load_header(path_or_device: Place) -> Header:
         EmptyImageError: It has no bytes, or only zeros.
         ForeignImageError: It holds something else.
         TruncatedImageError: It ends inside the header.
-        LuksHeaderError: The header is damaged, in LUKS2 both its copies.
-        UnsupportedError: It is of a version, or names a cipher or hash, that is
-            unknown.
+        LuksHeaderError: The header is damaged, in LUKS2 both copies of it.
+        UnsupportedError: It has an unknown version, or names an unknown cipher or
+            hash.
         DeviceError: It cannot be read.
     """
     with opened(path_or_device) as device:
@@ -63,7 +61,7 @@ def load_header(path_or_device: Place) -> Header:
 
 @contextmanager
 def open_header(path_or_device: Place) -> Iterator[tuple[BlockDevice, Header]]:
-    """Yield what a header is on, open for reading, and the header; for `luks.unlock`.
+    """Yield a header's device, open for reading, and the header; for `luks.unlock`.
 
     Args:
         path_or_device: As in `load_header`, with the same errors.
@@ -74,12 +72,12 @@ def open_header(path_or_device: Place) -> Iterator[tuple[BlockDevice, Header]]:
 
 @contextmanager
 def opened_for_header(path_or_device: Place) -> Iterator[BlockDevice]:
-    """Open a path for changing its header, which nobody else can do meanwhile.
+    """Open a path to change its header, and keep other programs from changing it meanwhile.
 
     The image lock is not taken: the volume may be in use. A device is passed on.
 
     Raises:
-        DeviceBusyError: Somebody else is changing the header, and takes long.
+        DeviceBusyError: Another program is changing the header, for too long.
         DeviceError: It cannot be opened for writing.
     """
     if not isinstance(path_or_device, str | os.PathLike):
@@ -101,7 +99,7 @@ def read_header(device: BlockDevice) -> Header:
     try:
         return _read_header(device)
     except (FormatError, UnsupportedError):
-        # A copy may be in the middle of being written, and while the other is read it, too.
+        # One copy may be half written now, and the other one by the time it is read.
         from formats.devices.steady import steadily  # noqa: PLC0415  rarely needed
 
         return steadily(device, lambda: _read_header(device))
@@ -109,7 +107,7 @@ def read_header(device: BlockDevice) -> Header:
 
 def _read_header(device: BlockDevice) -> Header:
     start = read_at_most(device, 0, _MAGIC_SIZE)
-    if start[:6] == luks2_binary.PRIMARY_MAGIC:  # which is LUKS1's, too
+    if start[:6] == luks2_binary.PRIMARY_MAGIC:  # LUKS1 has the same
         version = int.from_bytes(start[6:], "big")
         if version == 1:
             return _read_luks1(device)
@@ -118,20 +116,20 @@ def _read_header(device: BlockDevice) -> Header:
     elif not secondary_offsets(device):
         if is_blank(device):
             raise EmptyImageError("the image is empty")
-        raise ForeignImageError("the image is not LUKS")
+        raise ForeignImageError("the image is not a LUKS volume")
     return _read_luks2(device)
 
 
 def check_areas(device: BlockDevice, header: Header) -> None:
-    """Check that a device holds all of a header's keyslots area, which is to be changed (L97).
+    """Check that a device holds all of a header's keyslots area before it is changed (L97).
 
-    Looking at a header, and opening by a keyslot that is there, needs less.
+    Reading a header, or opening by a keyslot within the device, needs less.
 
     Raises:
-        TruncatedImageError: It ends before.
+        TruncatedImageError: The device ends earlier.
     """
     end = header.keyslots_offset + header.keyslots_size
-    if header.version == 1:  # what pads its last area may be missing
+    if header.version == 1:  # the padding of its last area may be missing
         raw = header.source
         end = max(slot.material_sector + raw.area_sectors(slot) for slot in raw.keyslots)
         end *= SECTOR_SIZE
@@ -140,12 +138,12 @@ def check_areas(device: BlockDevice, header: Header) -> None:
             f"the image of {device.size} bytes ends inside the keyslots area, which ends at"
             f" byte {end}",
             rule="L97",
-            hint="nothing was changed; restore the image, or make it as long as it was",
+            hint="nothing was changed; restore the image, or extend it to its old size",
         )
 
 
 def _is_whole(device: BlockDevice) -> bool:
-    """Say whether a primary header of an unknown version is meant, and not damaged."""
+    """Say whether a primary header has an unknown version, instead of being damaged."""
     size = luks2_binary.metadata_size_field(read_at_most(device, 0, luks2_binary.BINARY_SIZE))
     if size not in luks2_binary.METADATA_SIZES or size > device.size:
         return False
@@ -174,8 +172,8 @@ def _read_luks2(device: BlockDevice) -> Header:
         try:
             raise primary
         finally:
-            # Its traceback has this frame, which has it: a cycle that would keep the
-            # device, and what its memory holds, until the collector comes by.
+            # Its traceback refers to this frame, which refers to it: a cycle that would keep
+            # the device and its memory alive until the garbage collector runs.
             del primary
     secondary = _try_copy(device, SECONDARY, primary.metadata_size)
     if isinstance(secondary, FormatError | UnsupportedError):

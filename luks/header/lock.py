@@ -1,8 +1,8 @@
 """Keeping other programs from changing a header at the same time.
 
 cryptsetup takes ``flock`` on an image file while it changes a LUKS2 header, and
-so do we. It has nothing to do with the lock on the image (`formats.devices.locks`): keys
-are changed while a volume is in use.
+so does this module. It is independent of the lock on the image
+(`formats.devices.locks`): keys can be changed while a volume is in use.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ _POLL: Final = 0.02
 
 @contextmanager
 def exclusive(path: str | os.PathLike[str], timeout: float = TIMEOUT) -> Iterator[FileDevice]:
-    """Hold the lock of an image file or block device; yield what the path names then.
+    """Hold the lock of an image file or block device; yield the file that the path names.
 
     Args:
-        path: It; it is opened once more for this.
-        timeout: Seconds to wait for whoever holds the lock.
+        path: The file or device, which is opened a second time for the lock.
+        timeout: Seconds to wait for the holder of the lock.
 
     Raises:
-        DeviceBusyError: Another program holds it all the time.
+        DeviceBusyError: Another program held it all the time.
         DeviceError: It cannot be opened or locked.
     """
     end = time.monotonic() + timeout
     while True:
         with ExitStack() as stack:
-            # A file of its own: the lock belongs to that, and ends with it.
+            # A separate open file: the lock belongs to it, and ends with it.
             file = stack.enter_context(FileDevice(path, lock=False))
             if sys.platform != "win32":  # no cryptsetup there
-                # Given back before the file is closed, which an interrupt may prevent.
+                # Unlock before the file is closed, which an interrupt may prevent.
                 stack.callback(_unlock, file.fileno())
                 _lock(file.fileno(), path, end)
             if file.has_name():
                 yield file
                 return
-            # Renamed over while we waited: the lock is on what nobody finds any more.
+            # Replaced while waiting: the lock is on a file that the path no longer names.
 
 
 def _unlock(fd: int) -> None:
@@ -68,13 +68,16 @@ def _lock(fd: int, path: str | os.PathLike[str], end: float) -> None:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if not collected:
-                # It may be held by a call that was interrupted in this process: its
-                # frames refer to each other, and nothing else lets go of them.
+                # An interrupted call in this process may still hold it: its frames refer
+                # to each other, and only the garbage collector releases them.
                 gc.collect()
                 collected = True
                 continue
             if time.monotonic() > end:
-                raise DeviceBusyError(f"another program is changing {path}") from None
+                raise DeviceBusyError(
+                    f"another program is changing the LUKS header of {path}",
+                    hint="try again when it has finished",
+                ) from None
             time.sleep(_POLL)
         except OSError as error:
             raise DeviceError(f"cannot lock {path}: {error.strerror}") from error

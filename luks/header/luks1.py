@@ -9,7 +9,7 @@ import struct
 from types import MappingProxyType
 from typing import Final
 
-from formats.frozen import Record, replace
+from formats.frozen import Frozen, replace
 from luks.errors import LuksHeaderError
 from luks.header.text import decode_field, encode_field
 from luks.model import SECTOR_SIZE, Area, Digest, Header, Keyslot, Pbkdf2, Segment
@@ -17,15 +17,15 @@ from luks.model import SECTOR_SIZE, Area, Digest, Header, Keyslot, Pbkdf2, Segme
 MAGIC: Final = b"LUKS\xba\xbe"
 VERSION: Final = 1
 KEYSLOT_COUNT: Final = 8
-#: What cryptsetup and QEMU align keyslot areas to, in bytes; the format does not.
+#: Alignment of keyslot areas in cryptsetup and QEMU, in bytes; the format has none.
 AREA_ALIGNMENT: Final = 4096
-#: AF stripes of every keyslot we make; QEMU takes no other number.
+#: AF stripes of every keyslot that is made here; QEMU accepts no other number.
 STRIPES: Final = 4000
 
 _ACTIVE: Final = 0x00AC71F3
 _INACTIVE: Final = 0x0000DEAD
 
-# Not by construct, whose import takes longer than all else there is to do. In order:
+# The construct library is not used: importing it takes longer than everything else. In order:
 # magic, version, cipher name, cipher mode, hash, payload sector, key bytes; digest, its
 # salt and iterations; UUID. Then the keyslots: state, iterations, salt, sector, stripes.
 _HEADER = struct.Struct(">6sH32s32s32sII20s32sI40s")
@@ -34,7 +34,7 @@ _KEYSLOT = struct.Struct(">II32sII")
 HEADER_SIZE: Final = _HEADER.size + KEYSLOT_COUNT * _KEYSLOT.size
 
 
-class RawKeyslot(Record):
+class RawKeyslot(Frozen):
     """One of the eight keyslots, active or not; sectors are of 512 bytes."""
 
     active: bool
@@ -44,7 +44,7 @@ class RawKeyslot(Record):
     stripes: int
 
 
-class RawHeader(Record):
+class RawHeader(Frozen):
     """A LUKS1 header, field by field; `payload_sector` is 0 in a detached one."""
 
     cipher_name: str
@@ -75,7 +75,7 @@ def decode(data: bytes) -> RawHeader:
         LuksHeaderError: Magic, version, or a name or keyslot state is wrong.
     """
     if len(data) < HEADER_SIZE:
-        raise LuksHeaderError(f"{len(data)} bytes are no LUKS1 header", rule="L40")
+        raise LuksHeaderError(f"{len(data)} bytes are too few for a LUKS1 header", rule="L40")
     (
         magic,
         version,
@@ -90,7 +90,7 @@ def decode(data: bytes) -> RawHeader:
         uuid,
     ) = _HEADER.unpack_from(data)
     if magic != MAGIC or version != VERSION:
-        raise LuksHeaderError("not a LUKS1 header", offset=0, rule="L40")
+        raise LuksHeaderError("the header is not LUKS1", offset=0, rule="L40")
     slots = _KEYSLOT.iter_unpack(data[_HEADER.size : HEADER_SIZE])
     return RawHeader(
         cipher_name=_name(cipher_name, "cipher name"),
@@ -140,21 +140,21 @@ def encode(raw: RawHeader) -> bytes:
             for slot in raw.keyslots
         ]
     except struct.error as error:
-        raise ValueError(f"no LUKS1 header can hold this: {error}") from error
+        raise ValueError(f"a LUKS1 header cannot hold these fields: {error}") from error
     if len(slots) != KEYSLOT_COUNT:
-        raise ValueError(f"a LUKS1 header has {KEYSLOT_COUNT} keyslots, not {len(slots)}")
+        raise ValueError(f"a LUKS1 header must have {KEYSLOT_COUNT} keyslots, not {len(slots)}")
     return b"".join((header, *slots))
 
 
 def _exactly(size: int, value: bytes) -> bytes:
-    """Return a value that has so many bytes: `struct` would cut it, or fill it up."""
+    """Return a value of exactly ``size`` bytes, which `struct` would otherwise cut or pad."""
     if len(value) != size:
         raise ValueError(f"a field of {size} bytes of a LUKS1 header cannot hold {len(value)}")
     return value
 
 
 def to_model(raw: RawHeader) -> Header:
-    """Express a validated LUKS1 header in the model that LUKS2 shares."""
+    """Convert a validated LUKS1 header to the model that it shares with LUKS2."""
     active = {n: slot for n, slot in enumerate(raw.keyslots) if slot.active}
     start = min(slot.material_sector for slot in raw.keyslots) * SECTOR_SIZE
     digest = Digest(
@@ -182,27 +182,27 @@ def to_model(raw: RawHeader) -> Header:
 
 
 def _keyslots_end(raw: RawHeader) -> int:
-    """Return the end of the last area in bytes, the padding behind it included."""
+    """Return the end of the last area in bytes, including the padding after it."""
     end = max(slot.material_sector + raw.area_sectors(slot) for slot in raw.keyslots) * SECTOR_SIZE
     padded = end + -end % AREA_ALIGNMENT
     return min(padded, raw.payload_sector * SECTOR_SIZE) if raw.payload_sector else padded
 
 
 def from_model(header: Header) -> RawHeader:
-    """Express a header, made by `to_model` and then changed, as LUKS1 again.
+    """Convert a header, made by `to_model` and then changed, back to LUKS1.
 
     Only keyslots, the digest and the UUID may have changed; a keyslot keeps its
     area, and one that became inactive loses its salt.
 
     Raises:
-        ValueError: Something else is asked of it than LUKS1 can store.
+        ValueError: It has values that LUKS1 cannot store.
     """
     raw = header.source
     if not isinstance(raw, RawHeader):
         raise TypeError("this header was not decoded from LUKS1")
     digest = header.digests[0]
     if digest.kdf is None or len(digest.value) != len(raw.mk_digest):
-        raise ValueError("a LUKS1 digest is PBKDF2 of 20 bytes")
+        raise ValueError("a LUKS1 digest must be PBKDF2 of 20 bytes")
     return replace(
         raw,
         uuid=encode_field(header.uuid, 40, unchanged=raw.uuid),
@@ -217,7 +217,7 @@ def from_model(header: Header) -> RawHeader:
 
 
 def blank_keyslot(header: Header, number: int) -> Keyslot:
-    """Return keyslot ``number`` as it would be, if it were active, without KDF and salt."""
+    """Return inactive keyslot ``number`` as if it were active, without KDF and salt."""
     raw = header.source
     if not isinstance(raw, RawHeader):
         raise TypeError("this header was not decoded from LUKS1")
@@ -246,18 +246,18 @@ def _keyslot_from_model(raw: RawHeader, old: RawKeyslot, keyslot: Keyslot | None
         return replace(old, active=False, iterations=0, salt=bytes(32))
     iterations = keyslot.kdf.iterations if isinstance(keyslot.kdf, Pbkdf2) else 0
     new = replace(old, active=True, iterations=iterations, salt=keyslot.salt)
-    if _keyslot_to_model(raw, new) != keyslot:  # Argon2 included
-        raise ValueError("LUKS1 knows only PBKDF2, and one cipher, hash and area for a keyslot")
+    if _keyslot_to_model(raw, new) != keyslot:  # for example Argon2
+        raise ValueError("a LUKS1 keyslot has PBKDF2, and the cipher, hash and area of the header")
     return new
 
 
 def _name(field: bytes, what: str) -> str:
     if b"\0" not in field:
-        raise LuksHeaderError(f"the {what} has no end", rule="L41")
+        raise LuksHeaderError(f"the {what} has no NUL at its end", rule="L41")
     try:
         return field.partition(b"\0")[0].decode("ascii")
     except UnicodeDecodeError as error:
-        raise LuksHeaderError(f"the {what} is no ASCII", rule="L41") from error
+        raise LuksHeaderError(f"the {what} is not ASCII", rule="L41") from error
 
 
 def _is_active(number: int, state: int) -> bool:

@@ -1,7 +1,7 @@
-"""LUKS2 headers: one copy's bytes to model and back.
+"""LUKS2 headers: the bytes of one copy to model and back.
 
-A copy is a binary header and a JSON area. The two copies of a header differ in
-magic, offset, salt and checksum only.
+A copy is a binary header and a JSON area. The two copies of a header differ only
+in magic, offset, salt and checksum.
 
 Source: LUKS2 On-Disk Format Specification 1.1, section 2.
 """
@@ -37,14 +37,14 @@ if TYPE_CHECKING:
 
     from luks.secret.randomness import RandomSource
 
-#: Which copy is meant: the primary one, or the one behind it.
+#: Names of the copies: the primary one, and the one after it.
 PRIMARY, SECONDARY = 0, 1
 
 _MAGICS: Final = (PRIMARY_MAGIC, SECONDARY_MAGIC)
 
 
 class _Source(NamedTuple):
-    """What `decode_copy` keeps in `Header.source` for `encode`."""
+    """The data that `decode_copy` keeps in `Header.source` for `encode`."""
 
     root: Mapping[str, Any]
     label: bytes | None = None
@@ -56,7 +56,7 @@ _NEW: Final = _Source(MappingProxyType({}))
 
 
 def metadata_size_of(block: bytes, which: int, offset: int) -> int:
-    """Return how many bytes the copy has that begins with ``block``.
+    """Return the size in bytes of the copy that begins with ``block``.
 
     Args:
         block: Its first `BINARY_SIZE` bytes.
@@ -64,7 +64,7 @@ def metadata_size_of(block: bytes, which: int, offset: int) -> int:
         offset: Where it was found.
 
     Raises:
-        LuksHeaderError: No copy begins so.
+        LuksHeaderError: It is not the beginning of a copy.
     """
     return decode_binary(block, magic=_MAGICS[which], offset=offset).metadata_size
 
@@ -73,7 +73,7 @@ def decode_copy(copy: bytes, which: int, offset: int) -> Header:
     """Decode and validate one whole copy.
 
     Args:
-        copy: As many bytes as `metadata_size_of` says.
+        copy: As many bytes as `metadata_size_of` returned.
         which: `PRIMARY` or `SECONDARY`.
         offset: Where it was found.
 
@@ -110,8 +110,8 @@ def encode(header: Header, random: RandomSource | None = None) -> tuple[bytes, b
     """Encode both copies, each with a fresh salt.
 
     Args:
-        header: What to encode.
-        random: Of the salts.
+        header: The header to encode.
+        random: Source of the salts.
 
     Raises:
         LuksHeaderError: The metadata do not fit into the JSON area.

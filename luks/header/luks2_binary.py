@@ -1,4 +1,4 @@
-"""LUKS2's binary header, 4096 bytes in front of each copy of the JSON metadata.
+"""LUKS2's binary header, 4096 bytes before each copy of the JSON metadata.
 
 Source: LUKS2 On-Disk Format Specification 1.1, section 2.1.
 """
@@ -16,10 +16,10 @@ SECONDARY_MAGIC: Final = b"SKUL\xba\xbe"
 VERSION: Final = 2
 #: Bytes of the binary header.
 BINARY_SIZE: Final = 4096
-#: Bytes that one copy, binary header and JSON area, may have. The secondary
-#: copy follows the primary one, so these are also where it is searched.
+#: Possible sizes of one copy, binary header and JSON area, in bytes. The secondary
+#: copy follows the primary one, so these are also the offsets where it is searched.
 METADATA_SIZES: Final = tuple(1 << shift for shift in range(14, 23))
-#: What we compute header checksums with.
+#: Hash of the header checksums that are written here.
 CHECKSUM_HASH: Final = "sha256"
 #: Where the counter of header writes ends.
 MAX_SEQID: Final = 2**64 - 1
@@ -30,8 +30,8 @@ UUID_SIZE: Final = 40
 _CHECKSUM_SIZE: Final = 64
 _PADDING_OFFSET: Final = 512
 
-# Not by construct, as LUKS1: importing that takes longer than all else there is
-# to opening a volume.
+# As in LUKS1 the construct library is not used: importing it takes longer than
+# everything else in opening a volume.
 _LAYOUT: Final = struct.Struct(
     f">6sHQQ{LABEL_SIZE}s32s{SALT_SIZE}s{UUID_SIZE}s{LABEL_SIZE}sQ184x"
     f"{_CHECKSUM_SIZE}s{BINARY_SIZE - _PADDING_OFFSET}x"
@@ -40,7 +40,7 @@ _CHECKSUM_OFFSET: Final = _PADDING_OFFSET - _CHECKSUM_SIZE
 
 
 class _Fields(NamedTuple):
-    """What `_LAYOUT` has, in this order; then 184 zero bytes, and the checksum at 448."""
+    """The fields of `_LAYOUT` in order; then come 184 zero bytes, and the checksum at 448."""
 
     magic: bytes
     version: int
@@ -64,7 +64,7 @@ class BinaryHeader(NamedTuple):
         seqid: Counter of header writes.
         label: Text of 48 bytes.
         checksum_hash: Hash of the checksum, in LUKS spelling.
-        salt: Random at each write; of no other use.
+        salt: New random bytes at each write, without another use.
         uuid: Text of 40 bytes.
         subsystem: Text of 48 bytes.
         offset: Where this copy starts.
@@ -82,24 +82,24 @@ class BinaryHeader(NamedTuple):
 
 
 def decode_binary(block: bytes, *, magic: bytes, offset: int) -> BinaryHeader:
-    """Decode the binary header of one copy; its checksum is not looked at.
+    """Decode the binary header of one copy; its checksum is not verified.
 
     Args:
         block: `BINARY_SIZE` bytes.
-        magic: What it must begin with.
+        magic: The bytes that it must begin with.
         offset: Where the copy was found.
 
     Raises:
-        LuksHeaderError: It is none, or not one that belongs there.
+        LuksHeaderError: It is not a binary header, or belongs elsewhere.
     """
     try:
         fields = _fields(block)
     except struct.error as error:
         raise LuksHeaderError(
-            f"{len(block)} bytes are no LUKS2 header", offset=offset, rule="L20"
+            f"{len(block)} bytes are too few for a LUKS2 header", offset=offset, rule="L20"
         ) from error
     if fields.magic != magic or fields.version != VERSION:
-        raise LuksHeaderError("no LUKS2 header", offset=offset, rule="L20")
+        raise LuksHeaderError("the header copy is not LUKS2", offset=offset, rule="L20")
     if fields.metadata_size not in METADATA_SIZES or offset not in {0, fields.metadata_size}:
         raise LuksHeaderError(
             f"a header copy cannot have {fields.metadata_size} bytes", offset=offset, rule="L20"
@@ -131,16 +131,16 @@ def check_checksum(binary: BinaryHeader, copy: bytes) -> None:
     expected = _checksum(binary.checksum_hash, copy)
     stored = copy[_CHECKSUM_OFFSET:][:_CHECKSUM_SIZE]
     if stored[: len(expected)] != expected:
-        raise LuksHeaderError("wrong header checksum", offset=binary.offset, rule="L21")
+        raise LuksHeaderError("the header checksum is wrong", offset=binary.offset, rule="L21")
 
 
 def metadata_size_field(block: bytes) -> int:
-    """Return what a binary header says of its size, whether or not it is one."""
+    """Return the size field of a binary header, without checking anything else."""
     return int.from_bytes(block[8:16], "big")
 
 
 def is_whole(copy: bytes) -> bool:
-    """Say whether the checksum of a copy is right, whatever its magic and version."""
+    """Say whether the checksum of a copy is right, regardless of magic and version."""
     fields = _fields(copy[:BINARY_SIZE])
     name = fields.checksum_hash.partition(b"\0")[0].decode("ascii", "replace")
     try:
@@ -176,7 +176,7 @@ def encode_copy(binary: BinaryHeader, json_area: bytes) -> bytes:
     try:
         block = _LAYOUT.pack(*fields)
     except struct.error as error:
-        raise ValueError(f"no LUKS2 header can hold this: {error}") from error
+        raise ValueError(f"a LUKS2 header cannot hold these fields: {error}") from error
     copy = bytearray(block + json_area)
     checksum = _checksum(binary.checksum_hash, bytes(copy))
     copy[_CHECKSUM_OFFSET : _CHECKSUM_OFFSET + len(checksum)] = checksum
@@ -185,7 +185,7 @@ def encode_copy(binary: BinaryHeader, json_area: bytes) -> bytes:
 
 def _checksum(hash_name: str, copy: bytes) -> bytes:
     """Hash a copy as if its checksum field were zero."""
-    # As with cryptsetup, this name, unlike all others, may be written in capitals.
+    # As in cryptsetup this name, unlike all others, may be in capitals.
     hash_ = lookup(hash_name.lower()).new(copy[:_CHECKSUM_OFFSET])
     hash_.update(bytes(_CHECKSUM_SIZE))
     hash_.update(memoryview(copy)[_PADDING_OFFSET:])
@@ -197,7 +197,7 @@ def _fields(block: bytes) -> _Fields:
 
 
 def _exactly(field: bytes, size: int) -> bytes:
-    """Return a field; `struct` would cut it or fill it up."""
+    """Return a field of exactly ``size`` bytes, which `struct` would otherwise cut or pad."""
     if len(field) != size:
-        raise ValueError(f"no LUKS2 header can hold {len(field)} bytes where {size} belong")
+        raise ValueError(f"a field of {size} bytes of a LUKS2 header cannot hold {len(field)}")
     return field

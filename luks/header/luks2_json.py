@@ -1,7 +1,7 @@
-"""The text of LUKS2's JSON area, and typed access to what it says.
+"""The text of LUKS2's JSON area, and typed access to its content.
 
 The standard library's `json` is used with three restrictions that the format
-wants and it does not make by itself: no member twice, no NaN or Infinity, and
+requires and `json` does not impose: no duplicate members, no NaN or Infinity, and
 bounded nesting (spec/decisions/0003).
 
 Source: LUKS2 On-Disk Format Specification 1.1, section 3.
@@ -19,10 +19,10 @@ from luks.errors import LuksHeaderError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Most levels of the text, as json-c has it. What is in an object or array is one level
-#: below it, numbers and strings as well.
+#: Largest number of levels in the text, as in json-c. The content of an object or array,
+#: including numbers and strings, is one level below it.
 MAX_DEPTH: Final = 32
-#: Most levels of a token: it lies in the object of all tokens, and that in the metadata.
+#: Largest number of levels in a token, which lies two levels deep in the metadata.
 TOKEN_DEPTH: Final = MAX_DEPTH - 2
 
 _MAX_UINT64: Final = 2**64 - 1
@@ -33,10 +33,10 @@ def parse_area(area: bytes) -> dict[str, Any]:
     """Return the object that a JSON area holds.
 
     Args:
-        area: The whole area: text, a NUL, and nothing but NULs up to its end.
+        area: The whole area: text, then NULs up to its end.
 
     Raises:
-        LuksHeaderError: It is no such thing.
+        LuksHeaderError: It does not hold such an object.
     """
     end = area.find(b"\0")
     if end < 0 or area.count(0, end) != len(area) - end:
@@ -48,10 +48,10 @@ def parse_area(area: bytes) -> dict[str, Any]:
 
 
 def parse_object(text: bytes) -> dict[str, Any]:
-    """Return the object that a JSON text is, which a header can hold.
+    """Return the object in a JSON text, if a header can hold it.
 
     Raises:
-        LuksHeaderError: It is no such thing.
+        LuksHeaderError: It is not such an object.
     """
     if b"\0" in text:
         raise LuksHeaderError("the JSON text contains NUL", rule="L23")
@@ -65,7 +65,7 @@ def parse_object(text: bytes) -> dict[str, Any]:
             parse_float=_finite,
         )
     except (ValueError, RecursionError) as error:
-        # The parser's own message would quote the text, which may hold secrets.
+        # The parser's own message would quote the text, which may contain secrets.
         place = f" at character {error.pos}" if isinstance(error, json.JSONDecodeError) else ""
         raise LuksHeaderError(f"the JSON text cannot be parsed{place}", rule="L23") from None
     value: dict[str, Any] = root
@@ -76,7 +76,7 @@ def format_area(root: dict[str, Any], size: int) -> bytes:
     """Return the JSON area of ``size`` bytes that holds ``root``.
 
     Raises:
-        LuksHeaderError: It does not fit, a final NUL included.
+        LuksHeaderError: It does not fit with a final NUL.
     """
     try:
         text = _dump(root, ensure_ascii=False).encode()
@@ -96,7 +96,7 @@ def _dump(root: dict[str, Any], *, ensure_ascii: bool) -> str:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        raise LuksHeaderError("the JSON text has a member twice", rule="L23")
+        raise LuksHeaderError("the JSON text has a duplicate member", rule="L23")
     return value
 
 
@@ -107,12 +107,12 @@ def _refuse_constant(text: str) -> NoReturn:
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise LuksHeaderError("the JSON text has a number that is too large", rule="L23")
+        raise LuksHeaderError("the JSON text contains a number that is too large", rule="L23")
     return value
 
 
 def is_deeper(value: object, levels: int) -> bool:
-    """Say whether a value has more than so many levels, of which a number or string is one."""
+    """Say whether a value has more than ``levels`` levels; a number or string has one."""
     level: list[Any] = [value]
     for _ in range(levels):
         level = [
@@ -127,7 +127,7 @@ def is_deeper(value: object, levels: int) -> bool:
 
 
 class Node(NamedTuple):
-    """A JSON object and its place, for messages; every getter checks the type.
+    """A JSON object with its place for messages; every getter checks the type.
 
     Attributes:
         value: The object.
@@ -138,32 +138,32 @@ class Node(NamedTuple):
     place: str
 
     def has(self, name: str) -> bool:
-        """Say whether there is such a member."""
+        """Say whether the object has this member."""
         return name in self.value
 
     def text(self, name: str) -> str:
         """Return a string that is not empty."""
         value = self.value.get(name)
         if not isinstance(value, str) or not value:
-            raise self._wrong(name, "a string that says something")
+            raise self._wrong(name, "a string that is not empty")
         return value
 
     def integer(self, name: str, minimum: int = 0, maximum: int = _MAX_UINT64) -> int:
-        """Return a number without fraction, within bounds."""
+        """Return a whole number within bounds."""
         value = self.any_integer(name)
         if not minimum <= value <= maximum:
             raise self._wrong(name, f"an integer from {minimum} to {maximum}")
         return value
 
     def any_integer(self, name: str) -> int:
-        """Return a number without fraction."""
+        """Return a whole number."""
         value = self.value.get(name)
         if not isinstance(value, int) or isinstance(value, bool):
             raise self._wrong(name, "an integer")
         return value
 
     def uint64(self, name: str) -> int:
-        """Return a 64-bit number, which LUKS2 writes as a string of decimal digits."""
+        """Return a 64-bit number, which LUKS2 stores as a string of decimal digits."""
         text = self.text(name)
         if not 0 < len(text) <= 20 or not _DIGITS.issuperset(text) or int(text) > _MAX_UINT64:
             raise self._wrong(name, "a 64-bit number as a decimal string")
@@ -191,26 +191,28 @@ class Node(NamedTuple):
         return tuple(value)
 
     def numbers(self, name: str) -> tuple[int, ...]:
-        """Return an array of object numbers, which LUKS2 writes as strings."""
+        """Return an array of object numbers, which LUKS2 stores as strings."""
         return tuple(self._number(word) for word in self.words(name))
 
     def numbered(self, name: str, what: str) -> Iterator[tuple[int, Node]]:
-        """Go through an object whose members are numbered objects.
+        """Yield the members of an object that are numbered objects.
 
         Args:
             name: Such as ``"keyslots"``.
-            what: What messages call one of them, such as ``"keyslot"``.
+            what: The word for one of them in messages, such as ``"keyslot"``.
         """
         for key, value in self.child(name).value.items():
             number = self._number(key)
             if not isinstance(value, dict):
-                raise LuksHeaderError(f"{what} {number} is no object", rule="L24")
+                raise LuksHeaderError(f"{what} {number} is not an object", rule="L24")
             yield number, Node(value, f"{what} {number}")
 
     def _number(self, text: str) -> int:
         # "00" or "+0" would be a second name for the same object.
         if len(text) > 3 or not text or not _DIGITS.issuperset(text) or str(int(text)) != text:
-            raise LuksHeaderError(f"{self.place} refers to a number {text[:16]!r}", rule="L24")
+            raise LuksHeaderError(
+                f"{self.place} refers to the invalid number {text[:16]!r}", rule="L24"
+            )
         return int(text)
 
     def _wrong(self, name: str, expected: str) -> LuksHeaderError:

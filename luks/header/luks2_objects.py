@@ -1,8 +1,8 @@
 """LUKS2's JSON objects: keyslots, digests, segments, tokens, config; to model and back.
 
-What is not known here survives: an object that did not change is written as it
-was read, one that changed keeps its unknown members, and objects of unknown
-types can only be kept or removed.
+Unknown content survives: an unchanged object is written as it was read, a changed
+one keeps its unknown members, and objects of unknown types can only be kept or
+removed.
 
 Source: LUKS2 On-Disk Format Specification 1.1, section 3.
 """
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from luks.model import Header, KdfCost
 
 MAX_UINT32: Final = 2**32 - 1
-#: Fewest bytes of a digest: a shorter one would confirm keys by chance.
+#: Smallest size of a digest in bytes: a shorter one could confirm keys by chance.
 MIN_DIGEST_SIZE: Final = 16
 
 _DYNAMIC: Final = "dynamic"
@@ -46,7 +46,7 @@ ItemT = TypeVar("ItemT", Keyslot, Digest, Segment)
 
 
 class DecodedJson(NamedTuple):
-    """What the JSON area says, decoded but not yet validated."""
+    """The content of the JSON area, decoded but not yet validated."""
 
     keyslots: Mapping[int, Keyslot]
     digests: Mapping[int, Digest]
@@ -82,10 +82,10 @@ def decode(root: dict[str, Any]) -> DecodedJson:
 
 
 def encode(header: Header, old: Mapping[str, Any], json_size: int) -> dict[str, Any]:
-    """Return the object for the JSON area; what it shares with ``old`` is not modified.
+    """Return the object for the JSON area; the parts that it shares with ``old`` stay unmodified.
 
     Args:
-        header: What it is to say.
+        header: The header to encode.
         old: The object that ``header`` was decoded from, or an empty one.
         json_size: Bytes of the JSON area.
 
@@ -112,10 +112,10 @@ def encode(header: Header, old: Mapping[str, Any], json_size: int) -> dict[str, 
 
 def _decode_keyslot(node: Node) -> Keyslot:
     type_, area = node.text("type"), node.child("area")
-    area.text("type")  # only that there is one
+    area.text("type")  # it must exist
     priority = PRIORITY_NORMAL
     if node.has("priority"):
-        # Whatever else it says, it does not say when to try this keyslot.
+        # Any other value does not say when to try this keyslot.
         value = node.value["priority"]
         priority = value if type(value) is int else PRIORITY_UNKNOWN
     keyslot = Keyslot(
@@ -140,7 +140,7 @@ def _decode_keyslot(node: Node) -> Keyslot:
 
 
 def _check_keyslot_members(node: Node) -> None:
-    """Check what a luks2 keyslot must have for the header to be one, whatever it says."""
+    """Check that a luks2 keyslot has the members that every valid header has."""
     kdf, af, area = node.child("kdf"), node.child("af"), node.child("area")
     type_ = kdf.text("type")
     kdf.text("salt")
@@ -323,8 +323,8 @@ class _Section(NamedTuple, Generic[ItemT]):
     """How the objects of one section are translated, and which members that covers.
 
     Attributes:
-        simple: Members that can change in objects of any type, as the model
-            and as JSON have them.
+        simple: Members that can change in objects of any type: their names in the
+            model and in JSON.
     """
 
     decode: Callable[[Node], ItemT]
@@ -366,7 +366,7 @@ def _merge(
 
 
 def _update(before: dict[str, Any], item: ItemT, section: _Section[ItemT]) -> dict[str, Any]:
-    """Return an object with as little changed as the item asks for."""
+    """Return an object with only those changes that the item requires."""
     old = section.decode(Node(before, "object"))
     changed = {
         name: encode(getattr(item, name))

@@ -1,8 +1,8 @@
-"""A LUKS2 re-encryption under way: what a header must say of it.
+"""The rules for a header of a volume with a LUKS2 re-encryption in progress.
 
-A keyslot of type ``reencrypt`` holds no key, but where the re-encryption stands
-and how it survives a crash; two backup segments say what the payload was and
-what it will be (L30). Nothing here continues a re-encryption.
+A keyslot of type ``reencrypt`` holds no key, but the progress of the re-encryption
+and how it survives a crash; two backup segments describe the payload before and
+after it (L30). This module does not continue a re-encryption.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from luks.header.luks2_json import Node
     from luks.model import Header, Segment
 
-#: Requirements of a re-encryption under way, in their versions.
+#: Requirements of a re-encryption in progress, by version.
 REENCRYPT_REQUIREMENTS: Final = frozenset(
     {"online-reencrypt", "online-reencrypt-v2", "online-reencrypt-v3"}
 )
@@ -24,8 +24,8 @@ REENCRYPT: Final = "reencrypt"
 
 _MODES: Final = ("reencrypt", "encrypt", "decrypt")
 _DIRECTIONS: Final = ("forward", "backward")
-# What protects the part that is being rewritten, and which members that takes;
-# as with cryptsetup 2.6, others may come and are not ours to judge.
+# How the part that is being rewritten is protected, and the members that each way
+# needs. As in cryptsetup 2.6, other ways may appear and are not judged here.
 _RESILIENCE: Final = {
     "checksum": ("checksum",),
     "datashift": ("shift",),
@@ -44,22 +44,24 @@ def check_reencrypt_keyslot(node: Node) -> None:
     """
     for name, words in (("mode", _MODES), ("direction", _DIRECTIONS)):
         if node.text(name) not in words:
-            raise LuksHeaderError(f"{node.place}: {name!r} is none of {words}", rule="L30")
+            raise LuksHeaderError(f"{node.place}: {name!r} is not one of {words}", rule="L30")
     area = node.child("area")
     needs = _RESILIENCE.get(area.text("type"), ())
     if "checksum" in needs:
         area.text("hash")
         sector_size = area.integer("sector_size", _SECTOR_SIZE)
         if sector_size & (sector_size - 1):
-            raise LuksHeaderError(f"{area.place}: 'sector_size' is no power of two", rule="L30")
+            raise LuksHeaderError(f"{area.place}: 'sector_size' is not a power of two", rule="L30")
     if "shift" in needs:
         shift = area.uint64("shift_size")
         if not shift or shift % _SECTOR_SIZE:
-            raise LuksHeaderError(f"{area.place}: 'shift_size' is not of sectors", rule="L30")
+            raise LuksHeaderError(
+                f"{area.place}: 'shift_size' is not a multiple of the sector size", rule="L30"
+            )
 
 
 def check_reencryption(header: Header) -> None:
-    """Check that keyslot, requirement and segments of a re-encryption go together.
+    """Check that keyslot, requirement and segments of a re-encryption are consistent.
 
     Raises:
         LuksHeaderError: They contradict each other.
@@ -80,7 +82,8 @@ def check_reencryption(header: Header) -> None:
     for segment in header.data_segments:
         if _kind(segment) not in {_kind(end) for end in ends}:
             raise LuksHeaderError(
-                "a segment is neither what it was before the re-encryption nor after", rule="L30"
+                "a segment differs from both its old and its new form in the re-encryption",
+                rule="L30",
             )
 
 
@@ -92,5 +95,5 @@ def _backup(header: Header, flag: str) -> Segment:
 
 
 def _kind(segment: Segment) -> tuple[str, str | None, int]:
-    """What a re-encryption changes of a segment, but for its key."""
+    """Return the properties of a segment that a re-encryption changes, except its key."""
     return segment.type, segment.cipher, segment.sector_size

@@ -1,9 +1,9 @@
-"""What else may lie where a LUKS header copy was.
+"""Signatures of other data that may have replaced a LUKS header copy.
 
-A header copy that is gone may have been overwritten on purpose: the volume was
-given up, and somebody's file system or partition table is there now. Its other
-copy must not overwrite that. cryptsetup asks libblkid; here is what usually lies
-on disks, by the bytes that tell.
+A missing header copy may have been overwritten on purpose: the volume was given
+up, and a file system or partition table has taken its place. A repair from the
+other copy must not overwrite it. cryptsetup asks libblkid; this module has the
+signatures of what disks usually hold.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ _LONGEST: Final = 4120 + 16
 
 
 def check_place(device: BlockDevice, offset: int) -> None:
-    """Check that a header copy may be written anew.
+    """Check that a header copy may be rewritten.
 
-    Only the start of a device is looked at: nobody else begins anything where
-    secondary copies are.
+    Only the start of a device is examined: no other format begins where secondary
+    copies are.
 
     Raises:
-        ForeignImageError: Something else is there.
+        ForeignImageError: Other data is there.
     """
     if offset:
         return

@@ -1,11 +1,11 @@
-"""What a sound header must fulfil before a secret is used on it.
+"""The requirements that a sound header must meet before a secret is used on it.
 
-Nothing in a header is authentic: it can be swapped for one that asks for no
-encryption, or that any passphrase opens. What is refused here is refused before
-the key derivation starts.
+Nothing in a header is authentic: it can be replaced by one that asks for no
+encryption, or that any passphrase opens. All refusals here happen before the key
+derivation starts.
 
-`check_openable` is what always holds; a `Policy` is what the caller asks for
-besides, who knows what the volume should look like.
+`check_openable` has the requirements that always hold; a `Policy` adds those of a
+caller who knows the properties of the volume.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 from hmac import compare_digest
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from formats.frozen import Record
+from formats.frozen import Frozen
 from luks.crypto.ciphers import check_usable
 from luks.crypto.spec import parse
 from luks.errors import LuksHeaderError, PolicyError, StorageError, UnsupportedError
@@ -35,24 +35,24 @@ if TYPE_CHECKING:
 LUKS1: Final = 1
 
 
-class Policy(Record, kw_only=True):
-    """What a header must be, for a caller who knows; None permits anything.
+class Policy(Frozen, kw_only=True):
+    """A caller's requirements for a header; None permits anything.
 
     Attributes:
         uuid: The UUID, as stored.
-        digest: What `header_digest` must return.
+        digest: The required result of `header_digest`.
         versions: LUKS versions.
         ciphers: dm-crypt's cipher strings of segments and keyslots.
-        min_key_size: Fewest bytes of the volume key.
+        min_key_size: Smallest size of the volume key, in bytes.
         kdfs: Of ``"argon2id"``, ``"argon2i"`` and ``"pbkdf2"``.
         hashes: Hashes of PBKDF2 in keyslots, in LUKS spelling.
-        min_iterations: Fewest iterations of PBKDF2 in a keyslot.
-        min_memory_kib: Least memory of Argon2, in KiB.
-        min_time: Fewest passes of Argon2.
-        max_cost: The most that a key derivation may cost.
-        allow_unencrypted: Permit null ciphers and segments in plain text, which
-            are refused otherwise (L62): any passphrase seems right with them,
-            and everybody reads what is written.
+        min_iterations: Smallest number of PBKDF2 iterations in a keyslot.
+        min_memory_kib: Smallest memory of Argon2, in KiB.
+        min_time: Smallest number of Argon2 passes.
+        max_cost: Largest permitted cost of a key derivation.
+        allow_unencrypted: Permit null ciphers and unencrypted segments, which are
+            refused otherwise (L62): any passphrase seems right with them, and
+            the data can be read without a key.
     """
 
     uuid: str | None = None
@@ -69,10 +69,10 @@ class Policy(Record, kw_only=True):
     allow_unencrypted: bool = False
 
     def check_header(self, header: Header) -> None:
-        """Check everything but the keyslots.
+        """Check everything except the keyslots.
 
         Raises:
-            PolicyError: Something is not as it must be.
+            PolicyError: A requirement is not met.
         """
         if self.uuid is not None and header.uuid != self.uuid:
             raise _violation(f"the UUID is {header.uuid!r}, not {self.uuid!r}")
@@ -86,7 +86,7 @@ class Policy(Record, kw_only=True):
         """Check a keyslot that is about to be tried.
 
         Raises:
-            PolicyError: It must not be.
+            PolicyError: It must not be tried.
         """
         _check_member("cipher of a keyslot", keyslot.area.cipher, self.ciphers)
         _check_least("volume key", keyslot.key_size, self.min_key_size, "bytes")
@@ -106,16 +106,16 @@ class Policy(Record, kw_only=True):
             self.max_cost.check(cost)
 
 
-#: Nothing besides what always holds.
+#: No requirements besides those that always hold.
 DEFAULT_POLICY: Final = Policy()
 
 
 def header_digest(header: Header) -> bytes:
-    """Return the SHA-256 of what a header says, to be pinned in a `Policy`.
+    """Return the SHA-256 of a header's content, to be pinned in a `Policy`.
 
     Any change of keyslots, digests, segments, tokens, flags, labels or UUID
-    changes it; which of two equal LUKS2 copies was read does not, nor how often
-    the header was written, nor white space and order in its JSON.
+    changes it. It does not depend on which of two equal LUKS2 copies was read, on how
+    often the header was written, or on white space and order in its JSON.
     """
     if header.version == LUKS1:
         from luks.header import luks1  # noqa: PLC0415  most volumes are LUKS2
@@ -128,7 +128,9 @@ def header_digest(header: Header) -> bytes:
 
 def _check_member(what: str, value: object, permitted: Collection[object] | None) -> None:
     if permitted is not None and value not in permitted:
-        raise _violation(f"the {what} is {value!r}, which is none of {sorted(map(str, permitted))}")
+        raise _violation(
+            f"the {what} is {value!r}, which is not one of {sorted(map(str, permitted))}"
+        )
 
 
 def _check_least(what: str, value: int, least: int, unit: str) -> None:
@@ -137,7 +139,9 @@ def _check_least(what: str, value: int, least: int, unit: str) -> None:
 
 
 def _violation(text: str) -> PolicyError:
-    return PolicyError(f"{text} [L93]", hint="the header may have been exchanged")
+    return PolicyError(
+        f"{text} [L93]", hint="the header may have been replaced: compare it with a backup"
+    )
 
 
 def check_openable(header: Header, *, allow_unencrypted: bool = False) -> Digest:
@@ -148,8 +152,8 @@ def check_openable(header: Header, *, allow_unencrypted: bool = False) -> Digest
         allow_unencrypted: See `Policy`.
 
     Raises:
-        PolicyError: It is not, or not wholly, encrypted.
-        UnsupportedError: It needs something that is not implemented.
+        PolicyError: It is not, or not completely, encrypted.
+        UnsupportedError: It needs a feature that is not implemented.
         LuksHeaderError: The digest of the volume key makes no sense.
     """
     check_requirements(header)
@@ -165,21 +169,21 @@ def check_openable(header: Header, *, allow_unencrypted: bool = False) -> Digest
         raise LuksHeaderError(f"digest {chosen} cannot be used: {digest.problem}")
     if digest.kdf is None:
         raise UnsupportedError(
-            f"digest type {digest.type!r} is not known", feature=f"digest type {digest.type}"
+            f"digest type {digest.type!r} is unknown", feature=f"digest type {digest.type}"
         )
     _check_ciphers(header, digest, plain=allow_unencrypted)
     return digest
 
 
 def check_payload_place(device: BlockDevice, header: Header) -> None:
-    """Check that the payload does not lie where this header is itself (L52).
+    """Check that the payload does not overlap this header itself (L52).
 
-    A detached header may say that its payload starts at byte 0: of another device. So
-    only there is looked what lies on the device.
+    A detached header may say that its payload starts at byte 0, namely of another
+    device. Only in that case is the device examined.
 
     Args:
-        device: Is to hold the payload.
-        header: As it was loaded, wherever from.
+        device: The device for the payload.
+        header: As it was loaded, from any place.
 
     Raises:
         LuksHeaderError: The header, or a copy of it, lies on the device and the payload
@@ -192,15 +196,15 @@ def check_payload_place(device: BlockDevice, header: Header) -> None:
             f"the payload at byte {header.data_offset} overlaps the header and its keyslots, which"
             f" end at byte {end}",
             rule="L52",
-            hint="this is a detached header: give the image that it is for, and this with --header",
+            hint="this is a detached header: give its image, and this file with --header",
         )
 
 
 def check_requirements(header: Header) -> None:
-    """Check that the header requires nothing of whoever opens or changes the volume.
+    """Check that the header requires nothing of programs that open or change the volume.
 
     Raises:
-        UnsupportedError: Something is, and it is not implemented.
+        UnsupportedError: It has one, which is not implemented.
     """
     for requirement in header.requirements:
         _refuse_requirement(requirement)
@@ -223,7 +227,7 @@ def _check_segment(name: str, segment: Segment, *, plain: bool) -> None:
         if not plain:
             raise PolicyError(
                 f"{name} of the payload is not encrypted [L62]",
-                hint="if that is meant, luks.Policy(allow_unencrypted=True) permits it",
+                hint="if that is intended, permit it with luks.Policy(allow_unencrypted=True)",
             )
         if segment.type == "linear":
             return
@@ -235,7 +239,7 @@ def _check_segment(name: str, segment: Segment, *, plain: bool) -> None:
         )
     if segment.type != "crypt":
         raise UnsupportedError(
-            f"{name} is of the unknown type {segment.type!r}",
+            f"{name} has the unknown type {segment.type!r}",
             feature=f"segment type {segment.type}",
         )
     if segment.integrity is not None:
@@ -256,7 +260,7 @@ def _check_segment(name: str, segment: Segment, *, plain: bool) -> None:
 
 
 def _check_ciphers(header: Header, digest: Digest, *, plain: bool) -> None:
-    """Check that the segments' ciphers take a key of a size that keyslots hold."""
+    """Check that the segments' ciphers accept a key of a size that keyslots hold."""
     refused: list[StorageError] = []
     sizes = volume_key_sizes(header, digest)
     for size in sizes:
@@ -264,14 +268,14 @@ def _check_ciphers(header: Header, digest: Digest, *, plain: bool) -> None:
             check_key_size(header, size, plain=plain)
         except (PolicyError, UnsupportedError) as error:
             refused.append(error)
-    if refused and len(refused) == len(sizes):  # else there are keyslots that can be tried
+    if refused and len(refused) == len(sizes):  # otherwise some keyslots can be tried
         raise refused[0]
 
 
 def volume_key_sizes(header: Header, digest: Digest) -> tuple[int, ...]:
-    """Return how many bytes the volume key can have, as the header says; in LUKS2 perhaps nothing.
+    """Return the sizes that the volume key can have according to the header, in order.
 
-    They are in order. There should not be more than one, but nothing in a header is
+    In LUKS2 there may be none. There should be one at most, but nothing in a header is
     authentic.
     """
     if header.version == LUKS1:
@@ -281,11 +285,11 @@ def volume_key_sizes(header: Header, digest: Digest) -> tuple[int, ...]:
 
 
 def check_key_size(header: Header, size: int, *, plain: bool) -> None:
-    """Check that the ciphers of the payload take, and have here, keys of ``size`` bytes (L65).
+    """Check that the payload's ciphers are available here with keys of ``size`` bytes (L65).
 
     Raises:
-        UnsupportedError: One does not.
-        PolicyError: One encrypts nothing, and not ``plain``.
+        UnsupportedError: One is not.
+        PolicyError: One encrypts nothing, and ``plain`` is false.
     """
     for segment in header.data_segments:
         if segment.cipher:

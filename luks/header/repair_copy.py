@@ -1,4 +1,4 @@
-"""Making both copies of a LUKS2 header whole again, from the one that is."""
+"""Restoring a damaged copy of a LUKS2 header from the sound one."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from formats.devices.device import BlockDevice
-    from luks.header.load import Place
+    from luks.header.detection import Place
     from luks.model import Header
 
 _log = LateLogger("luks")
 
 
 def repair(path_or_device: Place) -> Header:
-    """Write a damaged or old header copy anew, and erase what nothing refers to.
+    """Rewrite a damaged or old header copy, and erase the space of inactive keyslots.
 
-    A LUKS1 header has no second copy; there only the space of inactive keyslots
-    is erased. Opening a volume for writing does the former by itself.
+    A LUKS1 header has no second copy; there only that space is erased. Opening a
+    volume for writing rewrites the copy automatically.
 
     Args:
         path_or_device: Image file, block device, or detached header.
 
     Returns:
-        The header, of which both copies are sound.
+        The header, with both copies sound.
 
     Raises:
-        ForeignImageError: Something else lies where the copy was, or there is
-            no LUKS header at all.
+        ForeignImageError: Other data lies where the copy was, or the image has no
+            LUKS header.
         LuksHeaderError: No copy is sound.
         TruncatedImageError: The image ends inside the keyslots area (L97).
         StorageError: As `luks.edit`.
@@ -45,31 +45,31 @@ def repair(path_or_device: Place) -> Header:
         header = read_header(device)
         check_areas(device, header)
         header = repair_header(device, header)
-        if not header.requirements:  # who knows what those need
+        if not header.requirements:  # unknown requirements may need that space
             erase_unused(device, header)
         return header
 
 
 def restore_copy(place: Place, header: Header) -> Header:
-    """Write the bad copy of a header anew because its volume is opened for writing.
+    """Rewrite the bad copy of a header because its volume is opened for writing.
 
-    What stands against it is logged: the volume can be used as it is.
+    A reason against it is logged: the volume can be used as it is.
 
     Args:
         place: Where the header is; a path is opened for writing.
         header: As it was read from there.
 
     Returns:
-        The header as it is then.
+        The header afterwards.
 
     Raises:
-        DeviceError: A write failed; the other copy is as it was.
+        DeviceError: A write failed; the other copy is unchanged.
     """
     try:
         with _exclusive(place) as device:
             current = read_header(device)
             if current != header:
-                return header  # somebody else has changed it, and both copies with it
+                return header  # another program has changed it, and both copies with it
             return repair_header(device, current)
     except (ForeignImageError, ReadOnlyError, DeviceBusyError) as error:
         _log.warning("the header copy is left as it is: %s", error)

@@ -6,7 +6,7 @@ from formats.errors import ArgumentError
 
 
 def decode_field(field: bytes) -> str:
-    """Return a field's text for people; what is no UTF-8 becomes U+FFFD."""
+    """Return a field's text for display; bytes that are not UTF-8 become U+FFFD."""
     return field.partition(b"\0")[0].decode(errors="replace")
 
 
@@ -16,8 +16,8 @@ def encode_field(text: str, size: int, *, unchanged: bytes | None = None) -> byt
     Args:
         text: Without NUL, and leaving room for one.
         size: Bytes of the field.
-        unchanged: The field that ``text`` may have been decoded from: if it
-            was, that is returned, so that odd bytes survive a rewrite.
+        unchanged: The field that ``text`` may have been decoded from. If so, it is
+            returned, so that invalid bytes survive a rewrite.
 
     Raises:
         ArgumentError: The text contains NUL, is too long, or cannot be encoded.

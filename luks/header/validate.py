@@ -1,7 +1,7 @@
 """Rules that tie the parts of a header together: bounds, overlaps, references.
 
-Decoding has checked types; this checks sense, before anything in the header is
-used. Reasons to refuse a sound header are not here but in `luks.header.policy`.
+Decoding has checked types; this checks consistency before anything in the header
+is used. Reasons to refuse a sound header are in `luks.header.policy`.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from luks.header.luks1 import RawHeader
     from luks.model import Header
 
-#: Most keyslots and most tokens in LUKS2.
+#: Largest number of keyslots, and of tokens, in LUKS2.
 MAX_OBJECTS: Final = 32
-#: Most bytes for all keyslot areas.
+#: Largest size of all keyslot areas, in bytes.
 MAX_KEYSLOTS_SIZE: Final = 128 << 20
-#: Sector sizes that dm-crypt has.
+#: Sector sizes of dm-crypt.
 SECTOR_SIZES: Final = (512, 1024, 2048, 4096)
-#: Keyslot areas start at, and are reserved in, multiples of this in LUKS2.
+#: Offsets and sizes of keyslot areas are multiples of this in LUKS2.
 AREA_ALIGNMENT: Final = 4096
 
-_ENDLESS: Final = 2**64  # what a segment of dynamic size may take at most
+_ENDLESS: Final = 2**64  # largest possible size of a dynamic segment
 _LUKS1_HEADER_SECTORS: Final = 2
 _LUKS1_MAX_KEY_SIZE: Final = 512
 
@@ -42,7 +42,7 @@ def validate_luks1(raw: RawHeader) -> None:
 
     Raises:
         LuksHeaderError: It contradicts itself.
-        UnsupportedError: Cipher or hash is none that LUKS volumes use.
+        UnsupportedError: LUKS volumes do not use such a cipher or hash.
     """
     if not 0 < raw.key_bytes <= _LUKS1_MAX_KEY_SIZE:
         raise LuksHeaderError(f"a volume key cannot have {raw.key_bytes} bytes", rule="L43")
@@ -89,7 +89,7 @@ def validate_luks2(header: Header, *, json_size: int) -> None:
     for what, numbers in (("keyslot", header.keyslots), ("token", header.tokens)):
         for number in numbers:
             if number >= MAX_OBJECTS:
-                raise LuksHeaderError(f"there is no {what} {number}", rule="L26")
+                raise LuksHeaderError(f"a LUKS2 header cannot have {what} {number}", rule="L26")
     _check_segments(header)
     _check_areas(header)
     _check_references(header)
@@ -100,7 +100,7 @@ def _check_areas(header: Header) -> None:
     start, end = header.keyslots_offset, header.keyslots_offset + header.keyslots_size
     if 0 < header.data_offset < end:
         raise LuksHeaderError(
-            f"the keyslots area ends at byte {end}, behind the start of the payload"
+            f"the keyslots area ends at byte {end}, after the start of the payload"
             f" at byte {header.data_offset}",
             rule="L25",
         )
@@ -147,7 +147,7 @@ def _check_segments(header: Header) -> None:
 
 
 def _check_references(header: Header) -> None:
-    # What is counted is gone through once: JSON can name the same numbers very often.
+    # Count in one pass: hostile JSON can repeat the same numbers very often.
     digests_of_keyslot: Counter[int] = Counter()
     decrypted: set[int] = set()
     for number, digest in header.digests.items():

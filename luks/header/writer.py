@@ -1,10 +1,9 @@
 """Writing headers: the only module that does.
 
 A crash at any instant, with unflushed sectors landing in any order and torn,
-leaves the header as it was or as it shall be, and the key material of either
-whole: what a header refers to is durable before the header is, and a LUKS2
-header copy is touched only while the other one is valid (spec/luks.md, L10 to
-L14, L91, L92, L94).
+leaves the old header or the new one, with its key material complete: key material
+is durable before the header that refers to it, and a LUKS2 header copy is written
+only while the other one is valid (spec/luks.md, L10 to L14, L91, L92, L94).
 """
 
 from __future__ import annotations
@@ -41,20 +40,20 @@ def create_header(
     material: Mapping[int, ReadableBuffer],
     random: RandomSource | None = None,
 ) -> Header:
-    """Write the first header of a volume, durably, over whatever was there.
+    """Durably write the first header of a volume over the old content.
 
     Args:
         device: Large enough for the header and its keyslots area.
-        header: What to write, with `seqid` 0.
+        header: The header to write, with `seqid` 0.
         material: Byte offset to key material, inside the keyslots area.
-        random: Of the header's salts, and of what no keyslot uses.
+        random: Source of the header's salts, and of the unused part of the area.
 
     Returns:
         The header as it was written.
 
     Raises:
-        DeviceError: It was not; the device holds no header, or one that
-            does not open, or the whole new one.
+        DeviceError: Writing failed; the device holds no header, one that does not
+            open, or the complete new one.
         LuksHeaderError: The metadata do not fit.
     """
     _erase_header(device)
@@ -66,14 +65,14 @@ def create_header(
 def replace_header(
     device: BlockDevice, header: Header, material: Mapping[int, ReadableBuffer]
 ) -> Header:
-    """Write a header of another place where there is none, or one that is given up.
+    """Write a header from elsewhere, where there is none or an obsolete one.
 
-    A crash leaves no header, or the whole new one. What no keyslot refers to is
-    erased.
+    A crash leaves no header, or the complete new one. Space that no keyslot refers to
+    is erased.
 
     Args:
         device: Large enough for the header and its keyslots area.
-        header: As it was read from there.
+        header: As it was read elsewhere.
         material: Byte offset to the content of each keyslot's area.
 
     Raises:
@@ -87,11 +86,11 @@ def replace_header(
 
 
 def wipe_header(device: BlockDevice, header: Header) -> None:
-    """Overwrite a header and its keyslots area with random bytes, durably.
+    """Durably overwrite a header and its keyslots area with random bytes.
 
     Raises:
-        DeviceError: A write or flush failed: what is left of it opens nothing, or
-            is the whole header still.
+        DeviceError: A write or flush failed: the remains open nothing, or the header
+            is still complete.
     """
     _erase_header(device)
     end = min(header.keyslots_offset + header.keyslots_size, device.size)
@@ -102,11 +101,11 @@ def wipe_header(device: BlockDevice, header: Header) -> None:
 def write_header(
     device: BlockDevice, header: Header, material: Mapping[int, ReadableBuffer]
 ) -> Header:
-    """Replace the header on a device, durably, and erase what nothing refers to any more.
+    """Durably replace the header on a device, and erase the space that it no longer uses.
 
     Args:
         device: Holds the header that ``header`` was made from.
-        header: What to write; `stale_copy` says which copy must go first.
+        header: The header to write; `stale_copy` says which copy must be written first.
         material: Byte offset to key material for new keyslots, in areas that
             the header on the device does not use.
 
@@ -116,8 +115,8 @@ def write_header(
     Raises:
         DeviceError: A write or flush failed: the header is the old or the new one.
         LuksHeaderError: The metadata do not fit, or ``header`` breaks a rule.
-        UnsupportedError: The header has requirements that nobody here meets.
-        ForeignImageError: Something else lies where a copy was.
+        UnsupportedError: The header has requirements that are not implemented.
+        ForeignImageError: Other data lies where a copy was.
     """
     check_requirements(header)
     if header.stale_copy == PRIMARY:
@@ -128,22 +127,22 @@ def write_header(
 
 
 def next_header(header: Header) -> Header:
-    """Return what a header is once it is written: LUKS2 counts how often (L1)."""
+    """Return a header as it will be after writing: LUKS2 counts writes (L1)."""
     return header if header.version == luks1.VERSION else replace(header, seqid=header.seqid + 1)
 
 
 def repair_header(device: BlockDevice, header: Header) -> Header:
-    """Write the damaged or old copy of a LUKS2 header anew, from the other one.
+    """Rewrite the damaged or old copy of a LUKS2 header from the other one.
 
-    The other one is not touched, and the two are equal afterwards.
+    The other copy is not written, and the two are equal afterwards.
 
     Args:
         device: Holds the header.
-        header: As it was loaded from there; it decides if there is anything to do.
+        header: As it was loaded from there; it says whether a copy must be rewritten.
 
     Raises:
-        DeviceError: A write or flush failed; the other copy is as it was.
-        ForeignImageError: Something else has been put where the copy was.
+        DeviceError: A write or flush failed; the other copy is unchanged.
+        ForeignImageError: Other data lies where the copy was.
     """
     which = header.stale_copy
     if which is None:
@@ -155,12 +154,12 @@ def repair_header(device: BlockDevice, header: Header) -> Header:
 
 
 def erase_unused(device: BlockDevice, header: Header) -> None:
-    """Overwrite every part of the keyslots area that no keyslot refers to, durably.
+    """Durably overwrite every part of the keyslots area that no keyslot refers to.
 
-    That there is nothing to erase cannot be seen: unused parts are random.
+    Erased parts are random, so they cannot be recognised and are overwritten again.
 
     Raises:
-        DeviceError: A write or flush failed; what is in use is as it was.
+        DeviceError: A write or flush failed; the used parts are unchanged.
     """
     position = header.keyslots_offset
     end = min(header.keyslots_offset + header.keyslots_size, device.size)
@@ -195,12 +194,12 @@ def _write(
 
 
 def _luks1_pieces(header: Header, *, new: bool) -> tuple[list[tuple[int, bytes]], Header]:
-    """Return what to write, in order, and the header that it amounts to.
+    """Return the pieces to write, in order, and the resulting header.
 
-    The header has 592 bytes: one sector, in which are the first keyslots and
-    whether slot 6 is active, and 80 bytes more, with the rest of slot 6 and
-    slot 7. Each sector is written whole or not at all, so what becomes active
-    is written before anything that becomes inactive (L92).
+    The header has 592 bytes: one sector, with the first keyslots and the state of
+    slot 6, and 80 bytes more, with the rest of slot 6 and slot 7. Each sector is
+    written completely or not at all, so keyslots that become active are written
+    before any that become inactive (L92).
     """
     raw = luks1.from_model(header)
     data = luks1.encode(raw)
@@ -230,7 +229,7 @@ def _luks1_pieces(header: Header, *, new: bool) -> tuple[list[tuple[int, bytes]]
 def _luks1_between(
     old: tuple[RawKeyslot, ...], new: tuple[RawKeyslot, ...]
 ) -> tuple[RawKeyslot, ...]:
-    """Return the keyslots of which the second sector is written first."""
+    """Return the keyslots for the case that the second sector is written first."""
     *first, sixth, seventh = new
     if old[6].active:
         if sixth.active and sixth != old[6]:
@@ -242,24 +241,25 @@ def _luks1_between(
 def _luks2_pieces(
     header: Header, random: RandomSource | None
 ) -> tuple[list[tuple[int, bytes]], Header]:
-    """Return what to write, in order, and the header that it amounts to.
+    """Return the pieces to write, in order, and the resulting header.
 
-    The copy that is damaged or old goes first: as long as it is being written,
-    the other one is the header.
+    The damaged or old copy is written first: meanwhile the other one is the header.
     """
     if header.seqid >= MAX_SEQID:
-        raise LuksHeaderError("the counter of header writes is at its end", rule="L1")
+        raise LuksHeaderError("the counter of header writes has reached its limit", rule="L1")
     copies = luks2.encode(next_header(header), random)
-    # Whatever is written is something we would read; this finds what is not.
+    # Check that the written header will be read as it is meant.
     written = luks2.decode_copy(copies[PRIMARY], PRIMARY, 0)
     if written != next_header(header):
-        raise LuksHeaderError("these metadata would be read otherwise", rule="L90")
+        raise LuksHeaderError(
+            "the metadata would be read differently than they were given", rule="L90"
+        )
     places = [(0, copies[PRIMARY]), (header.metadata_size, copies[SECONDARY])]
     return (places[::-1] if header.stale_copy == SECONDARY else places), written
 
 
 def _erase_header(device: BlockDevice) -> None:
-    """Make an old header invalid before anything it refers to is overwritten."""
+    """Invalidate an old header before anything that it refers to is overwritten."""
     secondaries = secondary_offsets(device)
     start = read_exactly(device, 0, min(BINARY_SIZE, device.size))
     if not secondaries and start.count(0) == len(start):
@@ -272,6 +272,6 @@ def _erase_header(device: BlockDevice) -> None:
 def _fill_with_random(
     device: BlockDevice, start: int, end: int, random: RandomSource | None = None
 ) -> None:
-    """Fill a part of the keyslots area, so that nobody sees what was there or is in use."""
+    """Fill a part of the keyslots area, to hide its old content and which parts are in use."""
     for offset in range(start, end, _CHUNK):
         device.write(offset, source_or_system(random)(min(_CHUNK, end - offset)))

@@ -1,7 +1,7 @@
-"""Finding out what a key derivation may cost, so that it takes a given time here.
+"""Choosing the cost of a key derivation so that it takes a given time on this machine.
 
-The rules for choosing are cryptsetup's (L7): Argon2 first takes memory, up to a
-limit, and then passes; PBKDF2 has only iterations.
+The rules are cryptsetup's (L7): for Argon2 first the memory is increased, up to a
+limit, and then the passes; PBKDF2 has only iterations.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from luks.model import ARGON2_VARIANTS, Argon2, Pbkdf2
 if TYPE_CHECKING:
     from luks.model import Argon2Variant, KdfCost
 
-#: Milliseconds for the digest of a volume key, which is random and needs little.
+#: Milliseconds for the digest of a volume key, which is random and needs few iterations.
 DIGEST_TIME: Final = 125
-#: Most memory that is chosen for Argon2, in KiB, and most lanes.
+#: Largest memory that is chosen for Argon2, in KiB, and largest number of lanes.
 MAX_MEMORY_KIB: Final = 1 << 20
 MAX_LANES: Final = 4
 
-# A measurement counts when it took this long; shorter ones measure start-up.
+# A measurement counts if it took at least this long; shorter ones measure the start-up.
 _LONG_ENOUGH: Final = 0.1
 _SALT: Final = bytes(32)
 _FIRST_MEMORY_KIB: Final = 64 << 10
@@ -44,16 +44,16 @@ def benchmark_kdf(
 ) -> KdfCost:
     """Choose the cost of a key derivation by measuring this machine.
 
-    It takes about a tenth of ``iter_time``, at least a few tenths of a second.
+    The measurement takes about a tenth of ``iter_time``, at least a few tenths of a second.
 
     Args:
         kind: ``"argon2id"``, ``"argon2i"`` or ``"pbkdf2"``.
-        iter_time: Milliseconds that it shall take.
+        iter_time: Milliseconds that the derivation should take.
         key_size: Bytes of the key to derive.
         hash_name: Hash for PBKDF2, in LUKS spelling.
 
     Raises:
-        ValueError: Unknown ``kind``, or no time at all.
+        ValueError: ``kind`` is unknown, or ``iter_time`` is below 1.
         UnsupportedError: The hash is not available.
     """
     if kind == "pbkdf2":
@@ -61,7 +61,7 @@ def benchmark_kdf(
     for variant in ARGON2_VARIANTS:
         if kind == variant:
             return benchmark_argon2(variant, iter_time=iter_time, key_size=key_size)
-    raise ArgumentError(f"kind is 'argon2id', 'argon2i' or 'pbkdf2', not {kind!r}")
+    raise ArgumentError(f"kind must be 'argon2id', 'argon2i' or 'pbkdf2', not {kind!r}")
 
 
 def benchmark_pbkdf2(hash_name: str, *, iter_time: int, key_size: int) -> Pbkdf2:
@@ -88,14 +88,14 @@ def benchmark_argon2(variant: Argon2Variant, *, iter_time: int, key_size: int) -
         else:
             passes *= 2
     work = passes * memory * seconds / elapsed
-    # As much memory as the fewest passes leave time for, and then more passes.
+    # As much memory as the smallest number of passes leaves time for, and then more passes.
     memory = max(MIN_ARGON2_MEMORY_KIB, min(most, int(work / MIN_ARGON2_TIME)))
     return Argon2(variant, max(MIN_ARGON2_TIME, round(work / memory)), memory, lanes)
 
 
 def _seconds(iter_time: int) -> float:
     if iter_time < 1:
-        raise ArgumentError(f"iter_time is milliseconds, at least 1, not {iter_time}")
+        raise ArgumentError(f"iter_time must be at least 1 millisecond, not {iter_time}")
     return iter_time / 1000
 
 
@@ -116,4 +116,4 @@ def _physical_memory_kib() -> int:
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 1024
     except (AttributeError, ValueError, OSError):
-        return 2 * _FIRST_MEMORY_KIB  # Windows; enough for any machine of today
+        return 2 * _FIRST_MEMORY_KIB  # Windows; enough for any machine today

@@ -1,4 +1,4 @@
-"""What a new key derivation shall cost: given, or measured; never below the minimum."""
+"""The cost of a new key derivation: given or measured, and never below the minimum."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def check_kdf(kdf: KdfCost | str | None, version: int, hash_name: str) -> str:
-    """Return the kind of a key derivation, before anything is done for it.
+    """Check a requested key derivation before any work, and return its kind.
 
     Args:
         kdf: Cost, or its kind, or None for the default of the format.
@@ -24,7 +24,7 @@ def check_kdf(kdf: KdfCost | str | None, version: int, hash_name: str) -> str:
         hash_name: Hash of the header, in LUKS spelling.
 
     Raises:
-        ValueError: It must not be created, or not in this format.
+        ValueError: It must not be created, or is not possible in this format.
         UnsupportedError: A hash is not available.
     """
     lookup(hash_name)
@@ -32,12 +32,12 @@ def check_kdf(kdf: KdfCost | str | None, version: int, hash_name: str) -> str:
         return "pbkdf2" if version == luks1.VERSION else "argon2id"
     kind = kdf if isinstance(kdf, str) else "pbkdf2" if isinstance(kdf, Pbkdf2) else kdf.variant
     if version == luks1.VERSION and kind != "pbkdf2":
-        raise ArgumentError("LUKS1 has no key derivation but PBKDF2")
+        raise ArgumentError("LUKS1 supports only PBKDF2 as key derivation")
     if isinstance(kdf, Pbkdf2):
         if kdf.iterations < MIN_ITERATIONS:
-            raise ArgumentError(f"PBKDF2 takes at least {MIN_ITERATIONS} iterations")
+            raise ArgumentError(f"PBKDF2 needs at least {MIN_ITERATIONS} iterations")
         if version == luks1.VERSION and kdf.hash_name != hash_name:
-            raise ArgumentError("LUKS1 has one hash for everything")
+            raise ArgumentError("LUKS1 uses one hash for everything: PBKDF2 cannot have another")
         lookup(kdf.hash_name)
     elif isinstance(kdf, Argon2) and (
         kdf.time < MIN_ARGON2_TIME
@@ -45,7 +45,7 @@ def check_kdf(kdf: KdfCost | str | None, version: int, hash_name: str) -> str:
         or kdf.lanes < 1
     ):
         raise ArgumentError(
-            f"Argon2 takes at least {MIN_ARGON2_TIME} passes, {MIN_ARGON2_MEMORY_KIB} KiB of"
+            f"Argon2 needs at least {MIN_ARGON2_TIME} passes, {MIN_ARGON2_MEMORY_KIB} KiB of"
             f" memory and 8 KiB per lane, not {kdf}"
         )
     return kind
@@ -54,14 +54,14 @@ def check_kdf(kdf: KdfCost | str | None, version: int, hash_name: str) -> str:
 def keyslot_cost(
     kdf: KdfCost | str | None, *, version: int, hash_name: str, key_size: int, iter_time: int
 ) -> KdfCost:
-    """Return the cost of a new keyslot; what is given is not measured.
+    """Return the cost of a new keyslot, measured unless it is given.
 
     Args:
         kdf: As in `check_kdf`.
         version: 1 or 2.
         hash_name: Hash of PBKDF2.
         key_size: Bytes of the key to derive.
-        iter_time: Milliseconds that a measured one shall take.
+        iter_time: Milliseconds that a measured derivation should take.
 
     Raises:
         ValueError, UnsupportedError: As `check_kdf`.
@@ -73,7 +73,7 @@ def keyslot_cost(
 
 
 def digest_cost(kdf: KdfCost | str | None, hash_name: str) -> Pbkdf2:
-    """Return the cost of a new digest (L7): the least, where the keyslot's is given."""
+    """Return the cost of a new digest (L7): the minimum, if the keyslot's cost is given."""
     if kdf is not None and not isinstance(kdf, str):
         return Pbkdf2(hash_name, MIN_ITERATIONS)
     size = lookup(hash_name).digest_size

@@ -24,20 +24,20 @@ if TYPE_CHECKING:
     from luks.secret.randomness import RandomSource
 
 SALT_SIZE: Final = 32
-#: Bytes of every LUKS1 digest; LUKS2's have the length of their hash.
+#: Bytes of every LUKS1 digest; a LUKS2 digest has the length of its hash.
 LUKS1_DIGEST_SIZE: Final = 20
 
 
 def new_digest(
     key: ReadableBuffer, kdf: Pbkdf2, size: int, random: RandomSource | None = None
 ) -> Digest:
-    """Make the digest that a volume key is verified against, for segment 0.
+    """Make the digest that verifies the volume key of segment 0.
 
     Args:
         key: Not modified.
         kdf: Its hash and iterations.
         size: Bytes of the digest.
-        random: Of its salt.
+        random: Source of its salt.
     """
     salt = source_or_system(random)(SALT_SIZE)
     with derive(kdf, key, salt, size) as value:
@@ -67,21 +67,21 @@ def enroll_key(
         key: The volume key. Not modified.
         hash_name: Hash of the AF diffuser; LUKS1 has its own.
         digest_number: Digest that confirms the key; by default the volume's.
-        in_use: Areas that it must not take, besides those of ``header``.
+        in_use: Areas that it must not use, besides those of ``header``.
         cipher: Cipher string and key size for the key material, in LUKS2 only;
             by default the payload's cipher with a key of the same size.
-        random: Of its salt and its stripes.
+        random: Source of its salt and its stripes.
 
     Returns:
-        The new header, and its key material by byte offset; both are what
-        `luks.header.writer.write_header` takes.
+        The new header, and its key material by byte offset, as
+        `luks.header.writer.write_header` takes them.
 
     Raises:
-        KeyslotsFullError: There is no room for its area.
+        KeyslotsFullError: No room is left for its area.
         ValueError: The keyslot is active, or the header has no digest.
     """
     if number in header.keyslots:
-        raise ArgumentError(f"keyslot {number} is active")
+        raise ArgumentError(f"keyslot {number} is active already")
     if header.version == luks1.VERSION:
         blank = luks1.blank_keyslot(header, number)
         if any(area.offset == blank.area.offset for area in in_use):
@@ -117,17 +117,17 @@ def choose_keyslot(header: Header, keyslot: int | None, in_use: Iterable[int] = 
 
     Args:
         header: Header to add it to.
-        keyslot: The one that is asked for; by default the first that is free.
+        keyslot: The requested one; by default the first that is free.
         in_use: Further keyslots that are not free.
 
     Raises:
-        KeyslotsFullError: There is none.
-        ArgumentError: It is active, or there can be none of this number.
+        KeyslotsFullError: None is free.
+        ArgumentError: It is active, or its number is out of range.
     """
     if keyslot is not None:
         check_number(header, keyslot)
         if keyslot in header.keyslots:
-            raise ArgumentError(f"keyslot {keyslot} is active")
+            raise ArgumentError(f"keyslot {keyslot} is active already")
         return keyslot
     count = keyslot_count(header)
     taken = {*header.keyslots, *in_use}
@@ -146,7 +146,7 @@ def check_number(header: Header, keyslot: int) -> None:
     """Check that the format has a keyslot of this number.
 
     Raises:
-        ArgumentError: It has not.
+        ArgumentError: It does not.
     """
     count = keyslot_count(header)
     if not 0 <= keyslot < count:
@@ -159,7 +159,7 @@ def find_space(header: Header, size: int, in_use: Iterable[Area]) -> int | None:
     Args:
         header: Says where the keyslots area is.
         size: Bytes.
-        in_use: Areas that it must not touch.
+        in_use: Areas that it must not overlap.
     """
     offset = header.keyslots_offset
     for area in sorted(in_use, key=lambda area: area.offset):
@@ -170,12 +170,12 @@ def find_space(header: Header, size: int, in_use: Iterable[Area]) -> int | None:
 
 
 def _free_area(header: Header, key_size: int, in_use: Iterable[Area]) -> Area:
-    """Return the first free part of the keyslots area, its cipher not yet decided."""
+    """Return the first free part of the keyslots area, without a cipher yet."""
     size = area_size(key_size)
     offset = find_space(header, size, [*(s.area for s in header.keyslots.values()), *in_use])
     if offset is None:
         raise KeyslotsFullError(
             "the keyslots area has no room for another keyslot",
-            hint="remove a keyslot first; new key material never overwrites what is in use",
+            hint="remove a keyslot first; new key material never overwrites old that is in use",
         )
     return Area(offset, size, cipher=None, key_size=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from formats.frozen import Record
+from formats.frozen import Frozen
 from formats.logs import LateLogger
 from luks.crypto.af import af_merge, af_split
 from luks.crypto.ciphers import check_usable, sector_cipher
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _log = LateLogger("luks")
 
 
-class VolumeKey(Record):
+class VolumeKey(Frozen):
     """A key that a header's digest has confirmed, made by the functions below.
 
     Attributes:
@@ -60,22 +60,22 @@ def unlock(
 ) -> VolumeKey:
     """Find the volume key that ``secret`` opens.
 
-    Keyslots are tried by priority, then by number. One that cannot be tried
-    (damaged, unknown, or beyond ``limits``) does not keep others from it.
+    Keyslots are tried by priority, then by number. A keyslot that cannot be tried
+    (damaged, unknown, or beyond ``limits``) is skipped.
 
     Args:
         device: Holds the header and its keyslot areas.
-        header: As it was loaded; nothing of it is read again.
+        header: As it was loaded; it is not read again.
         secret: Passphrase or key file content. Not modified.
-        keyslot: Try only this one, whatever its priority.
-        limits: What its key derivation may cost at most.
-        policy: What header and keyslots must fulfil; keyslots that do not are
-            not tried.
+        keyslot: Try only this one, regardless of its priority.
+        limits: Largest permitted cost of a key derivation.
+        policy: Requirements for header and keyslots; keyslots that do not meet
+            them are not tried.
 
     Raises:
-        NoKeyslotMatchError: It opens none.
+        NoKeyslotMatchError: No keyslot opens with it.
         UnlockError: There is no keyslot to try, or not enough memory.
-        PolicyError: The header must not be used, before ``secret`` is.
+        PolicyError: The header must not be used; ``secret`` was not used.
         UnsupportedError, FormatError, DeviceError: No keyslot could be tried.
     """
     policy.check_header(header)
@@ -101,7 +101,7 @@ def unlock(
     not_tried = "".join(f"; keyslot {n} was not tried: {why}" for n, why in refusals.items())
     raise NoKeyslotMatchError(
         "no keyslot opens with this secret: it is wrong, or the key material is damaged,"
-        f" which looks the same{not_tried}",
+        f" which cannot be distinguished{not_tried}",
         tried={n: str(refusals.get(n, "the secret does not open it")) for n in candidates},
     )
 
@@ -115,17 +115,17 @@ def matching(
     limits: KdfLimits = DEFAULT_LIMITS,
     policy: Policy = DEFAULT_POLICY,
 ) -> tuple[int, ...]:
-    """Return all keyslots of the volume key that ``secret`` opens, whatever their priority.
+    """Return all keyslots of the volume key that ``secret`` opens, regardless of priority.
 
-    Those that cannot be tried count as such that it does not open.
+    Keyslots that cannot be tried count as not opened.
 
     Args:
         device: Holds the header and its keyslot areas.
         header: As it was loaded.
         secret: Passphrase or key file content. Not modified.
         keyslot: Try only this one.
-        limits: What each key derivation may cost at most, and all of them together.
-        policy: What header and keyslots must fulfil.
+        limits: Largest permitted cost of each key derivation, and of all together.
+        policy: Requirements for header and keyslots.
 
     Raises:
         PolicyError, UnsupportedError: The header must not be used.
@@ -171,7 +171,7 @@ def verify_volume_key(
     view = memoryview(key).cast("B")
     _check_length(header, digest, len(view))
     if not confirms(digest, view, limits) or _is_padded(header, digest, view):
-        raise UnlockError("this is not the volume key")
+        raise UnlockError("the key given is not the volume key")
     return VolumeKey(Secret(key), None)
 
 
@@ -184,10 +184,10 @@ def seal(
     """Return the key material that makes ``secret`` open ``key``.
 
     Args:
-        keyslot: How; its salt is used as it is.
+        keyslot: Its parameters and its salt are used.
         secret: Not modified.
         key: ``keyslot.key_size`` bytes. Not modified.
-        random: Of the stripes.
+        random: Source of the stripes.
 
     Returns:
         Encrypted material for the start of the keyslot's area.
@@ -195,7 +195,9 @@ def seal(
     if keyslot.kdf is None or keyslot.area.cipher is None:
         raise ValueError(f"a keyslot of type {keyslot.type!r} cannot be made")
     if len(key) != keyslot.key_size:
-        raise ValueError(f"a keyslot for {keyslot.key_size} bytes cannot hold {len(key)} [L65]")
+        raise ValueError(
+            f"a keyslot for a key of {keyslot.key_size} bytes cannot hold {len(key)} [L65]"
+        )
     size = _material_size(keyslot)
     material = bytearray(size)
     filler = None if random is None else random(len(key) * (keyslot.stripes - 1))
@@ -227,16 +229,16 @@ def _candidates(header: Header, digest: Digest, keyslot: int | None) -> list[int
         ignored = any(header.keyslots[n].priority == PRIORITY_IGNORE for n in digest.keyslots)
         raise UnlockError(
             "no keyslot is active",
-            hint="some are to be tried only when they are named" if ignored else None,
+            hint="some are tried only when they are named" if ignored else None,
         )
     return candidates
 
 
 def _charge(spent: float, keyslot: Keyslot, digest: Digest, limits: KdfLimits) -> float:
-    """Return what has been asked of us when this keyslot has been tried, too."""
+    """Return the total cost once this keyslot has been tried as well."""
     costs = [cost for cost in (keyslot.kdf, digest.kdf) if cost is not None]
     for cost in costs:
-        limits.check(cost)  # what is refused costs nothing
+        limits.check(cost)  # a refused keyslot costs nothing
     charged = spent + sum(limits.share(cost) for cost in costs)
     if spent and charged > limits.total:
         raise PolicyError(
@@ -263,10 +265,10 @@ def _try_keyslot(
         raise LuksHeaderError(keyslot.problem)
     if keyslot.kdf is None or area.cipher is None:
         raise UnsupportedError(
-            f"keyslots of type {keyslot.type!r}, or their key derivation, are not known",
+            f"keyslots of type {keyslot.type!r}, or their key derivation, are unknown",
             feature=f"keyslot type {keyslot.type}",
         )
-    # Everything that can be refused is, before the key derivation starts.
+    # Every possible refusal comes before the key derivation starts.
     check_key_size(header, keyslot.key_size, plain=plain)
     check_usable(area.cipher, area.key_size, permit_null=plain)
     limits.check(keyslot.kdf)
@@ -300,7 +302,7 @@ def _try_keyslot(
             if _is_padded(header, digest, candidate.view()):
                 raise LuksHeaderError(
                     f"the key in keyslot {number} is the volume key with zero bytes appended,"
-                    " which opens to garbage",
+                    " which decrypts to garbage",
                     rule="L65",
                 )
             confirmed = True
@@ -311,20 +313,20 @@ def _try_keyslot(
 
 
 def _check_length(header: Header, digest: Digest, size: int) -> None:
-    """Check that the volume key can have so many bytes, before its digest is asked (L65)."""
+    """Check that the volume key can have ``size`` bytes, before its digest is computed (L65)."""
     known = volume_key_sizes(header, digest)
     ciphers = [segment.cipher for segment in header.data_segments if segment.cipher]
     if size in known or (not known and all(takes_key(cipher, size) for cipher in ciphers)):
         return
-    expected = f", and that has {' or '.join(map(str, known))}" if known else ""
-    raise UnlockError(f"this is not the volume key: it has {size} bytes{expected} [L65]")
+    expected = f" instead of {' or '.join(map(str, known))}" if known else ""
+    raise UnlockError(f"the key given is not the volume key: it has {size} bytes{expected} [L65]")
 
 
 def _is_padded(header: Header, digest: Digest, key: memoryview) -> bool:
     """Say whether a confirmed key is a shorter one with zero bytes appended.
 
-    HMAC fills keys up with zeros, so that the digest confirms both. The shorter one
-    must be one that keyslots can hold, or, where none says so, that the ciphers take.
+    HMAC pads keys with zeros, so the digest confirms both. The shorter one must have a
+    size that keyslots hold or, if no keyslot states one, that the ciphers accept.
     """
     shorter: Iterable[int] = volume_key_sizes(header, digest)
     if not shorter:

@@ -1,4 +1,4 @@
-"""How fast this machine derives keys and encrypts, as `cryptsetup benchmark` shows it."""
+"""The speed of key derivation and encryption here, as `cryptsetup benchmark` shows it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from luks.model import KdfCost
 
-#: Bytes of the requests that are measured: as many as a volume makes at a time.
+#: Bytes of the measured requests: as many as a volume makes at a time.
 REQUEST_SIZE: Final = 1 << 20
-#: Hashes for PBKDF2, and ciphers with the bytes of their keys, that people choose between.
+#: Hashes for PBKDF2, and ciphers with their key sizes in bytes, that users choose from.
 HASHES: Final = ("sha1", "sha256", "sha512", "blake2b-512")
 CIPHERS: Final = (
     ("aes-xts-plain64", 32),
@@ -30,13 +30,13 @@ CIPHERS: Final = (
 )
 SECTOR_SIZES: Final = (512, 4096)
 
-# The best of a few: what else the machine does only ever makes it slower.
+# The best of a few counts: other load on the machine can only make it slower.
 _ROUNDS: Final = 5
 
 
 @dataclass(frozen=True)
 class CipherSpeed:
-    """How fast a cipher is, in one thread.
+    """The speed of a cipher in one thread.
 
     Attributes:
         cipher: dm-crypt's cipher string.
@@ -44,8 +44,8 @@ class CipherSpeed:
         sector_size: Bytes.
         encrypt: Bytes per second.
         decrypt: Bytes per second.
-        way: ``"bulk, XTS"`` and ``"bulk, ECB"`` go over many sectors at once, by what
-            of OpenSSL is named; ``"sectors"`` one by one.
+        way: ``"bulk, XTS"`` and ``"bulk, ECB"`` process many sectors at once, with the
+            named mode of OpenSSL; ``"sectors"`` processes them one by one.
     """
 
     cipher: str
@@ -56,17 +56,30 @@ class CipherSpeed:
     way: str
 
 
-def measure_kdfs(*, iter_time: int = 2000) -> Iterator[KdfCost]:
+def benchmark_kdfs(*, iter_time: int = 2000) -> Iterator[KdfCost]:
     """Yield costs of key derivations for keys of 32 bytes.
 
     Args:
-        iter_time: Milliseconds that each takes with Argon2. PBKDF2's costs are those
-            of a second: iterations per second.
+        iter_time: Milliseconds that each takes with Argon2. PBKDF2's costs are always
+            iterations per second.
     """
     for name in HASHES:
         yield benchmark_pbkdf2(name, iter_time=1000, key_size=32)
     yield benchmark_argon2("argon2i", iter_time=iter_time, key_size=32)
     yield benchmark_argon2("argon2id", iter_time=iter_time, key_size=32)
+
+
+def benchmark_ciphers(*, seconds: float = 0.1) -> Iterator[CipherSpeed]:
+    """Yield how fast the usual ciphers are, in sectors of 512 and 4096 bytes.
+
+    They are measured in one thread, in requests of 1 MiB in memory.
+
+    Args:
+        seconds: For each cipher, size of sectors and direction, at least.
+    """
+    for cipher, key_size in CIPHERS:
+        for sector_size in SECTOR_SIZES:
+            yield measure_cipher(cipher, key_size, sector_size, seconds=seconds)
 
 
 def measure_cipher(
@@ -78,7 +91,7 @@ def measure_cipher(
         text: dm-crypt's cipher string.
         key_size: Bytes.
         sector_size: 512, 1024, 2048 or 4096.
-        seconds: For each direction, at least.
+        seconds: Minimum duration for each direction.
 
     Raises:
         PolicyError, UnsupportedError: As for a volume that names it.
@@ -88,7 +101,7 @@ def measure_cipher(
     xts = crossover() if isinstance(cipher, AesXts) else OTHER_XTS
     bulk = bulk_path(parse(text), memoryview(key), sector_size, xts)
     data = bytearray(os.urandom(REQUEST_SIZE))
-    # With NumPy loaded, `cipher` takes the same way.
+    # Once NumPy is loaded, `cipher` takes the same way.
     way = f"bulk, {bulk.way()}" if bulk else "sectors"
     encrypt = _bytes_per_second(lambda: cipher.encrypt(0, data, data), seconds)
     decrypt = _bytes_per_second(lambda: cipher.decrypt(0, data, data), seconds)
@@ -96,7 +109,7 @@ def measure_cipher(
 
 
 def _bytes_per_second(request: Callable[[], object], seconds: float) -> float:
-    """Return the best of a few rounds, after one that warms up."""
+    """Return the best of a few rounds after a warm-up."""
     request()
     best = 0.0
     for _ in range(_ROUNDS):

@@ -24,7 +24,7 @@ from luks.manage.editing import HeaderEdit
 
 if TYPE_CHECKING:
     from luks.crypto.kdf import KdfLimits
-    from luks.header.load import Place
+    from luks.header.detection import Place
     from luks.keys.keyslots import VolumeKey
     from luks.model import KdfCost
     from luks.secret.secrets import Secret

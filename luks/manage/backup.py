@@ -12,7 +12,8 @@ from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING
 
 from formats.devices.device import MemoryDevice, is_blank, read_exactly
-from formats.devices.file import is_same_file, new_file
+from formats.devices.identity import is_same_file
+from formats.devices.new_file import new_file
 from formats.errors import ArgumentError
 from formats.frozen import replace
 from luks.errors import (
@@ -34,7 +35,7 @@ from luks.manage.restore import restore_luks1, restore_luks2
 
 if TYPE_CHECKING:
     from formats.devices.device import BlockDevice
-    from luks.header.load import Place
+    from luks.header.detection import Place
     from luks.model import Header
 
 
@@ -55,7 +56,7 @@ def backup_header(
         FileExistsError: There is such a file.
         ValueError: It is the image itself.
         TruncatedImageError: The image ends inside the keyslots area.
-        DeviceBusyError: Somebody else is changing the header.
+        DeviceBusyError: Another program is changing the header.
         StorageError: As `luks.load_header`, and for the file as for any.
     """
     check_other(path_or_device, backup)

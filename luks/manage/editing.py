@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 
     from formats.devices.device import BlockDevice
     from luks.crypto.kdf import KdfLimits
-    from luks.header.load import Place
+    from luks.header.detection import Place
     from luks.header.policy import Policy
-    from luks.model import Header, KdfCost
+    from luks.model import Header, KdfCost, Keyslot
     from luks.secret.secrets import Secret
 
 _MAX_KEY_SIZE: Final = 512
@@ -199,8 +199,9 @@ class HeaderEdit:
             if hash_name != header.source.hash_spec:
                 raise ArgumentError("LUKS1 has one hash for everything")
         hash_name = hash_name or "sha256"
+        there = self._keyslots_there()
         # The place of a LUKS1 keyslot is its own until the header says that it is free.
-        in_use = self._old.keyslots if header.version == luks1.VERSION else ()
+        in_use = [taken for taken, _ in there] if header.version == luks1.VERSION else ()
         number = choose_keyslot(header, keyslot, in_use)
         key = self._key_to_store(unbound_key)
         cost = keyslot_cost(
@@ -224,7 +225,7 @@ class HeaderEdit:
             key=key,
             hash_name=hash_name,
             digest_number=digest_number,
-            in_use=[slot.area for slot in self._old.keyslots.values()],
+            in_use=[slot.area for _, slot in there],
             cipher=cipher,
         )
         if priority != PRIORITY_NORMAL:
@@ -334,7 +335,7 @@ class HeaderEdit:
         self.header = changes.without_token(self.header, number)
 
     def commit(self) -> Header:
-        """Write everything, durably, and begin anew with the header that is there then.
+        """Write everything, durably, and begin again with the header that is there then.
 
         After an interrupt or an error it can be called again (L98).
 
@@ -368,6 +369,14 @@ class HeaderEdit:
             )
         self._old = there
         self.header = replace(self.header, seqid=there.seqid, source=there.source)
+
+    def _keyslots_there(self) -> list[tuple[int, Keyslot]]:
+        """Return the keyslots of what may be on the device.
+
+        That is the old header, or what a commit in doubt has written (L98).
+        """
+        headers = [self._old] if self._written is None else [self._old, self._written]
+        return [item for header in headers for item in header.keyslots.items()]
 
     def _key_to_store(self, unbound_key: bytes | Secret | None) -> memoryview:
         if unbound_key is not None:

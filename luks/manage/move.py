@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from formats.devices.device import read_exactly
-from formats.devices.file import new_file
+from formats.devices.new_file import new_file
 from luks.errors import (
     DeviceError,
     LuksExistsError,
@@ -22,7 +22,7 @@ from luks.manage.backup import check_other, copy_header, material_of
 from luks.manage.editing import edit
 
 if TYPE_CHECKING:
-    from luks.header.load import Place
+    from luks.header.detection import Place
     from luks.model import Header
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Unpack
 from uuid import UUID
 
 from formats.devices.device import is_blank
-from formats.devices.file import FileDevice, new_file
+from formats.devices.file import FileDevice
+from formats.devices.new_file import new_file
 from formats.errors import ArgumentError
 from formats.frozen import replace
 from luks.crypto.ciphers import has_equal_halves, sector_cipher
@@ -33,7 +34,7 @@ from luks.secret.secrets import Secret, view_of
 
 if TYPE_CHECKING:
     from formats.devices.device import BlockDevice
-    from luks.header.load import Place
+    from luks.header.detection import Place
     from luks.model import Header
     from luks.payload.options import FormatKeywords
     from luks.secret.randomness import RandomSource

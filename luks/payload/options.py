@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, TypedDict
 
 from formats.errors import ArgumentError, refuse_unknown
-from formats.frozen import Record, field
+from formats.frozen import Frozen, field
 from luks.crypto.ciphers import check_usable
 from luks.crypto.spec import DEFAULT_CIPHER
 from luks.header import layout, luks1
@@ -50,7 +50,7 @@ class FormatKeywords(TypedDict, total=False):
     random: RandomSource | None
 
 
-class FormatOptions(Record, kw_only=True):
+class FormatOptions(Frozen, kw_only=True):
     """How a new volume is made. What cannot be made is refused when this is.
 
     Attributes:

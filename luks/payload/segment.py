@@ -58,7 +58,7 @@ class CryptSegment(Device):
         self._size = size
         self._sector_size = sector_size
         self._first_sector = first_sector
-        # Nobody may see, or complete from, a sector of which only a part is
+        # No other thread may see, or complete from, a sector of which only a part is
         # new: it would decrypt to garbage.
         self._lock = threading.Lock()
         # Encrypted bytes on their way out. It is kept between writes, because allocating

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from formats.devices.device import BlockDevice, ReadableBuffer, WritableBuffer
     from luks.crypto.kdf import KdfLimits
-    from luks.header.load import Place
+    from luks.header.detection import Place
     from luks.header.policy import Policy
     from luks.model import Header
 
@@ -109,7 +109,7 @@ class Volume(Owned, Device):
     Any range of bytes can be read and written, from several threads at once; a
     write that ends inside sectors reads those first. In a child of the process that
     opened it everything but `close` raises `ForkedProcessError`: it would wait for
-    locks that nobody there releases.
+    locks that no thread there releases.
 
     Attributes:
         header: The header it was opened with.
@@ -218,7 +218,7 @@ class Volume(Owned, Device):
         read as zeros afterwards but as noise: the image has zeros there, and these
         are decrypted. So use it for what will not be read before it is written.
 
-        It shows which sectors are in use to whoever sees the image, which is why
+        It shows which sectors are in use to anyone who sees the image, which is why
         dm-crypt discards only when it is told to (``allow-discards``); here, calling
         it is telling it so. Callers who pass on the wishes of a guest should look
         for that flag in `Header.flags`.

@@ -16,7 +16,7 @@ from luks.errors import SecretRequiredError, UnsupportedError
 from luks.secret.secret_sources import MAX_KEY_FILE_SIZE, resized, wipe
 
 _LIBRARY: Final = "libkeyutils.so.1"
-#: A serial number is positive; the negative ones mean keyrings.
+#: A serial number is positive; negative ones stand for keyrings.
 _MAX_SERIAL: Final = (1 << 31) - 1
 _FIRST_SIZE: Final = 4096
 
@@ -25,12 +25,12 @@ def find_key(description: str, kind: str = "user") -> int:
     """Return the serial number of a key that this process may search for.
 
     Args:
-        description: What the key is called.
+        description: The description of the key.
         kind: Type of the key; cryptsetup's tokens name keys of type ``user``.
 
     Raises:
-        SecretRequiredError: There is none.
-        UnsupportedError: There is no keyring, or no libkeyutils.
+        SecretRequiredError: None is found.
+        UnsupportedError: The kernel has no keyrings, or libkeyutils is missing.
     """
     serial = _library().request_key(kind.encode(), description.encode(), None, 0)
     if serial < 0:
@@ -39,33 +39,33 @@ def find_key(description: str, kind: str = "user") -> int:
 
 
 def read_key(serial: int) -> bytearray:
-    """Return what a key holds, every byte of it.
+    """Return the complete content of a key.
 
     Args:
-        serial: Number of the key, as ``keyctl show`` has it.
+        serial: Number of the key, as ``keyctl show`` prints it.
 
     Raises:
-        SecretRequiredError: There is no such key, or it must not be read.
-        UnsupportedError: There is no keyring, or no libkeyutils.
-        ValueError: No key has this number.
+        SecretRequiredError: The key does not exist, or must not be read.
+        UnsupportedError: The kernel has no keyrings, or libkeyutils is missing.
+        ValueError: ``serial`` is not the number of a key.
     """
     if not 0 < serial <= _MAX_SERIAL:
-        raise ValueError(f"{serial} is no serial number of a key")
+        raise ValueError(f"{serial} is not the serial number of a key")
     library = _library()
     buffer = bytearray(_FIRST_SIZE)
     while True:
-        # Held until after the call: a view keeps the buffer where it is.
+        # Keep the view until after the call: it pins the buffer.
         place = (ctypes.c_char * len(buffer)).from_buffer(buffer)
         size = library.keyctl_read(serial, place, len(buffer))
         del place
         if 0 <= size <= len(buffer):
             return resized(buffer, size)
-        wipe(buffer)  # older kernels fill it although it is too small
+        wipe(buffer)  # older kernels fill it even if it is too small
         if size < 0:
             raise _error(f"key {serial}")
         if size > MAX_KEY_FILE_SIZE:
-            raise SecretRequiredError(f"key {serial} has {size} bytes: it is no passphrase")
-        buffer = bytearray(size)  # it may have been changed meanwhile: look again
+            raise SecretRequiredError(f"key {serial} has {size} bytes, too many for a passphrase")
+        buffer = bytearray(size)  # the key may change meanwhile: try again
 
 
 def _error(what: str) -> SecretRequiredError | UnsupportedError:
@@ -75,7 +75,7 @@ def _error(what: str) -> SecretRequiredError | UnsupportedError:
         return UnsupportedError("this kernel has no keyrings", feature="the kernel keyring")
     hint = None
     if code in {errno.EACCES, errno.EPERM}:
-        hint = "a key can be read by who possesses it; a container may not permit it to any"
+        hint = "only a possessor can read a key, and a container may forbid it to all"
     return SecretRequiredError(f"cannot read {what} of the kernel keyring: {reason}", hint=hint)
 
 
@@ -85,9 +85,9 @@ def _library() -> ctypes.CDLL:
         library = ctypes.CDLL(_LIBRARY, use_errno=True)
     except OSError:
         raise UnsupportedError(
-            "the kernel keyring is read through libkeyutils, which is not here",
+            "reading the kernel keyring needs libkeyutils, which is not installed",
             feature="the kernel keyring",
-            hint="install keyutils (Debian and Ubuntu: libkeyutils1); it is for Linux only",
+            hint="install keyutils (Debian and Ubuntu: libkeyutils1); it exists for Linux only",
         ) from None
     library.keyctl_read.argtypes = [ctypes.c_int32, ctypes.c_void_p, ctypes.c_size_t]
     library.keyctl_read.restype = ctypes.c_long

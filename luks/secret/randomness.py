@@ -1,4 +1,4 @@
-"""Where random bytes come from: the operating system, or for reproducible images a seed."""
+"""Sources of random bytes: the operating system, or a seed for reproducible images."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ import os
 from collections.abc import Callable
 from typing import Final
 
-#: Returns as many random bytes as it is asked for.
+#: Returns the requested number of random bytes.
 RandomSource = Callable[[int], bytes]
 
 _LABEL: Final = b"blobstore: random bytes from a seed, version 1"
 
 
 def source_or_system(source: RandomSource | None) -> RandomSource:
-    """Return the source, or the operating system's where there is none."""
+    """Return the source, or that of the operating system by default."""
     return os.urandom if source is None else source
 
 
 class SeededSource:
-    """Bytes that are the same whenever they are asked for in the same order.
+    """Bytes that are the same whenever the same requests are made in the same order.
 
-    They are as secret as the seed: keys among them are known to whoever has it.
-    The n-th answer is SHAKE-256 over a key and n, where the key is SHA-256 over a
+    They are only as secret as the seed: a holder of the seed knows all keys among them.
+    The n-th result is SHAKE-256 over a key and n, where the key is SHA-256 over a
     label, the sizes of the seed's parts and these parts.
     """
 
     def __init__(self, *seed: bytes) -> None:
-        """Start from the parts of a seed; none of them is empty of meaning, nor is the order."""
+        """Start from the parts of a seed; each part matters, even an empty one, and their order."""
         key = hashlib.sha256(_LABEL)
         for part in seed:
             key.update(len(part).to_bytes(8, "big") + part)

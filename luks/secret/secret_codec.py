@@ -1,7 +1,7 @@
-"""How QEMU's secrets are encoded: text, base64, AES-256-CBC.
+"""The encodings of QEMU's secrets: text, base64, AES-256-CBC.
 
-Nothing that fails here says what the bytes were, and no exception of a library
-that may carry them stays attached. Rules: S23 and S25 of ``spec/secrets.md``.
+No error here shows the bytes, and no exception of a library that may carry them
+stays attached. Rules: S23 and S25 of ``spec/secrets.md``.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ def require_text(secret: Secret, what: str) -> None:
     try:
         str(view, "utf-8")
         sound = 0 not in view
-    except UnicodeDecodeError:  # has the bytes in it
+    except UnicodeDecodeError:  # it contains the bytes
         sound = False
     if not sound:
         secret.wipe()
         raise SecretFormatError(
-            f"{what} is not valid UTF-8 without NUL [S23]", hint="other bytes take format=base64"
+            f"{what} is not valid UTF-8 without NUL [S23]", hint="use format=base64 for other bytes"
         )
 
 
 def decode_base64(encoded: Secret, what: str) -> Secret:
-    """Decode a secret, and wipe what it was decoded from.
+    """Decode a secret, and wipe the encoded one.
 
     Raises:
         SecretFormatError: It is not base64; newlines are ignored.
@@ -58,19 +58,19 @@ def decode_base64(encoded: Secret, what: str) -> Secret:
 
 
 def decrypt(secret: Secret, key: Secret, iv: str, what: str) -> Secret:
-    """Decrypt AES-256-CBC and take the PKCS#7 padding off.
+    """Decrypt AES-256-CBC and remove the PKCS#7 padding.
 
     Args:
-        secret: What was encrypted; not changed.
+        secret: The ciphertext; not changed.
         key: 32 bytes.
         iv: 16 bytes, in base64.
-        what: What messages call it.
+        what: The name of the secret in messages.
 
     Raises:
-        SecretFormatError: The IV is none, or this is not what the key encrypted.
+        SecretFormatError: The IV is invalid, or the key does not decrypt the secret.
     """
-    # Most secrets are not encrypted, and this takes time to import.
-    from cryptography.hazmat.primitives.ciphers import (  # noqa: PLC0415
+    # Most secrets are not encrypted, and this import takes time.
+    from cryptography.hazmat.primitives.ciphers import (  # noqa: PLC0415  see above
         Cipher,
         algorithms,
         modes,
@@ -82,8 +82,10 @@ def decrypt(secret: Secret, key: Secret, iv: str, what: str) -> Secret:
         raise SecretFormatError(f"the iv of {what} has {len(initial)} bytes, not {_BLOCK} [S25]")
     size = len(secret)
     if not size or size % _BLOCK:
-        raise SecretFormatError(f"{what} has {size} encrypted bytes, no multiple of {_BLOCK} [S25]")
-    plain = bytearray(size + _BLOCK - 1)  # as much as update_into demands
+        raise SecretFormatError(
+            f"{what} has {size} encrypted bytes, which is not a multiple of {_BLOCK} [S25]"
+        )
+    plain = bytearray(size + _BLOCK - 1)  # as much as update_into requires
     decryptor = Cipher(algorithms.AES(key.view()), modes.CBC(initial)).decryptor()
     decryptor.update_into(secret.view(), plain)
     decryptor.finalize()
@@ -91,6 +93,6 @@ def decrypt(secret: Secret, key: Secret, iv: str, what: str) -> Secret:
     if not 0 < padding <= _BLOCK or plain[size - padding : size] != bytes([padding]) * padding:
         wipe(plain)
         raise SecretFormatError(
-            f"{what} does not decrypt: the key, the iv or the data are wrong [S25]"
+            f"{what} cannot be decrypted: the key, the iv or the data is wrong [S25]"
         )
     return Secret.adopt(resized(plain, size - padding))

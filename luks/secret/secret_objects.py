@@ -1,4 +1,4 @@
-"""Secrets as QEMU defines them with ``-object secret``: where they are and how encoded.
+"""Secrets as QEMU defines them with ``-object secret``: their places and encodings.
 
     objects = SecretObjects([
         SecretObject.parse("secret,id=master,file=master.b64,format=base64"),
@@ -7,8 +7,8 @@
     with objects.resolve("sec0") as secret:
         luks.open("disk.img", secret)
 
-Sources: QEMU's documentation ("Providing secret data to QEMU"), and what qemu-img
-10.0 answers. Rules: S20 to S29 of ``spec/secrets.md``.
+Sources: QEMU's documentation ("Providing secret data to QEMU"), and the behaviour of
+qemu-img 10.0. Rules: S20 to S29 of ``spec/secrets.md``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _KINDS: Final = {
     "secret_keyring": frozenset({"id", "serial", "format", "keyid", "iv"}),
 }
 _FORMATS: Final = ("raw", "base64")
-_COMMA: Final = "a comma that belongs to a value is written twice"
+_COMMA: Final = "write a comma that belongs to a value twice"
 _ID: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 _FDSET: Final = re.compile(r"/dev/fdset/([0-9]{1,9})")
 _KEY_SIZE: Final = 32
@@ -44,9 +44,9 @@ class SecretObject:
     """One definition; nothing is read before it is resolved.
 
     Attributes:
-        id: What others call it.
-        data: The secret itself, as ``format`` encodes it; only for tests, unless
-            it is encrypted.
+        id: The name by which others refer to it.
+        data: The secret itself, in the encoding of ``format``; only for tests,
+            unless it is encrypted.
         file: Path of the file that holds it; ``/dev/fdset/N`` is descriptor N.
         serial: Number of the key of the kernel's keyring that holds it.
         format: ``raw``, which is text, or ``base64``.
@@ -68,30 +68,30 @@ class SecretObject:
     def __post_init__(self) -> None:
         if not _ID.fullmatch(self.id):
             raise SecretObjectError(
-                "the id of a secret is a letter, then letters, digits, '-', '.' and '_' [S21]"
+                "the id of a secret must be a letter, then letters, digits, '-', '.' and '_' [S21]"
             )
         what = f"secret {self.id}"
         if (self.data, self.file, self.serial).count(None) != 2:
-            raise SecretObjectError(f"{what} needs one of data, file and serial [S22]")
+            raise SecretObjectError(f"{what} needs exactly one of data, file and serial [S22]")
         if self.format not in _FORMATS:
-            raise SecretObjectError(f"{what}: the format is raw or base64 [S23]")
+            raise SecretObjectError(f"{what}: the format must be raw or base64 [S23]")
         if self.keyid is None and self.iv is not None:
-            raise SecretObjectError(f"{what} has an iv, but no keyid that it is for [S25]")
+            raise SecretObjectError(f"{what} has an iv, but no keyid to use it with [S25]")
         if self.keyid is not None and self.iv is None:
-            raise SecretObjectError(f"{what}: an iv is needed to decrypt it [S25]")
+            raise SecretObjectError(f"{what} has a keyid, but not the iv to decrypt it [S25]")
 
     @classmethod
     def parse(cls, definition: str) -> Self:
         """Read a definition as ``-object`` takes it, ``secret,id=…,file=…`` or JSON.
 
-        ``definition`` may contain the secret; whoever has it there keeps it.
+        ``definition`` may contain the secret, and the caller's copy is not wiped.
 
         Raises:
-            SecretObjectError: It is none. The message quotes nothing that could
-                be part of a secret: a comma that was not doubled makes it a name.
+            SecretObjectError: It is not valid. The message quotes nothing that could
+                be part of a secret, as a property name can be after a single comma.
         """
         values, fault = _properties(definition)
-        del definition  # what fails below shows no secret in its traceback
+        del definition  # so that no traceback of an error below shows the secret
         if fault:
             raise SecretObjectError(f"the definition of a secret {fault} [S20]", hint=_COMMA)
         data = values.pop("data", None)
@@ -101,7 +101,7 @@ class SecretObject:
         }
         serial = given.get("serial")
         if serial is not None and not re.fullmatch("[0-9]{1,10}", serial):
-            raise SecretObjectError("the serial of a secret is a number [S24]")
+            raise SecretObjectError("the serial of a secret must be a number [S24]")
         return cls(
             id=given.get("id", ""),
             data=data,
@@ -125,18 +125,18 @@ class SecretObjects:
         self._objects: dict[str, SecretObject] = {}
         for defined in objects:
             if defined.id in self._objects:
-                raise SecretObjectError(f"there are two secrets with id {defined.id!r} [S21]")
+                raise SecretObjectError(f"two secrets have the id {defined.id!r} [S21]")
             self._objects[defined.id] = defined
 
     def resolve(self, secret_id: str) -> Secret:
-        """Read a secret that is to be a passphrase; it is the caller's to wipe.
+        """Read a secret for use as a passphrase; the caller wipes it.
 
         Raises:
-            SecretObjectError: No such id, or an encryption that needs itself.
-            SecretFormatError: It is not what its definition says: not base64,
-                not text although raw, not encrypted with that key.
+            SecretObjectError: The id is not defined, or an encryption needs itself.
+            SecretFormatError: It does not match its definition: it is not base64,
+                not text although raw, or not encrypted with that key.
             SecretRequiredError: It cannot be read.
-            UnsupportedError: There is no kernel keyring.
+            UnsupportedError: The kernel has no keyrings.
         """
         secret = self._load(secret_id, ())
         if self._objects[secret_id].format == "raw":
@@ -144,11 +144,11 @@ class SecretObjects:
         return secret
 
     def _load(self, secret_id: str, needed_by: tuple[str, ...]) -> Secret:
-        """Return what the definition leads to, text or not."""
+        """Return the decoded and decrypted secret, text or not."""
         if secret_id in needed_by:
             raise SecretObjectError(f"secret {secret_id} is encrypted with itself [S25]")
         if secret_id not in self._objects:
-            raise SecretObjectError(f"there is no secret with id {secret_id!r} [S21]")
+            raise SecretObjectError(f"no secret has the id {secret_id!r} [S21]")
         defined = self._objects[secret_id]
         what = f"secret {secret_id}"
         secret = _read(defined)
@@ -159,18 +159,18 @@ class SecretObjects:
         with secret, self._load(defined.keyid, (*needed_by, secret_id)) as key:
             if len(key) != _KEY_SIZE:
                 raise SecretObjectError(
-                    f"secret {defined.keyid}, which is to decrypt {what}, has {len(key)} bytes,"
+                    f"secret {defined.keyid}, which decrypts {what}, has {len(key)} bytes,"
                     f" not {_KEY_SIZE} [S25]"
                 )
             return decrypt(secret, key, defined.iv, what)
 
 
 def _read(defined: SecretObject) -> Secret:
-    """Return a copy of what is stored, still encoded."""
+    """Return a copy of the stored bytes, still encoded."""
     if defined.data is not None:
         if defined.keyid is None:
             _log.warning(
-                "secret %s stands in the clear where it is defined: others can read it",
+                "secret %s is in the clear in its definition: others can read it",
                 defined.id,
             )
         return Secret(defined.data.view())
@@ -183,27 +183,27 @@ def _read(defined: SecretObject) -> Secret:
     return Secret.from_file(defined.file)
 
 
-# What follows raises nothing: its frames hold the secret in the clear, and a
-# traceback may show them.
+# The functions below must not raise: their frames hold the secret in the clear, and
+# a traceback may show them.
 
 
 def _properties(definition: str) -> tuple[dict[str, Secret], str | None]:
-    """Return the properties by name, values where they are not seen, and what is wrong."""
+    """Return the properties by name, with their values as `Secret`s, and the fault or None."""
     pairs = _json_pairs(definition) if definition.startswith("{") else _comma_pairs(definition)
     if pairs is None:
-        return {}, "is no JSON object of texts and numbers"
+        return {}, "is not a JSON object of texts and numbers"
     kind = next((value for name, value in pairs if name == _KIND), None)
     if kind not in _KINDS:
-        return {}, "begins with 'secret' or 'secret_keyring'"
+        return {}, "must begin with 'secret' or 'secret_keyring'"
     values: dict[str, Secret] = {}
     for number, (name, value) in enumerate(pairs, 1):
         if value is None:
             return {}, f"has no '=' in part {number}"
         if name in values:
-            return {}, f"has a property twice, in part {number} again"
+            return {}, f"repeats a property in part {number}"
         if name != _KIND and name not in _KINDS[kind]:
             allowed = ", ".join(sorted(_KINDS[kind]))
-            return {}, f"has in part {number} none of what a {kind} has: {allowed}"
+            return {}, f"has an unknown property in part {number}; a {kind} has {allowed}"
         try:
             values[name] = Secret(value.encode(errors="surrogateescape"))
         except UnicodeEncodeError:
@@ -212,7 +212,7 @@ def _properties(definition: str) -> tuple[dict[str, Secret], str | None]:
 
 
 def _comma_pairs(definition: str) -> list[tuple[str, str | None]]:
-    """Split at single commas; a double one is a comma, one at the end nothing."""
+    """Split at single commas; a double one stands for a comma, one at the end is ignored."""
     parts = [""]
     for number, piece in enumerate(definition.split(",,")):
         first, *others = piece.split(",")
@@ -230,7 +230,7 @@ def _comma_pairs(definition: str) -> list[tuple[str, str | None]]:
 
 
 def _json_pairs(definition: str) -> list[tuple[str, str | None]] | None:
-    import json  # noqa: PLC0415  few write it so
+    import json  # noqa: PLC0415  few definitions are JSON
 
     try:
         members = json.loads(definition, object_pairs_hook=list)

@@ -1,6 +1,6 @@
-"""Where secrets are read: descriptors, files, systemd's credentials, commands.
+"""Reading secrets from descriptors, files, systemd's credentials and commands.
 
-What is read goes straight into memory that is wiped when it grows, and when
+The bytes are read directly into memory that is wiped when it grows and when
 reading fails: a traceback that shows local variables shows zeros.
 Rules: S10 to S17 of ``spec/secrets.md``.
 """
@@ -17,7 +17,7 @@ from luks.errors import SecretRequiredError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: Most bytes of a key file, as in cryptsetup.
+#: Largest size of a key file in bytes, as in cryptsetup.
 MAX_KEY_FILE_SIZE: Final = 8 << 20
 #: Where systemd puts the credentials of a service.
 CREDENTIALS_DIRECTORY: Final = "CREDENTIALS_DIRECTORY"
@@ -31,21 +31,21 @@ def wipe(buffer: bytearray) -> None:
 
 
 def read_descriptor(fd: int, name: str, *, offset: int = 0, size: int | None = None) -> bytearray:
-    """Read an open descriptor from where it stands, and leave it open.
+    """Read an open descriptor from its current position, and leave it open.
 
     Args:
         fd: Readable file descriptor.
-        name: What messages call it.
+        name: Its name in messages.
         offset: Bytes to skip first.
-        size: Bytes to read; by default all there are.
+        size: Bytes to read; by default all.
 
     Raises:
         SecretRequiredError: It cannot be read, has fewer bytes than that, or
             more than `MAX_KEY_FILE_SIZE`.
-        ValueError: ``offset`` or ``size`` is no number of bytes of a secret.
+        ValueError: ``offset`` or ``size`` is not possible for a secret.
     """
     if offset < 0 or (size is not None and not 0 < size <= MAX_KEY_FILE_SIZE):
-        raise ArgumentError(f"no part of a secret: {size} bytes at {offset}")
+        raise ArgumentError(f"offset must be at least 0, and size 1 to {MAX_KEY_FILE_SIZE} bytes")
     try:
         _skip(fd, offset)
         read = _read(fd, MAX_KEY_FILE_SIZE + 1 if size is None else size)
@@ -55,13 +55,13 @@ def read_descriptor(fd: int, name: str, *, offset: int = 0, size: int | None = N
     if count > MAX_KEY_FILE_SIZE:
         wipe(read)
         raise SecretRequiredError(
-            f"{name} has more than {MAX_KEY_FILE_SIZE} bytes: it is no key file"
+            f"{name} has more than {MAX_KEY_FILE_SIZE} bytes: it is not a key file"
         )
     if size is not None and count < size:
         wipe(read)
         raise SecretRequiredError(f"{name} has {count} bytes at offset {offset}, not {size}")
     if offset and not count:
-        raise SecretRequiredError(f"{name} ends before offset {offset}, or there")
+        raise SecretRequiredError(f"{name} ends at or before offset {offset}")
     return read
 
 
@@ -71,7 +71,7 @@ def read_file(
     """Read a file as `read_descriptor` does.
 
     Raises:
-        SecretRequiredError: Also, it cannot be opened.
+        SecretRequiredError: Also if it cannot be opened.
         ValueError: As `read_descriptor`.
     """
     try:
@@ -85,17 +85,17 @@ def read_file(
 
 
 def read_credential(name: str) -> bytearray:
-    """Read a credential that the service manager has passed.
+    """Read a credential that the service manager passed.
 
     Args:
         name: As in ``LoadCredential=NAME:…`` of the service.
 
     Raises:
-        SecretRequiredError: None were passed, or it is not among them.
-        ValueError: No credential can be called so.
+        SecretRequiredError: No credentials were passed, or it is not among them.
+        ValueError: ``name`` is not a possible name of a credential.
     """
     if not name or name in {".", ".."} or "/" in name or "\0" in name:
-        raise ArgumentError(f"{name!r} is no name of a credential")
+        raise ArgumentError(f"{name!r} is not the name of a credential")
     directory = os.environ.get(CREDENTIALS_DIRECTORY)
     if not directory:
         raise SecretRequiredError(
@@ -106,39 +106,39 @@ def read_credential(name: str) -> bytearray:
 
 
 def run_command(command: Sequence[str]) -> bytearray:
-    """Run a command, without a shell, and return what it prints, less one newline.
+    """Run a command without a shell, and return its output, less one newline.
 
-    It reads nothing from our standard input, which may be a blob; its standard
-    error is ours. A message names the program only: its arguments may say more
-    than they should.
+    It gets no standard input, which may be a blob; it shares the standard error of
+    this process. Messages name only the program, because its arguments may contain
+    secrets.
 
     Args:
         command: Program and arguments.
 
     Raises:
-        SecretRequiredError: It cannot be run, fails, prints nothing, or more
+        SecretRequiredError: It cannot be run, fails, prints nothing, or prints more
             than `MAX_KEY_FILE_SIZE` bytes; or SIGCHLD is ignored (S14).
-        ValueError: There is no program.
+        ValueError: ``command`` is empty.
     """
     import signal  # noqa: PLC0415  few run commands
-    import subprocess  # noqa: PLC0415
+    import subprocess  # noqa: PLC0415  likewise
 
     if not command:
-        raise ArgumentError("there is no command to run")
+        raise ArgumentError("the command is empty")
     name = f"the command {command[0]}"
     if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
-        # The system then forgets how a child ended, and `subprocess` says "well".
+        # The system then drops the exit status of children, and `subprocess` assumes success.
         raise SecretRequiredError(
-            f"cannot run {name}: this process ignores SIGCHLD and so cannot see it fail",
+            f"cannot run {name}: this process ignores SIGCHLD and so cannot detect a failure",
             hint="set SIGCHLD to its default first",
         )
     try:
-        process = subprocess.Popen(  # noqa: S603  to run it is what was asked for
+        process = subprocess.Popen(  # noqa: S603  the caller asked to run it
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, bufsize=0
         )
     except OSError as error:
         raise SecretRequiredError(f"cannot run {name}: {error.strerror}") from error
-    # Leaving the block waits for it; what is read too early closes its pipe.
+    # Leaving the block waits for it; an early end of reading closes its pipe.
     with process:
         assert process.stdout is not None
         printed = read_descriptor(process.stdout.fileno(), f"what {name} prints")
@@ -154,7 +154,7 @@ def run_command(command: Sequence[str]) -> bytearray:
 def resized(buffer: bytearray, size: int) -> bytearray:
     """Return a buffer's first bytes in one of another size, and wipe the old one.
 
-    Growing a bytearray in place may leave its bytes where it was.
+    Growing a bytearray in place may leave a copy of its bytes in memory.
     """
     if size == len(buffer):
         return buffer
@@ -166,7 +166,7 @@ def resized(buffer: bytearray, size: int) -> bytearray:
 
 
 def _skip(fd: int, count: int) -> None:
-    """Pass over bytes, by reading them where the descriptor cannot seek."""
+    """Skip bytes, by reading them if the descriptor cannot seek."""
     if not count:
         return
     try:

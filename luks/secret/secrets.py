@@ -1,8 +1,8 @@
 """Secrets: passphrases, key files, volume keys, and where they come from.
 
 A `Secret` is not shown, not pickled, not copied by accident, and wiped on
-request. What is promised ends there: the interpreter, OpenSSL and the operating
-system may hold copies that nobody can reach (``docs/secrets.md``).
+request. No more is promised: the interpreter, OpenSSL and the operating system
+may hold copies that cannot be reached (``docs/secrets.md``).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["MAX_KEY_FILE_SIZE", "Secret", "view_of"]
 
 
 class Secret:
-    """Bytes that must not be seen.
+    """Bytes that must not become visible.
 
     Leaving a ``with`` block wipes them.
     """
@@ -40,12 +40,12 @@ class Secret:
     def __init__(self, value: ReadableBuffer) -> None:
         """Hold a copy of ``value``."""
         if not isinstance(value, bytes | bytearray | memoryview):
-            raise TypeError(f"a secret is made of bytes, not {type(value).__name__}")
+            raise TypeError(f"a secret must be made of bytes, not {type(value).__name__}")
         self._buffer: bytearray | None = bytearray(value)
 
     @classmethod
     def adopt(cls, buffer: bytearray) -> Self:
-        """Hold ``buffer`` itself, which becomes the secret's to wipe."""
+        """Hold ``buffer`` itself; the secret wipes it."""
         secret = cls(b"")
         secret._buffer = buffer
         return secret
@@ -57,9 +57,9 @@ class Secret:
         """Read a key file as it is: every byte counts, a trailing newline too.
 
         Args:
-            path: The file, a device or a pipe as well.
+            path: A file, a device or a pipe.
             offset: Bytes to skip first.
-            size: Bytes to read; by default all there are.
+            size: Bytes to read; by default all.
 
         Raises:
             SecretRequiredError: It cannot be read, has fewer bytes than that, or
@@ -75,9 +75,9 @@ class Secret:
 
         Args:
             fd: Readable file descriptor.
-            name: What messages call it.
-            offset: Bytes to skip first, from where the descriptor stands.
-            size: Bytes to read; by default all there are.
+            name: Its name in messages.
+            offset: Bytes to skip first, from the descriptor's current position.
+            size: Bytes to read; by default all.
 
         Raises:
             SecretRequiredError: As `from_file`.
@@ -90,8 +90,8 @@ class Secret:
         """Read a credential of systemd's ``$CREDENTIALS_DIRECTORY``, as it is.
 
         Raises:
-            SecretRequiredError: None were passed, or it is not among them.
-            ValueError: No credential can be called so.
+            SecretRequiredError: No credentials were passed, or it is not among them.
+            ValueError: ``name`` is not a possible name of a credential.
         """
         return cls.adopt(read_credential(name))
 
@@ -103,9 +103,9 @@ class Secret:
             key: Its serial number, or the description of a key of type ``user``.
 
         Raises:
-            SecretRequiredError: There is no such key, or it must not be read.
-            UnsupportedError: There is no keyring, or no libkeyutils.
-            ValueError: No key has this number.
+            SecretRequiredError: The key does not exist, or must not be read.
+            UnsupportedError: The kernel has no keyrings, or libkeyutils is missing.
+            ValueError: ``key`` is not the number of a key.
         """
         from luks.secret.keyring import find_key, read_key  # noqa: PLC0415  brings ctypes
 
@@ -113,14 +113,14 @@ class Secret:
 
     @classmethod
     def from_command(cls, command: Sequence[str]) -> Self:
-        """Run a command, without a shell; what it prints, less one newline, is the secret.
+        """Run a command without a shell; its output, less one newline, is the secret.
 
         Args:
-            command: Program and arguments. Others can see these.
+            command: Program and arguments, which other users can see.
 
         Raises:
-            SecretRequiredError: It cannot be run, fails, or prints nothing.
-            ValueError: There is no program.
+            SecretRequiredError: It cannot be run, fails or prints nothing.
+            ValueError: ``command`` is empty.
         """
         return cls.adopt(run_command(command))
 
@@ -129,11 +129,11 @@ class Secret:
         """Ask at the controlling terminal, without echo; one newline is stripped.
 
         Args:
-            prompt: What to ask, such as ``"Passphrase for disk.img: "``.
+            prompt: The question, such as ``"Passphrase for disk.img: "``.
             confirm: Ask twice, for a new passphrase.
 
         Raises:
-            SecretRequiredError: There is no terminal, the input ends or is
+            SecretRequiredError: The process has no terminal, the input ends or is
                 longer than 512 bytes, or the answers differ.
         """
         from luks.secret.terminal import ask  # noqa: PLC0415  few callers ask
@@ -147,17 +147,17 @@ class Secret:
         return secret
 
     def view(self) -> memoryview:
-        """Return the bytes, for as long as they are not wiped; do not modify them.
+        """Return the bytes, which are valid until they are wiped; do not modify them.
 
         Raises:
             ValueError: The secret was wiped.
         """
         if self._buffer is None:
-            raise ValueError("this secret was wiped")
+            raise ValueError("the secret was wiped")
         return memoryview(self._buffer).toreadonly()
 
     def wipe(self) -> None:
-        """Overwrite the bytes with zeros and forget them; twice is fine."""
+        """Overwrite the bytes with zeros and drop them. It may be called twice."""
         buffer, self._buffer = self._buffer, None
         if buffer is not None:
             wipe(buffer)
@@ -169,7 +169,7 @@ class Secret:
         return "<Secret>"
 
     def __copy__(self) -> NoReturn:
-        raise TypeError("a Secret is not copied by accident: make a new one from its view()")
+        raise TypeError("a Secret cannot be copied: make a new one from its view()")
 
     def __deepcopy__(self, memo: object) -> NoReturn:
         self.__copy__()
@@ -190,7 +190,7 @@ class Secret:
 
 
 def view_of(secret: bytes | Secret) -> memoryview:
-    """Return the bytes of what the API takes as a secret.
+    """Return the bytes of an argument that is a secret.
 
     Raises:
         TypeError: It is neither `bytes` nor a `Secret`.
@@ -199,4 +199,4 @@ def view_of(secret: bytes | Secret) -> memoryview:
         return secret.view()
     if isinstance(secret, bytes | bytearray | memoryview):
         return memoryview(secret).toreadonly()
-    raise TypeError(f"a secret is bytes or a luks.Secret, not {type(secret).__name__}")
+    raise TypeError(f"a secret must be bytes or a luks.Secret, not {type(secret).__name__}")

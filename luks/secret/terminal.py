@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _TERMINAL = "/dev/tty"
 
-#: Most bytes of a passphrase typed at a terminal, as in cryptsetup.
+#: Largest size in bytes of a passphrase typed at a terminal, as in cryptsetup.
 MAX_TERMINAL_SIZE: Final = 512
 
 
@@ -22,7 +22,7 @@ def ask(prompt: str) -> bytearray:
     """Return one line typed without echo, less its newline.
 
     Raises:
-        SecretRequiredError: There is no terminal, the input ended before the
+        SecretRequiredError: The process has no terminal, the input ended before the
             line did, or the line has more than `MAX_TERMINAL_SIZE` bytes.
     """
     try:
@@ -40,7 +40,7 @@ def ask(prompt: str) -> bytearray:
             try:
                 return _line(fd)
             finally:
-                os.write(fd, b"\n")  # the user's own was not echoed
+                os.write(fd, b"\n")  # the user's newline was not echoed
     except (OSError, termios.error) as error:
         raise SecretRequiredError(f"cannot ask at the terminal: {error}") from error
     finally:
@@ -49,12 +49,12 @@ def ask(prompt: str) -> bytearray:
 
 @contextmanager
 def _without_echo(fd: int) -> Iterator[None]:
-    import termios  # noqa: PLC0415
+    import termios  # noqa: PLC0415  Unix only
 
     before = termios.tcgetattr(fd)
     quiet = termios.tcgetattr(fd)
     quiet[3] &= ~termios.ECHO
-    # What was typed before the question is no answer to it.
+    # Input typed before the question is not an answer to it.
     termios.tcsetattr(fd, termios.TCSAFLUSH, quiet)
     try:
         yield
@@ -74,4 +74,4 @@ def _line(fd: int) -> bytearray:
         wipe(line)
     if used < len(line):
         raise SecretRequiredError("the terminal closed before a passphrase was complete")
-    raise SecretRequiredError(f"a passphrase has at most {MAX_TERMINAL_SIZE} bytes")
+    raise SecretRequiredError(f"a passphrase can have at most {MAX_TERMINAL_SIZE} bytes")

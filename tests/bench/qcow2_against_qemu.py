@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from formats.devices.file import FileDevice
-from formats.qcow2.creation import Options, create
+from formats.qcow2.creation import Qcow2Options, create
 from formats.qcow2.opening import open_image
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _convert(of: str, to: str, source: Path, target: Path, cluster_size: int = 0
 def _write(source: Path, target: Path, cluster_size: int) -> None:
     target.touch()
     with FileDevice(source) as raw, FileDevice(target, read_only=False) as image:
-        create(image, SIZE, Options(cluster_size=cluster_size))
+        create(image, SIZE, Qcow2Options(cluster_size=cluster_size))
         with open_image(image, read_only=False) as disk:
             piece = memoryview(bytearray(_PIECE))
             for at in range(0, SIZE, _PIECE):

@@ -368,7 +368,7 @@ def test_a_blank_file_may_be_formatted_and_keeps_its_size(tmp_path: Path, size: 
         ("[[section]]\nname = 'a'\nfile = '/dev/zero'", "/dev/zero has more than 268435456 bytes"),
         ("[[section]]\nname = 'a'\ntext = 'long'\nmax-size = 3", "more than its worst case"),
         ("[[section]]\nname = 'a'\nmax-size = '3KB'", "is not a size"),
-        ("[[section]]\nname = 'a'\nmax-size = -3", "no whole number"),
+        ("[[section]]\nname = 'a'\nmax-size = -3", "not a whole number"),
         ("[[section]]\nname = 'a'\nmax-size = 3\nkind = 'file'", "kind"),
         ("[[section]]\nname = 'a'\nmax-size = 3\ncopies = 3", "copies"),
         ("[[section]]\nname = 'a'\nmax-size = 3\ncopies = true", "whole number"),

@@ -89,5 +89,5 @@ def test_the_way_is_that_of_the_cipher(
 
 
 def test_costs_are_some_that_a_volume_could_have() -> None:
-    for cost in throughput.measure_kdfs(iter_time=1):
+    for cost in throughput.benchmark_kdfs(iter_time=1):
         assert isinstance(cost, luks.Pbkdf2 | luks.Argon2)

@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 
 import blobstore as library
 from blobstore.manifests.schema import schema_text
-from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.codec import Findings
 from formats.eeprom.ipmi_fru import CODEC as FRU
 from formats.eeprom.parts.chips import CHIPS
 from formats.eeprom.pci_vpd import CODEC as PCI
@@ -42,10 +42,10 @@ def test_sections_are_made_of_fields(image: Path) -> None:
         "environment": 8192,
         "note": 5,
     }
-    board = FRU.decode(found["board"], Report.strict()).board
+    board = FRU.decode(found["board"], Findings.strict()).board
     assert board
     assert (board.manufacturer, board.serial_number) == ("Example", "0000")
-    assert PCI.decode(found["card"], Report.strict()).read_only == {"PN": "EX-1", "SN": "0"}
+    assert PCI.decode(found["card"], Findings.strict()).read_only == {"PN": "EX-1", "SN": "0"}
 
 
 def test_json_is_a_manifest_as_well(manifest: Path) -> None:
@@ -162,7 +162,7 @@ def test_settings_change_plain_contents(manifest: Path) -> None:
         (
             'type = "pci-vpd"\nsize = 5\n[section.fields]\nidentifier = ""',
             [],
-            "section 'new': fields: 11 bytes are needed, and the EEPROM has 5",
+            "section 'new': fields: 11 bytes are needed, but the EEPROM has 5",
         ),
         (
             'type = "pci-vpd"\n[section.fields]\nidentifier = ""\ntail = { file = "none" }',
@@ -270,7 +270,7 @@ def test_edit_changes_fields_and_checksums(image: Path) -> None:
     succeeds("edit", image, "card", "read-only.SN=0042", "identifier=Other card")
     after = blobs(image)
     assert len(after["card"]) == 100
-    card = PCI.decode(after["card"], Report.strict())
+    card = PCI.decode(after["card"], Findings.strict())
     assert (card.identifier, card.read_only["SN"]) == ("Other card", "0042")
     assert {**after, "card": b""} == {**before, "card": b""}
     assert fails("edit", image, "card", "read-only.SN=" + "x" * 90) == 37

@@ -137,7 +137,7 @@ def test_s26_data_in_the_clear_works_and_warns(image: Path) -> None:
     inline = ("--object", f"secret,id=sec0,data={SECRET.decode()}", "--key-secret", "sec0")
     done = blobstore("get", image, "a", *inline)
     assert (done.returncode, done.stdout) == (0, b"A blob")
-    assert b"secret sec0 stands in the clear" in done.stderr
+    assert b"secret sec0 is in the clear" in done.stderr
     assert SECRET not in done.stderr
     quiet = blobstore("-q", "get", image, "a", *inline)
     assert (quiet.returncode, quiet.stderr) == (0, b"")
@@ -154,12 +154,12 @@ def test_s26_data_in_the_clear_works_and_warns(image: Path) -> None:
         (("--key-file", "key", "--keyfile-size", "0"), 2, "keyfile-size"),
         (("--key-fd", "-1"), 2, "key-fd"),
         (("--key-command", "cat 'key"), 2, "No closing quotation"),
-        (("--key-command", ""), 2, "no command"),
-        (("--key-credential", "../key"), 2, "no name of a credential"),
+        (("--key-command", ""), 2, "the command is empty"),
+        (("--key-credential", "../key"), 2, "not the name of a credential"),
         (("--key-credential", "key"), 52, "CREDENTIALS_DIRECTORY is not set"),
         (("--key-command", "false"), 52, "failed with status 1"),
         (("--key-fd", "99"), 52, "Bad file descriptor"),
-        (("--key-secret", "s"), 55, "no secret with id 's'"),
+        (("--key-secret", "s"), 55, "no secret has the id 's'"),
         (("--object", "secret,id=s", "--key-secret", "s"), 55, "data, file and serial"),
         (("--object", "secret,id=s,data=x,hunter2", "--key-secret", "s"), 55, "in part 4"),
         (("--object", "secret,id=s,data=?,format=base64", "--key-secret", "s"), 56, "base64"),

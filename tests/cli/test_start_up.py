@@ -102,7 +102,6 @@ READING_COMMAND = (
         "blobstore.cli.access",
         "blobstore.cli.commands",
         "blobstore.cli.header",
-        "blobstore.image.luks_header",
         "blobstore.cli.keys",
         "blobstore.cli.output",
         "blobstore.cli.types",

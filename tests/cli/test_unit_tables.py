@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.codec import Findings
 from formats.eeprom.ipmi_fru import CODEC as FRU
 from formats.eeprom.pci_vpd import CODEC as PCI
 from tests.support.cli import blobstore, fails, succeeds
@@ -26,15 +26,15 @@ def test_a_table_makes_an_image_of_each_row(manifest: Path) -> None:
     table.write_text("serial,board.serial-number,read-only.SN\n1,A1,S1\n2,,S2\n\n3,A3,\n")
     succeeds("pack", manifest, "--table", table, "-o", manifest.with_name("unit-{serial}.img"))
     found = [blobs(manifest.with_name(f"unit-{serial}.img")) for serial in (1, 2, 3)]
-    boards = [FRU.decode(unit["board"], Report.strict()).board for unit in found]
-    cards = [PCI.decode(unit["card"], Report.strict()).read_only["SN"] for unit in found]
+    boards = [FRU.decode(unit["board"], Findings.strict()).board for unit in found]
+    cards = [PCI.decode(unit["card"], Findings.strict()).read_only["SN"] for unit in found]
     assert [board and board.serial_number for board in boards] == ["A1", "0000", "A3"]
     assert cards == ["S1", "S2", "0"]
     pattern = manifest.with_name("{row}-{read-only.SN}.bin")
     table.write_text("read-only.SN\nS1\nS2\n")
     succeeds("pack", manifest, "--table", table, "--raw", "card", "-o", pattern)
     for row in (1, 2):
-        card = PCI.decode(manifest.with_name(f"{row}-S{row}.bin").read_bytes(), Report.strict())
+        card = PCI.decode(manifest.with_name(f"{row}-S{row}.bin").read_bytes(), Findings.strict())
         assert card.read_only["SN"] == f"S{row}"
 
 
@@ -42,7 +42,7 @@ def test_a_table_comes_through_a_pipe(manifest: Path) -> None:
     arguments = ["--table", "/dev/stdin", "--raw", "card", "-o", manifest.with_name("{row}.bin")]
     rows = "".join(f"S{number}\n" for number in range(1, 21))
     succeeds("pack", manifest, *arguments, stdin=f"read-only.SN\n{rows}".encode())
-    card = PCI.decode(manifest.with_name("20.bin").read_bytes(), Report.strict())
+    card = PCI.decode(manifest.with_name("20.bin").read_bytes(), Findings.strict())
     assert card.read_only["SN"] == "S20"
     assert fails("pack", manifest, *arguments, "--force", stdin=b"") == 71
 
@@ -96,8 +96,8 @@ def test_a_unit_that_is_too_large_is_named(manifest: Path) -> None:
         ("read-only.SN\n../1\n", "{read-only.SN}", "row 1: read-only.SN: '../1' cannot be part of"),
         ("read-only.SN\n..\n", "{read-only.SN}", "'..' is not the name of a file"),
         ("card.fill\nx\n", "{row}", "row 1: "),
-        ("read-only.SN\n\xff\n", "{row}", "is no CSV in UTF-8"),
-        ('read-only.SN\nA\n"B\n', "{row}", "is no CSV: unexpected end of data in line 3"),
+        ("read-only.SN\n\xff\n", "{row}", "is not CSV in UTF-8"),
+        ('read-only.SN\nA\n"B\n', "{row}", "is not CSV: unexpected end of data in line 3"),
     ],
 )
 def test_a_bad_table_names_the_row(manifest: Path, table: str, pattern: str, message: str) -> None:

@@ -18,7 +18,7 @@ from formats.container.model import Kind
 from formats.devices.device import BlockDevice, MemoryDevice, SliceDevice
 from formats.devices.file import FileDevice
 from formats.errors import ReadOnlyError, UnsupportedError
-from formats.qcow2.creation import Options, create
+from formats.qcow2.creation import Qcow2Options, create
 from formats.qcow2.opening import open_image
 from luks.crypto.ciphers import sector_cipher
 from tests.luks.support import PASSPHRASE, json_of, template, with_json
@@ -143,36 +143,36 @@ def window_in_place_in_a_volume(directory: Path, stack: ExitStack) -> BlockDevic
     return _window(stack, stack.enter_context(volume), in_place=True)
 
 
-def _qcow2(options: Options, stack: ExitStack, **more: Any) -> BlockDevice:
+def _qcow2(options: Qcow2Options, stack: ExitStack, **more: Any) -> BlockDevice:
     image = MemoryDevice(0)
     create(image, SIZE, options)
     return stack.enter_context(open_image(image, read_only=False, **more))
 
 
 def qcow2(_: Path, stack: ExitStack) -> BlockDevice:
-    return _qcow2(Options(), stack)
+    return _qcow2(Qcow2Options(), stack)
 
 
 def qcow2_of_512(directory: Path, stack: ExitStack) -> BlockDevice:
     path = directory / "image"
     path.touch()
     image = stack.enter_context(FileDevice(path, read_only=False))
-    create(image, SIZE, Options(version=2, cluster_size=512))
+    create(image, SIZE, Qcow2Options(version=2, cluster_size=512))
     return stack.enter_context(open_image(image, read_only=False))
 
 
 def qcow2_of_4096(_: Path, stack: ExitStack) -> BlockDevice:
-    return _qcow2(Options(cluster_size=4096, refcount_bits=1), stack)
+    return _qcow2(Qcow2Options(cluster_size=4096, refcount_bits=1), stack)
 
 
 def qcow2_over_a_backing_file(_: Path, stack: ExitStack) -> BlockDevice:
-    options = Options(cluster_size=4096, backing_name="zeros", backing_format="raw")
+    options = Qcow2Options(cluster_size=4096, backing_name="zeros", backing_format="raw")
     return _qcow2(options, stack, open_backing=lambda *_: MemoryDevice(SIZE - 3000))
 
 
 def qcow2_encrypted(_: Path, stack: ExitStack) -> BlockDevice:
     cipher = sector_cipher("aes-xts-plain64", bytes(range(64)), 512)
-    return _qcow2(Options(cluster_size=8192, luks_header_size=2 << 20), stack, cipher=cipher)
+    return _qcow2(Qcow2Options(cluster_size=8192, luks_header_size=2 << 20), stack, cipher=cipher)
 
 
 MAKERS: list[Callable[[Path, ExitStack], BlockDevice]] = [

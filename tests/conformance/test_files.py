@@ -13,7 +13,8 @@ import pytest
 
 from formats.devices import holes, locks
 from formats.devices.device import MemoryDevice, SliceDevice, is_blank
-from formats.devices.file import FileDevice, new_file
+from formats.devices.file import FileDevice
+from formats.devices.new_file import new_file
 from formats.errors import (
     DeviceBusyError,
     DeviceError,

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from formats.frozen import Record, as_dict, field, replace
+from formats.frozen import Frozen, as_dict, field, replace
 
 
-class Point(Record):
+class Point(Frozen):
     x: int
     y: int = 2
     tags: list[str] = field(default_factory=list, compare=False)
     secret: bytes = field(default=b"", repr=False)
 
 
-class Named(Record, kw_only=True):
+class Named(Frozen, kw_only=True):
     name: str
     size: int = 0
 
@@ -81,7 +81,7 @@ def test_fields_by_name_only_and_checks() -> None:
 
 
 def test_records_of_different_classes_differ() -> None:
-    class Other(Record):
+    class Other(Frozen):
         x: int
         y: int = 2
         tags: list[str] = field(default_factory=list, compare=False)

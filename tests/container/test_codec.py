@@ -29,8 +29,8 @@ from formats.container.model import (
     MAX_TYPE_SIZE,
     NEVER_WRITTEN,
     Authentication,
+    ContainerHeader,
     Free,
-    Header,
     Identity,
     Kind,
     State,
@@ -42,7 +42,7 @@ from tests.support.strategies import block_sizes, frees, headers, identities, ve
 
 IDENTITY = Identity(bytes(16), 0, 2, Kind.BLOB, 5000, "tpm2-permall", "tpm-permanent-state")
 LIVE = Version(State.LIVE, 7, 1, 4999, 0x12345678, b"m" * 32, b"r" * 32, b"p" * 32)
-HEADER = Header(
+HEADER = ContainerHeader(
     copy=0,
     block_size=4096,
     store_id=b"s" * 16,
@@ -85,7 +85,7 @@ def test_c14_a_free_head_reads_back(free_and_size: tuple[Free, int]) -> None:
 
 
 @given(headers())
-def test_c3_a_header_head_reads_back(header: Header) -> None:
+def test_c3_a_header_head_reads_back(header: ContainerHeader) -> None:
     head = encode_header(header)
     assert len(head) == HEAD_SIZE
     decoded = decode_header(head, header.copy)

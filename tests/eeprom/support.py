@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from formats.eeprom.framework.codec import Codec, Report
+from formats.eeprom.framework.codec import Codec, Findings
 from formats.errors import FormatError, UnsupportedError
 
 #: Text of which every character is a byte.
@@ -32,11 +32,11 @@ def with_tails(drawn: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 
 def check_model(codec: Codec[Any], model: Any, room: int = 16) -> bytes:
-    """E3: a model that encodes with room behind it decodes to an equal one."""
+    """E3: a model that is encoded into a larger size is decoded to an equal one."""
     least = codec.encode(model, None)
     data = codec.encode(model, len(least) + room)
     assert len(data) == len(least) + room
-    assert codec.decode(data, Report.strict()) == model
+    assert codec.decode(data, Findings.strict()) == model
     check_bytes(codec, data)
     return data
 
@@ -45,10 +45,10 @@ def check_bytes(codec: Codec[Any], data: bytes) -> Any:
     """E1, E3: bytes decode and encode to the same, or fail cleanly, tolerantly as well."""
     found = None
     with suppress(FormatError, UnsupportedError):
-        found = codec.decode(data, Report.strict())
+        found = codec.decode(data, Findings.strict())
     if found is not None:
         assert codec.encode(found, len(data)) == data
-    tolerant = Report.tolerant()
+    tolerant = Findings.tolerant()
     with suppress(FormatError, UnsupportedError):
         shown = codec.decode(memoryview(data), tolerant)
         assert tolerant.problems or shown == found
@@ -57,7 +57,7 @@ def check_bytes(codec: Codec[Any], data: bytes) -> Any:
 
 @st.composite
 def damaged(draw: st.DrawFn, data: bytes) -> bytes:
-    """Draw what is left of some bytes when they are changed here and there, or cut."""
+    """Draw damaged variants of some bytes: changed in some places, or cut."""
     changed = bytearray(data)
     for _ in range(draw(st.integers(0, 4))):
         if changed:

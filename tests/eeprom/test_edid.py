@@ -1,4 +1,4 @@
-"""E-EDID: displays, and what edid-decode says of ours."""
+"""E-EDID: displays, and edid-decode as the judge of this project's output."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from formats.eeprom.edid_descriptors import (
     DisplayProductSerialNumber,
 )
 from formats.eeprom.edid_extensions import CtaExtension, DataBlock, Extension
-from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.codec import Findings
 from formats.errors import (
     EmptyImageError,
     FieldError,
@@ -187,7 +187,7 @@ def test_e_edid2_edid_decode_and_we_find_the_same_wrong_checksum(tmp_path: Path)
     data[12] ^= 1
     with pytest.raises(ForeignProgramError):
         edid_decode(bytes(data), tmp_path)
-    report = Report.tolerant()
+    report = Findings.tolerant()
     CODEC.decode(data, report)
     (problem,) = report.problems
     assert (problem.offset, problem.rule) == (127, "E-EDID2")
@@ -195,7 +195,7 @@ def test_e_edid2_edid_decode_and_we_find_the_same_wrong_checksum(tmp_path: Path)
 
 def test_e_edid_what_qemu_makes_is_read() -> None:
     data = bytes.fromhex((VECTORS / "edid-qemu-vga.hex").read_text())
-    found = CODEC.decode(data, Report.strict())
+    found = CODEC.decode(data, Findings.strict())
     assert found.id_manufacturer_name == "RHT"
     assert (found.week_of_manufacture, found.year_of_manufacture) == (42, 2014)
     assert found.descriptors[3] == DisplayProductName(text="QEMU Monitor")
@@ -221,7 +221,7 @@ def test_e_edid_panels_on_sale_are_read(
     name: str, maker: str, text: str, extensions: list[int]
 ) -> None:
     data = bytes.fromhex((VECTORS / f"{name}.hex").read_text())
-    found = CODEC.decode(data, Report.strict())
+    found = CODEC.decode(data, Findings.strict())
     assert found.id_manufacturer_name == maker
     assert getattr(found.descriptors[-1], "text", None) == text
     assert [getattr(block, "tag", None) for block in found.extensions] == extensions
@@ -237,23 +237,23 @@ def test_e_edid1_other_things_are_told_apart() -> None:
         (change(good, 18, "02"), UnsupportedError),
     ):
         with pytest.raises(error):
-            CODEC.decode(data, Report.tolerant())
+            CODEC.decode(data, Findings.tolerant())
 
 
 def test_e_edid3_letters_take_five_bits() -> None:
     data = change(CODEC.encode(DISPLAY, None), 8, "4C2D")  # SAM, as in the PNP ID registry
-    assert CODEC.decode(data, Report.strict()).id_manufacturer_name == "SAM"
+    assert CODEC.decode(data, Findings.strict()).id_manufacturer_name == "SAM"
     for wrong in ("CC2D", "0000", "7FFF", "043B"):
-        with pytest.raises(FormatError, match=r"no manufacturer at byte 8 \[E-EDID3\]"):
-            CODEC.decode(change(data, 8, wrong), Report.strict())
+        with pytest.raises(FormatError, match=r"not a manufacturer at byte 8 \[E-EDID3\]"):
+            CODEC.decode(change(data, 8, wrong), Findings.strict())
 
 
 def test_e_edid4_a_week_of_ff_makes_it_a_model_year() -> None:
     data = CODEC.encode(DISPLAY, None)
-    found = CODEC.decode(change(data, 16, "FF23"), Report.strict())
+    found = CODEC.decode(change(data, 16, "FF23"), Findings.strict())
     assert (found.model_year, found.year_of_manufacture) == (2025, None)
-    with pytest.raises(FormatError, match="no week 55 at byte 16"):
-        CODEC.decode(change(data, 16, "3723"), Report.strict())
+    with pytest.raises(FormatError, match="55 is not a week at byte 16"):
+        CODEC.decode(change(data, 16, "3723"), Findings.strict())
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_e_edid5_descriptors_are_told_apart(octets: str, descriptor: Descriptor 
     expected = descriptor or DisplayDescriptor(
         tag=given_octets[3], flags=given_octets[4], content=given_octets[5:]
     )
-    found = CODEC.decode(data, Report.strict())
+    found = CODEC.decode(data, Findings.strict())
     assert found.descriptors[0] == expected
     assert CODEC.encode(found, len(data)) == data
 
@@ -284,16 +284,16 @@ def test_e_edid5_text_that_ends_in_zeros_is_found_and_kept() -> None:
     # As displays have it that were not tested.
     data = change(CODEC.encode(DISPLAY, None), 72, "000000FC00 4142 0A 00000000000000000000")
     with pytest.raises(FormatError, match=r"at byte 77 \[E-EDID5\]"):
-        CODEC.decode(data, Report.strict())
-    found = CODEC.decode(data, Report.tolerant())
+        CODEC.decode(data, Findings.strict())
+    found = CODEC.decode(data, Findings.tolerant())
     assert CODEC.encode(found, len(data)) == data
 
 
 def test_e_edid5_a_reserved_byte_of_a_descriptor_is_0() -> None:
     data = change(CODEC.encode(DISPLAY, None), 74, "01")
     with pytest.raises(FormatError, match=r"reserved byte .* at byte 74 \[E-EDID5\]"):
-        CODEC.decode(data, Report.strict())
-    report = Report.tolerant()
+        CODEC.decode(data, Findings.strict())
+    report = Findings.tolerant()
     assert CODEC.decode(data, report).descriptors[1] == DisplayProductName(text="Example 24")
     assert len(report.problems) == 1
 
@@ -301,10 +301,10 @@ def test_e_edid5_a_reserved_byte_of_a_descriptor_is_0() -> None:
 def test_e_edid6_blocks_that_are_announced_have_to_be_there() -> None:
     data = CODEC.encode(DISPLAY, None)
     with pytest.raises(FormatError, match=r"384 bytes are announced.*at byte 126"):
-        CODEC.decode(change(data, 126, "02"), Report.strict())
+        CODEC.decode(change(data, 126, "02"), Findings.strict())
     # HDMI Forum's EEODB: byte 126 says one, and there are two.
     more = data + with_sums(b"\x70" + bytes(127))
-    found = CODEC.decode(more, Report.strict())
+    found = CODEC.decode(more, Findings.strict())
     assert len(found.extensions) == 1
     assert found.tail[:1] == b"\x70"
     assert CODEC.encode(found, len(more)) == more
@@ -314,7 +314,7 @@ def test_e_edid7_old_and_foreign_blocks_are_kept() -> None:
     data = CODEC.encode(DISPLAY, None)
     for head in ("0201", "020300", "70", "F0"):
         block = bytes.fromhex(head).ljust(128, b"\x00")
-        found = CODEC.decode(data[:128] + with_sums(block), Report.strict())
+        found = CODEC.decode(data[:128] + with_sums(block), Findings.strict())
         assert found.extensions == (Extension(tag=block[0], content=block[1:127]),)
 
 
@@ -325,8 +325,8 @@ def test_e_edid7_old_and_foreign_blocks_are_kept() -> None:
 def test_e_edid8_to_10_a_block_that_breaks_a_rule_is_kept(at: int, octets: str, rule: str) -> None:
     data = change(CODEC.encode(DISPLAY, None), 128 + at, octets)
     with pytest.raises(FormatError, match=rule):
-        CODEC.decode(data, Report.strict())
-    found = CODEC.decode(data, Report.tolerant())
+        CODEC.decode(data, Findings.strict())
+    found = CODEC.decode(data, Findings.tolerant())
     assert isinstance(found.extensions[0], Extension)
     assert CODEC.encode(found, len(data)) == data
 

@@ -10,7 +10,7 @@ import pytest
 
 from blobstore import decode_blob, edit_blob, load_manifest
 from blobstore.manifests.sizes import parse_size
-from formats.eeprom.framework.codec import Codec, Report
+from formats.eeprom.framework.codec import Codec, Findings
 from formats.eeprom.framework.fields import from_plain, to_plain
 from formats.eeprom.framework.registry import built_in_codec
 from formats.eeprom.parts.chips import CHIPS
@@ -43,7 +43,7 @@ def test_an_example_is_written_and_read(name: str) -> None:
     assert len(data) == (
         CHIPS[section["chip"]] if "chip" in section else parse_size(section["size"])
     )
-    assert codec.decode(data, Report.strict()) == model
+    assert codec.decode(data, Findings.strict()) == model
     assert from_plain(to_plain(model), codec.model) == model
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.codec import Findings
 from formats.eeprom.google_vpd import CODEC, GoogleVpd
 from formats.errors import (
     EmptyImageError,
@@ -70,7 +70,7 @@ def test_e_gvpd_any_model_is_written_and_read_or_refused(vpd: GoogleVpd) -> None
         kept = None if is_usual or not vpd.has_info else stated
         vpd = dataclasses.replace(vpd, info_size=kept)
     data = CODEC.encode(vpd, 0x4000)
-    found = CODEC.decode(data, Report.strict())
+    found = CODEC.decode(data, Findings.strict())
     assert found == vpd
     assert list(found.pairs) == list(vpd.pairs)
     check_bytes(CODEC, data)
@@ -90,7 +90,7 @@ def test_e_gvpd_any_pairs_are_read_or_refused(octets: bytes) -> None:
 
 
 def test_e_gvpd1_to_5_the_examples_of_the_readme() -> None:
-    found = CODEC.decode(region(README), Report.strict())
+    found = CODEC.decode(region(README), Findings.strict())
     assert found == GoogleVpd(pairs=PAIRS)
     assert list(found.pairs) == list(PAIRS)
     assert CODEC.encode(found, REGION) == region(README)
@@ -102,17 +102,17 @@ def test_e_gvpd4_the_long_example_of_the_readme() -> None:
     data = CODEC.encode(GoogleVpd(pairs={"any": long}), None)
     start = b"\x01\x03any\x84\x82\x01Very long"
     assert data[0x610:].startswith(start)
-    assert CODEC.decode(data + b"\xff", Report.strict()).pairs == {"any": long}
+    assert CODEC.decode(data + b"\xff", Findings.strict()).pairs == {"any": long}
     with pytest.raises(FormatError, match=r"more bytes than it needs.*E-GVPD4"):
-        CODEC.decode(region(b"\x01\x80\x01a\x01b\x00"), Report.strict())
+        CODEC.decode(region(b"\x01\x80\x01a\x01b\x00"), Findings.strict())
     # Five bytes of length are more than any flash has.
     with pytest.raises(FormatError, match="E-GVPD3"):
-        CODEC.decode(region(b"\x01\x01a\x81\x80\x80\x80\x01b\x00"), Report.strict())
+        CODEC.decode(region(b"\x01\x01a\x81\x80\x80\x80\x01b\x00"), Findings.strict())
 
 
 def test_e_gvpd1_old_images_have_no_header_and_an_entry_point_in_front() -> None:
     data = b"_SM_entry point".ljust(0x600, b"\xff") + README + b"\xff" * 100
-    found = CODEC.decode(data, Report.strict())
+    found = CODEC.decode(data, Findings.strict())
     assert found == GoogleVpd(pairs=PAIRS, has_info=False, front=b"_SM_entry point")
     assert CODEC.encode(found, len(data)) == data
 
@@ -128,45 +128,45 @@ def test_e_gvpd1_other_things_are_told_apart() -> None:
         (region(README)[:0x60E], TruncatedImageError),
     ):
         with pytest.raises(error):
-            CODEC.decode(data, Report.tolerant())
+            CODEC.decode(data, Findings.tolerant())
 
 
 def test_e_gvpd2_a_size_that_is_not_that_of_the_pairs() -> None:
     padded = region(README, stated=0x100)
-    found = CODEC.decode(padded, Report.strict())
+    found = CODEC.decode(padded, Findings.strict())
     assert found.info_size == 0x100
     assert CODEC.encode(found, REGION) == padded
     for stated in (len(README) - 2, 30, REGION):
         with pytest.raises(FormatError, match="E-GVPD"):
-            CODEC.decode(region(README, stated=stated), Report.strict())
-    report = Report.tolerant()
+            CODEC.decode(region(README, stated=stated), Findings.strict())
+    report = Findings.tolerant()
     assert len(CODEC.decode(region(README, stated=30), report).pairs) == 1
     assert report.problems
 
 
 def test_e_gvpd5_erased_flash_ends_the_pairs() -> None:
     data = region(README[:-1])
-    found = CODEC.decode(data, Report.strict())
+    found = CODEC.decode(data, Findings.strict())
     assert (found.is_terminated, found.pairs) == (False, PAIRS)
     assert CODEC.encode(found, REGION) == data
-    with pytest.raises(FormatError, match="no terminator"):
-        CODEC.decode(data[: 0x610 + len(README) - 1], Report.strict())
+    with pytest.raises(FormatError, match="the terminator is missing"):
+        CODEC.decode(data[: 0x610 + len(README) - 1], Findings.strict())
 
 
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [
-        (b"\x01\x03a-b\x01c\x00", "'a-b' is no name.*E-GVPD6"),
-        (b"\x01\x00\x01c\x00", "'' is no name.*E-GVPD6"),
-        (b"\x01\x01a\x01c\x01\x01a\x01d\x00", "a is there twice.* at byte 1557 .E-GVPD6"),
-        (b"\x01\x01a\x01c\xfe\x01a\x01d\x00", "type 0xfe is none of a pair.*E-GVPD3"),
+        (b"\x01\x03a-b\x01c\x00", "'a-b' is not a name.*E-GVPD6"),
+        (b"\x01\x00\x01c\x00", "'' is not a name.*E-GVPD6"),
+        (b"\x01\x01a\x01c\x01\x01a\x01d\x00", "a occurs twice.* at byte 1557 .E-GVPD6"),
+        (b"\x01\x01a\x01c\xfe\x01a\x01d\x00", "type 0xfe is not that of a pair.*E-GVPD3"),
         (b"\x01\x01a\x7fc\x00", "does not end inside the region.*E-GVPD3"),
     ],
 )
 def test_e_gvpd3_and_6_what_breaks_a_rule_is_named(pairs: bytes, message: str) -> None:
     with pytest.raises(FormatError, match=message):
-        CODEC.decode(region(pairs), Report.strict())
-    report = Report.tolerant()
+        CODEC.decode(region(pairs), Findings.strict())
+    report = Findings.tolerant()
     found = CODEC.decode(region(pairs), report)
     assert report.problems
     assert found.pairs.get("a", "c") == "c"
@@ -174,7 +174,7 @@ def test_e_gvpd3_and_6_what_breaks_a_rule_is_named(pairs: bytes, message: str) -
 
 def test_e_gvpd7_padding_is_part_of_the_value() -> None:
     data = region(b"\x01\x03SKU\x100123".ljust(22, b"\x00") + b"\x00")
-    found = CODEC.decode(data, Report.strict())
+    found = CODEC.decode(data, Findings.strict())
     assert found.pairs == {"SKU": "0123" + "\x00" * 12}
     assert CODEC.encode(found, REGION) == data
 

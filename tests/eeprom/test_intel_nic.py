@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.codec import Findings
 from formats.eeprom.intel_nic import CODEC, IntelNic
 from formats.errors import EmptyImageError, FieldError, FormatError, TruncatedImageError
 from tests.support.models import models
@@ -59,9 +59,9 @@ def test_e_intel1_to_3_the_words_are_where_the_manual_has_them() -> None:
 
 def test_e_intel1_blank_and_short_ones_are_told_apart() -> None:
     with pytest.raises(EmptyImageError):
-        CODEC.decode(b"\xff" * 128, Report.tolerant())
+        CODEC.decode(b"\xff" * 128, Findings.tolerant())
     with pytest.raises(TruncatedImageError):
-        CODEC.decode(CODEC.encode(CARD, None)[:127], Report.tolerant())
+        CODEC.decode(CODEC.encode(CARD, None)[:127], Findings.tolerant())
 
 
 def test_e_intel2_an_address_that_drivers_refuse_is_refused() -> None:
@@ -72,36 +72,36 @@ def test_e_intel2_an_address_that_drivers_refuse_is_refused() -> None:
     # The first byte goes up by one and another of equal weight down: the sum holds.
     data[0] += 1
     data[20] -= 1
-    with pytest.raises(FormatError, match="no address of a device at byte 0"):
-        CODEC.decode(data, Report.strict())
+    with pytest.raises(FormatError, match="not the address of a device at byte 0"):
+        CODEC.decode(data, Findings.strict())
 
 
 def test_e_intel3_a_changed_address_without_a_new_checksum_is_found() -> None:
     data = bytearray(CODEC.encode(CARD, None))
     data[5] ^= 1
     with pytest.raises(FormatError, match=r"checksum is 0x.*at byte 126 \[E-INTEL3\]"):
-        CODEC.decode(data, Report.strict())
-    report = Report.tolerant()
+        CODEC.decode(data, Findings.strict())
+    report = Findings.tolerant()
     found = CODEC.decode(data, report)
     assert found.ethernet_address == bytes.fromhex("020000123457")
-    assert CODEC.decode(CODEC.encode(found, 128), Report.strict()) == found
+    assert CODEC.decode(CODEC.encode(found, 128), Findings.strict()) == found
 
 
 def test_e_intel3_a_damaged_one_is_judged_as_linux_does() -> None:
     # e1000 said of it: Current EEPROM Checksum : 0x1e5e, Calculated : 0x2b5f
     data = bytes.fromhex(VECTOR.read_text())
-    report = Report.tolerant()
+    report = Findings.tolerant()
     found = CODEC.decode(data, report)
     assert [str(problem) for problem in report.problems] == [
         "the checksum is 0x1e5e, and should be 0x2b5f at byte 126 [E-INTEL3]",
-        "ff:ff:56:16:16:fc is no address of a device at byte 0 [E-INTEL2]",
+        "ff:ff:56:16:16:fc is not the address of a device at byte 0 [E-INTEL2]",
     ]
     mended = dataclasses.replace(found, ethernet_address=CARD.ethernet_address)
-    assert CODEC.decode(CODEC.encode(mended, 128), Report.strict()) == mended
+    assert CODEC.decode(CODEC.encode(mended, 128), Findings.strict()) == mended
 
 
 def test_e_intel4_what_follows_is_kept_and_not_summed_up() -> None:
     data = CODEC.encode(CARD, None) + b"PXE settings" + bytes(20)
-    found = CODEC.decode(data, Report.strict())
+    found = CODEC.decode(data, Findings.strict())
     assert (found.tail, found.fill) == (b"PXE settings", 0)
     assert CODEC.encode(found, len(data)) == data

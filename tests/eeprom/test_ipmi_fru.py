@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.codec import Findings
 from formats.eeprom.fru_areas import BoardInfo, ChassisInfo, ProductInfo
 from formats.eeprom.fru_records import (
     AccessType,
@@ -236,17 +236,17 @@ def test_e_fru6_other_languages_have_utf_16() -> None:
     data = check_model(CODEC, IpmiFru(board=board))
     assert "\u03b1\u03b2".encode("utf-16-le") in data
     assert b"\xc40042" in data
-    with pytest.raises(FieldError, match=r"board.manufacturer: '\u03b1' is no character of ISO"):
+    with pytest.raises(FieldError, match=r"board.manufacturer: '\u03b1' is not a character of ISO"):
         CODEC.encode(IpmiFru(board=BoardInfo(manufacturer="\u03b1\u03b2")), None)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("x", "is one character"),
+        ("x", "has one character"),
         (BcdPlus(text="123"), "that matches"),
         (SixBit(text="abc"), "that matches"),
-        (SixBit(text="ABC"), "a space more"),
+        (SixBit(text="ABC"), "one more space"),
         (Binary(data=bytes(64)), "at most 63"),
         ("x" * 64, "at most 63 characters"),
     ],
@@ -311,9 +311,9 @@ def test_e_fru_damage_is_named_and_read_around(offset: int, value: int, rule: st
     data = bytearray(CODEC.encode(IpmiFru(board=BOARD, product=ProductInfo(version="7a")), 256))
     data[offset] = value
     with pytest.raises(FormatError) as caught:
-        CODEC.decode(bytes(data), Report.strict())
+        CODEC.decode(bytes(data), Findings.strict())
     assert caught.value.rule == rule
-    report = Report.tolerant()
+    report = Findings.tolerant()
     found = CODEC.decode(bytes(data), report)
     assert report.problems[0].rule == rule
     assert found.product
@@ -321,13 +321,13 @@ def test_e_fru_damage_is_named_and_read_around(offset: int, value: int, rule: st
 
 
 def test_e_fru1_what_is_no_fru_is_refused() -> None:
-    with pytest.raises(FormatError, match="no FRU begins like this"):
-        CODEC.decode(bytes(range(1, 100))[1:], Report.tolerant())
+    with pytest.raises(FormatError, match="does not begin as a FRU does"):
+        CODEC.decode(bytes(range(1, 100))[1:], Findings.tolerant())
     with pytest.raises(UnsupportedError, match="version 2"):
-        CODEC.decode(bytes.fromhex("02000000000000fe"), Report.tolerant())
+        CODEC.decode(bytes.fromhex("02000000000000fe"), Findings.tolerant())
 
 
 @pytest.mark.parametrize("kind", range(4))
 def test_e_fru5_fields_are_what_their_type_says(kind: int) -> None:
-    text = decode_text(kind, bytes.fromhex("29dc"), 0, Report.tolerant())
+    text = decode_text(kind, bytes.fromhex("29dc"), 0, Findings.tolerant())
     assert type(text) is [Binary, Binary, SixBit, str][kind]

@@ -1,4 +1,4 @@
-"""E-FRU: what ipmi-fru, ipmitool and the fru package of PyPI read in ours, and we in theirs."""
+"""E-FRU: ipmi-fru, ipmitool and the fru package of PyPI read this project's output, and back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import fru.fru_format
 import pytest
 
-from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.codec import Findings
 from formats.eeprom.fru_areas import BoardInfo, ChassisInfo, ProductInfo
 from formats.eeprom.ipmi_fru import CODEC, IpmiFru
 from tests.support.foreign import program
@@ -101,7 +101,7 @@ def test_e_fru_the_fru_package_reads_ours_and_we_its() -> None:
     assert found["product"]["asset_tag"] == "A-7"
 
     data = fru.fru_format.dump(found)
-    read = CODEC.decode(data, Report.strict())
+    read = CODEC.decode(data, Findings.strict())
     assert read.chassis == model.chassis
     assert read.board
     assert read.product

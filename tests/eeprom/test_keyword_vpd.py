@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.codec import Findings
 from formats.eeprom.keyword_vpd import CODEC, KeywordVpd
 from formats.errors import FieldError, FormatError
 
@@ -79,7 +79,7 @@ def test_e_kw_the_damage_of_the_parsers_tests_is_found(offset: int, value: int, 
     data = bytearray(CODEC.encode(KNOWN, 256))
     data[offset] = value
     with pytest.raises(FormatError) as caught:
-        CODEC.decode(bytes(data), Report.strict())
+        CODEC.decode(bytes(data), Findings.strict())
     assert caught.value.rule == rule
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formats.eeprom.framework.codec import Report, cautions_of
+from formats.eeprom.framework.codec import Findings, cautions_of
 from formats.eeprom.onie_tlv import CODEC, OnieTlv, Tlv, VendorExtension
 from formats.eeprom.parts.ordering import stated_order
 from formats.errors import (
@@ -122,12 +122,12 @@ def test_e_onie_any_tlvs_are_read_or_refused(tlvs: list[tuple[int, bytes]]) -> N
 
 def test_e_onie1_to_7_every_type_is_where_the_specification_has_it() -> None:
     assert CODEC.encode(SWITCH, None) == by_hand(TABLE)
-    assert CODEC.decode(by_hand(TABLE), Report.strict()) == SWITCH
+    assert CODEC.decode(by_hand(TABLE), Findings.strict()) == SWITCH
 
 
 def test_e_onie_what_infix_writes_is_read() -> None:
     data = bytes.fromhex(VECTOR.read_text())
-    found = CODEC.decode(data + b"\xff" * 100, Report.strict())
+    found = CODEC.decode(data + b"\xff" * 100, Findings.strict())
     assert found == OnieTlv(
         product_name="Wacky Widget",
         serial_number="#1",
@@ -138,10 +138,10 @@ def test_e_onie_what_infix_writes_is_read() -> None:
 
 
 def test_e_onie9_a_field_can_be_added_where_the_order_is_unusual() -> None:
-    found = CODEC.decode(bytes.fromhex(VECTOR.read_text()), Report.strict())
+    found = CODEC.decode(bytes.fromhex(VECTOR.read_text()), Findings.strict())
     more = dataclasses.replace(found, part_number="P", vendor="V")
     data = CODEC.encode(more, 256)
-    assert CODEC.decode(data, Report.strict()) == more
+    assert CODEC.decode(data, Findings.strict()) == more
     assert data[11:].startswith(b"\x25\x13")
     assert data[32:].startswith(b"\x21\x0cWacky Widget\x22\x01P\x23\x02#1\x2d\x01V\xfe")
 
@@ -153,7 +153,7 @@ def test_e_onie1_other_things_are_told_apart() -> None:
         (by_hand(TABLE, version=2), UnsupportedError),
     ):
         with pytest.raises(error):
-            CODEC.decode(data, Report.tolerant())
+            CODEC.decode(data, Findings.tolerant())
 
 
 def test_e_onie2_the_length_is_big_endian_and_at_most_2048() -> None:
@@ -161,24 +161,24 @@ def test_e_onie2_the_length_is_big_endian_and_at_most_2048() -> None:
     swapped = bytearray(by_hand([(0x21, b"x")]))
     swapped[9:11] = swapped[9:11][::-1]
     with pytest.raises(FormatError, match="E-ONIE2"):
-        CODEC.decode(swapped, Report.strict())
+        CODEC.decode(swapped, Findings.strict())
     # 17 bytes around the TLVs, 7 times 257, and 232 make 2048.
     most = tuple(
         VendorExtension(enterprise_number=1, content=bytes(size)) for size in [251] * 7 + [226]
     )
     assert len(CODEC.encode(OnieTlv(vendor_extension=most), None)) == 2048
     larger = by_hand([(0xFD, bytes(255))] * 8)
-    with pytest.raises(FormatError, match=r"takes 2073 bytes, more than 2048 at byte 9"):
-        CODEC.decode(larger, Report.strict())
-    assert len(CODEC.decode(larger, Report.tolerant()).vendor_extension) == 8
-    with pytest.raises(FieldError, match="2050 bytes are needed, of 2048"):
+    with pytest.raises(FormatError, match=r"has 2073 bytes, more than 2048 at byte 9"):
+        CODEC.decode(larger, Findings.strict())
+    assert len(CODEC.decode(larger, Findings.tolerant()).vendor_extension) == 8
+    with pytest.raises(FieldError, match="2050 bytes are needed, but at most 2048"):
         CODEC.encode(OnieTlv(vendor_extension=most, product_name=""), None)
 
 
 def test_e_onie3_a_tlv_that_runs_over_the_end_is_found() -> None:
     data = bytearray(by_hand([(0x21, b"abc"), (0x23, b"7")]))
     data[12] = 200
-    report = Report.tolerant()
+    report = Findings.tolerant()
     CODEC.decode(data, report)
     assert report.problems[0].rule == "E-ONIE3"
     assert report.problems[0].offset == 11
@@ -188,23 +188,23 @@ def test_e_onie4_the_crc_is_last_and_covers_its_own_head() -> None:
     data = bytearray(by_hand([(0x23, b"7")]))
     data[13] = ord("8")
     with pytest.raises(FormatError, match=r"CRC-32 is .* at byte 14 \[E-ONIE4\]"):
-        CODEC.decode(data, Report.strict())
-    report = Report.tolerant()
+        CODEC.decode(data, Findings.strict())
+    report = Findings.tolerant()
     assert CODEC.decode(data, report).serial_number == "8"
     without = b"TlvInfo\x00\x01\x00\x03\x23\x017"
-    with pytest.raises(FormatError, match="no CRC-32"):
-        CODEC.decode(without, Report.strict())
+    with pytest.raises(FormatError, match="the CRC-32 is missing"):
+        CODEC.decode(without, Findings.strict())
 
 
 @pytest.mark.parametrize(
     ("tlvs", "message"),
     [
-        ([(0x21, b"a"), (0x21, b"b")], "product-name is there twice at byte 14"),
+        ([(0x21, b"a"), (0x21, b"b")], "product-name occurs twice at byte 14"),
         ([(0x24, bytes(5))], "mac-1-base has 5 bytes"),
         ([(0x25, b"2024-02-13 11:29:52")], "manufacture-date is not written MM/DD/YYYY"),
-        ([(0x25, b"02/30/2024 11:29:52")], "manufacture-date 02/30/2024 11:29:52 is no date"),
-        ([(0x2A, b"\x01")], "num-macs has 1 bytes, and not 2"),
-        ([(0x2C, b"de")], "country-code is no code"),
+        ([(0x25, b"02/30/2024 11:29:52")], "manufacture-date 02/30/2024 11:29:52 is not a date"),
+        ([(0x2A, b"\x01")], "num-macs has 1 bytes instead of 2"),
+        ([(0x2C, b"de")], "country-code is not a code"),
         ([(0x23, b"7\x00")], "serial-number ends with 00"),
         ([(0x00, b"")], "type 0x00 cannot"),
         ([(0xFF, b"")], "type 0xff cannot"),
@@ -215,8 +215,8 @@ def test_e_onie5_to_7_wrong_values_are_named_and_shown(
     tlvs: list[tuple[int, bytes]], message: str
 ) -> None:
     with pytest.raises(FormatError, match=message):
-        CODEC.decode(by_hand(tlvs), Report.strict())
-    report = Report.tolerant()
+        CODEC.decode(by_hand(tlvs), Findings.strict())
+    report = Findings.tolerant()
     found = CODEC.decode(by_hand(tlvs), report)
     assert len(report.problems) == 1
     assert found.serial_number == "7" or found.other[-1] == Tlv(type=tlvs[-1][0], value=tlvs[-1][1])
@@ -225,7 +225,7 @@ def test_e_onie5_to_7_wrong_values_are_named_and_shown(
 def test_e_onie8_types_without_a_name_are_kept_and_warned_of() -> None:
     # What SpacemiT's boards have: the version of an SDK, and a Wi-Fi address.
     tlvs = [(0x23, b"7"), (0x40, b"2.1"), (0x60, bytes.fromhex("020000000001"))]
-    found = CODEC.decode(by_hand(tlvs), Report.strict())
+    found = CODEC.decode(by_hand(tlvs), Findings.strict())
     assert found.other == tuple(Tlv(type=code, value=value) for code, value in tlvs[1:])
     (caution,) = cautions_of(CODEC, found)
     assert "0x40, 0x60" in caution

@@ -1,4 +1,4 @@
-"""E-PCI: PCI vital product data, and what lspci says of ours."""
+"""E-PCI: PCI vital product data, and lspci as the judge of this project's output."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.codec import Findings
 from formats.eeprom.pci_vpd import CODEC, PciVpd, Reserve
 from formats.errors import FieldError, FormatError
 from tests.support.foreign import lspci_vpd
@@ -95,12 +95,12 @@ def test_e_pci_what_is_wrong_is_named(
 ) -> None:
     data = change(CODEC.encode(CARD, 256))
     with pytest.raises(FormatError) as caught:
-        CODEC.decode(data, Report.strict())
+        CODEC.decode(data, Findings.strict())
     assert caught.value.rule == rule
     if offset is not None:
         assert caught.value.offset == offset
         return
-    report = Report.tolerant()
+    report = Findings.tolerant()
     assert CODEC.decode(data, report).read_only["PN"] == "EX-1"
     assert rule in {problem.rule for problem in report.problems}
 

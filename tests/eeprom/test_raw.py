@@ -58,7 +58,7 @@ def test_e_raw1_a_place_within_its_range_counts_as_zeros(algorithm: Algorithm) -
 @pytest.mark.parametrize(
     ("checksum", "message"),
     [
-        (Checksum(algorithm=Algorithm.CRC_32, offset=13), r"checksums\[0\].offset: is behind"),
+        (Checksum(algorithm=Algorithm.CRC_32, offset=13), r"checksums\[0\].offset: is beyond"),
         (Checksum(algorithm=Algorithm.CRC_32, offset=0, end=17), "covers bytes 0 to 17"),
         (Checksum(algorithm=Algorithm.CRC_32, offset=0, start=9, end=8), "covers bytes 9 to 8"),
         (

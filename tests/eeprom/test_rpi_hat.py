@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formats.eeprom.framework.codec import Report, cautions_of
+from formats.eeprom.framework.codec import Findings, cautions_of
 from formats.eeprom.parts.ordering import stated_order
 from formats.eeprom.rpi_hat import CODEC, Atom, RpiHat
 from formats.eeprom.rpi_hat_atoms import FunctionSelect, GpioMap, Pin, PullType, VendorInfo
@@ -166,7 +166,7 @@ def test_e_hat1_to_7_every_atom_is_where_the_specification_has_it() -> None:
         ]
     )
     assert CODEC.encode(HAT, None) == data
-    assert CODEC.decode(data, Report.strict()) == HAT
+    assert CODEC.decode(data, Findings.strict()) == HAT
 
 
 def test_e_hat8_a_hat_plus_names_its_overlay_and_supplies_power() -> None:
@@ -174,12 +174,12 @@ def test_e_hat8_a_hat_plus_names_its_overlay_and_supplies_power() -> None:
         [(1, VENDOR_DATA), (3, b"acme-sensor"), (6, bytes.fromhex("b80b0000"))], version=2
     )
     assert CODEC.encode(HAT_PLUS, None) == data
-    assert CODEC.decode(data, Report.strict()) == HAT_PLUS
+    assert CODEC.decode(data, Findings.strict()) == HAT_PLUS
 
 
 def test_e_hat_a_board_on_sale_is_read() -> None:
     data = bytes.fromhex(VECTOR.read_text())
-    found = CODEC.decode(data, Report.strict())
+    found = CODEC.decode(data, Findings.strict())
     assert found == RpiHat(version=1, vendor_info=VENDOR, gpio_bank_0=GpioMap(), fill=0)
     assert CODEC.encode(found, len(data)) == data
     assert CODEC.encode(found, None) == data[:0x8C]
@@ -192,7 +192,7 @@ def test_e_hat1_other_things_are_told_apart() -> None:
         (by_hand([(1, VENDOR_DATA)], version=3), UnsupportedError),
     ):
         with pytest.raises(error):
-            CODEC.decode(data, Report.tolerant())
+            CODEC.decode(data, Findings.tolerant())
 
 
 @pytest.mark.parametrize(
@@ -202,16 +202,25 @@ def test_e_hat1_other_things_are_told_apart() -> None:
         (by_hand([(1, VENDOR_DATA), (2, NO_GPIO)], counts=1), "number 1 at byte 14 .E-HAT3"),
         (by_hand([(1, VENDOR_DATA), (2, NO_GPIO), (0, b"")]), "0x0000 are not valid.*E-HAT3"),
         (by_hand([(1, VENDOR_DATA), (1, VENDOR_DATA)]), "more than one atom of type 1"),
-        (by_hand([(1, VENDOR_DATA), (2, NO_GPIO[:-1])]), "type 2 has 29 bytes, and not 30"),
-        (by_hand([(1, VENDOR_DATA), (2, b"\x09" + NO_GPIO[1:])]), "0x09 has settings .*E-HAT6"),
-        (by_hand([(1, VENDOR_DATA), (2, b"\x30" + NO_GPIO[1:])]), "0x30 has settings .*E-HAT6"),
-        (by_hand([(1, VENDOR_DATA), (2, b"\x00\x04" + NO_GPIO[2:])]), "0x04 has a power.*E-HAT6"),
+        (by_hand([(1, VENDOR_DATA), (2, NO_GPIO[:-1])]), "type 2 has 29 bytes instead of 30"),
+        (
+            by_hand([(1, VENDOR_DATA), (2, b"\x09" + NO_GPIO[1:])]),
+            "0x09 has reserved settings .*E-HAT6",
+        ),
+        (
+            by_hand([(1, VENDOR_DATA), (2, b"\x30" + NO_GPIO[1:])]),
+            "0x30 has reserved settings .*E-HAT6",
+        ),
+        (
+            by_hand([(1, VENDOR_DATA), (2, b"\x00\x04" + NO_GPIO[2:])]),
+            "0x04 has a reserved power.*E-HAT6",
+        ),
         (by_hand([(1, VENDOR_DATA), (2, b"\x00\x00\x08" + NO_GPIO[3:])]), "reserved.*E-HAT7"),
         (by_hand([(1, VENDOR_DATA)]), "gpio-bank-0 is missing.*E-HAT9"),
         (by_hand([(1, VENDOR_DATA), (2, NO_GPIO)], version=2), "is for a HAT, not.*E-HAT9"),
         (
             by_hand([(1, VENDOR_DATA), (3, b"\xd0\x0d\xfe\xed")], version=2),
-            "dt-blob is no name of an overlay.*E-HAT9",
+            "dt-blob is not the name of an overlay.*E-HAT9",
         ),
     ],
 )
@@ -219,8 +228,8 @@ def test_e_hat2_to_9_what_breaks_a_rule_is_named_and_the_rest_read(
     data: bytes, message: str
 ) -> None:
     with pytest.raises(FormatError, match=message):
-        CODEC.decode(data, Report.strict())
-    report = Report.tolerant()
+        CODEC.decode(data, Findings.strict())
+    report = Findings.tolerant()
     assert CODEC.decode(data, report).vendor_info == VENDOR
     assert report.problems
 
@@ -230,9 +239,9 @@ def test_e_hat3_an_atom_that_ends_where_it_cannot_is_found(size: int) -> None:
     data = bytearray(by_hand([(1, VENDOR_DATA), (2, NO_GPIO)]))
     at = 12 + 8 + len(VENDOR_DATA) + 2
     data[at + 4 : at + 8] = size.to_bytes(4, "little")
-    with pytest.raises(FormatError, match=rf"atom 1 does not end .* at byte {at} .E-HAT3"):
-        CODEC.decode(data, Report.strict())
-    assert CODEC.decode(data, Report.tolerant()).vendor_info == VENDOR
+    with pytest.raises(FormatError, match=rf"atom 1 has an impossible length at byte {at} .E-HAT3"):
+        CODEC.decode(data, Findings.strict())
+    assert CODEC.decode(data, Findings.tolerant()).vendor_info == VENDOR
 
 
 def test_e_hat4_a_ccitt_crc_as_the_text_once_said_is_refused() -> None:
@@ -241,19 +250,19 @@ def test_e_hat4_a_ccitt_crc_as_the_text_once_said_is_refused() -> None:
     data = bytearray(by_hand([(1, VENDOR_DATA), (2, NO_GPIO)]))
     data[-2:] = binascii.crc_hqx(data[-42:-2], 0xFFFF).to_bytes(2, "little")
     with pytest.raises(FormatError, match=rf"CRC of atom 1 .* at byte {len(data) - 2} .E-HAT4"):
-        CODEC.decode(data, Report.strict())
+        CODEC.decode(data, Findings.strict())
     data[-2:] = bytes(2)
-    found = CODEC.decode(data, Report.tolerant())
+    found = CODEC.decode(data, Findings.tolerant())
     assert CODEC.encode(found, None) == by_hand([(1, VENDOR_DATA), (2, NO_GPIO)])
 
 
 def test_e_hat5_the_serial_number_of_four_bytes_is_no_vendor_info() -> None:
     # As the text had it at first: serial 4, product ID, version, and two texts.
     early = bytes.fromhex("01000000 0100 0100 04 03") + b"ACMEHAT"
-    with pytest.raises(FormatError, match="type 1 has 17 bytes, and not at least 22"):
-        CODEC.decode(by_hand([(1, early)]), Report.strict())
-    with pytest.raises(FormatError, match="no vendor info"):
-        CODEC.decode(by_hand([(1, early)]), Report.tolerant())
+    with pytest.raises(FormatError, match="type 1 has 17 bytes, but needs at least 22"):
+        CODEC.decode(by_hand([(1, early)]), Findings.strict())
+    with pytest.raises(FormatError, match="the vendor info is missing"):
+        CODEC.decode(by_hand([(1, early)]), Findings.tolerant())
 
 
 def test_e_hat5_a_uuid_of_zeros_is_warned_of() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formats.eeprom.framework.codec import Report, cautions_of
+from formats.eeprom.framework.codec import Findings, cautions_of
 from formats.eeprom.sl28_vpd import CODEC, Sl28Vpd
 from formats.errors import (
     EmptyImageError,
@@ -50,7 +50,7 @@ def test_e_sl1_to_sl4_what_linux_lays_out_is_written() -> None:
     data = _by_hand(b"000000001234567", BOARD.base_mac_address)
     assert CODEC.encode(BOARD, None) == data
     assert len(data) == 24
-    assert CODEC.decode(data + b"\xff" * 8, Report.strict()) == BOARD
+    assert CODEC.decode(data + b"\xff" * 8, Findings.strict()) == BOARD
 
 
 def test_e_sl1_other_things_are_told_apart() -> None:
@@ -62,20 +62,20 @@ def test_e_sl1_other_things_are_told_apart() -> None:
         (_by_hand(b"1", BOARD.base_mac_address, version=2), UnsupportedError),
     ):
         with pytest.raises(error):
-            CODEC.decode(data, Report.tolerant())
+            CODEC.decode(data, Findings.tolerant())
 
 
 def test_e_sl2_a_short_serial_number_is_followed_by_zeros() -> None:
     data = _by_hand(b"7", BOARD.base_mac_address)
-    assert CODEC.decode(data, Report.strict()).serial_number == "7"
+    assert CODEC.decode(data, Findings.strict()).serial_number == "7"
 
 
 def test_e_sl3_linux_takes_no_address_of_a_group_and_no_zeros() -> None:
     for mac in (bytes(6), bytes.fromhex("01005e000001"), b"\xff" * 6):
         with pytest.raises(FieldError, match="base-mac-address"):
             CODEC.encode(Sl28Vpd(serial_number="1", base_mac_address=mac), None)
-        with pytest.raises(FormatError, match="no address of a device at byte 17"):
-            CODEC.decode(_by_hand(b"1", mac), Report.strict())
+        with pytest.raises(FormatError, match="not the address of a device at byte 17"):
+            CODEC.decode(_by_hand(b"1", mac), Findings.strict())
 
 
 def test_codecs_that_know_of_no_harm_have_no_cautions() -> None:
@@ -86,7 +86,7 @@ def test_e_sl4_a_wrong_crc_is_found_and_the_rest_read() -> None:
     data = bytearray(CODEC.encode(BOARD, None))
     data[3] ^= 0x40
     with pytest.raises(FormatError, match="E-SL4"):
-        CODEC.decode(data, Report.strict())
-    report = Report.tolerant()
+        CODEC.decode(data, Findings.strict())
+    report = Findings.tolerant()
     assert CODEC.decode(data, report).base_mac_address == BOARD.base_mac_address
     assert [problem.rule for problem in report.problems] == ["E-SL4"]

@@ -1,4 +1,4 @@
-"""E-SPD: memory modules, and what decode-dimms says of ours."""
+"""E-SPD: memory modules, and decode-dimms as the judge of this project's output."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from formats.eeprom import spd_ddr3, spd_ddr4, spd_ddr5
-from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.codec import Findings
 from formats.eeprom.spd import SpdCodec, SpdModule
 from formats.eeprom.spd_ddr3 import SpdDdr3
 from formats.eeprom.spd_ddr4 import SpdDdr4
@@ -117,7 +117,7 @@ def modules(draw: st.DrawFn) -> Spd:
 def test_e_spd_any_model_is_written_and_read(spd: Spd) -> None:
     codec, module = spd
     data = codec.encode(module, None)
-    assert codec.decode(data, Report.strict()) == module
+    assert codec.decode(data, Findings.strict()) == module
     check_bytes(codec, data)
     assert codec.encode(module, len(data)) == data
 
@@ -184,7 +184,7 @@ def test_e_spd3_decode_dimms_and_we_agree_on_what_the_crc_covers(
     patched = data[:122] + other + data[126:]
     said = decode_dimms(patched, tmp_path)
     assert ("OK" in said[f"EEPROM CRC of bytes {covered}"]) is (covered == "0-116")
-    report = Report.tolerant()
+    report = Findings.tolerant()
     spd_ddr3.CODEC.decode(patched, report)
     assert [problem.rule for problem in report.problems] == (
         [] if covered == "0-116" else ["E-SPD2"]
@@ -202,13 +202,13 @@ def test_e_spd2_ddr5_is_where_jesd400_5_has_it() -> None:
         + bytes(85 + 384)
     )
     assert data == by_hand
-    assert spd_ddr5.CODEC.decode(by_hand, Report.strict()) == DDR5
+    assert spd_ddr5.CODEC.decode(by_hand, Findings.strict()) == DDR5
 
 
 @pytest.mark.interop
 def test_e_spd_a_module_on_sale_is_read_as_decode_dimms_reads_it(tmp_path: Path) -> None:
     data = bytes.fromhex(VECTOR.read_text())
-    found = spd_ddr4.CODEC.decode(data, Report.strict())
+    found = spd_ddr4.CODEC.decode(data, Findings.strict())
     said = decode_dimms(data, tmp_path)
     assert found.module_part_number == said["Part Number"] == "KF3600C18D4/16GX"
     year, week = found.module_manufacturing_year, found.module_manufacturing_week
@@ -235,17 +235,17 @@ def test_e_spd1_other_things_are_told_apart(codec: SpdCodec[Any], module: SpdMod
         (good[:2], TruncatedImageError),
     ):
         with pytest.raises(error):
-            codec.decode(data, Report.tolerant())
-    with pytest.raises(FormatError, match="goes on behind"):
-        codec.decode(good + b"\xff", Report.strict())
-    with pytest.raises(FieldError, match=f"takes {len(good)} bytes, and not 2048"):
+            codec.decode(data, Findings.tolerant())
+    with pytest.raises(FormatError, match="continues after"):
+        codec.decode(good + b"\xff", Findings.strict())
+    with pytest.raises(FieldError, match=f"must have {len(good)} bytes, not 2048"):
         codec.encode(module, 2048)
 
 
 def test_e_spd1_a_dump_of_one_page_says_what_to_do() -> None:
     # What the eeprom and at24 drivers show of a DDR4 module.
     with pytest.raises(TruncatedImageError) as caught:
-        spd_ddr4.CODEC.decode(spd_ddr4.CODEC.encode(DDR4, None)[:256], Report.tolerant())
+        spd_ddr4.CODEC.decode(spd_ddr4.CODEC.encode(DDR4, None)[:256], Findings.tolerant())
     assert "ee1004" in str(caught.value.hint)
 
 
@@ -257,7 +257,7 @@ def test_e_spd1_the_generations_are_not_taken_for_each_other(
     for other, _ in MODULES:
         if other is not codec:
             with pytest.raises(ForeignImageError, match=r"byte 2 \[E-SPD1\]"):
-                other.decode(data, Report.tolerant())
+                other.decode(data, Findings.tolerant())
 
 
 @each
@@ -267,13 +267,13 @@ def test_e_spd2_each_wrong_crc_is_found(codec: SpdCodec[Any], module: SpdModule)
     for place in places:
         data = bytearray(good)
         data[place - 2 if place != 126 else 60] ^= 0x10
-        report = Report.tolerant()
+        report = Findings.tolerant()
         found = codec.decode(data, report)
         assert [(problem.offset, problem.rule) for problem in report.problems] == [
             (place, "E-SPD2")
         ]
         # Written again, it is right.
-        codec.decode(codec.encode(found, None), Report.strict())
+        codec.decode(codec.encode(found, None), Findings.strict())
 
 
 @each
@@ -292,7 +292,7 @@ def test_e_spd4_to_6_what_manufacturers_leave_open_is_kept(
         ),
     )
     data = codec.encode(blank, None)
-    assert codec.decode(data, Report.strict()) == blank
+    assert codec.decode(data, Findings.strict()) == blank
 
 
 @pytest.mark.parametrize(
@@ -308,8 +308,8 @@ def test_e_spd4_and_5_wrong_identification_is_found(at: int, octets: str, rule: 
     data = bytearray(spd_ddr4.CODEC.encode(DDR4, None))
     data[at : at + 2] = bytes.fromhex(octets)
     with pytest.raises(FormatError, match=rf"at byte {at} \[{rule}\]"):
-        spd_ddr4.CODEC.decode(data, Report.strict())
-    assert spd_ddr4.CODEC.decode(data, Report.tolerant()).module_part_number
+        spd_ddr4.CODEC.decode(data, Findings.strict())
+    assert spd_ddr4.CODEC.decode(data, Findings.tolerant()).module_part_number
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from formats.eeprom import uboot_env, uboot_env_redundant
-from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.codec import Findings
 from formats.eeprom.framework.limits import ByteOrder
 from formats.eeprom.uboot_env import UbootEnvironment
 from formats.eeprom.uboot_env_redundant import EnvironmentCopy, RedundantEnvironment
@@ -89,32 +89,32 @@ def test_e_env6_any_bytes_are_read_or_refused(data: bytes) -> None:
 
 def test_e_env4_an_area_smaller_than_the_eeprom_is_found() -> None:
     area = CODEC.encode(BOARD, 192)
-    found = CODEC.decode(area + b"behind" + b"\xff" * 20, Report.strict())
+    found = CODEC.decode(area + b"behind" + b"\xff" * 20, Findings.strict())
     assert (found.area_size, found.outer_tail) == (192, b"behind")
 
 
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"novalue\0\0", "'novalue' is no variable"),
-        (b"=x\0\0", "'=x' is no variable"),
+        (b"novalue\0\0", "'novalue' is not a variable"),
+        (b"=x\0\0", "'=x' is not a variable"),
         (b"a=1\0a=2\0\0", "'a' occurs twice"),
-        (b"a=\xff\0\0", "no UTF-8"),
-        (b"a=1", "have no end"),
+        (b"a=\xff\0\0", "not valid UTF-8"),
+        (b"a=1", "have no zero byte at their end"),
     ],
 )
 def test_e_env2_what_is_wrong_is_named(body: bytes, message: str) -> None:
     data = zlib.crc32(body).to_bytes(4, "little") + body
     with pytest.raises(FormatError, match=message) as caught:
-        CODEC.decode(data, Report.strict())
+        CODEC.decode(data, Findings.strict())
     assert caught.value.rule == "E-ENV2"
 
 
 def test_e1_a_thousand_problems_are_listed_and_a_variable_in_part() -> None:
-    report = Report.tolerant()
+    report = Findings.tolerant()
     CODEC.decode(bytes(4) + b"x" * 5000 + b"\0" + b"a\0" * 2000, report)
     assert len(report.problems) == 1001
-    assert report.problems[1].message == f"'{'x' * 40}'... is no variable"
+    assert report.problems[1].message == f"'{'x' * 40}'... is not a variable"
     assert str(report.problems[-1]).startswith("more is wrong, and not listed, at byte ")
 
 
@@ -164,7 +164,7 @@ def test_e_env_mkenvimage_makes_the_same(
     subprocess.run(command, check=True, capture_output=True)
     model = UbootEnvironment(variables=BOARD.variables, **change)  # type: ignore[arg-type]
     assert CODEC.encode(model, 256) == image.read_bytes()
-    assert CODEC.decode(image.read_bytes(), Report.strict()) == model
+    assert CODEC.decode(image.read_bytes(), Findings.strict()) == model
 
 
 @pytest.mark.interop
@@ -180,7 +180,7 @@ def test_e_env_fw_printenv_reads_ours_and_we_what_fw_setenv_writes(tmp_path: Pat
 
     command = [program("fw_setenv"), "-c", str(settings), "bootdelay", "7"]
     subprocess.run(command, check=True, capture_output=True)
-    found = CODEC.decode(image.read_bytes(), Report.strict())
+    found = CODEC.decode(image.read_bytes(), Findings.strict())
     assert found.variables == {**BOARD.variables, "bootdelay": "7"}
 
 
@@ -195,7 +195,7 @@ def test_e_env6_fw_printenv_takes_the_newer_copy(tmp_path: Path) -> None:
 
     command = [program("fw_setenv"), "-c", str(settings), "bootdelay", "7"]
     subprocess.run(command, check=True, capture_output=True)
-    found = TWO.decode(image.read_bytes(), Report.strict())
+    found = TWO.decode(image.read_bytes(), Findings.strict())
     assert found.second
     assert found.second.variables == {"bootdelay": "7"}
     assert found.second.flags == 3

@@ -11,6 +11,7 @@ from blobstore.errors import OutputExistsError
 from blobstore.foreign import swtpm_directory
 from blobstore.foreign.exporting import export_state
 from blobstore.foreign.importing import import_state
+from blobstore.image.files import write_file
 from formats.errors import DeviceError, FormatError
 from formats.state.swtpm import PlainState, Slot, encode_state
 from tests.foreign.samples import (
@@ -46,7 +47,7 @@ def test_f5_f17_what_cannot_be_written_whole_is_not_there(
     import_state(
         store, encode_file({Slot.PERMANENT: PERMANENT, Slot.VOLATILE: VOLATILE}), "swtpm-file"
     )
-    real, written = swtpm_directory._write, []
+    real, written = write_file, []
 
     def full_disk(path: Path, state: bytes, **options: bool) -> None:
         written.append(path)
@@ -55,7 +56,7 @@ def test_f5_f17_what_cannot_be_written_whole_is_not_there(
         real(path, state, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(swtpm_directory, "_write", full_disk)
+        patched.setattr(swtpm_directory, "write_file", full_disk)
         with pytest.raises(DeviceError):
             export_state(store, target, "swtpm-dir")
     assert len(written) == 2
@@ -86,7 +87,7 @@ def test_f18_each_step_of_replacing_a_tpm_leaves_one_that_starts(
 
         return watched
 
-    monkeypatch.setattr(swtpm_directory, "_write", watch(swtpm_directory._write))
+    monkeypatch.setattr(swtpm_directory, "write_file", watch(write_file))
     monkeypatch.setattr(Path, "unlink", watch(Path.unlink))
     export_state(store, target, "swtpm-dir", overwrite=True)
     volatiles = {PERMANENT: {VOLATILE, None}, new: {new_volatile, None}}

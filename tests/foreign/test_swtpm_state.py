@@ -87,7 +87,7 @@ def test_f8_every_cut_is_told_from_everything_else(state: bytes) -> None:
         (header(b"", size=11), FormatError, "does not begin"),
         (header(PERMANENT, version=1), UnsupportedError, "version 1"),
         (header(field(1, b"x"), version=9, least=3), UnsupportedError, "version 9"),
-        (PLAIN + b"\0", FormatError, "goes on behind"),
+        (PLAIN + b"\0", FormatError, "continues after"),
         (header(field(1, b"x"), flags=2), UnsupportedError, "flags 0x2"),
         (header(field(1, b"x"), flags=4), UnsupportedError, "flags 0x4"),
         (header(field(4, b"x")), FormatError, r"fields \(4,\)"),
@@ -214,7 +214,7 @@ def test_f13_the_version_and_the_kind_of_a_state_show_in_its_data() -> None:
             with pytest.raises(FormatError):
                 validate_slot(PlainState(data), slot, version)
     for data in (b"x", VOLATILE, bytes(20)):
-        with pytest.raises(FormatError, match="no TPM"):
+        with pytest.raises(FormatError, match="not the permanent state of a TPM"):
             tpm_version(PlainState(data))
 
 

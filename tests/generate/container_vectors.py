@@ -87,7 +87,7 @@ def put(name: str, blob: bytes) -> Callable[[Store], object]:
 
 
 def cut(step: Callable[[Store], object], writes: int, sectors: int | None = None) -> bytes:
-    """Return what is there if power fails in a step.
+    """Return the content of the device if power fails in a step.
 
     Args:
         step: Done on a closed store whose sections were all written.
@@ -430,7 +430,7 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "free-head-lost": Scenario(
         "C43 C67",
-        "the head of the free item is gone; the root proves what is left",
+        "the head of the free item is gone; the root proves the rest",
         lambda: free_head_lost(closed()),
         CLOSED,
     ),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.codec import Findings
 from formats.eeprom.ipmi_fru import CODEC
 from tests.support.cli import succeeds
 from tests.support.foreign import program
@@ -79,10 +79,10 @@ class Bus:
             self._commands.append(f"readl {SET:#x}")
             self._lines(clock=0)
         acknowledged = self._run()
-        assert not any(acknowledged), "nobody acknowledged a byte"
+        assert not any(acknowledged), "the bus acknowledged a byte"
 
     def receive(self, count: int) -> bytes:
-        """Receive bytes, and acknowledge all but the last."""
+        """Receive bytes, and acknowledge all except the last."""
         for number in range(count):
             self._lines(data=1)
             for _ in range(8):
@@ -166,7 +166,7 @@ def test_a_guest_reads_the_bytes_of_the_section(binary: Path) -> None:
     with machine_with(binary) as bus:
         content = bus.read_all(512)
     assert content == binary.read_bytes()
-    board = CODEC.decode(content, Report.strict()).board
+    board = CODEC.decode(content, Findings.strict()).board
     assert board
     assert board.serial_number == "0042"
 

@@ -1,4 +1,4 @@
-"""Images of ours in the hands of cryptsetup, QEMU, OpenSSL and dissect, and back."""
+"""Images of this project opened by cryptsetup, QEMU, OpenSSL and dissect, and back."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ IDS = [f"luks{v}-{s}-{8 * k}-{type(kdf).__name__.lower()}" for v, s, k, kdf in K
 
 
 class Made:
-    """An image of ours with the example machine in it."""
+    """An image made by this project with the example machine in it."""
 
     def __init__(self, directory: Path, kind: tuple[int, int | None, int, luks.KdfCost]) -> None:
         self.directory = directory
@@ -182,7 +182,7 @@ def test_others_decrypt_what_we_wrote(image: Made) -> None:
 
 
 def test_a_container_that_qemu_encrypted_opens_here(tmp_path: Path) -> None:
-    """The payload of ours, written into an image of QEMU's, is a store."""
+    """The payload of an image of this project, written into an image of QEMU's, is a store."""
     ours = Made(tmp_path, KINDS[0])
     ours.make(detached=False)
     raw = ours.file("raw", ours.payload())

@@ -19,7 +19,7 @@ from blobstore.image.layers import LayersLock, image_format, open_layers
 from blobstore.image.luks_header import luks_place
 from formats.devices.file import FileDevice
 from formats.errors import AmbiguousSnapshotError
-from formats.qcow2.creation import Options
+from formats.qcow2.creation import Qcow2Options
 from formats.qcow2.header import read_header
 from formats.qcow2.snapshots import SnapshotKey, create_snapshot
 from tests.luks.programs import key_file
@@ -240,7 +240,9 @@ def test_a_backup_while_another_process_writes_is_one_state(tmp_path: Path, way:
 
 def test_a_backup_of_a_clear_image_is_equal(tmp_path: Path) -> None:
     path, copy = tmp_path / "image", tmp_path / "copy"
-    with make(path, "clear", qcow2_options=Options(cluster_size=4096, refcount_bits=8)) as store:
+    with make(
+        path, "clear", qcow2_options=Qcow2Options(cluster_size=4096, refcount_bits=8)
+    ) as store:
         store.put("a", b"kept")
     library.backup(path, copy)
     run("qemu-img", "compare", path, copy)
@@ -253,7 +255,7 @@ def test_a_backup_of_a_clear_image_is_equal(tmp_path: Path) -> None:
 def test_a_clone_is_of_the_same_kind(tmp_path: Path, way: str) -> None:
     path, copy = tmp_path / "image", tmp_path / "copy"
     key, other = key_file(tmp_path, SECRET), key_file(tmp_path, OTHER)
-    with make(path, way, qcow2_options=Options(cluster_size=4096)) as store:
+    with make(path, way, qcow2_options=Qcow2Options(cluster_size=4096)) as store:
         store.put("a", b"kept")
     secrets = ("--key-file", key, "--new-key-file", other, *QUICK)
     succeeds("clone", path, copy, *(("--no-encryption",) if way == "clear" else secrets))

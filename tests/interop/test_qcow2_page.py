@@ -59,6 +59,7 @@ def test_the_program(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    [program] = blocks("python")
-    exec(compile(program, "qcow2.md", "exec"), {})
+    programs = blocks("python")
+    assert programs
+    exec(compile("\n".join(programs), "qcow2.md", "exec"), {})
     assert not capsys.readouterr().out

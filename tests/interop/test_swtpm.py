@@ -201,7 +201,7 @@ def test_f7_a_suspended_tpm_goes_on_where_it_was(
     target = Tpm(tmp_path / "target", not linear, source.key)
     blobstore.export_state(opened, target.path, target.form, key=state_key)
     with swtpm(target.tpmstate, *target.options, flags="startup-none") as tpm:
-        # Nobody started this TPM: it runs because its volatile state says that it does.
+        # No command started this TPM: it runs because its volatile state says so.
         extended = hashlib.sha256(bytes(32) + b"\x11" * 32).hexdigest()
         pcrs = run("tpm2", "pcrread", "sha256:16", environment=tpm).decode().lower()
         assert extended in pcrs

@@ -57,7 +57,7 @@ def pattern(tag: str, size: int) -> bytes:
 
 
 def shared_corpus() -> Path | None:
-    """The larger corpus beside the repository, which not everybody has."""
+    """The larger corpus beside the repository, which may be missing."""
     path = Path(__file__).parents[3] / "shared" / "corpus"
     return path if path.is_dir() else None
 
@@ -166,7 +166,7 @@ def with_slot(raw: luks1.RawHeader, number: int, **fields: Any) -> tuple[luks1.R
 
 
 def opens(device: BlockDevice, passphrase: bytes = PASSPHRASE) -> bool:
-    """Whether the volume opens; an error of ours says that it does not."""
+    """Whether the volume opens; a `StorageError` says that it does not."""
     with suppress(luks.StorageError), luks.open(device, passphrase):
         return True
     return False

@@ -157,7 +157,7 @@ def test_masks_are_powers_of_x(distance: int) -> None:
 
 
 class _Continuing:
-    """A context that goes on with its tweak, as XTS over one long unit would."""
+    """A context that continues with its tweak, as XTS over one long unit would."""
 
     def __init__(self, context: Any) -> None:
         self._context = context

@@ -77,7 +77,7 @@ def record(before: bytes, version: int) -> RecordingDevice:
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("before", ["blank", "luks1", "luks2", "luks2-64k"])
 def test_formatting_leaves_nothing_or_a_whole_volume(version: int, before: str) -> None:
-    """L10 to L13: before the last flush no header opens but the old one, behind it the new."""
+    """L10 to L13: before the last flush only the old header opens, after it only the new one."""
     content = {
         "blank": lambda: bytes((2 << 20) + (64 << 10)),
         "luks1": lambda: old_volume(1),
@@ -94,7 +94,7 @@ def test_formatting_leaves_nothing_or_a_whole_volume(version: int, before: str) 
             assert outcomes[digest] == "new"
     found = set(outcomes.values())
     expected: set[Found] = {"nothing", "new"} if before == "blank" else {"old", "nothing", "new"}
-    # A torn LUKS2 copy has its magic, but no checksum: it opens for nobody.
+    # A torn LUKS2 copy has its magic, but no valid checksum: no program opens it.
     assert found - {"damaged"} == expected
     if before == "blank" and version == 1:
         assert "damaged" not in found
@@ -178,7 +178,7 @@ def _opens(content: bytes, secret: bytes) -> bool:
 
 
 def _each_failure(run: Callable[[FaultyDevice], object], content: bytes) -> list[bytes]:
-    """Fail each operation in turn, once and from then on; return what that left."""
+    """Fail each operation in turn, once and permanently; return the results."""
     left = []
     operations: tuple[Operation, ...] = ("read", "write", "flush")
     for operation in operations:

@@ -27,7 +27,7 @@ SECRETS = (PASSPHRASE, OTHER, BACKUP, NEW)
 
 
 class Seen(NamedTuple):
-    """What somebody finds: the secrets that open, and each token with what opens its keyslots."""
+    """The visible state: the secrets that open, and each token with the secrets of its keyslots."""
 
     opening: frozenset[bytes]
     tokens: frozenset[tuple[str, frozenset[bytes]]]
@@ -215,6 +215,24 @@ def test_l113_a_luks1_header_that_differs_in_all_keyslots_has_a_window() -> None
 
 
 @pytest.mark.parametrize("version", [1, 2])
+def test_l111_a_header_that_is_given_up_is_whole_or_not_there(version: int) -> None:
+    """It is made invalid before the first of its key material is overwritten (as L13)."""
+    other = MemoryDevice(len(base(version)))
+    options: dict[str, Any] = {}
+    if version == 2:
+        options = {"keyslots_size": 512 << 10, "data_offset": 544 << 10}
+    luks.format(other, NEW, version=version, key_size=32, kdf=PBKDF2, **options).close()
+    backup = MemoryDevice(base(version))
+    before, after = look(bytes(other.content)), look(base(version))
+
+    def run(device: BlockDevice) -> None:
+        luks.restore_header(device, backup, force=True)
+
+    found = explore(bytes(other.content), run, {before, after, NOTHING})
+    assert found.keys() == {before, after, NOTHING}
+
+
+@pytest.mark.parametrize("version", [1, 2])
 def test_l114_destroyed_keys_are_all_there_or_none(version: int) -> None:
     before = look(base(version))
     after = Seen(frozenset(), before.tokens and frozenset({("old", frozenset())}))
@@ -289,7 +307,7 @@ def without_header() -> bytes:
 
 @pytest.mark.parametrize("name", ["restore", "attach", "destroy", "detach"])
 def test_failing_devices_leave_the_old_header_or_the_new_one(name: str, tmp_path: Path) -> None:
-    """Every read, write and flush fails in turn, once or from then on."""
+    """Every read, write and flush fails in turn, once or permanently."""
     header = tmp_path / "header"
     runs: dict[str, tuple[Callable[[BlockDevice], object], bytes]] = {
         "restore": (restore, changed(2)),

@@ -29,7 +29,7 @@ def made(**options: Any) -> tuple[MemoryDevice, luks.Header]:
 
 
 def test_the_profile_of_qemu_has_qemus_layout(tmp_path: Path) -> None:
-    """The payload is right behind keyslot 7; QEMU reads and writes it."""
+    """The payload directly follows keyslot 7; QEMU reads and writes it."""
     device, header = made(**luks.PROFILES["qemu"])
     assert header.data_offset == 4040 * 512
     raw: luks1.RawHeader = header.source

@@ -120,7 +120,7 @@ def test_l111_a_backup_of_another_volume_is_refused(version: int, tmp_path: Path
             luks.restore_header(device, backup)
         assert caught.value.exit_code == 58
     assert bytes(device.content) == before
-    # Whoever knows better has it.
+    # A caller who knows better can force it.
     luks.restore_header(device, tmp_path / "0", force=True)
     assert luks.load_header(device).uuid == luks.load_header(tmp_path / "0").uuid
 

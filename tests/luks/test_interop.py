@@ -1,4 +1,4 @@
-"""The real cryptsetup and QEMU accept every image of ours, and we accept theirs."""
+"""The real cryptsetup and QEMU accept every image of this project, and it accepts theirs."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ LUKS2 = [
 
 @pytest.mark.parametrize("case", [*LUKS1, *LUKS2], ids=str)
 def test_cryptsetup_uses_what_we_make(case: Case, tmp_path: Path) -> None:
-    """Dump, test, add a key, back up: and ours opens it afterwards with both keys."""
+    """cryptsetup dumps, tests, adds a key, backs up; `luks` opens it afterwards with both keys."""
     image = case.ours(tmp_path)
     data = os.urandom(SIZE)
     with image.open(PASSPHRASE, read_only=False) as volume:

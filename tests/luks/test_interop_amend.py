@@ -35,7 +35,7 @@ class Call:
     force: bool = False
 
     def ours(self, image: Path, unlock: int, *, strict: bool) -> bool:
-        """Whether ours succeeds."""
+        """Whether `luks.amend` succeeds."""
         active = self.state == "active"
         options: dict[str, Any] = {"keyslot": self.keyslot, "force": self.force}
         if active:

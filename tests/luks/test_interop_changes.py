@@ -1,4 +1,4 @@
-"""Headers that we change, in the hands of cryptsetup and QEMU, and theirs in ours."""
+"""Headers changed by `luks` and read by cryptsetup and QEMU, and the other way round."""
 
 from __future__ import annotations
 

@@ -2,9 +2,10 @@
 
 After each interrupt the volume opens with a passphrase that it had before or was to have, a
 further change goes through, and then both header copies are sound and agree. A sample of
-the points is tried, most of them after the first write; all of them with
-``BLOBSTORE_EVERY_INTERRUPT=1``. What an interrupt leaves depends on nothing but what is on
-the device, and that on nothing random here: each content is looked at once.
+the points is tried, most of them after the first write. ``BLOBSTORE_EVERY_INTERRUPT=1`` tries
+all, ``=classes`` one of each kind, from the first write on. What an interrupt leaves depends
+on nothing but what is on the device, and that on nothing random here: each content is looked
+at once.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from formats.devices.device import MemoryDevice
 from luks.header.load import opened_for_header
 from luks.header.lock import exclusive
 from tests.luks.support import OTHER, PASSPHRASE, PBKDF2
-from tests.support.interrupts import chosen_points, interrupt_points, interrupted_at
+from tests.support.interrupts import InterruptPoints
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from luks.header.load import Place
+    from luks.header.detection import Place
 
 pytestmark = [
     pytest.mark.slow,
@@ -59,7 +60,7 @@ class Interrupted:
     """A call that is interrupted at each point in turn, beginning anew each time.
 
     Attributes:
-        total: How many points it has.
+        all: Its points.
         points: Those to try.
     """
 
@@ -71,15 +72,17 @@ class Interrupted:
         self._seen: set[bytes] = set()
         begin()
         before = content()
-        repeatable(lambda: setattr(self, "total", interrupt_points(run)))
-        self.total: int
-        first, end = 1, self.total  # the first point at which something is written already
+        self.all: InterruptPoints
+        repeatable(lambda: setattr(self, "all", InterruptPoints(run)))
+        first, end = 1, self.all.total  # the first point at which something is written already
         while first < end:
             middle = (first + end) // 2
             self.at(middle)
             first, end = (first, middle) if content() != before else (middle + 1, end)
-        later = {first - 1 + point for point in chosen_points(self.total - first + 1, SAMPLE)}
-        self.points = sorted(later.union(chosen_points(first, SAMPLE // 4)))
+        earlier = self.all.chosen(SAMPLE // 4, last=first)
+        if self.all.by_class:  # nothing is written yet: a hundred show that
+            earlier = earlier[:: 1 + len(earlier) // 100]
+        self.points = sorted({*earlier, *self.all.chosen(SAMPLE, first)})
 
     def at(self, point: int) -> bool:
         """Begin anew and interrupt it there; say whether the outcome is one not yet seen."""
@@ -92,7 +95,7 @@ class Interrupted:
         return is_new
 
     def _interrupt(self, point: int) -> None:
-        with interrupted_at(point):
+        with self.all.interrupted_at(point):
             self._run()
 
     def outcomes(self) -> Iterator[int]:
@@ -101,7 +104,7 @@ class Interrupted:
         for point in self.points:
             if self.at(point):
                 yield point
-        print(f"{len(self.points)} of {self.total} points, {len(self._seen)} outcomes")
+        print(f"{len(self.points)} of {self.all}, {len(self._seen)} outcomes")
 
 
 @cache
@@ -420,8 +423,9 @@ def test_l98_an_interrupt_gives_the_lock_back(tmp_path: Path) -> None:
         with ExitStack() as stack:
             stack.enter_context(opened_for_header(path))
 
-    for point in range(1, interrupt_points(run) + 1):
-        with suppress(KeyboardInterrupt), interrupted_at(point):
+    points = InterruptPoints(run)
+    for point in range(1, points.total + 1):
+        with suppress(KeyboardInterrupt), points.interrupted_at(point):
             run()
         with exclusive(path, timeout=0):
             pass

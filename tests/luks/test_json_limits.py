@@ -148,7 +148,7 @@ def many_digests(root: dict[str, Any], segments: int, digests: int, names: int) 
 
 
 def test_references_are_checked_in_linear_time() -> None:
-    """1.3 MB of JSON took four seconds; the time for parsing is what there is to compare with."""
+    """1.3 MB of JSON took four seconds; the time is compared with that of parsing."""
     base = template(metadata_size=2 << 20, data_offset=8 << 20, size=999 * 4096)
     root = json_of(base.header)
     many_digests(root, segments=999, digests=900, names=300)

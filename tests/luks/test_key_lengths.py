@@ -89,7 +89,7 @@ def test_l65_without_keyslots_the_length_is_still_known(version: int) -> None:
             luks.verify_volume_key(header, KEY + bytes(zeros))
     with luks.open(device, luks.verify_volume_key(header, KEY)) as opened:
         assert opened.volume_key_size == len(KEY)
-    # A key whose second half is not zeros is what it is.
+    # A key whose second half is not zeros is not a shorter key.
     whole = MemoryDevice(0)
     options: dict[str, Any] = {"kdf": PBKDF2, "size": 4096, "version": version}
     luks.format(whole, OTHER, volume_key=KEY + KEY[::-1], key_size=64, **options).close()
@@ -159,7 +159,7 @@ def test_l65_a_keyslot_whose_size_no_cipher_takes_is_not_tried() -> None:
     device = two_lengths(key_size=40)
     with luks.open(device, OTHER) as opened:
         assert opened.keyslot == 0
-    with pytest.raises(luks.UnsupportedError, match="no key of 40 bytes"):
+    with pytest.raises(luks.UnsupportedError, match="does not take a key of 40 bytes"):
         luks.open(device, PASSPHRASE, keyslot=1)
 
 

@@ -1,4 +1,4 @@
-"""Which header is read: which format, which copy, and what is left of a damaged one."""
+"""Which header is read: which format, which copy, and the rest of a damaged one."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ def test_keyslots_that_make_no_sense_are_refused(
 
 
 def test_an_area_as_large_as_a_detached_header_permits_is_bounded() -> None:
-    """L44: without a payload behind it, nothing but this rule bounds an area."""
+    """L44: without a payload after it, only this rule bounds an area."""
     device = with_luks1(base(), payload_sector=0, keyslots=with_slot(raw(), 7, stripes=2**32 - 1))
     with pytest.raises(luks.LuksHeaderError, match="keyslot 7"):
         luks.load_header(device)
@@ -174,7 +174,7 @@ def test_bytes_that_no_header_has_are_refused(place: int, content: bytes, rule: 
 
 
 def test_headers_of_other_writers_open() -> None:
-    """Low counts, no UUID, a slot right behind the header: old cryptsetup wrote such."""
+    """Old versions of cryptsetup wrote low counts, no UUID, a slot directly after the header."""
     device = with_luks1(base(), uuid=b"\xff" * 40)
     assert opens(device)
     assert luks.load_header(device).uuid == "�" * 40
@@ -210,5 +210,5 @@ def test_an_image_that_ends_inside_the_header_is_truncated(size: int) -> None:
 def test_what_does_not_fit_a_field_is_the_callers_mistake() -> None:
     with pytest.raises(ValueError, match="does not fit"):
         luks1.encode(replace(raw(), cipher_mode="x" * 32))
-    with pytest.raises(ValueError, match="no LUKS1 header"):
+    with pytest.raises(ValueError, match="a LUKS1 header cannot hold"):
         luks1.encode(replace(raw(), payload_sector=2**32))

@@ -112,7 +112,7 @@ FAILURES: dict[str, Callable[[Path], object]] = {
         ["sh", "-c", f"cat {_file(d, 'plain')}; exit 1"]
     ),
     "command that says too much": lambda d: Secret.from_command(["cat", f"{_file(d, 'too long')}"]),
-    "raw that is no text": lambda d: _resolve(d, "no text"),
+    "raw that is not text": lambda d: _resolve(d, "no text"),
     "raw with NUL": lambda d: _resolve(d, "with NUL"),
     "no base64": lambda d: _resolve(d, "no base64", ",format=base64"),
     "base64 without padding": lambda d: _resolve(d, "base64 without padding", ",format=base64"),

@@ -165,11 +165,11 @@ def test_s1_a_definition_that_is_none_is_refused_and_not_quoted(definition: str)
 
 def test_s21_ids_are_unique_and_there() -> None:
     one = SecretObject.parse("secret,id=sec0,data=x")
-    with pytest.raises(luks.SecretObjectError, match="two secrets with id 'sec0'"):
+    with pytest.raises(luks.SecretObjectError, match="two secrets have the id 'sec0'"):
         SecretObjects([one, one])
-    with pytest.raises(luks.SecretObjectError, match="no secret with id 'other'"):
+    with pytest.raises(luks.SecretObjectError, match="no secret has the id 'other'"):
         resolve("secret,id=sec0,data=x", secret_id="other")
-    with pytest.raises(luks.SecretObjectError, match="no secret with id 'other'"):
+    with pytest.raises(luks.SecretObjectError, match="no secret has the id 'other'"):
         resolve(f"secret,id=sec0,keyid=other,iv={text(IV)},data=x")
 
 
@@ -252,9 +252,9 @@ def test_s25_any_size_of_secret(size: int) -> None:
         (encrypted(b"pw")[:-1], IV, "15 encrypted bytes"),
         (encrypted(b"pw"), IV[:15], "iv of secret sec0 has 15 bytes"),
         (encrypted(b"pw"), IV + b"x", "iv of secret sec0 has 17 bytes"),
-        (encrypted(b"p" * 15, padding=b"\0"), IV, "does not decrypt"),
-        (encrypted(b"p" * 15, padding=b"\x11"), IV, "does not decrypt"),
-        (encrypted(b"p" * 14, padding=b"\1\2"), IV, "does not decrypt"),
+        (encrypted(b"p" * 15, padding=b"\0"), IV, "cannot be decrypted"),
+        (encrypted(b"p" * 15, padding=b"\x11"), IV, "cannot be decrypted"),
+        (encrypted(b"p" * 14, padding=b"\1\2"), IV, "cannot be decrypted"),
     ],
 )
 def test_s25_what_does_not_decrypt(data: bytes, iv: bytes, message: str) -> None:

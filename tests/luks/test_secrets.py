@@ -105,7 +105,7 @@ def test_a_key_file_has_at_most_8_mib(tmp_path: Path) -> None:
     path.write_bytes(b"x" * MAX_KEY_FILE_SIZE)
     assert len(Secret.from_file(path)) == 8 << 20
     path.write_bytes(b"x" * (MAX_KEY_FILE_SIZE + 1))
-    with pytest.raises(luks.SecretRequiredError, match="no key file"):
+    with pytest.raises(luks.SecretRequiredError, match="not a key file"):
         Secret.from_file(path)
 
 

@@ -1,6 +1,6 @@
 """The large corpus of foreign images, where it lies beside the repository.
 
-It is larger than a repository should be, and a part of it is not ours to publish.
+It is larger than a repository should be, and a part of it must not be published.
 `test_images` has what is needed always.
 """
 
@@ -180,7 +180,7 @@ def _verdict(device: MemoryDevice, passphrase: str) -> tuple[str, str]:
     return "accept-with-recovery" if recovered else "accept", ""
 
 
-#: Verdicts of ours that agree with each expected one: what is refused at the
+#: Verdicts of `luks` that agree with each expected one: what is refused at the
 #: latest when it would be opened is refused.
 AGREEING = {
     "accept": {"accept"},
@@ -202,7 +202,7 @@ def test_the_validation_corpus(row: dict[str, str]) -> None:
         assert NOT_YET[row["image"]] in reason
     elif row["strictness"] == "must":
         assert verdict in AGREEING[row["expected"]], reason
-    else:  # either will do, but it must be one of ours
+    else:  # either is right, but it must be a StorageError
         assert verdict in {*AGREEING}
 
 
@@ -243,7 +243,7 @@ def _on_disk(device: MemoryDevice) -> str:
 
 
 def _recover(device: MemoryDevice, passphrases: list[str]) -> None:
-    """Open for writing, where somebody can; else repair, as an owner would."""
+    """Open for writing, if that is possible; else repair, as an owner would."""
     for passphrase in passphrases[:1]:
         luks.open(device, passphrase.encode(), read_only=False).close()
     if not passphrases:
@@ -254,7 +254,7 @@ def _recover(device: MemoryDevice, passphrases: list[str]) -> None:
     "row", _rows("validation/crash/states.tsv"), ids=lambda row: row["file"].split(":")[1]
 )
 def test_the_crash_states_of_cryptsetup(row: dict[str, str]) -> None:
-    """Whoever opens with cryptsetup, and nobody else, opens here; then both copies are sound."""
+    """Volumes that cryptsetup opens, and no others, open here; then both copies are sound."""
     device = MemoryDevice(_content("validation/" + row["file"]))
     passphrases = json.loads(row["passphrases_that_open_in_cryptsetup"] or "[]")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
 from functools import cache
@@ -27,13 +28,14 @@ from tests.luks.support import (
     put_copy,
     with_json,
 )
-from tests.support.devices import RecordingDevice, Write
+from tests.support.devices import FaultyDevice, RecordingDevice, Write
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from luks.header import luks1
+    from tests.support.devices import Operation
 
 THIRD = b"third"
 #: Room for four keyslots of a 32-byte key.
@@ -318,6 +320,44 @@ def test_a_header_that_somebody_else_changed_is_not_overwritten() -> None:
         with luks.edit(device) as other:
             other.set_labels(label="theirs")
     assert luks.load_header(device).label == "theirs"
+
+
+@BOTH
+@pytest.mark.parametrize("operation", ["write", "flush"])
+@pytest.mark.parametrize("replaced", [True, False])
+def test_l98_after_a_failed_commit_keys_go_where_neither_header_has_any(
+    version: int, operation: Operation, replaced: bool
+) -> None:
+    """What the failed commit added may be there: the next one writes around it, and all open."""
+    for number in itertools.count(1):
+        recording = RecordingDevice(base(version).device.content)
+        device = FaultyDevice(recording, operation, number)
+        transaction = luks.HeaderEdit(device)
+        transaction.unlock(OTHER)
+        added = transaction.add_keyslot(PASSPHRASE, kdf=PBKDF2)
+        try:
+            transaction.commit()
+        except luks.DeviceError:
+            pass
+        else:
+            break
+        if replaced:
+            transaction.remove_keyslot(added)
+        transaction.add_keyslot(THIRD, kdf=PBKDF2)
+        header = luks.load_header(MemoryDevice(recording.content))
+        in_use = [slot.area for slot in header.keyslots.values()]
+        recording.log.clear()
+        transaction.commit()
+        written = luks.load_header(MemoryDevice(recording.content))
+        assert written == transaction.header
+        assert written.seqid == header.seqid + (version == 2)
+        opening = [secret for secret in (OTHER, PASSPHRASE, THIRD) if opens(recording, secret)]
+        assert opening == ([OTHER, THIRD] if replaced else [OTHER, PASSPHRASE, THIRD]), number
+        for write in recording.writes:
+            if write.offset < header.keyslots_offset:
+                break  # the header: what is written after it erases
+            assert not any(area.offset <= write.offset < area.end for area in in_use), number
+    assert number > 3
 
 
 def test_keys_are_changed_while_the_volume_is_in_use(tmp_path: Path) -> None:

@@ -83,7 +83,9 @@ def test_each_keyslot_opens_the_volume(version: int) -> None:
 def test_a_wrong_secret_says_what_else_it_may_be(version: int) -> None:
     """L64."""
     base = two(version)
-    with pytest.raises(luks.NoKeyslotMatchError, match="damaged, which looks the same") as caught:
+    with pytest.raises(
+        luks.NoKeyslotMatchError, match="damaged, which cannot be distinguished"
+    ) as caught:
         luks.open(base.device, b"wrong")
     assert caught.value.tried == {
         0: "the secret does not open it",
@@ -185,7 +187,7 @@ def test_an_unbound_keyslot_does_not_open_the_volume() -> None:
         (("area", "encryption"), "cast6-xts-plain64", "cast6"),
         (("kdf", "iterations"), 2**30, "iterations="),
         (("kdf", "hash"), "acme", "acme"),
-        (("kdf", "type"), "scrypt", "not known"),
+        (("kdf", "type"), "scrypt", "are unknown"),
         (("type",), "acme", "acme"),
     ],
 )
@@ -341,7 +343,7 @@ def test_a_volume_opens_from_a_loaded_header_and_a_verified_key(version: int) ->
 
 
 def test_the_header_is_read_once() -> None:
-    """What is opened is what was validated, whoever writes the device meanwhile."""
+    """The validated header is the one that is opened, even if the device changes meanwhile."""
     base = two(2)
 
     class Swapping(MemoryDevice):

@@ -77,7 +77,7 @@ def ours(device: MemoryDevice) -> luks.Header | None:
 
 
 def disagreement(name: object, device: MemoryDevice, directory: Path) -> list[object]:
-    """Nothing if both take the header or both refuse it, else what it is about."""
+    """Return nothing if both accept the header or both refuse it, else the difference."""
     taken = theirs(device, directory) is not None
     return [] if taken == (ours(device) is not None) else [(name, "they take it", taken)]
 
@@ -389,7 +389,7 @@ KINDS = [
 
 
 def test_two_copies_of_every_kind(base: Template, tmp_path: Path) -> None:
-    """L20 to L22: which copy counts, and which one cryptsetup writes anew."""
+    """L20 to L22: which copy counts, and which one cryptsetup rewrites."""
     wrong = []
     pairs = [
         *((kind, other) for kind in KINDS for other in ("good", "bad checksum", "older")),
@@ -414,7 +414,7 @@ def test_two_copies_of_every_kind(base: Template, tmp_path: Path) -> None:
 
 
 def test_this_finds_disagreements(base: Template, tmp_path: Path) -> None:
-    """A token that we take by mistake would be found, and is said to be ours."""
+    """A token that is accepted by mistake would be found and reported."""
     root = copy.deepcopy(root_of(base))
     root["tokens"]["32"] = {"type": "x", "keyslots": []}
     device = with_json(base, root)

@@ -268,7 +268,7 @@ def test_a_segment_of_fixed_size_ends_there() -> None:
 
 
 def test_segments_side_by_side_are_one_payload() -> None:
-    """L51: the same data as one segment, if the numbering goes on."""
+    """L51: the same data as one segment, if the numbering continues."""
     root = json_of(base(512).header)
     first = root["segments"]["0"]
     root["segments"]["1"] = {**first, "offset": str(163840 + 10_240), "iv_tweak": "20"}

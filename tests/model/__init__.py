@@ -12,7 +12,7 @@ What is modelled
       Under AES-CBC a torn block has a garbled rest (`disk.py`).
     - Reading (C35, C40 to C48): `reader.py`. Commits of one or several sections (C30 to C32, C50,
       C51, C62): `commits.py`. Taking space and releasing it (C14, C52, C56): `structure.py`. What
-      is put, made, moved, renamed and deleted by one commit, and D behind it (C52 to C55):
+      is put, made, moved, renamed and deleted by one commit, and D after it (C52 to C55):
       `transactions.py`. Growing, closing, initialising (C34, C57 to C59): `headers.py` and
       `initialising.py`. Recovery (C60): `recovery.py`.
     - Power cuts and kills in everything, recovery included, and header copies that go bad: after
@@ -22,8 +22,8 @@ What is modelled
     - One item, section, block, head or header copy set back to any state it was in, or both header
       copies together (`replay.py`).
     - Any number of blocks set back, each to any state it was in, and any heads lost or hurt, all
-      together (`attacks.py`); and again after the owner went on with what that left (`siege.py`).
-      What nobody notices has to be one of the classes of section 7 (`exposure.py`, `plans.py`).
+      together (`attacks.py`); and again after the owner continued with the result (`siege.py`).
+      Every undetected change must be one of the classes of section 7 (`exposure.py`, `plans.py`).
 
 What is not
     - Forgery: a head that changes into another sound one.

@@ -2,7 +2,7 @@
 
 An attacker who cannot forge anything can give each block any content that it ever had, or one that
 means nothing. That is what is enumerated here: all of it, where the disks are small and the
-histories short; else what few parts can do; else a sample. (Little damage is no part of it: a head
+histories short; else what few parts can do; else a sample. (Little damage is not part of it: a head
 that its own check gives back is what it was, `mending.py`. `few_parts` does some all the same.)
 
 What comes of an attack:

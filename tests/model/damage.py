@@ -41,7 +41,7 @@ class _Damage(NamedTuple):
 def harmful_damages(
     disk: Disk, directory: Directory, rules: Rules, counts: Counter[str]
 ) -> Iterator[Harm]:
-    """Damage each atom of each item in turn, and read what is left.
+    """Damage each atom of each item in turn, and read the rest.
 
     Args:
         disk: All of it durable.

@@ -176,7 +176,7 @@ def verifies(disk: Disk, placed: Placed) -> bool:
 
 
 def walk(disk: Disk, total: int) -> Iterator[Item]:
-    """Yield the items from the first behind the header copies to T (C41, C43)."""
+    """Yield the items from the first after the header copies to T (C41, C43)."""
     position = 2
     before: Record | Free | None = None
     while position < total:

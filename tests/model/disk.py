@@ -213,7 +213,7 @@ class Medium(NamedTuple):
 
     Attributes:
         cbc: A block of which only one atom is new has a garbled rest: a torn sector of AES-CBC
-            garbles 16 bytes behind each 512-byte boundary. Its head is old or new.
+            garbles 16 bytes after each 512-byte boundary. Its head is old or new.
         torn_headers: The block of a header copy may also be lost altogether, head included.
     """
 
@@ -228,7 +228,7 @@ CBC = Medium(cbc=True, torn_headers=True)
 
 
 def write_head(disk: Disk, position: int, head: Atom) -> Write:
-    """Return the writing of a head alone. What stands behind it in its block has no meaning."""
+    """Return the writing of a head alone. The rest of its block has no meaning."""
     return position, Block(head, disk[position].rest)
 
 

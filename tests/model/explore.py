@@ -76,7 +76,7 @@ class State(NamedTuple):
     """Where a history has got to.
 
     Attributes:
-        running: Whether a writer has the store open and has recovered it; else nobody has.
+        running: Whether a writer has the store open and has recovered it; else none has.
         disk: What is durable.
         pending: What is in a volatile cache besides, in order.
         allowed: What may be seen.
@@ -221,7 +221,7 @@ class _Explorer:
     # -------------------------------------------------------------- checking
 
     def _visit(self, state: State) -> None:
-        """Check a state, and go on from it."""
+        """Check a state, and continue from it."""
         self._outcome.counts["states"] += 1
         disk = written(state.disk, state.pending) if state.pending else state.disk
         try:
@@ -280,7 +280,7 @@ class _Explorer:
             self._queue.append(state)
 
     def _spoil_headers(self, state: State) -> None:
-        """Let a header copy go bad while the other is sound; the store is opened anew."""
+        """Damage a header copy while the other is sound; the store is opened again."""
         if not state.bad_headers or EMPTY in state.disk[:2]:
             return
         for copy in (0, 1):

@@ -1,8 +1,9 @@
 """Why an attack is not detected: the classes of section 7, each with what explains it.
 
-The root in every head lets nobody show a state that never was. So what is seen after an attack must
-be the whole store as it was at some time; and whatever attests a later state must have been taken
-away: set back, or lost. Anything else is unexplained, and a fault of the rules or of the reader.
+The root in every head keeps an attacker from showing a state that never was. So the state
+after an attack must be that of the whole store at some time; and everything that attests a later
+state must have been taken away: set back, or lost. Anything else is unexplained, and a fault of
+the rules or of the reader.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def _sequence(header: Header | None) -> int:
 
 
 def grow(blocks: int) -> Operation:
-    """Return the operation that takes in what lies behind the container (C57)."""
+    """Return the operation that adds the space after the container (C57)."""
 
     def operation(store: Store) -> Change | None:
         directory, rules = store.directory, store.rules

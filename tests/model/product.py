@@ -120,7 +120,7 @@ def contents_of(container: OpenContainer) -> Contents:
 def meaning(position: int, block: Block, found: bytes) -> tuple[object, object]:
     """Return what a block is to say, and what it says, without what has no meaning.
 
-    That is all but the head of an item without a blob, and of a void record most fields.
+    That is everything except the head of an item without a blob, and of a void record most fields.
     """
     wanted = block_bytes(position, block)
     head = block.head
@@ -173,7 +173,7 @@ def block_bytes(position: int, block: Block) -> bytes:
 def _head(position: int, atom: Atom) -> bytes:
     offset = position * BLOCK_SIZE
     if isinstance(atom, Header):
-        header = formats.Header(
+        header = formats.ContainerHeader(
             copy=position,
             block_size=BLOCK_SIZE,
             store_id=STORE_ID,

@@ -1,7 +1,7 @@
-"""Reading: what is there after a crash (C35, C40 to C49).
+"""Reading: the state after a crash (C35, C40 to C49).
 
 `read` works out from the heads what a reader sees that acts as if recovery had happened, and what
-recovery has to write. It knows nothing but the disk. Damaged heads are mended in memory where their
+recovery has to write. It knows only the disk. Damaged heads are mended in memory where their
 own checks prove what they said (`mending.py`).
 """
 

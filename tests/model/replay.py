@@ -5,7 +5,7 @@ An attacker who cannot forge anything can still do this. What comes of it is cla
 - **harmless**: the same is seen as before;
 - **detected**: the store is refused, or all that changes is reported as corrupt;
 - **detected in part**: something is reported as corrupt, and something else changed;
-- **seen as damage**: what stood there before was no head, so that one seems damaged now, which is
+- **seen as damage**: the bytes before were not a head, so that one seems damaged now, which is
   reported, and for which the root is not compared (C48); sections are not found, or,
   **with another value**, one that was deleted is back;
 - **of what is in grown space**: the header copies are from before the container grew; nothing but
@@ -47,7 +47,7 @@ Form: TypeAlias = tuple[object, ...]
 
 
 class Hole(NamedTuple):
-    """A replay that nobody notices: after which history, of which part, and what is seen."""
+    """An undetected replay: after which history, of which part, and what is seen."""
 
     state: State
     what: str
@@ -63,7 +63,7 @@ class _Replay(NamedTuple):
 
 
 def unnoticed_replays(outcome: Outcome) -> Iterator[Hole]:
-    """Set back every part of every disk that an exploration reached, and read what is left.
+    """Set back every part of every disk that an exploration reached, and read the result.
 
     Args:
         outcome: Of an exploration that has ended; its counts are added to.

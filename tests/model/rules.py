@@ -5,7 +5,7 @@ a scenario that fails with it off, and does not fail with it on. A rule without 
 no choice at all, or one whose absence nothing here notices:
 
 - C40, both totals must be equal, and C44, members must agree and not be too many: these catch
-  nothing that the root (C48) does not catch as well, as long as nobody can forge;
+  nothing that the root (C48) does not catch as well, as long as no attacker can forge;
 - C47, no two extents of a section are equally new: likewise;
 - C52, all bytes of void records are written, not only their heads: what lies in free space has no
   blob, so that an older head in a record makes more sections corrupt when damage uncovers it, and
@@ -78,7 +78,7 @@ class Rules:
     )
     decided_is_final: bool = _rule("C45", "damage is answered with the older blob")
     void_extents_are_left_over: bool = _rule(
-        "C46", "an interrupted create leaves a section that nobody made"
+        "C46", "an interrupted create leaves a section that was never made"
     )
     newest_extent_counts: bool = _rule("C47", "an interrupted resize gives the older extent")
     damage_may_hide_what_is_newer: bool = _rule(
@@ -112,7 +112,7 @@ class Rules:
     durable_follows_create: bool = _rule(
         "C52", "a free item set back hides a section, and all commits to it"
     )
-    tombstone_comes_first: bool = _rule("C53", "what is left of a deleted section contradicts D")
+    tombstone_comes_first: bool = _rule("C53", "the rest of a deleted section contradicts D")
     moved_blob_stays: bool = _rule(
         "C55", "the blob in the old extent answers when the head of the new one is damaged"
     )

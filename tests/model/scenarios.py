@@ -38,7 +38,7 @@ def new_store(*specs: SectionSpec, free: int = 0, room: int = 0) -> Disk:
     Args:
         specs: Its sections.
         free: Blocks of its free item; 0 for none.
-        room: Blocks behind the container, for it to grow into.
+        room: Blocks after the container, into which it can grow.
     """
     size = 2 + sum(spec.blocks * spec.copies for spec in specs) + free + room
     disk: Disk = (EMPTY,) * size

@@ -1,4 +1,4 @@
-"""Sieges: attacks on every disk that an exploration reaches, and again after the owner went on."""
+"""Sieges: attacks on every disk that an exploration reaches, and again as the owner continues."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Plan:
         all_images: How many images of each that have any parts set back or lost; 0 for none.
         few_parts: Whether one part is set back and up to two heads are damaged.
         several_parts: How many images of each with two and three parts set back; 0 for none.
-        rounds: How often the owner goes on after an attack, and is attacked again.
+        rounds: How often the owner continues after an attack, and is attacked again.
         pinned: Whether the owner does so only with the generation that was pinned before, or more.
     """
 
@@ -169,7 +169,7 @@ class _Siege:
         accepted: dict[Disk, Directory],
         kind: str,
     ) -> None:
-        """Judge an attack; note the image if the owner goes on with it."""
+        """Judge an attack; note the image if the owner continues with it."""
         if image == target.disk:
             return
         findings = self._findings
@@ -239,7 +239,7 @@ class _Siege:
 
 
 def _is_whole(image: Disk, left: Directory) -> bool:
-    """Say whether no head is lost, so that a writer may go on (C61)."""
+    """Say whether no head is lost, so that a writer may continue (C61)."""
     return all(isinstance(image[item.position].head, Record | Free) for item in left.items)
 
 

@@ -124,7 +124,7 @@ class Transaction:
         return [self._commit(epoch) for epoch in (extents, [*shortening, *left.items()])]
 
     def _end(self, disk: Disk, root: Root) -> list[Epoch]:
-        """Return the writing of D, and the release of what is left (C52, C53, C55)."""
+        """Return the writing of D, and the release of left over extents (C52, C53, C55)."""
         directory, rules = self.store.directory, self.store.rules
         newest = Newest(next_generation(self.store), root)
         durable = durable_epochs(directory, *newest, rules)

@@ -7,7 +7,7 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 from formats.devices.device import MemoryDevice
-from formats.qcow2.creation import DEFAULTS, Options, create
+from formats.qcow2.creation import DEFAULTS, Qcow2Options, create
 from formats.qcow2.opening import open_image
 from tests.support.foreign import program, run
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from formats.qcow2.device import Qcow2Device
 
 
-def new_image(size: int, options: Options = DEFAULTS) -> MemoryDevice:
+def new_image(size: int, options: Qcow2Options = DEFAULTS) -> MemoryDevice:
     """Return an empty image in memory."""
     device = MemoryDevice(0)
     create(device, size, options)
     return device
 
 
-def new_disk(size: int, options: Options = DEFAULTS) -> Qcow2Device:
+def new_disk(size: int, options: Qcow2Options = DEFAULTS) -> Qcow2Device:
     """Return the disk of an empty image in memory, to be written."""
     return open_image(new_image(size, options), read_only=False)
 

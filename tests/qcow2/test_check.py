@@ -14,7 +14,7 @@ from formats.devices.device import MemoryDevice
 from formats.errors import CorruptImageError, StorageError
 from formats.qcow2 import features
 from formats.qcow2.check import check
-from formats.qcow2.creation import Options
+from formats.qcow2.creation import Qcow2Options
 from formats.qcow2.header import read_header
 from formats.qcow2.host import Host
 from formats.qcow2.metadata import change_header
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 OPTIONS = [
-    Options(cluster_size=1024),
-    Options(cluster_size=4096, refcount_bits=8),
-    Options(version=2, cluster_size=4096),
-    Options(),
+    Qcow2Options(cluster_size=1024),
+    Qcow2Options(cluster_size=4096, refcount_bits=8),
+    Qcow2Options(version=2, cluster_size=4096),
+    Qcow2Options(),
 ]
 
 
@@ -132,7 +132,7 @@ def test_freeing_leaks_changes_nothing_else() -> None:
 
 @pytest.mark.interop
 def test_counts_that_were_left_for_later(tmp_path: Path) -> None:
-    """Q5: QEMU writes lazily and is killed; before we write, the counts are made anew."""
+    """Q5: QEMU writes lazily and is killed; before a write here, the counts are rebuilt."""
     path = tmp_path / "image"
     qemu_img("create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on", path, "1M")
     killed = [program("qemu-io"), "-c", "write -P 65 0 512k", "-c", "flush", "-c", "sigraise 9"]

@@ -11,7 +11,7 @@ import pytest
 from formats.devices.device import MemoryDevice
 from formats.errors import FormatError
 from formats.qcow2.check import check
-from formats.qcow2.creation import Options, create
+from formats.qcow2.creation import Qcow2Options, create
 from formats.qcow2.header import read_header
 from formats.qcow2.host import Host
 from formats.qcow2.opening import open_image
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from formats.qcow2.device import Qcow2Device
 
 SECTOR = 512
-SMALL = Options(cluster_size=1024)
-NARROW = Options(cluster_size=512, refcount_bits=64)
-OLD = Options(version=2, cluster_size=4096)
+SMALL = Qcow2Options(cluster_size=1024)
+NARROW = Qcow2Options(cluster_size=512, refcount_bits=64)
+OLD = Qcow2Options(version=2, cluster_size=4096)
 
 
 @dataclass
@@ -107,8 +107,8 @@ def filled(number: int, sectors: int) -> bytes:
     )
 
 
-def begin(options: Options, size: int, prepare: Callable[[History], None]) -> History:
-    """Make an image on a plain device; record what is done to it from then on."""
+def begin(options: Qcow2Options, size: int, prepare: Callable[[History], None]) -> History:
+    """Make an image on a plain device; then record every operation on it."""
     memory = RecordingDevice(0, resizable=True)
     create(memory, size, options)
     with open_image(memory, read_only=False) as disk:
@@ -166,7 +166,7 @@ def half_full(history: History) -> None:
 @pytest.mark.parametrize("options", [SMALL, NARROW, OLD], ids=["small", "narrow", "old"])
 @pytest.mark.parametrize("prepare", [nothing, half_full])
 def test_writes_and_discards(
-    options: Options, prepare: Callable[[History], None], tmp_path: Path
+    options: Qcow2Options, prepare: Callable[[History], None], tmp_path: Path
 ) -> None:
     """Q11 to Q14."""
     history = begin(options, 120 * SECTOR, prepare)
@@ -185,7 +185,7 @@ def test_writes_and_discards(
 
 
 @pytest.mark.parametrize("options", [SMALL, NARROW, OLD], ids=["small", "narrow", "old"])
-def test_snapshots(options: Options, tmp_path: Path) -> None:
+def test_snapshots(options: Qcow2Options, tmp_path: Path) -> None:
     """Q10, Q19: there or not, and whole; nothing leaks."""
     history = begin(options, 100 * SECTOR, half_full)
     history.create("one")
@@ -202,7 +202,7 @@ def test_snapshots(options: Options, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [SMALL, NARROW, OLD], ids=["small", "narrow", "old"])
-def test_other_sizes(options: Options, tmp_path: Path) -> None:
+def test_other_sizes(options: Qcow2Options, tmp_path: Path) -> None:
     """Q21: the old size or the new one, each with its content."""
     history = begin(options, 99 * SECTOR, half_full)
     history.write(90, filled(30, 9))

@@ -14,7 +14,7 @@ from formats.devices.device import MemoryDevice
 from formats.devices.file import FileDevice
 from formats.errors import UnsupportedError
 from formats.qcow2.check import check
-from formats.qcow2.creation import Options, create
+from formats.qcow2.creation import Qcow2Options, create
 from formats.qcow2.opening import luks_area, open_image
 from formats.qcow2.snapshots import apply_snapshot, create_snapshot
 from luks.crypto.ciphers import sector_cipher
@@ -45,7 +45,7 @@ def cipher_of(device: BlockDevice) -> SectorCipher:
     return sector_cipher(name, key.key.view(), 512)
 
 
-def make(device: BlockDevice, options: Options) -> None:
+def make(device: BlockDevice, options: Qcow2Options) -> None:
     """Make an encrypted image without QEMU: with the header that `luks` makes elsewhere."""
     outside = MemoryDevice(HEADER_SIZE + 512)
     luks.format(outside, SECRET, version=1, data_offset=HEADER_SIZE, kdf=KDF).close()
@@ -114,8 +114,10 @@ def test_we_read_and_write_what_qemu_encrypts(cluster_size: int, tmp_path: Path)
 
 
 @pytest.mark.interop
-@pytest.mark.parametrize("options", [Options(cluster_size=4096), Options(version=2), Options()])
-def test_qemu_reads_and_writes_what_we_encrypt(options: Options, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options", [Qcow2Options(cluster_size=4096), Qcow2Options(version=2), Qcow2Options()]
+)
+def test_qemu_reads_and_writes_what_we_encrypt(options: Qcow2Options, tmp_path: Path) -> None:
     path = tmp_path / "image"
     path.touch()
     model = bytearray(SIZE)
@@ -138,7 +140,7 @@ def test_keyslots_are_changed_where_they_are(tmp_path: Path) -> None:
     path = tmp_path / "image"
     path.touch()
     with FileDevice(path, read_only=False) as device:
-        make(device, Options())
+        make(device, Qcow2Options())
     qemu_io(path, "write -P 65 0 1M")
     with FileDevice(path, read_only=False) as device:
         luks.add_keyslot(luks_area(device), SECRET, b"another", kdf=KDF)
@@ -151,7 +153,7 @@ def test_keyslots_are_changed_where_they_are(tmp_path: Path) -> None:
 
 def test_without_a_key_tables_can_be_worked_on_and_nothing_is_read() -> None:
     image = MemoryDevice(0)
-    create(image, SIZE, Options(luks_header_size=HEADER_SIZE))
+    create(image, SIZE, Qcow2Options(luks_header_size=HEADER_SIZE))
     create_snapshot(image, "name")
     assert check(image).ok
     with open_image(image, read_only=False) as disk:
@@ -203,5 +205,5 @@ def test_old_aes_is_read_and_not_written(tmp_path: Path, caplog: pytest.LogCaptu
             assert disk.read(0, SIZE) == model
             assert disk.read(102_405, 1000) == b"A" * 1000
         assert "weak" in caplog.text
-        with pytest.raises(UnsupportedError, match="only read"):
+        with pytest.raises(UnsupportedError, match="can be read only"):
             open_image(device, read_only=False, cipher=_OldAes(SECRET))

@@ -9,7 +9,7 @@ import pytest
 from formats.devices.device import MemoryDevice
 from formats.errors import DeviceError, DeviceFullError
 from formats.qcow2.check import check
-from formats.qcow2.creation import Options, create
+from formats.qcow2.creation import Qcow2Options, create
 from formats.qcow2.opening import open_image
 from formats.qcow2.snapshots import (
     apply_snapshot,
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from tests.support.devices import Operation
 
 SIZE = 200 << 10
-OPTIONS = [Options(cluster_size=512, refcount_bits=64), Options(cluster_size=4096)]
+OPTIONS = [Qcow2Options(cluster_size=512, refcount_bits=64), Qcow2Options(cluster_size=4096)]
 OPERATIONS: tuple[Operation, ...] = ("read", "write", "flush", "resize")
 
 
-def prepared(options: Options) -> bytes:
+def prepared(options: Qcow2Options) -> bytes:
     image = new_image(SIZE, options)
     with open_image(image, read_only=False) as disk:
         disk.write(10_000, b"A" * 50_000)
@@ -41,7 +41,7 @@ def prepared(options: Options) -> bytes:
 
 
 BEFORE = (bytes(10_000) + b"A" * 50_000).ljust(SIZE, b"\0")
-#: What the disk is behind each step.
+#: The content of the disk after each step.
 STEPS: list[tuple[Callable[[Qcow2Device], None], bytes]] = []
 
 
@@ -71,7 +71,7 @@ def _write_all(disk: Qcow2Device) -> None:
 @pytest.mark.parametrize("persistent", [False, True])
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_each_failure_is_reported_and_loses_nothing(
-    operation: Operation, persistent: bool, options: Options
+    operation: Operation, persistent: bool, options: Qcow2Options
 ) -> None:
     """Q16"""
     start = prepared(options)
@@ -163,7 +163,7 @@ CHANGES: list[tuple[str, Callable[[BlockDevice], object]]] = [
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("options", OPTIONS, ids=["512", "4096"])
 def test_snapshots_are_changed_or_not(
-    options: Options, operation: Operation, change: tuple[str, Callable[[BlockDevice], object]]
+    options: Qcow2Options, operation: Operation, change: tuple[str, Callable[[BlockDevice], object]]
 ) -> None:
     """Q10"""
     base = MemoryDevice(prepared(options))
@@ -193,7 +193,7 @@ def test_snapshots_are_changed_or_not(
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=["512", "4096"])
-def test_a_full_device_loses_nothing(options: Options) -> None:
+def test_a_full_device_loses_nothing(options: Qcow2Options) -> None:
     """A device that cannot grow: `DeviceFullError`, and what fits is there."""
     start = prepared(options)
     image = MemoryDevice(start)
@@ -212,7 +212,7 @@ def test_a_full_device_loses_nothing(options: Options) -> None:
 
 def test_a_full_device_loses_nothing_when_the_refcount_table_must_move() -> None:
     """Q12: a longer one that finds no place is none, neither here nor on the device."""
-    options = Options(cluster_size=512, refcount_bits=64)
+    options = Qcow2Options(cluster_size=512, refcount_bits=64)
     image = new_image(2200 << 10, options)
     reach = 64 * 64 * 512  # entries of the table, counts of a block, bytes of a cluster
     with open_image(image, read_only=False) as disk:

@@ -10,7 +10,7 @@ import pytest
 from formats.devices.file import FileDevice
 from formats.errors import UnsupportedError
 from formats.qcow2.check import check
-from formats.qcow2.creation import Options, create
+from formats.qcow2.creation import Qcow2Options, create
 from formats.qcow2.files import BackingFiles
 from formats.qcow2.measure import measure
 from formats.qcow2.opening import open_image
@@ -66,7 +66,7 @@ def test_qemu_reads_what_we_write(
     """Q2, Q3, Q11 to Q15."""
     path = tmp_path / "image.qcow2"
     path.touch()
-    options = Options(version=version, cluster_size=cluster_size, refcount_bits=refcount_bits)
+    options = Qcow2Options(version=version, cluster_size=cluster_size, refcount_bits=refcount_bits)
     model = bytearray(SIZE)
     with FileDevice(path, read_only=False) as device:
         create(device, SIZE, options)
@@ -152,7 +152,7 @@ def test_chains_of_backing_files(version: int, tmp_path: Path) -> None:
     qemu_img(*backed, "-F", "raw", "-b", "base.raw", middle, "1M")
     qemu_io(middle, "write -P 77 600k 200k")
     top.touch()
-    options = Options(
+    options = Qcow2Options(
         version=version,
         cluster_size=8192,
         backing_name="middle.qcow2",
@@ -217,7 +217,7 @@ def test_images_that_we_preallocate(cluster_size: int, tmp_path: Path) -> None:
     path.touch()
     size = (1 << 20) + 512
     with FileDevice(path, read_only=False) as device:
-        create(device, size, Options(cluster_size=cluster_size))
+        create(device, size, Qcow2Options(cluster_size=cluster_size))
         with open_image(device, read_only=False) as disk:
             disk.write(5000, b"already there")
             preallocate(disk)
@@ -240,7 +240,7 @@ def test_growing_and_shrinking(version: int, cluster_size: int, tmp_path: Path) 
     path.touch()
     model = bytearray(100 << 10)
     with FileDevice(path, read_only=False) as device:
-        create(device, len(model), Options(version=version, cluster_size=cluster_size))
+        create(device, len(model), Qcow2Options(version=version, cluster_size=cluster_size))
         with open_image(device, read_only=False) as disk:
             for number, kib in enumerate((101, 3000, 10_000, 80, 10_000, 11_111, 1)):
                 churn(disk, model, number, steps=20)
@@ -260,7 +260,7 @@ def test_measuring_says_what_qemu_says(source: int, options: tuple[int, int]) ->
     cluster_size, refcount_bits = options
     text = f"cluster_size={cluster_size},refcount_bits={refcount_bits}"
     said = _json(qemu_img("measure", "--output=json", "--size", source, "-O", "qcow2", "-o", text))
-    ours = measure(source, Options(cluster_size=cluster_size, refcount_bits=refcount_bits))
+    ours = measure(source, Qcow2Options(cluster_size=cluster_size, refcount_bits=refcount_bits))
     assert ours == (said["required"], said["fully-allocated"])
 
 

@@ -17,7 +17,7 @@ from formats.devices.device import MemoryDevice
 from formats.errors import CorruptImageError, StorageError, TruncatedImageError
 from formats.qcow2 import features
 from formats.qcow2.check import check
-from formats.qcow2.creation import Options
+from formats.qcow2.creation import Qcow2Options
 from formats.qcow2.header import read_header
 from formats.qcow2.host import Host
 from formats.qcow2.metadata import change_header
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 SIZE = 200 << 10
 CLUSTER = 512
-#: What is written after the cut, here: behind all that was written before.
+#: Data written after the cut, at a place after all earlier data.
 FREE = 160 << 10
 KEY = bytes(range(64))
 BACKING = b"B" * SIZE
@@ -60,7 +60,7 @@ class Sample(NamedTuple):
 
 @cache
 def sample(way: str) -> Sample:
-    options = Options(
+    options = Qcow2Options(
         version=2 if way == "version 2" else 3,
         cluster_size=CLUSTER,
         luks_header_size=CLUSTER if way == "encrypted" else 0,
@@ -271,7 +271,9 @@ def test_an_image_is_not_repaired_unasked_where_more_than_counts_is_wrong_q5() -
         image = cut_image()
         change_header(Host(image), read_header(image), incompatible=features.DIRTY)
         before = bytes(image.content)
-        with pytest.raises(CorruptImageError, match=r"2 corruptions .*unasked \[Q5\]") as caught:
+        with pytest.raises(
+            CorruptImageError, match=r"2 corruptions .*automatically \[Q5\]"
+        ) as caught:
             change(image)
         assert "blobstore check" in (caught.value.hint or "")
         assert image.content == before
@@ -282,10 +284,10 @@ def test_a_truncated_image_is_written_only_where_it_need_not_grow_q25() -> None:
     with open_image(image, read_only=False) as disk:
         disk.write(0, b"in place")
         disk.flush()
-        with pytest.raises(TruncatedImageError, match="not made longer") as caught:
+        with pytest.raises(TruncatedImageError, match="cannot be made longer") as caught:
             disk.write(2 << 20, b"new")
         assert "copy the image again" in (caught.value.hint or "")
-        disk.discard(1 << 20, 131_072)  # nobody wants it any more
+        disk.discard(1 << 20, 131_072)  # it is no longer needed
         disk.flush()
         disk.write(2 << 20, b"new")
     assert check(image).ok
@@ -293,7 +295,7 @@ def test_a_truncated_image_is_written_only_where_it_need_not_grow_q25() -> None:
 
 def test_nothing_is_put_where_an_entry_points_that_counts_nowhere_q25() -> None:
     """A bit flip, or another program's repair: the counts know nothing of the entry."""
-    image = new_image(1 << 20, Options(cluster_size=4096))
+    image = new_image(1 << 20, Qcow2Options(cluster_size=4096))
     with open_image(image, read_only=False) as disk:
         disk.write(0, b"x" * 4096)
     header = read_header(image)
@@ -315,7 +317,7 @@ def test_nothing_is_put_where_an_entry_points_that_counts_nowhere_q25() -> None:
 
 def test_a_crash_while_lost_counts_are_made_anew_leaves_a_mark_q25() -> None:
     """A longer image would have zeros for counts; what finds it so must not write."""
-    image = new_image(1 << 20, Options(cluster_size=CLUSTER))
+    image = new_image(1 << 20, Qcow2Options(cluster_size=CLUSTER))
     with open_image(image, read_only=False) as disk:
         disk.write(0, random.Random(1).randbytes(300 << 10))
     header = read_header(image)
@@ -340,7 +342,7 @@ def test_a_crash_while_lost_counts_are_made_anew_leaves_a_mark_q25() -> None:
 
 def test_too_much_is_missing_for_a_repair() -> None:
     """Q25: no place is left that nothing refers to, as far as references are counted."""
-    image = new_image(64 << 20, Options(cluster_size=4096))
+    image = new_image(64 << 20, Qcow2Options(cluster_size=4096))
     with open_image(image, read_only=False) as disk:
         for at in range(0, 40 << 20, 2 << 20):
             disk.write(at, b"x")  # the tables come first

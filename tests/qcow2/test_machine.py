@@ -20,20 +20,20 @@ from hypothesis.stateful import (
 from formats.devices.device import MemoryDevice
 from formats.devices.file import FileDevice
 from formats.qcow2.check import check
-from formats.qcow2.creation import Options, create
+from formats.qcow2.creation import Qcow2Options, create
 from formats.qcow2.opening import open_image
 from formats.qcow2.snapshots import apply_snapshot, create_snapshot, delete_snapshot
 from tests.qcow2.support import assert_clean, assert_same
 
 _OPTIONS = st.sampled_from(
     [
-        Options(cluster_size=512),
-        Options(cluster_size=512, refcount_bits=64),
-        Options(cluster_size=1024, refcount_bits=4),
-        Options(version=2, cluster_size=512),
-        Options(version=2, cluster_size=4096),
-        Options(cluster_size=4096, refcount_bits=8),
-        Options(cluster_size=65536),
+        Qcow2Options(cluster_size=512),
+        Qcow2Options(cluster_size=512, refcount_bits=64),
+        Qcow2Options(cluster_size=1024, refcount_bits=4),
+        Qcow2Options(version=2, cluster_size=512),
+        Qcow2Options(version=2, cluster_size=4096),
+        Qcow2Options(cluster_size=4096, refcount_bits=8),
+        Qcow2Options(cluster_size=65536),
     ]
 )
 _MOST = 600 << 10
@@ -54,7 +54,7 @@ class Machine(RuleBasedStateMachine):
     @initialize(
         options=_OPTIONS, sectors=st.integers(1, 400), backed=st.booleans(), data=st.binary()
     )
-    def make(self, options: Options, sectors: int, backed: bool, data: bytes) -> None:
+    def make(self, options: Qcow2Options, sectors: int, backed: bool, data: bytes) -> None:
         del data
         self._options = options
         self._model = bytearray(sectors * 512)
@@ -63,7 +63,7 @@ class Machine(RuleBasedStateMachine):
             Path(self._directory.name, "base").write_bytes(_BACKING)
             named = {**options.__dict__, "backing_name": "base", "backing_format": "raw"}
             try:
-                options = Options(**named)
+                options = Qcow2Options(**named)
                 create(MemoryDevice(0), 512, options)
             except ValueError:  # no room for the name in a cluster of 512 bytes
                 options, self._backed = self._options, False

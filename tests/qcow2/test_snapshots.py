@@ -1,4 +1,4 @@
-"""Internal snapshots, ours and QEMU's. Q18, Q19."""
+"""Internal snapshots, made here and by QEMU. Q18, Q19."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from formats.errors import (
     UnsupportedError,
 )
 from formats.qcow2.check import check
-from formats.qcow2.creation import Options, create
+from formats.qcow2.creation import Qcow2Options, create
 from formats.qcow2.difference import differing_ranges
 from formats.qcow2.header import read_header
 from formats.qcow2.opening import open_image
@@ -58,7 +58,7 @@ def test_qemu_sees_and_uses_our_snapshots(
     path.touch()
     kept: dict[str, bytes] = {}
     model = bytearray(SIZE)
-    options = Options(version=version, cluster_size=cluster_size, refcount_bits=refcount_bits)
+    options = Qcow2Options(version=version, cluster_size=cluster_size, refcount_bits=refcount_bits)
     with FileDevice(path, read_only=False) as device:
         create(device, SIZE, options)
         for number in range(3):
@@ -156,7 +156,7 @@ def test_a_machine_s_state_stays_as_it_is(tmp_path: Path) -> None:
 
 
 def machine(path: Path, command: str, *options: str) -> None:
-    """Run a command of QEMU's monitor in a machine that has nothing but this image."""
+    """Run a command of QEMU's monitor in a machine that has only this image."""
     done = subprocess.run(
         [
             *(program("qemu-system-x86_64"), "-machine", "none", "-nodefaults", "-S"),
@@ -239,7 +239,7 @@ def test_what_could_mean_two_snapshots_of_qemu_s_is_refused_q18(tmp_path: Path) 
 
 def test_an_id_that_is_no_number_we_count_with() -> None:
     """IDs have up to 65,535 bytes; Python turns no more than 4300 digits into a number."""
-    image = new_image(SIZE, Options(cluster_size=65536))
+    image = new_image(SIZE, Qcow2Options(cluster_size=65536))
     create_snapshot(image, "one")
     header = read_header(image)
     (one,) = list_snapshots(image)
@@ -250,7 +250,7 @@ def test_an_id_that_is_no_number_we_count_with() -> None:
 
 def test_refcounts_that_are_too_narrow_refuse_before_anything_changes() -> None:
     """Q3"""
-    disk = new_disk(SIZE, Options(refcount_bits=1))
+    disk = new_disk(SIZE, Qcow2Options(refcount_bits=1))
     disk.write(0, b"content")
     with pytest.raises(UnsupportedError, match="1 bits"):
         disk.rewrite(lambda device: create_snapshot(device, "name"))
@@ -279,7 +279,7 @@ def test_a_snapshot_has_its_own_size() -> None:
 
 @pytest.mark.parametrize("cluster_size", [512, 4096, 65536])
 def test_what_two_snapshots_share_is_known_without_reading_it(cluster_size: int) -> None:
-    image = new_image(SIZE, Options(cluster_size=cluster_size))
+    image = new_image(SIZE, Qcow2Options(cluster_size=cluster_size))
     generator = random.Random(cluster_size)
     for number in range(4):
         with open_image(image, read_only=False) as disk:

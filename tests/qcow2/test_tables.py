@@ -8,7 +8,7 @@ from hypothesis import given, settings
 
 from formats.devices.device import MemoryDevice
 from formats.qcow2.counts import Counts
-from formats.qcow2.creation import Options
+from formats.qcow2.creation import Qcow2Options
 from formats.qcow2.header import read_header
 from formats.qcow2.host import Host
 from formats.qcow2.opening import open_image
@@ -18,11 +18,11 @@ from formats.qcow2.tables import (
     COMPRESSED,
     COPIED,
     ZERO,
-    Kind,
+    EntryKind,
     L2Cache,
     clusters_of,
     compressed_place,
-    kind_of,
+    entry_kind,
 )
 from tests.qcow2.support import new_image
 
@@ -54,7 +54,7 @@ def test_counts_are_as_an_array_of_numbers(bits: int, data: st.DataObject) -> No
 
 
 def test_where_compressed_clusters_are() -> None:
-    """With clusters of 64 KiB the offset has 54 bits, and the sectors behind it 8."""
+    """With clusters of 64 KiB the offset has 54 bits, and the sectors after it 8."""
     entry = COMPRESSED | 3 << 54 | 0x12345
     assert compressed_place(entry, 16) == (0x12345, 4 * 512 - 0x145)
     assert list(clusters_of(entry, 16)) == [1]
@@ -63,11 +63,11 @@ def test_where_compressed_clusters_are() -> None:
 
 
 def test_kinds_of_entries() -> None:
-    assert kind_of(0) is Kind.UNALLOCATED
-    assert kind_of(ZERO) is Kind.ZERO
-    assert kind_of(65536 | COPIED | ZERO) is Kind.ZERO
-    assert kind_of(65536 | COPIED) is Kind.DATA
-    assert kind_of(COMPRESSED | 1) is Kind.COMPRESSED
+    assert entry_kind(0) is EntryKind.UNALLOCATED
+    assert entry_kind(ZERO) is EntryKind.ZERO
+    assert entry_kind(65536 | COPIED | ZERO) is EntryKind.ZERO
+    assert entry_kind(65536 | COPIED) is EntryKind.DATA
+    assert entry_kind(COMPRESSED | 1) is EntryKind.COMPRESSED
 
 
 def test_caches_of_tables_do_not_grow_with_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,12 +75,12 @@ def test_caches_of_tables_do_not_grow_with_the_image(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("formats.qcow2.refcounts._CACHE_SIZE", 8 << 10)
     cluster_size = 2 << 20
     host = Host(MemoryDevice(12 * cluster_size))
-    header = read_header(new_image(1 << 20, Options(cluster_size=cluster_size)))
+    header = read_header(new_image(1 << 20, Qcow2Options(cluster_size=cluster_size)))
     cache = L2Cache(host, header)
     for number in range(12):
         cache.get(number * cluster_size)
     assert len(cache._tables) == 4
-    image = new_image(64 << 20, Options(cluster_size=512, refcount_bits=64))
+    image = new_image(64 << 20, Qcow2Options(cluster_size=512, refcount_bits=64))
     with open_image(image, read_only=False) as disk:
         disk.write(0, b"x" * (4 << 20))
     refcounts = Refcounts(Host(image), read_header(image))
@@ -93,7 +93,7 @@ def test_what_waits_in_memory_is_written_before_it_is_much(
 ) -> None:
     """Q22: without a flush."""
     monkeypatch.setattr("formats.qcow2.metadata._MOST_DIRTY", 64 << 10)
-    image = new_image(8 << 20, Options(cluster_size=512))
+    image = new_image(8 << 20, Qcow2Options(cluster_size=512))
     disk = open_image(image, read_only=False)
     most = 0
     for at in range(0, 8 << 20, 64 << 10):

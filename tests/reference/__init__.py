@@ -1,1 +1,1 @@
-"""A second reader of the container, written from `spec/` alone, and what it finds of ours."""
+"""A second reader of the container, written from `spec/` alone, to compare with the first."""

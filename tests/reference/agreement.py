@@ -60,7 +60,7 @@ class Answer:
 
 
 def our_answer(content: bytes) -> Answer | str:
-    """Return what ours says, or why it refuses."""
+    """Return what the reader of `blobstore` says, or why it refuses."""
     try:
         with open_store(content, read_only=True) as store:
             info = store.info()

@@ -113,7 +113,7 @@ class FoundHeader:
 
 
 class Later(Exception):  # noqa: N818
-    """C15: a header copy of a version or an authentication that nobody can check."""
+    """C15: a header copy of a version or an authentication that cannot be checked."""
 
 
 def read_header(content: bytes, offset: int) -> FoundHeader | None:

@@ -43,7 +43,7 @@ def sample(algorithm: int = HMAC_SHA256, block: int = 512) -> Forged:
 def assert_is(forged: Forged | bytes, expected: Expected | str) -> None:
     """Ask both readers for these blobs, or for this refusal.
 
-    With damaged heads, for what is left, though nothing may prove that it is the newest; then
+    With damaged heads, for the rest, even if nothing proves that it is the newest; then
     what was never written is corrupt (C67).
     """
     content = forged.encode() if isinstance(forged, Forged) else forged

@@ -154,7 +154,7 @@ def test_grow() -> None:
 
 
 def test_voids_of_recovery() -> None:
-    """C60, C48: what is left of an orphan still attests what was before it."""
+    """C60, C48: the rest of an orphan still attests the state before it."""
     forged = sample()
     changes: Changes = {"a": {"blob": b"second"}, "window": {"blob": b"56789"}}
     written = forged.commit(**changes)

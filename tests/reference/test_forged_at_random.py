@@ -49,7 +49,7 @@ def arbitrary(generator: random.Random) -> Forged:
 
 
 def change_something(forged: Forged, generator: random.Random) -> None:
-    """Make void extents, then commit to some sections, or release what is left over."""
+    """Make void extents, then commit to some sections, or release left over extents."""
     choice = generator.choice
     existing = [
         newest
@@ -133,7 +133,7 @@ def spoil(forged: Forged, generator: random.Random) -> None:
 
 
 def add_an_extent(forged: Forged, record: Copy, generator: random.Random) -> None:
-    """Write another extent of a section behind something, with whatever in it."""
+    """Write another extent of a section after something, with random content."""
     choice, highest = generator.choice, forged.highest
     new = replace(record, copy=0, maximum=record.maximum + choice((0, 1, 600)))
     new.state, new.generation = choice((record.state, VOID)), choice((0, highest, highest + 1))
@@ -157,7 +157,8 @@ def test_spoilt_containers(seed: int) -> None:
 
 
 def sealed_flips(content: bytes, first: int) -> Iterator[bytes]:
-    """Flip every fifth bit of the heads, and put the check right again."""
+    """Flip some bits of the heads, and put the check right again."""
+    step = cases(75, 5)
     found = Reader(content)
     starts = [0, found.block, *(item.offset for item in found.items)]
     for start in starts:
@@ -168,7 +169,7 @@ def sealed_flips(content: bytes, first: int) -> Iterator[bytes]:
         for place, bit in itertools.product(meant, range(8)):
             changed = bytearray(head)
             changed[place] ^= 1 << bit
-            if (place + bit) % 5 != first or end - 32 <= place < end:
+            if (place + bit) % step != first or end - 32 <= place < end:
                 continue
             changed[end - 32 : end] = bytes(32)
             sealed = seal(found.authentication, bytes(changed), start, end)
@@ -189,4 +190,4 @@ def test_flips_under_a_right_check(commits: int) -> None:
         forged.close()
         forged.allot("new", 10, copies=1)
         forged.commit(a={"blob": b"third"}, window={"state": IN_PLACE})
-    assert assert_agree(sealed_flips(forged.encode(), commits)) > 3000
+    assert assert_agree(sealed_flips(forged.encode(), commits)) > cases(200, 3000)

@@ -87,7 +87,7 @@ def test_the_length_of_what_is_hidden() -> None:
             (length,) = hidden_lengths(forged, lost, kept=kept)
             assert length == forged.items[lost].length(512) // 512
         assert hidden_lengths(forged, 1, 3, kept=kept) == [4, 1]
-    # (a) asks for a sound head behind the item, so two in a row are found together
+    # (a) requires a sound head after the item, so two in a row are found together
     assert hidden_lengths(forged, 0, 1) == [8]
     assert hidden_lengths(forged, 0, 1, kept=4) == [8]
     assert hidden_lengths(forged, 3, 4, 5, kept=4) == [6]
@@ -97,7 +97,7 @@ def test_the_length_of_what_is_hidden() -> None:
 
 
 def test_the_length_of_a_second_copy_is_bounded() -> None:
-    """C43 (b): it is not longer than what is left, though sound heads be in it."""
+    """C43 (b): it is not longer than the rest, even if sound heads are in it."""
     forged = Forged()
     forged.section("a", 1400, b"first")
     forged.items[1:] = [Gap(512), Gap(512), Gap(512)]
@@ -227,7 +227,7 @@ def test_two_newest_extents_of_which_one_is_incomplete() -> None:
 
 
 def test_copies_in_the_wrong_order() -> None:
-    """C47: they are no extent."""
+    """C47: they are not an extent."""
     forged = sample()
     newest, older = copies(forged, "a")
     newest.copy, older.copy = 1, 0
@@ -244,7 +244,7 @@ def test_copies_in_the_wrong_order() -> None:
     "fields", [{"type": "x"}, {"maximum": 601}, {"kind": 1}, {"maximum": 5000}, {"copies": 1}]
 )
 def test_two_records_that_disagree(fields: dict[str, Any], *, damaged: bool) -> None:
-    """C12; of another length they are no extent (C47)."""
+    """C12; if the lengths differ they are not an extent (C47)."""
     forged = sample()
     newest, _ = copies(forged, "a")
     for name, value in fields.items():
@@ -258,7 +258,7 @@ def test_two_records_that_disagree(fields: dict[str, Any], *, damaged: bool) -> 
 
 
 def test_records_that_are_not_adjacent() -> None:
-    """The last record lies its own length behind the first, but another lies between them."""
+    """The last record lies its own length after the first, but another lies between them."""
     forged = Forged(block=1024, items=[Gap(1024, damaged=True)])
     forged.section("a", 101, b"first")
     forged.items.append(Copy(section_of(forged, "a"), "a", 700, state=VOID, generation=0, copy=1))

@@ -1,4 +1,4 @@
-"""Sections that come, move and go, forged step by step: void extents and what is left over."""
+"""Sections that are made, moved and deleted, forged step by step: void and left over extents."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def void_heads(records: list[Copy]) -> None:
 
 @pytest.mark.parametrize("copies_", [1, 2])
 def test_create(copies_: int) -> None:
-    """C52; a void extent is no section, and what is not committed is not there."""
+    """C52; a void extent is not a section, and an uncommitted one does not exist."""
     forged = sample()
     forged.allot("new", 700, copies=copies_)
     assert is_valid_der(forged.encode())

@@ -1,4 +1,4 @@
-"""Our reader against one that was written from `spec/` alone, on what our writer leaves behind."""
+"""The reader of `blobstore` and one written from `spec/` alone, on the output of its writer."""
 
 from __future__ import annotations
 

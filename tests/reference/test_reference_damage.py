@@ -1,4 +1,4 @@
-"""Both readers on what our writer left behind and something then damaged or set back."""
+"""Both readers on the output of the writer, with parts of it damaged or set back."""
 
 from __future__ import annotations
 

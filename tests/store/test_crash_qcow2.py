@@ -10,7 +10,7 @@ from blobstore.container.initialise import initialise
 from blobstore.store.store import Store
 from formats.devices.device import MemoryDevice
 from formats.qcow2.check import check
-from formats.qcow2.creation import Options, create
+from formats.qcow2.creation import Qcow2Options, create
 from formats.qcow2.opening import open_image
 from formats.qcow2.snapshots import create_snapshot
 from tests.support.devices import RecordingDevice, crash_states
@@ -35,7 +35,7 @@ def look(content: bytes) -> Contents:
 def test_puts_and_growth(cluster_size: int, snapshot: bool) -> None:
     """With a snapshot, what is put goes to new clusters, and tables change with it."""
     device = RecordingDevice(b"", resizable=True)
-    create(device, SIZE, Options(cluster_size=cluster_size))
+    create(device, SIZE, Qcow2Options(cluster_size=cluster_size))
     with open_image(device, read_only=False) as disk:
         initialise(disk, SPECS, encrypted=False, block_size=512)
         disk.flush()

@@ -22,7 +22,7 @@ import luks
 from formats.devices.device import MemoryDevice
 from formats.devices.file import FileDevice
 from formats.errors import DeviceBusyError, ForkedProcessError
-from formats.qcow2.creation import Options, create
+from formats.qcow2.creation import Qcow2Options, create
 from formats.qcow2.opening import open_image
 from luks.header.lock import exclusive
 from tests.support.stores import image, open_store, spec
@@ -233,7 +233,7 @@ def test_c64_devices_are_refused_in_a_child(path: Path, tmp_path: Path) -> None:
         FileDevice(raw, read_only=False) as file,
         FileDevice(qcow2, read_only=False) as host,
     ):
-        create(host, 1 << 20, Options())
+        create(host, 1 << 20, Qcow2Options())
         memory = MemoryDevice(4 << 20)
         with (
             open_image(host, read_only=False) as disk,

@@ -176,7 +176,7 @@ def released(path: Path, **options: object) -> blobstore.Store:
     return store
 
 
-def change(path: Path, content: bytes, **options: object) -> blobstore.Digest:
+def change(path: Path, content: bytes, **options: object) -> blobstore.StateDigest:
     with blobstore.open(path, SECRET, **options) as store:  # type: ignore[arg-type]
         store.put("a", content)
         return store.digest()
@@ -247,7 +247,7 @@ def test_c65_another_store_is_not_taken_over(tmp_path: Path) -> None:
 def test_c65_pins_are_asked_when_it_is_taken_over(path: Path) -> None:
     store = released(path)
     digest = change(path, b"third")
-    wrong = blobstore.Digest(digest.generation, bytes(32))
+    wrong = blobstore.StateDigest(digest.generation, bytes(32))
     for pins in (
         {"expect_digest": wrong},
         {"expect_digest": store.digest()},

@@ -14,7 +14,7 @@ import pytest
 import blobstore
 import luks
 from blobstore.errors import PoisonedStoreError
-from tests.support.interrupts import chosen_points, interrupt_points, interrupted_at
+from tests.support.interrupts import InterruptPoints
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,11 +52,13 @@ def test_c63_opening_changing_and_closing_by_path(tmp_path: Path, kind: str) -> 
                 changes.put("b", b"new b")
 
     shutil.copy(original, image)
-    total = interrupt_points(change)
+    points = InterruptPoints(change)
     allowed: list[dict[str, bytes]] = [{}, {"a": b"new a"}, {"a": b"new a", "b": b"new b"}]
-    for point in chosen_points(total, SAMPLE):
+    chosen = points.chosen(SAMPLE)
+    print(f"{kind}: {len(chosen)} of {points}")
+    for point in chosen:
         shutil.copy(original, image)
-        with contextlib.suppress(KeyboardInterrupt), interrupted_at(point):
+        with contextlib.suppress(KeyboardInterrupt), points.interrupted_at(point):
             change()
         gc.collect()  # frames that the interrupt left in a circle
         with blobstore.open(image, secret) as store:

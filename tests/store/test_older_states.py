@@ -11,7 +11,7 @@ from blobstore.errors import (
     NoPreviousBlobError,
     PinMismatchError,
 )
-from blobstore.store.description import Digest
+from blobstore.store.description import StateDigest
 from formats.container.model import HEAD_SIZE
 from formats.devices.device import MemoryDevice
 from tests.support.devices import RecordingDevice
@@ -66,7 +66,7 @@ def test_a_pinned_state_is_found_set_back() -> None:
     with open_store(device) as store:
         store.put("a", b"1")
         pin = store.digest()
-    assert Digest.parse(str(pin)) == pin
+    assert StateDigest.parse(str(pin)) == pin
     older = bytes(device.content)
     open_store(older, expect_digest=pin, at_least_generation=pin.generation)
     with open_store(device, expect_digest=pin) as store:
@@ -106,4 +106,4 @@ def test_a_torn_put_does_not_change_the_pinned_state() -> None:
 )
 def test_what_is_no_digest(text: str) -> None:
     with pytest.raises(ValueError, match="GENERATION:ROOT"):
-        Digest.parse(text)
+        StateDigest.parse(text)

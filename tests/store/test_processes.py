@@ -181,7 +181,7 @@ def opened_in_child(path: Path) -> None:
 
 @row("a daemon: fork, then open")
 def daemon(path: Path) -> None:
-    from blobstore.vtpm.process import fork_into_background
+    from blobstore.cli.service import fork_into_background
 
     told = path.with_name("told")
 

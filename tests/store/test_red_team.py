@@ -31,7 +31,7 @@ from blobstore.errors import (
     UnwrittenBlobError,
 )
 from blobstore.manifests.unpack import unpack
-from blobstore.store.description import Digest
+from blobstore.store.description import StateDigest
 from blobstore.store.store import Store
 from formats.container.model import HEAD_SIZE, State
 from formats.devices.device import MemoryDevice
@@ -194,7 +194,7 @@ def test_c67_what_is_refused_where_nothing_is_known_to_be_fresh(tmp_path: Path) 
         lambda: unpack(store, tmp_path / "unpacked"),
         lambda: "p" in store,
         lambda: open_store(not_fresh(), at_least_generation=1),
-        lambda: open_store(not_fresh(), expect_digest=Digest(1, bytes(32))),
+        lambda: open_store(not_fresh(), expect_digest=StateDigest(1, bytes(32))),
     )
     for what in refused:
         with pytest.raises(DamagedHeadError):

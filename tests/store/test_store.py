@@ -279,6 +279,16 @@ def test_a_store_open_for_reading_writes_nothing() -> None:
     assert not recording.log
 
 
+def test_c49_a_store_is_not_clean_from_a_change_until_it_is_closed() -> None:
+    device = MemoryDevice(image([spec("a", 10, b"a")]))
+    store = open_store(device)
+    assert store.info().clean
+    store.put("a", b"b")
+    assert not store.info().clean
+    store.close()
+    assert open_store(device, read_only=True).info().clean
+
+
 def test_c46_verify_notes_what_an_interrupted_change_left() -> None:
     before = image([spec("a", 10, b"a")], free=8192)
     device = RecordingDevice(before)

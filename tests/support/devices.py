@@ -1,4 +1,4 @@
-"""Devices that record, crash and fail, for proofs about what writers leave behind.
+"""Devices that record, crash and fail, for proofs about the output of writers.
 
 The disk model is the one `BlockDevice` states: what was written since the last
 flush may have reached the medium in any order, any part of it, torn at 512-byte
@@ -131,7 +131,7 @@ class _Disk:
     pending: list[tuple[int, bytes]] = field(default_factory=list)  # sector writes, in order
 
     def content(self, landed: Iterable[int] = (), *, resized: bool = True) -> bytearray:
-        """Return what is there if those pending writes landed, and the resize or not."""
+        """Return the content if those pending writes landed, with the resize or without it."""
         content = bytearray(self.durable)
         if resized:
             content = content[: self.size].ljust(self.size, b"\0")
@@ -158,7 +158,7 @@ def crash_states(
 
     At each crash point the unflushed writes are cut into 512-byte sectors. Up
     to ``exhaustive`` of them, every subset is taken. With more, these are: none,
-    all, every prefix, all but each single one (of at most ``samples`` spread
+    all, every prefix, all except each single one (of at most ``samples`` spread
     evenly), each single one likewise, and ``samples`` random subsets. Contents
     equal to one already given at the same point are left out.
     """
@@ -228,7 +228,7 @@ class FaultyDevice(Device):
     """Fails the operations it is told to, counted from 1, and records nothing.
 
     A failing write stores its first half, as a torn one may. With
-    ``persistent`` everything of that kind fails from then on.
+    ``persistent`` every later operation of that kind fails as well.
     """
 
     def __init__(

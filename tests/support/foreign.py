@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 SYSTEM_PACKAGES = Path(__file__).resolve().parents[2] / "tools" / "system-packages.list"
 
-# PCI configuration space with nothing but what leads lspci to the VPD.
+# PCI configuration space with only the fields that lead lspci to the VPD.
 _VENDOR, _DEVICE, _CLASS = 0x1AF4, 0x1000, 0x0880
 _STATUS_CAPABILITIES = 0x10
 _CAPABILITY_AT = 0x40
@@ -140,7 +140,7 @@ def _swtpm(state: bytes) -> Iterator[dict[str, str]]:
 def swtpm(
     tpmstate: str, *options: str, flags: str = "startup-clear", tpm2: bool = True
 ) -> Iterator[dict[str, str]]:
-    """Run swtpm on the state that ``--tpmstate`` names; what is there changes.
+    """Run swtpm on the state that ``--tpmstate`` names, which it changes.
 
     Yields the environment that leads tpm2-tools to it; SWTPM_CTRL is its control socket.
     """

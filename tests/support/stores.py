@@ -12,7 +12,7 @@ from formats.devices.device import MemoryDevice
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from blobstore.store.description import Digest
+    from blobstore.store.description import StateDigest
     from formats.devices.device import BlockDevice, ReadableBuffer
 
 #: What `contents` says of a section that has no readable blob.
@@ -46,7 +46,7 @@ def open_store(
     content: BlockDevice | bytes,
     *,
     read_only: bool = False,
-    expect_digest: Digest | None = None,
+    expect_digest: StateDigest | None = None,
     at_least_generation: int = 0,
     allow_damaged: bool = False,
 ) -> Store:

@@ -11,8 +11,8 @@ from formats.container.model import (
     MAX_SECTION_SIZE,
     MAX_TYPE_SIZE,
     Authentication,
+    ContainerHeader,
     Free,
-    Header,
     Identity,
     Kind,
     State,
@@ -69,11 +69,11 @@ def versions(draw: st.DrawFn, max_size: int, kind: Kind) -> Version:
 
 
 @st.composite
-def headers(draw: st.DrawFn) -> Header:
+def headers(draw: st.DrawFn) -> ContainerHeader:
     block_size = draw(block_sizes)
     algorithm = draw(st.sampled_from(Authentication))
     keyed = algorithm is Authentication.HMAC_SHA256
-    return Header(
+    return ContainerHeader(
         copy=draw(st.integers(0, 1)),
         block_size=block_size,
         store_id=draw(st.binary(min_size=16, max_size=16)),

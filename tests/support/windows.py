@@ -43,7 +43,7 @@ class ManualAlarm(Alarm):
 
 
 def manual_alarms(monkeypatch: pytest.MonkeyPatch) -> list[ManualAlarm]:
-    """Give windows opened from now on an alarm that the test rings; return them as they come."""
+    """Give windows opened later an alarm that the test rings; return them as they are opened."""
     monkeypatch.setattr(ManualAlarm, "made", [])
     monkeypatch.setattr("blobstore.store.windows.buffered.Alarm", ManualAlarm)
     return ManualAlarm.made

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobstore.vtpm import control, options
+from blobstore.cli import swtpm_options as options
+from blobstore.vtpm import control
 from blobstore.vtpm.commands import (
     Command,
     Startup,

@@ -167,7 +167,7 @@ class TestTransfer:
         for size in range(len(whole)):
             with pytest.raises(TruncatedImageError):
                 decode_transfer(whole[:size], "it")
-        with pytest.raises(FormatError, match="on its way"):
+        with pytest.raises(FormatError, match="in transfer"):
             decode_transfer(encode_state(PlainState(b"x")), "it")
         encrypted = encode_state(StateKey(bytes(range(16)), "binary").encrypt(PlainState(b"x")))
         with pytest.raises(UnsupportedError):

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from blobstore.cli.service import PidFile
 from blobstore.vtpm.control import needed
-from blobstore.vtpm.process import PidFile
 from formats.state.swtpm import PlainState, encode_state
 from tests.support.cli import blobstore as blobstore_command
 from tests.support.cli import with_signals
@@ -246,7 +246,7 @@ def test_v60_runas_gives_up_roots_rights(copy: Path) -> None:
         return
     code = (
         "import os, pwd\n"
-        "from blobstore.vtpm.process import become_user\n"
+        "from blobstore.cli.service import become_user\n"
         "become_user('nobody')\n"
         "print(*os.getresuid(), *os.getresgid(), *os.getgroups())\n"
     )

@@ -39,13 +39,13 @@ _AROUND: Final = frozenset({"options", "force", "job-id", "node-name"})
     "text",
     required=True,
     metavar="OPTIONS",
-    help="What shall be, as QEMU's blockdev-amend takes it; secrets by their --object's id.",
+    help="What is to be, as QEMU's blockdev-amend takes it; secrets by their --object's id.",
 )
 @click.option("--force", is_flag=True, help="Make the last keyslots inactive, too.")
 @click.option(
     "--strict-qemu", is_flag=True, help="Fail where nothing is to be done, as qemu-img does."
 )
-@key_options()
+@key_options
 def command(
     *,
     image: Path,

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+import blobstore
 from blobstore.cli.access import PATH, Access, access_options
 from blobstore.cli.output import check_other, progress
-from blobstore.copies.backup import backup
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +27,7 @@ def command(*, access: Access, image: Path, destination: Path, force: bool) -> N
     """
     check_other(destination, image, access.header)
     with access.secret_for(image) as secret, progress("copying") as advance:
-        backup(
+        blobstore.backup(
             image,
             destination,
             secret,

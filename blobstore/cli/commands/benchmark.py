@@ -7,18 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import luks
 from blobstore.cli.access import PATH
 from blobstore.cli.output import print_json, print_table
 from blobstore.cli.put_speed import measure_puts
-from luks.keys.throughput import CIPHERS, SECTOR_SIZES, measure_cipher, measure_kdfs
-from luks.model import Pbkdf2
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from blobstore.cli.put_speed import PutSpeed
-    from luks.keys.throughput import CipherSpeed
-    from luks.model import KdfCost
 
 _PARTS = ("kdf", "cipher", "put")
 
@@ -37,7 +34,7 @@ _PARTS = ("kdf", "cipher", "put")
     default=2000,
     show_default=True,
     metavar="MS",
-    help="Time that Argon2 shall take.",
+    help="Time that Argon2 takes.",
 )
 @click.option(
     "--seconds",
@@ -67,16 +64,12 @@ def command(
         raise click.UsageError("puts are measured in a directory; name one")
     results: dict[str, list[dict[str, Any]]] = {}
     if "kdf" in parts:
-        costs = list(measure_kdfs(iter_time=iter_time))
+        costs = list(luks.benchmark_kdfs(iter_time=iter_time))
         results["kdf"] = [_kdf_json(cost, iter_time) for cost in costs]
         if not as_json:
             _print_kdfs(costs, iter_time)
     if "cipher" in parts:
-        speeds = [
-            measure_cipher(cipher, key_size, sector_size, seconds=seconds / 2)
-            for cipher, key_size in CIPHERS
-            for sector_size in SECTOR_SIZES
-        ]
+        speeds = list(luks.benchmark_ciphers(seconds=seconds / 2))
         if results and not as_json:
             click.echo()
         results["cipher"] = [asdict(speed) for speed in speeds]
@@ -93,8 +86,8 @@ def command(
         print_json(results)
 
 
-def _kdf_json(cost: KdfCost, iter_time: int) -> dict[str, Any]:
-    if isinstance(cost, Pbkdf2):
+def _kdf_json(cost: luks.KdfCost, iter_time: int) -> dict[str, Any]:
+    if isinstance(cost, luks.Pbkdf2):
         return {"type": "pbkdf2", "hash": cost.hash_name, "iterations_per_second": cost.iterations}
     return {
         "type": cost.variant,
@@ -105,10 +98,10 @@ def _kdf_json(cost: KdfCost, iter_time: int) -> dict[str, Any]:
     }
 
 
-def _print_kdfs(costs: list[KdfCost], iter_time: int) -> None:
+def _print_kdfs(costs: list[luks.KdfCost], iter_time: int) -> None:
     rows: list[tuple[str, ...]] = [("KEY DERIVATION", "COST", "IN")]
     for cost in costs:
-        if isinstance(cost, Pbkdf2):
+        if isinstance(cost, luks.Pbkdf2):
             rows.append((f"pbkdf2-{cost.hash_name}", f"{cost.iterations} iterations", "1 s"))
         else:
             spent = f"{cost.time} passes, {cost.memory_kib} KiB, {cost.lanes} lanes"
@@ -116,7 +109,7 @@ def _print_kdfs(costs: list[KdfCost], iter_time: int) -> None:
     print_table(rows)
 
 
-def _print_ciphers(speeds: list[CipherSpeed]) -> None:
+def _print_ciphers(speeds: list[luks.CipherSpeed]) -> None:
     rows: list[tuple[str, ...]] = [
         ("CIPHER", "KEY", "SECTOR", "ENCRYPT MiB/s", "DECRYPT MiB/s", "WAY")
     ]

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+import blobstore
 from blobstore.cli.keys import PATH
 from blobstore.cli.output import print_json
-from formats.devices.file import FileDevice
 from formats.errors import CorruptImageError, LeakedClustersError
-from formats.qcow2.check import check
-from formats.qcow2.repair import repair
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from formats.qcow2.report import Report
 
 
 @click.command("check")
@@ -28,7 +24,7 @@ if TYPE_CHECKING:
     help="Free what is lost; or put right all that can be.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with the names of qemu-img.")
-def command(*, image: Path, what: str | None, as_json: bool) -> None:
+def command(*, image: Path, what: Literal["leaks", "all"] | None, as_json: bool) -> None:
     """Check the tables of a qcow2 IMAGE: does what is used count as used, and nothing else?
 
     No key is needed. What the disk in it contains is not looked at: `verify` does that.
@@ -37,8 +33,7 @@ def command(*, image: Path, what: str | None, as_json: bool) -> None:
     it has only lost space; after the repair, if there was one. A repair happens as a
     whole or not at all.
     """
-    with FileDevice(image, read_only=what is None) as device:
-        report = check(device) if what is None else repair(device, leaks_only=what == "leaks")
+    report = blobstore.check(image, repair=what)
     if as_json:
         print_json(_as_qemu_says(image, report))
     else:
@@ -54,7 +49,7 @@ def command(*, image: Path, what: str | None, as_json: bool) -> None:
         )
 
 
-def _as_qemu_says(image: Path, report: Report) -> dict[str, Any]:
+def _as_qemu_says(image: Path, report: blobstore.CheckReport) -> dict[str, Any]:
     return {
         "filename": str(image),
         "format": "qcow2",
@@ -72,7 +67,7 @@ def _as_qemu_says(image: Path, report: Report) -> dict[str, Any]:
     }
 
 
-def _print(report: Report) -> None:
+def _print(report: blobstore.CheckReport) -> None:
     for finding in report.findings:
         click.echo(finding)
     untold = report.corruptions + report.leaks - len(report.findings)

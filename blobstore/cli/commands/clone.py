@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 
+import blobstore
 from blobstore.cli.access import (
     PATH,
     Access,
@@ -14,10 +15,12 @@ from blobstore.cli.access import (
     clone_access_options,
 )
 from blobstore.cli.encryption import kdf_options
-from blobstore.copies.clone import Tpm, clone
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+#: What can become of a TPM.
+_TPM: Final = ("keep", "fresh", "drop")
 
 
 @click.command("clone")
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 @click.argument("destination", type=PATH)
 @click.option(
     "--tpm",
-    type=click.Choice(get_args(Tpm)),
+    type=click.Choice(_TPM),
     help="What becomes of a TPM: the same one (keep), a new one that the emulator makes "
     "(fresh), or none (drop). There is no default.",
 )
@@ -41,7 +44,7 @@ def command(
     new_access: NewAccess,
     image: Path,
     destination: Path,
-    tpm: Tpm | None,
+    tpm: Literal["keep", "fresh", "drop"] | None,
     only: tuple[str, ...],
     without: tuple[str, ...],
     force: bool,
@@ -57,7 +60,7 @@ def command(
     """
     with access.open(image) as source, new_access.secret_for(destination) as secret:
         options = kdf if new_access.encrypted else {}
-        clone(
+        blobstore.clone(
             source,
             destination,
             secret,

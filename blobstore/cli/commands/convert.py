@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+import blobstore
+import luks
 from blobstore.cli.access import (
     PATH,
     Access,
@@ -16,23 +18,16 @@ from blobstore.cli.access import (
 )
 from blobstore.cli.encryption import CLUSTER_SIZE, SECTOR_SIZE, kdf_options
 from blobstore.cli.output import check_other, progress
-from blobstore.copies.convert import convert
-from blobstore.copies.convert_kinds import KINDS
-from blobstore.image.layers import QCOW2, RAW, is_encrypted
-from luks.errors import PolicyError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from formats.qcow2.files import BackingFiles
-    from luks import Secret
-
 
 #: Word to the format of an image file, and whether there is a LUKS volume in it.
 _SOURCES: Final = {
-    "raw": (RAW, False),
-    "luks": (RAW, True),
-    "qcow2": (QCOW2, None),
+    "raw": ("raw", False),
+    "luks": ("raw", True),
+    "qcow2": ("qcow2", None),
 }
 
 
@@ -41,7 +36,7 @@ _SOURCES: Final = {
 @click.argument("destination", type=PATH)
 @click.option(
     "--to",
-    type=click.Choice(list(KINDS)),
+    type=click.Choice(list(blobstore.IMAGE_KINDS)),
     help="What DESTINATION becomes.  [default: what SOURCE is]",
 )
 @click.option(
@@ -126,31 +121,27 @@ def command(
     options: dict[str, Any] = {n: value for n, value in chosen.items() if value is not None}
     if no_create and (to or force or options or cluster_size):
         raise click.UsageError("--no-create takes DESTINATION as it is")
+    kinds = blobstore.IMAGE_KINDS
     image_format, encrypted = _SOURCES[source_format] if source_format else (None, None)
     source_encrypted = encrypted
     if source_encrypted is None:
-        source_encrypted = bool(access.header) or is_encrypted(
+        source_encrypted = bool(access.header) or blobstore.is_encrypted(
             source, image_format=image_format, open_backing=_backing_files(backing)
         )
-    becomes_encrypted = source_encrypted if to is None else KINDS[to].encrypted
+    becomes_encrypted = source_encrypted if to is None else kinds[to].encrypted
     wanted = new_access.key.is_named or new_access.header or options
     if not no_create and to is None and wanted and not becomes_encrypted:
-        raise PolicyError(
+        raise luks.PolicyError(
             f"{source} is not encrypted, and neither would {destination} be [C25]",
             hint="say with --to what DESTINATION becomes",
         )
     if options and not becomes_encrypted:
         raise click.UsageError("an image in the clear has no cipher, key or sectors")
-    qcow2_options = None
-    if cluster_size is not None:
-        if to is None or KINDS[to].image_format != QCOW2:
-            raise click.UsageError("--cluster-size goes with --to qcow2 and the like")
-        from formats.qcow2.creation import Options  # noqa: PLC0415  rarely wanted
-
-        qcow2_options = Options(cluster_size=cluster_size)
+    if cluster_size is not None and (to is None or kinds[to].image_format != "qcow2"):
+        raise click.UsageError("--cluster-size goes with --to qcow2 and the like")
     with ExitStack() as stack:
         secret = stack.enter_context(access.secret_for(source, encrypted=source_encrypted))
-        new_secret: Secret | None
+        new_secret: luks.Secret | None
         if no_create:
             new_secret = stack.enter_context(new_access.existing_secret_for(destination))
         else:
@@ -159,7 +150,7 @@ def command(
             if becomes_encrypted:
                 options |= kdf
         advance = stack.enter_context(progress("converting"))
-        convert(
+        blobstore.convert(
             source,
             destination,
             secret,
@@ -175,7 +166,7 @@ def command(
             overwrite=force,
             as_bytes=as_bytes,
             holes=sparse,
-            qcow2_options=qcow2_options,
+            qcow2_options=blobstore.qcow2_options(cluster_size),
             jobs=jobs,
             allow_unprotected=access.allow_unprotected,
             expect_digest=access.expect_digest,
@@ -188,14 +179,12 @@ def command(
 
 def _bytes_of(bits: int) -> int:
     if bits % 8:
-        raise click.UsageError(f"a key of {bits} bits is no whole number of bytes")
+        raise click.UsageError(f"a key of {bits} bits is not a whole number of bytes")
     return bits // 8
 
 
-def _backing_files(where: str | None) -> BackingFiles | None:
+def _backing_files(where: str | None) -> blobstore.BackingFiles | None:
     """Return what opens the backing files of one image, once."""
     if where is None:
         return None
-    from formats.qcow2.files import BackingFiles  # noqa: PLC0415  rarely wanted
-
-    return BackingFiles(anywhere=where == "anywhere")
+    return blobstore.BackingFiles(anywhere=where == "anywhere")

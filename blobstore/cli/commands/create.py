@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+import blobstore
 from blobstore.cli.access import PATH, NewAccess, new_access_options
 from blobstore.cli.encryption import CLUSTER_SIZE, SECTOR_SIZE, kdf_options
 from blobstore.cli.types import SizeType
-from blobstore.container.initialise import SectionSpec
-from blobstore.image.layers import QCOW2, RAW
-from blobstore.manifests.sizes import parse_size
-from blobstore.opening import create_store
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-class _Section(click.ParamType[SectionSpec]):
+_RAW: Final = "raw"
+_QCOW2: Final = "qcow2"
+
+
+class _Section(click.ParamType["blobstore.SectionSpec"]):
     name = "name=size"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> SectionSpec:
+    ) -> blobstore.SectionSpec:
         name, separator, size = str(value).rpartition("=")
         if not separator:
             self.fail(f"{value!r} is not NAME=SIZE", param, ctx)
         try:
-            return SectionSpec(name, parse_size(size))
+            return blobstore.SectionSpec(name, blobstore.parse_size(size))
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
@@ -51,8 +52,8 @@ class _Section(click.ParamType[SectionSpec]):
 @click.option(
     "--format",
     "image_format",
-    type=click.Choice([RAW, QCOW2]),
-    default=RAW,
+    type=click.Choice([_RAW, _QCOW2]),
+    default=_RAW,
     show_default=True,
     help="What the image file is.",
 )
@@ -60,7 +61,7 @@ class _Section(click.ParamType[SectionSpec]):
 @click.option(
     "--luks",
     "luks_version",
-    type=click.Choice(["1", "2", QCOW2]),
+    type=click.Choice(["1", "2", _QCOW2]),
     default="2",
     show_default=True,
     help="Version of LUKS in the image, or qcow2's own encryption with LUKS.",
@@ -83,7 +84,7 @@ def command(
     *,
     access: NewAccess,
     image: Path,
-    sections: tuple[SectionSpec, ...],
+    sections: tuple[blobstore.SectionSpec, ...],
     size: int | None,
     image_format: str,
     cluster_size: int | None,
@@ -95,18 +96,13 @@ def command(
     kdf: dict[str, Any],
 ) -> None:
     """Make IMAGE with empty sections; more can be registered later."""
-    own_luks = access.encrypted and luks_version == QCOW2
-    if image_format != QCOW2 and (luks_version == QCOW2 or cluster_size is not None):
+    own_luks = access.encrypted and luks_version == _QCOW2
+    if image_format != _QCOW2 and (luks_version == _QCOW2 or cluster_size is not None):
         raise click.UsageError("that goes with --format qcow2")
     if own_luks and (access.header or sector_size or label):
         raise click.UsageError("qcow2's own LUKS has no header elsewhere, sector size or label")
-    qcow2_options = None
-    if cluster_size is not None:
-        from formats.qcow2.creation import Options  # noqa: PLC0415  rarely wanted
-
-        qcow2_options = Options(cluster_size=cluster_size)
     with access.secret_for(image) as secret:
-        create_store(
+        blobstore.create(
             image,
             sections,
             secret,
@@ -116,8 +112,8 @@ def command(
             overwrite=force,
             image_format=image_format,
             own_luks=own_luks,
-            qcow2_options=qcow2_options,
-            luks_version=1 if luks_version == QCOW2 else int(luks_version),
+            qcow2_options=blobstore.qcow2_options(cluster_size),
+            luks_version=1 if luks_version == _QCOW2 else int(luks_version),
             key_size=int(key_size) // 8,
             sector_size=sector_size,
             label=label,

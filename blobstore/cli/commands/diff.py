@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from blobstore.cli.access import PATH, Access, access_options, other_access_options
+import blobstore
+from blobstore.cli.access import PATH, Access, OtherAccess, access_options, other_access_options
 from blobstore.cli.differences import difference_options, show_differences
 from blobstore.cli.output import sections_hidden
-from blobstore.copies.compare import compare
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def command(
     *,
     access: Access,
-    other_access: Access,
+    other_access: OtherAccess,
     image: Path,
     other: Path,
     as_json: bool,
@@ -32,15 +32,16 @@ def command(
 ) -> None:
     """Show which sections differ between IMAGE and OTHER: size, generation, SHA-256.
 
-    Both must be complete: with a damaged head in one, nothing can be said of what is
+    Both must be complete: with a damaged head in one, it is not known what is
     missing there. The exit code is 65 if a section could not be read.
 
     The key of IMAGE is tried for OTHER too, unless that has options of its own.
     """
-    with access.open(image) as first, other_access.open(other) as second:
+    access_first, access_second = access.beside(other_access)
+    with access_first.open(image) as first, access_second.open(other) as second:
         for path, store in ((image, first), (other, second)):
             info = store.info()
             if not info.complete:
                 raise sections_hidden(path, info)
-        differences = compare(first, second)
+        differences = blobstore.compare(first, second)
     show_differences(differences, as_json=as_json, exit_code=exit_code)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
+import blobstore
 from blobstore.cli.access import PATH, Access, access_options
 from blobstore.cli.types import SettingType
-from blobstore.manifests.fields import edit_blob
 from formats.errors import DeviceError
 
 
@@ -32,8 +32,7 @@ def command(
     text, a number, true or false, bytes in hexadecimal, or @FILE for bytes in a file.
     """
     with access.open(image, read_only=False) as store:
-        kind = store.section(name).type if type_ is None else type_
-        store.put(name, edit_blob(store.get(name), kind, settings, _read_file))
+        blobstore.edit_section(store, name, settings, type_=type_, read_file=_read_file)
 
 
 def _read_file(name: str) -> bytes:

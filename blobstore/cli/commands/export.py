@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+import blobstore
 from blobstore.cli.access import PATH, Access, access_options, damaged_option
 from blobstore.cli.output import check_other
 from blobstore.cli.state_key import NamedKey, state_key, swtpm_key_option
-from blobstore.foreign.exporting import export_state
-from blobstore.foreign.states import StateFormat, validate_section_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 @click.option(
     "--to",
     "form",
-    type=click.Choice([str(form) for form in StateFormat]),
+    type=click.Choice([str(form) for form in blobstore.StateFormat]),
     required=True,
     help="What DESTINATION is to be; `blobstore import --help` explains them.",
 )
@@ -53,18 +52,18 @@ def command(
     It is in the clear then, unless --swtpm-key encrypts the state of a TPM.
     DESTINATION - is stdout.
     """
-    kind = StateFormat(form)
+    kind = blobstore.StateFormat(form)
     try:
-        validate_section_name(kind, name)
+        kind.validate_name(name)
     except ValueError as error:
         raise click.UsageError(f"--name: {error}") from error
     if swtpm_key is not None and not kind.is_tpm:
         raise click.UsageError(f"{kind} takes no --swtpm-key")
-    if str(destination) == "-" and kind is StateFormat.SWTPM_DIR:
+    if str(destination) == "-" and kind is blobstore.StateFormat.SWTPM_DIR:
         raise click.UsageError("a directory does not go to stdout")
     check_other(destination, image, access.header)
     with state_key(swtpm_key) as key, access.open(image, allow_damaged=allow_damaged) as store:
-        export_state(
+        blobstore.export_state(
             store,
             sys.stdout.buffer if str(destination) == "-" else destination,
             kind,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def command(*, access: Access, image: Path, size: int) -> None:
     """Make IMAGE larger, so that its container has SIZE bytes at least.
 
-    SIZE is in bytes, or with KiB, MiB or GiB behind it. What is new is free
+    SIZE is in bytes, or with KiB, MiB or GiB after it. What is new is free
     space. Registering and resizing sections let the image grow by themselves.
     """
     with access.open(image, read_only=False) as store:

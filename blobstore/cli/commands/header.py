@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
+import blobstore
 import luks
 from blobstore.cli.header import image_and_changed_header, image_and_header
 from blobstore.cli.keys import PATH
-from blobstore.cli.output import check_other, output_exists, print_json, print_table
-from blobstore.container.scan import looks_like_container
-from blobstore.image.luks_header import luks_place
-from formats.errors import ForeignImageError
-from luks.header.detection import opened
+from blobstore.cli.output import check_other, print_json, print_table
+from blobstore.errors import OutputExistsError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 _FILE = click.argument("file", type=PATH)
@@ -79,8 +75,10 @@ def backup(*, image: Path, place: luks.Place, file: Path, force: bool) -> None:
     It opens the image with the passphrases of today, whatever becomes of them.
     """
     check_other(file, image, place)
-    with _new(file):
+    try:
         luks.backup_header(place, file, overwrite=force)
+    except FileExistsError as error:
+        raise OutputExistsError(f"{file} exists", hint="overwrite it with --force") from error
 
 
 @command.command("restore")
@@ -109,8 +107,7 @@ def detach(*, image: Path, file: Path, force: bool) -> None:
     From then on IMAGE is opened with --header FILE.
     """
     check_other(file, image)
-    with _new(file), luks_place(image, None, write=True, move=True) as place:
-        luks.detach_header(place, file, overwrite=force)
+    blobstore.detach_header(image, file, overwrite=force)
 
 
 @command.command("attach")
@@ -121,19 +118,4 @@ def attach(*, image: Path, file: Path) -> None:
 
     FILE stays: remove it when IMAGE opens without it.
     """
-    with luks_place(image, None, write=True, move=True) as place:
-        with opened(place) as device:
-            if looks_like_container(device):
-                raise ForeignImageError(
-                    f"{image} holds a store in the clear, which the header would overwrite",
-                    hint="convert encrypts a store",
-                )
-        luks.attach_header(place, file)
-
-
-@contextmanager
-def _new(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except FileExistsError as error:
-        raise output_exists(file) from error
+    blobstore.attach_header(image, file)

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+import blobstore
 from blobstore.cli.access import PATH, Access, access_options
 from blobstore.cli.state_key import NamedKey, state_key, swtpm_key_option
 from blobstore.cli.types import SizeType
-from blobstore.foreign.importing import import_state
-from blobstore.foreign.states import StateFormat, validate_section_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 @click.option(
     "--from",
     "form",
-    type=click.Choice([str(form) for form in StateFormat]),
+    type=click.Choice([str(form) for form in blobstore.StateFormat]),
     required=True,
     help="What SOURCE is.",
 )
@@ -65,13 +64,13 @@ def command(
     Stop what uses SOURCE first. Encrypted TPM state is decrypted: the image
     protects it. SOURCE - is stdin.
     """  # noqa: D301  \b is click's
-    kind = StateFormat(form)
+    kind = blobstore.StateFormat(form)
     _check(kind, name, max_size, swtpm_key)
-    if str(source) == "-" and kind is StateFormat.SWTPM_DIR:
+    if str(source) == "-" and kind is blobstore.StateFormat.SWTPM_DIR:
         raise click.UsageError("a directory does not come from stdin")
     access.check_stdin(has_data=str(source) == "-")
     with state_key(swtpm_key) as key, access.open(image, read_only=False) as store:
-        import_state(
+        blobstore.import_state(
             store,
             sys.stdin.buffer if str(source) == "-" else source,
             kind,
@@ -83,12 +82,17 @@ def command(
         )
 
 
-def _check(form: StateFormat, name: str | None, max_size: int | None, key: NamedKey | None) -> None:
+def _check(
+    form: blobstore.StateFormat, name: str | None, max_size: int | None, key: NamedKey | None
+) -> None:
     try:
-        validate_section_name(form, name)
+        form.validate_name(name)
     except ValueError as error:
         raise click.UsageError(f"--name: {error}") from error
     if key is not None and not form.is_tpm:
         raise click.UsageError(f"{form} takes no --swtpm-key")
-    if max_size is not None and form not in (StateFormat.RAW, StateFormat.UEFI_VARS):
+    if max_size is not None and form not in (
+        blobstore.StateFormat.RAW,
+        blobstore.StateFormat.UEFI_VARS,
+    ):
         raise click.UsageError(f"{form} takes no --max-size")

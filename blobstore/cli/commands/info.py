@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import blobstore
 from blobstore.cli.access import PATH, Access, access_options
 from blobstore.cli.output import print_json, print_table
-from blobstore.manifests.sizes import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from blobstore.container.regions import Region
-    from blobstore.image.image import Image
+    from blobstore import Image, Region
 
 
 @click.command("info")
@@ -95,5 +94,5 @@ def _print_regions(regions: Iterable[Region]) -> None:
 
 
 def _row(region: Region) -> tuple[str, ...]:
-    size = f"({format_size(region.size)})" if region.size % 1024 == 0 else ""
+    size = f"({blobstore.format_size(region.size)})" if region.size % 1024 == 0 else ""
     return str(region.offset), str(region.size), size, region.section or "-", region.use

@@ -10,15 +10,15 @@ import luks
 from blobstore.cli.encryption import kdf_options
 from blobstore.cli.header import (
     KEY_SLOT,
-    VOLUME_KEY,
     consent,
     image_and_changed_header,
     image_and_header,
     new_passphrase,
     passphrase,
     unlocking,
+    volume_key_option,
 )
-from blobstore.cli.keys import PATH, key_options
+from blobstore.cli.keys import PATH, key_options, new_key_options
 from blobstore.cli.output import check_other, print_json, print_table, waiting, write_output
 
 if TYPE_CHECKING:
@@ -47,10 +47,10 @@ def command() -> None:
     default="normal",
     help="When it is tried: only by its number, with the others, or before them (LUKS2).",
 )
-@VOLUME_KEY
+@volume_key_option
 @kdf_options
-@key_options("new", of=" to set")
-@key_options()
+@new_key_options
+@key_options
 def add(
     *,
     image: Path,
@@ -83,8 +83,8 @@ def add(
 @image_and_changed_header
 @KEY_SLOT
 @kdf_options
-@key_options("new", of=" to set")
-@key_options()
+@new_key_options
+@key_options
 def change(
     *,
     image: Path,
@@ -115,7 +115,7 @@ def change(
     "--with-tokens", is_flag=True, help="Remove tokens, too, that are for no other keyslot."
 )
 @click.option("--force", is_flag=True, help="Remove the last one, too: then nothing opens it.")
-@key_options()
+@key_options
 def remove(
     *,
     image: Path,
@@ -193,8 +193,8 @@ def list_(*, image: Path, place: luks.Place, as_json: bool) -> None:
 @click.option(
     "--token", type=click.IntRange(min=0), metavar="N", help="Ask this token for the passphrase."
 )
-@VOLUME_KEY
-@key_options()
+@volume_key_option
+@key_options
 def test(
     *,
     image: Path,
@@ -248,14 +248,14 @@ def _report(place: luks.Place, secret: luks.Secret, keyslot: int | None) -> None
     "-o", "output", type=PATH, required=True, metavar="FILE", help="Where the volume key goes."
 )
 @click.option("--force", is_flag=True, help="Do not ask, and overwrite FILE.")
-@key_options()
+@key_options
 def export(*, image: Path, place: luks.Place, key: KeySource, output: Path, force: bool) -> None:
     """Write the volume key of IMAGE to a file, for escrow.
 
     Who has it reads the image for good: no change of passphrases takes it back.
     """
     check_other(output, image, place)
-    consent(f"Write the key that opens {image} for ever to {output}?", force=force)
+    consent(f"Write the key that opens {image} for good to {output}?", force=force)
     with passphrase(key, f"Passphrase for {image}: ") as secret:
         with luks.open_header(place) as (device, header), waiting("deriving keys"):
             volume_key = luks.unlock(device, header, secret)
@@ -269,10 +269,10 @@ def export(*, image: Path, place: luks.Place, key: KeySource, output: Path, forc
 def destroy(*, image: Path, place: luks.Place, force: bool) -> None:
     """Remove all keyslots of IMAGE and erase their key material.
 
-    Nobody can open it again but with a backup of the header or of the volume key.
+    Only a backup of the header or of the volume key opens it again.
     """
     luks.load_header(place)  # nothing is asked about what is not there
-    consent(f"Destroy all keys of {image}, so that nobody can read it again?", force=force)
+    consent(f"Destroy all keys of {image}, so that it cannot be read again?", force=force)
     luks.destroy_keys(place)
 
 

@@ -13,7 +13,7 @@ from blobstore.cli.output import print_json, print_table, sections_hidden
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from blobstore.store.description import SectionInfo
+    from blobstore import SectionInfo
 
 
 @click.command("ls")

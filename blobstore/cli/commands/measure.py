@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 
+import blobstore
 from blobstore.cli.keys import PATH
 from blobstore.cli.output import print_json
 from blobstore.cli.types import SizeType
-from formats.devices.file import FileDevice
-from formats.qcow2.creation import Options
-from formats.qcow2.files import BackingFiles
-from formats.qcow2.header import is_qcow2
-from formats.qcow2.measure import measure
-from formats.qcow2.opening import open_image
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from formats.qcow2.device import Qcow2Device
-
-#: Bytes of the LUKS header that QEMU keeps room for in a qcow2 image.
-_LUKS_HEADER: Final = 2_068_480
 
 
 @click.command("measure")
@@ -61,23 +50,17 @@ def command(
     if (source is None) == (size is None):
         raise click.UsageError("name either a SOURCE or a --size")
     try:
-        options = Options(
-            cluster_size=cluster_size,
-            refcount_bits=int(refcount_bits),
-            luks_header_size=_LUKS_HEADER if luks else 0,
+        options = blobstore.Qcow2Options(
+            cluster_size=cluster_size, refcount_bits=int(refcount_bits)
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    with ExitStack() as stack:
-        if source is None:
-            found = measure(size or 0, options)
-        else:
-            device = stack.enter_context(FileDevice(source))
-            disk: FileDevice | Qcow2Device = device
-            if is_qcow2(device):
-                opener = BackingFiles() if backing else None
-                disk = stack.enter_context(open_image(device, open_backing=opener))
-            found = measure(disk.size, options, disk.data_ranges(0, disk.size))
+    found = blobstore.measure(
+        size or 0 if source is None else source,
+        options,
+        encrypted=luks,
+        open_backing=blobstore.BackingFiles() if backing else None,
+    )
     if as_json:
         print_json({"required": found.required, "fully-allocated": found.fully_allocated})
         return

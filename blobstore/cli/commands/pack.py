@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -9,26 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import blobstore
 from blobstore.cli.access import PATH, NewAccess, new_access_options
 from blobstore.cli.encryption import kdf_options
 from blobstore.cli.output import check_other, progress, write_blob
 from blobstore.cli.types import SettingType
-from blobstore.manifests.loading import ManifestFile
-from blobstore.manifests.pack import pack, pack_table, raw_content
-from blobstore.manifests.tables import UnitTable
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
+    from blobstore import ManifestFile
     from luks import Secret
 
 
 def _print_schema(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
     """Print the schema and end, as ``--help`` does."""
     if value and not context.resilient_parsing:
-        from blobstore.manifests.schema import schema_text  # noqa: PLC0415  rarely used
-
-        click.echo(schema_text(), nl=False)
+        click.echo(json.dumps(blobstore.manifest_schema(), indent=2, ensure_ascii=False))
         context.exit()
 
 
@@ -92,27 +90,29 @@ def command(
     if raw is None and output == "-":
         raise click.UsageError("an image is a file, and does not go to stdout")
     check_other(Path(output), manifest_path, table, seed)
-    source = ManifestFile(
+    source = blobstore.ManifestFile(
         manifest_path, settings, encrypted=None if access.encrypted else False, seed=seed
     )
     if table is not None:
         if access.header:
             raise click.UsageError("--header names one file, and a table makes many images")
-        units = UnitTable(table, source, output)
+        units = blobstore.UnitTable(table, source, output)
         key = _secret(source, access, raw, output)
         with key as secret, progress(table.name, "units") as advance:
             options = {} if secret is None else kdf
-            pack_table(units, secret, raw=raw, overwrite=force, progress=advance, **options)
+            blobstore.pack_table(
+                units, secret, raw=raw, overwrite=force, progress=advance, **options
+            )
         return
     manifest = source.manifest()
     if raw is not None:
-        write_blob(Path(output), raw_content(manifest, raw), force=force)
+        write_blob(Path(output), manifest.content(raw), force=force)
         return
     if access.header:
         manifest = replace(manifest, header=access.header)
     with _secret(source, access, raw, output) as secret:
         options = {} if secret is None else kdf
-        pack(manifest, output, secret, overwrite=force, **options).close()
+        blobstore.pack(manifest, output, secret, overwrite=force, **options).close()
 
 
 def _secret(

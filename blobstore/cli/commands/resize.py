@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def command(*, access: Access, image: Path, name: str, size: int) -> None:
     """Change the worst-case size of the section NAME of IMAGE.
 
-    SIZE is in bytes, or with KiB, MiB or GiB behind it. The image grows if it
+    SIZE is in bytes, or with KiB, MiB or GiB after it. The image grows if it
     must and can.
     """
     with access.open(image, read_only=False) as store:

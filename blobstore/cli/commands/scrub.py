@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @access_options
 def command(*, access: Access, image: Path, as_json: bool) -> None:
-    """Write both copies of every section of IMAGE anew, and zeros where no section is.
+    """Rewrite both copies of every section of IMAGE, and write zeros where no section is.
 
     What was put before, or deleted, cannot be read any more, and restore has
     nothing to go back to. Exits with 65 if a section does not verify; it is left

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 
+import blobstore
 from blobstore.cli.access import PATH, Access, access_options
 from blobstore.cli.output import escaped, print_json
-from blobstore.manifests.fields import decode_blob
 from formats.errors import FormatError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from blobstore.manifests.fields import DecodedBlob
-
-#: What is larger is no EEPROM, and its fields are nothing that anybody could read. Bytes.
-_MOST: Final = 16 << 20
+    from blobstore import DecodedBlob
 
 
 @click.command("show")
@@ -39,32 +36,15 @@ def command(
     if name is None:
         if type_ is None:
             raise click.UsageError("name a section, or for a bare binary its --type")
-        decoded = decode_blob(_read_binary(image), type_)
+        decoded = blobstore.decode_file(image, type_)
     else:
         with access.open(image) as store:
-            section = store.section(name)
-            _check_size(f"section {name!r}", section.size or 0)
-            decoded = decode_blob(store.get(name), section.type if type_ is None else type_)
+            decoded = blobstore.decode_section(store, name, type_)
     _print(decoded, as_json=as_json)
     for problem in decoded.problems:
         click.echo(f"blobstore: {problem}", err=True)
     if decoded.problems:
         raise FormatError(f"this breaks {len(decoded.problems)} rules of its format")
-
-
-def _read_binary(path: Path) -> bytes:
-    from formats.devices.file import FileDevice  # noqa: PLC0415  only for bare binaries
-
-    with FileDevice(path, lock=False) as device:
-        _check_size(str(path), device.size)
-        content = bytearray(device.size)
-        device.read_into(0, content)
-    return bytes(content)
-
-
-def _check_size(what: str, size: int) -> None:
-    if size > _MOST:
-        raise FormatError(f"{what} has {size} bytes: no EEPROM has so many")
 
 
 def _print(decoded: DecodedBlob, *, as_json: bool) -> None:
@@ -75,6 +55,6 @@ def _print(decoded: DecodedBlob, *, as_json: bool) -> None:
         ]
         print_json({"type": decoded.type, "fields": decoded.fields, "problems": problems})
         return
-    import tomli_w  # noqa: PLC0415  not for JSON
+    import tomli_w  # noqa: PLC0415  JSON needs none
 
     click.echo(escaped(tomli_w.dumps(decoded.fields)), nl=False)

@@ -8,23 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import blobstore
 from blobstore.cli.access import PATH, Access, access_options, snapshot_key
 from blobstore.cli.differences import difference_options, show_differences
 from blobstore.cli.output import print_json, print_table
-from blobstore.copies.compare import compare
-from formats.devices.file import FileDevice
-from formats.qcow2.snapshots import (
-    apply_snapshot,
-    create_snapshot,
-    delete_snapshot,
-    list_snapshots,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from formats.qcow2.snapshots import Snapshot, SnapshotKey
+    from blobstore import Snapshot, SnapshotKey
 
 _IMAGE = click.argument("image", type=PATH)
 _ID = click.option("--id", "id_", metavar="ID", help="Mean the snapshot with this ID.")
@@ -59,10 +52,7 @@ def _which(function: Callable[..., None]) -> Callable[..., None]:
 @click.argument("name")
 def create(*, image: Path, name: str) -> None:
     """Keep the disk in IMAGE as it is now under NAME."""
-    if not name or len(name.encode("utf-8", "surrogateescape")) > 255:
-        raise click.UsageError("the name of a snapshot has 1 to 255 bytes")
-    with FileDevice(image, read_only=False) as device:
-        create_snapshot(device, name)
+    blobstore.create_snapshot(image, name)
 
 
 @command.command("list")
@@ -70,8 +60,7 @@ def create(*, image: Path, name: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(*, image: Path, as_json: bool) -> None:
     """List the snapshots in IMAGE."""
-    with FileDevice(image) as device:
-        snapshots = list_snapshots(device)
+    snapshots = blobstore.list_snapshots(image)
     if as_json:
         print_json([_described(snapshot) for snapshot in snapshots])
         return
@@ -97,8 +86,7 @@ def apply(*, image: Path, which: str | SnapshotKey) -> None:
 
     What it is now is lost, unless another snapshot has it.
     """
-    with FileDevice(image, read_only=False) as device:
-        apply_snapshot(device, which)
+    blobstore.apply_snapshot(image, which)
 
 
 @command.command("delete")
@@ -106,8 +94,7 @@ def apply(*, image: Path, which: str | SnapshotKey) -> None:
 @_which
 def delete(*, image: Path, which: str | SnapshotKey) -> None:
     """Give up SNAPSHOT, and free what only it uses."""
-    with FileDevice(image, read_only=False) as device:
-        delete_snapshot(device, which)
+    blobstore.delete_snapshot(image, which)
 
 
 @command.command("diff")
@@ -142,7 +129,7 @@ def diff(
         access._replace(snapshot=which).open(image) as before,
         access._replace(snapshot=other_key).open(image) as after,
     ):
-        differences = compare(before, after)
+        differences = blobstore.compare(before, after)
     show_differences(differences, as_json=as_json, exit_code=exit_code)
 
 
@@ -160,5 +147,5 @@ def _described(snapshot: Snapshot) -> dict[str, str | int | None]:
 
 
 def _printable(text: str) -> str:
-    """Return what a terminal can be shown of a name that anybody may have chosen."""
+    """Return what a terminal can be shown of a name that anyone may have chosen."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+import blobstore
 from blobstore.cli.access import PATH, Access, access_options, damaged_option
 from blobstore.cli.output import sections_hidden
 from blobstore.errors import CorruptBlobError
-from blobstore.manifests.unpack import unpack
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +30,7 @@ def command(
     then packs only once you have said in it what becomes of that.
     """
     with access.open(image, allow_damaged=allow_damaged) as store:
-        unpacked = unpack(store, directory, overwrite=force)
+        unpacked = blobstore.unpack(store, directory, overwrite=force)
         info = store.info()
     for error in unpacked.failed.values():
         click.echo(f"blobstore: {error}", err=True)

@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import blobstore
 import luks
 from blobstore.cli.access import PATH, Access, access_options
 from blobstore.cli.output import print_json, print_table, progress
-from blobstore.container.verification import Problem
 from blobstore.errors import CorruptBlobError
-from blobstore.image.layers import is_encrypted
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from blobstore.container.verification import Report
+    from blobstore import Report
 
 
 @click.command("verify")
@@ -59,7 +58,7 @@ def command(
     """Read and check everything in IMAGE: heads, blobs, also the older copies.
 
     With --repair, damaged heads and header copies are repaired where something
-    proves what they said; what was done is listed. What nobody can prove is
+    proves what they said; what was done is listed. What nothing proves is
     given up only if it is named.
 
     Exits with 65 if anything is wrong with what was read, after the repair if
@@ -102,14 +101,14 @@ def _repaired(access: Access, image: Path, **consent: Any) -> Report:
     _erase_leaked_keys(access, image)
     if stale and mended:
         # Opening a volume for writing restores its header copy.
-        message = f"the {stale} LUKS header copy was written anew from the other"
-        report = replace(report, repairs=(Problem(message), *report.repairs))
+        message = f"the {stale} LUKS header copy was rewritten from the other"
+        report = replace(report, repairs=(blobstore.Problem(message), *report.repairs))
     return report
 
 
 def _erase_leaked_keys(access: Access, image: Path) -> None:
     """Overwrite what no keyslot refers to: a crash may have left key material there (L91)."""
-    if access.header or is_encrypted(image):
+    if access.header or blobstore.is_encrypted(image):
         with suppress(luks.ForeignImageError):  # opening it has told of that
             luks.repair(access.header or image)
 
@@ -144,7 +143,7 @@ def _print(report: Report, *, items: bool) -> None:
         + (
             ""
             if report.closed
-            else "; the store was not closed after its last change, so whether that is the "
-            "last which is here, nothing here tells"
+            else "; the store was not closed after its last change, so nothing here "
+            "tells whether that one is here"
         )
     )

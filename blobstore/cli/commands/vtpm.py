@@ -9,32 +9,28 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from blobstore import StateFormat, vtpm
+from blobstore.cli import service
+from blobstore.cli import swtpm_options as options
 from blobstore.cli.access import PATH, Access, access_options
 from blobstore.cli.state_key import KeyType, NamedKey, state_key
-from blobstore.foreign.states import tpm_section_names
-from blobstore.vtpm import options, process
-from blobstore.vtpm.capabilities import capabilities
-from blobstore.vtpm.nvram import StoreNvram
-from blobstore.vtpm.server import Server
-from blobstore.vtpm.tpm import Behaviour, Tpm
 from formats.errors import FormatError
-from formats.state.swtpm import Slot, TpmVersion
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from blobstore.store.store import Store
+    from blobstore import Store
 
 _STATE_NAMES: Final = {
-    Slot.PERMANENT: "permall",
-    Slot.VOLATILE: "volatile",
-    Slot.SAVED: "savestate",
+    vtpm.Slot.PERMANENT: "permall",
+    vtpm.Slot.VOLATILE: "volatile",
+    vtpm.Slot.SAVED: "savestate",
 }
 
 
 class _Parsed(click.ParamType[Any]):
-    """An option that one of the parsers of `blobstore.vtpm.options` understands."""
+    """An option that one of the parsers of `blobstore.cli.swtpm_options` understands."""
 
     def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
         self.name, self._parse = name, parse
@@ -50,8 +46,8 @@ class _Parsed(click.ParamType[Any]):
 class _Service:
     """How the TPM is run."""
 
-    data: options.Channel | None
-    ctrl: options.Channel | None
+    data: vtpm.Channel | None
+    ctrl: vtpm.Channel | None
     pid: Path | int | None
     terminate: bool
     daemon: bool
@@ -77,12 +73,12 @@ class _Service:
 )
 @click.option("-p", "--port", type=click.IntRange(1, 65535), help="As --server, one command each.")
 @click.option("-f", "--fd", type=click.IntRange(min=0), help="Take commands from this connection.")
-@click.option("--tpm2", "chosen", flag_value=str(TpmVersion.TPM_2), help="A TPM 2.0.")
+@click.option("--tpm2", "chosen", flag_value=str(vtpm.TpmVersion.TPM_2), help="A TPM 2.0.")
 @click.option(
     "--tpm1.2",
     "--tpm12",
     "chosen",
-    flag_value=str(TpmVersion.TPM_12),
+    flag_value=str(vtpm.TpmVersion.TPM_12),
     help="A TPM 1.2.  [default: the one in IMAGE, a TPM 2.0 if there is none]",
 )
 @click.option("--name", metavar="NAME", help="First part of the sections' names.  [default: tpm]")
@@ -152,7 +148,7 @@ def command(
     runas: str | None,
     print_capabilities: bool,
     print_states: bool,
-    **service: Any,
+    **run_options: Any,
 ) -> None:
     """Be a TPM whose state is in IMAGE, for QEMU, tpm2-tools and others.
 
@@ -160,32 +156,32 @@ def command(
     where `swtpm socket --tpmstate ...` was. An image that never had a TPM gets a
     new one. Every command is answered once what it changed is durable.
     """
-    version = None if chosen is None else TpmVersion(chosen)
+    version = None if chosen is None else vtpm.TpmVersion(chosen)
     if print_capabilities:
-        click.echo(json.dumps(capabilities(version)))
+        click.echo(json.dumps(vtpm.swtpm_capabilities(version)))
         return
     if image is None:
         raise click.UsageError("Missing argument 'IMAGE'.")
     try:
-        tpm_section_names(name)
+        StateFormat.SWTPM_DIR.validate_name(name)
         if runas is not None:
-            process.become_user(runas)
+            service.become_user(runas)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     if log is not None:
-        process.set_up_log(log)
+        service.set_up_log(log)
     if print_states:
         with access.open(image) as store:
             _print_states(store, name)
         return
-    run = _service(**service)
-    ready = process.fork_into_background() if run.daemon else _do_nothing
+    run = _service(**run_options)
+    ready = service.fork_into_background() if run.daemon else _do_nothing
     incoming = "incoming" in migration
     with (
         state_key(migration_key) as key,
         access.open(image, read_only=False, released=incoming) as store,
     ):
-        behaviour = Behaviour(
+        behaviour = vtpm.Behaviour(
             reject_locality_4="reject-locality-4" in locality,
             allow_set_locality="allow-set-locality" in locality,
             auto_shutdown=run.flags.auto_shutdown,
@@ -193,14 +189,14 @@ def command(
             incoming=incoming,
             migration_key=key,
         )
-        tpm = Tpm(StoreNvram(store, name, released=incoming), version, behaviour)
+        tpm = vtpm.Tpm(vtpm.StoreNvram(store, name, released=incoming), version, behaviour)
         _serve(tpm, run, ready)
 
 
 def _service(
     *,
-    data: options.Channel | None,
-    ctrl: options.Channel | None,
+    data: vtpm.Channel | None,
+    ctrl: vtpm.Channel | None,
     port: int | None,
     fd: int | None,
     flags: options.Flags,
@@ -212,14 +208,14 @@ def _service(
     if (data, port, fd).count(None) < 2:
         raise click.UsageError("--server, --port and --fd exclude each other")
     if port is not None:
-        data = options.Channel(port=port, disconnect=True)
+        data = vtpm.Channel(port=port, disconnect=True)
     if fd is not None:
-        data = options.Channel(connected=fd)
+        data = vtpm.Channel(connected=fd)
     if data is None and ctrl is None:
-        raise click.UsageError("there is neither --server nor --ctrl: nobody could reach the TPM")
+        raise click.UsageError("there is neither --server nor --ctrl: nothing could reach the TPM")
     if ctrl is None and flags.needs_init:
         raise click.UsageError(
-            "without --ctrl nobody could start the TPM: add --flags not-need-init"
+            "without --ctrl nothing could start the TPM: add --flags not-need-init"
         )
     return _Service(data=data, ctrl=ctrl, flags=flags, **rest)
 
@@ -228,15 +224,15 @@ def _do_nothing() -> None:
     pass
 
 
-def _serve(tpm: Tpm, run: _Service, ready: Callable[[], None]) -> None:
+def _serve(tpm: vtpm.Tpm, run: _Service, ready: Callable[[], None]) -> None:
     try:
         if not run.flags.needs_init:
             _start(tpm, run.flags)
-        server = Server(tpm, run.data, run.ctrl, terminate=run.terminate)
+        server = vtpm.Server(tpm, run.data, run.ctrl, terminate=run.terminate)
         pid_file = None
         try:
             if run.pid is not None:
-                pid_file = process.PidFile(run.pid)
+                pid_file = service.PidFile(run.pid)
             ready()
             server.run()
         finally:
@@ -247,8 +243,8 @@ def _serve(tpm: Tpm, run: _Service, ready: Callable[[], None]) -> None:
         tpm.stop()
 
 
-def _start(tpm: Tpm, flags: options.Flags) -> None:
-    """Start a TPM that waits for nobody to do it."""
+def _start(tpm: vtpm.Tpm, flags: options.Flags) -> None:
+    """Start a TPM that does not wait for its control channel."""
     result = tpm.start()
     if result:
         raise FormatError(f"libtpms does not start from this state: result {result:#x}", rule="V9")
@@ -263,7 +259,7 @@ def _start(tpm: Tpm, flags: options.Flags) -> None:
 
 
 def _print_states(store: Store, name: str | None) -> None:
-    sizes = StoreNvram(store, name).sizes()
+    sizes = vtpm.StoreNvram(store, name).sizes()
     states = [{"name": _STATE_NAMES[slot], "size": size} for slot, size in sizes.items()]
     click.echo(json.dumps({"type": "swtpm", "states": states}))
     sys.stdout.flush()

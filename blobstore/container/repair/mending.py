@@ -149,7 +149,7 @@ class _Values:
                 self._frame.before,
                 VERSION_STRUCT.pack(*version),
                 DIGESTS_STRUCT.pack(*digests),
-                self._frame.behind,
+                self._frame.after,
             )
         )
 

@@ -124,7 +124,7 @@ class Plan:
     def free_stray(self, copy: Copy, generation: int, root: bytes) -> None:
         """Make a free item of a record that does not belong to a section.
 
-        Early, for it is sound: while it stands, readers take its section for damaged.
+        Early, because its head is sound: while it stands, readers take its section for damaged.
         """
         self._write_free(Stage.PROVED, copy.offset, copy.length, generation, root)
 

@@ -130,10 +130,10 @@ class _Repairer:
         self._repairs += [mended_finding(o, names.get(o)) for o in self._container.healed]
 
     def _repair_headers(self) -> None:
-        """Write bad header copies anew from the good one (C76)."""
+        """Rewrite bad header copies from the good one (C76)."""
         make_equal(self._container)
         for copy in self._container.rewritten:
-            message = f"header copy {copy} was written anew from the other"
+            message = f"header copy {copy} was rewritten from the other"
             self._repairs.append(Finding(message, None, copy * self._block_size))
 
     def _is_consistent(self, plan: Plan) -> bool:

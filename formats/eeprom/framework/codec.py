@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 M = TypeVar("M")
 
-#: What is wrong is listed up to so many; then there is one more `Problem`, which says so.
+#: What is wrong is listed up to so many; then there is one more `Finding`, which says so.
 MOST_PROBLEMS: Final = 1000
 
 
@@ -37,7 +37,7 @@ class Codec(Protocol[M]):
     @property
     def model(self) -> type[M]: ...
 
-    def decode(self, data: ReadableBuffer, report: Report, /) -> M:
+    def decode(self, data: ReadableBuffer, report: Findings, /) -> M:
         """Return what the bytes say.
 
         Args:
@@ -82,7 +82,7 @@ def cautions_of(codec: Codec[M], model: M) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class Finding:
     """What breaks a rule of a format.
 
     Attributes:
@@ -99,21 +99,21 @@ class Problem:
         return f"{self.message} at byte {self.offset} [{self.rule}]"
 
 
-class Report:
+class Findings:
     """Where codecs say what is wrong with the bytes that they read."""
 
     def __init__(self, *, tolerant: bool) -> None:
         """Make an empty report; `strict` and `tolerant` say it shorter."""
         self.is_tolerant = tolerant
-        self.problems: list[Problem] = []
+        self.problems: list[Finding] = []
 
     @classmethod
-    def strict(cls) -> Report:
+    def strict(cls) -> Findings:
         """Return a report that raises `FormatError` at the first problem."""
         return cls(tolerant=False)
 
     @classmethod
-    def tolerant(cls) -> Report:
+    def tolerant(cls) -> Findings:
         """Return a report that collects problems, so that what can be read is."""
         return cls(tolerant=True)
 
@@ -126,6 +126,6 @@ class Report:
         if not self.is_tolerant:
             raise FormatError(message, offset=offset, rule=rule)
         if len(self.problems) < MOST_PROBLEMS:
-            self.problems.append(Problem(offset, rule, message))
+            self.problems.append(Finding(offset, rule, message))
         elif len(self.problems) == MOST_PROBLEMS:
-            self.problems.append(Problem(offset, "E1", "more is wrong, and not listed,"))
+            self.problems.append(Finding(offset, "E1", "more is wrong, and not listed,"))

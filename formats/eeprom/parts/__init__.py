@@ -1,19 +1,19 @@
-"""What EEPROM formats are made of: checksums, padding, texts, typed resources.
+"""The parts of EEPROM formats: checksums, padding, texts, typed resources.
 
-A thing is here if more than one format has it, and it is here by what it is, not by who
-uses it. Each module is small and stands for itself; formats take what they need, and
-none of these knows a format.
+A module is here if more than one format needs it, and is named for its subject and not
+for its users. Each module is small and independent; formats take what they need, and no
+part knows a format.
 
 What must not happen here:
 
-- No model of a format, and no rule of one: a part that finds something wrong reports
-  it by the rule that its codec names.
-- Nothing that a single format needs, unless it is one of a family, as checksums are.
+- No part holds the model of a format, or a rule of one: a part that finds a problem
+  reports it by the rule that its codec names.
+- No part serves a single format, unless it is one of a family, as checksums are.
 
-Begin with any of them. In the order in which a codec uses them: `recognising` (is there
-data of this format at all), `checksums`, `resources` (typed parts with lengths, as PCI
+Begin with any of them. In the order in which a codec uses them: `recognising` (whether
+there is data of this format), `checksums`, `resources` (typed parts with lengths, as PCI
 VPD and IBM's keyword VPD have them), `texts` (text and addresses in fixed places),
-`ordering` (parts that are not stored in the usual order), `padding` (what follows the
-formatted part: the tail, and fill bytes; E2) and `chips` (memory chips by name, and what
-they hold).
+`ordering` (parts that are not stored in the usual order), `padding` (the bytes after the
+formatted part: the tail, and fill bytes; E2) and `chips` (memory chips by name, and their
+sizes).
 """

@@ -1,4 +1,4 @@
-"""Memory chips by name, and what they hold; sizes are those of Linux's at24 and at25 drivers."""
+"""Memory chips by name, and their sizes, which are those of Linux's at24 and at25 drivers."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ CHIPS: Final[dict[str, int]] = {
 
 
 def chip_of_size(size: int) -> str | None:
-    """Return the name of the first chip in the table that holds so many bytes, or None."""
+    """Return the name of the first chip in the table with this size in bytes, or None."""
     return next((name for name, bytes_ in CHIPS.items() if bytes_ == size), None)

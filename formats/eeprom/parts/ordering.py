@@ -1,7 +1,7 @@
-"""In which order typed parts are stored, where that is not the usual one (E2).
+"""The order in which typed parts are stored, if it is not the usual one (E2).
 
-A model states no more of it than it has to: the types that come first. What it does
-not state follows in the usual order, so that parts can be added to it.
+A model states only as much of it as necessary: the types that come first. The others
+follow in the usual order, so that parts can be added to the model.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Part = tuple[int, bytes]
 
 
 def stated_order(stored: list[int], usual: list[int]) -> tuple[int, ...]:
-    """Return the types that have to be stated for the others to follow in the usual order.
+    """Return the types that must be stated so that the others follow in the usual order.
 
     Args:
         stored: The types as they are stored.
@@ -42,28 +42,28 @@ def arrange(usual: list[Part], order: tuple[int, ...], named: Collection[int]) -
             ``other``, and stay in its order.
 
     Raises:
-        FieldError: The field ``order`` is not what reading the parts would give.
+        FieldError: The field ``order`` is not the one that reading the parts would give.
     """
     types = [kind for kind, _ in usual]
     try:
         places = _places(order, types)
     except IndexError:
-        raise FieldError("order", "names a type more often than there are such") from None
+        raise FieldError("order", "names a type more often than it occurs") from None
     first = set(places)
     places += [place for place in range(len(usual)) if place not in first]
     arranged = [usual[place] for place in places]
     if stated_order([kind for kind, _ in arranged], types) != order:
-        raise FieldError("order", "ends with types that come next without it")
+        raise FieldError("order", "ends with types that would come next anyway: leave them out")
     if [k for k, _ in arranged if k not in named] != [k for k in types if k not in named]:
-        raise FieldError("order", "has the types in other in another order")
+        raise FieldError("order", "has the types of the field other in a different order")
     return arranged
 
 
 def _places(order: Iterable[int], usual: list[int]) -> list[int]:
-    """Return where in the usual order each type is, the second of one type behind its first.
+    """Return the place of each type in the usual order; a type's second place follows its first.
 
     Raises:
-        IndexError: A type is not there, or not so often.
+        IndexError: A type does not occur, or not often enough.
     """
     places: dict[int, deque[int]] = defaultdict(deque)
     for place, kind in enumerate(usual):

@@ -1,4 +1,4 @@
-"""What an EEPROM holds behind its formatted part: the tail, and fill bytes (E2)."""
+"""The bytes after the formatted part of an EEPROM: the tail, and fill bytes (E2)."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import Final
 
 from formats.errors import FieldError
 
-#: What erased EEPROMs and flash memories hold.
+#: The byte in erased EEPROMs and flash memories.
 BLANK: Final = 0xFF
 
 
 def split_rest(rest: bytes, blank: int = BLANK) -> tuple[bytes, int]:
-    """Return the tail and the fill byte that make up what is behind the formatted part.
+    """Return the tail and the fill byte that make up the bytes after the formatted part.
 
     Args:
-        rest: All of it.
-        blank: The fill byte of nothing.
+        rest: All bytes after the formatted part.
+        blank: The fill byte to return if there are none.
     """
     if not rest:
         return b"", blank
@@ -28,18 +28,18 @@ def fill_up(content: bytes, size: int | None, *, tail: bytes = b"", fill: int = 
 
     Args:
         content: The formatted part.
-        size: Bytes of the EEPROM; None for what there is, without fill bytes.
-        tail: What `split_rest` returned.
+        size: Bytes of the EEPROM; None for as many as needed, without fill bytes.
+        tail: The tail that `split_rest` returned.
         fill: Likewise.
 
     Raises:
         FieldError: It does not fit, or the tail ends with the fill byte.
     """
     if tail and tail[-1] == fill:
-        raise FieldError("tail", "ends with the fill byte, which follows it by itself")
+        raise FieldError("tail", "ends with the fill byte, which is added after it: leave it out")
     needed = len(content) + len(tail)
     if size is None:
         return content + tail
     if needed > size:
-        raise FieldError("", f"{needed} bytes are needed, and the EEPROM has {size}")
+        raise FieldError("", f"{needed} bytes are needed, but the EEPROM has {size}")
     return (content + tail).ljust(size, bytes((fill,)))

@@ -1,4 +1,4 @@
-"""Whether there is data of a format at all: what every codec asks first (E1)."""
+"""Whether there is data of a format at all, which every codec checks first (E1)."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ def require_signature(
 
     Args:
         content: Everything the EEPROM holds.
-        signature: What is to be found.
-        what: What messages call the format.
-        rule: The rule that says so.
-        offset: Where it is to be found.
+        signature: The expected bytes.
+        what: The name of the format in messages.
+        rule: The rule that requires them.
+        offset: Where they are expected.
 
     Raises:
         EmptyImageError: The EEPROM is blank.
-        ForeignImageError: There is something else.
+        ForeignImageError: The EEPROM holds other data.
     """
     if content[offset : offset + len(signature)] == signature:
         return
     require_content(content, what, rule)
-    raise ForeignImageError(f"there is no {what}", offset=offset, rule=rule)
+    raise ForeignImageError(f"the EEPROM has no {what}", offset=offset, rule=rule)
 
 
 def require_content(content: bytes, what: str, rule: str) -> None:
-    """Check that the bytes are not all 00, or all FF, or none.
+    """Check that there are bytes, and that they are not all 00 or all FF.
 
     Raises:
         EmptyImageError: They are.
     """
     if not content.strip(b"\x00") or not content.strip(b"\xff"):
-        raise EmptyImageError(f"there is no {what}: the EEPROM is blank", offset=0, rule=rule)
+        raise EmptyImageError(f"the EEPROM has no {what}: it is blank", offset=0, rule=rule)
 
 
 def require_size(

@@ -1,4 +1,4 @@
-"""Resources and keywords, of which PCI VPD and IBM's keyword VPD are made (E-PCI1, E-PCI2).
+"""Resources and keywords, the parts of PCI VPD and IBM's keyword VPD (E-PCI1, E-PCI2).
 
 A resource is a tag, a length and content. Some have keywords as their content:
 two characters, a length byte and a value each.
@@ -17,7 +17,7 @@ from formats.errors import FieldError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from formats.eeprom.framework.codec import Report
+    from formats.eeprom.framework.codec import Findings
 
 IDENTIFIER: Final = 0x82
 
@@ -40,7 +40,7 @@ class Resource:
         tag: A large resource's first byte; a small one's without its length.
         offset: Of the tag.
         start: Of the content.
-        end: Behind it.
+        end: Of the first byte after it.
     """
 
     tag: int
@@ -49,7 +49,7 @@ class Resource:
     end: int
 
 
-def read_resource(data: bytes, offset: int, report: Report, rule: str) -> Resource | None:
+def read_resource(data: bytes, offset: int, report: Findings, rule: str) -> Resource | None:
     """Return the resource at an offset, cut at the end of the data; None at the end."""
     if offset >= len(data):
         return None
@@ -65,7 +65,7 @@ def read_resource(data: bytes, offset: int, report: Report, rule: str) -> Resour
         tag, end = first & ~7, start + (first & 7)
     if end > len(data):
         report.problem(
-            offset, rule, f"resource {tag:#04x} goes on for {end - len(data)} bytes behind the end"
+            offset, rule, f"resource {tag:#04x} ends {end - len(data)} bytes beyond the data"
         )
         end = len(data)
     return Resource(tag, offset, start, end)
@@ -78,23 +78,23 @@ def large_resource(tag: int, content: bytes, path: str) -> bytes:
         FieldError: The content is too long; the error has ``path``.
     """
     if len(content) > 0xFFFF:
-        raise FieldError(path, f"needs {len(content)} bytes, and at most 65535 are possible")
+        raise FieldError(path, f"needs {len(content)} bytes, but at most 65535 are possible")
     return bytes((tag,)) + _LENGTH.pack(len(content)) + content
 
 
 def read_keywords(
-    data: bytes, start: int, end: int, report: Report, rule: str
+    data: bytes, start: int, end: int, report: Findings, rule: str
 ) -> list[tuple[str, int, bytes]]:
     """Return the keywords in a range: name, offset and value of each."""
     found: list[tuple[str, int, bytes]] = []
     names = set()
     while start < end:
         if start + 3 > end or start + 3 + data[start + 2] > end:
-            report.problem(start, rule, "a keyword goes on behind the end of its resource")
+            report.problem(start, rule, "a keyword continues beyond the end of its resource")
             break
         name = data[start : start + 2].decode("latin-1")
         if not all("!" <= character <= "~" for character in name):
-            report.problem(start, rule, f"{name!r} is no name of a keyword")
+            report.problem(start, rule, f"{name!r} is not the name of a keyword")
         following = start + 3 + data[start + 2]
         if name in names:
             report.problem(start, rule, f"keyword {name!r} occurs twice")

@@ -1,4 +1,4 @@
-"""Text and network addresses in fixed places, as several formats have them."""
+"""Text and network addresses in fixed places, which several formats have."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from msgspec import Meta
 
 #: Printable ASCII. Python's ``$`` alone would let a final line feed pass.
 PRINTABLE: Final = r"^[ -~]*$(?!\n)"
-#: Characters of which each is one byte (E6).
+#: Characters that take one byte each (E6).
 LATIN1: Final = r"^[\x00-\xff]*$"
-#: The same, but for 00 at the end, which is none of the text.
+#: The same without 00 at the end, which does not belong to the text.
 LATIN1_WITHOUT_NUL: Final = r"^([\x00-\xff]*[\x01-\xff])?$(?!\n)"
 
-#: Six bytes, in the order in which they are written down.
+#: Six bytes, in the order of the usual notation.
 MacAddress = Annotated[
     bytes, Meta(min_length=6, max_length=6, description="a MAC address, such as 02:00:00:00:00:01")
 ]
@@ -25,5 +25,5 @@ def is_printable(octets: bytes) -> bool:
 
 
 def is_unicast(mac: bytes) -> bool:
-    """Say whether a MAC address can be a device's: neither zero nor a group's."""
+    """Say whether a MAC address can belong to a device: it is neither zero nor a group's."""
     return any(mac) and not mac[0] & 1

@@ -29,7 +29,7 @@ class Bulk(Protocol):
     """A `luks.crypto.spec.SectorCipher` for many sectors, and for any step between numbers.
 
     Attributes:
-        way: What the cipher goes over the data by, for people: ``"XTS"`` or ``"ECB"``.
+        way: The mode of OpenSSL that processes the data, for display: ``"XTS"`` or ``"ECB"``.
     """
 
     way: str
@@ -42,16 +42,16 @@ class Bulk(Protocol):
 
 
 class Crossover(NamedTuple):
-    """How many sectors are faster in bulk, with `cryptography` 50 on a Zen 5.
+    """The request size above which bulk is faster, with `cryptography` 50 on a Zen 5.
 
-    Sectors of a size that is not named never are. ``python -m tests.bench
-    --crossover`` measures all of it.
+    For a sector size that is missing it never is. ``python -m tests.bench
+    --crossover`` measures all values.
 
     Attributes:
-        encrypt: Sectors of a request, by their size, to encrypt.
-        decrypt: The same, to decrypt.
-        saved: Microseconds that each sector of larger requests saves, about, by
-            their size.
+        encrypt: Number of sectors in a request, by sector size, for encryption.
+        decrypt: The same for decryption.
+        saved: Approximate microseconds that each sector of a larger request saves, by
+            sector size.
     """
 
     encrypt: Mapping[int, int]
@@ -59,8 +59,8 @@ class Crossover(NamedTuple):
     saved: Mapping[int, float]
 
 
-#: XTS against `luks.crypto.fast.xts.AesXts`, which is faster where sectors are large; against
-#: the same where one context does not serve many sectors; and against `luks.crypto.modes`.
+#: XTS compared with `luks.crypto.fast.xts.AesXts`, which is faster for large sectors; with
+#: the same if one context cannot serve many sectors; and with `luks.crypto.modes`.
 AES_XTS: Final = Crossover(
     encrypt={512: 44, 1024: 56, 2048: 108},
     decrypt={512: 44, 1024: 58, 2048: 108},
@@ -76,7 +76,7 @@ OTHER_XTS: Final = Crossover(
     decrypt={512: 3, 1024: 2, 2048: 1, 4096: 1},
     saved={512: 5.4, 1024: 10.0, 2048: 20.0, 4096: 38.0},
 )
-#: CBC against `luks.crypto.modes`. To encrypt, the large sector takes NumPy 256 steps.
+#: CBC compared with `luks.crypto.modes`. Encrypting a large sector takes NumPy 256 steps.
 CBC: Final = Crossover(
     encrypt={512: 23, 1024: 34, 2048: 42, 4096: 58},
     decrypt={512: 12, 1024: 7, 2048: 4, 4096: 2},
@@ -85,15 +85,15 @@ CBC: Final = Crossover(
 
 
 class BulkPath:
-    """The way of one cipher for many sectors, made when it is first worth it."""
+    """The bulk implementation of one cipher, made when it is first worth it."""
 
     def __init__(self, make: Callable[[], Bulk], sector_size: int, crossover: Crossover) -> None:
-        """Serve requests that ``crossover`` says are faster so.
+        """Serve the requests that are faster in bulk according to ``crossover``.
 
         Args:
-            make: May import NumPy.
+            make: Makes the implementation; it may import NumPy.
             sector_size: Bytes.
-            crossover: Of what ``make`` makes.
+            crossover: The measurements for that implementation.
         """
         self._make = make
         self._bulk: Bulk | None = None
@@ -120,7 +120,7 @@ class BulkPath:
         return True
 
     def way(self) -> str:
-        """Import NumPy, and return the `Bulk.way` that larger requests will go."""
+        """Import NumPy, and return the `Bulk.way` of larger requests."""
         if self._bulk is None:
             self._bulk = self._make()
         return self._bulk.way
@@ -136,22 +136,22 @@ class BulkPath:
 def bulk_path(
     spec: CipherSpec, key: memoryview, sector_size: int, xts: Crossover
 ) -> BulkPath | None:
-    """Return the way in bulk for a cipher that is usable, if it has one.
+    """Return the bulk implementation of a usable cipher, if it has one.
 
-    CBC and XTS have, with ciphers of `cryptography` that have 128-bit blocks, and with
-    sectors for which it is worth it.
+    CBC and XTS have one, for ciphers of `cryptography` with 128-bit blocks, and for
+    sector sizes for which it is worth it.
 
     Args:
         spec: The cipher.
         key: Its key, to which the result refers.
         sector_size: Bytes.
-        xts: Of XTS, compared with what serves small requests.
+        xts: The crossover of XTS with the implementation for small requests.
     """
     size = len(key) // 2 if spec.mode == "xts" else len(key)
     if not is_in_cryptography(spec.cipher, size) or block_size(spec.cipher) != _BLOCK:
         return None
     if spec.mode not in {"cbc", "xts"} or sys.byteorder != "little":
-        return None  # to NumPy, the bytes are little-endian numbers
+        return None  # the NumPy code needs a little-endian machine
     crossover = xts if spec.mode == "xts" else CBC
     if sector_size not in crossover.encrypt:
         return None
@@ -172,19 +172,19 @@ def bulk_path(
 
 
 def expect_much() -> None:
-    """Import NumPy at the first request that it is faster for: many more will follow."""
+    """Import NumPy at the first request that it speeds up, because many more will follow."""
     _import_account.is_due(_IMPORT_COST)
 
 
 class _ImportAccount:
-    """The time that NumPy would have saved in this process."""
+    """The time that NumPy would have saved so far in this process."""
 
     def __init__(self) -> None:
         self._lost = 0.0
 
     def is_due(self, saved: float) -> bool:
-        """Say whether NumPy is there or worth importing, which would save ``saved`` µs now."""
-        # Threads may lose some of it to each other, which does not matter.
+        """Say whether NumPy is loaded, or worth loading because it would save ``saved`` µs now."""
+        # Concurrent threads may lose some of the sum, which does not matter.
         self._lost += saved
         return self._lost >= _IMPORT_COST or "numpy" in sys.modules
 

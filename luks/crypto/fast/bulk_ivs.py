@@ -1,7 +1,7 @@
-"""The IVs of many sectors at a time: dm-crypt's generators on NumPy.
+"""The IVs of many sectors at a time: dm-crypt's generators with NumPy.
 
-All of them are one formula: a number that grows from sector to sector, in one
-byte order or the other, and perhaps encrypted. `luks.crypto.ivs` says what each is.
+All of them follow one formula: a number that grows from sector to sector, in either
+byte order, and encrypted or not. `luks.crypto.ivs` describes each generator.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class IvRoom:
     """Room for the IVs of up to ``count`` sectors, 16 bytes each.
 
     Attributes:
-        data: Their memory, with 15 spare bytes that `update_into` asks for.
+        data: Their memory, with 15 spare bytes that `update_into` requires.
         lanes: The same, as 64-bit numbers.
     """
 
@@ -41,7 +41,7 @@ class IvRoom:
         self._multiples: tuple[int, NDArray[np.uint64]] = (0, np.zeros(count, np.uint64))
 
     def multiples_of(self, step: int) -> NDArray[np.uint64]:
-        """Return 0, step, 2·step, ..., which is the same from request to request."""
+        """Return 0, step, 2·step, ..., which is cached between requests."""
         known, multiples = self._multiples
         if known != step:
             multiples = np.multiply(_COUNT[: len(multiples)], np.uint64(step))
@@ -53,12 +53,12 @@ class BulkIvs(NamedTuple):
     """A generator of IVs of 16 bytes.
 
     Attributes:
-        factor: What sector numbers are multiplied by, modulo 2**64.
-        addend: What is added then.
-        mask: What remains of the result.
-        big_endian: Whether it is at the end of the IV, highest byte first;
-            otherwise at the beginning, lowest byte first.
-        cipher: Makes what encrypts the IV, if that is done.
+        factor: Sector numbers are multiplied by it, modulo 2**64.
+        addend: It is added to the product.
+        mask: Bits of the sum that are kept.
+        big_endian: Whether the result is at the end of the IV, highest byte first;
+            otherwise it is at the beginning, lowest byte first.
+        cipher: Makes the cipher of the IV, if the IV is encrypted.
     """
 
     factor: int = 1
@@ -90,11 +90,11 @@ class BulkIvs(NamedTuple):
 
 
 def bulk_ivs(spec: CipherSpec, key: memoryview, sector_size: int) -> BulkIvs:
-    """Return the generator of a cipher that is usable; `luks.crypto.ivs` describes them.
+    """Return the generator of a usable cipher; `luks.crypto.ivs` describes them.
 
     Args:
         spec: The cipher.
-        key: Its whole key, which is referred to, not copied.
+        key: Its whole key, which is not copied.
         sector_size: Bytes.
     """
     match spec.iv:
@@ -108,7 +108,7 @@ def bulk_ivs(spec: CipherSpec, key: memoryview, sector_size: int) -> BulkIvs:
             return BulkIvs(factor=SECTOR_SIZE // _BLOCK, addend=1, big_endian=True)
         case "essiv":
             hash_ = lookup(spec.iv_option)
-            # The digest is not kept: wiping the key has to end the use of what is made from it.
+            # The digest is not kept, so that wiping the key ends the use of all made from it.
             return BulkIvs(cipher=lambda: CryptographyCipher(spec.cipher, hash_.new(key).digest()))
         case "eboiv":
             return BulkIvs(factor=sector_size, cipher=lambda: CryptographyCipher(spec.cipher, key))

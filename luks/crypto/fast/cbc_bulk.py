@@ -1,14 +1,14 @@
 """CBC over many sectors with a few calls.
 
 **Decrypting**: one chain runs through all sectors of a chunk; that needs no
-IVs. What is wrong then is the first block of each sector: it was XORed with
-the ciphertext before it, of another sector, instead of the sector's IV. Both are
+IVs. Then only the first block of each sector is wrong: it was XORed with the
+ciphertext before it, of another sector, instead of the sector's IV. Both are
 XORed onto it afterwards.
 
 **Encrypting** is serial within a sector, block by block, but not between
-sectors: the first blocks of all go through the cipher in one call, then the second
-blocks, and so on. For that, the blocks are turned from sector-major to block-major
-order in a work area, and back.
+sectors: one call encrypts the first blocks of all, the next call the second blocks,
+and so on. For that, the blocks are copied from sector-major to block-major order in a
+work area, and back.
 
 Source: NIST SP 800-38A.
 """
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from luks.crypto.blockcipher import CryptographyCipher
 
 _BLOCK: Final = 16
-#: Bytes decrypted at a time, and encrypted: the latter's calls take one block per sector.
+#: Bytes decrypted at a time, and encrypted at a time, where a call takes a block per sector.
 _CHUNK: Final = 256 << 10
 _BATCH: Final = 1 << 20
 
@@ -56,7 +56,7 @@ class BulkCbc:
         with _borrow(most * size) as memory:
             for start in range(0, len(source), most):
                 count = min(most, len(source) - start)
-                length = count * _BLOCK  # of one block of all these sectors
+                length = count * _BLOCK  # of one block from each of these sectors
                 by_block = memory[: count * size].view("V16").reshape(size // _BLOCK, count)
                 np.copyto(by_block, source[start : start + count].T)
                 before = self._put_ivs(ivs, count, first + start * step, step)
@@ -72,7 +72,7 @@ class BulkCbc:
         size = self._sector_size
         context = self._blocks.cbc_decryptor()
         source, target = np.frombuffer(data, np.uint8), np.frombuffer(out, np.uint8)
-        # By sector: what the chain brings into its first block. It begins with zero.
+        # For each sector, the block that the chain adds to its first one; at the start, zero.
         last_blocks = _blocks_of(data, size)[:, -1]
         most = min(len(last_blocks), _CHUNK // size)
         ivs, brought = IvRoom(most), np.zeros((most + 1) * _BLOCK, np.uint8)
@@ -81,7 +81,7 @@ class BulkCbc:
             for start in range(0, len(last_blocks), most):
                 count = min(most, len(last_blocks) - start)
                 span = slice(start * size, (start + count) * size)
-                # Now, for ``out`` may be the same memory.
+                # Copy it now, because ``out`` may be the same memory.
                 brought_blocks[1 : count + 1] = last_blocks[start : start + count]
                 plain = memory[: count * size]
                 context.update_into(source[span].data, memory[: count * size + _BLOCK].data)
@@ -97,11 +97,11 @@ class BulkCbc:
 
 
 def _blocks_of(data: ReadableBuffer, sector_size: int) -> NDArray[np.void]:
-    """Return a view of blocks, by sector; on the caller's memory, wherever it begins."""
+    """Return a view of the blocks of each sector, on the caller's memory of any alignment."""
     return np.frombuffer(data, "V16").reshape(-1, sector_size // _BLOCK)
 
 
-#: Work areas that nobody uses, by the power of two of their bytes.
+#: Work areas not in use, by the power of two of their bytes.
 _free: dict[int, list[NDArray[np.uint8]]] = {}
 
 
@@ -109,7 +109,7 @@ _free: dict[int, list[NDArray[np.uint8]]] = {}
 def _borrow(size: int) -> Iterator[NDArray[np.uint8]]:
     """Lend memory of at least ``size`` bytes, and 16 more for `update_into`, to one thread.
 
-    It is wiped afterwards, for it may hold what was decrypted of a keyslot.
+    It is wiped afterwards, because it may hold decrypted bytes of a keyslot.
     """
     power = (size - 1).bit_length()
     spare = _free.setdefault(power, [])

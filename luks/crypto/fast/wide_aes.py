@@ -1,19 +1,20 @@
-"""AES over many blocks in one call, by the fastest way that proves to work here.
+"""AES over many blocks in one call, in the fastest way that works here.
 
-ECB is the obvious one. But OpenSSL 3.5 and later has XTS for AVX-512, at three
+ECB is the obvious way. But OpenSSL 3.5 and later has XTS for AVX-512, at three
 times the speed of its ECB on the same processor. One XTS context that never changes its
-tweak is a cipher of many blocks, too: with a second key of ours, and t0 the
-encrypted tweak, it whitens block i of a call, on both sides, with t0·x^i::
+tweak is a cipher of many blocks too: with a second key chosen here, and t0 the
+encrypted tweak, it XORs block i of a call with t0·x^i on both sides::
 
     out[i] = AES(in[i] ^ t0·x^i) ^ t0·x^i
 
-Whoever whitens blocks anyway gives in[i] with that mask already added, and takes
-it off out[i]: `luks.crypto.fast.xts_bulk` does it at no cost. The mask is not secret, and
-it depends on no volume's key: one random second key serves the process. Because it is
-ours, a volume key with two equal halves works as well, which OpenSSL would refuse.
+A caller that XORs masks onto blocks anyway passes in[i] with that mask already added,
+and removes it from out[i]: `luks.crypto.fast.xts_bulk` does it at no cost. The mask is
+not secret, and does not depend on any volume's key: one random second key serves the
+process. Because it is chosen here, a volume key with two equal halves works as well,
+which OpenSSL would refuse.
 
-OpenSSL does not promise that each call begins with the tweak again. So this is
-tried once per process, on this processor; if it fails, ECB is used.
+OpenSSL does not promise that each call starts with the tweak again. So this is
+tested once per process, on this processor; if it fails, ECB is used.
 
 Source: IEEE 1619-2018.
 """
@@ -32,24 +33,24 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers import CipherContext
 
 _BLOCK: Final = 16
-#: Bytes of the keys that OpenSSL has XTS for.
+#: Sizes in bytes of the keys for which OpenSSL has XTS.
 KEY_SIZES: Final = (16, 32)
 _TWEAK: Final = b"\xff" * _BLOCK
 _MASK128: Final = 2**128 - 1
 
-# What the check encrypts, in blocks: processors have code of their own for few
-# blocks and for many, and for what is left over.
+# The sizes that the check encrypts, in blocks: OpenSSL has separate code for few
+# blocks, for many, and for the remainder.
 _CHECKED: Final = (1024, 32, 1024, 256, 31, 1)
 
 
 class WideAes:
-    """AES as an XTS context does it, whitened; safe in several threads."""
+    """AES in an XTS context, with masks; safe in several threads."""
 
     def __init__(self, key: memoryview) -> None:
-        """Use ``key`` of one of `KEY_SIZES`; it is referred to, not copied."""
+        """Refer to ``key`` of one of `KEY_SIZES` without copying it."""
         self._key = key
-        # A `Cipher` reads its key when it makes a context. To make one takes
-        # twice as long, so they are kept: with room for a key, and no key in it.
+        # A `Cipher` reads its key when it makes a context. Making a `Cipher` takes
+        # twice as long, so they are kept, with room for a key but no key in it.
         self._spare: list[tuple[bytearray, Cipher[modes.XTS]]] = []
 
     def encryptor(self) -> CipherContext:
@@ -88,7 +89,7 @@ def whitening(key_size: int, distance: int, count: int) -> bytes:
 
 @cache
 def is_whitened() -> bool:
-    """Say whether `WideAes` works here, by comparing it with ECB."""
+    """Say whether `WideAes` works here, by a comparison with ECB."""
     return all(_works(size) for size in KEY_SIZES)
 
 
@@ -104,7 +105,7 @@ def _works(key_size: int) -> bool:
     ):
         expected = _xor(blocks.update(_xor(data, mask)), mask)
         for count in _CHECKED:
-            # In place, as it will be used.
+            # In place, as in real use.
             out = bytearray(data[: count * _BLOCK]) + bytes(_BLOCK)
             view = memoryview(out)
             if context.update_into(view[:-_BLOCK], view) != count * _BLOCK:
@@ -125,7 +126,7 @@ def _second_key(size: int) -> bytes:
 
 @cache
 def _first_mask(key_size: int) -> int:
-    """Return t0, as a polynomial's number."""
+    """Return t0, as the number of a polynomial."""
     blocks = Cipher(algorithms.AES(_second_key(key_size)), modes.ECB())  # noqa: S305  one block
     return int.from_bytes(blocks.encryptor().update(_TWEAK), "little")
 

@@ -1,4 +1,4 @@
-"""AES-XTS over sectors, with the tweaks that are nothing but the sector number.
+"""AES-XTS over sectors whose tweaks are just the sector number.
 
 `cryptography` has no XTS over many sectors, and making a context takes longer than
 encrypting a sector with it. So this module makes few contexts, in two ways that
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 
 class _Fast(NamedTuple):
-    """How a generator makes an IV of a sector number.
+    """How a generator makes an IV from a sector number.
 
     Attributes:
         layout: Packs the number into 16 bytes.
-        mask: What remains of the number.
-        key_sizes: Bytes of the keys, both halves, that `cryptography` takes.
+        mask: Bits of the number that are kept.
+        key_sizes: Sizes in bytes of the keys, both halves, that `cryptography` takes.
     """
 
     layout: Struct
@@ -62,11 +62,11 @@ class AesXts:
     """A `luks.crypto.spec.SectorCipher`."""
 
     def __init__(self, key: ReadableBuffer, sector_size: int, iv: str = "plain64") -> None:
-        """Use ``key`` of 32 or 64 bytes, halves that differ; it is referred to, not copied."""
+        """Refer to ``key``, of 32 or 64 bytes with different halves, without copying it."""
         self._algorithm = algorithms.AES(memoryview(key))
         self._sector_size = sector_size
         self._iv = FAST["aes", iv]
-        # Each thread takes one.
+        # Each thread borrows one.
         self._spare: list[_Maker] = []
         spec = CipherSpec(f"aes-xts-{iv}", "aes", "xts", iv, "")
         self._bulk = bulk_path(spec, memoryview(key), sector_size, crossover())
@@ -112,7 +112,7 @@ class AesXts:
 class _Maker:
     """Makes the contexts of one key, for one thread at a time.
 
-    It keeps none: the key's memory is read for each, so wiping that ends its use.
+    It keeps no key: the key's memory is read for each context, so wiping it ends its use.
 
     Attributes:
         tweak: Of the next context, 16 bytes, to be changed in place.
@@ -163,10 +163,10 @@ class _PassesForNonce:
 
 @cache
 def _tweak_is_read_late() -> bool:
-    """Say whether one `Cipher` follows its mutable tweak from context to context.
+    """Say whether one `Cipher` reads its mutable tweak again for each context.
 
     `cryptography` 50 reads the tweak when a context is made, so that a `Cipher`
-    can be used again after its tweak was changed, which saves 40 % of the time
+    can be used again after its tweak has changed, which saves 40 % of the time
     per sector. It does not promise that, hence this check.
     """
     tweak = bytearray(16)
@@ -200,7 +200,7 @@ _TRIED_KEY: Final = bytes(range(64))
 
 
 def _context(number: int, direction: str = "encryptor") -> CipherContext:
-    """Return a context as one is meant to be made, for sector ``number``."""
+    """Return a context made in the documented way, for sector ``number``."""
     mode = modes.XTS(number.to_bytes(16, "little"))
     context: CipherContext = getattr(Cipher(algorithms.AES(_TRIED_KEY), mode), direction)()
     return context

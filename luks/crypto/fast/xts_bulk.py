@@ -1,18 +1,18 @@
 """XTS over many sectors with a few calls.
 
-For each chunk of sectors: all tweaks are made (`luks.crypto.fast.xts_tweaks`), XORed onto
-the data on the way to a work area, one call of the cipher goes over that, and
-they are XORed again on the way to the caller. So the caller's memory is read once
-and written once, and no large memory is allocated: work areas are kept.
+For each chunk of sectors, all tweaks are made (`luks.crypto.fast.xts_tweaks`) and XORed
+onto the data while it is copied to a work area; one call of the cipher processes that,
+and the tweaks are XORed again while the result is copied to the caller. So the caller's
+memory is read once and written once, and no large memory is allocated: work areas are kept.
 
-`luks.crypto.fast.wide_aes` says how AES goes over the chunk. Where that whitens block i with
-t0·x^i, block j of the chunk's sector s, for which XTS asks for T·x^j, needs
+`luks.crypto.fast.wide_aes` describes how AES processes the chunk. If that XORs block i with
+t0·x^i, then block j of the chunk's sector s, for which XTS requires T·x^j, needs
 only the difference::
 
     T·x^j ^ t0·x^(n·s + j)  =  x^j·(T ^ t0·x^(n·s))        n blocks per sector
 
-That is what tweaks look like: nothing changes but the sector's first one, to
-which a constant is added.
+This has the form of tweaks: only the sector's first one changes, to which a constant
+is added.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
     from formats.devices.device import ReadableBuffer, WritableBuffer
 
-#: Bytes per call of the cipher: they fit into the processor's cache with their tweaks.
+#: Bytes per call of the cipher, which fit into the processor's cache with their tweaks.
 _CHUNK: Final = 256 << 10
-#: Bytes of data for which strings are made at a time. Those of large sectors are short.
+#: Bytes of data for which strings are made at a time; large sectors have short strings.
 _BATCH: Final = {512: 1 << 20, 1024: 1 << 20, 2048: 2 << 20, 4096: 2 << 20}
 
 
@@ -42,7 +42,7 @@ class BulkXts:
     """XTS with a key; sectors may have any numbers. Safe in several threads."""
 
     def __init__(self, cipher: str, key: memoryview, sector_size: int, ivs: BulkIvs) -> None:
-        """Use ``key``, both halves, which is referred to, not copied.
+        """Refer to ``key``, both halves, without copying it.
 
         Args:
             cipher: One with 128-bit blocks that `cryptography` has.
@@ -62,7 +62,7 @@ class BulkXts:
     def encrypt(self, first: int, step: int, data: ReadableBuffer, out: WritableBuffer) -> None:
         """Encrypt sectors ``first``, ``first + step``, ... of ``data`` to ``out``.
 
-        ``out`` is as long, and the same memory or other; numbers wrap at 2**64.
+        ``out`` is as long, and may be the same memory; numbers wrap at 2**64.
         """
         self._run(self._blocks.encryptor(), first, step, data, out)
 
@@ -78,7 +78,7 @@ class BulkXts:
         data: ReadableBuffer,
         out: WritableBuffer,
     ) -> None:
-        # Bytes, because a caller's memory may begin anywhere.
+        # Bytes, because a caller's memory may have any alignment.
         source, target = np.frombuffer(data, np.uint8), np.frombuffer(out, np.uint8)
         tweaks = self._tweak_cipher.encryptor()
         size = self._sector_size
@@ -107,7 +107,7 @@ class _WorkArea:
         self._ivs = IvRoom(count)
         self._strings = TweakStrings(sector_size, count)
         self._tweaks = TweakRoom(sector_size, self._per_chunk)
-        # The cipher works in place; `update_into` asks for 15 bytes more than there are.
+        # The cipher works in place; `update_into` requires 15 bytes more than the data.
         chunk = self._per_chunk * sector_size
         self._room = memoryview(bytearray(chunk + BLOCK))
         self._data = np.frombuffer(self._room, np.uint8, chunk)
@@ -117,7 +117,7 @@ class _WorkArea:
             self._whitening = np.frombuffer(masks * (count // self._per_chunk), np.uint64)
 
     def make_tweaks(self, ivs: BulkIvs, cipher: CipherContext, first: int, step: int) -> None:
-        """Make the tweaks of all sectors there is room for."""
+        """Make the tweaks of as many sectors as there is room for."""
         strings = self._strings
         cipher.update_into(ivs.put(self._ivs, self._count, first, step), strings.bases)
         if self._whitening is not None:
@@ -127,7 +127,7 @@ class _WorkArea:
     def crypt(
         self, context: CipherContext, source: NDArray[np.uint8], target: NDArray[np.uint8]
     ) -> None:
-        """Encrypt or decrypt the first sectors of those whose tweaks were made."""
+        """Encrypt or decrypt the first of the sectors whose tweaks were made."""
         size, chunk = self._sector_size, len(self._data)
         tweaks, data, room = self._tweaks.flat, self._data, self._room
         for start in range(0, len(source), chunk):
@@ -141,14 +141,14 @@ class _WorkArea:
             np.bitwise_xor(data, tweaks, whither)
 
     def wipe(self) -> None:
-        """Wipe what, with the tweaks, would give away the last data that were decrypted.
+        """Wipe the bytes that, with the tweaks, would reveal the last decrypted data.
 
-        They may be a keyslot's; and work areas live as long as the process.
+        It may belong to a keyslot, and work areas live as long as the process.
         """
         self._data.fill(0)
 
 
-#: Work areas that nobody uses. Each thread takes one; two take two.
+#: Work areas not in use. Each thread takes one.
 _free: dict[tuple[int, int, int], list[_WorkArea]] = {}
 
 

@@ -3,48 +3,47 @@
 XTS whitens block j of a sector, before and after the cipher, with the tweak
 T·x^j: T is the sector's encrypted number, a polynomial over GF(2) modulo
 x^128 + x^7 + x^2 + x + 1, of which the lowest bit of byte 0 has the power x^0.
-To compute them one after the other takes longer than AES does. Instead:
+Computing them one after the other takes longer than AES itself. Instead:
 
 **Eight phases.** With j = 8m + p, the tweak is (T·x^p)·x^(8m). For each phase p
-below 8, what is left is to multiply by x^8, again and again.
+below 8, the rest is repeated multiplication by x^8.
 
-**Windows.** Times x^8 moves every byte up by one. The byte c that leaves at the
-top comes back at the bottom as c·(x^7 + x^2 + x + 1), which has 15 bits::
+**Windows.** Multiplication by x^8 moves every byte up by one. The byte c that leaves at
+the top returns at the bottom as c·(x^7 + x^2 + x + 1), which has 15 bits::
 
     L(c) = low 8 bits of c ^ c<<1 ^ c<<2 ^ c<<7      to byte 0
     H(c) = the bits above them                       to byte 1
 
-So a byte enters at byte 0 as L(c), takes in H(c') of the next byte to leave when
-it comes to byte 1, and then only moves up. Write down the bytes as they are from
-byte 1 on, the newest first, followed by T·x^p: in this string the tweaks of
-m = 0, 1, 2 ... are 16-byte windows, each one byte further down than the one
-before, but for their byte 0, which is L of the byte right above the window
-before. Two strided copies make tweaks of a string: one of all windows, one
-of all bytes 0.
+So a byte enters at byte 0 as L(c), absorbs H(c') of the next leaving byte when it
+reaches byte 1, and then only moves up. Write down the bytes as they are after byte 1,
+the newest first, followed by T·x^p: in this string the tweaks of m = 0, 1, 2 ... are
+16-byte windows, each one byte further down than the one before, except for their byte
+0, which is L of the byte directly above the window before. Two strided copies turn a
+string into tweaks: one of all windows, one of all bytes 0.
 
 **A sector's string**, for T with the bytes b0 to b15, in 64-bit lanes::
 
     [ C_q ... C_2  C_1 | b1 ... b8 | b9 ... b15 v ]
 
-v is the byte that would have left right before: L(v) = b0, so that b0 needs no
-rule of its own. The polynomial 1 + x + x^2 + x^7 has the inverse
-1 + x + x^3 + x^4 + x^6 modulo x^8, which gives v. Eight bytes leave before
-the first of them comes back, so a lane C is computed at once, of the lane
-two above and what overflows, 7 bits, from the lane one above::
+v is the byte that would have left directly before: L(v) = b0, so that b0 needs no
+special rule. The polynomial 1 + x + x^2 + x^7 has the inverse
+1 + x + x^3 + x^4 + x^6 modulo x^8, which gives v. Eight bytes leave before the
+first of them returns, so a lane C is computed at once, from the lane two above and
+the overflow, 7 bits, of the lane one above::
 
     a ^ a<<1 ^ a<<2 ^ a<<7  ^  b>>63 ^ b>>62 ^ b>>57
 
-Sectors of 512 bytes have four windows, which read the upper half of C_1 only;
-there the overflow, which goes to the lowest byte, is left out.
+Sectors of 512 bytes have four windows, which only read the upper half of C_1;
+there the overflow, which goes to the lowest byte, is omitted.
 
 **The string of the next phases** is this one, shifted: bit by bit it obeys one
 linear recurrence, from which the tweak times x is read one bit further down. v
-shifts along, because L and the shift are both multiplications modulo x^8. A
-doubling takes three steps, to 2, 4 and 8 phases. All strings are shifted
-as one long number; what that pushes from one string into the next ends in the
-lowest bits of C_q, which no window reads but as a byte 0.
+shifts as well, because L and the shift are both multiplications modulo x^8. Three
+doublings give 2, 4 and 8 phases. All strings are shifted as one long number; the
+bits that move from one string into the next end in the lowest bits of C_q, which
+windows read only as a byte 0.
 
-Source: IEEE 1619-2018. The lanes are little-endian, as the machine must be.
+Source: IEEE 1619-2018. The lanes are little-endian, and the machine must be too.
 """
 
 from __future__ import annotations
@@ -61,10 +60,10 @@ BLOCK: Final = 16
 _PHASES: Final = 8
 _LANE: Final = 8
 
-# What shifts lanes and, as factors, bytes: NumPy multiplies bytes eight times as
-# fast as it shifts them. And it takes arrays of no dimension, and its third argument
-# by position, in half the time that scalars and ``out=`` need: in small requests,
-# calls are what costs.
+# Shifts of lanes, and factors for bytes: NumPy multiplies bytes eight times as fast
+# as it shifts them. It also takes arrays of dimension 0, and its third argument by
+# position, in half the time of scalars and ``out=``: in small requests the calls
+# dominate.
 _SHIFTS: Final = [np.array(count, np.uint64) for count in range(65)]
 _TIMES: Final = [np.array(1 << count, np.uint8) for count in range(8)]
 
@@ -73,15 +72,15 @@ class TweakStrings:
     """Room for the strings of up to ``count`` sectors; for one thread at a time.
 
     Attributes:
-        bases: Where the tweaks T go before `extend`, with 15 spare bytes that
-            `update_into` asks for.
+        bases: Place of the tweaks T before `extend`, with 15 spare bytes that
+            `update_into` requires.
         base_lanes: The same, as two 64-bit lanes per sector.
     """
 
     def __init__(self, sector_size: int, count: int) -> None:
         """Take sectors of ``sector_size`` bytes, at least 512."""
         windows = sector_size // (_PHASES * BLOCK)
-        carried = -(-windows // _LANE)  # how many lanes C there are
+        carried = -(-windows // _LANE)  # number of lanes C
         lanes = carried + 2
         length = lanes * _LANE
         self._carried = carried
@@ -93,12 +92,12 @@ class TweakStrings:
 
         strings = np.zeros((_PHASES, count, lanes), np.uint64)
         as_bytes = strings.reshape(-1).view(np.uint8)
-        # b0 goes where the top of C_1 will be; the rest of T falls into place.
+        # b0 is put where the top of C_1 will be; the rest of T is then in place.
         self._first_window = _blocks_at(as_bytes, carried * _LANE - 1, (count,), (length,))
         self._top = as_bytes[length - 1 : count * length : length]
-        # Two lanes C at a time, as one item, if there are two. What overflows from a
-        # lane is in its upper bits, what overflows into it goes to its lower ones:
-        # the second may take it from the first before that has got its own.
+        # Two lanes C at a time, as one item, if there are two. The overflow of a lane
+        # comes from its upper bits, and the overflow into it goes to its lower bits:
+        # the second may take it from the first before the first has received its own.
         width = min(2, carried)
         self._carries = [
             [
@@ -112,8 +111,8 @@ class TweakStrings:
         self._byte_room = [np.empty(count, np.uint8) for _ in range(3)]
         self._doublings = _doublings(strings)
 
-        # Byte 0 of window m needs the byte m below the top: the lanes above the
-        # lowest two, or, of 512-byte sectors, the upper half of one.
+        # Byte 0 of window m needs the byte m below the top: it is in the lanes above
+        # the lowest two or, for 512-byte sectors, in the upper half of one.
         phase_stride = count * length
         if self._is_short:
             self._leaving: NDArray[Any] = strings.view(np.uint32)[:, :, 2 * lanes - 1]
@@ -125,7 +124,7 @@ class TweakStrings:
         self._left8 = self._left.reshape(-1).view(np.uint8)
         self._bytes0_8 = self._bytes0.reshape(-1).view(np.uint8)
         width = self._left8.size // (_PHASES * count)  # bytes per string
-        # Both by sector, window and phase, which is the order of the blocks.
+        # Both are ordered by sector, window and phase, as the blocks are.
         shape = (count, windows, _PHASES)
         self._entering = as_strided(self._bytes0_8[width - 1 :], shape, (width, -1, count * width))
         self._all_windows = _blocks_at(
@@ -141,7 +140,7 @@ class TweakStrings:
             np.right_shift(lower, rest, carry)
             np.left_shift(lower, count, upper)
             np.bitwise_or(upper_next, carry_before, upper_next)
-        # L of all bytes that leave. (((a<<5 ^ a)<<1 ^ a)<<1 ^ a) is a<<7 ^ a<<2 ^ a<<1 ^ a.
+        # L of all leaving bytes. (((a<<5 ^ a)<<1 ^ a)<<1 ^ a) is a<<7 ^ a<<2 ^ a<<1 ^ a.
         self._left[...] = self._leaving
         left, low = self._left8, self._bytes0_8
         np.multiply(left, _TIMES[5], low)
@@ -180,7 +179,7 @@ class TweakStrings:
             np.bitwise_xor(total, above, total)
             made[...] = total_items
             if not self._is_short:
-                # And ((a>>1 ^ a)>>5 ^ a)>>57 is what overflows, a>>63 ^ a>>62 ^ a>>57.
+                # The overflow ((a>>1 ^ a)>>5 ^ a)>>57 is a>>63 ^ a>>62 ^ a>>57.
                 above_items[...] = one_above
                 np.right_shift(above, _SHIFTS[1], term)
                 np.bitwise_xor(term, above, term)
@@ -210,23 +209,23 @@ class TweakRoom:
 def _blocks_at(
     data: NDArray[np.uint8], start: int, shape: tuple[int, ...], strides: tuple[int, ...]
 ) -> NDArray[np.void]:
-    """Return a view of 16-byte items, which may overlap, from byte ``start`` on."""
+    """Return a view of 16-byte items, which may overlap, starting at byte ``start``."""
     return as_strided(np.frombuffer(data.data, "V16", 1, start), shape, strides)
 
 
 def _items_at(
     data: NDArray[np.uint8], start: int, lanes: int, count: int, stride: int
 ) -> NDArray[np.void]:
-    """Return a view of ``count`` items of some lanes, one per string, from byte ``start`` on."""
+    """Return a view of ``count`` items of some lanes, one per string, at byte ``start``."""
     return as_strided(np.frombuffer(data.data, f"V{lanes * _LANE}", 1, start), (count,), (stride,))
 
 
 def _doublings(strings: NDArray[np.uint64]) -> list[tuple[Any, ...]]:
-    """Return what `extend` needs to make 2, 4 and 8 phases.
+    """Return the views that `extend` needs to make 2, 4 and 8 phases.
 
-    Each has the lanes of the phases there are and of those to come, the latter
-    from their second on, room for what is shifted out, the same without its last, and
-    how far to shift for the one and for the other.
+    Each item has the lanes of the present phases, those of the new ones, the latter
+    without their first, room for the bits that are shifted out, the same without its
+    last, and both shift distances.
     """
     per_phase = strings[0].size
     by_phase = strings.reshape(_PHASES, per_phase)

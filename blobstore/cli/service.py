@@ -8,14 +8,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from blobstore.vtpm import abi
+from blobstore.vtpm import log_libtpms
 from formats.errors import DeviceError, device_error
-from formats.process import Owner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from blobstore.vtpm.options import LogOptions
+    from blobstore.cli.swtpm_options import LogOptions
 
 # As in `logging`: errors, warnings, what happens; then requests.
 _LEVELS: Final = (40, 30, 20, 10)
@@ -56,7 +55,7 @@ def set_up_log(options: LogOptions) -> None:
     level = options.level
     root.setLevel(_LEVELS[min(level, len(_LEVELS) - 1)])
     if level >= _LIBTPMS_LEVEL and isinstance(handler, logging.StreamHandler):
-        abi.log_to(handler.stream.fileno(), level - _LIBTPMS_LEVEL + 1, options.prefix)
+        log_libtpms(handler.stream.fileno(), level - _LIBTPMS_LEVEL + 1, options.prefix)
 
 
 def become_user(name: str) -> None:
@@ -81,10 +80,10 @@ def become_user(name: str) -> None:
 
 
 def fork_into_background() -> Callable[[], None]:
-    """Go on in a child; the process that was started waits until that is ready, and ends.
+    """Continue in a child; the process that was started waits until that is ready, and ends.
 
-    With success; or as the child ends, if it ends before that: so whoever started it
-    sees what failed. A store does not survive a fork (C64), so this comes before one
+    With success; or as the child ends, if it ends before that: so its parent sees what
+    failed. A store does not survive a fork (C64), so this comes before one
     is opened, and where there is one thread. The child keeps the terminal until it is
     ready, to ask for a passphrase.
 
@@ -135,7 +134,7 @@ class PidFile:
             DeviceError: It cannot be written.
         """
         self._path = place if isinstance(place, Path) else None
-        self._owner = Owner("the file with the process id")
+        self._process = os.getpid()
         text = f"{os.getpid()}\n".encode()
         try:
             if isinstance(place, Path):
@@ -148,6 +147,6 @@ class PidFile:
 
     def remove(self) -> None:
         """Remove the file; a device or pipe, which root could, is not removed."""
-        if self._path is not None and not self._owner.is_other and self._path.is_file():
+        if self._path is not None and self._process == os.getpid() and self._path.is_file():
             with suppress(OSError):
                 self._path.unlink()

@@ -1,4 +1,4 @@
-"""Writing manifests: TOML that packs what a store holds again."""
+"""Rendering manifests: TOML that packs what a store holds again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tomli_w
 
 from blobstore.manifests.codecs import find_codec
 from blobstore.manifests.fields import size_to_encode
-from formats.eeprom.framework.codec import Report
+from formats.eeprom.framework.codec import Findings
 from formats.eeprom.framework.fields import from_plain, to_plain
 from formats.eeprom.parts.chips import chip_of_size
 from formats.errors import FormatError, UnsupportedError
@@ -38,7 +38,7 @@ def fields_of_blob(type_: str, blob: bytes) -> dict[str, Any] | None:
         codec = find_codec(type_)
         if codec is None:
             return None
-        model = codec.decode(blob, Report.strict())
+        model = codec.decode(blob, Findings.strict())
         size = size_to_encode(codec, model, blob)
         table: dict[str, Any] = {"fields": to_plain(model)}
         read = tomllib.loads(tomli_w.dumps(table))

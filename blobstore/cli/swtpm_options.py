@@ -7,41 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any
 
-from blobstore.vtpm.commands import Startup
-
-_LOOPBACK: Final = "127.0.0.1"
-_SOCKET_MODE: Final = 0o770
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Channel:
-    """Where a channel is; one of path, port, listening or connected descriptor.
-
-    Attributes:
-        path: Of a Unix socket to listen at.
-        mode: Of that socket.
-        owner: User and group of that socket; -1 leaves one as it is.
-        port: Of TCP, to listen at.
-        address: To listen at.
-        interface: Of a link-local IPv6 address.
-        listening: A descriptor that listens.
-        connected: A descriptor that is a connection.
-        disconnect: Close a connection after each response.
-        terminate: End when a connection ends.
-    """
-
-    path: Path | None = None
-    mode: int = _SOCKET_MODE
-    owner: tuple[int, int] = (-1, -1)
-    port: int | None = None
-    address: str = _LOOPBACK
-    interface: str | None = None
-    listening: int | None = None
-    connected: int | None = None
-    disconnect: bool = False
-    terminate: bool = False
+from blobstore.vtpm import Channel, Startup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,10 +114,10 @@ def _channel(
     kind = fields.pop("type", default)
     disconnect = fields.pop("disconnect", None) is not None
     terminate = fields.pop("terminate", None) is not None
-    given = {"connected": connected, "listening": listening}
+    roles = {"connected": connected, "listening": listening}
     descriptors = {
         role: _number(fields.pop(name), name)
-        for role, name in given.items()
+        for role, name in roles.items()
         if name is not None and name in fields
     }
     if kind == "unixio":
@@ -168,17 +136,21 @@ def _channel(
         raise ValueError(f"{', '.join(sorted(unknown))} does not go with type={kind}")
     if "port" in fields and not 0 < _number(fields["port"], "port") < 1 << 16:
         raise ValueError(f"there is no port {fields['port']}")
+    given: dict[str, Any] = {}
+    if "mode" in fields:
+        given["mode"] = _octal(fields["mode"])
+    if "bindaddr" in fields:
+        given["address"] = fields["bindaddr"]
     return Channel(
         path=Path(fields["path"]) if "path" in fields else None,
-        mode=_octal(fields["mode"]) if "mode" in fields else _SOCKET_MODE,
         owner=(_owner(fields, "uid"), _owner(fields, "gid")),
         port=int(fields["port"]) if "port" in fields else None,
-        address=fields.get("bindaddr", _LOOPBACK),
         interface=fields.get("ifname"),
         listening=descriptors.get("listening"),
         connected=descriptors.get("connected"),
         disconnect=disconnect,
         terminate=terminate,
+        **given,
     )
 
 
@@ -188,7 +160,7 @@ def _fields(text: str, words: set[str]) -> dict[str, str]:
     for part in text.split(","):
         name, separator, value = part.partition("=")
         if name in fields or not (name in words if not separator else value):
-            raise ValueError(f"{part!r} makes no sense here")
+            raise ValueError(f"{part!r} is not an option here")
         fields[name] = value
     return fields
 

@@ -1,0 +1,76 @@
+"""Documentation and examples use public names only (CONTRIBUTING.md, "What is public")."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import blobstore.vtpm
+import luks
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/*.md"))]
+EXAMPLES = sorted(ROOT.glob("examples/**/*.py"))
+#: What CONTRIBUTING.md permits of `formats`.
+MODULES = re.compile(r"formats\.(errors|devices\.(device|file)|eeprom\b.*|qcow2\b.*)$")
+EXPORTED = {"blobstore": {*blobstore.__all__, "__version__"}, "luks": set(luks.__all__)}
+
+
+def not_public(tree: ast.AST) -> list[str]:
+    """Return what a program takes of the packages and must not."""
+    used: list[str] = []
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                used += [alias.name for alias in names if "." in alias.name]
+            case ast.ImportFrom(module=str(module), names=names):
+                used += [f"{module}.{alias.name}" for alias in names]
+            case ast.Attribute(value=ast.Name(id="blobstore" | "luks" as package), attr=name):
+                used.append(f"{package}.{name}")
+    return [name for name in used if not is_public(name)]
+
+
+def is_public(name: str) -> bool:
+    """Say whether a dotted name is public, or does not belong to the packages."""
+    package, _, rest = name.partition(".")
+    if name.startswith("blobstore.vtpm"):
+        return name.removeprefix("blobstore.vtpm").removeprefix(".") in {
+            "",
+            *blobstore.vtpm.__all__,
+        }
+    if package == "formats":
+        return MODULES.match(name) is not None
+    return package not in EXPORTED or rest.split(".")[0] in EXPORTED[package]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_imports_public_names_only(page: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    assert [name for block in blocks for name in not_public(ast.parse(block))] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_names_public_names_only(page: Path) -> None:
+    named = re.findall(r"`((?:blobstore|luks|formats)\.[A-Za-z_][\w.]*)", page.read_text())
+    assert [name for name in named if not is_public(name.rstrip("."))] == []
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
+def test_an_example_imports_public_names_only(example: Path) -> None:
+    assert not_public(ast.parse(example.read_text())) == []
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "from blobstore.store.store import Store",
+        "import luks.payload.volume",
+        "from formats.frozen import Record",
+        "import luks\nluks.header",
+    ],
+)
+def test_what_is_internal_is_found(program: str) -> None:
+    assert len(not_public(ast.parse(program))) == 1
