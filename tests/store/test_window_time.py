@@ -92,6 +92,7 @@ def test_flushed_writes_do_not_start_a_thread_each(device: RecordingDevice) -> N
             time.sleep(0.002)  # in which a thread without a reason to wait would end
             threads.add(window._alarm.thread)  # type: ignore[attr-defined]
     assert len(threads) == 1
+    assert None not in threads
 
 
 class _ObservedEvent(threading.Event):
