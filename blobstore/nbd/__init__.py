@@ -6,7 +6,7 @@ protocol; this room has the sockets, the threads, and what a request does
 (``spec/nbd.md``, N11 and N19 to N30).
 
 Each connection has a thread, which carries out one request after the other: the answer
-is sent by whoever did the work, without handing over between threads. All connections
+is sent by the thread that did the work, without handing over between threads. All connections
 to an export share one device. So a flush on one makes durable what any of them wrote,
 and a window, of which a section has one, serves several clients (N24).
 

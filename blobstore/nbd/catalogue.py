@@ -54,7 +54,7 @@ class Catalogue:
         """Open an export, or share one that is open; the caller gives it to `release`.
 
         Raises:
-            DeviceBusyError: Its section has a window of someone else's.
+            DeviceBusyError: Its section has a window that this server did not open.
             StorageError: As `Source.open`.
         """
         with self._lock:
@@ -78,7 +78,7 @@ class Catalogue:
             shared.users -= 1
             if shared.users:
                 return
-            # First: whoever comes next opens it anew, also if closing fails.
+            # First, so that the next client opens it again, also if closing fails.
             del self._shared[shared.key]
             try:
                 shared.opened.close()

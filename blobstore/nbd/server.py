@@ -107,7 +107,7 @@ class NbdServer(Owned):
     def flush(self) -> None:
         """Make durable what clients have written until now; errors as `Window.flush`.
 
-        For whoever needs all exports at one moment, as before a snapshot; not to be called
+        For a caller that needs all exports at one moment, as before a snapshot; not to be called
         in a transaction of the store, for which clients wait.
         """
         self._owner.require()
