@@ -99,7 +99,7 @@ class StoreClient:
             timeout: Seconds that the owner may be silent; None waits as long as it takes.
 
         Raises:
-            DeviceError: Nobody listens there.
+            DeviceError: No process listens there.
         """
         self.path = Path(path)
         self._exchange = Exchange(self.path, timeout=timeout)

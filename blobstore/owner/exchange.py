@@ -30,7 +30,7 @@ class Answer(NamedTuple):
 
 
 class Exchange:
-    """One connection to an owner, made anew when it ended between two requests.
+    """One connection to an owner, made again when it ended between two requests.
 
     Several threads may use it; one request is on its way at a time.
 
@@ -46,7 +46,7 @@ class Exchange:
             timeout: Seconds that the owner may be silent; None waits as long as it takes.
 
         Raises:
-            DeviceError: Nobody listens there; `__cause__` has the OS error.
+            DeviceError: No process listens there; `__cause__` has the OS error.
         """
         self._path = path
         self._timeout = timeout

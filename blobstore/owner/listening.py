@@ -58,7 +58,7 @@ def listening(image: Path, path: Path | None = None) -> Iterator[socket.socket]:
 
 
 def _make_directory(directory: Path) -> None:
-    """Make the runtime directory, or see that nobody else can put sockets there."""
+    """Make the runtime directory, or see that no other user can put sockets there."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = directory.stat()

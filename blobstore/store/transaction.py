@@ -105,7 +105,7 @@ class Transaction(Owned):
     def require_generation(self, name: str, generation: int) -> None:
         """Make changes only if a section has been at this generation until now.
 
-        For whoever looked at it before: `SectionInfo.generation` says what it was.
+        For a caller that looked at it before: `SectionInfo.generation` says what it was.
 
         Raises:
             GenerationMismatchError: It is at another one.
@@ -115,7 +115,7 @@ class Transaction(Owned):
         if found != generation:
             raise GenerationMismatchError(
                 f"section {name!r} is at generation {found}, not {generation}",
-                hint="look at what it is now, and decide anew",
+                hint="look at what it is now, and decide again",
             )
 
     def put(self, name: str, data: ReadableBuffer) -> None:

@@ -19,6 +19,7 @@ from blobstore.owner import StoreClient, find_owner
 from blobstore.owner.finding import runtime_directory
 from formats.errors import DeviceBusyError, DeviceError
 from tests.support.cli import QUICK, succeeds
+from tests.support.foreign import run
 from tests.support.owners import OwnerProcess, owner_thread
 
 if TYPE_CHECKING:
@@ -65,6 +66,25 @@ def test_idle_clients_do_not_delay_the_end_o6(owner: OwnerProcess, number: signa
         assert owner.end(number)[0] == 0
         assert time.monotonic() - began < 20
         assert idle.recv(1) == b""
+
+
+def test_windows_are_block_devices_beside_the_store_n24_n27(
+    image: Path, runtime: Path, tmp_path: Path
+) -> None:
+    with blobstore.open(image) as store:
+        store.register("flash", 1 << 16, "window")
+    devices, content = tmp_path / "nbd.sock", random.Random(1).randbytes(1 << 16)
+    (tmp_path / "new").write_bytes(content)
+    owner = OwnerProcess(image, runtime, "--nbd", devices)
+    try:
+        run("nbdcopy", "--flush", tmp_path / "new", f"nbd+unix:///flash?socket={devices}")
+        assert owner.run("get", image, "flash").stdout == content
+        assert owner.run("put", image, "a", "-", stdin=b"blob").returncode == 0
+    finally:
+        assert owner.end()[0] == 0
+    assert not devices.exists()
+    with blobstore.open(image, read_only=True) as store:
+        assert (store.get("flash"), store.get("a")) == (content, b"blob")
 
 
 def test_verbs_find_the_owner_o41(owner: OwnerProcess, image: Path, tmp_path: Path) -> None:
