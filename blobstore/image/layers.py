@@ -140,8 +140,8 @@ class LayersLock:
             require_same_encryption,
         )
 
-        self._layers.file.lock()
         try:
+            self._layers.file.lock()
             self._layers.follow()
             require_closed(self._layers)
             require_same_encryption(self._layers)

@@ -15,12 +15,16 @@ if TYPE_CHECKING:
 
 def release(session: Session) -> None:
     """Give up the lock of the image; as `Store.release`."""
-    session.require_writable()
+    session.require_open()
+    if not session.released:
+        session.require_writable()
     lock = _require_lock(session)
-    session.require_no_windows()
-    close(session.container)
-    lock.release()
+    if not session.released:
+        session.require_no_windows()
+        close(session.container)
+    # Before the lock is gone: an interrupt between must not leave a store that writes without it.
     session.released = session.unlocked = True
+    lock.release()
 
 
 def take_over(
@@ -33,18 +37,19 @@ def take_over(
         require_pinned(session.container.directory, expect_digest, at_least_generation)
         return
     session.require_no_windows()
-    lock.acquire()
     try:
+        lock.acquire()
         container = follow_store(session.container)
         session.require_protection(container.header)
         require_pinned(container.directory, expect_digest, at_least_generation)
         if container.writable:
             recover(container)
+        session.use(container)
+        session.released = session.unlocked = False
     except BaseException:
+        session.released = session.unlocked = True
         lock.release()
         raise
-    session.use(container)
-    session.released = session.unlocked = False
 
 
 def _require_lock(session: Session) -> ImageLock:

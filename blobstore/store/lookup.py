@@ -21,12 +21,16 @@ if TYPE_CHECKING:
 
 
 class Lookup:
-    """Finds sections in an open container, unless a step left them in doubt."""
+    """Finds sections in an open container, unless a step left them in doubt.
 
-    def __init__(self, container: OpenContainer) -> None:
-        self._container = container
-        #: The open windows by the names of their sections.
-        self.windows: dict[str, Device] = {}
+    Attributes:
+        container: What it finds them in.
+        windows: The open windows by the names of their sections.
+    """
+
+    def __init__(self, container: OpenContainer, windows: dict[str, Device] | None = None) -> None:
+        self.container = container
+        self.windows: dict[str, Device] = {} if windows is None else windows
 
     def find(self, name: str, *, damaged: bool = False) -> Section:
         """Return a section; unless ``damaged``, only one that can be read.
@@ -42,9 +46,9 @@ class Lookup:
         if not isinstance(name, str):
             # Not "no such blob", which makes emulators manufacture new state.
             raise TypeError(f"a name is a str, not {type(name).__name__}")
-        directory = self._container.directory
+        directory = self.container.directory
         section = directory.sections.get(name)
-        writer = self._container.writer
+        writer = self.container.writer
         if writer.in_doubt and (section is None or name in writer.in_doubt):
             writer.require_sound()
         if section is None:
@@ -74,7 +78,7 @@ class Lookup:
         newest = self.find(name).newest
         if newest.version.state is State.UNWRITTEN:
             raise UnwrittenBlobError(f"section {name!r} was registered and never written")
-        return self._container.blobs.read(newest)
+        return self.container.blobs.read(newest)
 
     def previous_blob(self, name: str) -> bytes:
         """Return the blob before the newest, or what is left where damage took one copy.
@@ -89,7 +93,7 @@ class Lookup:
         if left.version.state is not State.LIVE or len(section.copies) == 1:
             raise NoPreviousBlobError(f"section {name!r} has no previous blob")
         try:
-            return self._container.blobs.read(left)
+            return self.container.blobs.read(left)
         except CorruptBlobError as error:
             raise NoPreviousBlobError(
                 f"the previous blob of section {name!r} does not verify either"
@@ -102,9 +106,9 @@ class Lookup:
             DamagedHeadError: Damage may hide others.
             PoisonedStoreError: A failed write leaves some in doubt.
         """
-        if self._container.writer.in_doubt:
-            self._container.writer.require_sound()
-        if not self._container.directory.complete:
+        if self.container.writer.in_doubt:
+            self.container.writer.require_sound()
+        if not self.container.directory.complete:
             raise self.damaged_head("it may hide sections")
 
     def _require_known(self, section: Section) -> None:
@@ -121,7 +125,7 @@ class Lookup:
         Raises:
             DamagedHeadError: It does, and that was not permitted.
         """
-        if not (self._container.directory.fresh or self._container.allow_damaged):
+        if not (self.container.directory.fresh or self.container.allow_damaged):
             raise self.damaged_head(f"nothing proves that {what} is the newest [C67]")
 
     def require_no_window(self, name: str) -> None:
@@ -135,4 +139,4 @@ class Lookup:
 
     def damaged_head(self, what: str) -> DamagedHeadError:
         """Return the error that the first damaged head leads to."""
-        return damaged_head(self._container.directory, what)
+        return damaged_head(self.container.directory, what)

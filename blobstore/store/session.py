@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from blobstore.image.image import Image, ImageLock
     from blobstore.store.transaction import Transaction
     from formats.container.model import ContainerHeader
+    from formats.devices.device import Device
 
 _log = LateLogger(__name__)
 
@@ -54,9 +55,8 @@ class Session:
     """The state of one `blobstore.Store`, which all its methods share.
 
     Attributes:
-        container: The open container; another one after a repair, when the image was taken
-            over, and whenever it is read again.
-        lookup: Finds the sections in it; knows the open windows.
+        lookup: Finds the sections in the open container; knows the open windows. Another
+            one after a repair, when the image was taken over, and whenever it is read again.
         lock: Guards all of this between threads, and refuses children of a fork (C64).
         image: What the container lies in, if it is known.
         image_lock: The lock that `Store.release` and `Store.take_over` deal with, if any.
@@ -99,9 +99,14 @@ class Session:
         self.transaction_block: Callable[[], object] = _no_block
         self._at_one_moment = False
 
-    def use(self, container: OpenContainer) -> None:
-        """Serve this container from now on; no window is open in it."""
-        self.container, self.lookup = container, Lookup(container)
+    @property
+    def container(self) -> OpenContainer:
+        """The open container: that of ``lookup``, so that they never differ (C63)."""
+        return self.lookup.container
+
+    def use(self, container: OpenContainer, windows: dict[str, Device] | None = None) -> None:
+        """Serve this container from now on; no windows are open but these."""
+        self.lookup = Lookup(container, windows)
 
     # ------------------------------------------------------ what methods ask
 
@@ -178,8 +183,7 @@ class Session:
         def attempt() -> tuple[OpenContainer, _Result]:
             known, windows = self.container, self.lookup.windows
             container = open_container(known.device, allow_damaged=known.allow_damaged)
-            self.use(container)
-            self.lookup.windows = windows
+            self.use(container, windows)
             return container, read()
 
         self._at_one_moment = True

@@ -667,6 +667,7 @@ class Store(Closing):
         Everything is recorded as durable and the image's lock is given up. The
         volume stays unlocked; what is read is what was there at this moment, or what
         another process made of it since (C66), and writing is refused until `take_over`.
+        Releasing again finishes what was interrupted.
 
         Raises:
             ValueError: The store was not opened by path for writing, or has open

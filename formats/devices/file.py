@@ -140,14 +140,14 @@ class FileDevice(Owned, Device):
                 be on a file that no other program can find. It is not held.
         """
         self._owner.require()
-        lock_image(self._fd, self._name, exclusive=self._alone)
-        self._locked = True
         try:
+            lock_image(self._fd, self._name, exclusive=self._alone)
+            self._locked = True
             self.require_name()
+            self.measure()
         except BaseException:
             self.unlock()
             raise
-        self.measure()
 
     def has_name(self) -> bool:
         """Say whether the path still names this very file.

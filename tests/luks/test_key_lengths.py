@@ -169,6 +169,9 @@ def test_l65_unbound_keys_have_a_length_of_their_own(tmp_path: Path) -> None:
     with luks.edit(image) as header:
         for size in (1, 40, 512):
             header.add_keyslot(PASSPHRASE, kdf=PBKDF2, unbound_key=bytes(size))
+        for size in (0, 513):
+            with pytest.raises(ValueError, match="1 to 512 bytes"):
+                header.add_keyslot(PASSPHRASE, kdf=PBKDF2, unbound_key=bytes(size))
         header.unlock(OTHER)
         header.add_keyslot(b"third", kdf=PBKDF2)
     assert [slot.key_size for slot in luks.load_header(image).keyslots.values()] == [

@@ -239,6 +239,16 @@ def test_copies_in_the_wrong_order() -> None:
     assert_is(forged, FIRST | {"a": CORRUPT} | damage_elsewhere(forged))
 
 
+def test_of_copies_that_count_equally_copy_0_is_the_newest() -> None:
+    """C42: no writer leaves two such, and every reader answers alike."""
+    forged = sample()
+    newest, older = copies(forged, "a")
+    older.state, older.generation, older.members = LIVE, newest.generation, newest.members
+    older.blob = b"other"
+    forged.attest()
+    assert_is(forged, FIRST)
+
+
 @with_or_without_damage
 @pytest.mark.parametrize(
     "fields", [{"type": "x"}, {"maximum": 601}, {"kind": 1}, {"maximum": 5000}, {"copies": 1}]

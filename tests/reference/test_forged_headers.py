@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from blobstore.container.scan import scan
+from blobstore.errors import CorruptStoreError
+from formats.devices.device import MemoryDevice
 from tests.reference.headers import BLOCK_SIZES, HMAC_SHA256, SHA256
 from tests.reference.samples import (
     CORRUPT_STORE,
@@ -17,6 +20,7 @@ from tests.reference.samples import (
     assert_is,
     sample,
 )
+from tests.support.stores import image
 
 if TYPE_CHECKING:
     from tests.reference.forge import Forged
@@ -164,6 +168,32 @@ def test_the_newer_copy_is_the_header(copy: int) -> None:
     assert_is(forged, FIRST | {"a": "corrupt"})
     change(forged, copy, damaged=True)
     assert_is(forged, FIRST)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"store_id": bytes(16)},
+        {"total": 2048},
+        {"durable": 3, "sequence": 0},
+        {"compatible": 1},
+    ],
+)
+def test_copies_that_contradict_each_other_are_named_by_their_place(fields: dict[str, Any]) -> None:
+    """C40: a message says what and where."""
+    forged = sample()
+    change(forged, 1, **fields)
+    with pytest.raises(CorruptStoreError, match="C40") as caught:
+        scan(MemoryDevice(forged.encode()))
+    assert caught.value.offset == 0
+
+
+def test_a_container_of_nothing_but_its_headers() -> None:
+    """C2: two blocks are enough, and both copies count."""
+    found = scan(MemoryDevice(image()))
+    assert found.total == 1024
+    assert None not in found.copies
+    assert not found.items
 
 
 # --- The search for the second copy (C40) ------------------------------------------------------
