@@ -70,7 +70,6 @@ class Session:
         closed: Whether the store was closed.
     """
 
-    container: OpenContainer
     lookup: Lookup
 
     def __init__(
