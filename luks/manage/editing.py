@@ -8,6 +8,9 @@
 Nothing is written before the block ends, and nothing if it ends with an error. A
 crash leaves the old header or the new one, with a passphrase that opens; key
 material that it leaks is erased by the next commit (L10 to L12, L91, L92).
+
+Most of its lines document `HeaderEdit`, which users see; what each change does to a header
+is in `luks.manage.changes`.
 """
 
 from __future__ import annotations
