@@ -29,7 +29,7 @@ def public_names(
     The public names of a package are those that its ``__init__`` imports for type
     checkers, one on a line, with an alias: ``from luks.model import Area as Area``. The
     source is what is read, so that no name has to be said twice; a module is
-    imported when the first of its names is used.
+    imported when the first of its names is used (spec/decisions/0031).
 
     Args:
         package: Name of the package.
