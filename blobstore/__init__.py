@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from blobstore.errors import CorruptBlobError as CorruptBlobError
     from blobstore.errors import CorruptStoreError as CorruptStoreError
     from blobstore.errors import DamagedHeadError as DamagedHeadError
+    from blobstore.errors import GenerationMismatchError as GenerationMismatchError
     from blobstore.errors import ImageExistsError as ImageExistsError
     from blobstore.errors import ManifestError as ManifestError
     from blobstore.errors import NoPreviousBlobError as NoPreviousBlobError
@@ -103,6 +104,10 @@ if TYPE_CHECKING:
     from blobstore.manifests.tables import UnitTable as UnitTable
     from blobstore.manifests.unpack import Unpacked as Unpacked
     from blobstore.manifests.unpack import unpack as unpack
+    from blobstore.nbd.exports import NbdDevice as NbdDevice
+    from blobstore.nbd.exports import NbdSections as NbdSections
+    from blobstore.nbd.server import NbdServer as NbdServer
+    from blobstore.nbd.sockets import parse_nbd_address as parse_nbd_address
     from blobstore.opening import create as create
     from blobstore.opening import open as open  # noqa: A004
     from blobstore.store.description import SectionInfo as SectionInfo

@@ -17,7 +17,8 @@
     ├── NoPreviousBlobError          74   there is nothing to go back to
     ├── PinMismatchError             75   not the state that its user expects
     ├── StateAuthenticationError     76   encrypted device state does not verify
-    └── StoreBusyError               77   it changes too fast to be read without the lock
+    ├── StoreBusyError               77   it changes too fast to be read without the lock
+    └── GenerationMismatchError      78   the section was changed since it was looked at
 
 An emulator may make new state for a device only on `BlobNotFoundError` (after
 which it registers) and `UnwrittenBlobError`. Nothing else means absence.
@@ -158,6 +159,12 @@ class StoreBusyError(StoreError):
     """The store changed again and again while it was read, or copied, without the lock."""
 
     exit_code = 77
+
+
+class GenerationMismatchError(StoreError):
+    """The section is not at the generation that a change was to be made from."""
+
+    exit_code = 78
 
 
 class ManifestError(StoreError):

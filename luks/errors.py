@@ -103,7 +103,7 @@ class NoKeyslotMatchError(UnlockError):
 
     def __init__(self, message: str, *, tried: Mapping[int, str], hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
-        self.tried = dict(tried)
+        self.tried: dict[int, str] = dict(tried)
 
 
 class SecretRequiredError(UnlockError):

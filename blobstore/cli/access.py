@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from blobstore.cli.types import Command
+    from blobstore.owner import AnyStore
 
 __all__ = [
     "PATH",
@@ -30,6 +32,7 @@ __all__ = [
     "damaged_option",
     "new_access_options",
     "other_access_options",
+    "shared_access_options",
     "snapshot_key",
 ]
 
@@ -45,6 +48,7 @@ class Access(NamedTuple):
     at_least_generation: int
     lock: bool
     snapshot: str | blobstore.SnapshotKey | None
+    direct: bool = False
     borrowed_key: bool = False  # of another image: for this one only if it needs a key
 
     def beside(self, other: OtherAccess) -> tuple[Access, Access]:
@@ -130,6 +134,23 @@ class Access(NamedTuple):
                 snapshot=self.snapshot,
             )
 
+    def open_shared(
+        self, image: Path, *, read_only: bool = True, allow_damaged: bool = False
+    ) -> AnyStore:
+        """Return the store of the process that owns an image; if none does, open it here."""
+        asks = not self.direct and self.lock and self.snapshot is None and not allow_damaged
+        if asks and _may_have_owner(image):
+            from blobstore import owner  # noqa: PLC0415  few images have one
+
+            client = owner.find_owner(
+                image,
+                expect_digest=self.expect_digest,
+                at_least_generation=self.at_least_generation,
+            )
+            if client is not None:
+                return client
+        return self.open(image, read_only=read_only, allow_damaged=allow_damaged)
+
     def check_stdin(self, *, has_data: bool) -> None:
         """Refuse a stdin that is to give both the data and the key."""
         if has_data and self.key.is_stdin:
@@ -142,6 +163,22 @@ class Access(NamedTuple):
         with blobstore.luks_place(image, self.header) as place:
             stale = luks.load_header(place).stale_copy
         return None if stale is None else ("primary", "secondary")[stale]
+
+
+def _may_have_owner(image: Path) -> bool:
+    """Say whether something has the name of the entry that an owner makes (O2, O3).
+
+    What asks owners is imported only then: most images have none.
+    """
+    try:
+        found = image.stat()
+    except OSError:
+        return False
+    entry = f"{found.st_dev}-{found.st_ino}.sock"
+    chosen = os.environ.get("BLOBSTORE_RUNTIME_DIR")
+    places = [chosen] if chosen else ["/run", os.environ.get("XDG_RUNTIME_DIR") or "/run"]
+    within = "" if chosen else "blobstore/"
+    return any(os.path.lexists(f"{place}/{within}{entry}") for place in places)
 
 
 class NewAccess(NamedTuple):
@@ -219,53 +256,60 @@ def _new_access(*, key: KeySource, header: Path | None, no_encryption: bool = Fa
     return NewAccess(key, header, encrypted=not no_encryption)
 
 
-_ACCESS: Final = Group(
-    _access,
-    {
-        "key": key_group(),
-        "header": option(
-            "--header", type=PATH, metavar="FILE", help="The image's detached LUKS header."
-        ),
-        "volume_key_file": VOLUME_KEY,
-        "allow_unprotected": option(
-            "--allow-unprotected",
-            is_flag=True,
-            help="Accept an image that is less protected than it should be.",
-        ),
-        "expect_digest": option(
-            "--expect-digest",
-            type=DigestType(),
-            metavar="DIGEST",
-            help="Refuse an image in any other state than this one, as info shows it.",
-        ),
-        "at_least_generation": option(
-            "--at-least-generation",
-            type=click.IntRange(min=0),
-            default=0,
-            metavar="N",
-            help="Refuse an image that has not reached this generation.",
-        ),
-        "no_lock": option(
-            "--no-lock",
-            is_flag=True,
-            help="Read an image that others use, whatever they are just writing.",
-        ),
-        "snapshot_name": option(
-            "--snapshot-name", metavar="NAME", help="Read the one with this name."
-        ),
-        "snapshot_id": option("--snapshot-id", metavar="ID", help="Read the one with this ID."),
-        "snapshot": option(
-            "--snapshot",
-            metavar="SNAPSHOT",
-            help="Read this internal snapshot of a qcow2 image: its name or ID.",
-        ),
-    },
-)
+_OPTIONS: Final[dict[str, Option | Group]] = {
+    "key": key_group(),
+    "header": option(
+        "--header", type=PATH, metavar="FILE", help="The image's detached LUKS header."
+    ),
+    "volume_key_file": VOLUME_KEY,
+    "allow_unprotected": option(
+        "--allow-unprotected",
+        is_flag=True,
+        help="Accept an image that is less protected than it should be.",
+    ),
+    "expect_digest": option(
+        "--expect-digest",
+        type=DigestType(),
+        metavar="DIGEST",
+        help="Refuse an image in any other state than this one, as info shows it.",
+    ),
+    "at_least_generation": option(
+        "--at-least-generation",
+        type=click.IntRange(min=0),
+        default=0,
+        metavar="N",
+        help="Refuse an image that has not reached this generation.",
+    ),
+    "no_lock": option(
+        "--no-lock",
+        is_flag=True,
+        help="Read an image that others use, whatever they are just writing.",
+    ),
+    "snapshot_name": option("--snapshot-name", metavar="NAME", help="Read the one with this name."),
+    "snapshot_id": option("--snapshot-id", metavar="ID", help="Read the one with this ID."),
+    "snapshot": option(
+        "--snapshot",
+        metavar="SNAPSHOT",
+        help="Read this internal snapshot of a qcow2 image: its name or ID.",
+    ),
+}
+_DIRECT: Final[dict[str, Option | Group]] = {
+    "direct": option(
+        "--direct",
+        is_flag=True,
+        help="Open IMAGE itself, and do not ask the process that owns it.",
+    ),
+}
 
 
 def access_options(function: Command) -> Command:
     """Add the options that say how an image is reached; the function gets ``access``."""
-    return object_option(taking("access", _ACCESS)(function))
+    return object_option(taking("access", Group(_access, _OPTIONS))(function))
+
+
+def shared_access_options(function: Command) -> Command:
+    """Add those of verbs that an owner serves, too: they use `Access.open_shared`."""
+    return object_option(taking("access", Group(_access, _OPTIONS | _DIRECT))(function))
 
 
 def new_access_options(function: Command) -> Command:

@@ -40,6 +40,7 @@ VERBS: Final = {
     "diff": "Compare two images section by section.",
     "import": "Store the state that swtpm, OVMF or QEMU keep in files.",
     "export": "Write such files.",
+    "serve": "Own an image, and serve its store on a socket.",
     "vtpm": "Be a TPM whose state is in an image, in swtpm's place.",
     "key": "Manage passphrases: add, change, remove, list, test, export, destroy.",
     "token": "Manage LUKS2 tokens, which say where passphrases are.",
@@ -77,7 +78,8 @@ Exit codes:
   69  image exists             70  section is another   71  manifest unusable
   72  output exists            73  section exists       74  no previous blob
   75  not the pinned state     76  wrong key of TPM state, or damage
-  77  store too busy          130  interrupted
+  77  store too busy           78  changed since it was looked at
+ 130  interrupted
  141  the reader of a pipe that stdout is went away
 """
 

@@ -98,7 +98,7 @@ class UnfinishedImage:
         """Begin with the layers, and what closes them."""
         self.layers = layers
         self._resources = resources
-        self.is_handed_over = False
+        self.is_handed_over: bool = False
 
     def hand_over(self) -> ExitStack:
         """Return what closes the layers: the caller's, if `new_image` ends well."""

@@ -70,6 +70,8 @@ class Session:
         closed: Whether the store was closed.
     """
 
+    lookup: Lookup
+
     def __init__(
         self,
         container: OpenContainer,
@@ -82,7 +84,7 @@ class Session:
         require_protection: Callable[[ContainerHeader], None],
         resources: ExitStack,
     ) -> None:
-        self.lock = OwnedLock(Owner("the store"))
+        self.lock: OwnedLock = OwnedLock(Owner("the store"))
         self.use(container)
         self.image = image
         self.image_lock = image_lock
@@ -91,7 +93,7 @@ class Session:
         self.unlocked = unlocked
         self.require_protection = require_protection
         self.resources = resources
-        self.closed = False
+        self.closed: bool = False
         self.transaction: Transaction | None = None
         self.transaction_block: Callable[[], object] = _no_block
         self._at_one_moment = False

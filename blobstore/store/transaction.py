@@ -13,6 +13,7 @@ from blobstore.container.headers import write_durable
 from blobstore.errors import (
     BlobNotFoundError,
     BlobTooLargeError,
+    GenerationMismatchError,
     NoSpaceError,
     SectionExistsError,
     SectionMismatchError,
@@ -74,6 +75,9 @@ class Transaction(Owned):
 
     Nothing is written before the end of its ``with`` block. Puts alone are one
     write and one flush. What its methods raise, and mean, is as in `Store`.
+
+    Attributes:
+        generation: Of its commit; None until there is one, or if nothing changed.
     """
 
     def __init__(self, container: OpenContainer, lookup: Lookup) -> None:
@@ -84,6 +88,7 @@ class Transaction(Owned):
         self._named: dict[str, _Draft] = {}
         self._gone: set[str] = set()
         self._ended = False
+        self.generation: int | None = None
         self._owner = Owner("the transaction")
 
     # ---------------------------------------------------------- changes
@@ -96,6 +101,22 @@ class Transaction(Owned):
         if draft.section is None or draft.section.newest.version.state is State.UNWRITTEN:
             raise UnwrittenBlobError(f"section {name!r} was registered and never written")
         return self._container.blobs.read(draft.section.newest)
+
+    def require_generation(self, name: str, generation: int) -> None:
+        """Make changes only if a section has been at this generation until now.
+
+        For a caller that looked at it before: `SectionInfo.generation` says what it was.
+
+        Raises:
+            GenerationMismatchError: It is at another one.
+        """
+        section = self._find(name).section
+        found = None if section is None else section.newest.version.generation
+        if found != generation:
+            raise GenerationMismatchError(
+                f"section {name!r} is at generation {found}, not {generation}",
+                hint="look at what it is now, and decide again",
+            )
 
     def put(self, name: str, data: ReadableBuffer) -> None:
         """Replace the blob of a section; ``data`` is copied."""
@@ -218,6 +239,7 @@ class Transaction(Owned):
                 for draft, section, (state, blob) in zip(drafts, sections, contents, strict=True)
             ],
         )
+        self.generation = self._container.directory.generation
         if any(draft.deleted or draft.needs_extent for draft in drafts):
             # Until D says so, the commit is in doubt and might need what it replaced.
             write_durable(self._container)

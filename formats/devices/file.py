@@ -2,7 +2,8 @@
 
 Reads and writes are positional, flushes reach the medium, and an open image is locked
 against QEMU and against other processes of this project (`formats.devices.locks`). New
-files are made by `formats.devices.new_file`.
+files are made by `formats.devices.new_file`. It is one class that shares a descriptor and
+its lock, which is why the module is longer than most.
 """
 
 from __future__ import annotations

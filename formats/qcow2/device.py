@@ -1,4 +1,8 @@
-"""The disk in a qcow2 image, as a BlockDevice."""
+"""The disk in a qcow2 image, as a BlockDevice.
+
+It is one class around one set of tables and one lock, which is why the module is longer
+than most; what it asks of them is in modules of its own.
+"""
 
 from __future__ import annotations
 

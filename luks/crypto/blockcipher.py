@@ -142,7 +142,7 @@ class CryptographyCipher:
         kind = _from_cryptography(cipher, len(key))
         if kind is None:
             raise ValueError(f"{cipher} cannot have a key of {len(key)} bytes")
-        self.block_size = block_size(cipher)
+        self.block_size: int = block_size(cipher)
         self._algorithm = kind(memoryview(key))
         self._ecb = _ecb(self._algorithm)  # the key is read when a context is made
 

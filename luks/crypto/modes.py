@@ -60,7 +60,7 @@ class Cbc:
 
     def __init__(self, blocks: BlockCipher) -> None:
         self._blocks = blocks
-        self.iv_size = blocks.block_size
+        self.iv_size: int = blocks.block_size
 
     def encrypt(self, ivs: bytes, data: bytes, sector_size: int) -> bytes:
         # One chain runs through all sectors; at the start of each, the influence of
@@ -91,7 +91,7 @@ class Ctr:
 
     def __init__(self, blocks: BlockCipher) -> None:
         self._blocks = blocks
-        self.iv_size = blocks.block_size
+        self.iv_size: int = blocks.block_size
 
     def encrypt(self, ivs: bytes, data: bytes, sector_size: int) -> bytes:
         size = self.iv_size

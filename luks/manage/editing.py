@@ -8,6 +8,9 @@
 Nothing is written before the block ends, and nothing if it ends with an error. A
 crash leaves the old header or the new one, with a passphrase that opens; key
 material that it leaks is erased by the next commit (L10 to L12, L91, L92).
+
+Most of its lines document `HeaderEdit`, which users see; what each change does to a header
+is in `luks.manage.changes`.
 """
 
 from __future__ import annotations
@@ -103,7 +106,7 @@ class HeaderEdit:
         self._material: dict[int, bytes] = {}
         self._key: VolumeKey | None = None
         self._written: Header | None = None  # by a commit of which the outcome is in doubt
-        self.header = self._old
+        self.header: Header = self._old
 
     def unlock(self, secret: bytes | Secret | VolumeKey, *, keyslot: int | None = None) -> int:
         """Find the volume key, so that keyslots can be added.

@@ -151,7 +151,7 @@ class Volume(Owned, Device):
         if sizes and len(key.key) not in sizes:
             raise ArgumentError(f"a key of {len(key.key)} bytes is not of this header [L65]")
         self.header = header
-        self.keyslot = key.keyslot
+        self.keyslot: int | None = key.keyslot
         self.read_only = read_only
         self._key = key.key
         self._owned = owned

@@ -189,6 +189,8 @@ COMMANDS: list[Command] = [
     (0, "vtpm image --print-states K"),
     (20, "vtpm image --flags startup-clear --server type=unixio,fd=0 K"),
     (51, "vtpm foreign --flags startup-clear --port 1 K"),
+    (20, "serve image --socket missing/socket K"),
+    (51, "serve foreign K"),
     (32, "check image"),
     (32, "snapshot list image"),
     (0, "measure image --luks"),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("blobstore", "blobstore.vtpm", "luks")
+PACKAGES = ("blobstore", "blobstore.owner", "blobstore.vtpm", "luks")
 
 
 @pytest.fixture(params=PACKAGES)

@@ -211,7 +211,7 @@ def daemon(path: Path) -> None:
             break
 
 
-@row("fork while a store is open; the parent goes on")
+@row("fork while a store is open; the parent continues")
 def parent_goes_on(path: Path) -> None:
     store = blobstore.open(path, SECRET)
     child = os.fork()
@@ -227,7 +227,7 @@ def parent_goes_on(path: Path) -> None:
         os.waitpid(child, 0)
 
 
-@row("the child uses what was opened before the fork")
+@row("the child uses an object opened before the fork")
 def child_uses(path: Path) -> None:
     with blobstore.open(path, SECRET) as store:
         held, end = threading.Event(), threading.Event()
@@ -329,7 +329,7 @@ def unlocked_reader(path: Path) -> None:
             assert reader.get("a") == b"9"
 
 
-@row("the image changes hands: `release`, then `take_over` elsewhere")
+@row("the image is handed over: `release`, then `take_over` elsewhere")
 def handed_over(path: Path) -> None:
     """`tests/store/test_handover.py` has the cases."""
     with blobstore.open(path, SECRET) as old:

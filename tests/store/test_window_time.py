@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
@@ -81,6 +82,17 @@ def test_the_thread_commits_and_ends(device: RecordingDevice) -> None:
             thread.join(60)
         assert store.get("w")[:3] == text
         assert window._alarm.thread is None  # type: ignore[attr-defined]
+
+
+def test_flushed_writes_do_not_start_a_thread_each(device: RecordingDevice) -> None:
+    with open_store(device) as store, store.window("w", idle=60, longest=60) as window:
+        threads = set()
+        for number in range(30):
+            window.write(number, b"x", fua=True)
+            time.sleep(0.002)  # in which a thread without a reason to wait would end
+            threads.add(window._alarm.thread)  # type: ignore[attr-defined]
+    assert len(threads) == 1
+    assert None not in threads
 
 
 class _ObservedEvent(threading.Event):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from blobstore.cli.access import PATH, Access, access_options, damaged_option
+from blobstore.cli.access import PATH, Access, damaged_option, shared_access_options
 from blobstore.cli.output import check_other, write_blob
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     "--previous", is_flag=True, help="Read the blob before the newest, or what damage left."
 )
 @damaged_option
-@access_options
+@shared_access_options
 def command(
     *,
     access: Access,
@@ -45,6 +45,6 @@ def command(
         raise click.UsageError("a blob is binary: name a file with -o, or -o - for the terminal")
     if output is not None:
         check_other(output, image, access.header)
-    with access.open(image, allow_damaged=allow_damaged) as store:
+    with access.open_shared(image, allow_damaged=allow_damaged) as store:
         blob = store.get(name, previous=previous)
     write_blob(output, blob, force=force)

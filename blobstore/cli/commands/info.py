@@ -8,47 +8,75 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import blobstore
-from blobstore.cli.access import PATH, Access, access_options
+from blobstore.cli.access import PATH, Access, shared_access_options
 from blobstore.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from blobstore import Image, Region
+    from blobstore import Image, Region, StoreInfo
+    from blobstore.owner import AnyStore
 
 
 @click.command("info")
 @click.argument("image", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@access_options
+@shared_access_options
 def command(*, access: Access, image: Path, as_json: bool) -> None:
-    """Show what IMAGE is and what each byte of it is for."""
-    with access.open(image) as store:
-        info, opened = store.info(), store.image
+    """Show what IMAGE is and what each byte of it is for.
+
+    Of an image that has an owner, what that one says of the store.
+    """
+    with access.open_shared(image) as store:
+        container = _describe_container(store.info())
+        if not isinstance(store, blobstore.Store):
+            of_owner = {"image": {"path": str(image)}, "owner": _describe_owner(store)}
+            _print(of_owner | {"container": container}, as_json=as_json)
+            return
+        opened = store.image
         assert opened is not None, "stores opened by path have an image"
         regions = opened.regions(store.regions())
     header_regions = opened.header_regions()
     described: dict[str, Any] = {
         "image": _describe_image(opened),
         "luks": _describe_luks(opened),
-        "container": asdict(info)
-        | {"complete": info.complete, "digest": str(info.digest) if info.digest else None},
+        "container": container,
     }
     if as_json:
         described["regions"] = [asdict(region) for region in regions]
         described["header_regions"] = [asdict(region) for region in header_regions]
+    _print(described, as_json=as_json)
+    if as_json:
+        return
+    if header_regions:
+        click.echo(f"\nregions of {opened.header_path or 'the LUKS header'}:")
+        _print_regions(header_regions)
+    click.echo(f"\nregions of {opened.path}{'' if opened.format == 'raw' else ', of its disk'}:")
+    _print_regions(regions)
+
+
+def _print(described: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
         print_json(described)
         return
     for title, values in described.items():
         if values:
             click.echo(f"{title}:")
             print_table([(f"  {key.replace('_', ' ')}", _text(v)) for key, v in values.items()])
-    if header_regions:
-        click.echo(f"\nregions of {opened.header_path or 'the LUKS header'}:")
-        _print_regions(header_regions)
-    click.echo(f"\nregions of {opened.path}{'' if opened.format == 'raw' else ', of its disk'}:")
-    _print_regions(regions)
+
+
+def _describe_container(info: StoreInfo) -> dict[str, Any]:
+    digest = str(info.digest) if info.digest else None
+    return asdict(info) | {"complete": info.complete, "digest": digest}
+
+
+def _describe_owner(client: AnyStore) -> dict[str, Any]:
+    from blobstore import owner  # noqa: PLC0415  few images have one
+
+    assert isinstance(client, owner.StoreClient), "a store is opened here, or an owner's"
+    process, user, _ = client.owner or (None, None, None)
+    return {"process": process, "user": user, "socket": str(client.path)}
 
 
 def _describe_image(image: Image) -> dict[str, Any]:

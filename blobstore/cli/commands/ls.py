@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from blobstore.cli.access import PATH, Access, access_options
+from blobstore.cli.access import PATH, Access, shared_access_options
 from blobstore.cli.output import print_json, print_table, sections_hidden
 
 if TYPE_CHECKING:
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 @click.command("ls")
 @click.argument("image", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@access_options
+@shared_access_options
 def command(*, access: Access, image: Path, as_json: bool) -> None:
     """List the sections of IMAGE: size, worst case, generation, kind, name.
 
     What damage leaves without a name is listed too (in JSON with null as its name), and
     the exit code is 66 where sections may be missing.
     """
-    with access.open(image) as store:
+    with access.open_shared(image) as store:
         sections = store.sections(allow_damaged=True)
         info = store.info()
     if as_json:

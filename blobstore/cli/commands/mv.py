@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from blobstore.cli.access import PATH, Access, access_options
+from blobstore.cli.access import PATH, Access, shared_access_options
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 @click.argument("image", type=PATH)
 @click.argument("name")
 @click.argument("new")
-@access_options
+@shared_access_options
 def command(*, access: Access, image: Path, name: str, new: str) -> None:
     """Rename the section NAME of IMAGE to NEW."""
-    with access.open(image, read_only=False) as store:
+    with access.open_shared(image, read_only=False) as store:
         store.rename(name, new)

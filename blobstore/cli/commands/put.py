@@ -6,7 +6,7 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from blobstore.cli.access import PATH, Access, access_options
+from blobstore.cli.access import PATH, Access, shared_access_options
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 @click.argument("image", type=PATH)
 @click.argument("name")
 @click.argument("file", type=click.File("rb"))
-@access_options
+@shared_access_options
 def command(*, access: Access, image: Path, name: str, file: IO[bytes]) -> None:
     """Replace the blob NAME of IMAGE by FILE, or by stdin if FILE is -."""
     access.check_stdin(has_data=file.name == "<stdin>")
     blob = file.read()
-    with access.open(image, read_only=False) as store:
+    with access.open_shared(image, read_only=False) as store:
         store.put(name, blob)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from blobstore.cli.access import PATH, Access, access_options
+from blobstore.cli.access import PATH, Access, shared_access_options
 from blobstore.cli.types import SizeType
 
 if TYPE_CHECKING:
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 @click.argument("image", type=PATH)
 @click.argument("name")
 @click.argument("size", type=SizeType())
-@access_options
+@shared_access_options
 def command(*, access: Access, image: Path, name: str, size: int) -> None:
     """Change the worst-case size of the section NAME of IMAGE.
 
     SIZE is in bytes, or with KiB, MiB or GiB after it. The image grows if it
     must and can.
     """
-    with access.open(image, read_only=False) as store:
+    with access.open_shared(image, read_only=False) as store:
         store.resize(name, size)

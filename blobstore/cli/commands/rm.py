@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from blobstore.cli.access import PATH, Access, access_options
+from blobstore.cli.access import PATH, Access, shared_access_options
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 @click.command("rm")
 @click.argument("image", type=PATH)
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
-@access_options
+@shared_access_options
 def command(*, access: Access, image: Path, names: tuple[str, ...]) -> None:
     """Delete the sections NAME... of IMAGE and their blobs, all of them or none."""
-    with access.open(image, read_only=False) as store, store.transaction() as changes:
+    with access.open_shared(image, read_only=False) as store, store.transaction() as changes:
         for name in names:
             changes.delete(name)

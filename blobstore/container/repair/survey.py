@@ -55,12 +55,14 @@ class Survey:
     def __init__(self, scan: Scan) -> None:
         """Sort the items of a scan."""
         self._scan = scan
-        self.copies = [
+        self.copies: list[Copy] = [
             Copy(offset, item.identity, item.version, item.length, item.frame)
             for offset, item in scan.items
             if isinstance(item, Record)
         ]
-        self.free = {offset: item for offset, item in scan.items if isinstance(item, Free)}
+        self.free: dict[int, Free] = {
+            offset: item for offset, item in scan.items if isinstance(item, Free)
+        }
         self.gaps: list[tuple[int, int]] = []
         for offset, item in scan.items:
             if isinstance(item, Record | Free):
@@ -74,7 +76,7 @@ class Survey:
         self._find_lost()
         durable = max(copy.durable_generation for copy in scan.attesting if copy)
         self._bound = max([durable, *(free.generation for free in self.free.values())])
-        self.generation = max([self._bound, *(c.version.generation for c in self.copies)])
+        self.generation: int = max([self._bound, *(c.version.generation for c in self.copies)])
 
     def is_damaged(self) -> bool:
         """Say whether any head is."""

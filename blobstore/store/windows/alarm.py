@@ -91,7 +91,10 @@ class Alarm:
         self.thread = thread  # not before: one that never started would be waited for
 
     def _run(self) -> None:
-        # What is touched meanwhile is due later than what was, so it never has
-        # to be woken early but to stop.
-        while (left := self.poll()) is not None:
+        # Nothing is due before that, and most writes are flushed sooner: a thread that
+        # looked at once would end at once, and each write start another. What is touched
+        # meanwhile is due later than what was, so it never has to be woken but to stop.
+        left: float | None = min(self._idle, self._longest)
+        while left is not None:
             self._stopped.wait(min(left, threading.TIMEOUT_MAX))
+            left = self.poll()

@@ -1,0 +1,214 @@
+"""The server: a socket, and a thread for each client (N22, N28 to N30)."""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+
+from blobstore.nbd.catalogue import Catalogue
+from blobstore.nbd.connection import HANDSHAKE_TIME, STALL_TIME, Connection
+from blobstore.nbd.sockets import listen, peer, require_loopback
+from formats.logs import LateLogger
+from formats.process import Owned, Owner
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from blobstore.nbd.exports import Source
+    from blobstore.nbd.sockets import Address
+
+_log = LateLogger(__name__)
+
+#: Most clients at once (N29).
+MOST_CONNECTIONS: Final = 64
+#: Seconds to wait after a connection that could not be accepted.
+_PAUSE: Final = 0.1
+#: Seconds that clients have to take their last answers when the server stops.
+_LAST_ANSWERS: Final = 5.0
+
+
+class NbdServer(Owned):
+    """Exports sections and devices by NBD, from `start` to `stop`.
+
+        with blobstore.open("machine.img", secret) as store:
+            with NbdServer(Path("nbd.sock"), NbdSections(store)):
+                ...
+
+    The store may be used meanwhile, but for the windows that clients have open. It belongs
+    to the process that made it; in a child of that, `stop` does nothing.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        *sources: Source,
+        most_connections: int = MOST_CONNECTIONS,
+        handshake_time: float = HANDSHAKE_TIME,
+        stall_time: float = STALL_TIME,
+    ) -> None:
+        """Be ready to start.
+
+        Args:
+            address: Path of a Unix socket, or host and port of TCP at a loopback
+                address; port 0 means any.
+            sources: What to export; where two have one name, the first one's counts.
+            most_connections: Clients at once; others are turned away.
+            handshake_time: Seconds that a client may take to choose an export.
+            stall_time: Seconds that half a request, or an answer, may wait for it.
+
+        Raises:
+            ArgumentError: The address can be reached from other machines.
+        """
+        if not isinstance(address, Path):
+            require_loopback(address)
+        self._address = address
+        self._catalogue = Catalogue(sources)
+        self._most = most_connections
+        self._times = handshake_time, stall_time
+        self._owner = Owner("the NBD server")
+        self._lock = threading.Lock()
+        self._clients: dict[socket.socket, threading.Thread] = {}
+        self._listening: socket.socket | None = None
+        self._acceptor: threading.Thread | None = None
+        self._wake: socket.socket | None = None
+
+    @property
+    def address(self) -> Address:
+        """Where it listens; with the real port, once it was started."""
+        if self._listening is None or isinstance(self._address, Path):
+            return self._address
+        host, port = self._listening.getsockname()[:2]
+        return host, port
+
+    def start(self) -> None:
+        """Listen, and return: clients are served by threads of their own.
+
+        Raises:
+            DeviceBusyError: A process listens there.
+            DeviceError: It is not possible to listen there.
+            ValueError: It was started before.
+        """
+        if self._acceptor is not None:
+            raise ValueError("an NBD server is started once")
+        listening = listen(self._address)
+        listening.setblocking(False)
+        self._wake, stopped = socket.socketpair()
+        self._listening = listening
+        self._acceptor = threading.Thread(
+            target=self._accept, args=(listening, stopped), name="blobstore nbd", daemon=True
+        )
+        self._acceptor.start()
+
+    def flush(self) -> None:
+        """Make durable what clients have written until now; errors as `Window.flush`.
+
+        For a caller that needs all exports at one moment, as before a snapshot; not to be called
+        in a transaction of the store, for which clients wait.
+        """
+        self._owner.require()
+        self._catalogue.flush()
+
+    def stop(self) -> None:
+        """End all connections after the requests in progress, and close what they used.
+
+        What clients wrote is committed. A client that does not take its answer is not
+        waited for longer than five seconds. Twice is fine.
+        """
+        if self._owner.is_other or self._wake is None or self._acceptor is None:
+            return
+        self._wake.close()
+        self._acceptor.join()
+        if self._listening is not None:
+            self._listening.close()
+            self._listening = None
+            if isinstance(self._address, Path):
+                with suppress(OSError):
+                    self._address.unlink()
+        with self._lock:
+            clients = dict(self._clients)
+        _shut(clients, socket.SHUT_RD)
+        deadline = time.monotonic() + _LAST_ANSWERS
+        for thread in clients.values():
+            thread.join(max(0.0, deadline - time.monotonic()))
+        _shut(clients, socket.SHUT_RDWR)
+        for thread in clients.values():
+            thread.join()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _accept(self, listening: socket.socket, stopped: socket.socket) -> None:
+        with stopped, selectors.DefaultSelector() as selector:
+            selector.register(listening, selectors.EVENT_READ)
+            selector.register(stopped, selectors.EVENT_READ)
+            while True:
+                ready = {key.fileobj for key, _ in selector.select()}
+                if stopped in ready:
+                    return
+                try:
+                    client = listening.accept()[0]
+                except BlockingIOError:
+                    continue  # it is gone already
+                except OSError as error:
+                    _log.warning("a connection cannot be accepted: %s", error.strerror)
+                    time.sleep(_PAUSE)  # where there are no descriptors left
+                    continue
+                self._begin(client)
+
+    def _begin(self, client: socket.socket) -> None:
+        with self._lock:
+            if len(self._clients) >= self._most:
+                _log.warning("%s is turned away: there are %d clients", peer(client), self._most)
+                client.close()
+                return
+            thread = threading.Thread(
+                target=self._serve, args=(client,), name="blobstore nbd client", daemon=True
+            )
+            self._clients[client] = thread
+            try:
+                thread.start()
+            except RuntimeError as error:  # the system has no more threads
+                _log.warning("a client is turned away: %s", error)
+                del self._clients[client]
+                client.close()
+
+    def _serve(self, client: socket.socket) -> None:
+        handshake_time, stall_time = self._times
+        try:
+            who = peer(client)
+            _log.info("%s is connected", who)
+            if client.family != socket.AF_UNIX:
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection = Connection(
+                client, self._catalogue, handshake_time=handshake_time, stall_time=stall_time
+            )
+            connection.serve()
+            _log.info("%s has gone", who)
+        except ConnectionError:
+            _log.info("%s has gone without a word", peer(client))  # as some do
+        except OSError as error:
+            _log.warning("a connection broke: %s", error)
+        finally:
+            with self._lock:
+                del self._clients[client]
+            client.close()
+
+
+def _shut(clients: dict[socket.socket, threading.Thread], how: int) -> None:
+    for client in clients:
+        with suppress(OSError):  # it is closed already
+            client.shutdown(how)

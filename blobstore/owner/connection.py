@@ -1,0 +1,181 @@
+"""HTTP/1.1 with one client: bytes in, bytes out, limits on both (O10 to O12)."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+
+import h11
+
+from blobstore.owner.problems import RefusedError
+from blobstore.owner.routes import Reply, Request, reply_of
+from formats.errors import StorageError
+from formats.logs import LateLogger
+
+if TYPE_CHECKING:
+    import socket
+
+    from blobstore.owner.routes import Routes
+
+_log = LateLogger(__name__)
+
+_PIECE: Final = 64 << 10
+#: Read and dropped after a refusal, so that a client that is still sending sees the reply.
+_DROPPED: Final = 64 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What a client may ask of the owner (O11). Sizes in bytes, times in seconds.
+
+    Attributes:
+        connections: At the same time.
+        head: Of a request, its headers included.
+        idle: Waited for a request to begin.
+        receiving: Waited for the rest of a head, and as long again for a body.
+        sending: Waited for a client to take a reply.
+        draining: Waited for what a refused client still sends.
+    """
+
+    connections: int = 64
+    head: int = 16 << 10
+    idle: float = 60
+    receiving: float = 30
+    sending: float = 30
+    draining: float = 2
+
+
+class Connection:
+    """One client. `serve` returns when the connection is over."""
+
+    def __init__(self, sock: socket.socket, routes: Routes, limits: Limits) -> None:
+        """Serve ``sock``, which stays the caller's to close."""
+        self._socket = sock
+        self._routes = routes
+        self._limits = limits
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.head)
+        self._deadline = 0.0
+
+    def serve(self) -> None:
+        """Answer requests until the client ends, breaks the rules, or is silent for too long."""
+        try:
+            while self._serve_one():
+                self._http.start_next_cycle()
+        except OSError as error:  # a time-out is one
+            _log.debug("a connection ended: %s", error)
+
+    def refuse(self, error: RefusedError) -> None:
+        """Answer without a request, and end the connection."""
+        try:
+            self._end(reply_of(error))
+        except OSError as failure:
+            _log.debug("a connection ended: %s", failure)
+
+    def _serve_one(self) -> bool:
+        """Answer one request; say whether there may be another one."""
+        try:
+            head = self._receive_head()
+            if head is None:
+                return False
+            request = head._replace(body=self._receive_body(head))
+        except h11.RemoteProtocolError as error:
+            self._end(reply_of(RefusedError(error.error_status_hint, str(error), "O12")))
+            return False
+        except (RefusedError, StorageError, ValueError) as error:
+            self._end(reply_of(error))
+            return False
+        self._send(self._routes.answer(request), without_body=head.method == "HEAD")
+        return (self._http.our_state, self._http.their_state) == (h11.DONE, h11.DONE)
+
+    # --------------------------------------------------------- receiving
+
+    def _receive_head(self) -> Request | None:
+        """Return the head of the next request, or None if there will be none."""
+        self._deadline = time.monotonic() + self._limits.idle
+        began = False
+        while (event := self._http.next_event()) is h11.NEED_DATA:
+            self._http.receive_data(self._receive())
+            if not began:
+                began = True
+                self._deadline = time.monotonic() + self._limits.receiving
+        if not isinstance(event, h11.Request):
+            return None
+        headers: dict[str, str] = {}
+        for name, value in event.headers:
+            key, text = name.decode("latin-1"), value.decode("latin-1")
+            # What comes several times is a list (RFC 9110, 5.3).
+            headers[key] = f"{headers[key]}, {text}" if key in headers else text
+        size = len(event.target) + sum(len(name) + len(value) for name, value in event.headers)
+        if size > self._limits.head:
+            # h11 has this limit for heads that arrive in pieces only.
+            raise RefusedError(431, f"the head has more than {self._limits.head} bytes", "O11")
+        if event.http_version != b"1.1":
+            raise RefusedError(505, "this is not HTTP/1.1", "O10")
+        return Request(event.method.decode("latin-1"), event.target.decode("latin-1"), headers)
+
+    def _receive_body(self, head: Request) -> bytes:
+        """Return the body of a request, which is not larger than that may be."""
+        limit = self._routes.body_limit(head)
+        size = int(head.headers["content-length"]) if "content-length" in head.headers else None
+        if size is not None and size > limit:
+            raise self._routes.too_large(head, limit, size)
+        self._deadline = time.monotonic() + self._limits.receiving
+        body = bytearray()
+        while True:
+            event = self._http.next_event()
+            if event is h11.NEED_DATA:
+                if self._http.they_are_waiting_for_100_continue:
+                    self._write(h11.InformationalResponse(status_code=100, headers=[]))
+                self._http.receive_data(self._receive())
+            elif isinstance(event, h11.Data):
+                body += event.data
+                if len(body) > limit:
+                    raise self._routes.too_large(head, limit, size)
+            elif isinstance(event, h11.EndOfMessage):
+                return bytes(body)
+            else:
+                raise RefusedError(400, "the request ends before its body does", "O12")
+
+    def _receive(self) -> bytes:
+        self._socket.settimeout(max(self._deadline - time.monotonic(), 0.001))
+        return self._socket.recv(_PIECE)
+
+    # ----------------------------------------------------------- sending
+
+    def _send(self, reply: Reply, *, without_body: bool = False, last: bool = False) -> None:
+        headers = [*reply.headers, ("cache-control", "no-store")]
+        if reply.status not in (204, 304):
+            headers.append(("content-length", str(len(reply.body))))
+        if last:
+            headers.append(("connection", "close"))
+        events: list[h11.Event] = [
+            h11.Response(
+                status_code=reply.status, headers=headers, reason=HTTPStatus(reply.status).phrase
+            )
+        ]
+        if reply.body and not without_body:
+            events.append(h11.Data(data=reply.body))
+        self._write(*events, h11.EndOfMessage())
+
+    def _write(self, *events: h11.Event) -> None:
+        pieces = [self._http.send(event) for event in events]
+        # For all of it together, however the client takes it.
+        self._socket.settimeout(self._limits.sending)
+        self._socket.sendall(b"".join(piece for piece in pieces if piece))
+
+    def _end(self, reply: Reply) -> None:
+        """Answer, and take no more requests; see that the client gets the answer."""
+        if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            return
+        self._send(reply, last=True)
+        self._socket.shutdown(1)  # SHUT_WR
+        deadline = time.monotonic() + self._limits.draining
+        dropped = 0
+        while dropped < _DROPPED and time.monotonic() < deadline:
+            self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
+            piece = self._socket.recv(_PIECE)
+            if not piece:
+                return
+            dropped += len(piece)

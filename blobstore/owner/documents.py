@@ -1,0 +1,79 @@
+"""What the owner says of a store, as JSON, and back (``spec/owner.openapi.yaml``).
+
+Bytes are hexadecimal, as in the JSON of the command line. Members that this version does
+not know are ignored, so a client talks to a newer owner.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+import msgspec
+
+from blobstore.container.verification import Report
+from blobstore.store.description import SectionInfo, StoreInfo
+from formats.errors import FormatError
+
+_Value = TypeVar("_Value")
+
+
+class Sections(msgspec.Struct):
+    """The reply to GET /v1/sections."""
+
+    sections: tuple[SectionInfo, ...]
+
+
+class Committed(msgspec.Struct):
+    """The reply to POST /v1/transactions."""
+
+    generation: int | None
+
+
+def encode(value: object) -> bytes:
+    """Return any of these values as JSON."""
+    return msgspec.json.encode(value)
+
+
+def decode(document: bytes, kind: type[_Value]) -> _Value:
+    """Return the value that `encode` wrote.
+
+    Raises:
+        FormatError: It is something else.
+    """
+    try:
+        return msgspec.json.decode(document, type=kind)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise FormatError(f"the owner's reply is not what it should be: {error}") from error
+
+
+def encode_info(info: StoreInfo) -> bytes:
+    """Return what is known of the store as a whole, with its digest, as JSON (O25)."""
+    root = None if info.root is None else info.root.hex()
+    digest = None if info.digest is None else str(info.digest)
+    return encode(
+        asdict(info)
+        | {"store_id": info.store_id.hex(), "root": root}
+        | {"complete": info.complete, "digest": digest}
+    )
+
+
+def decode_info(document: bytes) -> StoreInfo:
+    """Return what `encode_info` wrote; errors as `decode`."""
+    known: dict[str, Any] = decode(document, dict[str, Any])
+    try:
+        for name in ("store_id", "root"):
+            known[name] = None if known[name] is None else bytes.fromhex(known[name])
+        return msgspec.convert(known, StoreInfo)
+    except (msgspec.MsgspecError, KeyError, TypeError, ValueError) as error:
+        raise FormatError(f"the owner's reply is not what it should be: {error}") from error
+
+
+def encode_report(report: Report) -> bytes:
+    """Return what verifying found, with its verdict, as JSON (O28)."""
+    return encode(asdict(report) | {"ok": report.ok})
+
+
+def decode_report(document: bytes) -> Report:
+    """Return what `encode_report` wrote; errors as `decode`."""
+    return decode(document, Report)

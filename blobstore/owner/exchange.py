@@ -1,0 +1,149 @@
+"""HTTP/1.1 with the owner, from the client's end."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import h11
+
+from blobstore.owner.server import peer_credentials
+from formats.errors import DeviceError, FormatError, device_error
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+_PIECE: Final = 256 << 10
+
+
+class Answer(NamedTuple):
+    """What came back: status, headers by their names in lower case, body."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Exchange:
+    """One connection to an owner, made again when it ended between two requests.
+
+    Several threads may use it; one request is on its way at a time.
+
+    Attributes:
+        peer: Process, user and group of the owner, where the system tells.
+    """
+
+    def __init__(self, path: Path, *, timeout: float | None = None) -> None:
+        """Connect to the owner's socket.
+
+        Args:
+            path: Of the socket.
+            timeout: Seconds that the owner may be silent; None waits as long as it takes.
+
+        Raises:
+            DeviceError: No process listens there; `__cause__` has the OS error.
+        """
+        self._path = path
+        self._timeout = timeout
+        self._lock = threading.Lock()
+        self._closed = False
+        self._connect()
+
+    def ask(
+        self, method: str, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """Send a request and return what it is answered with.
+
+        Raises:
+            ValueError: This was closed.
+            DeviceError: The owner went away. What was asked for may have been done.
+            FormatError: What answers does not speak HTTP.
+        """
+        with self._lock:
+            if self._closed:
+                raise ValueError("this store was closed")
+            if self._has_ended():
+                self._socket.close()
+                self._connect()
+            try:
+                return self._ask(method, target, body, headers or {})
+            except h11.RemoteProtocolError as error:
+                self._end()
+                raise FormatError(f"the owner at {self._path} breaks HTTP: {error}") from error
+            except OSError as error:
+                self._end()
+                raise _gone(self._path) from error
+            except BaseException:
+                self._end()  # half of something is on its way
+                raise
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._lock:
+            self._closed = True
+            self._socket.close()
+
+    def _connect(self) -> None:
+        self._http = h11.Connection(h11.CLIENT)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._socket.settimeout(self._timeout)
+            self._socket.connect(os.fspath(self._path))
+        except OSError as error:
+            self._socket.close()
+            raise device_error(error, f"no owner answers at {self._path}", writing=False) from error
+        self.peer = peer_credentials(self._socket)
+
+    def _has_ended(self) -> bool:
+        """Say whether the owner has closed the connection, as it does with silent ones."""
+        if self._socket.fileno() < 0 or self._http.our_state is not h11.IDLE:
+            return True
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def _end(self) -> None:
+        self._socket.close()
+
+    def _ask(self, method: str, target: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+        http = self._http
+        sent = [("host", "localhost"), ("content-length", str(len(body))), *headers.items()]
+        pieces = [http.send(h11.Request(method=method, target=target, headers=sent))]
+        if body:
+            pieces.append(http.send(h11.Data(data=body)))
+        pieces.append(http.send(h11.EndOfMessage()))
+        # Refused before it was sent as a whole? The answer says why.
+        with suppress(BrokenPipeError):
+            self._socket.sendall(b"".join(piece for piece in pieces if piece))
+        response, content = None, bytearray()
+        while (event := http.next_event()) is not None:
+            if event is h11.NEED_DATA:
+                piece = self._socket.recv(_PIECE)
+                if not piece:
+                    raise _gone(self._path)
+                http.receive_data(piece)
+            elif isinstance(event, h11.Response):
+                response = event
+            elif isinstance(event, h11.Data):
+                content += event.data
+            elif isinstance(event, h11.EndOfMessage):
+                break
+        assert response is not None, "h11 says EndOfMessage after a response only"
+        if http.our_state is h11.DONE and http.their_state is h11.DONE:
+            http.start_next_cycle()
+        else:
+            self._end()  # the owner takes no more requests here
+        found = {k.decode("latin-1"): v.decode("latin-1") for k, v in response.headers}
+        return Answer(response.status_code, found, bytes(content))
+
+
+def _gone(path: Path) -> DeviceError:
+    return DeviceError(
+        f"the owner at {path} went away before it answered",
+        hint="what was asked for may have been done: look before you ask again",
+    )

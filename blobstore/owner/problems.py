@@ -1,0 +1,149 @@
+"""Errors as documents (``application/problem+json``, RFC 9457), and back (O30 to O34)."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+import blobstore.errors
+import formats.errors
+import luks.errors
+from blobstore.errors import (
+    BlobNotFoundError,
+    BlobTooLargeError,
+    GenerationMismatchError,
+    NoPreviousBlobError,
+    NoSpaceError,
+    SectionExistsError,
+    SectionMismatchError,
+    StoreBusyError,
+    UnwrittenBlobError,
+)
+from formats.errors import (
+    ArgumentError,
+    DeviceBusyError,
+    DeviceFullError,
+    FormatError,
+    ReadOnlyError,
+    StorageError,
+    UnsupportedError,
+)
+
+CONTENT_TYPE: Final = "application/problem+json"
+
+#: What cannot be asked for is wrong usage, as on the command line.
+_USAGE: Final = 2
+
+# The first that an error is an instance of says its status (O32).
+_STATUSES: Final[tuple[tuple[type[Exception], int], ...]] = (
+    (BlobNotFoundError, 404),
+    (UnwrittenBlobError, 404),
+    (NoPreviousBlobError, 404),
+    (GenerationMismatchError, 412),
+    (BlobTooLargeError, 413),
+    (SectionExistsError, 409),
+    (SectionMismatchError, 409),
+    (ReadOnlyError, 403),
+    (UnsupportedError, 501),
+    (DeviceBusyError, 503),
+    (StoreBusyError, 503),
+    (NoSpaceError, 507),
+    (DeviceFullError, 507),
+    (StorageError, 500),
+    (ArgumentError, 400),
+    (ValueError, 409),
+)
+
+
+class RefusedError(Exception):
+    """A request that HTTP or ``spec/owner.md`` does not permit.
+
+    Attributes:
+        status: Of the reply.
+        rule: That it breaks.
+        headers: Of the reply, beside those that each has.
+    """
+
+    def __init__(
+        self, status: int, message: str, rule: str, headers: tuple[tuple[str, str], ...] = ()
+    ) -> None:
+        super().__init__(f"{message} [{rule}]")
+        self.status = status
+        self.rule = rule
+        self.headers = headers
+
+
+def problem_of(error: StorageError | ValueError | RefusedError) -> tuple[int, bytes]:
+    """Return the status and the document of an error (O31)."""
+    kind: type[Exception] = type(error)
+    known: dict[str, str | int | None] = {}
+    if isinstance(error, RefusedError):
+        # The request breaks its format, so this is what clients raise.
+        kind, status, exit_code, known = (
+            FormatError,
+            error.status,
+            FormatError.exit_code,
+            {"rule": error.rule},
+        )
+    else:
+        status = next(status for cause, status in _STATUSES if isinstance(error, cause))
+        exit_code = _USAGE if isinstance(error, ArgumentError) else 1
+        if isinstance(error, StorageError):
+            exit_code = error.exit_code
+            known = {
+                name: value
+                for name, value in vars(error).items()
+                if isinstance(value, str | int | None)
+            }
+        else:
+            kind = ArgumentError if isinstance(error, ArgumentError) else ValueError
+    document = {
+        "type": f"urn:blobstore:{kind.__name__}",
+        "title": (kind.__doc__ or "").partition("\n")[0],
+        "status": status,
+        "detail": str(error),
+        "class": kind.__name__,
+        "exit_code": exit_code,
+        "hint": None,
+        **known,
+    }
+    return status, msgspec.json.encode(document)
+
+
+def error_of(status: int, document: bytes) -> StorageError | ValueError:
+    """Return the error that a client raises for a reply (O33).
+
+    Its class, message and fields are those that the owner's had.
+    """
+    try:
+        known = msgspec.json.decode(document, type=dict[str, Any])
+        name, detail, exit_code = str(known["class"]), str(known["detail"]), int(known["exit_code"])
+    except (msgspec.MsgspecError, KeyError, TypeError, ValueError):
+        return FormatError(f"the owner replies with status {status}, and does not say why")
+    if name in ("ArgumentError", "ValueError"):
+        return (ArgumentError if name == "ArgumentError" else ValueError)(detail)
+    kind = _classes().get(name, StorageError)
+    # The message has its place and rule already: no constructor adds them again.
+    error = kind.__new__(kind, detail)
+    error.__dict__.update(
+        (key, value)
+        for key, value in known.items()
+        if key not in ("type", "title", "status", "detail", "class", "exit_code")
+    )
+    for field in ("offset", "rule"):
+        if isinstance(error, FormatError):
+            error.__dict__.setdefault(field, None)
+    error.__dict__.setdefault("hint", None)
+    if kind.exit_code != exit_code:
+        error.exit_code = exit_code  # of a class that this version does not know
+    return error
+
+
+def _classes() -> dict[str, type[StorageError]]:
+    return {
+        name: value
+        for module in (formats.errors, luks.errors, blobstore.errors)
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, StorageError)
+    }

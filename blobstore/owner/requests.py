@@ -1,0 +1,124 @@
+"""What clients ask for, as JSON: changes of sections, alone or several in one commit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from blobstore.owner.problems import RefusedError
+
+if TYPE_CHECKING:
+    from blobstore.owner.protocol import Changes
+
+_Value = TypeVar("_Value")
+
+
+class Registration(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /v1/sections/NAME/register."""
+
+    max_size: int
+    kind: str = "blob"
+    copies: int | None = None
+    type: str = ""
+
+
+class NewSize(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /v1/sections/NAME/resize."""
+
+    max_size: int
+
+
+class NewName(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /v1/sections/NAME/rename."""
+
+    name: str
+
+
+class RequireChange(msgspec.Struct, forbid_unknown_fields=True, tag_field="op", tag="require"):
+    """Go on only if the section has been at this generation."""
+
+    name: str
+    generation: int
+
+    def apply(self, changes: Changes) -> None:
+        """Add this to a transaction."""
+        changes.require_generation(self.name, self.generation)
+
+
+class PutChange(msgspec.Struct, forbid_unknown_fields=True, tag_field="op", tag="put"):
+    """Replace a blob; in JSON it is base64."""
+
+    name: str
+    data: bytes
+
+    def apply(self, changes: Changes) -> None:
+        """Add this to a transaction."""
+        changes.put(self.name, self.data)
+
+
+class RegisterChange(msgspec.Struct, forbid_unknown_fields=True, tag_field="op", tag="register"):
+    """Make sure that a section exists and is large enough."""
+
+    name: str
+    max_size: int
+    kind: str = "blob"
+    copies: int | None = None
+    type: str = ""
+
+    def apply(self, changes: Changes) -> None:
+        """Add this to a transaction."""
+        changes.register(self.name, self.max_size, self.kind, copies=self.copies, type=self.type)
+
+
+class ResizeChange(msgspec.Struct, forbid_unknown_fields=True, tag_field="op", tag="resize"):
+    """Change the worst-case size of a section."""
+
+    name: str
+    max_size: int
+
+    def apply(self, changes: Changes) -> None:
+        """Add this to a transaction."""
+        changes.resize(self.name, self.max_size)
+
+
+class RenameChange(msgspec.Struct, forbid_unknown_fields=True, tag_field="op", tag="rename"):
+    """Give a section another name."""
+
+    name: str
+    new: str
+
+    def apply(self, changes: Changes) -> None:
+        """Add this to a transaction."""
+        changes.rename(self.name, self.new)
+
+
+class DeleteChange(msgspec.Struct, forbid_unknown_fields=True, tag_field="op", tag="delete"):
+    """Delete a section."""
+
+    name: str
+
+    def apply(self, changes: Changes) -> None:
+        """Add this to a transaction."""
+        changes.delete(self.name)
+
+
+Change = RequireChange | PutChange | RegisterChange | ResizeChange | RenameChange | DeleteChange
+
+
+class ChangeList(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /v1/transactions: what is done together, in this order (O27)."""
+
+    changes: list[Change]
+
+
+def decode(body: bytes, kind: type[_Value]) -> _Value:
+    """Return what the body of a request says.
+
+    Raises:
+        RefusedError: It is not JSON, or not this (O20).
+    """
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise RefusedError(400, f"the body is not what is expected here: {error}", "O20") from error

@@ -1,0 +1,66 @@
+"""Owning an image until a signal says that it is enough."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from blobstore.owner.listening import listening
+from blobstore.owner.server import OwnerServer
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterator
+
+    from blobstore.owner.connection import Limits
+    from blobstore.store.store import Store
+
+
+def serve(
+    store: Store,
+    image: str | os.PathLike[str],
+    *,
+    socket: str | os.PathLike[str] | None = None,
+    limits: Limits | None = None,
+    ready: Callable[[Path], None] | None = None,
+) -> None:
+    """Serve a store on a Unix socket until SIGTERM or SIGINT (O6, O7).
+
+    Requests that were received are answered first, and the socket is removed. Call it from
+    the main thread, where signals arrive.
+
+    Args:
+        store: Opened for writing from ``image``. Stays the caller's to close.
+        image: Path of the image.
+        socket: Path of the socket; None takes the one in the runtime directory (O3).
+        limits: What clients may ask for.
+        ready: Called with the path of the socket once it takes connections.
+
+    Raises:
+        DeviceBusyError: A process listens at ``socket``.
+        DeviceError: The socket cannot be made.
+    """
+    path = None if socket is None else Path(socket)
+    with listening(Path(image), path) as listener:
+        server = OwnerServer(store, listener, limits=limits)
+        try:
+            with _stopping(server):
+                if ready is not None:
+                    ready(Path(listener.getsockname()))
+                server.run()
+        finally:
+            server.close()
+
+
+@contextmanager
+def _stopping(server: OwnerServer) -> Iterator[None]:
+    """Let SIGTERM and SIGINT stop the server meanwhile."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, lambda *_: server.stop()) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,114 @@
+"""A server is killed while clients write: what was flushed is there, in order (N27).
+
+A client writes numbered blocks into a window, one after the other and again from the
+start, and flushes now and then. After the kill the window holds what some first part of
+the writes made, and not less than what came before the last flush that was answered.
+"""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import blobstore
+import luks
+from formats.nbd.numbers import CommandFlag
+from tests.nbd.support import Client
+from tests.support.effort import cases
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SECRET = b"kill test"
+BLOCKS, BLOCK = 61, 512
+
+SERVER = """
+import sys, threading
+from pathlib import Path
+import blobstore
+from tests.nbd.test_kill import SECRET
+store = blobstore.open(sys.argv[1], SECRET)
+blobstore.NbdServer(Path(sys.argv[2]), blobstore.NbdSections(store)).start()
+print("ready", flush=True)
+threading.Event().wait()
+"""
+
+
+def block(number: int) -> bytes:
+    """Return what write ``number`` writes."""
+    return random.Random(number).randbytes(BLOCK)
+
+
+def expected(writes: int) -> bytes:
+    """Return the window after so many writes."""
+    content = [bytes(BLOCK)] * BLOCKS
+    for number in range(max(0, writes - BLOCKS), writes):
+        content[number % BLOCKS] = block(number)
+    return b"".join(content)
+
+
+def numbered(content: bytes, low: int, high: int) -> int | None:
+    """Return after how many writes the window is so, from ``low`` to ``high``."""
+    return next((n for n in range(high, low - 1, -1) if expected(n) == content), None)
+
+
+def kills(image: Path, socket: Path) -> Iterator[tuple[int, int]]:
+    """Run the server and kill it again and again; yield writes flushed, and writes sent."""
+    generator = random.Random(20261129)
+    done = 0
+    while True:
+        process = subprocess.Popen(
+            [sys.executable, "-c", SERVER, str(image), str(socket)], stdout=subprocess.PIPE
+        )
+        assert process.stdout is not None
+        with process.stdout as said:
+            assert said.readline() == b"ready\n"
+            until = time.monotonic() + generator.uniform(0.0, 0.25)
+            flushed = sent = done
+            killed = False
+            with Client(socket) as client:
+                client.begin("w")
+                try:
+                    while True:
+                        if time.monotonic() > until and not killed:
+                            process.kill()  # it may still answer a few requests
+                            killed = True
+                        fua = generator.random() < 0.1
+                        data, offset = block(sent), sent % BLOCKS * BLOCK
+                        sent += 1
+                        reply = client.write(offset, data, flags=CommandFlag.FUA if fua else 0)
+                        assert reply.error == 0
+                        if not fua and generator.random() < 0.2:
+                            assert client.flush().error == 0
+                            fua = True
+                        if fua:
+                            flushed = sent
+                except EOFError:
+                    pass
+        process.wait()
+        yield flushed, sent
+        with blobstore.open(image, SECRET, read_only=True) as store:
+            done = numbered(store.get("w"), flushed, sent) or 0
+
+
+def test_n27_no_flushed_write_is_lost_when_the_server_is_killed(tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    with blobstore.create(image, {}, SECRET, kdf=luks.Pbkdf2("sha256", 1000)) as store:
+        store.register("w", BLOCKS * BLOCK, kind="window")
+        store.put("w", expected(0))
+    rounds = cases(10, 300)
+    total = 0
+    for turn, (flushed, sent) in enumerate(kills(image, tmp_path / "s"), 1):
+        with blobstore.open(image, SECRET, read_only=True) as store:
+            found = numbered(store.get("w"), flushed, sent)
+            assert found is not None, (turn, flushed, sent)
+        total = found
+        if turn == rounds:
+            break
+    with blobstore.open(image, SECRET) as store:
+        assert store.verify().ok
+    assert total > rounds

@@ -1,0 +1,61 @@
+"""OVMF boots with its flash in a window of a store, and finds its variables again (N24, N27)."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+import blobstore
+from tests.support.foreign import program, system_file, virt_fw_vars
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [pytest.mark.interop, pytest.mark.slow]
+
+CODE = "/usr/share/OVMF/OVMF_CODE_4M.fd"
+VARS = "/usr/share/OVMF/OVMF_VARS_4M.fd"
+
+
+def boot(socket: Path, directory: Path) -> None:
+    """Start a machine, wait until its firmware looks for something to boot, and end it."""
+    serial = directory / "serial"
+    command = [program("qemu-system-x86_64"), "-accel", "tcg", "-nodefaults", "-display", "none"]
+    command += ["-machine", "q35,smm=off,pflash0=code,pflash1=vars", "-m", "256"]
+    command += ["-serial", f"file:{serial}"]
+    flash = f"driver=file,node-name=code,read-only=on,filename={system_file(CODE)}"
+    nbd = f"driver=nbd,node-name=vars,export=vars,server.type=unix,server.path={socket}"
+    command += ["-blockdev", flash, "-blockdev", nbd]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 240
+        while not (serial.exists() and b"BdsDxe: " in serial.read_bytes()):
+            assert process.poll() is None
+            assert time.monotonic() < deadline, serial.read_bytes()
+            time.sleep(0.1)
+        process.terminate()
+    serial.unlink()
+
+
+def test_n27_ovmf_keeps_its_variables_in_a_section(tmp_path: Path) -> None:
+    template = system_file(VARS).read_bytes()
+    found = tmp_path / "found"
+    with blobstore.create(tmp_path / "image", {}, encrypted=False) as store:
+        store.register("vars", len(template), kind="window")
+        store.put("vars", template)
+        with blobstore.NbdServer(tmp_path / "s", blobstore.NbdSections(store)):
+            boot(tmp_path / "s", tmp_path)
+        first = store.get("vars")
+        assert first != template
+        found.write_bytes(first)
+        assert "BootOrder" in virt_fw_vars("--input", found, "--print")
+        generation = store.digest().generation
+        assert generation > 2  # it was committed while it ran, and at the end
+    with blobstore.open(tmp_path / "image") as store:
+        assert store.verify().ok
+        with blobstore.NbdServer(tmp_path / "s", blobstore.NbdSections(store)):
+            boot(tmp_path / "s", tmp_path)
+        found.write_bytes(store.get("vars"))
+        assert "BootOrder" in virt_fw_vars("--input", found, "--print")

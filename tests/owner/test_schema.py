@@ -1,0 +1,153 @@
+"""spec/owner.openapi.yaml is what a server offers and replies."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jsonschema
+import pytest
+import yaml
+
+from blobstore.owner.exchange import Exchange
+from blobstore.owner.routes import Routes
+
+if TYPE_CHECKING:
+    import blobstore
+
+SCHEMA = yaml.safe_load(
+    (Path(__file__).resolve().parents[2] / "spec" / "owner.openapi.yaml").read_text()
+)
+RULES = (Path(__file__).resolve().parents[2] / "spec" / "owner.md").read_text()
+METHODS = ("get", "put", "post", "delete")
+
+
+def at(reference: str) -> Any:
+    found = SCHEMA
+    for part in reference.removeprefix("#/").split("/"):
+        found = found[part]
+    return found
+
+
+def resolved(value: Any) -> Any:
+    """Return a value with what its references name in their place."""
+    if isinstance(value, list):
+        return [resolved(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if "$ref" in value:
+        return resolved(at(value["$ref"]))
+    return {key: resolved(each) for key, each in value.items()}
+
+
+def replies(path: str, method: str) -> dict[str, Any]:
+    found: dict[str, Any] = resolved(SCHEMA["paths"][path][method]["responses"])
+    return found
+
+
+def test_it_has_the_resources_that_are_served(store: blobstore.Store) -> None:
+    routes = Routes(store)
+    served = {
+        (path, method.lower()) for path, methods in routes._methods.items() for method in methods
+    }
+    described = {
+        (path, method)
+        for path, item in SCHEMA["paths"].items()
+        for method in item
+        if method in METHODS
+    }
+    assert described == served
+    queries = {
+        path: {
+            one["name"]
+            for one in resolved(SCHEMA["paths"][path][method].get("parameters", []))
+            if one["in"] == "query"
+        }
+        for path, method in described
+        if method == "get"
+    }
+    assert {path: flags for path, flags in queries.items() if flags} == routes._flags
+
+
+def test_every_schema_is_one() -> None:
+    for schema in SCHEMA["components"]["schemas"].values():
+        jsonschema.Draft202012Validator.check_schema(resolved(schema))
+
+
+def test_the_document_names_every_resource() -> None:
+    for path in SCHEMA["paths"]:
+        assert re.search(rf"(GET|PUT|POST|DELETE) {path}`", RULES), path
+
+
+@pytest.mark.usefixtures("server")
+def test_replies_are_as_described(tmp_path: Path, store: blobstore.Store) -> None:
+    store.put("a", b"1")
+    exchange = Exchange(tmp_path / "socket")
+    transaction = {
+        "changes": [
+            {"op": "require", "name": "a", "generation": 2},
+            {"op": "register", "name": "n", "max_size": 5, "kind": "blob", "copies": None},
+            {"op": "put", "name": "n", "data": "AAAA"},
+            {"op": "resize", "name": "n", "max_size": 9},
+            {"op": "rename", "name": "n", "new": "m"},
+            {"op": "delete", "name": "m"},
+        ]
+    }
+    asked: list[tuple[str, str, str, Any]] = [
+        ("/v1/store", "get", "", None),
+        ("/v1/sections", "get", "?allow_damaged", None),
+        ("/v1/sections/NAME", "get", "", None),
+        ("/v1/sections/NAME", "get", "?previous", None),
+        ("/v1/sections/NAME", "put", "", b"blob"),
+        ("/v1/sections/NAME", "put", "", bytes(6000)),
+        ("/v1/sections/NAME/info", "get", "", None),
+        ("/v1/sections/NAME/resize", "post", "", {"max_size": 10}),
+        ("/v1/sections/NAME/resize", "post", "", {"max_size": 1}),
+        ("/v1/sections/NAME/register", "post", "", {"max_size": 20, "type": "t"}),
+        ("/v1/sections/NAME/register", "post", "", {"max_size": 20, "kind": "window"}),
+        ("/v1/transactions", "post", "", transaction),
+        ("/v1/transactions", "post", "", {"changes": []}),
+        ("/v1/transactions", "post", "", {}),
+        ("/v1/verify", "post", "", None),
+        ("/v1/sections/NAME/rename", "post", "", {"name": "b"}),
+        ("/v1/sections/NAME/rename", "post", "", {"name": "c"}),
+        ("/v1/sections/NAME", "delete", "", None),
+    ]
+    seen = set()
+    for path, method, query, document in asked:
+        if path == "/v1/transactions" and document is transaction:
+            transaction["changes"][0]["generation"] = store.section("a").generation
+        if isinstance(document, dict):
+            body = json.dumps(document).encode()
+            wanted = resolved(SCHEMA["paths"][path][method]["requestBody"])
+            schema = wanted["content"]["application/json"]["schema"]
+            valid = jsonschema.Draft202012Validator(schema).is_valid(document)
+            assert valid == bool(document)
+        else:
+            body = document or b""
+        answer = exchange.ask(method.upper(), path.replace("NAME", "a") + query, body)
+        described = replies(path, method)
+        reply = described.get(str(answer.status), described["default"])
+        seen.add((path, method, answer.status < 400))
+        if answer.status >= 400:
+            reply = described["default"]
+        contents = reply.get("content", {})
+        assert bool(contents) == bool(answer.body), (path, method, answer)
+        for kind, content in contents.items():
+            assert answer.headers["content-type"] == kind
+            if "schema" in content:
+                jsonschema.validate(
+                    json.loads(answer.body), content["schema"], jsonschema.Draft202012Validator
+                )
+        if path == "/v1/sections/NAME/rename" and answer.status == 204:
+            store.rename("c", "a")
+    exchange.close()
+    assert {(path, method) for path, method, good in seen if good} == {
+        (path, method)
+        for path, item in SCHEMA["paths"].items()
+        for method in item
+        if method in METHODS
+    }
+    assert sum(not good for _, _, good in seen) >= 4

@@ -1,0 +1,91 @@
+"""Owners of images: in a thread of this process, and as processes of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from blobstore.owner.listening import listening
+from blobstore.owner.server import OwnerServer
+from tests.support.cli import with_signals
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import blobstore
+    from blobstore.owner.connection import Limits
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@contextmanager
+def owner_thread(
+    store: blobstore.Store, image: Path, socket: Path, limits: Limits | None = None
+) -> Iterator[OwnerServer]:
+    """Serve a store in a thread of this process; the store stays the caller's to close."""
+    with listening(image, socket) as listener:
+        server = OwnerServer(store, listener, limits=limits)
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+            thread.join(60)
+            assert not thread.is_alive()
+            server.close()
+
+
+class OwnerProcess:
+    """`blobstore serve`, ready when this is made."""
+
+    def __init__(self, image: Path, runtime: Path, *options: object) -> None:
+        self.image, self.runtime = image, runtime
+        self.environment = {**os.environ, "BLOBSTORE_RUNTIME_DIR": str(runtime)}
+        self.environment["PYTHONPATH"] = str(ROOT)
+        self.process = subprocess.Popen(
+            [
+                *with_signals(default=("INT", "TERM")),
+                sys.executable,
+                *("-m", "blobstore", "serve", str(image)),
+                *map(str, options),
+            ],
+            env=self.environment,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+        )
+        assert self.process.stderr is not None
+        self.said = self.process.stderr.readline()
+        while b"serving at" not in self.said and self.process.poll() is None:
+            self.said += self.process.stderr.readline()
+        assert b"serving at" in self.said, self.said.decode()
+
+    @property
+    def socket(self) -> Path:
+        """The socket in the runtime directory."""
+        found = self.image.stat()
+        return self.runtime / f"{found.st_dev}-{found.st_ino}.sock"
+
+    def run(self, *arguments: object, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        """Run ``blobstore`` where it can find this owner."""
+        return subprocess.run(
+            [sys.executable, "-m", "blobstore", *map(str, arguments)],
+            input=stdin,
+            capture_output=True,
+            env=self.environment,
+            timeout=120,
+            check=False,
+        )
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, bytes]:
+        """End it with a signal; return its exit code and what it said on stderr since."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        _, said = self.process.communicate(timeout=60)
+        return self.process.returncode, said
