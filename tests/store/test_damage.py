@@ -244,6 +244,23 @@ def test_c48_no_single_item_can_be_set_back() -> None:
     assert counts["damaged"] > 10
 
 
+def test_c48_the_generation_that_attests_something_else_is_named() -> None:
+    device = MemoryDevice(image([spec("a", 700), spec("b", 100)]))
+    with open_store(device) as store:
+        for number in range(5):
+            store.put("a", bytes([number]))
+        before = bytes(device.content)
+        store.put("a", b"set back")
+        newest = store._session.container.directory.sections["a"].newest
+    content = bytearray(device.content)
+    record = slice(newest.offset, newest.offset + newest.length)
+    content[record] = before[record]
+    generation = newest.version.generation
+    with pytest.raises(CorruptStoreError, match=rf"generation {generation} attests .*C48") as error:
+        open_store(bytes(content))
+    assert error.value.generation == generation > 5
+
+
 def _parts(content: bytes) -> list[tuple[int, int]]:
     items = [(offset, item.length) for offset, item in scan(MemoryDevice(content)).items]
     sections = [

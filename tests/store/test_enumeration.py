@@ -9,8 +9,9 @@ from unittest import mock
 import pytest
 
 import blobstore
+from blobstore.container.directory import Directory
 from blobstore.container.open_container import open_container
-from blobstore.container.scan import scan
+from blobstore.container.scan import Damaged, scan
 from blobstore.errors import CorruptStoreError, DamagedHeadError, PoisonedStoreError
 from formats.container.model import HEAD_SIZE
 from formats.devices.device import MemoryDevice
@@ -122,6 +123,22 @@ def test_c82_damaged_free_space_is_listed_where_anything_may_have_been_there() -
     store = open_store(without_heads(content, free, newest), read_only=True)
     *_, hidden = store.sections(allow_damaged=True)
     assert (hidden.name, hidden.offset) == ("", free)
+
+
+def test_c82_what_adjacent_damaged_heads_hide_is_one_range() -> None:
+    damaged = [(1024, 512), (4096, 1024), (5120, 512), (5632, 512), (8192, 512)]
+    directory = Directory(
+        sections={},
+        free={},
+        generation=1,
+        rolled_back=None,
+        state=0,
+        root=None,
+        fresh=False,
+        clean=True,
+        damaged=[(offset, Damaged(length)) for offset, length in damaged],
+    )
+    assert directory.hidden() == [(1024, 512), (4096, 2048), (8192, 512)]
 
 
 def test_c13_a_section_that_gives_way_is_listed_without_its_name() -> None:
