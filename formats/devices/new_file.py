@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,17 +57,16 @@ def new_file(
             existing = stack.enter_context(FileDevice(target, alone=True))
         temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | BINARY
-        try:
-            os.close(os.open(temporary, flags, 0o600))
-        except OSError as error:
-            raise device_error(error, f"cannot create {target}") from error
         owner = Owner(f"the new file {path}")
+        device: FileDevice | None = None
+        is_ours = True  # said before it is made: an interrupt may come at once after that
         try:
+            try:
+                os.close(os.open(temporary, flags, 0o600))
+            except OSError as error:
+                is_ours = False
+                raise device_error(error, f"cannot create {target}") from error
             device = FileDevice(temporary, read_only=False)
-        except BaseException:
-            temporary.unlink()
-            raise
-        try:
             device.resize(size)
             yield device
             device.flush()
@@ -80,9 +79,10 @@ def new_file(
             device.rename(path)
         except BaseException:
             if not owner.is_other:
-                device.close()
-                with suppress(FileNotFoundError):
-                    temporary.unlink()
+                if device is not None:
+                    device.close()
+                if is_ours:
+                    temporary.unlink(missing_ok=True)
             raise
 
 
