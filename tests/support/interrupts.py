@@ -35,6 +35,8 @@ from array import array
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from formats import process
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
@@ -184,6 +186,14 @@ class _Interrupter(_Tracer):
         self._activation, self._index = activation, index
         self._number = 0
         self._is_overdue = False
+
+    def __exit__(self, *details: object) -> None:
+        super().__exit__(*details)
+        # Between a ``with`` block and its `__exit__` the interpreter looks for no signals, so
+        # no program loses this lock there. Here it does, and the next thread would hang.
+        registering: Any = process._registering
+        while registering._is_owned():
+            registering.release()
 
     def _entered(self, frame: FrameType) -> _Trace | None:
         del frame
