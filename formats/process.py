@@ -25,7 +25,8 @@ _forks = 0
 _descriptors: dict[int, tuple[int, int]] = {}
 
 # Held while a descriptor is opened or closed, and during a fork, so that none is missed.
-# It is reentrant because a signal handler may fork in the middle of that.
+# It is reentrant because a signal handler may fork in the middle of that. It is never
+# replaced: a child has it as the thread that forked had it.
 _registering = threading.RLock()
 
 _getpid = os.getpid
@@ -111,31 +112,28 @@ def close_descriptor(fd: int) -> None:
         os.close(fd)
 
 
-def _before_fork() -> None:
-    _registering.acquire()
-
-
-def _after_fork_in_parent() -> None:
-    _registering.release()
-
-
 def _after_fork_in_child() -> None:
-    global _forks, _registering  # noqa: PLW0603  a process has one of each
+    global _forks  # noqa: PLW0603  a process has one of it
     _forks += 1
-    _registering = threading.RLock()
-    while _descriptors:
-        fd, opened = _descriptors.popitem()
+    for fd, opened in list(_descriptors.items()):
         try:
             found = os.fstat(fd)
             if (found.st_dev, found.st_ino) == opened:
                 os.close(fd)
         except OSError:
-            continue  # closed elsewhere
+            pass  # closed elsewhere
+        _descriptors.pop(fd, None)
 
 
 if hasattr(os, "register_at_fork"):
+    # The lock's own methods, not functions of ours: Python looks for signals where a function
+    # begins, and what a handler raises there is dropped together with the rest of the
+    # function. Then the lock would stay taken, and each other thread would wait for ever.
     os.register_at_fork(
-        before=_before_fork,
-        after_in_parent=_after_fork_in_parent,
-        after_in_child=_after_fork_in_child,
+        before=_registering.acquire,
+        after_in_parent=_registering.release,
+        after_in_child=_registering.release,
     )
+    # Twice for the same reason: what the first leaves, the second does.
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(after_in_child=_after_fork_in_child)

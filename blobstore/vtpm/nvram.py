@@ -13,7 +13,7 @@ from blobstore.errors import (
     UnwrittenBlobError,
 )
 from blobstore.foreign.states import TPM_MAX_SIZES, tpm_section_names, tpm_type
-from formats.errors import DeviceBusyError
+from formats.errors import DeviceBusyError, StorageError
 from formats.logs import LateLogger
 from formats.state.swtpm import (
     OVERHEAD,
@@ -234,9 +234,15 @@ class StoreNvram:
         """
         if self.held:
             self._left = self._fingerprint()
-            self._store.release()
+            # Before the lock is gone: what is interrupted after that must not take the state
+            # that another process leaves for the one that was left here.
             self._released = True
-            _log.info("the image was released")
+        try:
+            self._store.release()
+        except StorageError:
+            self._released = False
+            raise
+        _log.info("the image was released")
 
     # ---------------------------------------------------------- internal
 

@@ -498,3 +498,47 @@ def test_c64_a_fork_that_python_is_not_told_of_is_noticed(path: Path) -> None:
         os.waitpid(child, 0)
         os.close(reading)
         os.close(writing)
+
+
+# The signal arrives while C code runs, and is handled where the next Python function begins.
+SIGNAL_IN_FORK = """
+import ctypes, functools, os, signal, sys, threading
+path, when = sys.argv[1:]
+signals = functools.partial(getattr(ctypes.CDLL(None), "raise"), signal.SIGINT)
+if when != "before":  # these run in the order in which they were registered
+    os.register_at_fork(**{f"after_in_{when}": signals})
+from formats.devices.file import FileDevice
+if when == "before":  # and these in the opposite order
+    os.register_at_fork(before=signals)
+kept = FileDevice(path)
+def others_open():
+    thread = threading.Thread(target=lambda: FileDevice(path).close(), daemon=True)
+    thread.start()
+    thread.join(10)
+    return not thread.is_alive()
+sys.unraisablehook = lambda _: None
+child = -1
+try:
+    child = os.fork()
+    opened = others_open()
+except KeyboardInterrupt:
+    opened = others_open()
+if child == 0 or os.getpid() != os.getpgrp():
+    names = [os.readlink(f"/proc/self/fd/{fd}") for fd in range(3, 20)
+             if os.path.islink(f"/proc/self/fd/{fd}")]
+    os._exit(0 if opened and path not in names else 1)
+_, status = os.wait()
+os._exit(0 if opened and status == 0 else 1)
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "parent", "child"])
+def test_c64_a_signal_in_a_fork_leaves_no_lock_and_no_descriptor(path: Path, when: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNAL_IN_FORK, str(path), when],
+        capture_output=True,
+        timeout=LIMIT,
+        check=False,
+        process_group=0,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +14,7 @@ from blobstore.vtpm.nvram import StoreNvram
 from formats.errors import FormatError, StorageError
 from formats.state.swtpm import PlainState, Slot, TpmVersion, encode_state
 from luks import PolicyError
+from tests.support.interrupts import InterruptPoints
 from tests.support.stores import image as store_image
 from tests.support.stores import open_store
 from tests.vtpm.support import (
@@ -101,3 +104,41 @@ class TestNvram:
                 action(nvram)
             nvram.take()
             action(nvram)
+
+    @pytest.mark.parametrize("changed", [False, True])
+    def test_v43_an_interrupted_release_does_not_take_another_state_for_its_own(
+        self, image: Path, tmp_path: Path, changed: bool
+    ) -> None:
+        copy = tmp_path / "copy"
+        mine, theirs = (
+            encode_state(PlainState(LOOKS_LIKE_A_STATE + end)) for end in (b"mine", b"theirs")
+        )
+        with opened(image) as store:
+            self.nvram(store).store(Slot.PERMANENT, LOOKS_LIKE_A_STATE + b"mine")
+        shutil.copy(image, copy)
+        with opened(copy) as store:
+            nvram = self.nvram(store)
+            points = InterruptPoints(nvram.give_up)
+        last = points.total
+        for point in {*points.chosen(20), *points.chosen(40, max(1, last - 40), last)}:
+            shutil.copy(image, copy)
+            with opened(copy) as store:
+                nvram = self.nvram(store)
+                with suppress(KeyboardInterrupt), points.interrupted_at(point):
+                    nvram.give_up()
+                nvram.give_up()
+                assert not nvram.held
+                with opened(copy) as other:
+                    assert other.get(PERMANENT) == mine
+                    if changed:
+                        other.put(PERMANENT, theirs)
+                nvram.give_up()  # nothing is held, so it stays what it was
+                if changed:
+                    with pytest.raises(CorruptStoreError, match="V43"):
+                        nvram.take()
+                    nvram.give_up()
+                    with opened(copy) as other:
+                        assert other.get(PERMANENT) == theirs
+                else:
+                    nvram.take()
+                    nvram.store(Slot.PERMANENT, LOOKS_LIKE_A_STATE + b"mine again")
