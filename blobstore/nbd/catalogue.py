@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final
 
 from blobstore.errors import BlobNotFoundError
@@ -10,7 +11,7 @@ from formats.errors import DeviceBusyError, StorageError
 from formats.logs import LateLogger
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from blobstore.nbd.exports import Described, Opened, Source
 
@@ -91,6 +92,15 @@ class Catalogue:
             for shared in self._shared.values():
                 with shared.lock:
                     shared.opened.device.flush()
+
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Make durable what was written, and let clients wait in the block; errors as `flush`."""
+        with self._lock, ExitStack() as resting:
+            for shared in self._shared.values():
+                resting.enter_context(shared.lock)
+                shared.opened.device.flush()
+            yield
 
     def _find(self, name: str) -> tuple[Source, Described]:
         if not name:

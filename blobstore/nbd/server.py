@@ -6,7 +6,7 @@ import selectors
 import socket
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
@@ -17,6 +17,7 @@ from formats.logs import LateLogger
 from formats.process import Owned, Owner
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
     from blobstore.nbd.exports import Source
@@ -112,6 +113,16 @@ class NbdServer(Owned):
         """
         self._owner.require()
         self._catalogue.flush()
+
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Let clients wait in the block, with what they wrote durable; errors as `flush`.
+
+        The block may use the store, as `flush` may not be called while the store is used.
+        """
+        self._owner.require()
+        with self._catalogue.at_rest():
+            yield
 
     def stop(self) -> None:
         """End all connections after the requests in progress, and close what they used.

@@ -19,11 +19,12 @@ What must not happen here:
   complete before anything is done, and the reply is sent after that.
 - No error changes its class on the way: clients raise what `Store` would (O30).
 
-Begin with `protocol`, what a store and a client have in common, and `routes`, which
-answers requests without knowing sockets. `requests` and `documents` are what goes in and
-out, `problems` are errors as documents. `connection` speaks HTTP with one client, `server`
-has the threads, `listening` the socket, `finding` knows where it is, and `serving` puts these
-together. `client` is the other end, and `exchange` its HTTP.
+Begin with `protocol`, what a store and a client have in common, `owner`, what one process
+has, and `routes`, which answers requests without knowing sockets. `resources` says what
+there can be to ask for; `sections` is what there is of the store. `requests` and `documents`
+are what goes in and out, `problems` are errors as documents. `connection` speaks HTTP with
+one client, `server` has the threads, `listening` the socket, `finding` knows where it is, and
+`serving` puts these together. `client` is the other end, and `exchange` its HTTP.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import h11
 
 from blobstore.owner.problems import RefusedError
-from blobstore.owner.routes import Reply, Request, reply_of
+from blobstore.owner.resources import Reply, Request, reply_of
 from formats.errors import StorageError
 from formats.logs import LateLogger
 
@@ -146,18 +146,25 @@ class Connection:
 
     def _send(self, reply: Reply, *, without_body: bool = False, last: bool = False) -> None:
         headers = [*reply.headers, ("cache-control", "no-store")]
-        if reply.status not in (204, 304):
-            headers.append(("content-length", str(len(reply.body))))
+        body = reply.body
+        if not isinstance(body, bytes):
+            headers.append(("transfer-encoding", "chunked"))
+        elif reply.status not in (204, 304):
+            headers.append(("content-length", str(len(body))))
         if last:
             headers.append(("connection", "close"))
-        events: list[h11.Event] = [
-            h11.Response(
-                status_code=reply.status, headers=headers, reason=HTTPStatus(reply.status).phrase
-            )
-        ]
-        if reply.body and not without_body:
-            events.append(h11.Data(data=reply.body))
-        self._write(*events, h11.EndOfMessage())
+        response = h11.Response(
+            status_code=reply.status, headers=headers, reason=HTTPStatus(reply.status).phrase
+        )
+        if without_body or not body:
+            self._write(response, h11.EndOfMessage())
+        elif isinstance(body, bytes):
+            self._write(response, h11.Data(data=body), h11.EndOfMessage())
+        else:
+            self._write(response)
+            for piece in body:
+                self._write(h11.Data(data=piece))
+            self._write(h11.EndOfMessage())
 
     def _write(self, *events: h11.Event) -> None:
         pieces = [self._http.send(event) for event in events]

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Final
 from blobstore.owner.connection import Connection, Limits
 from blobstore.owner.problems import RefusedError
 from blobstore.owner.routes import Routes
+from blobstore.owner.sections import SectionResources
 from formats.logs import LateLogger
 
 if TYPE_CHECKING:
-    from blobstore.store.store import Store
+    from blobstore.owner.owner import Owner
 
 _log = LateLogger(__name__)
 
@@ -31,17 +32,17 @@ class OwnerServer:
     """
 
     def __init__(
-        self, store: Store, listener: socket.socket, *, limits: Limits | None = None
+        self, owner: Owner, listener: socket.socket, *, limits: Limits | None = None
     ) -> None:
-        """Serve ``store`` on ``listener``; both stay the caller's to close.
+        """Serve ``owner`` on ``listener``; both stay the caller's to close.
 
         Args:
-            store: Open for as long as `run` runs.
+            owner: Its store is open for as long as `run` runs.
             listener: A Unix socket that listens.
             limits: What clients may ask for.
         """
         self._limits = limits or Limits()
-        self._routes = Routes(store)
+        self._routes = routes_of(owner)
         self._listener = listener
         self._stop_read, self._stop_write = os.pipe()
         os.set_blocking(self._stop_write, False)
@@ -126,6 +127,11 @@ class OwnerServer:
         deadline = time.monotonic() + self._limits.sending + self._limits.draining
         for thread in connections.values():
             thread.join(max(deadline - time.monotonic(), 0))
+
+
+def routes_of(owner: Owner) -> Routes:
+    """Return all that an owner offers."""
+    return Routes([SectionResources(owner.store).resources()])
 
 
 def _peer(sock: socket.socket) -> str:

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blobstore.owner.listening import listening
+from blobstore.owner.owner import Owner
 from blobstore.owner.server import OwnerServer
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from blobstore.owner.connection import Limits
+    from blobstore.owner.owner import Front
     from blobstore.store.store import Store
 
 
@@ -24,6 +26,7 @@ def serve(
     *,
     socket: str | os.PathLike[str] | None = None,
     limits: Limits | None = None,
+    fronts: Iterable[Front] = (),
     ready: Callable[[Path], None] | None = None,
 ) -> None:
     """Serve a store on a Unix socket until SIGTERM or SIGINT (O6, O7).
@@ -36,6 +39,7 @@ def serve(
         image: Path of the image.
         socket: Path of the socket; None takes the one in the runtime directory (O3).
         limits: What clients may ask for.
+        fronts: By which devices reach the store meanwhile; they stay the caller's.
         ready: Called with the path of the socket once it takes connections.
 
     Raises:
@@ -43,8 +47,11 @@ def serve(
         DeviceError: The socket cannot be made.
     """
     path = None if socket is None else Path(socket)
-    with listening(Path(image), path) as listener:
-        server = OwnerServer(store, listener, limits=limits)
+    owner = Owner(store, Path(image))
+    for front in fronts:
+        owner.add(front)
+    with listening(owner.image, path) as listener:
+        server = OwnerServer(owner, listener, limits=limits)
         try:
             with _stopping(server):
                 if ready is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -26,6 +27,8 @@ from formats.state.swtpm import EncryptedState, PlainState, Slot, TpmVersion, va
 from formats.state.swtpm_migration import decode_data, decode_transfer, encode_data, encode_transfer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from blobstore.foreign.encryption import StateKey
     from blobstore.vtpm.nvram import StoreNvram
 
@@ -313,6 +316,12 @@ class Tpm:
         """
         with self._lock:
             self._nvram.take(retries)
+
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Let what the TPM is asked wait in the block; its store has what it answered (V13)."""
+        with self._lock:
+            yield
 
     # ----------------------------------------------------- information
 

@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from blobstore.owner.exchange import Exchange
-from blobstore.owner.routes import Routes
+from blobstore.owner.owner import Owner
+from blobstore.owner.server import routes_of
 
 if TYPE_CHECKING:
     import blobstore
@@ -47,11 +48,9 @@ def replies(path: str, method: str) -> dict[str, Any]:
     return found
 
 
-def test_it_has_the_resources_that_are_served(store: blobstore.Store) -> None:
-    routes = Routes(store)
-    served = {
-        (path, method.lower()) for path, methods in routes._methods.items() for method in methods
-    }
+def test_it_has_the_resources_that_are_served(store: blobstore.Store, image: Path) -> None:
+    resources = routes_of(Owner(store, image)).resources
+    served = {(path, method.lower()) for path, methods in resources.items() for method in methods}
     described = {
         (path, method)
         for path, item in SCHEMA["paths"].items()
@@ -59,16 +58,13 @@ def test_it_has_the_resources_that_are_served(store: blobstore.Store) -> None:
         if method in METHODS
     }
     assert described == served
-    queries = {
-        path: {
+    for path, method in described:
+        queries = {
             one["name"]
             for one in resolved(SCHEMA["paths"][path][method].get("parameters", []))
             if one["in"] == "query"
         }
-        for path, method in described
-        if method == "get"
-    }
-    assert {path: flags for path, flags in queries.items() if flags} == routes._flags
+        assert queries == resources[path][method.upper()].flags
 
 
 def test_every_schema_is_one() -> None:

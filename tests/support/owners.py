@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blobstore.owner.listening import listening
+from blobstore.owner.owner import Owner
 from blobstore.owner.server import OwnerServer
 from tests.support.cli import with_signals
 
@@ -30,7 +31,7 @@ def owner_thread(
 ) -> Iterator[OwnerServer]:
     """Serve a store in a thread of this process; the store stays the caller's to close."""
     with listening(image, socket) as listener:
-        server = OwnerServer(store, listener, limits=limits)
+        server = OwnerServer(Owner(store, image), listener, limits=limits)
         thread = threading.Thread(target=server.run)
         thread.start()
         try:

@@ -1,0 +1,59 @@
+"""An image, its store, and all through which devices reach it."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from blobstore.store.store import Store
+
+
+class Front(Protocol):
+    """What devices reach the store by: a server of NBD, a TPM."""
+
+    def at_rest(self) -> AbstractContextManager[None]:
+        """Keep its devices between two requests, and what they wrote committed, in the block.
+
+        Raises:
+            StorageError: What they wrote cannot be made durable.
+        """
+
+
+class Owner:
+    """A store that this process has, and its fronts.
+
+    Attributes:
+        store: Open for writing.
+        image: Path of its image.
+    """
+
+    def __init__(self, store: Store, image: Path) -> None:
+        """Own a store, which stays the caller's to close; it has no fronts yet."""
+        self.store, self.image = store, image
+        self._fronts: list[Front] = []
+        self._resting = threading.Lock()
+
+    def add(self, front: Front) -> None:
+        """Have a front at rest when the others are; it stays the caller's."""
+        self._fronts.append(front)
+
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Have one moment at which no device is in the middle of anything (O50).
+
+        Fronts wait in the block. Programs that use the store themselves do not: what has to
+        be one state takes the store in a transaction, or at one moment, too.
+
+        Raises:
+            StorageError: What a device wrote cannot be made durable.
+        """
+        with self._resting, ExitStack() as resting:
+            for front in self._fronts:
+                resting.enter_context(front.at_rest())
+            yield

@@ -1,0 +1,144 @@
+"""The store and its sections as resources (O21 to O28)."""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from blobstore.owner import documents, requests
+from blobstore.owner.problems import RefusedError
+from blobstore.owner.resources import (
+    BLOB,
+    DOCUMENT_SIZE,
+    JSON,
+    TRANSACTION_SIZE,
+    Found,
+    Method,
+    Reply,
+    Request,
+    Resources,
+)
+
+if TYPE_CHECKING:
+    from blobstore.store.store import Store
+
+_ETAG = re.compile(r'"(0|[1-9][0-9]{0,19})"')
+
+
+class SectionResources:
+    """Answers with what a store does. Threads may share it, as they do the store."""
+
+    def __init__(self, store: Store) -> None:
+        """Answer from ``store``, which stays the caller's to close."""
+        self._store = store
+
+    def resources(self) -> Resources:
+        """Return these resources."""
+        allow_damaged, previous = frozenset({"allow_damaged"}), frozenset({"previous"})
+        return {
+            "/v1/store": {"GET": Method(self._info)},
+            "/v1/sections": {"GET": Method(self._sections, flags=allow_damaged)},
+            "/v1/sections/NAME": {
+                "GET": Method(self._get, flags=previous),
+                "PUT": Method(self._put, self._blob_limit),
+                "DELETE": Method(self._delete),
+            },
+            "/v1/sections/NAME/info": {"GET": Method(self._section)},
+            "/v1/sections/NAME/register": {"POST": Method(self._register, DOCUMENT_SIZE)},
+            "/v1/sections/NAME/resize": {"POST": Method(self._resize, DOCUMENT_SIZE)},
+            "/v1/sections/NAME/rename": {"POST": Method(self._rename, DOCUMENT_SIZE)},
+            "/v1/transactions": {"POST": Method(self._transaction, TRANSACTION_SIZE)},
+            "/v1/verify": {"POST": Method(self._verify, DOCUMENT_SIZE)},
+        }
+
+    def _blob_limit(self, found: Found) -> int:
+        return self._store.section(found.name).max_size
+
+    # ----------------------------------------------------------- reading
+
+    def _info(self, _request: Request, _resource: Found) -> Reply:
+        return Reply(200, (JSON,), documents.encode_info(self._store.info()))
+
+    def _sections(self, _request: Request, resource: Found) -> Reply:
+        sections = self._store.sections(allow_damaged="allow_damaged" in resource.flags)
+        return Reply(200, (JSON,), documents.encode(documents.Sections(sections)))
+
+    def _section(self, _request: Request, resource: Found) -> Reply:
+        section = self._store.section(resource.name)
+        return Reply(200, (JSON, _etag(section.generation)), documents.encode(section))
+
+    def _get(self, request: Request, resource: Found) -> Reply:
+        store, name = self._store, resource.name
+        if "previous" in resource.flags:
+            return Reply(200, (BLOB,), store.get(name, previous=True))
+        generation, blob = store.at_one_moment(
+            lambda: (store.section(name).generation, store.get(name))
+        )
+        known = _generations(request.headers.get("if-none-match"))
+        if known is not None and generation in known:
+            return Reply(HTTPStatus.NOT_MODIFIED, (_etag(generation),))
+        return Reply(200, (BLOB, _etag(generation)), blob)
+
+    def _verify(self, _request: Request, _resource: Found) -> Reply:
+        return Reply(200, (JSON,), documents.encode_report(self._store.verify()))
+
+    # ---------------------------------------------------------- changing
+
+    def _put(self, request: Request, resource: Found) -> Reply:
+        return self._change(request, requests.PutChange(resource.name, request.body))
+
+    def _delete(self, request: Request, resource: Found) -> Reply:
+        reply = self._change(request, requests.DeleteChange(resource.name))
+        return Reply(reply.status)
+
+    def _resize(self, request: Request, resource: Found) -> Reply:
+        wanted = requests.decode(request.body, requests.NewSize)
+        return self._change(request, requests.ResizeChange(resource.name, wanted.max_size))
+
+    def _rename(self, request: Request, resource: Found) -> Reply:
+        wanted = requests.decode(request.body, requests.NewName)
+        return self._change(request, requests.RenameChange(resource.name, wanted.name))
+
+    def _change(self, request: Request, change: requests.Change) -> Reply:
+        """Change one section, if it is at the generation that the request names (O23)."""
+        if "if-none-match" in request.headers:
+            raise RefusedError(400, "If-None-Match is for GET", "O23")
+        wanted = _generations(request.headers.get("if-match"))
+        if wanted is not None and len(wanted) > 1:
+            raise RefusedError(400, "If-Match names one generation", "O23")
+        with self._store.transaction() as changes:
+            for generation in wanted or ():
+                changes.require_generation(change.name, generation)
+            change.apply(changes)
+        # What changes nothing has no generation, for instance a new size that is the old one.
+        return Reply(204, () if changes.generation is None else (_etag(changes.generation),))
+
+    def _register(self, request: Request, resource: Found) -> Reply:
+        wanted = requests.decode(request.body, requests.Registration)
+        section = self._store.register(
+            resource.name, wanted.max_size, wanted.kind, copies=wanted.copies, type=wanted.type
+        )
+        return Reply(200, (JSON, _etag(section.generation)), documents.encode(section))
+
+    def _transaction(self, request: Request, _resource: Found) -> Reply:
+        wanted = requests.decode(request.body, requests.ChangeList)
+        with self._store.transaction() as changes:
+            for change in wanted.changes:
+                change.apply(changes)
+        return Reply(200, (JSON,), documents.encode(documents.Committed(changes.generation)))
+
+
+def _etag(generation: int) -> tuple[str, str]:
+    return "etag", f'"{generation}"'
+
+
+def _generations(header: str | None) -> list[int] | None:
+    """Return the generations that If-Match or If-None-Match names; None if it is not there."""
+    if header is None:
+        return None
+    found = [_ETAG.fullmatch(tag.strip()) for tag in header.split(",")]
+    generations = [int(match[1]) for match in found if match]
+    if len(generations) < len(found):
+        raise RefusedError(400, f"{header!r} is not a list of generations in quotes", "O23")
+    return generations
