@@ -126,7 +126,7 @@ def _after_fork_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    # The lock's own methods, not functions of ours: Python looks for signals where a function
+    # The lock's own methods, not Python functions: Python looks for signals where a function
     # begins, and what a handler raises there is dropped together with the rest of the
     # function. Then the lock would stay taken, and each other thread would wait for ever.
     os.register_at_fork(

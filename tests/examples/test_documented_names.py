@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,3 +77,35 @@ def test_an_example_imports_public_names_only(example: Path) -> None:
 )
 def test_what_is_internal_is_found(program: str) -> None:
     assert len(not_public(ast.parse(program))) == 1
+
+
+def test_a_type_checker_sees_what_is_public(tmp_path: Path) -> None:
+    """Names are exported by the packages, and no module exports what it imports."""
+    exported = tmp_path / "exported.py"
+    exported.write_text(
+        "\n".join(
+            f"from {package} import {name} as {package.replace('.', '_')}_{name}"
+            for package, names in {**EXPORTED, **ROOMS}.items()
+            for name in sorted(names)
+        )
+    )
+    internal = (
+        *("import blobstore\nblobstore.Session", "import blobstore\nblobstore.store"),
+        *("from blobstore import scan", "from luks import load_metadata"),
+        *("from blobstore.owner import Routes", "from blobstore.vtpm import Libtpms"),
+        "from blobstore.store.store import Session",
+    )
+    for number, program in enumerate(internal):
+        (tmp_path / f"internal{number}.py").write_text(program)
+    config = tmp_path / "mypy.ini"
+    config.write_text("[mypy]\nstrict = True\n")
+    found = subprocess.run(
+        [sys.executable, "-m", "mypy", "--config-file", config, *sorted(tmp_path.glob("*.py"))],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    refused = re.findall(r"^\S*?(\w+)\.py:.*\[attr-defined\]$", found.stdout, re.MULTILINE)
+    assert sorted(refused) == [f"internal{number}" for number in range(len(internal))], found.stdout
+    assert found.returncode == 1, found.stdout + found.stderr
