@@ -92,6 +92,8 @@ class NbdDisk(Owned, Device):
         self._kept_size = 0
         try:
             first = NbdConnection(address)
+        except TimeoutError as error:
+            raise DeviceError(f"the {address} does not answer in {address.timeout:g} s") from error
         except OSError as error:
             raise device_error(error, f"cannot reach the {address}", writing=False) from error
         try:
@@ -268,15 +270,18 @@ class NbdDisk(Owned, Device):
 
     def _attempt(self, use: Callable[[NbdConnection], _Result]) -> _Result:
         """Return what ``use`` returns, on a new connection if the one in use breaks (N66)."""
+        deadline: float | None = None
         while True:
             epoch = self._epoch
             try:
                 with self._connection() as connection:
                     return use(connection)
             except (OSError, FormatError) as error:
+                # For all tries together: a server may take connections, and break each.
+                deadline = deadline or time.monotonic() + self._reconnecting
                 with self._lock:
                     if self._epoch == epoch:
-                        self._reconnect(error)
+                        self._reconnect(error, deadline)
 
     @contextmanager
     def _connection(self) -> Iterator[NbdConnection]:
@@ -339,14 +344,13 @@ class NbdDisk(Owned, Device):
                 self._idle.append(connection)
             self._free.notify()
 
-    def _reconnect(self, cause: OSError | FormatError) -> None:
+    def _reconnect(self, cause: OSError | FormatError, deadline: float) -> None:
         """Connect again, and send once more what was not flushed.
 
         Raises:
             DeviceError: That was not possible in time; what was written since the last
                 flush may be lost.
         """
-        deadline = time.monotonic() + self._reconnecting
         pause = _PAUSE
         error: Exception = cause
         while time.monotonic() < deadline:
