@@ -8,6 +8,7 @@ import socket
 import struct
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from blobstore.owner.connection import Connection, Limits
@@ -44,17 +45,23 @@ class OwnerServer:
         self._limits = limits or Limits()
         self._routes = routes_of(owner)
         self._listener = listener
-        self._stop_read, self._stop_write = os.pipe()
-        os.set_blocking(self._stop_write, False)
+        self._stopping = False
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
         self._connections: dict[socket.socket, threading.Thread] = {}
         self._lock = threading.Lock()
 
     def stop(self) -> None:
         """Have `run` take no more requests, answer those that it has, and return."""
-        try:
-            os.write(self._stop_write, b"\0")
-        except (BlockingIOError, OSError):
-            _log.debug("the owner is stopping already")
+        self._stopping = True
+        with suppress(BlockingIOError):  # it is full of reasons to wake up
+            os.write(self._wake_write, b"\0")
+
+    @property
+    def waking_fd(self) -> int:
+        """What has `run` look whether it is to stop, when a byte is written to it."""
+        return self._wake_write
 
     def run(self) -> None:
         """Serve until `stop`. The caller closes the store after that."""
@@ -62,16 +69,20 @@ class OwnerServer:
         try:
             with selectors.DefaultSelector() as selector:
                 selector.register(self._listener, selectors.EVENT_READ)
-                selector.register(self._stop_read, selectors.EVENT_READ)
-                while all(key.fd != self._stop_read for key, _ in selector.select()):
-                    self._accept()
+                selector.register(self._wake_read, selectors.EVENT_READ)
+                while not self._stopping:
+                    for key, _ in selector.select():
+                        if key.fd == self._wake_read:
+                            os.read(self._wake_read, 4096)
+                        elif not self._stopping:
+                            self._accept()
         finally:
             self._finish()
 
     def close(self) -> None:
         """Let go of what `stop` needs; `run` has returned."""
-        os.close(self._stop_read)
-        os.close(self._stop_write)
+        os.close(self._wake_read)
+        os.close(self._wake_write)
 
     def _accept(self) -> None:
         try:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import signal
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from blobstore.owner.listening import listening
 from blobstore.owner.owner import Owner
 from blobstore.owner.server import OwnerServer
+from formats.signals import handled
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     from blobstore.owner.connection import Limits
     from blobstore.owner.owner import Front
     from blobstore.store.store import Store
+
+_ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 def serve(
@@ -53,21 +55,9 @@ def serve(
     with listening(owner.image, path) as listener:
         server = OwnerServer(owner, listener, limits=limits)
         try:
-            with _stopping(server):
+            with handled(_ENDING, lambda _: server.stop(), server.waking_fd):
                 if ready is not None:
                     ready(Path(listener.getsockname()))
                 server.run()
         finally:
             server.close()
-
-
-@contextmanager
-def _stopping(server: OwnerServer) -> Iterator[None]:
-    """Let SIGTERM and SIGINT stop the server meanwhile."""
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.signal(number, lambda *_: server.stop()) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -13,7 +13,7 @@ import signal
 import socket
 import threading
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Final
 
 from blobstore.vtpm import control, sockets
@@ -21,9 +21,11 @@ from blobstore.vtpm.commands import encode_response, split_command
 from blobstore.vtpm.dispatch import Dispatcher
 from formats.errors import FormatError
 from formats.logs import LateLogger
+from formats.signals import handled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from blobstore.vtpm.sockets import Channel
     from blobstore.vtpm.tpm import Tpm
@@ -48,6 +50,11 @@ class _Waker:
 
     def fileno(self) -> int:
         return self._reading
+
+    @property
+    def waking_fd(self) -> int:
+        """What wakes the other thread when something is written to it."""
+        return self._writing
 
     def wake(self) -> None:
         with suppress(BlockingIOError):  # it is full of reasons to wake up
@@ -88,7 +95,7 @@ class Server:
         with ExitStack() as cleaning:
             cleaning.callback(self._waker.close)
             # Before anything can be seen of this, and end it.
-            cleaning.enter_context(_signals(self.end))
+            cleaning.enter_context(_signals(self.end, self._waker))
             self._data = _DataChannel(tpm, data, terminate=terminate, ended=self.end)
             cleaning.callback(self._data.close)
             cleaning.callback(sockets.remove, data)
@@ -303,20 +310,14 @@ def _readable(*sources: _Source | None, timeout: float | None = None) -> list[_S
     return [by_descriptor[descriptor] for descriptor, _ in ready]
 
 
-@contextmanager
-def _signals(end: Callable[[], None]) -> Iterator[None]:
+def _signals(end: Callable[[], None], waker: _Waker) -> AbstractContextManager[None]:
     """Let signals end the server in good order (V59); for the main thread only.
 
     Signals that the parent process ignored, as `nohup` does, stay ignored; SIGTERM ends
     us nevertheless, as it ends swtpm: what else is there to end a daemon with?
     """
     chosen = [one for one in _SIGNALS if one == signal.SIGTERM or not _is_ignored(one)]
-    before = {number: signal.signal(number, lambda *_: end()) for number in chosen}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return handled(chosen, lambda _: end(), waker.waking_fd)
 
 
 def _is_ignored(number: signal.Signals) -> bool:

@@ -21,6 +21,7 @@ from formats.errors import DeviceBusyError, DeviceError
 from tests.support.cli import QUICK, succeeds
 from tests.support.foreign import run
 from tests.support.owners import OwnerProcess, owner_thread
+from tests.support.waits import ends
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,6 +55,25 @@ def test_the_socket_is_private_and_goes_with_its_owner_o3_o5_o6(
         assert store.info().clean
         assert store.get("a") == b"1"
     assert find_owner(image) is None
+
+
+SIGNALLED = """
+import signal, sys
+import blobstore
+from blobstore import owner
+from tests.support.waits import signal_without_interrupting
+with blobstore.open(sys.argv[1]) as store:
+    owner.serve(
+        store, sys.argv[1],
+        ready=lambda _: signal_without_interrupting(signal.SIGTERM, 0.3),
+    )
+"""
+
+
+def test_a_signal_that_interrupts_no_wait_ends_it_o6(image: Path, runtime: Path) -> None:
+    """As one does that comes after the last bytecode before the wait."""
+    del runtime
+    ends(SIGNALLED, image)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
