@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final, Self
 
 from blobstore.nbd.catalogue import Catalogue
 from blobstore.nbd.connection import HANDSHAKE_TIME, STALL_TIME, Connection
-from blobstore.nbd.sockets import listen, peer, require_loopback
+from blobstore.nbd.sockets import listen, require_loopback
+from blobstore.sockets.peers import describe_peer
 from formats.logs import LateLogger
 from formats.process import Owned, Owner
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from blobstore.nbd.exports import Source
     from blobstore.nbd.sockets import Address
+    from blobstore.sockets.listening import Listener
 
 _log = LateLogger(__name__)
 
@@ -74,7 +76,7 @@ class NbdServer(Owned):
         self._owner = Owner("the NBD server")
         self._lock = threading.Lock()
         self._clients: dict[socket.socket, threading.Thread] = {}
-        self._listening: socket.socket | None = None
+        self._listening: Listener | None = None
         self._acceptor: threading.Thread | None = None
         self._wake: socket.socket | None = None
 
@@ -83,7 +85,7 @@ class NbdServer(Owned):
         """Where it listens; with the real port, once it was started."""
         if self._listening is None or isinstance(self._address, Path):
             return self._address
-        host, port = self._listening.getsockname()[:2]
+        host, port = self._listening.socket.getsockname()[:2]
         return host, port
 
     def start(self) -> None:
@@ -97,11 +99,11 @@ class NbdServer(Owned):
         if self._acceptor is not None:
             raise ValueError("an NBD server is started once")
         listening = listen(self._address)
-        listening.setblocking(False)
+        listening.socket.setblocking(False)
         self._wake, stopped = socket.socketpair()
         self._listening = listening
         self._acceptor = threading.Thread(
-            target=self._accept, args=(listening, stopped), name="blobstore nbd", daemon=True
+            target=self._accept, args=(listening.socket, stopped), name="blobstore nbd", daemon=True
         )
         self._acceptor.start()
 
@@ -137,9 +139,6 @@ class NbdServer(Owned):
         if self._listening is not None:
             self._listening.close()
             self._listening = None
-            if isinstance(self._address, Path):
-                with suppress(OSError):
-                    self._address.unlink()
         with self._lock:
             clients = dict(self._clients)
         _shut(clients, socket.SHUT_RD)
@@ -183,7 +182,9 @@ class NbdServer(Owned):
     def _begin(self, client: socket.socket) -> None:
         with self._lock:
             if len(self._clients) >= self._most:
-                _log.warning("%s is turned away: there are %d clients", peer(client), self._most)
+                _log.warning(
+                    "%s is turned away: there are %d clients", describe_peer(client), self._most
+                )
                 client.close()
                 return
             thread = threading.Thread(
@@ -200,7 +201,7 @@ class NbdServer(Owned):
     def _serve(self, client: socket.socket) -> None:
         handshake_time, stall_time = self._times
         try:
-            who = peer(client)
+            who = describe_peer(client)
             _log.info("%s is connected", who)
             if client.family != socket.AF_UNIX:
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -210,7 +211,7 @@ class NbdServer(Owned):
             connection.serve()
             _log.info("%s has gone", who)
         except ConnectionError:
-            _log.info("%s has gone without a word", peer(client))  # as some do
+            _log.info("%s has gone without a word", describe_peer(client))  # as some do
         except OSError as error:
             _log.warning("a connection broke: %s", error)
         finally:

@@ -5,23 +5,21 @@ from __future__ import annotations
 import os
 import selectors
 import socket
-import struct
 import threading
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from blobstore.owner.connection import Connection, Limits
 from blobstore.owner.problems import RefusedError
 from blobstore.owner.routes import Routes
 from blobstore.owner.sections import SectionResources
+from blobstore.sockets.peers import describe_peer
 from formats.logs import LateLogger
 
 if TYPE_CHECKING:
     from blobstore.owner.owner import Owner
 
 _log = LateLogger(__name__)
-
-_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
 class OwnerServer:
@@ -94,7 +92,7 @@ class OwnerServer:
                 )
                 Connection(sock, self._routes, quick).refuse(error_)
             return
-        _log.info("a connection from %s", _peer(sock))
+        _log.info("a connection from %s", describe_peer(sock))
         thread = threading.Thread(target=self._serve, args=(sock,), name="connection", daemon=True)
         with self._lock:
             self._connections[sock] = thread
@@ -132,21 +130,3 @@ class OwnerServer:
 def routes_of(owner: Owner) -> Routes:
     """Return all that an owner offers."""
     return Routes([SectionResources(owner.store).resources()])
-
-
-def _peer(sock: socket.socket) -> str:
-    """Say who is at the other end, where the system tells."""
-    credentials = peer_credentials(sock)
-    if credentials is None:
-        return "a process that the system does not name"
-    return "process {} of user {}, group {}".format(*credentials)
-
-
-def peer_credentials(sock: socket.socket) -> tuple[int, int, int] | None:
-    """Return process, user and group of the other end, where the system tells."""
-    option = getattr(socket, "SO_PEERCRED", None)
-    if option is None:
-        return None
-    found = sock.getsockopt(socket.SOL_SOCKET, option, _CREDENTIALS.size)
-    process, user, group = _CREDENTIALS.unpack(found)
-    return process, user, group

@@ -91,11 +91,10 @@ class Server:
             cleaning.enter_context(_signals(self.end))
             self._data = _DataChannel(tpm, data, terminate=terminate, ended=self.end)
             cleaning.callback(self._data.close)
-            cleaning.callback(sockets.remove, data)
-            self._listening = sockets.listener(ctrl) if ctrl else None
-            if self._listening is not None:
-                cleaning.callback(self._listening.close)
-            cleaning.callback(sockets.remove, ctrl)
+            listener = sockets.listener(ctrl) if ctrl else None
+            if listener is not None:
+                cleaning.callback(listener.close)
+            self._listening = None if listener is None else listener.socket
             self._client: socket.socket | None = None
             if ctrl and ctrl.connected is not None:
                 self._client = sockets.connection(ctrl.connected)
@@ -168,7 +167,8 @@ class _DataChannel:
         self, tpm: Tpm, channel: Channel | None, *, terminate: bool, ended: Callable[[], None]
     ) -> None:
         self._tpm, self._ended = tpm, ended
-        self._listening = sockets.listener(channel) if channel else None
+        self._listener = sockets.listener(channel) if channel else None
+        self._listening = None if self._listener is None else self._listener.socket
         self._client: socket.socket | None = None
         self._disconnect = bool(channel and channel.disconnect)
         self._terminate = terminate
@@ -196,7 +196,7 @@ class _DataChannel:
             self._thread.join()
 
     def close(self) -> None:
-        for open_socket in (self._client, self._listening):
+        for open_socket in (self._client, self._listener):
             if open_socket is not None:
                 open_socket.close()
         self._waker.close()
