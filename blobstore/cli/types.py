@@ -55,8 +55,26 @@ class SettingType(click.ParamType[tuple[str, str]]):
         return name, text
 
 
+class ParsedType(click.ParamType[Any]):
+    """What a function understands that raises `ValueError` otherwise."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name, self._parse = name, parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return self._parse(value) if isinstance(value, str) else value
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 class Option(NamedTuple):
-    """An option of a group: what it is called, and what `click.option` is told of it."""
+    """An option of a group: what it is called, and what `click.option` is told of it.
+
+    Attributes:
+        name: Such as ``--name``, or ``-n,--name``.
+        attributes: Keywords of `click.option`.
+    """
 
     name: str
     attributes: Mapping[str, Any]
@@ -96,7 +114,7 @@ def taking(parameter: str, group: Group) -> Callable[[Command], Command]:
 
         command: Command = wrapped
         for name, (text, attributes) in reversed(list(_options(parameter, group))):
-            command = click.option(text, name, **attributes)(command)
+            command = click.option(*text.split(","), name, **attributes)(command)
         return command
 
     return decorate

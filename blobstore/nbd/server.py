@@ -79,6 +79,8 @@ class NbdServer(Owned):
         self._listening: Listener | None = None
         self._acceptor: threading.Thread | None = None
         self._wake: socket.socket | None = None
+        self._closes = True
+        self._abandons = False
 
     @property
     def address(self) -> Address:
@@ -88,8 +90,11 @@ class NbdServer(Owned):
         host, port = self._listening.socket.getsockname()[:2]
         return host, port
 
-    def start(self) -> None:
+    def start(self, listener: Listener | None = None) -> None:
         """Listen, and return: clients are served by threads of their own.
+
+        Args:
+            listener: A socket that listens already, at the address; it stays the caller's.
 
         Raises:
             DeviceBusyError: A process listens there.
@@ -98,14 +103,11 @@ class NbdServer(Owned):
         """
         if self._acceptor is not None:
             raise ValueError("an NBD server is started once")
-        listening = listen(self._address)
+        listening = listener or listen(self._address)
+        self._closes = listener is None
         listening.socket.setblocking(False)
-        self._wake, stopped = socket.socketpair()
         self._listening = listening
-        self._acceptor = threading.Thread(
-            target=self._accept, args=(listening.socket, stopped), name="blobstore nbd", daemon=True
-        )
-        self._acceptor.start()
+        self._begin_accepting(listening)
 
     def flush(self) -> None:
         """Make durable what clients have written until now; errors as `Window.flush`.
@@ -126,6 +128,28 @@ class NbdServer(Owned):
         with self._catalogue.at_rest():
             yield
 
+    def suspend(self, *, waiting: bool) -> None:
+        """Let go of the store, so that another process can have it (O141); errors as `flush`.
+
+        Args:
+            waiting: Whether clients wait until `resume` or `stop`; after `stop`, what they
+                asked for meanwhile is not answered. Otherwise they read what was committed,
+                and what they write is refused.
+        """
+        self._owner.require()
+        self._catalogue.suspend(waiting=waiting)
+        if waiting:
+            self._abandons = True
+            self._end_accepting()
+
+    def resume(self) -> None:
+        """Go on after `suspend`: the store was taken over."""
+        self._owner.require()
+        self._catalogue.resume()
+        if self._abandons and self._listening is not None:
+            self._abandons = False
+            self._begin_accepting(self._listening)
+
     def stop(self) -> None:
         """End all connections after the requests in progress, and close what they used.
 
@@ -134,14 +158,16 @@ class NbdServer(Owned):
         """
         if self._owner.is_other or self._wake is None or self._acceptor is None:
             return
-        self._wake.close()
-        self._acceptor.join()
+        self._end_accepting()
         if self._listening is not None:
-            self._listening.close()
+            if self._closes:
+                self._listening.close()
             self._listening = None
         with self._lock:
             clients = dict(self._clients)
-        _shut(clients, socket.SHUT_RD)
+        # The process that has the store now answers what is not answered here.
+        _shut(clients, socket.SHUT_RDWR if self._abandons else socket.SHUT_RD)
+        self._catalogue.end_waiting()
         deadline = time.monotonic() + _LAST_ANSWERS
         for thread in clients.values():
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -160,6 +186,18 @@ class NbdServer(Owned):
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
+
+    def _begin_accepting(self, listener: Listener) -> None:
+        self._wake, stopped = socket.socketpair()
+        self._acceptor = threading.Thread(
+            target=self._accept, args=(listener.socket, stopped), name="blobstore nbd", daemon=True
+        )
+        self._acceptor.start()
+
+    def _end_accepting(self) -> None:
+        if self._wake is not None and self._acceptor is not None:
+            self._wake.close()
+            self._acceptor.join()
 
     def _accept(self, listening: socket.socket, stopped: socket.socket) -> None:
         with stopped, selectors.DefaultSelector() as selector:

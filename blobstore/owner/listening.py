@@ -87,8 +87,10 @@ def make_entry(image: Path, address: UnixAddress) -> MadeFile | None:
     _make_directory(entry.parent)
     try:
         with alone_in(entry.parent):
-            entry.unlink(missing_ok=True)
-            entry.symlink_to(path.absolute())
+            # One that is right is that of the owner before, which hands it over (O138).
+            if not (entry.is_symlink() and entry.readlink() == path.absolute()):
+                entry.unlink(missing_ok=True)
+                entry.symlink_to(path.absolute())
             return MadeFile(entry)
     except OSError as error:
         raise device_error(error, f"cannot make {entry}") from error

@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from blobstore.owner.connection import Connection, Limits
+from blobstore.owner.lifecycle import LifecycleResources
 from blobstore.owner.problems import RefusedError
 from blobstore.owner.routes import Routes
 from blobstore.owner.sections import SectionResources
@@ -103,10 +104,17 @@ class OwnerServer:
             self._forget(sock)
 
     def _serve(self, sock: socket.socket) -> None:
+        connection = Connection(sock, self._routes, self._limits)
         try:
-            Connection(sock, self._routes, self._limits).serve()
+            connection.serve()
         finally:
-            self._forget(sock)
+            if connection.upgrade is None:
+                self._forget(sock)
+        if connection.upgrade is not None:
+            # It is not HTTP any more, and does not end with this server.
+            with self._lock:
+                self._connections.pop(sock, None)
+            connection.upgrade(sock)
 
     def _forget(self, sock: socket.socket) -> None:
         with self._lock:
@@ -129,4 +137,6 @@ class OwnerServer:
 
 def routes_of(owner: Owner) -> Routes:
     """Return all that an owner offers."""
-    return Routes([SectionResources(owner.store).resources()])
+    return Routes(
+        [SectionResources(owner.store).resources(), LifecycleResources(owner).resources()]
+    )

@@ -10,6 +10,7 @@ What must not happen here:
 - Nothing is removed but a socket at which no process listens, and what this process made.
 - Nothing of a protocol is known here.
 
-Begin with `listening`, which makes sockets. `addresses` says where they are, and `peers`
-who is at the other end.
+Begin with `listening`, which makes sockets. `addresses` says where they are, `peers` who is
+at the other end. What a service manager has to do with it: `inherited` finds the sockets that
+it opened, `notifying` tells it how the process is doing.
 """

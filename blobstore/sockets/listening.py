@@ -7,7 +7,7 @@ import os
 import socket
 import stat
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final, Self
 
 from blobstore.sockets.addresses import InheritedAddress, TcpAddress, UnixAddress
@@ -58,13 +58,24 @@ class Listener:
 
     def __init__(self, address: Address, sock: socket.socket, name: MadeFile | None = None) -> None:
         """Own a socket, and its name if this process is to remove that."""
-        self.address: Final = address
+        self.address = address
         self.socket: Final = sock
         self._name = name
+
+    @property
+    def has_name(self) -> bool:
+        """Whether a name is removed at the end."""
+        return self._name is not None
 
     def leave_name(self) -> None:
         """Leave the name where it is at the end: another process has the socket as well."""
         self._name = None
+
+    def take_name(self) -> None:
+        """Remove the name at the end: the process that made it has passed the socket on."""
+        if isinstance(self.address, UnixAddress):
+            with suppress(FileNotFoundError):
+                self._name = MadeFile(self.address.path)
 
     def close(self) -> None:
         """Stop listening and remove the name. Twice is fine."""

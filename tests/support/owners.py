@@ -52,7 +52,7 @@ class OwnerProcess:
         self.environment["PYTHONPATH"] = str(ROOT)
         self.process = subprocess.Popen(
             [
-                *with_signals(default=("INT", "TERM")),
+                *with_signals(default=("HUP", "INT", "TERM")),
                 sys.executable,
                 *("-m", "blobstore", "serve", str(image)),
                 *map(str, options),
