@@ -62,6 +62,7 @@ class Owner:
         hand_over: Hands everything over to the process at the other end of a connection,
             which it takes (O135); None if this process cannot do that.
         limits: What clients may ask for; None is what `Limits` says.
+        on_taken: Called when the image was taken over.
     """
 
     def __init__(self, store: Store, image: Path, *, released: bool = False) -> None:
@@ -75,6 +76,7 @@ class Owner:
         self.store, self.image = store, image
         self.released = released
         self.limits: Limits | None = None
+        self.on_taken: Callable[[], None] | None = None
         self.hand_over: Callable[[socket.socket], None] | None = None
         self._fronts: list[Front] = []
         # What concerns all fronts is done one after the other.
@@ -175,6 +177,8 @@ class Owner:
                 self.released = False
                 for front in self._fronts:
                     front.resume()
+                if self.on_taken is not None:
+                    self.on_taken()
             digest = self.store.digest()
         _log.info("has the image, at generation %d", digest.generation)
         return digest

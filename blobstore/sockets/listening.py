@@ -37,15 +37,21 @@ class MadeFile:
     def __init__(self, path: Path) -> None:
         """Be what ``path`` names now, a link itself and not its target."""
         self.path: Final = path
-        self._made: Final = os.lstat(path)
+        self._made: Final = _identity(path)
 
     def remove(self) -> None:
         """Remove it, unless another file has its name by now."""
         try:
-            if os.path.samestat(os.lstat(self.path), self._made):
+            if _identity(self.path) == self._made:
                 self.path.unlink()
         except OSError as error:
             _log.debug("%s is gone already: %s", self.path, error)
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """Return what tells a file from others, also from one that gets its number later."""
+    found = os.lstat(path)
+    return found.st_dev, found.st_ino, stat.S_IFMT(found.st_mode), found.st_mtime_ns
 
 
 class Listener:

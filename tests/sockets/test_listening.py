@@ -180,6 +180,17 @@ def test_only_what_was_made_is_removed_o122(tmp_path: Path) -> None:
     assert is_stale(path)
 
 
+def test_a_file_with_the_same_number_is_another_o122(tmp_path: Path) -> None:
+    for number in range(20):
+        path = tmp_path / f"{number}"
+        path.symlink_to("nothing")
+        made = listening.MadeFile(path)
+        path.unlink()
+        path.symlink_to("nothing")
+        made.remove()
+        assert path.is_symlink()
+
+
 def test_a_socket_that_cannot_be_finished_leaves_nothing_o122(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,7 @@ class Service:
         self._events: SimpleQueue[Callable[[], bool]] = SimpleQueue()
         self._succeeding = threading.Lock()
         owner.hand_over = self._offer
+        owner.on_taken = self._make_entry
 
     # ------------------------------------------------------------ fronts
 
@@ -131,8 +132,8 @@ class Service:
                     undo.callback(listener.close)
             for entry in config.fronts():
                 self._start(undo, entry, listeners[entry.name])
-            self._entry = self._make_entry()
             undo.pop_all()
+        self._make_entry()
 
     def change(self, config: ServeConfig) -> None:
         """Open and close what differs now (O131). The rest goes on, with its connections.
@@ -150,6 +151,11 @@ class Service:
                 reusable[place_of(listener.address)] = listener
                 reusable.setdefault(socket_name, listener)
         with ExitStack() as undo:
+            if STORE in known and known[STORE] in gone and self._entry is not None:
+                # Its own link is not to be in the way of its socket.
+                self._entry.remove()
+                self._entry = None
+                undo.callback(self._make_entry)
             found: dict[str, dict[str, Listener]] = {}
             for name, entry in wanted.items():
                 if name not in known or known[name] in gone:
@@ -178,9 +184,7 @@ class Service:
                     listener.close()
         self._running = {name: self._running[name] for name in wanted}
         if STORE in found:
-            if self._entry is not None:
-                self._entry.remove()
-            self._entry = self._make_entry()
+            self._make_entry()
 
     def close(self) -> None:
         """Stop all fronts and close their sockets (O6, O7)."""
@@ -217,8 +221,13 @@ class Service:
         front = running.entry.start(self._owner, running.listeners)
         self._running[running.entry.name] = running._replace(front=front)
 
-    def _make_entry(self) -> MadeFile | None:
-        return make_entry(self._owner.image, UnixAddress(self.path))
+    def _make_entry(self) -> None:
+        """Have the image found by the store's socket, if this process has the image (O3)."""
+        if STORE in self._running and not self._owner.released:
+            entry = make_entry(self._owner.image, UnixAddress(self.path))
+            if self._entry is not None and (entry is None or entry.path != self._entry.path):
+                self._entry.remove()
+            self._entry = entry
 
     # ------------------------------------------------------------ events
 
