@@ -177,7 +177,7 @@ class Predecessor:
         """Say that all is ready, and wait until the image can be taken.
 
         Args:
-            wanted: Names of the sockets that are used.
+            wanted: Names of the offers that are used.
             timeout: Seconds for that.
 
         Returns:

@@ -125,7 +125,8 @@ def _take(owner: Owner, service: Service, config: ServeConfig, predecessor: Pred
     """Take the image and start all fronts; return when it was released."""
     listeners = service.prepare(config)
     try:
-        wanted = [name for one in listeners.values() for name in one]
+        used = {id(listener) for one in listeners.values() for listener in one.values()}
+        wanted = [one.name for one in predecessor.offers if id(one.listener) in used]
         digest = predecessor.released(wanted, _RELEASING)
         began = time.monotonic()
         if digest is None:

@@ -304,15 +304,14 @@ class Service:
     def _offer(self, sock: socket.socket) -> None:
         """Offer everything to a successor; in the thread of its connection."""
         messages = Messages(sock)
-        if not self._succeeding.acquire(blocking=False):
-            _refuse(messages, "another process is taking over [O136]")
-            return
         with ExitStack() as undo:
-            undo.callback(self._succeeding.release)
             undo.callback(messages.close)
             try:
                 messages.require_trusted()
                 messages.receive(QUICK)
+                if not self._succeeding.acquire(blocking=False):
+                    raise DeviceBusyError("another process is taking over already [O136]")
+                undo.callback(self._succeeding.release)
                 found = self.listeners()[:MOST_SOCKETS]
                 sockets = [{"name": name, "removes": one.has_name} for name, one in found]
                 messages.send({"sockets": sockets}, [one.socket.fileno() for _, one in found])
@@ -391,5 +390,4 @@ def _refuse(messages: Messages, reason: str) -> None:
     try:
         messages.send({"error": reason})
     except OSError as error:
-        _log.debug("nobody is told that nothing is handed over: %s", error)
-    messages.close()
+        _log.debug("the other process is not there to be told: %s", error)
