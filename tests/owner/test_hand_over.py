@@ -199,9 +199,9 @@ def test_other_sockets_are_opened_and_closed_o136_o138(
     assert not tmp_path.joinpath("n1").exists()
     assert tmp_path.joinpath("n2").stat().st_ino == inode
     assert tmp_path.joinpath("n2").stat().st_mode & 0o777 == 0o660
-    for name in ("n2", "n3"):
-        with Client(tmp_path / name) as device:
-            device.begin("w")
+    with Client(tmp_path / "n2") as listed, Client(tmp_path / "n3") as device:
+        listed.greet()
+        device.begin("w")
     assert successor.end()[0] == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["image", "run"]
     assert list(runtime.iterdir()) == []

@@ -129,7 +129,7 @@ def _config(
 
 def _image(image: Path | None, config: owner.ServeConfig) -> Path:
     if config.image is not None:
-        if image is not None and image != Path(config.image):
+        if image is not None and image.absolute() != Path(config.image).absolute():
             raise click.UsageError(f"the configuration is for {config.image}, not for {image}")
         return Path(config.image)
     if image is None:
