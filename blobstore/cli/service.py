@@ -100,6 +100,7 @@ def fork_into_background() -> Callable[[], None]:
     sys.stdout.flush()
     sys.stderr.flush()
     try:
+        started = os.getpid()
         reading, writing = os.pipe()
         child = os.fork()
     except OSError as error:
@@ -111,6 +112,10 @@ def fork_into_background() -> Callable[[], None]:
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         os._exit(code if code >= 0 else 128 - code)
     os.close(reading)
+    # What a service manager says of the process that was started holds for this one.
+    for name in ("LISTEN_PID", "WATCHDOG_PID"):
+        if os.environ.get(name) == str(started):
+            os.environ[name] = str(os.getpid())
 
     def ready() -> None:
         try:

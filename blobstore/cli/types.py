@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -66,6 +67,29 @@ class ParsedType(click.ParamType[Any]):
             return self._parse(value) if isinstance(value, str) else value
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+def schema_option(schema: Callable[[], Mapping[str, Any]], of: str) -> Callable[[Command], Command]:
+    """Return what adds ``--schema`` to a command: it prints a JSON Schema and ends.
+
+    Args:
+        schema: Returns it.
+        of: What it describes, for the help.
+    """
+
+    def print_schema(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+        if value and not context.resilient_parsing:
+            click.echo(json.dumps(schema(), indent=2, ensure_ascii=False))
+            context.exit()
+
+    return click.option(
+        "--schema",
+        is_flag=True,
+        expose_value=False,
+        is_eager=True,
+        callback=print_schema,
+        help=f"Print the JSON Schema of {of}, and end.",
+    )
 
 
 class Option(NamedTuple):

@@ -215,6 +215,31 @@ def test_a_device_that_cannot_be_committed_keeps_the_image_here_o140(
     assert (good.said, late.said) == ("srwr", "sr")
 
 
+def test_a_store_that_cannot_be_released_goes_on_o140(
+    store: blobstore.Store, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner, front = Owner(store, image), BrokenFront()
+    owner.add(front)
+
+    def fail(*_: object, **__: object) -> None:
+        raise DeviceError("the disk is gone")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(blobstore.Store, "release", fail)
+        with pytest.raises(DeviceError, match="gone"):
+            owner.release(waiting=True)
+    assert (front.said, owner.released) == ("wr", False)
+    store.put("a", b"on")
+    digest = owner.release()
+    with monkeypatch.context() as failing:
+        failing.setattr(blobstore.Store, "take_over", fail)
+        with pytest.raises(DeviceError, match="gone"):
+            owner.take_over(expect_digest=digest)
+    assert (front.said, owner.released) == ("wrs", True)
+    owner.take_over(expect_digest=digest)
+    store.put("a", b"on")
+
+
 def test_nothing_comes_between_the_digest_and_the_release_o140(
     store: blobstore.Store, image: Path
 ) -> None:

@@ -265,8 +265,36 @@ def test_it_goes_into_the_background_when_all_is_ready_o126(
     wait_until(lambda: not pid.exists())
     wait_until(lambda: not path.exists())
     assert f"a connection from process {os.getpid()}" in log.read_text()
+    assert not list(tmp_path.glob("*.sock"))
     # A failure before that is the command's.
     with blobstore.open(image):
         done = subprocess.run(command, capture_output=True, timeout=60, check=False)
     assert done.returncode == 23
     assert not pid.exists()
+
+
+def test_the_background_has_what_systemd_passes_o126_o127(
+    image: Path, runtime: Path, tmp_path: Path
+) -> None:
+    pid = tmp_path / "pid"
+    process = subprocess.Popen(
+        [
+            *with_signals(default=("TERM",)),
+            *("systemd-socket-activate", f"--listen={tmp_path}/s", "--fdname=store"),
+            *("--setenv=PYTHONPATH", "--setenv=BLOBSTORE_RUNTIME_DIR", sys.executable, "-m"),
+            *("blobstore", "serve", str(image), "--daemon", "--pid", f"file={pid}"),
+        ],
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_until((tmp_path / "s").exists)
+        with StoreClient(tmp_path / "s") as store:
+            found = store.state().process
+        assert process.wait(60) == 0
+        assert found == int(pid.read_text()) != process.pid
+        os.kill(found, signal.SIGTERM)
+        wait_until(lambda: not pid.exists())
+    finally:
+        process.kill()
+        process.wait()
+    wait_until(lambda: not list(runtime.iterdir()))

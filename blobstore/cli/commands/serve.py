@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,18 +11,11 @@ from blobstore import owner
 from blobstore.cli import service
 from blobstore.cli.access import PATH, Access, access_options
 from blobstore.cli.swtpm_options import parse_mode
-from blobstore.cli.types import ParsedType
+from blobstore.cli.types import ParsedType, schema_option
 from formats.logs import configure_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-
-def _print_schema(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
-    """Print the schema and end, as ``--help`` does."""
-    if value:
-        click.echo(json.dumps(owner.serve_schema(), indent=2))
-        context.exit()
 
 
 @click.command("serve")
@@ -51,14 +43,7 @@ def _print_schema(context: click.Context, _parameter: click.Parameter, value: bo
     help="Export the sections by NBD, too: a path, or HOST:PORT at a loopback address. Repeatable.",
 )
 @click.option("--check-config", is_flag=True, help="Say whether all this can be served, and end.")
-@click.option(
-    "--schema",
-    is_flag=True,
-    expose_value=False,
-    is_eager=True,
-    callback=_print_schema,
-    help="Print the JSON Schema of configurations, and end.",
-)
+@schema_option(owner.serve_schema, "configurations")
 @click.option("--replace", is_flag=True, help="Replace the owner of IMAGE, without a gap.")
 @click.option(
     "--incoming",
