@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from blobstore.copies.convert_kinds import ImageKind as ImageKind
     from blobstore.errors import BlobNotFoundError as BlobNotFoundError
     from blobstore.errors import BlobTooLargeError as BlobTooLargeError
+    from blobstore.errors import ConfigError as ConfigError
     from blobstore.errors import CorruptBlobError as CorruptBlobError
     from blobstore.errors import CorruptStoreError as CorruptStoreError
     from blobstore.errors import DamagedHeadError as DamagedHeadError

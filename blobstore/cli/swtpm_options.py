@@ -108,6 +108,17 @@ def parse_log(text: str) -> LogOptions:
     return LogOptions(file=place, level=level, prefix=prefix, truncate=truncate)
 
 
+def parse_mode(text: str) -> int:
+    """Return the mode of a file that octal digits say."""
+    try:
+        mode = int(text, 8)
+    except ValueError:
+        mode = -1
+    if not text.startswith("0") or not 0 <= mode <= 0o777:
+        raise ValueError(f"mode={text} is not a mode of a file in octal digits")
+    return mode
+
+
 def _channel(
     fields: dict[str, str], *, default: str | None, connected: str, listening: str | None
 ) -> Channel:
@@ -138,7 +149,7 @@ def _channel(
         raise ValueError(f"there is no port {fields['port']}")
     given: dict[str, Any] = {}
     if "mode" in fields:
-        given["mode"] = _octal(fields["mode"])
+        given["mode"] = parse_mode(fields["mode"])
     if "bindaddr" in fields:
         given["address"] = fields["bindaddr"]
     return Channel(
@@ -190,13 +201,3 @@ def _number(text: str, name: str) -> int:
     if not text.isdecimal():
         raise ValueError(f"{name}={text} is not a number")
     return int(text)
-
-
-def _octal(text: str) -> int:
-    try:
-        mode = int(text, 8)
-    except ValueError:
-        mode = -1
-    if not text.startswith("0") or not 0 <= mode <= 0o777:
-        raise ValueError(f"mode={text} is not a mode of a file in octal digits")
-    return mode

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from blobstore.errors import BlobNotFoundError, UnwrittenBlobError
 from formats.container.model import BLOCK_SIZES, IDENTIFIER
 from formats.devices.device import MemoryDevice, read_exactly
-from formats.errors import ArgumentError
+from formats.errors import ArgumentError, ReadOnlyError
 from formats.nbd.model import Export
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from blobstore.store.description import SectionInfo
     from blobstore.store.store import Store
-    from formats.devices.device import BlockDevice
+    from formats.devices.device import BlockDevice, ReadableBuffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +41,14 @@ class Opened:
         device: Its bytes; used by one thread at a time.
         fills: Whether the device's ``discard`` fills with zeros, and at once.
         close: Gives the device back; may raise `StorageError`.
+        holds_store: Whether the store cannot be released while it is open.
     """
 
     export: Export
     device: BlockDevice
     fills: bool
     close: Callable[[], None]
+    holds_store: bool = False
 
 
 class Source(Protocol):
@@ -65,6 +67,13 @@ class Source(Protocol):
 
     def open(self, name: str) -> Opened:
         """Open it; errors as `describe`."""
+
+    def open_released(self, name: str) -> Opened:
+        """Open it while the store is another process's; errors as `describe`.
+
+        It is what was committed last, and takes no writes. `open` follows when the store
+        was taken over.
+        """
 
 
 class NbdSections:
@@ -104,7 +113,19 @@ class NbdSections:
             return Opened(export, blob, fills=False, close=blob.close)
         window = self._store.window(name)
         export = Export(name, window.size, window.read_only, can_trim=not window.read_only)
-        return Opened(export, window, fills=True, close=window.close)
+        return Opened(export, window, fills=True, close=window.close, holds_store=True)
+
+    def open_released(self, name: str) -> Opened:
+        """Read a window, or a blob; errors as `Store.get`."""
+        described = self.describe(name)
+        if self._store.section(name).kind != "window":
+            return self.open(name)
+        try:
+            content = self._store.get(name)
+        except UnwrittenBlobError:
+            content = b""  # zeros (C62)
+        device = _ReleasedDevice(content.ljust(described.export.size, b"\0"))
+        return Opened(described.export, device, fills=True, close=device.close, holds_store=True)
 
     def _has(self, name: str) -> bool:
         return self._names is None or name in self._names
@@ -143,6 +164,17 @@ class NbdDevice:
     def open(self, name: str) -> Opened:
         """Return the device, which is open already."""
         return Opened(self.describe(name).export, self._device, fills=False, close=lambda: None)
+
+    def open_released(self, name: str) -> Opened:
+        """Return the device, as `open`: it is not one of a store."""
+        return self.open(name)
+
+
+class _ReleasedDevice(MemoryDevice):
+    """What a window was when its store was released: nothing is written to it (O141)."""
+
+    def write(self, _offset: int, _data: ReadableBuffer, /) -> None:
+        raise ReadOnlyError("the image was released: it takes no writes until it is taken over")
 
 
 def _exists(section: SectionInfo) -> bool:

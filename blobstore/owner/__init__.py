@@ -3,7 +3,7 @@
 An image has one writer. While a machine runs, that is the owner, and programs, scripts
 and the verbs of the command line reach the store through it: HTTP/1.1 on a Unix socket,
 in which a blob is the body of a resource and its ETag is its generation. The rules are
-O1 to O47 in ``spec/owner.md``, the schema is ``spec/owner.openapi.yaml``; why HTTP, h11
+O1 to O143 in ``spec/owner.md``, the schema is ``spec/owner.openapi.yaml``; why HTTP, h11
 and threads, spec/decisions/0030.
 
 All that the owner offers comes to one `blobstore.store.store.Store`: nothing here has a
@@ -22,9 +22,10 @@ What must not happen here:
 Begin with `protocol`, what a store and a client have in common, `owner`, what one process
 has, and `routes`, which answers requests without knowing sockets. `resources` says what
 there can be to ask for; `sections` is what there is of the store. `requests` and `documents`
-are what goes in and out, `problems` are errors as documents. `connection` speaks HTTP with
-one client, `server` has the threads, `listening` the socket, `finding` knows where it is, and
-`serving` puts these together. `client` is the other end, and `exchange` its HTTP.
+are what goes in and out, `problems` are errors as documents. `lifecycle` lets others have the
+image. `connection` speaks HTTP with one client, `server` has the threads, `listening` the
+socket, `finding` knows where it is, and the room `serving` is the process. `client` is the
+other end, and `exchange` its HTTP.
 """
 
 from __future__ import annotations
@@ -42,6 +43,12 @@ if TYPE_CHECKING:
     from blobstore.owner.connection import Limits as Limits
     from blobstore.owner.protocol import AnyStore as AnyStore
     from blobstore.owner.protocol import Changes as Changes
-    from blobstore.owner.serving import serve as serve
+    from blobstore.owner.serving.config import ServeConfig as ServeConfig
+    from blobstore.owner.serving.config import load_serve_config as load_serve_config
+    from blobstore.owner.serving.config import serve_schema as serve_schema
+    from blobstore.owner.serving.nbd_front import NbdFront as NbdFront
+    from blobstore.owner.serving.running import Beginning as Beginning
+    from blobstore.owner.serving.running import serve as serve
+    from blobstore.owner.serving.store_front import StoreFront as StoreFront
 else:
     __all__, __getattr__, __dir__ = formats.public_names(__name__, __file__)

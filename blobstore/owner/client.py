@@ -19,7 +19,7 @@ from blobstore.errors import (
 from blobstore.owner import documents, problems, requests
 from blobstore.owner.exchange import Exchange
 from blobstore.owner.finding import entry_of
-from blobstore.store.description import SectionInfo
+from blobstore.store.description import SectionInfo, StateDigest
 from formats.errors import ArgumentError, DeviceError, FormatError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from blobstore.container.verification import Report
     from blobstore.owner.exchange import Answer
-    from blobstore.store.description import StateDigest, StoreInfo
+    from blobstore.store.description import StoreInfo
     from formats.devices.device import ReadableBuffer
 
     AnyPath = str | os.PathLike[str]
@@ -79,6 +79,14 @@ def _require_pinned(client: StoreClient, digest: StateDigest | None, generation:
     if generation and client.info().generation < generation:
         found = client.info().generation
         raise PinMismatchError(f"the store is at generation {found}, not yet at {generation}")
+
+
+def _digest(answer: Answer) -> StateDigest:
+    handed = documents.decode(answer.body, documents.Handed)
+    try:
+        return StateDigest.parse(handed.digest)
+    except ValueError as error:
+        raise FormatError(f"the owner's reply is not what it should be: {error}") from error
 
 
 class StoreClient:
@@ -212,6 +220,34 @@ class StoreClient:
     def delete(self, name: str) -> None:
         """Delete a section and its blob, as `Store.delete`."""
         self._ask("DELETE", _section(name))
+
+    # --------------------------------------------------------- lifecycle
+
+    def state(self) -> documents.OwnerState:
+        """Return who the owner is, and whether it has the image."""
+        return documents.decode(self._ask("GET", "/v1/owner").body, documents.OwnerState)
+
+    def release(self) -> StateDigest:
+        """Have the owner let another process have the image, with all devices (O140).
+
+        Returns:
+            What the state of the store is, for `take_over` there.
+
+        Raises:
+            StorageError: It cannot, and has it still.
+        """
+        return _digest(self._ask("POST", "/v1/release"))
+
+    def take_over(
+        self, *, expect_digest: StateDigest | None = None, at_least_generation: int = 0
+    ) -> StateDigest:
+        """Have the owner take the image, as `Store.take_over` (O142).
+
+        Returns:
+            What the state of the store is.
+        """
+        digest = None if expect_digest is None else str(expect_digest)
+        return _digest(self._post("/v1/take-over", requests.TakeOver(digest, at_least_generation)))
 
     # --------------------------------------------------------------- end
 

@@ -16,6 +16,7 @@ from formats.logs import LateLogger
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
     from blobstore.owner.routes import Routes
 
@@ -48,7 +49,13 @@ class Limits:
 
 
 class Connection:
-    """One client. `serve` returns when the connection is over."""
+    """One client. `serve` returns when the connection is over.
+
+    Attributes:
+        upgrade: What goes on with the connection then; None if nothing does.
+    """
+
+    upgrade: Callable[[socket.socket], None] | None = None
 
     def __init__(self, sock: socket.socket, routes: Routes, limits: Limits) -> None:
         """Serve ``sock``, which stays the caller's to close."""
@@ -86,7 +93,14 @@ class Connection:
         except (RefusedError, StorageError, ValueError) as error:
             self._end(reply_of(error))
             return False
-        self._send(self._routes.answer(request), without_body=head.method == "HEAD")
+        reply = self._routes.answer(request)
+        if reply.upgrade is not None:
+            self._write(
+                h11.InformationalResponse(status_code=reply.status, headers=list(reply.headers))
+            )
+            self.upgrade = reply.upgrade
+            return False
+        self._send(reply, without_body=head.method == "HEAD")
         return (self._http.our_state, self._http.their_state) == (h11.DONE, h11.DONE)
 
     # --------------------------------------------------------- receiving

@@ -30,6 +30,30 @@ class Committed(msgspec.Struct):
     generation: int | None
 
 
+class OwnerState(msgspec.Struct):
+    """The reply to GET /v1/owner.
+
+    Attributes:
+        process: Its number.
+        released: Whether another process may have the image meanwhile.
+    """
+
+    process: int
+    released: bool
+
+
+class Handed(msgspec.Struct):
+    """The reply to POST /v1/release and POST /v1/take-over.
+
+    Attributes:
+        generation: Of the store.
+        digest: What pins it.
+    """
+
+    generation: int
+    digest: str
+
+
 def encode(value: object) -> bytes:
     """Return any of these values as JSON."""
     return msgspec.json.encode(value)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import h11
 
-from blobstore.owner.server import peer_credentials
+from blobstore.sockets.peers import peer_credentials
 from formats.errors import DeviceError, FormatError, device_error
 
 if TYPE_CHECKING:

@@ -35,6 +35,13 @@ class NewName(msgspec.Struct, forbid_unknown_fields=True):
     name: str
 
 
+class TakeOver(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /v1/take-over."""
+
+    expect_digest: str | None = None
+    at_least_generation: int = 0
+
+
 class RequireChange(msgspec.Struct, forbid_unknown_fields=True, tag_field="op", tag="require"):
     """Go on only if the section has been at this generation."""
 

@@ -10,6 +10,8 @@ from blobstore.owner import problems
 from blobstore.owner.problems import RefusedError
 
 if TYPE_CHECKING:
+    import socket
+
     from formats.errors import StorageError
 
 #: What a request's body may have, in bytes, where it is not a blob (O11).
@@ -45,11 +47,13 @@ class Reply(NamedTuple):
         headers: Beside those that each reply has, and those that say how long the body is.
         body: All of it, or its pieces, each of which is sent when it comes. What then raises
             an error ends the connection before the end of the body.
+        upgrade: With status 101, what goes on with the connection, which it takes.
     """
 
     status: int
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes | Iterable[bytes] = b""
+    upgrade: Callable[[socket.socket], None] | None = None
 
 
 class Found(NamedTuple):

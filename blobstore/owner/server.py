@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import selectors
 import socket
-import struct
 import threading
 import time
-from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from blobstore.owner.connection import Connection, Limits
+from blobstore.owner.lifecycle import LifecycleResources
 from blobstore.owner.problems import RefusedError
 from blobstore.owner.routes import Routes
 from blobstore.owner.sections import SectionResources
+from blobstore.sockets.peers import describe_peer
 from formats.logs import LateLogger
+from formats.signals import Waker
 
 if TYPE_CHECKING:
     from blobstore.owner.owner import Owner
 
 _log = LateLogger(__name__)
-
-_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
 class OwnerServer:
@@ -46,22 +44,14 @@ class OwnerServer:
         self._routes = routes_of(owner)
         self._listener = listener
         self._stopping = False
-        self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_read, False)
-        os.set_blocking(self._wake_write, False)
+        self._waker = Waker()
         self._connections: dict[socket.socket, threading.Thread] = {}
         self._lock = threading.Lock()
 
     def stop(self) -> None:
         """Have `run` take no more requests, answer those that it has, and return."""
         self._stopping = True
-        with suppress(BlockingIOError):  # it is full of reasons to wake up
-            os.write(self._wake_write, b"\0")
-
-    @property
-    def waking_fd(self) -> int:
-        """What has `run` look whether it is to stop, when a byte is written to it."""
-        return self._wake_write
+        self._waker.wake()
 
     def run(self) -> None:
         """Serve until `stop`. The caller closes the store after that."""
@@ -69,20 +59,17 @@ class OwnerServer:
         try:
             with selectors.DefaultSelector() as selector:
                 selector.register(self._listener, selectors.EVENT_READ)
-                selector.register(self._wake_read, selectors.EVENT_READ)
+                selector.register(self._waker, selectors.EVENT_READ)
                 while not self._stopping:
-                    for key, _ in selector.select():
-                        if key.fd == self._wake_read:
-                            os.read(self._wake_read, 4096)
-                        elif not self._stopping:
-                            self._accept()
+                    ready = [key.fileobj for key, _ in selector.select()]
+                    if self._listener in ready and not self._stopping:
+                        self._accept()
         finally:
             self._finish()
 
     def close(self) -> None:
         """Let go of what `stop` needs; `run` has returned."""
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        self._waker.close()
 
     def _accept(self) -> None:
         try:
@@ -105,7 +92,7 @@ class OwnerServer:
                 )
                 Connection(sock, self._routes, quick).refuse(error_)
             return
-        _log.info("a connection from %s", _peer(sock))
+        _log.info("a connection from %s", describe_peer(sock))
         thread = threading.Thread(target=self._serve, args=(sock,), name="connection", daemon=True)
         with self._lock:
             self._connections[sock] = thread
@@ -116,10 +103,17 @@ class OwnerServer:
             self._forget(sock)
 
     def _serve(self, sock: socket.socket) -> None:
+        connection = Connection(sock, self._routes, self._limits)
         try:
-            Connection(sock, self._routes, self._limits).serve()
+            connection.serve()
         finally:
-            self._forget(sock)
+            if connection.upgrade is None:
+                self._forget(sock)
+        if connection.upgrade is not None:
+            # It is not HTTP any more, and does not end with this server.
+            with self._lock:
+                self._connections.pop(sock, None)
+            connection.upgrade(sock)
 
     def _forget(self, sock: socket.socket) -> None:
         with self._lock:
@@ -142,22 +136,6 @@ class OwnerServer:
 
 def routes_of(owner: Owner) -> Routes:
     """Return all that an owner offers."""
-    return Routes([SectionResources(owner.store).resources()])
-
-
-def _peer(sock: socket.socket) -> str:
-    """Say who is at the other end, where the system tells."""
-    credentials = peer_credentials(sock)
-    if credentials is None:
-        return "a process that the system does not name"
-    return "process {} of user {}, group {}".format(*credentials)
-
-
-def peer_credentials(sock: socket.socket) -> tuple[int, int, int] | None:
-    """Return process, user and group of the other end, where the system tells."""
-    option = getattr(socket, "SO_PEERCRED", None)
-    if option is None:
-        return None
-    found = sock.getsockopt(socket.SOL_SOCKET, option, _CREDENTIALS.size)
-    process, user, group = _CREDENTIALS.unpack(found)
-    return process, user, group
+    return Routes(
+        [SectionResources(owner.store).resources(), LifecycleResources(owner).resources()]
+    )

@@ -21,7 +21,7 @@ from blobstore.vtpm.commands import encode_response, split_command
 from blobstore.vtpm.dispatch import Dispatcher
 from formats.errors import FormatError
 from formats.logs import LateLogger
-from formats.signals import handled
+from formats.signals import Waker, handled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,37 +40,7 @@ _SEND_TIME: Final = 2.0
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-class _Waker:
-    """Ends another thread's wait."""
-
-    def __init__(self) -> None:
-        self._reading, self._writing = os.pipe()
-        os.set_blocking(self._reading, False)
-        os.set_blocking(self._writing, False)
-
-    def fileno(self) -> int:
-        return self._reading
-
-    @property
-    def waking_fd(self) -> int:
-        """What wakes the other thread when something is written to it."""
-        return self._writing
-
-    def wake(self) -> None:
-        with suppress(BlockingIOError):  # it is full of reasons to wake up
-            os.write(self._writing, b"\0")
-
-    def clear(self) -> None:
-        with suppress(BlockingIOError):
-            while os.read(self._reading, 4096):
-                pass
-
-    def close(self) -> None:
-        os.close(self._reading)
-        os.close(self._writing)
-
-
-_Source = _Waker | socket.socket
+_Source = Waker | socket.socket
 
 
 class Server:
@@ -90,7 +60,7 @@ class Server:
         Raises:
             DeviceBusyError, DeviceError: A socket cannot be made there.
         """
-        self._waker = _Waker()
+        self._waker = Waker()
         self._ending = False
         with ExitStack() as cleaning:
             cleaning.callback(self._waker.close)
@@ -98,11 +68,10 @@ class Server:
             cleaning.enter_context(_signals(self.end, self._waker))
             self._data = _DataChannel(tpm, data, terminate=terminate, ended=self.end)
             cleaning.callback(self._data.close)
-            cleaning.callback(sockets.remove, data)
-            self._listening = sockets.listener(ctrl) if ctrl else None
-            if self._listening is not None:
-                cleaning.callback(self._listening.close)
-            cleaning.callback(sockets.remove, ctrl)
+            listener = sockets.listener(ctrl) if ctrl else None
+            if listener is not None:
+                cleaning.callback(listener.close)
+            self._listening = None if listener is None else listener.socket
             self._client: socket.socket | None = None
             if ctrl and ctrl.connected is not None:
                 self._client = sockets.connection(ctrl.connected)
@@ -175,11 +144,12 @@ class _DataChannel:
         self, tpm: Tpm, channel: Channel | None, *, terminate: bool, ended: Callable[[], None]
     ) -> None:
         self._tpm, self._ended = tpm, ended
-        self._listening = sockets.listener(channel) if channel else None
+        self._listener = sockets.listener(channel) if channel else None
+        self._listening = None if self._listener is None else self._listener.socket
         self._client: socket.socket | None = None
         self._disconnect = bool(channel and channel.disconnect)
         self._terminate = terminate
-        self._waker = _Waker()
+        self._waker = Waker()
         self._stopping = False
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="tpm-data", daemon=True)
@@ -203,7 +173,7 @@ class _DataChannel:
             self._thread.join()
 
     def close(self) -> None:
-        for open_socket in (self._client, self._listening):
+        for open_socket in (self._client, self._listener):
             if open_socket is not None:
                 open_socket.close()
         self._waker.close()
@@ -310,14 +280,14 @@ def _readable(*sources: _Source | None, timeout: float | None = None) -> list[_S
     return [by_descriptor[descriptor] for descriptor, _ in ready]
 
 
-def _signals(end: Callable[[], None], waker: _Waker) -> AbstractContextManager[None]:
+def _signals(end: Callable[[], None], waker: Waker) -> AbstractContextManager[None]:
     """Let signals end the server in good order (V59); for the main thread only.
 
     Signals that the parent process ignored, as `nohup` does, stay ignored; SIGTERM ends
     us nevertheless, as it ends swtpm: what else is there to end a daemon with?
     """
     chosen = [one for one in _SIGNALS if one == signal.SIGTERM or not _is_ignored(one)]
-    return handled(chosen, lambda _: end(), waker.waking_fd)
+    return handled(chosen, lambda _: end(), waker)
 
 
 def _is_ignored(number: signal.Signals) -> bool:

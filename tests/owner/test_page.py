@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -39,19 +40,37 @@ def test_the_commands(tmp_path: Path, runtime: Path, monkeypatch: pytest.MonkeyP
     sections = ("--section", "uefi-variables=64K", "--section", "tpm-permanent-state=64K")
     succeeds("create", image, *sections, "--key-file", tmp_path / "key", *QUICK)
     monkeypatch.chdir(tmp_path)
+    (config,) = blocks("toml")
+    (tmp_path / "serve.toml").write_text(config.replace('"kvm"', str(os.getegid())))
     owner: OwnerProcess | None = None
+    ending: list[OwnerProcess] = []
     verbs, methods = set(), 0
+    digest = ""
     try:
         for words in commands():
             if words[:2] == ["blobstore", "serve"]:
-                if owner is not None:
+                place = runtime
+                if "--incoming" in words:  # on another machine
+                    assert owner is not None
+                    ending.append(owner)
+                    place = tmp_path / "there"
+                elif owner is not None and "--replace" not in words:
                     assert owner.end()[0] == 0
-                owner = OwnerProcess(image, runtime, *words[3:])
+                following = OwnerProcess(
+                    image, place, *words[3 if "--config" not in words else 2 :]
+                )
+                if "--replace" in words:
+                    assert owner is not None
+                    assert owner.ended() == 0
+                owner = following
                 continue
             assert owner is not None
             if words[0] == "blobstore":
                 verbs.add(words[1])
-                done = owner.run(*words[1:])
+                if "release" in words:
+                    digest = ending[0].run(*words[1:]).stdout.decode().strip()
+                    continue
+                done = owner.run(*(digest if "..." in word else word for word in words[1:]))
             else:
                 methods += 1
                 done = subprocess.run(
@@ -61,13 +80,15 @@ def test_the_commands(tmp_path: Path, runtime: Path, monkeypatch: pytest.MonkeyP
                     check=False,
                 )
             assert done.returncode == 0, (words, done)
-        assert verbs == {"get", "put"}
+        assert owner is not None
+        assert verbs == {"get", "put", "owner"}
         assert methods > 10
+        monkeypatch.setenv("BLOBSTORE_RUNTIME_DIR", str(owner.runtime))
         for block in blocks("python"):
             exec(compile(block, "docs/owner.md", "exec"), {})
     finally:
-        if owner is not None:
-            owner.end()
+        for one in ending if owner is None else [*ending, owner]:
+            one.end()
     with blobstore.open(image, b"key", read_only=True) as store:
         assert store.get("uefi-variables") == b"variables1"
         assert store.get("tpm-volatile-state") == b"volatile"

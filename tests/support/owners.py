@@ -17,7 +17,7 @@ from blobstore.owner.server import OwnerServer
 from tests.support.cli import with_signals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import blobstore
     from blobstore.owner.connection import Limits
@@ -46,23 +46,45 @@ def owner_thread(
 class OwnerProcess:
     """`blobstore serve`, ready when this is made."""
 
-    def __init__(self, image: Path, runtime: Path, *options: object) -> None:
+    def __init__(
+        self,
+        image: Path,
+        runtime: Path,
+        *options: object,
+        program: Sequence[str] = ("blobstore",),
+        waits: bool = True,
+    ) -> None:
+        """Start it.
+
+        Args:
+            image: The image.
+            runtime: The runtime directory.
+            options: Of ``serve``.
+            program: The module that is run, and what comes before ``serve``.
+            waits: Whether it is waited for until it is ready.
+        """
         self.image, self.runtime = image, runtime
         self.environment = {**os.environ, "BLOBSTORE_RUNTIME_DIR": str(runtime)}
         self.environment["PYTHONPATH"] = str(ROOT)
         self.process = subprocess.Popen(
             [
-                *with_signals(default=("INT", "TERM")),
+                *with_signals(default=("HUP", "INT", "TERM")),
                 sys.executable,
-                *("-m", "blobstore", "serve", str(image)),
+                *("-m", *program, "serve", str(image)),
                 *map(str, options),
             ],
             env=self.environment,
             stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
         )
+        self.said = b""
+        if waits:
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until it is ready."""
         assert self.process.stderr is not None
-        self.said = self.process.stderr.readline()
+        self.said += self.process.stderr.readline()
         while b"serving at" not in self.said and self.process.poll() is None:
             self.said += self.process.stderr.readline()
         assert b"serving at" in self.said, self.said.decode()
@@ -83,6 +105,12 @@ class OwnerProcess:
             timeout=120,
             check=False,
         )
+
+    def ended(self) -> int:
+        """Wait until it ends by itself; return its exit code, negative for a signal."""
+        _, said = self.process.communicate(timeout=60)
+        self.said += said
+        return self.process.returncode
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, bytes]:
         """End it with a signal; return its exit code and what it said on stderr since."""
