@@ -104,6 +104,7 @@ if TYPE_CHECKING:
     from blobstore.manifests.tables import UnitTable as UnitTable
     from blobstore.manifests.unpack import Unpacked as Unpacked
     from blobstore.manifests.unpack import unpack as unpack
+    from blobstore.nbd.credentials import NbdTls as NbdTls
     from blobstore.nbd.exports import NbdDevice as NbdDevice
     from blobstore.nbd.exports import NbdSections as NbdSections
     from blobstore.nbd.server import NbdServer as NbdServer

@@ -1,4 +1,4 @@
-"""Where the server listens (N28)."""
+"""Where the server listens (N28, N36)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ import stat
 import struct
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from formats.errors import ArgumentError, DeviceBusyError, DeviceError
+
+if TYPE_CHECKING:
+    from blobstore.nbd.credentials import NbdTls
 
 #: A Unix socket's path, or host and port of TCP.
 Address = Path | tuple[str, int]
@@ -23,8 +26,13 @@ _TCP: Final = re.compile(r"(?:\[(?P<v6>[^\]/]*)\]|(?P<v4>[^:/]*)):(?P<port>[0-9]
 _CREDENTIALS: Final = struct.Struct("3i")
 
 
-def parse_nbd_address(text: str) -> Address:
+def parse_nbd_address(text: str, tls: NbdTls | None = None) -> Address:
     """Return the address that a text names: ``HOST:PORT``, ``[HOST]:PORT``, or a path.
+
+    Args:
+        text: The address.
+        tls: What the server there will be given; other machines may reach it if that
+            identifies clients (N36).
 
     Raises:
         ArgumentError: It is not one to listen at.
@@ -35,25 +43,25 @@ def parse_nbd_address(text: str) -> Address:
             raise ArgumentError(f"{text!r} is not a path of a socket")
         return Path(text)
     address = found["v6"] or found["v4"] or "localhost", int(found["port"])
-    require_loopback(address)
+    require_address(address, tls)
     return address
 
 
-def require_loopback(address: tuple[str, int]) -> None:
-    """Refuse to be reachable from other machines: nothing on the connection is encrypted.
+def require_address(address: tuple[str, int], tls: NbdTls | None = None) -> None:
+    """Refuse to be reachable from other machines unless every client is identified.
 
     Raises:
         ArgumentError: The address is not of the loopback interface, or not an address.
     """
     host, port = address
     try:
-        is_loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+        found = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
     except ValueError:
-        is_loopback = False
-    if not is_loopback:
+        found = None
+    if found is None or not (found.is_loopback or (tls is not None and tls.identifies_clients)):
         raise ArgumentError(
-            f"NBD is not served at {host!r}: only at loopback addresses, such as 127.0.0.1, and on"
-            " Unix sockets [N28]"
+            f"NBD is not served at {host!r}: without TLS that identifies its clients, only at"
+            " loopback addresses, such as 127.0.0.1, and on Unix sockets [N28, N36]"
         )
     if not 0 <= port < 1 << 16:
         raise ArgumentError(f"{port} is not a port")
@@ -77,11 +85,15 @@ def listen(address: Address) -> socket.socket:
 
 def peer(client: socket.socket) -> str:
     """Return who is at the other end, for the log."""
-    if client.family == socket.AF_UNIX and hasattr(socket, "SO_PEERCRED"):
-        credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        process, user, _ = _CREDENTIALS.unpack(credentials)
-        return f"process {process} of user {user}"
-    return "a client on this machine"
+    try:
+        if client.family == socket.AF_UNIX and hasattr(socket, "SO_PEERCRED"):
+            size = _CREDENTIALS.size
+            credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+            process, user, _ = _CREDENTIALS.unpack(credentials)
+            return f"process {process} of user {user}"
+        return f"a client at {client.getpeername()[0]}"
+    except OSError:
+        return "a client that has gone"
 
 
 def _listen_unix(path: Path) -> socket.socket:
