@@ -25,5 +25,6 @@ What must not happen here:
 Begin with `server`, what users call. `connection` speaks with one client, and `requests`
 carries out what it asks. `exports` has the sections and devices that can be asked for,
 and `catalogue` opens each once and closes it after its last client. `sockets` listens.
-`wire` receives and sends, `tls` does so within TLS, and `credentials` has what that needs.
+`settings` puts a server together from what users say. `wire` receives and sends, `tls` does so
+within TLS, and `credentials` has what that needs.
 """

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from blobstore.nbd.catalogue import Catalogue
 from blobstore.nbd.connection import HANDSHAKE_TIME, STALL_TIME, Connection
-from blobstore.nbd.sockets import listen, peer, require_address
+from blobstore.nbd.sockets import listen, peer, require_address, shown
 from formats.logs import LateLogger
 from formats.process import Owned, Owner
 
@@ -109,6 +109,7 @@ class NbdServer(Owned):
             target=self._accept, args=(listening, stopped), name="blobstore nbd", daemon=True
         )
         self._acceptor.start()
+        _log.info("serving NBD at %s", shown(self.address))
 
     def flush(self) -> None:
         """Make durable what clients have written until now; errors as `Window.flush`.

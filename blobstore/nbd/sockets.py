@@ -67,6 +67,14 @@ def require_address(address: tuple[str, int], tls: NbdTls | None = None) -> None
         raise ArgumentError(f"{port} is not a port")
 
 
+def shown(address: Address) -> str:
+    """Return an address as `parse_nbd_address` reads it."""
+    if isinstance(address, Path):
+        return str(address)
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def listen(address: Address) -> socket.socket:
     """Return a socket that listens there.
 

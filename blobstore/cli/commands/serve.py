@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-import blobstore
 from blobstore import owner
 from blobstore.cli.access import PATH, Access, access_options
+from blobstore.cli.nbd_options import nbd_options
 from formats.logs import configure_with
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import blobstore
 
 
 @click.command("serve")
@@ -24,15 +26,16 @@ if TYPE_CHECKING:
     metavar="PATH",
     help="Listen here.  [default: in the runtime directory]",
 )
-@click.option(
-    "--nbd",
-    metavar="ADDRESS",
-    help="Export the sections by NBD, too: a path, or HOST:PORT at a loopback address.",
-)
+@nbd_options
 @access_options
 @click.pass_context
 def command(
-    context: click.Context, *, access: Access, image: Path, socket: Path | None, nbd: str | None
+    context: click.Context,
+    *,
+    access: Access,
+    image: Path,
+    socket: Path | None,
+    nbd: blobstore.NbdSettings | None,
 ) -> None:
     """Own IMAGE, and serve its store to others until SIGTERM or Ctrl-C.
 
@@ -42,12 +45,9 @@ def command(
     """
     quiet = bool(context.parent and context.parent.params["quiet"])
     configure_with(lambda: _configure(quiet=quiet))
-    address = None if nbd is None else blobstore.parse_nbd_address(nbd)
     with (
         access.open(image, read_only=False) as store,
-        nullcontext()
-        if address is None
-        else blobstore.NbdServer(address, blobstore.NbdSections(store)),
+        nullcontext() if nbd is None else nbd.server(store),
     ):
         owner.serve(store, image, socket=socket, ready=None if quiet else _say_where)
 

@@ -1,0 +1,100 @@
+"""What a server of NBD is to be: in one value, for a command line or a file of settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from blobstore.errors import BlobNotFoundError
+from blobstore.nbd.exports import NbdSections, NbdVolume
+from blobstore.nbd.server import NbdServer
+from blobstore.nbd.sockets import parse_nbd_address
+from formats.errors import ArgumentError
+from formats.logs import LateLogger
+
+if TYPE_CHECKING:
+    import os
+
+    from blobstore.nbd.credentials import NbdTls
+    from blobstore.nbd.exports import Source
+    from blobstore.store.store import Store
+
+_log = LateLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class NbdSettings:
+    """Where a server listens, and what of a store it exports (N28 to N52).
+
+    Attributes:
+        address: A path, or ``HOST:PORT``.
+        exports: Sections by name (N45).
+        all_sections: Export all sections, now and later; so it is also if neither ``exports``
+            nor ``volume`` says anything.
+        volume: Export the payload of the image under this name (N40).
+        in_place: Windows that are written in place (N50).
+        accept_unverified: Export windows of which an earlier end left unknown whether they
+            are what was written (N51).
+        tls_directory: Serve within TLS, with the certificates there (N34).
+        tls_any_client: Let in clients without a certificate, too.
+        tls_psk_file: Serve within TLS, with the pre-shared keys there (N35).
+    """
+
+    address: str
+    exports: tuple[str, ...] = ()
+    all_sections: bool = False
+    volume: str | None = None
+    in_place: tuple[str, ...] = ()
+    accept_unverified: bool = False
+    tls_directory: str | os.PathLike[str] | None = None
+    tls_any_client: bool = False
+    tls_psk_file: str | os.PathLike[str] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what does not fit together.
+
+        Raises:
+            ArgumentError: It does not.
+        """
+        if self.tls_directory is not None and self.tls_psk_file is not None:
+            raise ArgumentError("TLS has certificates or pre-shared keys, not both")
+        if self.tls_any_client and self.tls_directory is None:
+            raise ArgumentError("any client may come where TLS has certificates, not otherwise")
+
+    def server(self, store: Store) -> NbdServer:
+        """Return a server of a store, to be started; the store stays the caller's to close.
+
+        Raises:
+            ArgumentError: The address is not one to listen at.
+            StorageError: As `NbdTls.from_directory` and `NbdTls.from_psk_file`.
+        """
+        tls = self._tls()
+        address = parse_nbd_address(self.address, tls)
+        return NbdServer(address, *self._sources(store), tls=tls)
+
+    def _tls(self) -> NbdTls | None:
+        if self.tls_directory is None and self.tls_psk_file is None:
+            return None
+        from blobstore.nbd.credentials import NbdTls  # noqa: PLC0415  few servers have TLS
+
+        if self.tls_psk_file is not None:
+            return NbdTls.from_psk_file(self.tls_psk_file)
+        assert self.tls_directory is not None
+        return NbdTls.from_directory(self.tls_directory, any_client=self.tls_any_client)
+
+    def _sources(self, store: Store) -> list[Source]:
+        for name in dict.fromkeys((*self.exports, *self.in_place)):
+            try:
+                store.section(name)
+            except BlobNotFoundError:
+                _log.warning("section %r is exported once it is registered", name)
+        # First, so that no section takes its name (N41).
+        sources: list[Source] = [] if self.volume is None else [NbdVolume(self.volume, store)]
+        named = self.exports or self.volume is not None
+        names = self.exports if named and not self.all_sections else None
+        if names != ():
+            found = NbdSections(
+                store, names, in_place=self.in_place, accept_unverified=self.accept_unverified
+            )
+            sources.append(found)
+        return sources
