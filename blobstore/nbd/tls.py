@@ -72,7 +72,7 @@ class TlsWire:
             self._send_rest(_LAST_WORD if patience is None else patience)  # of TLS itself
             data = self._below.receive(patience)
             if not data:
-                return b""  # OpenSSL is not told, for it would answer with an alert
+                return b""  # OpenSSL is not told: it would send an alert
             self._in.write(data)
 
     def send(self, pieces: Iterable[ReadableBuffer], patience: float) -> None:

@@ -236,7 +236,7 @@ class Handshake:
         if not self._lacks_tls:
             raise _InvalidOptionError("TLS is there already [N32]")
         if self._in:
-            # Not to be answered within TLS, for they did not come from there.
+            # They did not come within TLS, so they are not to be answered there.
             self._over = Ended(f"{len(self._in)} bytes came after STARTTLS, too early [N32]")
             return
         self._reply(option, OptionReply.ACK)
