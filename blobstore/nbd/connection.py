@@ -120,11 +120,11 @@ class Connection:
                 if isinstance(event, Ended):
                     _note(event)
                     return
+                # An answer has no name here: it is not kept until the next one is made.
                 if isinstance(event, Refused):
-                    answer = requests.refuse(event)
+                    self._wire.send(requests.refuse(event), self._stall_time)
                 else:
-                    answer = requests.carry_out(event)
-                self._wire.send(answer, self._stall_time)
+                    self._wire.send(requests.carry_out(event), self._stall_time)
             patience = None if transmission.is_between_requests else self._stall_time
             data = self._wire.receive(patience)
             if not data:

@@ -60,6 +60,9 @@ class NbdSettings:
             raise ArgumentError("TLS has certificates or pre-shared keys, not both")
         if self.tls_any_client and self.tls_directory is None:
             raise ArgumentError("any client may come where TLS has certificates, not otherwise")
+        left_out = set(self.in_place).difference(self.exports)
+        if left_out and not self._has_all:
+            raise ArgumentError(f"{sorted(left_out)[0]!r} cannot be in place: it is not exported")
 
     def server(self, store: Store) -> NbdServer:
         """Return a server of a store, to be started; the store stays the caller's to close.
@@ -71,6 +74,11 @@ class NbdSettings:
         tls = self._tls()
         address = parse_nbd_address(self.address, tls)
         return NbdServer(address, *self._sources(store), tls=tls)
+
+    @property
+    def _has_all(self) -> bool:
+        """Whether all sections are exported."""
+        return self.all_sections or not (self.exports or self.volume is not None)
 
     def _tls(self) -> NbdTls | None:
         if self.tls_directory is None and self.tls_psk_file is None:
@@ -85,13 +93,15 @@ class NbdSettings:
     def _sources(self, store: Store) -> list[Source]:
         for name in dict.fromkeys((*self.exports, *self.in_place)):
             try:
-                store.section(name)
+                kind = store.section(name).kind
             except BlobNotFoundError:
                 _log.warning("section %r is exported once it is registered", name)
+                continue
+            if name in self.in_place and kind != "window":
+                _log.warning("section %r is a %s: it is only read", name, kind)
         # First, so that no section takes its name (N41).
         sources: list[Source] = [] if self.volume is None else [NbdVolume(self.volume, store)]
-        named = self.exports or self.volume is not None
-        names = self.exports if named and not self.all_sections else None
+        names = None if self._has_all else self.exports
         if names != ():
             found = NbdSections(
                 store, names, in_place=self.in_place, accept_unverified=self.accept_unverified

@@ -81,6 +81,24 @@ def test_n51_what_is_unverified_is_exported_only_on_request(tmp_path: Path) -> N
             assert store.get("w")[:8] == b"new\0more"
 
 
+def test_n52_a_copy_made_meanwhile_has_it_unverified(tmp_path: Path) -> None:
+    with (
+        open_store(image([window_spec("w", SIZE, b"before")])) as store,
+        NbdServer(tmp_path / "s", NbdSections(store, in_place=["w"])) as server,
+        Client(server.address) as client,
+    ):
+        client.begin("w")
+        assert client.write(0, b"meanwhile").error == 0
+        with server.at_rest():
+            copy = store.payload().read(0, store.payload().size)
+    with open_store(copy, read_only=True) as copied:
+        with pytest.raises(blobstore.CorruptBlobError, match="unverified"):
+            copied.get("w")
+        assert copied.get("w", previous=True).rstrip(b"\0") == b"before"
+        with copied.window("w", accept_unverified=True) as window:
+            assert window.read(0, 9) == b"meanwhile"
+
+
 # A server that is killed: what was flushed is there, and the rest is old or new.
 
 SECRET = b"kill test"

@@ -72,6 +72,9 @@ def test_n45_named_sections_that_are_not_there_are_logged(
     blobstore.NbdSettings(str(tmp_path / "s"), exports=("w", "typo")).server(store)
     assert "'typo' is exported once it is registered" in caplog.text
     assert "'w'" not in caplog.text
+    blobstore.NbdSettings(str(tmp_path / "s"), in_place=("w", "b")).server(store)
+    assert "'b' is a blob: it is only read" in caplog.text
+    assert "'w'" not in caplog.text
 
 
 def test_n45_sections_that_go_are_gone_for_later_clients(store: Store, tmp_path: Path) -> None:
@@ -87,6 +90,10 @@ def test_settings_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
         blobstore.NbdSettings("s", tls_directory=tmp_path, tls_psk_file=tmp_path / "k")
     with pytest.raises(ArgumentError, match="any client"):
         blobstore.NbdSettings("s", tls_any_client=True)
+    with pytest.raises(ArgumentError, match=r"'w' cannot be in place"):
+        blobstore.NbdSettings("s", exports=("b",), in_place=("w",))
+    blobstore.NbdSettings("s", exports=("b",), in_place=("w",), all_sections=True)
+    blobstore.NbdSettings("s", in_place=("w",))
 
 
 def test_n36_address_and_tls_are_looked_at_together(store: Store, tmp_path: Path) -> None:

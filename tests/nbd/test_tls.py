@@ -8,6 +8,7 @@ import random
 import socket
 import ssl
 import time
+import tracemalloc
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -224,6 +225,54 @@ def test_n22_stop_ends_connections_within_tls(pki: Pki, tmp_path: Path) -> None:
         client.begin("d", tls=context(pki.client))
         server.stop()
         assert client.socket.recv(1) == b""  # with TLS's own end, without which this raises
+
+
+def test_n22_client_that_takes_no_answer_is_left_within_tls(pki: Pki, tmp_path: Path) -> None:
+    device = NbdDevice("d", MemoryDevice(8 << 20))
+    tls = NbdTls.from_directory(pki.server)
+    with (
+        NbdServer(tmp_path / "s", device, tls=tls, stall_time=0.2) as server,
+        Client(server.address) as deaf,
+    ):
+        deaf.begin("d", tls=context(pki.client))
+        deaf.send(request(0, 0, 8 << 20) * 2)
+        time.sleep(1)
+        with pytest.raises(EOFError):
+            deaf.receive(16 << 20)
+
+
+def test_n22_stop_does_not_wait_for_a_handshake_of_tls(pki: Pki, tmp_path: Path) -> None:
+    with (
+        serving(pki, tmp_path / "s", handshake_time=600) as server,
+        Client(server.address) as silent,
+        Client(server.address) as half,
+    ):
+        for client in (silent, half):
+            client.greet()
+            client.ask(option(Option.STARTTLS))
+        half.send(b"\x16\x03\x01\x02\x00")
+        server.stop()
+        with pytest.raises(EOFError):
+            half.receive(1)
+
+
+def test_n29_connection_within_tls_keeps_one_answer(pki: Pki, tmp_path: Path) -> None:
+    device = NbdDevice("d", MemoryDevice(32 << 20))
+    tls = NbdTls.from_directory(pki.server)
+    with NbdServer(tmp_path / "s", device, tls=tls) as server, Client(server.address) as client:
+        client.begin("d", tls=context(pki.client))
+        tracemalloc.start()
+        try:
+            for _ in range(3):
+                client.send(request(0, 0, 32 << 20))
+                left = 20 + 8 + (32 << 20)
+                while left:
+                    left -= len(client.socket.recv(min(left, 1 << 16)))
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        # The answer, and a copy that this device makes of what is read.
+        assert peak < (64 << 20) + (2 << 20)
 
 
 def test_n36_other_addresses_need_clients_that_are_identified(pki: Pki) -> None:

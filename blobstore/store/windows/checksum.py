@@ -9,6 +9,7 @@ it. (It does for the mac, where nothing can be left out: the mac begins with wha
 from __future__ import annotations
 
 import zlib
+from array import array
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from formats.container.model import HEAD_SIZE
@@ -22,7 +23,7 @@ _ONE: Final = 1 << 31
 _ONE_BYTE: Final = 1 << 23
 
 #: As long as a block of its own takes beyond reading it, so many bytes are read (measured).
-_BYTES_PER_BLOCK: Final = 16 << 10
+_BYTES_PER_BLOCK: Final = 12 << 10
 
 
 class _Known(NamedTuple):
@@ -44,7 +45,7 @@ class BlockwiseCrc:
         """
         self._size = size
         self._block_size = block_size
-        self._moved: dict[int, tuple[int, ...]] = {}
+        self._moved: dict[int, array[int]] = {}
         self._known: _Known | None = None
 
     def of(self, content: bytearray, changed: Collection[int]) -> int:
@@ -81,22 +82,39 @@ class BlockwiseCrc:
         moved = self._moved.get(block)
         if moved is None:
             after = self._size - ((block + 1) * self._block_size - HEAD_SIZE)
-            moved = self._moved[block] = _multiples(_power(_ONE_BYTE, max(after, 0)))
-        result = 0
-        while crc:
-            bit = crc.bit_length() - 1
-            result ^= moved[bit]
-            crc ^= 1 << bit
-        return result
+            moved = self._moved[block] = _table(_power(_ONE_BYTE, max(after, 0)))
+        # Eight times four bits: spelt out, this takes an eighth of the time of a loop over bits.
+        return (
+            moved[crc & 15]
+            ^ moved[16 | crc >> 4 & 15]
+            ^ moved[32 | crc >> 8 & 15]
+            ^ moved[48 | crc >> 12 & 15]
+            ^ moved[64 | crc >> 16 & 15]
+            ^ moved[80 | crc >> 20 & 15]
+            ^ moved[96 | crc >> 24 & 15]
+            ^ moved[112 | crc >> 28]
+        )
 
 
-def _multiples(factor: int) -> tuple[int, ...]:
+def _multiples(factor: int) -> list[int]:
     """Return the products of a factor with each single bit, the lowest bit first."""
     found = []
     for _ in range(32):
         found.append(factor)
         factor = (factor >> 1) ^ _POLYNOMIAL if factor & 1 else factor >> 1
-    return tuple(reversed(found))
+    return found[::-1]
+
+
+def _table(factor: int) -> array[int]:
+    """Return the products of a factor with each value of each four bits, the lowest first."""
+    bits = _multiples(factor)
+    table = array("I")
+    for start in range(0, 32, 4):
+        products = [0]
+        for bit in bits[start : start + 4]:
+            products += [bit ^ product for product in products]
+        table.extend(products)
+    return table
 
 
 def _multiply(one: int, other: int) -> int:
