@@ -62,7 +62,7 @@ class NbdSettings:
             raise ArgumentError("any client may come where TLS has certificates, not otherwise")
         left_out = set(self.in_place).difference(self.exports)
         if left_out and not self._has_all:
-            raise ArgumentError(f"{sorted(left_out)[0]!r} cannot be in place: it is not exported")
+            raise ArgumentError(f"{min(left_out)!r} cannot be in place: it is not exported")
 
     def server(self, store: Store) -> NbdServer:
         """Return a server of a store, to be started; the store stays the caller's to close.
