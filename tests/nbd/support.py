@@ -85,7 +85,10 @@ class Client:
         self.shake_tls_hands(context)
 
     def shake_tls_hands(self, context: ssl.SSLContext) -> None:
-        self.socket = context.wrap_socket(self.socket, server_hostname="localhost")
+        # Without TLS's own end, the end of a connection is an error.
+        self.socket = context.wrap_socket(
+            self.socket, server_hostname="localhost", suppress_ragged_eofs=False
+        )
 
     def close(self) -> None:
         self.socket.close()
