@@ -105,15 +105,19 @@ if TYPE_CHECKING:
     from blobstore.manifests.tables import UnitTable as UnitTable
     from blobstore.manifests.unpack import Unpacked as Unpacked
     from blobstore.manifests.unpack import unpack as unpack
+    from blobstore.nbd.credentials import NbdTls as NbdTls
     from blobstore.nbd.exports import NbdDevice as NbdDevice
     from blobstore.nbd.exports import NbdSections as NbdSections
+    from blobstore.nbd.exports import NbdVolume as NbdVolume
     from blobstore.nbd.server import NbdServer as NbdServer
+    from blobstore.nbd.settings import NbdSettings as NbdSettings
     from blobstore.nbd.sockets import parse_nbd_address as parse_nbd_address
     from blobstore.opening import create as create
     from blobstore.opening import open as open  # noqa: A004
     from blobstore.store.description import SectionInfo as SectionInfo
     from blobstore.store.description import StateDigest as StateDigest
     from blobstore.store.description import StoreInfo as StoreInfo
+    from blobstore.store.payload import Payload as Payload
     from blobstore.store.store import Store as Store
     from blobstore.store.transaction import Transaction as Transaction
     from blobstore.store.windows.window import Window as Window

@@ -72,6 +72,7 @@ class Change(NamedTuple):
         ranges: What of the record is written: from byte to byte of it, in whole
             blocks, in order, the first block included; the rest is known to be
             there (C62). None writes all of it.
+        crc32: Of the blob, where the caller knows it; None computes it.
     """
 
     section: Section
@@ -80,6 +81,7 @@ class Change(NamedTuple):
     blob: ReadableBuffer = b""
     replaces: Section | None = None
     ranges: Sequence[tuple[int, int]] | None = None
+    crc32: int | None = None
 
 
 @dataclass(slots=True)
@@ -184,7 +186,10 @@ def _written(container: OpenContainer, change: Change, generation: int, members:
         identity = identity._replace(name=change.name)
         frame = record_frame(identity, container.block_size)
     blob = change.blob
-    crc32 = zlib.crc32(blob) if change.state is not State.IN_PLACE else 0
+    if change.state is State.IN_PLACE:
+        crc32 = 0
+    else:
+        crc32 = zlib.crc32(blob) if change.crc32 is None else change.crc32
     version = Version(
         change.state, generation, members, len(blob), crc32, _UNKNOWN, _UNKNOWN, _UNKNOWN
     )

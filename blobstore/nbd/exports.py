@@ -1,4 +1,4 @@
-"""What can be exported: sections of a store, and block devices (N23 to N26)."""
+"""What can be exported: sections of a store, its payload, and block devices (N23 to N59)."""
 
 from __future__ import annotations
 
@@ -79,10 +79,28 @@ class Source(Protocol):
 class NbdSections:
     """The sections of an open store, which stays its opener's to close."""
 
-    def __init__(self, store: Store, names: Collection[str] | None = None) -> None:
-        """Export these sections; None means all, also those registered later."""
+    def __init__(
+        self,
+        store: Store,
+        names: Collection[str] | None = None,
+        *,
+        in_place: Collection[str] = (),
+        accept_unverified: bool = False,
+    ) -> None:
+        """Export sections of a store, also those that are registered later.
+
+        Args:
+            store: Open.
+            names: Which sections; None means all.
+            in_place: Windows whose writes go to the image directly (N50): faster, and
+                neither atomic nor authenticated. See `Store.window`.
+            accept_unverified: Go on with windows that were being written in place when the
+                store was last used; otherwise they are not exported.
+        """
         self._store = store
         self._names = None if names is None else frozenset(names)
+        self._in_place = frozenset(in_place)
+        self._accept_unverified = accept_unverified
 
     def names(self) -> list[str]:
         """Return the names of sections that can be opened."""
@@ -111,7 +129,9 @@ class NbdSections:
             blob = MemoryDevice(self._store.get(name))
             export = Export(name, blob.size, read_only=True)
             return Opened(export, blob, fills=False, close=blob.close)
-        window = self._store.window(name)
+        window = self._store.window(
+            name, in_place=name in self._in_place, accept_unverified=self._accept_unverified
+        )
         export = Export(name, window.size, window.read_only, can_trim=not window.read_only)
         return Opened(export, window, fills=True, close=window.close, holds_store=True)
 
@@ -129,6 +149,39 @@ class NbdSections:
 
     def _has(self, name: str) -> bool:
         return self._names is None or name in self._names
+
+
+class NbdVolume:
+    """The payload of an open store, under a name: only read, and changing meanwhile (N40).
+
+    The store stays its opener's to close.
+    """
+
+    def __init__(self, name: str, store: Store) -> None:
+        """Export the payload under ``name``."""
+        self._name = name
+        self._payload = store.payload()
+
+    def names(self) -> list[str]:
+        """Return its name."""
+        return [self._name]
+
+    def describe(self, name: str) -> Described:
+        """Return what it is, if that is its name."""
+        if name != self._name:
+            raise BlobNotFoundError(f"there is no export {name!r}")
+        size, block_size = self._payload.size, self._payload.block_size
+        about = "the payload of the image, as it is now: it changes, and is not of one moment"
+        export = Export(name, size, read_only=True, block_size=block_size, description=about)
+        return Described(export, version=size)
+
+    def open(self, name: str) -> Opened:
+        """Return the payload, which is open as long as the store is."""
+        return Opened(self.describe(name).export, self._payload, fills=False, close=lambda: None)
+
+    def open_released(self, name: str) -> Opened:
+        """Return the payload, as `open`: another process may be changing it then."""
+        return self.open(name)
 
 
 class NbdDevice:

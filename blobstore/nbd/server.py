@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from blobstore.nbd.catalogue import Catalogue
 from blobstore.nbd.connection import HANDSHAKE_TIME, STALL_TIME, Connection
-from blobstore.nbd.sockets import listen, require_loopback
+from blobstore.nbd.sockets import listen, require_address, shown
 from blobstore.sockets.peers import describe_peer
 from formats.logs import LateLogger
 from formats.process import Owned, Owner
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
+    from blobstore.nbd.credentials import NbdTls
     from blobstore.nbd.exports import Source
     from blobstore.nbd.sockets import Address
     from blobstore.sockets.listening import Listener
@@ -50,6 +51,7 @@ class NbdServer(Owned):
         self,
         address: Address,
         *sources: Source,
+        tls: NbdTls | None = None,
         most_connections: int = MOST_CONNECTIONS,
         handshake_time: float = HANDSHAKE_TIME,
         stall_time: float = STALL_TIME,
@@ -57,20 +59,23 @@ class NbdServer(Owned):
         """Be ready to start.
 
         Args:
-            address: Path of a Unix socket, or host and port of TCP at a loopback
-                address; port 0 means any.
+            address: Path of a Unix socket, or host and port of TCP, at a loopback
+                address unless ``tls`` identifies clients (N36); port 0 means any.
             sources: What to export; where two have one name, the first one's counts.
+            tls: Serve within TLS, and only there.
             most_connections: Clients at once; others are turned away.
             handshake_time: Seconds that a client may take to choose an export.
             stall_time: Seconds that half a request, or an answer, may wait for it.
 
         Raises:
-            ArgumentError: The address can be reached from other machines.
+            ArgumentError: The address can be reached from other machines, and clients are
+                not identified.
         """
         if not isinstance(address, Path):
-            require_loopback(address)
+            require_address(address, tls)
         self._address = address
         self._catalogue = Catalogue(sources)
+        self._tls = tls
         self._most = most_connections
         self._times = handshake_time, stall_time
         self._owner = Owner("the NBD server")
@@ -108,6 +113,7 @@ class NbdServer(Owned):
         listening.socket.setblocking(False)
         self._listening = listening
         self._begin_accepting(listening)
+        _log.info("serving NBD at %s", shown(self.address))
 
     def flush(self) -> None:
         """Make durable what clients have written until now; errors as `Window.flush`.
@@ -238,20 +244,24 @@ class NbdServer(Owned):
 
     def _serve(self, client: socket.socket) -> None:
         handshake_time, stall_time = self._times
+        who = describe_peer(client)
         try:
-            who = describe_peer(client)
             _log.info("%s is connected", who)
             if client.family != socket.AF_UNIX:
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection = Connection(
-                client, self._catalogue, handshake_time=handshake_time, stall_time=stall_time
+                client,
+                self._catalogue,
+                tls=self._tls,
+                handshake_time=handshake_time,
+                stall_time=stall_time,
             )
             connection.serve()
             _log.info("%s has gone", who)
         except ConnectionError:
-            _log.info("%s has gone without a word", describe_peer(client))  # as some do
+            _log.info("%s has gone without a word", who)  # as some do
         except OSError as error:
-            _log.warning("a connection broke: %s", error)
+            _log.warning("the connection of %s broke: %s", who, error)
         finally:
             with self._lock:
                 del self._clients[client]

@@ -50,6 +50,15 @@ class TcpAddress:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
+    def is_number(self) -> bool:
+        """Whether the host is an address, and not a name that a resolver would look up."""
+        try:
+            ipaddress.ip_address(self.host)
+        except ValueError:
+            return self.host == "localhost"
+        return True
+
+    @property
     def is_loopback(self) -> bool:
         """Whether only programs on this machine can connect."""
         if self.host == "localhost":

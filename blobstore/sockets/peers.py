@@ -28,17 +28,12 @@ def peer_credentials(sock: socket.socket) -> Peer | None:
 
 def describe_peer(sock: socket.socket) -> str:
     """Say who is at the other end, for the log."""
-    if sock.family != socket.AF_UNIX:
-        return "a client on this machine" if _is_local(sock) else "a client"
-    found = peer_credentials(sock)
+    try:
+        if sock.family != socket.AF_UNIX:
+            return f"a client at {sock.getpeername()[0]}"
+        found = peer_credentials(sock)
+    except OSError:
+        return "a client that has gone"
     if found is None:
         return "a process that the system does not name"
     return f"process {found.process} of user {found.user}, group {found.group}"
-
-
-def _is_local(sock: socket.socket) -> bool:
-    try:
-        host = str(sock.getpeername()[0])
-    except OSError:
-        return False
-    return host == "::1" or host.startswith("127.")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from blobstore.container.verification import Report
     from blobstore.image.image import Image, ImageLock
     from blobstore.store.description import SectionInfo, StateDigest, StoreInfo
+    from blobstore.store.payload import Payload
     from blobstore.store.transaction import Transaction
     from blobstore.store.windows.window import Window
     from formats.container.model import ContainerHeader
@@ -261,6 +262,22 @@ class Store(Closing):
 
         session = self._session
         return session.at_one_moment(lambda: container_regions(session.container))
+
+    def payload(self) -> Payload:
+        """Return what the container lies on: the payload of the image, decrypted, for reading.
+
+        It is what the image holds now, and changes under the reader. Each of its reads is of one
+        moment, but two are of two: what a program copies piece by piece while the store changes
+        may be a mixture, which a store in the copy is found to be damaged by. `backup` makes
+        copies that are of one moment; so does a reader that keeps the store from changing.
+        What was written to windows in place and not flushed is in it, what windows buffer is
+        not. The key that authenticates the store is in it: who reads it can forge records.
+
+        It is closed with the store.
+        """
+        from blobstore.store.payload import Payload  # noqa: PLC0415  few callers need it
+
+        return Payload(self._session)
 
     def require_fresh(self) -> None:
         """Refuse a store of which damage leaves unknown whether what is visible is all.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -78,6 +79,17 @@ class Client:
         self.socket.connect(address if isinstance(address, tuple) else str(address))
         self.structured = False
 
+    def begin_tls(self, context: ssl.SSLContext) -> None:
+        """Go on within TLS, after `greet`."""
+        assert self.ask(option(Option.STARTTLS))[-1][0] == OptionReply.ACK
+        self.shake_tls_hands(context)
+
+    def shake_tls_hands(self, context: ssl.SSLContext) -> None:
+        # Without TLS's own end, the end of a connection is an error.
+        self.socket = context.wrap_socket(
+            self.socket, server_hostname="localhost", suppress_ragged_eofs=False
+        )
+
     def close(self) -> None:
         self.socket.close()
 
@@ -93,7 +105,7 @@ class Client:
         while len(data) < size:
             try:
                 piece = self.socket.recv(size - len(data))
-            except ConnectionError as error:
+            except (ConnectionError, ssl.SSLError) as error:
                 raise EOFError from error
             if not piece:
                 raise EOFError
@@ -121,9 +133,13 @@ class Client:
             if kind == OptionReply.ACK or kind >> 31:
                 return replies
 
-    def begin(self, name: str, *, structured: bool = True) -> None:
+    def begin(
+        self, name: str, *, structured: bool = True, tls: ssl.SSLContext | None = None
+    ) -> None:
         """Begin transmission with an export."""
         self.greet()
+        if tls is not None:
+            self.begin_tls(tls)
         if structured:
             self.structured = True
             assert self.ask(option(Option.STRUCTURED_REPLY))[-1][0] == OptionReply.ACK

@@ -100,7 +100,11 @@ def test_no_file_is_an_error_o123(tmp_path: Path) -> None:
 
 def test_options_replace_what_the_file_says_o123(tmp_path: Path) -> None:
     config = load(tmp_path, FULL)
-    found = config.with_options(socket="a.sock", mode=0o666, nbd=["b.sock", "localhost:1"])
+    found = config.with_options(
+        socket="a.sock",
+        mode=0o666,
+        nbd=[NbdFront(listen="b.sock"), NbdFront(listen="localhost:1", name="nbd2")],
+    )
     assert found.store == StoreFront(path="a.sock", mode=0o666, group=0)
     assert found.nbd == (
         NbdFront(listen="b.sock", mode=0o666),

@@ -10,6 +10,7 @@ import click
 from blobstore import owner
 from blobstore.cli import service
 from blobstore.cli.access import PATH, Access, access_options
+from blobstore.cli.nbd_options import nbd_options
 from blobstore.cli.swtpm_options import parse_mode
 from blobstore.cli.types import ParsedType, schema_option
 from formats.logs import configure_with
@@ -36,12 +37,7 @@ if TYPE_CHECKING:
     help="Mode of this socket, and of those of --nbd.  [default: 0600]",
 )
 @click.option("--socket-group", metavar="GROUP", help="Their group.")
-@click.option(
-    "--nbd",
-    multiple=True,
-    metavar="ADDRESS",
-    help="Export the sections by NBD, too: a path, or HOST:PORT at a loopback address. Repeatable.",
-)
+@nbd_options
 @click.option("--check-config", is_flag=True, help="Say whether all this can be served, and end.")
 @schema_option(owner.serve_schema, "configurations")
 @click.option("--replace", is_flag=True, help="Replace the owner of IMAGE, without a gap.")
@@ -105,7 +101,7 @@ def _config(
     socket: Path | None,
     socket_mode: int | None,
     socket_group: str | None,
-    nbd: tuple[str, ...],
+    nbd: tuple[owner.NbdFront, ...],
 ) -> owner.ServeConfig:
     """Return what the file says, with what options say in its place."""
     found = owner.ServeConfig() if config is None else owner.load_serve_config(config)

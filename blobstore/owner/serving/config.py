@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from blobstore.errors import ConfigError
-from blobstore.owner.serving.nbd_front import NbdFront
+from blobstore.owner.serving.nbd_front import NbdFront  # noqa: TC001  msgspec reads annotations
 from blobstore.owner.serving.store_front import StoreFront
 from blobstore.sockets.addresses import UnixAddress, parse_address
 from formats.errors import ArgumentError
@@ -75,7 +75,7 @@ class ServeConfig(
         socket: str | os.PathLike[str] | None = None,
         mode: int | None = None,
         group: str | int | None = None,
-        nbd: Sequence[str] = (),
+        nbd: Sequence[NbdFront] = (),
     ) -> ServeConfig:
         """Return this with what options say in its place.
 
@@ -83,7 +83,7 @@ class ServeConfig(
             socket: Path of the store's socket.
             mode: Of that socket, and of those of ``nbd``.
             group: Likewise.
-            nbd: Where NBD is served: instead of all that is said here of NBD.
+            nbd: Servers of NBD, instead of all that are said here.
 
         Raises:
             ArgumentError: It contradicts itself then.
@@ -97,12 +97,10 @@ class ServeConfig(
         fronts = self.nbd
         if nbd:
             fronts = tuple(
-                NbdFront(
-                    listen=address,
-                    name="nbd" if number == 1 else f"nbd{number}",
-                    **(access if isinstance(parse_address(address), UnixAddress) else {}),
-                )
-                for number, address in enumerate(nbd, 1)
+                msgspec.structs.replace(front, **access)
+                if isinstance(parse_address(front.listen or ""), UnixAddress)
+                else front
+                for front in nbd
             )
         store = msgspec.structs.replace(self.store, **where, **access)
         return msgspec.structs.replace(self, store=store, nbd=fronts)
@@ -155,7 +153,7 @@ def _describe(definition: dict[str, Any]) -> None:
     text, _, attributes = definition.pop("description").partition("\n\nAttributes:\n")
     definition["description"] = text
     for name, words in re.findall(r"^    (\w+): ((?:.|\n     )+)$", attributes, re.MULTILINE):
-        definition["properties"][name]["description"] = " ".join(words.split())
+        definition["properties"][name.replace("_", "-")]["description"] = " ".join(words.split())
 
 
 def _as_toml(message: str) -> str:

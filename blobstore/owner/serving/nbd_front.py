@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from blobstore.nbd.exports import NbdSections
 from blobstore.nbd.server import NbdServer
-from blobstore.nbd.sockets import require_loopback
+from blobstore.nbd.settings import NbdSettings
+from blobstore.nbd.sockets import require_address
 from blobstore.owner.serving.fronts import DEFAULT_MODE, Mode, socket_address
 from blobstore.sockets.addresses import TcpAddress
 
@@ -22,22 +22,38 @@ if TYPE_CHECKING:
     from blobstore.sockets.listening import Listener
 
 
-class NbdFront(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+class NbdFront(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab", kw_only=True
+):
     """A server of NBD.
 
     Attributes:
-        listen: A path, or ``HOST:PORT`` at a loopback address; None if the socket comes
-            from systemd.
+        listen: A path, or ``HOST:PORT``; None if the socket comes from systemd. Only with TLS
+            that identifies its clients may other machines reach it.
         name: What it is called, and by systemd its socket.
-        exports: The sections that are exported; None exports all, also those that are
-            registered later.
+        exports: The sections that are exported; all, if neither this nor ``volume`` says any.
+        auto: Export all sections besides, also those that are registered later.
+        volume: Export the decrypted payload of the image under this name, for reading.
+        in_place: Windows that are written in place.
+        accept_unverified: Export windows that were being written in place when their
+            owner ended.
+        tls: Directory of certificates: serve within TLS only.
+        tls_any_client: Let in clients without a certificate.
+        tls_psk: File of pre-shared keys: serve within TLS only.
         mode: Of a Unix socket.
         group: Of a Unix socket: name or number; None is that of the process.
     """
 
     listen: str | None = None
     name: str = "nbd"
-    exports: tuple[str, ...] | None = None
+    exports: tuple[str, ...] = ()
+    auto: bool = False
+    volume: str | None = None
+    in_place: tuple[str, ...] = ()
+    accept_unverified: bool = False
+    tls: str | None = None
+    tls_any_client: bool = False
+    tls_psk: str | None = None
     mode: Mode = DEFAULT_MODE
     group: str | int | None = None
 
@@ -49,6 +65,19 @@ class NbdFront(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
         """
         self._address()
 
+    def settings(self) -> NbdSettings:
+        """Return what is exported, and within what."""
+        return NbdSettings(
+            exports=self.exports,
+            all_sections=self.auto,
+            volume=self.volume,
+            in_place=self.in_place,
+            accept_unverified=self.accept_unverified,
+            tls_directory=self.tls,
+            tls_any_client=self.tls_any_client,
+            tls_psk_file=self.tls_psk,
+        )
+
     def sockets(self, image: Path) -> Mapping[str, Address | None]:
         """Return where it listens."""
         del image
@@ -56,25 +85,26 @@ class NbdFront(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
 
     def start(self, owner: Owner, listeners: Mapping[str, Listener]) -> RunningNbd:
         """Serve NBD."""
-        return RunningNbd(owner, NbdSections(owner.store, self.exports), listeners[self.name])
+        return RunningNbd(owner, self.settings(), listeners[self.name])
 
     def _address(self) -> Address | None:
+        settings = self.settings()
         if self.listen is None:
             return None
         address = socket_address(self.listen, self.mode, self.group, "listen")
-        if isinstance(address, TcpAddress):
-            require_loopback((address.host, address.port))
+        if isinstance(address, TcpAddress) and not settings.identifies_clients:
+            require_address((address.host, address.port))
         return address
 
 
 class RunningNbd:
     """A server of NBD that the owner knows."""
 
-    def __init__(self, owner: Owner, sections: NbdSections, listener: Listener) -> None:
+    def __init__(self, owner: Owner, settings: NbdSettings, listener: Listener) -> None:
         """Begin to serve; the socket stays the caller's."""
         address = listener.address
         place = (address.host, address.port) if isinstance(address, TcpAddress) else Path("-")
-        self._server = NbdServer(place, sections)
+        self._server = NbdServer(place, *settings.sources(owner.store), tls=settings.tls())
         owner.add(self)  # before it takes clients: where the store is released, it is suspended
         self._server.start(listener)
 
