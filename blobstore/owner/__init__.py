@@ -3,7 +3,7 @@
 An image has one writer. While a machine runs, that is the owner, and programs, scripts
 and the verbs of the command line reach the store through it: HTTP/1.1 on a Unix socket,
 in which a blob is the body of a resource and its ETag is its generation. The rules are
-O1 to O47 in ``spec/owner.md``, the schema is ``spec/owner.openapi.yaml``; why HTTP, h11
+O1 to O109 in ``spec/owner.md``, the schema is ``spec/owner.openapi.yaml``; why HTTP, h11
 and threads, spec/decisions/0030.
 
 All that the owner offers comes to one `blobstore.store.store.Store`: nothing here has a
@@ -25,6 +25,11 @@ there can be to ask for; `sections` is what there is of the store. `requests` an
 are what goes in and out, `problems` are errors as documents. `connection` speaks HTTP with
 one client, `server` has the threads, `listening` the socket, `finding` knows where it is, and
 `serving` puts these together. `client` is the other end, and `exchange` its HTTP.
+
+`sharing` serves a store beside another task. `tpms` has the TPMs of an owner (V70 to V80):
+each is a process (`tpm_process`) whose program is `tpm_worker`. The two speak by
+`tpm_messages`; `tpm_options` is what is said of one, and `confined` is the part of the store
+that such a process may ask for.
 """
 
 from __future__ import annotations
@@ -40,8 +45,13 @@ if TYPE_CHECKING:
     from blobstore.owner.client import StoreClient as StoreClient
     from blobstore.owner.client import find_owner as find_owner
     from blobstore.owner.connection import Limits as Limits
+    from blobstore.owner.owner import Front as Front
+    from blobstore.owner.owner import Owner as Owner
     from blobstore.owner.protocol import AnyStore as AnyStore
     from blobstore.owner.protocol import Changes as Changes
     from blobstore.owner.serving import serve as serve
+    from blobstore.owner.sharing import Sharing as Sharing
+    from blobstore.owner.tpm_options import TpmOptions as TpmOptions
+    from blobstore.owner.tpms import Tpms as Tpms
 else:
     __all__, __getattr__, __dir__ = formats.public_names(__name__, __file__)

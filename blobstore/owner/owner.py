@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from formats.errors import DeviceBusyError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -25,6 +27,18 @@ class Front(Protocol):
         """
 
 
+@runtime_checkable
+class ExclusiveFront(Protocol):
+    """A front whose sections are changed by it alone (O100)."""
+
+    @property
+    def reserved(self) -> Mapping[str, str]:
+        """Names of sections, and to what they belong."""
+
+    def at_rest(self) -> AbstractContextManager[None]:
+        """As that of a `Front`."""
+
+
 class Owner:
     """A store that this process has, and its fronts.
 
@@ -38,10 +52,26 @@ class Owner:
         self.store, self.image = store, image
         self._fronts: list[Front] = []
         self._resting = threading.Lock()
+        self._reserved: dict[str, str] = {}
 
     def add(self, front: Front) -> None:
         """Have a front at rest when the others are; it stays the caller's."""
         self._fronts.append(front)
+        if isinstance(front, ExclusiveFront):
+            self._reserved.update(front.reserved)
+
+    def require_free(self, name: str) -> None:
+        """Refuse to change a section, or to make one, that belongs to a front (O100).
+
+        Raises:
+            DeviceBusyError: It does.
+        """
+        holder = self._reserved.get(name)
+        if holder is not None:
+            raise DeviceBusyError(
+                f"section {name!r} belongs to {holder}, which alone changes it [O100]",
+                hint="it can be read; change it when the TPM is not offered",
+            )
 
     @contextmanager
     def at_rest(self) -> Iterator[None]:

@@ -117,6 +117,11 @@ class Tpm:
             return self._library.property(Property.BUFFER_MAX)
 
     @property
+    def reserved(self) -> dict[str, str]:
+        """Names of sections that only this TPM may change, and what others are told (V80)."""
+        return dict.fromkeys(self._nvram.sections, "the TPM that this process is")
+
+    @property
     def last_error(self) -> StorageError | None:
         """Why the TPM failed last, as far as its storage is to blame."""
         return self._library.failed
@@ -163,6 +168,22 @@ class Tpm:
         """
         command = startup_command(self.version, startup)
         return command is None or response_code(self.execute(Command(command))) == 0
+
+    def power_on(self, startup: Startup) -> None:
+        """Start without waiting for INIT, and send the command that a firmware would (V9).
+
+        Raises:
+            FormatError: libtpms does not start from the state, or refuses the command.
+            StorageError: As `start`.
+            ValueError: A TPM of this version has no such startup.
+        """
+        result = self.start()
+        if result:
+            raise FormatError(
+                f"libtpms does not start from this state: result {result:#x}", rule="V9"
+            )
+        if not self.start_up(startup):
+            raise self.last_error or FormatError(f"the TPM refuses {startup}", rule="V9")
 
     def stop(self) -> None:
         """Stop, as at power off; before that shut down what was not (V27)."""

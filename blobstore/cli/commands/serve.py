@@ -10,6 +10,7 @@ import click
 import blobstore
 from blobstore import owner
 from blobstore.cli.access import PATH, Access, access_options
+from blobstore.cli.tpm_options import NamedTpm, TpmType, with_keys
 from formats.logs import configure_with
 
 if TYPE_CHECKING:
@@ -29,10 +30,25 @@ if TYPE_CHECKING:
     metavar="ADDRESS",
     help="Export the sections by NBD, too: a path, or HOST:PORT at a loopback address.",
 )
+@click.option(
+    "--tpm",
+    "tpms",
+    type=TpmType(),
+    multiple=True,
+    metavar="ctrl=type=unixio,path=PATH[,...]",
+    help="Be a TPM, too, with the options of `blobstore vtpm`: ctrl=, server=, name=, flags=, "
+    "locality=, migration-key=, tpm2, tpm1.2. May be given several times.",
+)
 @access_options
 @click.pass_context
 def command(
-    context: click.Context, *, access: Access, image: Path, socket: Path | None, nbd: str | None
+    context: click.Context,
+    *,
+    access: Access,
+    image: Path,
+    socket: Path | None,
+    nbd: str | None,
+    tpms: tuple[NamedTpm, ...],
 ) -> None:
     """Own IMAGE, and serve its store to others until SIGTERM or Ctrl-C.
 
@@ -47,9 +63,14 @@ def command(
         access.open(image, read_only=False) as store,
         nullcontext()
         if address is None
-        else blobstore.NbdServer(address, blobstore.NbdSections(store)),
+        else blobstore.NbdServer(address, blobstore.NbdSections(store)) as nbd_server,
+        with_keys(tpms) as chosen,
+        owner.Tpms(store, chosen) as all_tpms,
     ):
-        owner.serve(store, image, socket=socket, ready=None if quiet else _say_where)
+        fronts: list[owner.Front] = [all_tpms]
+        if nbd_server is not None:
+            fronts.append(nbd_server)
+        owner.serve(store, image, socket=socket, fronts=fronts, ready=None if quiet else _say_where)
 
 
 def _configure(*, quiet: bool) -> None:

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from blobstore import StateFormat, vtpm
+from blobstore import StateFormat, owner, vtpm
 from blobstore.cli import service
 from blobstore.cli import swtpm_options as options
 from blobstore.cli.access import PATH, Access, access_options
 from blobstore.cli.state_key import KeyType, NamedKey, state_key
-from formats.errors import FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -189,8 +188,21 @@ def command(
             incoming=incoming,
             migration_key=key,
         )
-        tpm = vtpm.Tpm(vtpm.StoreNvram(store, name, released=incoming), version, behaviour)
-        _serve(tpm, run, ready)
+        image_owner = owner.Owner(store, image)
+        # Where the image changes hands, its entry does, too (V79).
+        sharing = owner.Sharing(image_owner)
+        nvram = vtpm.StoreNvram(
+            store,
+            name,
+            released=incoming,
+            held_changed=lambda held: sharing.start() if held else sharing.stop(),
+        )
+        tpm = vtpm.Tpm(nvram, version, behaviour)
+        image_owner.add(tpm)
+        try:
+            _serve(tpm, run, sharing.start if nvram.held else _do_nothing, ready)
+        finally:
+            sharing.stop()
 
 
 def _service(
@@ -224,13 +236,19 @@ def _do_nothing() -> None:
     pass
 
 
-def _serve(tpm: vtpm.Tpm, run: _Service, ready: Callable[[], None]) -> None:
+def _serve(
+    tpm: vtpm.Tpm, run: _Service, share: Callable[[], None], ready: Callable[[], None]
+) -> None:
     try:
         if not run.flags.needs_init:
-            _start(tpm, run.flags)
+            try:
+                tpm.power_on(run.flags.startup)
+            except ValueError as error:
+                raise click.UsageError(str(error)) from error
         server = vtpm.Server(tpm, run.data, run.ctrl, terminate=run.terminate)
         pid_file = None
         try:
+            share()
             if run.pid is not None:
                 pid_file = service.PidFile(run.pid)
             ready()
@@ -241,21 +259,6 @@ def _serve(tpm: vtpm.Tpm, run: _Service, ready: Callable[[], None]) -> None:
             server.close()
     finally:
         tpm.stop()
-
-
-def _start(tpm: vtpm.Tpm, flags: options.Flags) -> None:
-    """Start a TPM that does not wait for its control channel."""
-    result = tpm.start()
-    if result:
-        raise FormatError(f"libtpms does not start from this state: result {result:#x}", rule="V9")
-    try:
-        started = tpm.start_up(flags.startup)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    if not started:
-        if tpm.last_error is not None:
-            raise tpm.last_error
-        raise FormatError(f"the TPM refuses {flags.startup}", rule="V9")
 
 
 def _print_states(store: Store, name: str | None) -> None:
