@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from blobstore.store.store import Store
 
 _OF_ONE: Final = ("/v1/sections/NAME", "/v1/sections/NAME/info")
+#: Bytes of any state of a TPM, and more: what is too large is answered, and the connection,
+#: which cannot be made again, goes on.
+_STATE_SIZE: Final = 1 << 20
 _TRANSACTIONS: Final = "/v1/transactions"
 
 
@@ -43,15 +46,8 @@ class ConfinedResources:
             self._require(found.name)
             return method.answer(request, found)
 
-        body = method.body
-        if isinstance(body, int):
-            return Method(answer, body, method.flags)
-
-        def limit(found: Found) -> int:
-            self._require(found.name)
-            return body(found)
-
-        return Method(answer, limit, method.flags)
+        body = method.body if isinstance(method.body, int) else _STATE_SIZE
+        return Method(answer, body, method.flags)
 
     def _confined_changes(
         self, transact: Callable[[Request, Found], Reply]

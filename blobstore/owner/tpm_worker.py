@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import queue
+import select
 import socket
 import sys
 import threading
@@ -58,6 +59,7 @@ def main(arguments: list[str]) -> int:
     if begin is None:
         return _ABANDONED
     configure_with(lambda: _log_as(begin))
+    _end_without(store)
     with StoreClient(store) as client:
         try:
             tpm, server = _make(begin, client)
@@ -89,6 +91,19 @@ def _make(begin: Begin, client: StoreClient) -> tuple[Tpm, Server]:
     if not begin.needs_init:
         tpm.power_on(Startup(begin.startup))
     return tpm, Server(tpm, _channel(begin.data), _channel(begin.ctrl))
+
+
+def _end_without(store: socket.socket) -> None:
+    """Have the process end at once when the connection to its store does (V76)."""
+    watched = store.dup()
+
+    def watch() -> NoReturn:
+        poll = select.poll()
+        poll.register(watched, getattr(select, "POLLRDHUP", 0) | select.POLLHUP)
+        poll.poll()
+        os._exit(_ABANDONED)
+
+    threading.Thread(target=watch, name="watch", daemon=True).start()
 
 
 def _key(begin: Begin) -> StateKey | None:
