@@ -163,7 +163,7 @@ def test_v71_what_cannot_be_is_refused() -> None:
         ({"ctrl": ctrl, "name": "x" * 300}, "name"),
     ):
         with pytest.raises(ValueError, match=why):
-            TpmOptions(**options)  # type: ignore[arg-type]
+            TpmOptions(**options)
 
 
 def test_v71_two_tpms_have_two_names(store: blobstore.Store) -> None:
