@@ -43,6 +43,8 @@ class TpmOptions:
         Raises:
             ArgumentError: The options contradict each other.
         """
+        if not self.name:
+            raise ArgumentError("a TPM needs a name [V71]")
         tpm_section_names(self.name)
         channels = self.channels
         if not channels:
