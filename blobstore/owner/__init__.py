@@ -28,8 +28,8 @@ one client, `server` has the threads, `listening` the socket, `finding` knows wh
 
 `sharing` serves a store beside another task. `tpms` has the TPMs of an owner (V70 to V80):
 each is a process (`tpm_process`) whose program is `tpm_worker`. The two speak by
-`tpm_messages`; `tpm_options` is what is said of one, and `confined` is the part of the store
-that such a process may ask for.
+`tpm_messages`; `tpm_options` is what is said of a TPM, and `tpm_states` is how its process
+reads and changes its sections, which are all of the store that it can reach.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -92,19 +91,18 @@ class StoreClient:
 
     read_only = False
 
-    def __init__(self, place: AnyPath | socket.socket, *, timeout: float | None = None) -> None:
+    def __init__(self, path: AnyPath, *, timeout: float | None = None) -> None:
         """Connect to the socket of an owner.
 
         Args:
-            place: Path of the socket; or a connection, which is closed with this.
+            path: Of the socket.
             timeout: Seconds that the owner may be silent; None waits as long as it takes.
 
         Raises:
             DeviceError: No process listens there.
         """
-        found = place if isinstance(place, socket.socket) else Path(place)
-        self.path: Path | None = found if isinstance(found, Path) else None
-        self._exchange = Exchange(found, timeout=timeout)
+        self.path = Path(path)
+        self._exchange = Exchange(self.path, timeout=timeout)
 
     @property
     def owner(self) -> tuple[int, int, int] | None:

@@ -33,7 +33,7 @@ class Limits:
     Attributes:
         connections: At the same time.
         head: Of a request, its headers included.
-        idle: Waited for a request to begin; None waits as long as it takes.
+        idle: Waited for a request to begin.
         receiving: Waited for the rest of a head, and as long again for a body.
         sending: Waited for a client to take a reply.
         draining: Waited for what a refused client still sends.
@@ -41,7 +41,7 @@ class Limits:
 
     connections: int = 64
     head: int = 16 << 10
-    idle: float | None = 60
+    idle: float = 60
     receiving: float = 30
     sending: float = 30
     draining: float = 2
@@ -56,7 +56,7 @@ class Connection:
         self._routes = routes
         self._limits = limits
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.head)
-        self._deadline: float | None = 0.0
+        self._deadline = 0.0
 
     def serve(self) -> None:
         """Answer requests until the client ends, breaks the rules, or is silent for too long."""
@@ -93,8 +93,7 @@ class Connection:
 
     def _receive_head(self) -> Request | None:
         """Return the head of the next request, or None if there will be none."""
-        idle = self._limits.idle
-        self._deadline = None if idle is None else time.monotonic() + idle
+        self._deadline = time.monotonic() + self._limits.idle
         began = False
         while (event := self._http.next_event()) is h11.NEED_DATA:
             self._http.receive_data(self._receive())
@@ -140,8 +139,7 @@ class Connection:
                 raise RefusedError(400, "the request ends before its body does", "O12")
 
     def _receive(self) -> bytes:
-        left = None if self._deadline is None else max(self._deadline - time.monotonic(), 0.001)
-        self._socket.settimeout(left)
+        self._socket.settimeout(max(self._deadline - time.monotonic(), 0.001))
         return self._socket.recv(_PIECE)
 
     # ----------------------------------------------------------- sending

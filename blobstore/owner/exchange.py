@@ -38,27 +38,21 @@ class Exchange:
         peer: Process, user and group of the owner, where the system tells.
     """
 
-    def __init__(self, place: Path | socket.socket, *, timeout: float | None = None) -> None:
+    def __init__(self, path: Path, *, timeout: float | None = None) -> None:
         """Connect to the owner's socket.
 
         Args:
-            place: Path of the socket; or a connection, which this takes, and which is not
-                made again.
+            path: Of the socket.
             timeout: Seconds that the owner may be silent; None waits as long as it takes.
 
         Raises:
             DeviceError: No process listens there; `__cause__` has the OS error.
         """
-        self._path = None if isinstance(place, socket.socket) else place
-        self._where = "the owner" if self._path is None else f"the owner at {self._path}"
+        self._path = path
         self._timeout = timeout
         self._lock = threading.Lock()
         self._closed = False
-        self.peer: tuple[int, int, int] | None = None
-        if isinstance(place, socket.socket):
-            self._use(place)
-        else:
-            self._connect(place)
+        self._connect()
 
     def ask(
         self, method: str, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None
@@ -75,17 +69,15 @@ class Exchange:
                 raise ValueError("this store was closed")
             if self._has_ended():
                 self._socket.close()
-                if self._path is None:
-                    raise DeviceError(f"{self._where} has gone away")
-                self._connect(self._path)
+                self._connect()
             try:
                 return self._ask(method, target, body, headers or {})
             except h11.RemoteProtocolError as error:
                 self._end()
-                raise FormatError(f"{self._where} breaks HTTP: {error}") from error
+                raise FormatError(f"the owner at {self._path} breaks HTTP: {error}") from error
             except OSError as error:
                 self._end()
-                raise self._gone() from error
+                raise _gone(self._path) from error
             except BaseException:
                 self._end()  # half of something is on its way
                 raise
@@ -96,20 +88,16 @@ class Exchange:
             self._closed = True
             self._socket.close()
 
-    def _connect(self, path: Path) -> None:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._use(connection)
-        try:
-            connection.connect(os.fspath(path))
-        except OSError as error:
-            connection.close()
-            raise device_error(error, f"no owner answers at {path}", writing=False) from error
-        self.peer = peer_credentials(connection)
-
-    def _use(self, connection: socket.socket) -> None:
+    def _connect(self) -> None:
         self._http = h11.Connection(h11.CLIENT)
-        self._socket = connection
-        connection.settimeout(self._timeout)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._socket.settimeout(self._timeout)
+            self._socket.connect(os.fspath(self._path))
+        except OSError as error:
+            self._socket.close()
+            raise device_error(error, f"no owner answers at {self._path}", writing=False) from error
+        self.peer = peer_credentials(self._socket)
 
     def _has_ended(self) -> bool:
         """Say whether the owner has closed the connection, as it does with silent ones."""
@@ -137,7 +125,7 @@ class Exchange:
             if event is h11.NEED_DATA:
                 piece = self._socket.recv(_PIECE)
                 if not piece:
-                    raise self._gone()
+                    raise _gone(self._path)
                 http.receive_data(piece)
             elif isinstance(event, h11.Response):
                 response = event
@@ -153,8 +141,9 @@ class Exchange:
         found = {k.decode("latin-1"): v.decode("latin-1") for k, v in response.headers}
         return Answer(response.status_code, found, bytes(content))
 
-    def _gone(self) -> DeviceError:
-        return DeviceError(
-            f"{self._where} went away before it answered",
-            hint="what was asked for may have been done: look before you ask again",
-        )
+
+def _gone(path: Path) -> DeviceError:
+    return DeviceError(
+        f"the owner at {path} went away before it answered",
+        hint="what was asked for may have been done: look before you ask again",
+    )

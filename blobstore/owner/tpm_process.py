@@ -14,9 +14,6 @@ from typing import TYPE_CHECKING, Final
 
 from blobstore.foreign.states import tpm_section_names
 from blobstore.owner import problems
-from blobstore.owner.confined import ConfinedResources
-from blobstore.owner.connection import Connection, Limits
-from blobstore.owner.routes import Routes
 from blobstore.owner.tpm_messages import (
     Begin,
     End,
@@ -30,11 +27,12 @@ from blobstore.owner.tpm_messages import (
     Resume,
     ToOwner,
 )
+from blobstore.owner.tpm_states import StatesServer
 from formats.errors import DeviceBusyError, DeviceError
 from formats.logs import LateLogger
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from blobstore.owner.tpm_options import TpmOptions
     from blobstore.store.store import Store
@@ -82,10 +80,8 @@ class TpmProcess:
             raise DeviceError(f"TPM {self.name!r} gets no process: {error.strerror}") from error
         self._lines = Lines(ours)
         names = tpm_section_names(options.name).values()
-        routes = Routes([ConfinedResources(store, names).resources()])
-        connection = Connection(self._store_end, routes, Limits(idle=None))
         self._serving = threading.Thread(
-            target=connection.serve, name=f"store of TPM {self.name}", daemon=True
+            target=self._serve, args=(store, names), name=f"store of TPM {self.name}", daemon=True
         )
         self._serving.start()
         self._lines.send(_begin(options, descriptors))
@@ -162,6 +158,11 @@ class TpmProcess:
         self._serving.join()
         self._store_end.close()
         self._lines.close()
+
+    def _serve(self, store: Store, names: Collection[str]) -> None:
+        StatesServer(self._store_end, store, names).serve()
+        with suppress(OSError):  # the process ends with this connection, if it has not yet
+            self._store_end.shutdown(socket.SHUT_RDWR)
 
 
 def busy(name: str, what: str) -> DeviceBusyError:

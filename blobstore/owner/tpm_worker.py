@@ -18,7 +18,6 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, NoReturn
 
 from blobstore.owner import problems
-from blobstore.owner.client import StoreClient
 from blobstore.owner.tpm_messages import (
     Begin,
     End,
@@ -31,6 +30,7 @@ from blobstore.owner.tpm_messages import (
     Resume,
     ToWorker,
 )
+from blobstore.owner.tpm_states import StatesClient
 from blobstore.vtpm.commands import Startup
 from blobstore.vtpm.nvram import StoreNvram
 from blobstore.vtpm.server import Server
@@ -60,26 +60,25 @@ def main(arguments: list[str]) -> int:
         return _ABANDONED
     configure_with(lambda: _log_as(begin))
     _end_without(store)
-    with StoreClient(store) as client:
-        try:
-            tpm, server = _make(begin, client)
-        except (StorageError, ValueError) as error:
-            lines.send(Failed(*problems.problem_of(error)))
-            return 1
-        _Obedience(lines, tpm, server.end).start()
-        lines.send(Ready())
-        try:
-            server.run()
-        except StorageError as error:
-            _log.error("%s", error)
-            return error.exit_code
-        finally:
-            server.close()
-            tpm.stop()
+    try:
+        tpm, server = _make(begin, StatesClient(store))
+    except (StorageError, ValueError) as error:
+        lines.send(Failed(*problems.problem_of(error)))
+        return 1
+    _Obedience(lines, tpm, server.end).start()
+    lines.send(Ready())
+    try:
+        server.run()
+    except StorageError as error:
+        _log.error("%s", error)
+        return error.exit_code
+    finally:
+        server.close()
+        tpm.stop()
     return 0
 
 
-def _make(begin: Begin, client: StoreClient) -> tuple[Tpm, Server]:
+def _make(begin: Begin, client: StatesClient) -> tuple[Tpm, Server]:
     version = None if begin.version is None else TpmVersion(begin.version)
     behaviour = Behaviour(
         reject_locality_4=begin.reject_locality_4,

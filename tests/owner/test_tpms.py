@@ -9,26 +9,29 @@ import struct
 import subprocess
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import blobstore
 import luks
 from blobstore.errors import BlobTooLargeError, CorruptStoreError, UnwrittenBlobError
 from blobstore.owner import StoreClient, TpmOptions, Tpms, tpms
-from blobstore.owner.confined import ConfinedResources
-from blobstore.owner.connection import Connection, Limits
-from blobstore.owner.routes import Routes
+from blobstore.owner.tpm_states import StatesClient, StatesServer
 from blobstore.vtpm import Behaviour, Channel, TpmVersion
-from formats.errors import ArgumentError, DeviceBusyError, FormatError
+from formats.errors import ArgumentError, DeviceBusyError
 from luks import PolicyError
 from tests.owner.tpms import INDEX, places, tpms_of, until, workers
 from tests.support.cli import blobstore as blobstore_command
 from tests.support.foreign import run
 from tests.support.owners import OwnerProcess
+from tests.support.stores import image as image_of
+from tests.support.stores import open_store, spec
 from tests.vtpm import commands
 from tests.vtpm.support import PERMANENT, VOLATILE, result_of
 
@@ -104,52 +107,90 @@ def test_v70_its_process_has_neither_image_nor_key(tmp_path: Path, runtime: Path
 
 
 @contextmanager
-def confined(store: blobstore.Store, *names: str) -> Iterator[StoreClient]:
-    """Connect as a worker with these sections is connected."""
+def confined(store: blobstore.Store, *names: str) -> Iterator[socket.socket]:
+    """Yield the connection that a worker with these sections has."""
     ours, theirs = socket.socketpair()
-    routes = Routes([ConfinedResources(store, names).resources()])
-    thread = threading.Thread(target=Connection(ours, routes, Limits(idle=None)).serve)
+
+    def serve() -> None:
+        StatesServer(ours, store, names).serve()
+        ours.shutdown(socket.SHUT_RDWR)
+
+    thread = threading.Thread(target=serve)
     thread.start()
     try:
-        with StoreClient(theirs) as client:
-            yield client
+        with theirs:
+            yield theirs
     finally:
         thread.join(10)
+        assert not thread.is_alive()
         ours.close()
 
 
 def test_o101_a_worker_reaches_its_own_sections_only(store: blobstore.Store) -> None:
-    with confined(store, "a", "new") as client:
+    with confined(store, "a", "new") as connection:
+        client = StatesClient(connection)
         client.put("a", b"mine")
         assert client.get("a") == b"mine"
+        assert client.section("a") == store.section("a")
         with client.transaction() as changes:
             changes.register("new", 10)
             changes.put("new", b"mine too")
+        assert "new" in client
         client.delete("new")
-        for refused in (
-            lambda: client.get("b"),
-            lambda: client.section("b"),
-            lambda: client.put("b", b"x"),
-            lambda: client.put("b", bytes(1 << 20)),
-            lambda: client.delete("b"),
-            lambda: client.get("not there"),
-        ):
-            with pytest.raises(PolicyError, match="O101"):
-                refused()
-        for name, new in (("a", "c"), ("b", "a")):
-            with pytest.raises(PolicyError, match="O101"), client.transaction() as changes:
-                changes.put("a", b"not done")
-                changes.rename(name, new)
+        assert "new" not in client
+        with pytest.raises(PolicyError, match="O101"):
+            client.get("b")
+        with pytest.raises(PolicyError, match="O101"):
+            client.section("not there")
+        with pytest.raises(PolicyError, match="O101"):
+            client.put("b", b"x")
+        with pytest.raises(PolicyError, match="O101"):
+            client.delete("b")
+        with pytest.raises(PolicyError, match="O101"), client.transaction() as changes:
+            changes.put("a", b"not done")
+            changes.register("b", 10)
         with pytest.raises(BlobTooLargeError):
             client.put("a", bytes(5001))
+        with pytest.raises(ZeroDivisionError), client.transaction() as changes:
+            changes.put("a", b"not done")
+            raise ZeroDivisionError
         assert client.get("a") == b"mine"
-    for resource in ("info", "sections", "verify"):
-        with confined(store, "a") as client, pytest.raises(FormatError, match="O14"):
-            getattr(client, resource)()
-    with confined(store, "a") as client, pytest.raises(FormatError, match="O14"):
-        client.resize("a", 10_000)
     with pytest.raises(UnwrittenBlobError):
         store.get("b")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        struct.pack(">I", 0),
+        struct.pack(">I", 3) + b"abc",
+        struct.pack(">I", 0xFFFFFFFF) + bytes(1000),
+        struct.pack(">I", 100) + bytes(50),
+        2 * (struct.pack(">I", 20) + msgspec.msgpack.encode({"type": "Get", "name": "a"})),
+        struct.pack(">I", 1000) + msgspec.msgpack.encode({"type": "Rename", "name": "a"}),
+        struct.pack(">I", 1 << 20) + b"\xdd\x00\x0f\xff\xff" * 200_000,
+    ],
+)
+def test_o101_anything_else_ends_the_connection(store: blobstore.Store, message: bytes) -> None:
+    before = store.digest()
+    with confined(store, "a") as connection:
+        connection.settimeout(30)
+        with suppress(BrokenPipeError, ConnectionResetError):
+            connection.sendall(message)
+            connection.shutdown(socket.SHUT_WR)
+            assert connection.recv(100) == b""
+    assert store.digest() == before
+
+
+@given(st.binary(max_size=300))
+def test_o101_no_bytes_are_worse_than_the_end_of_the_connection(content: bytes) -> None:
+    with open_store(image_of([spec("a", 100)])) as store, confined(store, "a") as connection:
+        connection.settimeout(30)
+        with suppress(BrokenPipeError, ConnectionResetError):
+            connection.sendall(struct.pack(">I", len(content)) + content)
+            connection.shutdown(socket.SHUT_WR)
+            connection.recv(1000)
 
 
 def test_v71_what_cannot_be_is_refused() -> None:
