@@ -5,7 +5,9 @@
 Its owner is killed, or QEMU, or both at once. The program in the machine
 (`tests.owner.guest`) writes a UEFI variable and an NV index, and says which numbers were
 confirmed. At each later start both are there: at least what was confirmed last, at most the
-one in flight, and never anything else.
+one in flight, and never anything else. QEMU does not flush its flash: with its default cache,
+a variable is durable within a second, so when the owner dies then, an older one may be there.
+With `cache=writethrough` it is durable when it is confirmed, and firmware starts slower.
 """
 
 from __future__ import annotations
@@ -70,17 +72,21 @@ class Owning:
 class Qemu:
     """A machine that runs the writer."""
 
-    def __init__(self, owning: Owning, directory: Path, application: Path) -> None:
+    def __init__(
+        self, owning: Owning, directory: Path, application: Path, *, through: bool = True
+    ) -> None:
         self.serial = directory / "serial"
         self.serial.unlink(missing_ok=True)
-        flash = f"nbd+unix:///{VARIABLES}?socket={owning.nbd}"
+        flash = f"file=nbd+unix:///{VARIABLES}?socket={owning.nbd}"
+        if through:
+            flash += ",cache=writethrough"
         with (directory / "qemu.log").open("wb") as log:
             self.process = subprocess.Popen(
                 [
                     *(program("qemu-system-x86_64"), "-accel", "tcg", "-cpu", "max", "-m", "256"),
                     *("-machine", "q35,smm=off", "-nodefaults", "-display", "none"),
                     *("-drive", f"if=pflash,format=raw,readonly=on,file={system_file(CODE)}"),
-                    *("-drive", f"if=pflash,format=raw,cache=writethrough,file={flash}"),
+                    *("-drive", f"if=pflash,format=raw,{flash}"),
                     *("-chardev", f"socket,id=tpm,path={owning.ctrl}"),
                     *("-tpmdev", "emulator,id=tpm0,chardev=tpm"),
                     *("-device", "tpm-crb,tpmdev=tpm0"),
@@ -144,13 +150,18 @@ class Story:
         self._sockets = ExitStack()
         self._owning: Owning | None = None
 
-    def live(self, victims: str) -> None:
-        """Start what does not run, and kill it somewhere."""
+    def live(self, victims: str, *, through: bool) -> None:
+        """Start what does not run, and kill it somewhere.
+
+        Args:
+            victims: What is killed.
+            through: Each write of the machine's flash is durable when it is confirmed.
+        """
         if self._owning is None:
             self._owning = Owning(self.image, self._directory)
-        qemu = Qemu(self._owning, self._directory, self._application)
+        qemu = Qemu(self._owning, self._directory, self._application, through=through)
         try:
-            if self._random.random() < 0.25:
+            if self._random.random() < 0.2:
                 deadline = time.monotonic() + self._random.uniform(0, 20)
                 qemu.wait(lambda: time.monotonic() > deadline or self._has_written(qemu))
             else:
@@ -168,6 +179,8 @@ class Story:
                 time.sleep(0.2)  # what the machine believes now does not count
         finally:
             qemu.kill()
+        if victims != "qemu" and not through:
+            sure = [(word, value) for word, value in sure if word != "V"]
         self._judge(sure, qemu.said())
         self.tally.kills[victims] = self.tally.kills.get(victims, 0) + 1
         if self._owning is None:
@@ -176,7 +189,7 @@ class Story:
 
     def finish(self) -> None:
         """Start it once more, look, and end everything in order."""
-        self.live("qemu")
+        self.live("qemu", through=False)
         assert self._owning is not None
         code, said = self._owning.process.end()
         self._owning = None
@@ -220,14 +233,14 @@ def story(seed: int) -> Iterator[Story]:
             told.close()
 
 
-VICTIMS: Final = ("owner", "qemu", "both")
+VICTIMS: Final = ("qemu", "owner", "both")
 
 if __name__ == "__main__":
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else int(time.time())
     print("seed", seed, flush=True)
     with story(seed) as machine:
         for number in range(int(sys.argv[1])):
-            machine.live(VICTIMS[number % 3])
+            machine.live(VICTIMS[number % 3], through=number % 2 == 1)
             print(time.strftime("%H:%M:%S"), number + 1, machine.tally, flush=True)
         machine.finish()
         print(machine.tally)
