@@ -104,6 +104,9 @@ class StoreNvram:
         #: Whether libtpms may make a new TPM where none was ever stored (V10, V44).
         self.may_be_new = True
         self._registered = False
+        # What is known of the volatile state; asking on each put would take as long as one
+        # where the store is another process's. Only this TPM changes it (V80).
+        self._has_volatile: bool | None = None
         self._left: bytes | None = None
 
     @property
@@ -207,14 +210,19 @@ class StoreNvram:
         self._require_held()
         blob = encode_state(PlainState(data))
         name = self._names[slot]
-        if slot is Slot.PERMANENT and self._written(Slot.VOLATILE):
-            with self._store.transaction() as changes:
-                changes.put(name, blob)
-                changes.delete(self._names[Slot.VOLATILE])
+        known, self._has_volatile = self._has_volatile, None  # until this is done
+        if slot is Slot.PERMANENT:
+            if self._written(Slot.VOLATILE) if known is None else known:
+                with self._store.transaction() as changes:
+                    changes.put(name, blob)
+                    changes.delete(self._names[Slot.VOLATILE])
+            else:
+                self._store.put(name, blob)
+            self._has_volatile = False
             return
-        if slot is not Slot.PERMANENT:
-            self._register({slot: len(data)})  # it is deleted with each state that ends
+        self._register({slot: len(data)})  # it is deleted with each state that ends
         self._store.put(name, blob)
+        self._has_volatile = True if slot is Slot.VOLATILE else known
 
     def delete(self, slot: Slot) -> None:
         """Forget a state, if there is one; never the permanent one (V14).
@@ -227,6 +235,7 @@ class StoreNvram:
             raise PolicyError("a TPM does not delete its permanent state [V14]")
         if self._written(slot):
             self._require_held()
+            self._has_volatile = None
             self._store.delete(self._names[slot])
 
     def sizes(self) -> dict[Slot, int]:
@@ -270,6 +279,7 @@ class StoreNvram:
                     hint="the TPM runs there now; start this one again to go on from its state",
                 )
             self._released = False
+            self._has_volatile = None
             self._held_changed(True)
 
     def give_up(self) -> None:
