@@ -173,15 +173,12 @@ class Tpm:
         """Start without waiting for INIT, and send the command that a firmware would (V9).
 
         Raises:
-            FormatError: libtpms does not start from the state, or refuses the command.
-            StorageError: As `start`.
+            StorageError: As `start`; libtpms does not start, or refuses the command.
             ValueError: A TPM of this version has no such startup.
         """
-        result = self.start()
-        if result:
-            raise FormatError(
-                f"libtpms does not start from this state: result {result:#x}", rule="V9"
-            )
+        if result := self.start():
+            said = f"libtpms does not start from this state: result {result:#x}"
+            raise FormatError(said, rule="V9")
         if not self.start_up(startup):
             raise self.last_error or FormatError(f"the TPM refuses {startup}", rule="V9")
 
