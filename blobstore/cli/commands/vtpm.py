@@ -245,10 +245,10 @@ def _serve(
                 tpm.power_on(run.flags.startup)
             except ValueError as error:
                 raise click.UsageError(str(error)) from error
+        share()  # first: a client that finds the TPM finds the rest as well
         server = vtpm.Server(tpm, run.data, run.ctrl, terminate=run.terminate)
         pid_file = None
         try:
-            share()
             if run.pid is not None:
                 pid_file = service.PidFile(run.pid)
             ready()
