@@ -2,8 +2,8 @@
 
     python -m blobstore.owner.tpm_worker NAME CONTROL STORE
 
-CONTROL and STORE are descriptors of connections to the owner; NAME is for those who look
-at a list of processes. Owners start it (`blobstore.owner.tpms`), and nobody else does.
+CONTROL and STORE are descriptors of connections to the owner, which starts it
+(`blobstore.owner.tpms`). NAME is what a list of processes shows.
 """
 
 from __future__ import annotations
