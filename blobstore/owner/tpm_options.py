@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from blobstore.foreign.states import tpm_section_names
+from blobstore.vtpm.behaviour import Behaviour
 from blobstore.vtpm.commands import Startup
-from blobstore.vtpm.tpm import Behaviour
 from formats.errors import ArgumentError
 
 if TYPE_CHECKING:

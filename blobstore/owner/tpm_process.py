@@ -28,7 +28,8 @@ from blobstore.owner.tpm_messages import (
     ToOwner,
 )
 from blobstore.owner.tpm_states import StatesServer
-from formats.errors import DeviceBusyError, DeviceError
+from blobstore.vtpm.tpm import not_at_rest
+from formats.errors import DeviceError
 from formats.logs import LateLogger
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class TpmProcess:
         """
         self.name = options.name
         self._rests = 0
+        _log.info("TPM %r is being started", self.name)
         try:
             ours, control = socket.socketpair()
             self._store_end, nvram = socket.socketpair()
@@ -121,9 +123,15 @@ class TpmProcess:
                 )
             except TimeoutError:
                 self.resume()
-                raise busy(self.name, "executes a command") from None
+                raise not_at_rest(f"TPM {self.name!r} executes a command") from None
+            if answer is None:
+                # It has ended, and what it asked for before that may still be done.
+                self._serving.join(max(deadline - time.monotonic(), 0))
+                if self._serving.is_alive():
+                    raise not_at_rest(f"TPM {self.name!r} is stored")
+                return
             # An earlier one was not waited for.
-            if answer is None or (isinstance(answer, Resting) and answer.number == self._rests):
+            if isinstance(answer, Resting) and answer.number == self._rests:
                 return
 
     def resume(self) -> None:
@@ -163,13 +171,6 @@ class TpmProcess:
         StatesServer(self._store_end, store, names).serve()
         with suppress(OSError):  # the process ends with this connection, if it has not yet
             self._store_end.shutdown(socket.SHUT_RDWR)
-
-
-def busy(name: str, what: str) -> DeviceBusyError:
-    """Return the error for a TPM that does not come to rest (V78)."""
-    return DeviceBusyError(
-        f"TPM {name!r} {what} for too long: it is not at rest [V78]", hint="try it again"
-    )
 
 
 def _begin(options: TpmOptions, descriptors: Sequence[int]) -> Begin:

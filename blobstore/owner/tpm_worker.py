@@ -31,11 +31,12 @@ from blobstore.owner.tpm_messages import (
     ToWorker,
 )
 from blobstore.owner.tpm_states import StatesClient
+from blobstore.vtpm.behaviour import Behaviour
 from blobstore.vtpm.commands import Startup
 from blobstore.vtpm.nvram import StoreNvram
 from blobstore.vtpm.server import Server
 from blobstore.vtpm.sockets import Channel
-from blobstore.vtpm.tpm import Behaviour, Tpm
+from blobstore.vtpm.tpm import Tpm
 from formats.errors import StorageError
 from formats.logs import LateLogger, configure_with
 from formats.state.swtpm import TpmVersion

@@ -8,8 +8,9 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final, Self
 
 from blobstore.foreign.states import tpm_section_names
-from blobstore.owner.tpm_process import TpmProcess, busy
+from blobstore.owner.tpm_process import TpmProcess
 from blobstore.vtpm import sockets
+from blobstore.vtpm.tpm import REST_TIME, not_at_rest
 from formats.errors import ArgumentError, StorageError
 from formats.logs import LateLogger
 
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
 
 _log = LateLogger(__name__)
 
-#: Seconds that a TPM has to come between two commands (V78), and to end (V77).
-REST_TIME: Final = 10.0
+#: Seconds that a TPM has to end (V77).
 _END_TIME: Final = 10.0
 #: Ends without order after which a TPM is given up, within so many seconds (V75).
 _MOST_FAILURES: Final = 5
@@ -153,7 +153,7 @@ class _Tpm:
     @contextmanager
     def at_rest(self) -> Iterator[None]:
         if not self._lock.acquire(timeout=REST_TIME):
-            raise busy(self.name, "is being started")
+            raise not_at_rest(f"TPM {self.name!r} is being started")
         try:
             process = self._process
             if process is None:

@@ -297,7 +297,7 @@ class StoreNvram:
             self._released = True
         try:
             store.release()
-        except StorageError:
+        except (StorageError, ValueError):  # windows are open, for instance
             self._released = False
             self._held_changed(True)
             raise

@@ -170,6 +170,7 @@ import blobstore
 from blobstore import vtpm
 from blobstore.owner import Owner
 from blobstore.vtpm.commands import Command
+from formats.errors import DeviceBusyError
 from tests.vtpm import commands
 image, copy = sys.argv[1:]
 with blobstore.open(image) as store:
@@ -188,6 +189,19 @@ with blobstore.open(image) as store:
         blobstore.backup(image, copy)
     thread.join(10)
     assert answered
+    from blobstore.vtpm import tpm as module
+    module.REST_TIME = 0.1
+    with tpm.at_rest():
+        def refuse():
+            try:
+                with owner.at_rest():
+                    pass
+            except DeviceBusyError as error:
+                answered.append(str(error))
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        thread.join(10)
+    assert "[V78]" in answered[-1]
     tpm.stop()
 """
     done = subprocess.run(
