@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from blobstore.foreign.encryption import StateKey as StateKey
     from blobstore.foreign.exporting import export_state as export_state
     from blobstore.foreign.importing import import_state as import_state
+    from blobstore.foreign.key_source import StateKeySource as StateKeySource
     from blobstore.foreign.states import StateFormat as StateFormat
     from blobstore.image.disks import apply_snapshot as apply_snapshot
     from blobstore.image.disks import check as check

@@ -8,14 +8,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from blobstore.cli import swtpm_options
 from blobstore.cli.types import Group, ParsedType, option, taking
+from blobstore.vtpm import swtpm_options
 from formats.errors import DeviceError, device_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from blobstore.cli.swtpm_options import LogOptions
+    from blobstore.vtpm.swtpm_options import LogOptions
 
 # As in `logging`: errors, warnings, what happens; then requests.
 _LEVELS: Final = (40, 30, 20, 10)

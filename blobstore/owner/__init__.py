@@ -26,6 +26,11 @@ are what goes in and out, `problems` are errors as documents. `lifecycle` lets o
 image. `connection` speaks HTTP with one client, `server` has the threads, `listening` the
 socket, `finding` knows where it is, and the room `serving` is the process. `client` is the
 other end, and `exchange` its HTTP.
+
+`sharing` serves a store beside another task. `tpms` has the TPMs of an owner (V70 to V80):
+each is a process (`tpm_process`) whose program is `tpm_worker`. The two speak by
+`tpm_messages`; `tpm_options` is what is said of a TPM, and `tpm_states` is how its process
+reads and changes its sections, which are all of the store that it can reach.
 """
 
 from __future__ import annotations
@@ -41,6 +46,8 @@ if TYPE_CHECKING:
     from blobstore.owner.client import StoreClient as StoreClient
     from blobstore.owner.client import find_owner as find_owner
     from blobstore.owner.connection import Limits as Limits
+    from blobstore.owner.owner import Front as Front
+    from blobstore.owner.owner import Owner as Owner
     from blobstore.owner.protocol import AnyStore as AnyStore
     from blobstore.owner.protocol import Changes as Changes
     from blobstore.owner.serving.config import ServeConfig as ServeConfig
@@ -50,5 +57,10 @@ if TYPE_CHECKING:
     from blobstore.owner.serving.running import Beginning as Beginning
     from blobstore.owner.serving.running import serve as serve
     from blobstore.owner.serving.store_front import StoreFront as StoreFront
+    from blobstore.owner.serving.tpm_front import TpmFront as TpmFront
+    from blobstore.owner.sharing import OnlyTpm as OnlyTpm
+    from blobstore.owner.sharing import Sharing as Sharing
+    from blobstore.owner.tpm_options import TpmOptions as TpmOptions
+    from blobstore.owner.tpms import Tpms as Tpms
 else:
     __all__, __getattr__, __dir__ = formats.public_names(__name__, __file__)

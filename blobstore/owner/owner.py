@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from formats.errors import DeviceBusyError, UnsupportedError
 from formats.logs import LateLogger
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -50,6 +50,15 @@ class Front(Protocol):
 
     def resume(self) -> None:
         """Go on: the store was taken over, or was not released."""
+
+
+@runtime_checkable
+class ExclusiveFront(Front, Protocol):
+    """A front whose sections are changed by it alone (O100)."""
+
+    @property
+    def reserved(self) -> Mapping[str, str]:
+        """Names of sections, and to what they belong."""
 
 
 class Owner:
@@ -93,6 +102,20 @@ class Owner:
         """Know a front no longer: it ends."""
         with self._resting:
             self._fronts.remove(front)
+
+    def require_free(self, name: str) -> None:
+        """Refuse to change a section, or to make one, that belongs to a front (O100).
+
+        Raises:
+            DeviceBusyError: It does.
+        """
+        for front in tuple(self._fronts):
+            holder = front.reserved.get(name) if isinstance(front, ExclusiveFront) else None
+            if holder is not None:
+                raise DeviceBusyError(
+                    f"section {name!r} belongs to {holder}, which alone changes it [O100]",
+                    hint="it can be read; change it when the TPM is not offered",
+                )
 
     @contextmanager
     def at_rest(self) -> Iterator[None]:

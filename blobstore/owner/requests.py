@@ -119,6 +119,13 @@ class ChangeList(msgspec.Struct, forbid_unknown_fields=True):
     changes: list[Change]
 
 
+def names_of(change: Change) -> tuple[str, ...]:
+    """Return the names of the sections that a change concerns."""
+    if isinstance(change, RenameChange):
+        return change.name, change.new
+    return (change.name,)
+
+
 def decode(body: bytes, kind: type[_Value]) -> _Value:
     """Return what the body of a request says.
 

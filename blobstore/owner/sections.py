@@ -21,6 +21,8 @@ from blobstore.owner.resources import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from blobstore.store.store import Store
 
 _ETAG = re.compile(r'"(0|[1-9][0-9]{0,19})"')
@@ -29,9 +31,15 @@ _ETAG = re.compile(r'"(0|[1-9][0-9]{0,19})"')
 class SectionResources:
     """Answers with what a store does. Threads may share it, as they do the store."""
 
-    def __init__(self, store: Store) -> None:
-        """Answer from ``store``, which stays the caller's to close."""
+    def __init__(self, store: Store, require_free: Callable[[str], None] | None = None) -> None:
+        """Answer from ``store``, which stays the caller's to close.
+
+        Args:
+            store: The store.
+            require_free: Refuses names of sections that clients do not change (O100).
+        """
         self._store = store
+        self._require_free = require_free or (lambda _: None)
 
     def resources(self) -> Resources:
         """Return these resources."""
@@ -104,6 +112,7 @@ class SectionResources:
         """Change one section, if it is at the generation that the request names (O23)."""
         if "if-none-match" in request.headers:
             raise RefusedError(400, "If-None-Match is for GET", "O23")
+        self._require_changes(change)
         wanted = _generations(request.headers.get("if-match"))
         if wanted is not None and len(wanted) > 1:
             raise RefusedError(400, "If-Match names one generation", "O23")
@@ -116,6 +125,7 @@ class SectionResources:
 
     def _register(self, request: Request, resource: Found) -> Reply:
         wanted = requests.decode(request.body, requests.Registration)
+        self._require_free(resource.name)
         section = self._store.register(
             resource.name, wanted.max_size, wanted.kind, copies=wanted.copies, type=wanted.type
         )
@@ -123,10 +133,18 @@ class SectionResources:
 
     def _transaction(self, request: Request, _resource: Found) -> Reply:
         wanted = requests.decode(request.body, requests.ChangeList)
+        self._require_changes(*wanted.changes)
         with self._store.transaction() as changes:
             for change in wanted.changes:
                 change.apply(changes)
         return Reply(200, (JSON,), documents.encode(documents.Committed(changes.generation)))
+
+    def _require_changes(self, *changes: requests.Change) -> None:
+        """Check all of the sections that these change, before any is (O100)."""
+        for change in changes:
+            if not isinstance(change, requests.RequireChange):
+                for name in requests.names_of(change):
+                    self._require_free(name)
 
 
 def _etag(generation: int) -> tuple[str, str]:

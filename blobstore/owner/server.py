@@ -31,7 +31,12 @@ class OwnerServer:
     """
 
     def __init__(
-        self, owner: Owner, listener: socket.socket, *, limits: Limits | None = None
+        self,
+        owner: Owner,
+        listener: socket.socket,
+        *,
+        limits: Limits | None = None,
+        grace: float | None = None,
     ) -> None:
         """Serve ``owner`` on ``listener``; both stay the caller's to close.
 
@@ -39,8 +44,11 @@ class OwnerServer:
             owner: Its store is open for as long as `run` runs.
             listener: A Unix socket that listens.
             limits: What clients may ask for.
+            grace: Seconds that clients have at the end to take their replies (O7); None is as
+                long as ``limits`` permit.
         """
         self._limits = limits or Limits()
+        self._grace = self._limits.sending + self._limits.draining if grace is None else grace
         self._routes = routes_of(owner)
         self._listener = listener
         self._stopping = False
@@ -129,7 +137,7 @@ class OwnerServer:
                 sock.shutdown(socket.SHUT_RD)
             except OSError as error:
                 _log.debug("a connection had ended: %s", error)
-        deadline = time.monotonic() + self._limits.sending + self._limits.draining
+        deadline = time.monotonic() + self._grace
         for thread in connections.values():
             thread.join(max(deadline - time.monotonic(), 0))
 
@@ -137,5 +145,8 @@ class OwnerServer:
 def routes_of(owner: Owner) -> Routes:
     """Return all that an owner offers."""
     return Routes(
-        [SectionResources(owner.store).resources(), LifecycleResources(owner).resources()]
+        [
+            SectionResources(owner.store, owner.require_free).resources(),
+            LifecycleResources(owner).resources(),
+        ]
     )

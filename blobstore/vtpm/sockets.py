@@ -58,6 +58,16 @@ class Channel:
     terminate: bool = False
 
 
+def address_of(channel: Channel) -> Address | None:
+    """Return where a channel listens; None if it is a connection already."""
+    if channel.path is not None:
+        return UnixAddress(channel.path, channel.mode, *channel.owner)
+    if channel.port is not None:
+        interface = "" if channel.interface is None else f"%{channel.interface}"
+        return TcpAddress(channel.address + interface, channel.port)
+    return None if channel.listening is None else InheritedAddress(channel.listening)
+
+
 def listener(channel: Channel) -> Listener | None:
     """Listen, or return None if the channel is a connection already.
 
@@ -65,17 +75,8 @@ def listener(channel: Channel) -> Listener | None:
         DeviceBusyError: A process listens there.
         DeviceError: The socket cannot be made.
     """
-    address: Address
-    if channel.path is not None:
-        address = UnixAddress(channel.path, channel.mode, *channel.owner)
-    elif channel.port is not None:
-        interface = "" if channel.interface is None else f"%{channel.interface}"
-        address = TcpAddress(channel.address + interface, channel.port)
-    elif channel.listening is not None:
-        address = InheritedAddress(channel.listening)
-    else:
-        return None
-    return listen(address, backlog=_BACKLOG)
+    address = address_of(channel)
+    return None if address is None else listen(address, backlog=_BACKLOG)
 
 
 def connection(descriptor: int) -> socket.socket:

@@ -10,7 +10,7 @@ import click
 import blobstore
 from blobstore.cli.access import PATH, Access, access_options, damaged_option
 from blobstore.cli.output import check_other
-from blobstore.cli.state_key import NamedKey, state_key, swtpm_key_option
+from blobstore.cli.state_key import state_key, swtpm_key_option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,7 +45,7 @@ def command(
     name: str | None,
     allow_damaged: bool,
     force: bool,
-    swtpm_key: NamedKey | None,
+    swtpm_key: blobstore.StateKeySource | None,
 ) -> None:
     """Write the state of a device in IMAGE to DESTINATION, as its program keeps it.
 

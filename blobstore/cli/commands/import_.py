@@ -9,7 +9,7 @@ import click
 
 import blobstore
 from blobstore.cli.access import PATH, Access, access_options
-from blobstore.cli.state_key import NamedKey, state_key, swtpm_key_option
+from blobstore.cli.state_key import state_key, swtpm_key_option
 from blobstore.cli.types import SizeType
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def command(
     name: str | None,
     max_size: int | None,
     force: bool,
-    swtpm_key: NamedKey | None,
+    swtpm_key: blobstore.StateKeySource | None,
 ) -> None:
     """Store in IMAGE the state that SOURCE has, all of it or nothing.
 
@@ -83,7 +83,10 @@ def command(
 
 
 def _check(
-    form: blobstore.StateFormat, name: str | None, max_size: int | None, key: NamedKey | None
+    form: blobstore.StateFormat,
+    name: str | None,
+    max_size: int | None,
+    key: blobstore.StateKeySource | None,
 ) -> None:
     try:
         form.validate_name(name)

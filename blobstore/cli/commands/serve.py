@@ -11,8 +11,9 @@ from blobstore import owner
 from blobstore.cli import service
 from blobstore.cli.access import PATH, Access, access_options
 from blobstore.cli.nbd_options import nbd_options
-from blobstore.cli.swtpm_options import parse_mode
+from blobstore.cli.tpm_options import TpmType
 from blobstore.cli.types import ParsedType, schema_option
+from blobstore.vtpm import swtpm_options
 from formats.logs import configure_with
 
 if TYPE_CHECKING:
@@ -32,12 +33,20 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--socket-mode",
-    type=ParsedType("mode", parse_mode),
+    type=ParsedType("mode", swtpm_options.parse_mode),
     metavar="OCTAL",
     help="Mode of this socket, and of those of --nbd.  [default: 0600]",
 )
 @click.option("--socket-group", metavar="GROUP", help="Their group.")
 @nbd_options
+@click.option(
+    "--tpm",
+    type=TpmType(),
+    multiple=True,
+    metavar="ctrl=type=unixio,path=PATH[,...]",
+    help="Be a TPM, too, with the options of `blobstore vtpm`: ctrl=, server=, name=, flags=, "
+    "locality=, migration-key=, tpm2, tpm1.2. May be given several times.",
+)
 @click.option("--check-config", is_flag=True, help="Say whether all this can be served, and end.")
 @schema_option(owner.serve_schema, "configurations")
 @click.option("--replace", is_flag=True, help="Replace the owner of IMAGE, without a gap.")
@@ -102,10 +111,11 @@ def _config(
     socket_mode: int | None,
     socket_group: str | None,
     nbd: tuple[owner.NbdFront, ...],
+    tpm: tuple[owner.TpmFront, ...],
 ) -> owner.ServeConfig:
     """Return what the file says, with what options say in its place."""
     found = owner.ServeConfig() if config is None else owner.load_serve_config(config)
-    return found.with_options(socket=socket, mode=socket_mode, group=socket_group, nbd=nbd)
+    return found.with_options(socket=socket, mode=socket_mode, group=socket_group, nbd=nbd, tpm=tpm)
 
 
 def _image(image: Path | None, config: owner.ServeConfig) -> Path:

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from blobstore import StateFormat, vtpm
+from blobstore import StateFormat, owner, vtpm
 from blobstore.cli import service
-from blobstore.cli import swtpm_options as options
 from blobstore.cli.access import PATH, Access, access_options
-from blobstore.cli.state_key import KeyType, NamedKey, state_key
+from blobstore.cli.state_key import KeyType, state_key
 from blobstore.cli.types import ParsedType
-from formats.errors import FormatError
+from blobstore.vtpm import swtpm_options as options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import blobstore
     from blobstore import Store
 
 _STATE_NAMES: Final = {
@@ -117,7 +117,7 @@ def command(
     chosen: str | None,
     locality: set[str],
     migration: set[str],
-    migration_key: NamedKey | None,
+    migration_key: blobstore.StateKeySource | None,
     run: service.RunOptions,
     runas: str | None,
     print_capabilities: bool,
@@ -163,8 +163,21 @@ def command(
             incoming=incoming,
             migration_key=key,
         )
-        tpm = vtpm.Tpm(vtpm.StoreNvram(store, name, released=incoming), version, behaviour)
-        _serve(tpm, served, run, ready)
+        image_owner = owner.Owner(store, image)
+        # Where the image changes hands, its entry does, too (V79).
+        sharing = owner.Sharing(image_owner)
+        nvram = vtpm.StoreNvram(
+            store,
+            name,
+            released=incoming,
+            held_changed=lambda held: sharing.start() if held else sharing.stop(),
+        )
+        tpm = vtpm.Tpm(nvram, version, behaviour)
+        image_owner.add(owner.OnlyTpm(tpm))
+        try:
+            _serve(tpm, served, run, sharing.start if nvram.held else _do_nothing, ready)
+        finally:
+            sharing.stop()
 
 
 def _service(
@@ -194,12 +207,24 @@ def _service(
     return _Service(data=data, ctrl=ctrl, flags=flags, **rest)
 
 
+def _do_nothing() -> None:
+    pass
+
+
 def _serve(
-    tpm: vtpm.Tpm, served: _Service, run: service.RunOptions, ready: Callable[[], None]
+    tpm: vtpm.Tpm,
+    served: _Service,
+    run: service.RunOptions,
+    share: Callable[[], None],
+    ready: Callable[[], None],
 ) -> None:
     try:
         if not served.flags.needs_init:
-            _start(tpm, served.flags)
+            try:
+                tpm.power_on(served.flags.startup)
+            except ValueError as error:
+                raise click.UsageError(str(error)) from error
+        share()  # first: a client that finds the TPM finds the rest as well
         server = vtpm.Server(tpm, served.data, served.ctrl, terminate=served.terminate)
         try:
             with run.pid_file():
@@ -209,21 +234,6 @@ def _serve(
             server.close()
     finally:
         tpm.stop()
-
-
-def _start(tpm: vtpm.Tpm, flags: options.Flags) -> None:
-    """Start a TPM that does not wait for its control channel."""
-    result = tpm.start()
-    if result:
-        raise FormatError(f"libtpms does not start from this state: result {result:#x}", rule="V9")
-    try:
-        started = tpm.start_up(flags.startup)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    if not started:
-        if tpm.last_error is not None:
-            raise tpm.last_error
-        raise FormatError(f"the TPM refuses {flags.startup}", rule="V9")
 
 
 def _print_states(store: Store, name: str | None) -> None:

@@ -10,6 +10,9 @@ group = "kvm"
 [[nbd]]                   # sections as block devices
 listen = "nbd.sock"       # or HOST:PORT at a loopback address
 exports = ["uefi-variables"]  # default: all
+
+[[tpm]]                   # a TPM, by swtpm's options
+ctrl = "type=unixio,path=tpm.sock"
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ import msgspec
 from blobstore.errors import ConfigError
 from blobstore.owner.serving.nbd_front import NbdFront  # noqa: TC001  msgspec reads annotations
 from blobstore.owner.serving.store_front import StoreFront
+from blobstore.owner.serving.tpm_front import TpmFront  # noqa: TC001  likewise
 from blobstore.sockets.addresses import UnixAddress, parse_address
 from formats.errors import ArgumentError
 
@@ -46,11 +50,13 @@ class ServeConfig(
         image: Path of the image; None if the caller knows it.
         store: Where the store is served.
         nbd: Servers of NBD.
+        tpm: TPMs.
     """
 
     image: str | None = None
     store: StoreFront = StoreFront()
     nbd: tuple[NbdFront, ...] = ()
+    tpm: tuple[TpmFront, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself.
@@ -67,7 +73,7 @@ class ServeConfig(
 
     def fronts(self) -> tuple[FrontConfig, ...]:
         """Return all fronts, in the order in which they begin."""
-        return (self.store, *self.nbd)
+        return (self.store, *self.nbd, *self.tpm)
 
     def with_options(
         self,
@@ -76,6 +82,7 @@ class ServeConfig(
         mode: int | None = None,
         group: str | int | None = None,
         nbd: Sequence[NbdFront] = (),
+        tpm: Sequence[TpmFront] = (),
     ) -> ServeConfig:
         """Return this with what options say in its place.
 
@@ -84,6 +91,7 @@ class ServeConfig(
             mode: Of that socket, and of those of ``nbd``.
             group: Likewise.
             nbd: Servers of NBD, instead of all that are said here.
+            tpm: TPMs, likewise.
 
         Raises:
             ArgumentError: It contradicts itself then.
@@ -103,7 +111,7 @@ class ServeConfig(
                 for front in nbd
             )
         store = msgspec.structs.replace(self.store, **where, **access)
-        return msgspec.structs.replace(self, store=store, nbd=fronts)
+        return msgspec.structs.replace(self, store=store, nbd=fronts, tpm=tuple(tpm) or self.tpm)
 
 
 def load_serve_config(path: Path) -> ServeConfig:

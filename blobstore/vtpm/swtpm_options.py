@@ -1,5 +1,7 @@
 """swtpm's options: lists of ``name=value`` and of words, to values (V60).
 
+The command line has them, and so has the configuration of an owner.
+
 What is wrong with one is a `ValueError`: the caller's mistake.
 """
 
@@ -9,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blobstore.vtpm import Channel, Startup
+from blobstore.vtpm.commands import Startup
+from blobstore.vtpm.sockets import Channel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
