@@ -92,6 +92,11 @@ class Tpms:
         """Let them go on."""
         self._resting.close()
 
+    def discard(self) -> None:
+        """Kill them, which write nothing any more; `stop` follows."""
+        for one in self._tpms:
+            one.discard()
+
     def start(self) -> None:
         """Serve from now on; all of them when this returns (V73).
 
@@ -161,6 +166,12 @@ class _Tpm:
         self._ending.set()
         if self._process is not None:
             self._process.ask_end()
+
+    def discard(self) -> None:
+        """Kill its process, whose state is an old one."""
+        self._ending.set()
+        if self._process is not None:
+            self._process.kill()
 
     def stop(self) -> None:
         with self._lock:  # what is just being started gets to hear of it, too

@@ -157,9 +157,10 @@ class RunningTpm:
             self._tpms.resume()
         elif self._tpms is not None:
             _log.error(
-                "TPM %r was changed by another process meanwhile: it is switched off [V43]",
+                "TPM %r was changed by another process meanwhile: it begins again [V43]",
                 self._front.name,
             )
+            self._tpms.discard()  # to end in order, it would store the state that it has
             self._stop()
         if self._tpms is None:
             self._start()
