@@ -43,6 +43,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from blobstore.container.durable import Span
+from blobstore.container.recent import SectionChange
 from formats.container.encoder import record_frame
 from formats.container.model import HEAD_SIZE, State, Version, record_length
 
@@ -168,6 +169,8 @@ def commit(container: OpenContainer, changes: Sequence[Change]) -> None:
     container.writer.write(
         spans, _follow(directory, records, generation, state, root), _names(records)
     )
+    if container.told is not None:
+        container.told()
 
 
 def _written(container: OpenContainer, change: Change, generation: int, members: int) -> _Written:
@@ -207,6 +210,9 @@ def _follow(
         for written in records
         if written.moves
     ]
+    recent = directory.recent
+    if recent is not None:
+        recent = recent.with_commit(generation, [_told(written) for written in records])
 
     def follow() -> None:
         for written in records:
@@ -228,8 +234,22 @@ def _follow(
         directory.state, directory.root = state, root
         directory.generation = generation
         directory.clean = False
+        directory.recent = recent
 
     return follow
+
+
+def _told(written: _Written) -> SectionChange:
+    """Return what is told of a change, once it is durable."""
+    name, replaced = written.change.name, written.replaced
+    if replaced is None:
+        return SectionChange(name, "created")
+    before = replaced.identity.name
+    if written.change.state is State.TOMBSTONE:
+        return SectionChange(before, "deleted")
+    if name != before:
+        return SectionChange(name, "renamed", before)
+    return SectionChange(name, "changed")
 
 
 def _spans(container: OpenContainer, change: Change, offset: int, head: bytes) -> Iterable[Span]:

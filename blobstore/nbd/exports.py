@@ -102,7 +102,7 @@ class NbdSections:
             blob = MemoryDevice(self._store.get(name))
             export = Export(name, blob.size, read_only=True)
             return Opened(export, blob, fills=False, close=blob.close)
-        window = self._store.window(name)
+        window = self._store.shared_window(name)
         export = Export(name, window.size, window.read_only, can_trim=not window.read_only)
         return Opened(export, window, fills=True, close=window.close)
 

@@ -39,8 +39,12 @@ if TYPE_CHECKING:
 
     from blobstore.owner.client import StoreClient as StoreClient
     from blobstore.owner.client import find_owner as find_owner
+    from blobstore.owner.client_changes import ClientWatch as ClientWatch
+    from blobstore.owner.client_windows import ClientWindow as ClientWindow
     from blobstore.owner.connection import Limits as Limits
     from blobstore.owner.protocol import AnyStore as AnyStore
+    from blobstore.owner.protocol import AnyWatch as AnyWatch
+    from blobstore.owner.protocol import AnyWindow as AnyWindow
     from blobstore.owner.protocol import Changes as Changes
     from blobstore.owner.serving import serve as serve
 else:

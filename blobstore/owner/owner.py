@@ -6,6 +6,9 @@ import threading
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
+from blobstore.owner.changes import Watches
+from blobstore.owner.windows import HeldWindows
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
@@ -31,12 +34,16 @@ class Owner:
     Attributes:
         store: Open for writing.
         image: Path of its image.
+        windows: Those that are open for HTTP: a front, too.
+        watches: Those who are told of commits over HTTP.
     """
 
     def __init__(self, store: Store, image: Path) -> None:
         """Own a store, which stays the caller's to close; it has no fronts yet."""
         self.store, self.image = store, image
-        self._fronts: list[Front] = []
+        self.windows = HeldWindows(store)
+        self.watches = Watches(store)
+        self._fronts: list[Front] = [self.windows]
         self._resting = threading.Lock()
 
     def add(self, front: Front) -> None:

@@ -36,6 +36,11 @@ class Routes:
         method, found = self._find(head)
         return method.body if isinstance(method.body, int) else method.body(found)
 
+    def reply_size(self, head: Request) -> int:
+        """Return how many bytes the reply may have, if these are many; errors as `body_limit`."""
+        method, found = self._find(head)
+        return 0 if method.reply is None else method.reply(head, found)
+
     def too_large(self, head: Request, limit: int, size: int | None) -> Exception:
         """Return the error for a body that is larger than ``limit``.
 

@@ -6,12 +6,13 @@ import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from blobstore.owner import documents, requests
+from blobstore.owner import documents, requests, verifying
 from blobstore.owner.problems import RefusedError
 from blobstore.owner.resources import (
     BLOB,
     DOCUMENT_SIZE,
     JSON,
+    LINES,
     TRANSACTION_SIZE,
     Found,
     Method,
@@ -40,7 +41,7 @@ class SectionResources:
             "/v1/store": {"GET": Method(self._info)},
             "/v1/sections": {"GET": Method(self._sections, flags=allow_damaged)},
             "/v1/sections/NAME": {
-                "GET": Method(self._get, flags=previous),
+                "GET": Method(self._get, flags=previous, reply=self._blob_size),
                 "PUT": Method(self._put, self._blob_limit),
                 "DELETE": Method(self._delete),
             },
@@ -54,6 +55,9 @@ class SectionResources:
 
     def _blob_limit(self, found: Found) -> int:
         return self._store.section(found.name).max_size
+
+    def _blob_size(self, _request: Request, found: Found) -> int:
+        return self._store.section(found.name).size or 0
 
     # ----------------------------------------------------------- reading
 
@@ -80,7 +84,9 @@ class SectionResources:
             return Reply(HTTPStatus.NOT_MODIFIED, (_etag(generation),))
         return Reply(200, (BLOB, _etag(generation)), blob)
 
-    def _verify(self, _request: Request, _resource: Found) -> Reply:
+    def _verify(self, request: Request, _resource: Found) -> Reply:
+        if verifying.wants_lines(request):
+            return Reply(200, (LINES,), verifying.Verification(self._store))
         return Reply(200, (JSON,), documents.encode_report(self._store.verify()))
 
     # ---------------------------------------------------------- changing
