@@ -43,7 +43,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from blobstore.container.durable import Span
-from blobstore.container.recent import SectionChange
 from formats.container.encoder import record_frame
 from formats.container.model import HEAD_SIZE, State, Version, record_length
 
@@ -212,7 +211,17 @@ def _follow(
     ]
     recent = directory.recent
     if recent is not None:
-        recent = recent.with_commit(generation, [_told(written) for written in records])
+        recent = recent.with_commit(
+            generation,
+            [
+                (
+                    written.change.name,
+                    written.replaced.identity.name if written.replaced else None,
+                    written.change.state is State.TOMBSTONE,
+                )
+                for written in records
+            ],
+        )
 
     def follow() -> None:
         for written in records:
@@ -237,19 +246,6 @@ def _follow(
         directory.recent = recent
 
     return follow
-
-
-def _told(written: _Written) -> SectionChange:
-    """Return what is told of a change, once it is durable."""
-    name, replaced = written.change.name, written.replaced
-    if replaced is None:
-        return SectionChange(name, "created")
-    before = replaced.identity.name
-    if written.change.state is State.TOMBSTONE:
-        return SectionChange(before, "deleted")
-    if name != before:
-        return SectionChange(name, "renamed", before)
-    return SectionChange(name, "changed")
 
 
 def _spans(container: OpenContainer, change: Change, offset: int, head: bytes) -> Iterable[Span]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import starmap
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 if TYPE_CHECKING:
@@ -52,10 +53,28 @@ class Recent(NamedTuple):
         """The generation of the last one, or that of the start."""
         return self.commits[-1].generation if self.commits else self.start
 
-    def with_commit(self, generation: int, changes: Sequence[SectionChange]) -> Recent:
-        """Return this with one more commit, and without what is too long ago."""
-        known = tuple(changes) if len(changes) <= MOST_SECTIONS else None
+    def with_commit(
+        self, generation: int, changes: Sequence[tuple[str, str | None, bool]]
+    ) -> Recent:
+        """Return this with one more commit, and without what is too long ago.
+
+        Args:
+            generation: Of the commit.
+            changes: The name of each section, its name before, or None if there was no such
+                section, and whether it is gone.
+        """
+        known = tuple(starmap(_change, changes)) if len(changes) <= MOST_SECTIONS else None
         commits = (*self.commits, Committed(generation, known))
         if len(commits) <= MOST_COMMITS:
             return Recent(self.start, commits)
         return Recent(commits[0].generation, commits[1:])
+
+
+def _change(name: str, before: str | None, is_gone: bool) -> SectionChange:
+    if before is None:
+        return SectionChange(name, "created")
+    if is_gone:
+        return SectionChange(before, "deleted")
+    if name != before:
+        return SectionChange(name, "renamed", before)
+    return SectionChange(name, "changed")
