@@ -76,12 +76,14 @@ class Method:
         body: Bytes that the body may have, or how to find out.
         flags: That its query may have.
         reply: Bytes that its reply may have, from the head of the request; None if they are few.
+        is_blob: Whether the body becomes the blob of the section.
     """
 
     answer: Callable[[Request, Found], Reply]
     body: int | Callable[[Found], int] = 0
     flags: frozenset[str] = field(default_factory=frozenset)
     reply: Callable[[Request, Found], int] | None = None
+    is_blob: bool = False
 
 
 #: Paths, with NAME for a free segment, and their methods.

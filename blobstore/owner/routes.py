@@ -50,7 +50,7 @@ class Routes:
             size: Of the body; None where nothing says it before the end.
         """
         method, found = self._find(head)
-        if isinstance(method.body, int):
+        if not method.is_blob:
             return RefusedError(413, f"the body has more than {limit} bytes", "O11")
         if size is not None:
             return BlobTooLargeError.of(found.name, size, limit)

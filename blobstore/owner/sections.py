@@ -42,7 +42,7 @@ class SectionResources:
             "/v1/sections": {"GET": Method(self._sections, flags=allow_damaged)},
             "/v1/sections/NAME": {
                 "GET": Method(self._get, flags=previous, reply=self._blob_size),
-                "PUT": Method(self._put, self._blob_limit),
+                "PUT": Method(self._put, self._blob_limit, is_blob=True),
                 "DELETE": Method(self._delete),
             },
             "/v1/sections/NAME/info": {"GET": Method(self._section)},
