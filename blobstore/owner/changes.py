@@ -55,12 +55,12 @@ class Watches:
             self._open.discard(lines)
 
     def stop(self) -> None:
-        """End all watches: their replies are complete then."""
+        """End all watches after what was committed until now: their replies are complete then."""
         with self._lock:
             self._stopped = True
             found = list(self._open)
         for lines in found:
-            lines.close()
+            lines.finish()
 
 
 class WatchLines:
@@ -75,6 +75,10 @@ class WatchLines:
 
     def __next__(self) -> bytes:
         return documents.encode(next(self._watch)) + b"\n"
+
+    def finish(self) -> None:
+        """End the lines after what was committed until now."""
+        self._watch.finish()
 
     def close(self) -> None:
         """End the watch; twice is fine."""

@@ -56,7 +56,7 @@ class ChangeWatch(Owned):
         self._position = since
         self._begun = False
         self._timeout = timeout
-        self._closed = False
+        self._closed = self._ending = False
 
     def __iter__(self) -> Self:
         return self
@@ -67,10 +67,12 @@ class ChangeWatch(Owned):
         session.lock.owner.require()
         deadline = None if self._timeout is None else time.monotonic() + self._timeout
         with condition:
-            while not (self._closed or session.closed):
+            while not self._closed:
                 found = self._look()
                 if found is not None:
                     return found
+                if self._ending or session.closed:
+                    break
                 left = _LOOK if deadline is None else deadline - time.monotonic()
                 if left <= 0:
                     assert self._position is not None, "looking found where it stands"
@@ -95,6 +97,11 @@ class ChangeWatch(Owned):
                 self._position = generation
                 return CommitInfo(generation, changes or (), missed=changes is None)
         return None
+
+    def finish(self) -> None:
+        """End the iteration after what was committed until now, from any thread."""
+        self._ending = True
+        self._news.tell()
 
     def close(self) -> None:
         """End the iteration, also one that waits in another thread. Twice is fine."""
