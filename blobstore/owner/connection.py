@@ -57,8 +57,7 @@ class Connection:
     """One client. `serve` returns when the connection is over.
 
     Attributes:
-        idle_since: When it began to wait for a request of which no byte came yet; None while
-            there is one.
+        idle_since: When it began to wait for the head of a request; None while there is one.
     """
 
     def __init__(self, sock: socket.socket, routes: Routes, limits: Limits, budget: Budget) -> None:
@@ -113,14 +112,15 @@ class Connection:
     def _receive_head(self) -> Request | None:
         """Return the head of the next request, or None if there will be none."""
         began, limits = time.monotonic(), self._limits
-        is_here = bool(self._http.trailing_data[0])  # sent without waiting for the last reply
-        self.idle_since = None if is_here else began
-        self._deadline = began + (limits.receiving if is_here else limits.idle)
+        self.idle_since = began
+        is_begun = bool(self._http.trailing_data[0])  # sent without waiting for the last reply
+        self._deadline = began + (limits.receiving if is_begun else limits.idle)
         while (event := self._http.next_event()) is h11.NEED_DATA:
             self._http.receive_data(self._receive())
-            if self.idle_since is not None:
-                self.idle_since = None
-                self._deadline = time.monotonic() + self._limits.receiving
+            if not is_begun:
+                is_begun = True
+                self._deadline = time.monotonic() + limits.receiving
+        self.idle_since = None
         if not isinstance(event, h11.Request):
             return None
         headers: dict[str, str] = {}

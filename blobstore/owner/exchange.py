@@ -6,6 +6,7 @@ import os
 import select
 import socket
 import threading
+import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -117,7 +118,15 @@ class Exchange:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._socket.settimeout(self._timeout)
-            self._socket.connect(os.fspath(self._path))
+            deadline = time.monotonic() + (self._timeout or 0)
+            while True:
+                try:
+                    self._socket.connect(os.fspath(self._path))
+                    break
+                except BlockingIOError:  # the owner's queue is full, where there is a time-out
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.01)
         except OSError as error:
             self._socket.close()
             raise device_error(error, f"no owner answers at {self._path}", writing=False) from error
@@ -158,15 +167,13 @@ class Exchange:
         self, method: str, target: str, body: bytes, headers: Mapping[str, str]
     ) -> Iterator[h11.Event]:
         """Send a request, and yield the events of its reply as they come."""
+        is_taken = self._send(method, target, body, headers)
+        if not is_taken and not self._socket.recv(1, socket.MSG_PEEK):
+            # The owner had closed this connection, as it does for others, and read nothing.
+            self._socket.close()
+            self._connect()
+            self._send(method, target, body, headers)
         http = self._http
-        sent = [("host", "localhost"), ("content-length", str(len(body))), *headers.items()]
-        pieces = [http.send(h11.Request(method=method, target=target, headers=sent))]
-        if body:
-            pieces.append(http.send(h11.Data(data=body)))
-        pieces.append(http.send(h11.EndOfMessage()))
-        # Refused before it was sent as a whole? The answer says why.
-        with suppress(BrokenPipeError):
-            self._socket.sendall(b"".join(piece for piece in pieces if piece))
         while not isinstance(event := http.next_event(), h11.EndOfMessage):
             if event is h11.NEED_DATA:
                 piece = self._socket.recv(_PIECE)
@@ -179,6 +186,24 @@ class Exchange:
             http.start_next_cycle()
         else:
             self._end()  # the owner takes no more requests here
+
+    def _send(self, method: str, target: str, body: bytes, headers: Mapping[str, str]) -> bool:
+        """Send a request; say whether the owner may have got any of it."""
+        http = self._http
+        sent = [("host", "localhost"), ("content-length", str(len(body))), *headers.items()]
+        pieces = [http.send(h11.Request(method=method, target=target, headers=sent))]
+        if body:
+            pieces.append(http.send(h11.Data(data=body)))
+        pieces.append(http.send(h11.EndOfMessage()))
+        data = b"".join(piece for piece in pieces if piece)
+        try:
+            begun = self._socket.send(data)
+        except BrokenPipeError:
+            return False
+        # Refused before it was sent as a whole? The answer says why.
+        with suppress(BrokenPipeError):
+            self._socket.sendall(memoryview(data)[begun:])
+        return True
 
 
 def _headers(response: h11.Response) -> dict[str, str]:
