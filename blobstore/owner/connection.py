@@ -69,6 +69,7 @@ class Connection:
         self._limits = limits
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.head)
         self._deadline = 0.0
+        self._is_head = False
 
     def serve(self) -> None:
         """Answer requests until the client ends, breaks the rules, or is silent for too long."""
@@ -98,7 +99,7 @@ class Connection:
                 request = head._replace(body=self._receive_body(head, limit, size))
                 reply = self._routes.answer(request)
                 del request
-                complete = self._send(reply, without_body=head.method == "HEAD")
+                complete = self._send(reply)
         except h11.RemoteProtocolError as error:
             self._end(reply_of(RefusedError(error.error_status_hint, str(error), "O12")))
             return False
@@ -121,6 +122,7 @@ class Connection:
                 is_begun = True
                 self._deadline = time.monotonic() + limits.receiving
         self.idle_since = None
+        self._is_head = isinstance(event, h11.Request) and event.method == b"HEAD"
         if not isinstance(event, h11.Request):
             return None
         headers: dict[str, str] = {}
@@ -168,7 +170,7 @@ class Connection:
 
     # ----------------------------------------------------------- sending
 
-    def _send(self, reply: Reply, *, without_body: bool = False, last: bool = False) -> bool:
+    def _send(self, reply: Reply, *, last: bool = False) -> bool:
         """Send a reply; say whether all of it was there to be sent."""
         headers = [*reply.headers, ("cache-control", "no-store")]
         body = reply.body
@@ -182,19 +184,17 @@ class Connection:
             status_code=reply.status, headers=headers, reason=HTTPStatus(reply.status).phrase
         )
         if not isinstance(body, bytes):
-            return self._send_pieces(response, body, without_body=without_body)
-        if without_body or not body:
+            return self._send_pieces(response, body)
+        if self._is_head or not body:
             self._write(response, h11.EndOfMessage())
         else:
             self._write(response, h11.Data(data=body), h11.EndOfMessage())
         return True
 
-    def _send_pieces(
-        self, response: h11.Response, pieces: Iterable[bytes], *, without_body: bool
-    ) -> bool:
+    def _send_pieces(self, response: h11.Response, pieces: Iterable[bytes]) -> bool:
         try:
             self._write(response)
-            for piece in () if without_body else pieces:
+            for piece in () if self._is_head else pieces:
                 self._write(h11.Data(data=piece))
             self._write(h11.EndOfMessage())
         except (StorageError, ValueError) as error:
