@@ -111,12 +111,22 @@ class ClientWindow(Device):
         try:
             return self._ask_owner(method, target, body, more or {})
         except DeviceError:
-            if not self._closed:
-                self._follow()
+            self._follow()
             raise
+        except FormatError as error:
+            if error.rule != "O64":
+                raise
+            self._follow()
+            raise DeviceError(
+                f"the owner was started again since the window of section {self._name!r} was"
+                " opened: what was written and not flushed may be lost [O64]",
+                hint="look what it holds",
+            ) from error
 
     def _follow(self) -> None:
         """Go on with an owner that was started again, once the caller is told."""
+        if self._closed:
+            return
         try:
             self._info = self._open()
         except (DeviceError, FormatError, ValueError):

@@ -75,6 +75,7 @@ class Method:
         answer: Called with the whole request, in a thread of its connection.
         body: Bytes that the body may have, or how to find out.
         flags: That its query may have.
+        bare: Those of them that have no value.
         reply: Bytes that its reply may have, from the head of the request; None if they are few.
         is_blob: Whether the body becomes the blob of the section.
     """
@@ -84,6 +85,7 @@ class Method:
     flags: frozenset[str] = field(default_factory=frozenset)
     reply: Callable[[Request, Found], int] | None = None
     is_blob: bool = False
+    bare: frozenset[str] = field(default_factory=frozenset)
 
 
 #: Paths, with NAME for a free segment, and their methods.

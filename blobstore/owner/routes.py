@@ -77,13 +77,16 @@ class Routes:
                 "O14",
                 (("allow", allowed),),
             )
-        flags = {}
+        flags: dict[str, str] = {}
         for flag in query.split("&") if query else ():
             key, _, value = flag.partition("=")
+            if key not in method.flags:
+                raise RefusedError(400, f"the query has {key!r}", "O15")
+            if key in flags:
+                raise RefusedError(400, f"the query has {key!r} twice", "O15")
+            if value and key in method.bare:
+                raise RefusedError(400, f"{key} has no value", "O15")
             flags[key] = _decoded(value)
-        unknown = flags.keys() - method.flags
-        if unknown:
-            raise RefusedError(400, f"the query has {min(unknown)!r}", "O15")
         return method, Found(kind, name, flags)
 
     def _kind(self, path: str) -> tuple[str, str]:

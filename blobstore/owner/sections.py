@@ -39,9 +39,11 @@ class SectionResources:
         allow_damaged, previous = frozenset({"allow_damaged"}), frozenset({"previous"})
         return {
             "/v1/store": {"GET": Method(self._info)},
-            "/v1/sections": {"GET": Method(self._sections, flags=allow_damaged)},
+            "/v1/sections": {
+                "GET": Method(self._sections, flags=allow_damaged, bare=allow_damaged)
+            },
             "/v1/sections/NAME": {
-                "GET": Method(self._get, flags=previous, reply=self._blob_size),
+                "GET": Method(self._get, flags=previous, bare=previous, reply=self._blob_size),
                 "PUT": Method(self._put, self._blob_limit, is_blob=True),
                 "DELETE": Method(self._delete),
             },

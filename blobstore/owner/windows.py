@@ -22,7 +22,7 @@ from blobstore.owner.resources import (
     Resources,
 )
 from blobstore.store.windows.alarm import Alarm
-from formats.errors import DeviceBusyError, DeviceError, StorageError
+from formats.errors import DeviceBusyError, StorageError
 from formats.logs import LateLogger
 
 if TYPE_CHECKING:
@@ -174,7 +174,12 @@ class WindowResources:
         return {
             "/v1/windows/NAME": {
                 "GET": Method(self._read, flags=run, reply=self._read_size),
-                "PUT": Method(self._write, self._write_limit, frozenset({"offset", "fua", "run"})),
+                "PUT": Method(
+                    self._write,
+                    self._write_limit,
+                    frozenset({"offset", "fua", "run"}),
+                    bare=frozenset({"fua"}),
+                ),
             },
             "/v1/windows/NAME/info": {"GET": Method(self._info)},
             "/v1/windows/NAME/discard": {"POST": Method(self._discard, DOCUMENT_SIZE, run)},
@@ -250,11 +255,7 @@ class WindowResources:
             if name in request.headers:
                 raise RefusedError(400, f"a window takes no {name.title()}", "O61")
         if resource.flags.get("run", self._windows.run) != self._windows.run:
-            raise DeviceError(
-                f"the owner was started again since the window of section {resource.name!r} was"
-                " opened: what was written and not flushed may be lost [O64]",
-                hint="open the window again, and look what it holds",
-            )
+            raise RefusedError(412, "another process has the image by now", "O64")
 
 
 def _chosen(request: Request, size: int) -> range:

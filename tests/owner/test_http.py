@@ -192,6 +192,8 @@ def test_large_bodies_are_refused_before_they_are_sent_o11(path: Path) -> None:
         (request("GET /v1/sections/%ff"), 400),
         (request("GET /v1/sections/a?nonsense"), 400),
         (request("GET /v1/store?previous"), 400),
+        (request("GET /v1/sections/a?previous=no"), 400),
+        (request("GET /v1/sections/a?previous&previous"), 400),
         (request("DELETE /v1/store"), 405),
         (request("BREW /v1/sections/a"), 405),
         (request("GET /v1/transactions"), 405),

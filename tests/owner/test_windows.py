@@ -117,7 +117,7 @@ def test_curl_writes_anywhere_o62(windows: Path, store: blobstore.Store) -> None
         ("w?offset=1&more", (), 400, "FormatError"),
         ("w", ("-H", "Content-Range: bytes 0-2/5000"), 400, "FormatError"),
         ("w", ("-H", 'If-Match: "1"'), 400, "FormatError"),
-        ("w?run=0000000000000000", (), 500, "DeviceError"),
+        ("w?run=0000000000000000", (), 412, "FormatError"),
         ("a", (), 409, "SectionMismatchError"),
         ("none", (), 404, "BlobNotFoundError"),
         ("one", (), 403, "ReadOnlyError"),
