@@ -29,6 +29,10 @@ the step as durable until they are through, and finishes them before it does or 
 anything else (C63). So memory is never ahead of the medium, and lags it only while
 nothing is answered from it.
 
+**Who is told.** Where commits are watched, the directory remembers the latest ones (`recent`),
+and memory follows in that as well. Then `OpenContainer.told` is called: the one place where
+others learn of a commit after it is durable. It waits for none of them.
+
 **What must not happen here.** Nothing is read: a put costs its blob and one flush, whatever
 else is in the store, and the root follows by one addition and one subtraction (C24).
 No blob is written that its record's mac does not cover, except in place (C62). Space is

@@ -81,7 +81,7 @@ class Directory:
         orphans: Copies that are to be written as void; void here already.
         left_over: Extents of no section, which are to be made free (C46, C47).
         clean: Whether the store was closed after its last commit (C49).
-        recent: The latest commits; None unless someone wants to be told of them.
+        recent: The latest commits; None unless they are to be told.
     """
 
     sections: dict[str, Section]

@@ -1,4 +1,4 @@
-"""What the latest commits changed, for those who want to be told (`Store.changes`)."""
+"""The latest commits and what they changed, which `Store.changes` tells."""
 
 from __future__ import annotations
 

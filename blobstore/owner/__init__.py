@@ -3,7 +3,7 @@
 An image has one writer. While a machine runs, that is the owner, and programs, scripts
 and the verbs of the command line reach the store through it: HTTP/1.1 on a Unix socket,
 in which a blob is the body of a resource and its ETag is its generation. The rules are
-O1 to O47 in ``spec/owner.md``, the schema is ``spec/owner.openapi.yaml``; why HTTP, h11
+O1 to O79 in ``spec/owner.md``, the schema is ``spec/owner.openapi.yaml``; why HTTP, h11
 and threads, spec/decisions/0030.
 
 All that the owner offers comes to one `blobstore.store.store.Store`: nothing here has a
@@ -17,14 +17,20 @@ What must not happen here:
 - No secret crosses a socket. The image is unlocked when the owner starts.
 - Nothing that depends on a client goes on while the store is locked: a request is
   complete before anything is done, and the reply is sent after that.
+- No commit waits for a client that watches or reads: what is told about is remembered, for
+  a while, and those who are late are told that they missed something (O68).
+- No flush confirms what is not durable, also if another process took it (O64).
 - No error changes its class on the way: clients raise what `Store` would (O30).
 
 Begin with `protocol`, what a store and a client have in common, `owner`, what one process
 has, and `routes`, which answers requests without knowing sockets. `resources` says what
-there can be to ask for; `sections` is what there is of the store. `requests` and `documents`
+there can be to ask for; `sections` is what there is of the store, `windows` its windows,
+`changes` what was committed, and `verifying` tells how far that is. `requests` and `documents`
 are what goes in and out, `problems` are errors as documents. `connection` speaks HTTP with
-one client, `server` has the threads, `listening` the socket, `finding` knows where it is, and
-`serving` puts these together. `client` is the other end, and `exchange` its HTTP.
+one client, out of the memory that `budget` has for all; `server` has the threads, `listening`
+the socket, `finding` knows where it is, and `serving` puts these together. `client` is the
+other end, `exchange` its HTTP, and `client_transaction`, `client_windows` and
+`client_changes` are what it makes.
 """
 
 from __future__ import annotations
