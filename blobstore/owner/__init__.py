@@ -25,6 +25,7 @@ What must not happen here:
 Begin with `protocol`, what a store and a client have in common, `owner`, what one process
 has, and `routes`, which answers requests without knowing sockets. `resources` says what
 there can be to ask for; `sections` is what there is of the store, `windows` its windows,
+`grouping` puts for many clients at once,
 `changes` what was committed, and `verifying` tells how far that is. `requests` and `documents`
 are what goes in and out, `problems` are errors as documents. `connection` speaks HTTP with
 one client, out of the memory that `budget` has for all; `server` has the threads, `listening`

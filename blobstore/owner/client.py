@@ -117,20 +117,20 @@ class StoreClient:
 
     def get(self, name: str, *, previous: bool = False) -> bytes:
         """Return the blob of a section, as `Store.get`."""
-        return self.ask("GET", _section(name) + ("?previous" if previous else "")).body
+        return self._ask("GET", _section(name) + ("?previous" if previous else "")).body
 
     def section(self, name: str) -> SectionInfo:
         """Return what the directory says of a section, as `Store.section`."""
-        return documents.decode(self.ask("GET", _section(name, "info")).body, SectionInfo)
+        return documents.decode(self._ask("GET", _section(name, "info")).body, SectionInfo)
 
     def sections(self, *, allow_damaged: bool = False) -> tuple[SectionInfo, ...]:
         """Return all sections, as `Store.sections`."""
         target = "/v1/sections" + ("?allow_damaged" if allow_damaged else "")
-        return documents.decode(self.ask("GET", target).body, documents.Sections).sections
+        return documents.decode(self._ask("GET", target).body, documents.Sections).sections
 
     def info(self) -> StoreInfo:
         """Return what the header says of the store, as `Store.info`."""
-        return documents.decode_info(self.ask("GET", "/v1/store").body)
+        return documents.decode_info(self._ask("GET", "/v1/store").body)
 
     def digest(self) -> StateDigest:
         """Return what pins the state of the whole store, as `Store.digest`."""
@@ -168,7 +168,7 @@ class StoreClient:
                 the verification.
         """
         if progress is None:
-            return documents.decode_report(self.ask("POST", "/v1/verify").body)
+            return documents.decode_report(self._ask("POST", "/v1/verify").body)
         last = b""
         with closing(self._exchange.stream("POST", "/v1/verify", ACCEPT_LINES)) as lines:
             for answer in lines:
@@ -193,13 +193,13 @@ class StoreClient:
 
     def window(self, name: str) -> ClientWindow:
         """Open a section of kind ``"window"`` as a device, as `Store.shared_window`."""
-        return ClientWindow(self.ask, name)
+        return ClientWindow(self._ask, name)
 
     # ---------------------------------------------------------- changing
 
     def put(self, name: str, data: ReadableBuffer) -> None:
         """Replace the blob of a section, as `Store.put`."""
-        self.ask("PUT", _section(name), bytes(memoryview(data).cast("B")))
+        self._ask("PUT", _section(name), bytes(memoryview(data).cast("B")))
 
     @contextmanager
     def transaction(self) -> Iterator[ClientTransaction]:
@@ -227,19 +227,19 @@ class StoreClient:
     ) -> SectionInfo:
         """Make sure that a section exists and is large enough, as `Store.register`."""
         wanted = requests.Registration(max_size, kind, copies, type)
-        return documents.decode(self.post(_section(name, "register"), wanted).body, SectionInfo)
+        return documents.decode(self._post(_section(name, "register"), wanted).body, SectionInfo)
 
     def resize(self, name: str, max_size: int) -> None:
         """Change the worst-case size of a section, as `Store.resize`."""
-        self.post(_section(name, "resize"), requests.NewSize(max_size))
+        self._post(_section(name, "resize"), requests.NewSize(max_size))
 
     def rename(self, name: str, new: str) -> None:
         """Give a section another name, as `Store.rename`."""
-        self.post(_section(name, "rename"), requests.NewName(new))
+        self._post(_section(name, "rename"), requests.NewName(new))
 
     def delete(self, name: str) -> None:
         """Delete a section and its blob, as `Store.delete`."""
-        self.ask("DELETE", _section(name))
+        self._ask("DELETE", _section(name))
 
     # --------------------------------------------------------------- end
 
@@ -262,7 +262,7 @@ class StoreClient:
 
     def blob_and_generation(self, name: str) -> tuple[bytes, int]:
         """Return a blob with the generation that it is of; errors as `get`."""
-        answer = self.ask("GET", _section(name))
+        answer = self._ask("GET", _section(name))
         try:
             return answer.body, int(answer.headers["etag"].strip('"'))
         except (KeyError, ValueError) as error:
@@ -270,18 +270,18 @@ class StoreClient:
 
     def commit(self, changes: list[requests.Change]) -> int | None:
         """Make all of these changes or none; return the generation of that."""
-        answer = self.post("/v1/transactions", requests.ChangeList(changes))
+        answer = self._post("/v1/transactions", requests.ChangeList(changes))
         return documents.decode(answer.body, documents.Committed).generation
 
-    def post(self, target: str, document: msgspec.Struct) -> Answer:
-        """Ask the owner with a document; errors as `ask`."""
+    def _post(self, target: str, document: msgspec.Struct) -> Answer:
+        """Ask the owner with a document; errors as `_ask`."""
         try:
             body = msgspec.json.encode(document)
         except (OverflowError, UnicodeEncodeError) as error:
             raise ArgumentError(f"this cannot be asked for: {error}") from error
-        return self.ask("POST", target, body)
+        return self._ask("POST", target, body)
 
-    def ask(
+    def _ask(
         self, method: str, target: str, body: bytes = b"", more: Mapping[str, str] | None = None
     ) -> Answer:
         """Ask the owner, with ``more`` headers; raise the error that it answers with."""

@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from blobstore.owner import documents, requests, verifying
+from blobstore.owner.grouping import GroupedPuts
 from blobstore.owner.problems import RefusedError
 from blobstore.owner.resources import (
     BLOB,
@@ -33,6 +34,7 @@ class SectionResources:
     def __init__(self, store: Store) -> None:
         """Answer from ``store``, which stays the caller's to close."""
         self._store = store
+        self._puts = GroupedPuts(store)
 
     def resources(self) -> Resources:
         """Return these resources."""
@@ -94,7 +96,8 @@ class SectionResources:
     # ---------------------------------------------------------- changing
 
     def _put(self, request: Request, resource: Found) -> Reply:
-        return self._change(request, requests.PutChange(resource.name, request.body))
+        wanted = _wanted(request)
+        return Reply(204, (_etag(self._puts.put(resource.name, request.body, wanted)),))
 
     def _delete(self, request: Request, resource: Found) -> Reply:
         reply = self._change(request, requests.DeleteChange(resource.name))
@@ -110,14 +113,10 @@ class SectionResources:
 
     def _change(self, request: Request, change: requests.Change) -> Reply:
         """Change one section, if it is at the generation that the request names (O23)."""
-        if "if-none-match" in request.headers:
-            raise RefusedError(400, "If-None-Match is for GET", "O23")
-        wanted = _generations(request.headers.get("if-match"))
-        if wanted is not None and len(wanted) > 1:
-            raise RefusedError(400, "If-Match names one generation", "O23")
+        wanted = _wanted(request)
         with self._store.transaction() as changes:
-            for generation in wanted or ():
-                changes.require_generation(change.name, generation)
+            if wanted is not None:
+                changes.require_generation(change.name, wanted)
             change.apply(changes)
         # What changes nothing has no generation, for instance a new size that is the old one.
         return Reply(204, () if changes.generation is None else (_etag(changes.generation),))
@@ -135,6 +134,16 @@ class SectionResources:
             for change in wanted.changes:
                 change.apply(changes)
         return Reply(200, (JSON,), documents.encode(documents.Committed(changes.generation)))
+
+
+def _wanted(request: Request) -> int | None:
+    """Return the generation that a change asks for (O23)."""
+    if "if-none-match" in request.headers:
+        raise RefusedError(400, "If-None-Match is for GET", "O23")
+    wanted = _generations(request.headers.get("if-match"))
+    if wanted is not None and len(wanted) > 1:
+        raise RefusedError(400, "If-Match names one generation", "O23")
+    return wanted[0] if wanted else None
 
 
 def _etag(generation: int) -> tuple[str, str]:
