@@ -13,7 +13,6 @@ import urllib3
 import yaml
 from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
-from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 
 from tests.support.effort import cases
@@ -45,7 +44,6 @@ CHECKS = [
     checks.negative_data_rejection,
     checks.missing_required_header,
     checks.unsupported_method,
-    not_a_server_error,
 ]
 
 
@@ -101,6 +99,8 @@ def test_replies_are_what_the_schema_says(
                     store.register(name, 5000, "window" if name == "w" else "blob")
                 response = case.call("http://localhost", session=opened)
                 case.validate_response(response, checks=CHECKS)
+                # A section may be larger than any medium (507).
+                assert response.status_code < 500 or response.status_code == 507
 
             ask()
     assert store.verify()
