@@ -37,9 +37,14 @@ class Routes:
         return method.body if isinstance(method.body, int) else method.body(found)
 
     def reply_size(self, head: Request) -> int:
-        """Return how many bytes the reply may have, if these are many; errors as `body_limit`."""
+        """Return how many bytes the reply may have, if these are many."""
         method, found = self._find(head)
-        return 0 if method.reply is None else method.reply(head, found)
+        if method.reply is None:
+            return 0
+        try:
+            return method.reply(head, found)
+        except (StorageError, ValueError, RefusedError):
+            return 0  # `answer` will say what is wrong
 
     def too_large(self, head: Request, limit: int, size: int | None) -> Exception:
         """Return the error for a body that is larger than ``limit``.

@@ -401,3 +401,13 @@ def test_a_head_that_is_refused_has_no_body_o14(path: Path) -> None:
             head, _, body = ask(path, request(line, *more)).partition(b"\r\n\r\n")
             assert head[9:12] in (status, b"413")
             assert body == b""
+
+
+def test_a_request_for_what_is_not_there_keeps_the_connection_o10(path: Path) -> None:
+    sent = [
+        request("GET /v1/sections/none"),
+        request("GET /v1/windows/none", "Range: bytes=x"),
+        request("GET /v1/store", "Connection: close"),
+    ]
+    reply = ask(path, b"".join(sent))
+    assert [piece[:3] for piece in reply.split(b"HTTP/1.1 ")[1:]] == [b"404", b"404", b"200"]
