@@ -20,7 +20,7 @@ from blobstore.owner.changes import MOST
 from formats.errors import DeviceError, FormatError
 from tests.owner.test_http import ask, curl, problem, request
 from tests.support.foreign import program
-from tests.support.owners import OwnerProcess, owner_thread
+from tests.support.owners import OwnerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -209,22 +209,28 @@ def test_progress_is_told_while_it_happens_o70(path: Path, store: blobstore.Stor
 
 
 def test_a_verification_that_no_one_waits_for_ends_o71(
-    tmp_path: Path, store: blobstore.Store, image: Path
+    path: Path, store: blobstore.Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    threads = threading.active_count()
-    with owner_thread(store, image, tmp_path / "other"):
-        with StoreClient(tmp_path / "other") as client:
-            lines = client._exchange.stream(
-                "POST", "/v1/verify", {"accept": "application/x-ndjson"}
-            )
-            with store.transaction():
-                next(lines)
-                lines.close()
-                # It holds nothing while it waits for the store.
-                with StoreClient(tmp_path / "other") as second:
-                    assert second.owner is not None
-        eventually(lambda: not any(t.name == "verify" for t in threading.enumerate()))
-    eventually(lambda: threading.active_count() <= threads)
+    ended = threading.Event()
+
+    def verify(progress: Callable[[int, int], None]) -> None:
+        """Go on until the progress is not wanted any more."""
+        try:
+            for _ in range(6000):
+                progress(1, 2)
+                time.sleep(0.01)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(store, "verify", verify)
+    with StoreClient(path) as client:
+        lines = client._exchange.stream("POST", "/v1/verify", {"accept": "application/x-ndjson"})
+        next(lines)
+        lines.close()
+    began = time.monotonic()
+    assert ended.wait(60)
+    assert time.monotonic() - began < 30
+    eventually(lambda: not any(t.name == "verify" for t in threading.enumerate()))
 
 
 def test_an_error_in_the_middle_is_the_last_line_o70(
