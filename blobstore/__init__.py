@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from blobstore.container.initialise import SectionSpec as SectionSpec
     from blobstore.container.initialise import initialise as initialise
+    from blobstore.container.recent import SectionChange as SectionChange
     from blobstore.container.regions import Region as Region
     from blobstore.container.verification import Problem as Problem
     from blobstore.container.verification import Report as Report
@@ -115,12 +116,15 @@ if TYPE_CHECKING:
     from blobstore.nbd.sockets import parse_nbd_address as parse_nbd_address
     from blobstore.opening import create as create
     from blobstore.opening import open as open  # noqa: A004
+    from blobstore.store.changes import ChangeWatch as ChangeWatch
+    from blobstore.store.changes import CommitInfo as CommitInfo
     from blobstore.store.description import SectionInfo as SectionInfo
     from blobstore.store.description import StateDigest as StateDigest
     from blobstore.store.description import StoreInfo as StoreInfo
     from blobstore.store.payload import Payload as Payload
     from blobstore.store.store import Store as Store
     from blobstore.store.transaction import Transaction as Transaction
+    from blobstore.store.windows.sharing import SharedWindow as SharedWindow
     from blobstore.store.windows.window import Window as Window
     from formats.errors import ForkedProcessError as ForkedProcessError
     from formats.errors import ImageReplacedError as ImageReplacedError

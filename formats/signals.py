@@ -47,8 +47,12 @@ class Waker:
             while self._reading.recv(4096):
                 pass
 
+    def __del__(self) -> None:
+        """Let go of one whose owner did not end in order."""
+        self.close()
+
     def close(self) -> None:
-        """Let go of it."""
+        """Let go of it; twice is fine."""
         self._reading.close()
         self._writing.close()
 

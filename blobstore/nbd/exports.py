@@ -129,7 +129,7 @@ class NbdSections:
             blob = MemoryDevice(self._store.get(name))
             export = Export(name, blob.size, read_only=True)
             return Opened(export, blob, fills=False, close=blob.close)
-        window = self._store.window(
+        window = self._store.shared_window(
             name, in_place=name in self._in_place, accept_unverified=self._accept_unverified
         )
         export = Export(name, window.size, window.read_only, can_trim=not window.read_only)

@@ -17,15 +17,21 @@ What must not happen here:
 - No secret crosses a socket. The image is unlocked when the owner starts.
 - Nothing that depends on a client goes on while the store is locked: a request is
   complete before anything is done, and the reply is sent after that.
+- No commit waits for a client that watches or reads: what is told about is remembered, for
+  a while, and those who are late are told that they missed something (O68).
+- No flush confirms what is not durable, also if another process took it (O64).
 - No error changes its class on the way: clients raise what `Store` would (O30).
 
 Begin with `protocol`, what a store and a client have in common, `owner`, what one process
 has, and `routes`, which answers requests without knowing sockets. `resources` says what
-there can be to ask for; `sections` is what there is of the store. `requests` and `documents`
-are what goes in and out, `problems` are errors as documents. `lifecycle` lets others have the
-image. `connection` speaks HTTP with one client, `server` has the threads, `listening` the
-socket, `finding` knows where it is, and the room `serving` is the process. `client` is the
-other end, and `exchange` its HTTP.
+there can be to ask for; `sections` is what there is of the store, `windows` its windows,
+`grouping` puts for many clients at once, `changes` what was committed, and `verifying` tells
+how far that is. `requests` and `documents` are what goes in and out, `problems` are errors as
+documents. `lifecycle` lets others have the image. `connection` speaks HTTP with one client,
+out of the memory that `budget` has for all; `server` has the threads, `listening` the socket,
+`finding` knows where it is, and the room `serving` is the process. `client` is the other end,
+`exchange` its HTTP, and `client_transaction`, `client_windows` and `client_changes` are what
+it makes.
 
 `sharing` serves a store beside another task. `tpms` has the TPMs of an owner (V70 to V80):
 each is a process (`tpm_process`) whose program is `tpm_worker`. The two speak by
@@ -45,10 +51,14 @@ if TYPE_CHECKING:
 
     from blobstore.owner.client import StoreClient as StoreClient
     from blobstore.owner.client import find_owner as find_owner
+    from blobstore.owner.client_changes import ClientWatch as ClientWatch
+    from blobstore.owner.client_windows import ClientWindow as ClientWindow
     from blobstore.owner.connection import Limits as Limits
     from blobstore.owner.owner import Front as Front
     from blobstore.owner.owner import Owner as Owner
     from blobstore.owner.protocol import AnyStore as AnyStore
+    from blobstore.owner.protocol import AnyWatch as AnyWatch
+    from blobstore.owner.protocol import AnyWindow as AnyWindow
     from blobstore.owner.protocol import Changes as Changes
     from blobstore.owner.serving.config import ServeConfig as ServeConfig
     from blobstore.owner.serving.config import load_serve_config as load_serve_config

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
 
@@ -14,16 +13,18 @@ from blobstore.errors import (
     BlobNotFoundError,
     DamagedHeadError,
     PinMismatchError,
-    UnwrittenBlobError,
 )
 from blobstore.owner import documents, problems, requests
+from blobstore.owner.client_changes import ClientWatch
+from blobstore.owner.client_transaction import ClientTransaction
+from blobstore.owner.client_windows import ClientWindow
 from blobstore.owner.exchange import Exchange
 from blobstore.owner.finding import entry_of
 from blobstore.store.description import SectionInfo, StateDigest
 from formats.errors import ArgumentError, DeviceError, FormatError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
 
     from blobstore.container.verification import Report
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from formats.devices.device import ReadableBuffer
 
     AnyPath = str | os.PathLike[str]
+
+
+ACCEPT_LINES: Final = {"accept": "application/x-ndjson"}
 
 
 def find_owner(
@@ -168,12 +172,36 @@ class StoreClient:
         """Have the owner read and check everything, as `Store.verify`.
 
         Args:
-            progress: Called once, at the end.
+            progress: As there; called at most a few times in a second. What it raises ends
+                the verification.
         """
-        report = documents.decode_report(self._ask("POST", "/v1/verify").body)
-        if progress is not None:
-            progress(report.blob_bytes, report.blob_bytes)
+        if progress is None:
+            return documents.decode_report(self._ask("POST", "/v1/verify").body)
+        last = b""
+        with closing(self._exchange.stream("POST", "/v1/verify", ACCEPT_LINES)) as lines:
+            for answer in lines:
+                last = _checked(answer).body
+                told = documents.progress(last)
+                if told is not None:
+                    progress(told.done, told.total)
+        failure = problems.told_error(last)
+        if failure is not None:
+            raise failure
+        report = documents.decode_report(last)
+        progress(report.blob_bytes, report.blob_bytes)
         return report
+
+    def changes(self, since: int | None = None, *, timeout: float | None = None) -> ClientWatch:
+        """Return an iterator over the commits of the owner, as `Store.changes`.
+
+        It has a connection of its own, and ends when the owner does.
+        """
+        self._exchange.require_open()
+        return ClientWatch(self.path, since, timeout)
+
+    def window(self, name: str) -> ClientWindow:
+        """Open a section of kind ``"window"`` as a device, as `Store.shared_window`."""
+        return ClientWindow(self._ask, name)
 
     # ---------------------------------------------------------- changing
 
@@ -189,7 +217,7 @@ class StoreClient:
         Others do not wait meanwhile: a section that is read in the block must not have been
         changed at its end, or that raises `GenerationMismatchError`.
         """
-        changes = ClientTransaction(self)
+        changes = ClientTransaction(self.blob_and_generation, self.commit)
         try:
             yield changes
             changes.commit()
@@ -282,134 +310,26 @@ class StoreClient:
         return documents.decode(answer.body, documents.Committed).generation
 
     def _post(self, target: str, document: msgspec.Struct) -> Answer:
+        """Ask the owner with a document; errors as `_ask`."""
         try:
             body = msgspec.json.encode(document)
         except (OverflowError, UnicodeEncodeError) as error:
             raise ArgumentError(f"this cannot be asked for: {error}") from error
         return self._ask("POST", target, body)
 
-    def _ask(self, method: str, target: str, body: bytes = b"") -> Answer:
+    def _ask(
+        self, method: str, target: str, body: bytes = b"", more: Mapping[str, str] | None = None
+    ) -> Answer:
+        """Ask the owner, with ``more`` headers; raise the error that it answers with."""
         headers = {"content-type": "application/json"} if method == "POST" else {}
-        answer = self._exchange.ask(method, target, body, headers)
-        if answer.status >= 400:
-            raise problems.error_of(answer.status, answer.body)
-        return answer
-
-
-class ClientTransaction:
-    """Changes that an owner makes together or not at all. `StoreClient.transaction` makes them.
-
-    Attributes:
-        generation: Of its commit; None until there is one, or if nothing changed.
-    """
-
-    def __init__(self, client: StoreClient) -> None:
-        """Start with nothing to do."""
-        self._client = client
-        self._read: dict[str, int] = {}
-        self._changes: list[requests.Change] = []
-        # Blobs that were put, names that were given up, and what the store calls sections that
-        # were renamed to this; None for those that are new. All by what they are called here.
-        self._blobs: dict[str, bytes] = {}
-        self._gone: set[str] = set()
-        self._origins: dict[str, str | None] = {}
-        self._ended = False
-        self.generation: int | None = None
-
-    def get(self, name: str) -> bytes:
-        """Return the blob of a section as it will be."""
-        self._require_open()
-        if name in self._blobs:
-            return self._blobs[name]
-        if name in self._gone and name not in self._origins:
-            raise BlobNotFoundError(f"there is no section {name!r} any more")
-        stored = self._origins.get(name, name)
-        unwritten = UnwrittenBlobError(f"section {name!r} was registered and never written")
-        if stored is None:
-            raise unwritten
-        try:
-            blob, self._read[stored] = self._client.blob_and_generation(stored)
-        except BlobNotFoundError:
-            if any(
-                isinstance(c, requests.RegisterChange) and c.name == name for c in self._changes
-            ):
-                raise unwritten from None
-            raise
-        return blob
-
-    def require_generation(self, name: str, generation: int) -> None:
-        """Make changes only if a section has been at this generation until now."""
-        self._add(requests.RequireChange(name, generation))
-
-    def put(self, name: str, data: ReadableBuffer) -> None:
-        """Replace the blob of a section; ``data`` is copied."""
-        blob = bytes(memoryview(data).cast("B"))
-        self._add(requests.PutChange(name, blob))
-        self._blobs[name] = blob
-
-    def register(
-        self,
-        name: str,
-        max_size: int,
-        kind: str = "blob",
-        *,
-        copies: int | None = None,
-        type: str = "",  # noqa: A002  the field's name in the format
-    ) -> None:
-        """Make sure that a section exists and is large enough."""
-        self._add(requests.RegisterChange(name, max_size, kind, copies, type))
-        if name in self._gone:
-            self._origins.setdefault(name, None)
-
-    def resize(self, name: str, max_size: int) -> None:
-        """Change the worst-case size of a section, to more or to less."""
-        self._add(requests.ResizeChange(name, max_size))
-
-    def rename(self, name: str, new: str) -> None:
-        """Give a section another name."""
-        self._add(requests.RenameChange(name, new))
-        if name == new:
-            return
-        self._origins[new] = self._origins.pop(name, name)
-        if name in self._blobs:
-            self._blobs[new] = self._blobs.pop(name)
-        self._gone.add(name)
-
-    def delete(self, name: str) -> None:
-        """Delete a section and its blob."""
-        self._add(requests.DeleteChange(name))
-        self._origins.pop(name, None)
-        self._blobs.pop(name, None)
-        self._gone.add(name)
-
-    def abandon(self) -> None:
-        """Forget all changes; the transaction takes no more."""
-        self._ended = True
-
-    def commit(self) -> None:
-        """Make the changes, all of them or none; `Transaction.commit` says what it raises."""
-        self._require_open()
-        self._ended = True
-        if self._changes:
-            read: list[Any] = [requests.RequireChange(*known) for known in self._read.items()]
-            self.generation = self._client.commit([*read, *self._changes])
-
-    def _add(self, change: requests.Change) -> None:
-        self._require_open()
-        self._changes.append(change)
-
-    def _require_open(self) -> None:
-        if self._ended:
-            raise ValueError("this transaction has ended")
+        return _checked(self._exchange.ask(method, target, body, {**headers, **(more or {})}))
 
 
 def _section(name: str, action: str = "") -> str:
-    """Return the path of a section's resource (O13)."""
-    try:
-        segment = quote(name, safe="")
-    except UnicodeEncodeError as error:
-        raise ArgumentError(f"{name!r} is not a name: {error.reason}") from error
-    # Programs between us and the owner may take these for directories; it decodes them.
-    if segment in (".", ".."):
-        segment = segment.replace(".", "%2E")
-    return f"/v1/sections/{segment}" + (f"/{action}" if action else "")
+    return requests.path_of("sections", name, action)
+
+
+def _checked(answer: Answer) -> Answer:
+    if answer.status >= 400:
+        raise problems.error_of(answer.status, answer.body)
+    return answer

@@ -54,6 +54,24 @@ class Handed(msgspec.Struct):
     digest: str
 
 
+class WindowInfo(msgspec.Struct):
+    """The reply to GET /v1/windows/NAME/info."""
+
+    name: str
+    size: int
+    block_size: int
+    read_only: bool
+    in_place: bool
+    run: str
+
+
+class Progress(msgspec.Struct, forbid_unknown_fields=True):
+    """A line of the reply to POST /v1/verify before the last one."""
+
+    done: int
+    total: int
+
+
 def encode(value: object) -> bytes:
     """Return any of these values as JSON."""
     return msgspec.json.encode(value)
@@ -91,6 +109,14 @@ def decode_info(document: bytes) -> StoreInfo:
         return msgspec.convert(known, StoreInfo)
     except (msgspec.MsgspecError, KeyError, TypeError, ValueError) as error:
         raise FormatError(f"the owner's reply is not what it should be: {error}") from error
+
+
+def progress(line: bytes) -> Progress | None:
+    """Return what a line says of progress; None if it says something else."""
+    try:
+        return msgspec.json.decode(line, type=Progress)
+    except msgspec.MsgspecError:
+        return None
 
 
 def encode_report(report: Report) -> bytes:

@@ -55,13 +55,16 @@ class LifecycleResources:
 
     def _take_over(self, request: Request, _resource: Found) -> Reply:
         asked = requests.decode(request.body or b"{}", requests.TakeOver)
+        wanted = asked.expect_digest
         try:
-            digest = asked.expect_digest and StateDigest.parse(asked.expect_digest)
+            digest = None if wanted is None else StateDigest.parse(wanted)
         except ValueError as error:
             raise ArgumentError(str(error)) from error
+        if asked.at_least_generation < 0:
+            raise ArgumentError(f"a generation is 0 or more, not {asked.at_least_generation}")
         return _handed(
             self._owner.take_over(
-                expect_digest=digest or None,
+                expect_digest=digest,
                 at_least_generation=asked.at_least_generation,
                 patience=_PATIENCE,
             )

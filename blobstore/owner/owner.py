@@ -7,6 +7,8 @@ import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
+from blobstore.owner.changes import Watches
+from blobstore.owner.windows import HeldWindows
 from formats.errors import DeviceBusyError, UnsupportedError
 from formats.logs import LateLogger
 
@@ -72,6 +74,8 @@ class Owner:
             which it takes (O135); None if this process cannot do that.
         limits: What clients may ask for; None is what `Limits` says.
         on_taken: Called when the image was taken over.
+        windows: Those that are open for HTTP: a front, too.
+        watches: Those who are told of commits over HTTP.
     """
 
     def __init__(self, store: Store, image: Path, *, released: bool = False) -> None:
@@ -87,7 +91,9 @@ class Owner:
         self.limits: Limits | None = None
         self.on_taken: Callable[[], None] | None = None
         self.hand_over: Callable[[socket.socket], None] | None = None
-        self._fronts: list[Front] = []
+        self.windows = HeldWindows(store, released=released)
+        self.watches = Watches(store)
+        self._fronts: list[Front] = [self.windows]
         # What concerns all fronts is done one after the other.
         self._resting = threading.RLock()
 

@@ -140,6 +140,15 @@ def error_of(status: int, document: bytes) -> StorageError | ValueError:
     return error
 
 
+def told_error(document: bytes) -> StorageError | ValueError | None:
+    """Return the error that a line of a reply describes; None if it is something else."""
+    try:
+        status = int(msgspec.json.decode(document, type=dict[str, Any])["status"])
+    except (msgspec.MsgspecError, KeyError, TypeError, ValueError):
+        return None
+    return error_of(status, document)
+
+
 def _classes() -> dict[str, type[StorageError]]:
     return {
         name: value

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import quote
 
 import msgspec
 
 from blobstore.owner.problems import RefusedError
+from formats.errors import ArgumentError
 
 if TYPE_CHECKING:
     from blobstore.owner.protocol import Changes
@@ -40,6 +42,13 @@ class TakeOver(msgspec.Struct, forbid_unknown_fields=True):
 
     expect_digest: str | None = None
     at_least_generation: int = 0
+
+
+class ByteRange(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /v1/windows/NAME/discard."""
+
+    offset: int
+    size: int
 
 
 class RequireChange(msgspec.Struct, forbid_unknown_fields=True, tag_field="op", tag="require"):
@@ -124,6 +133,18 @@ def names_of(change: Change) -> tuple[str, ...]:
     if isinstance(change, RenameChange):
         return change.name, change.new
     return (change.name,)
+
+
+def path_of(kind: str, name: str, action: str = "") -> str:
+    """Return the path of a resource with a name (O13)."""
+    try:
+        segment = quote(name, safe="")
+    except UnicodeEncodeError as error:
+        raise ArgumentError(f"{name!r} is not a name: {error.reason}") from error
+    # Programs between us and the owner may take these for directories; it decodes them.
+    if segment in (".", ".."):
+        segment = segment.replace(".", "%2E")
+    return f"/v1/{kind}/{segment}" + (f"/{action}" if action else "")
 
 
 def decode(body: bytes, kind: type[_Value]) -> _Value:

@@ -46,7 +46,8 @@ class Reply(NamedTuple):
         status: Of HTTP.
         headers: Beside those that each reply has, and those that say how long the body is.
         body: All of it, or its pieces, each of which is sent when it comes. What then raises
-            an error ends the connection before the end of the body.
+            an error ends the connection before the end of the body. Pieces with a ``close``
+            are closed when no more of them are wanted.
         upgrade: With status 101, what goes on with the connection, which it takes.
     """
 
@@ -78,11 +79,17 @@ class Method:
         answer: Called with the whole request, in a thread of its connection.
         body: Bytes that the body may have, or how to find out.
         flags: That its query may have.
+        bare: Those of them that have no value.
+        reply: Bytes that its reply may have, from the head of the request; None if they are few.
+        is_blob: Whether the body becomes the blob of the section.
     """
 
     answer: Callable[[Request, Found], Reply]
     body: int | Callable[[Found], int] = 0
     flags: frozenset[str] = field(default_factory=frozenset)
+    reply: Callable[[Request, Found], int] | None = None
+    is_blob: bool = False
+    bare: frozenset[str] = field(default_factory=frozenset)
 
 
 #: Paths, with NAME for a free segment, and their methods.

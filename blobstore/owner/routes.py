@@ -36,6 +36,16 @@ class Routes:
         method, found = self._find(head)
         return method.body if isinstance(method.body, int) else method.body(found)
 
+    def reply_size(self, head: Request) -> int:
+        """Return how many bytes the reply may have, if these are many."""
+        method, found = self._find(head)
+        if method.reply is None:
+            return 0
+        try:
+            return method.reply(head, found)
+        except (StorageError, ValueError, RefusedError):
+            return 0  # `answer` will say what is wrong
+
     def too_large(self, head: Request, limit: int, size: int | None) -> Exception:
         """Return the error for a body that is larger than ``limit``.
 
@@ -45,7 +55,7 @@ class Routes:
             size: Of the body; None where nothing says it before the end.
         """
         method, found = self._find(head)
-        if isinstance(method.body, int):
+        if not method.is_blob:
             return RefusedError(413, f"the body has more than {limit} bytes", "O11")
         if size is not None:
             return BlobTooLargeError.of(found.name, size, limit)
@@ -72,13 +82,16 @@ class Routes:
                 "O14",
                 (("allow", allowed),),
             )
-        flags = {}
+        flags: dict[str, str] = {}
         for flag in query.split("&") if query else ():
             key, _, value = flag.partition("=")
+            if key not in method.flags:
+                raise RefusedError(400, f"the query has {key!r}", "O15")
+            if key in flags:
+                raise RefusedError(400, f"the query has {key!r} twice", "O15")
+            if value and key in method.bare:
+                raise RefusedError(400, f"{key} has no value", "O15")
             flags[key] = _decoded(value)
-        unknown = flags.keys() - method.flags
-        if unknown:
-            raise RefusedError(400, f"the query has {min(unknown)!r}", "O15")
         return method, Found(kind, name, flags)
 
     def _kind(self, path: str) -> tuple[str, str]:

@@ -58,11 +58,17 @@ class Sharing:
                 return
             server = OwnerServer(self._owner, listener, limits=self._limits, grace=_GRACE)
             serving.callback(server.close)
-            thread = threading.Thread(target=server.run, name="owner", daemon=True)
+            thread = threading.Thread(target=self._run, args=(server,), name="owner", daemon=True)
             thread.start()
             serving.callback(thread.join)
             serving.callback(server.stop)
             self._serving = serving.pop_all()
+
+    def _run(self, server: OwnerServer) -> None:
+        try:
+            server.run()
+        except StorageError as error:
+            _log.error("what clients wrote to windows is not in the image: %s", error)
 
     def stop(self) -> None:
         """Remove the entry, after the requests that were received; twice is fine."""

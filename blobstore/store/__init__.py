@@ -26,6 +26,7 @@ Begin with `store`, the class that users see: each method with its documentation
 its methods share, and ask before they begin, is in `session`. Then read `transaction`
 (changes of several sections that become one commit), `lookup` (names, and what may be
 said of those that are missing), `description` (what a store says of itself), `reliance`,
-`handover` (letting another process have the image), and `payload` (what lies below, to be
-read). The room `windows` makes sections into block devices.
+`handover` (letting another process have the image), `payload` (what lies below, to be
+read), and `changes` and `news` (telling those who watch of commits). The room `windows` makes
+sections into block devices.
 """

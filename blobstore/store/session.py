@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from blobstore.container.open_container import OpenContainer
     from blobstore.image.image import Image, ImageLock
+    from blobstore.store.news import News
     from blobstore.store.transaction import Transaction
     from formats.container.model import ContainerHeader
     from formats.devices.device import Device
@@ -68,6 +69,7 @@ class Session:
             the store's user has reason to believe (C25).
         resources: Closed with the store.
         closed: Whether the store was closed.
+        news: Wakes those who wait for commits; None if no one ever did.
     """
 
     lookup: Lookup
@@ -85,6 +87,7 @@ class Session:
         resources: ExitStack,
     ) -> None:
         self.lock: OwnedLock = OwnedLock(Owner("the store"))
+        self.news: News | None = None
         self.use(container)
         self.image = image
         self.image_lock = image_lock
@@ -105,6 +108,8 @@ class Session:
 
     def use(self, container: OpenContainer, windows: dict[str, Device] | None = None) -> None:
         """Serve this container from now on; no windows are open but these."""
+        if self.news is not None:
+            self.news.follow(container)
         self.lookup = Lookup(container, windows)
 
     # ------------------------------------------------------ what methods ask
@@ -211,6 +216,8 @@ class Session:
                             ending.callback(window.close)
             finally:
                 self.closed = True
+                if self.news is not None:
+                    self.news.tell()
                 self.resources.close()
 
     def _record_durable(self) -> None:

@@ -26,10 +26,12 @@ if TYPE_CHECKING:
     from blobstore.container.scrub import Scrubbed
     from blobstore.container.verification import Report
     from blobstore.image.image import Image, ImageLock
+    from blobstore.store.changes import ChangeWatch
     from blobstore.store.description import SectionInfo, StateDigest, StoreInfo
     from blobstore.store.payload import Payload
     from blobstore.store.transaction import Transaction
-    from blobstore.store.windows.window import Window
+    from blobstore.store.windows.sharing import SharedWindow
+    from blobstore.store.windows.window import Host, Window
     from formats.container.model import ContainerHeader
     from formats.devices.device import BlockDevice, ReadableBuffer
 
@@ -315,6 +317,40 @@ class Store(Closing):
         """
         return self._session.at_one_moment(read, settled)
 
+    def changes(self, since: int | None = None, *, timeout: float | None = None) -> ChangeWatch:
+        """Return an iterator that waits for the commits of this store and tells of each.
+
+            with store.changes() as watch:
+                for told in watch:
+                    ...
+
+        A commit is told once it is durable, with the sections that it created, changed,
+        renamed or deleted. The first item says where the watch begins; so do items that say
+        that something was missed: the store remembers a few hundred commits, and no commit
+        waits for a watch. It ends when the store is closed. What other processes commit is
+        not told.
+
+        Args:
+            since: A generation up to which the caller knows the store, as the last item of
+                another watch said. None begins now.
+            timeout: Seconds after which, without a commit, the watch says where it stands.
+                None waits as long as it takes.
+
+        Raises:
+            ArgumentError: One of them is negative.
+        """
+        from blobstore.store.changes import ChangeWatch  # noqa: PLC0415  few callers need it
+        from blobstore.store.news import News  # noqa: PLC0415  few callers need it
+
+        session = self._session
+        with session.lock:
+            session.require_open()
+            if session.news is None:
+                news = News()
+                news.follow(session.container)
+                session.news = news
+            return ChangeWatch(session, session.news, since, timeout)
+
     # ---------------------------------------------------------- changing
 
     def put(self, name: str, data: ReadableBuffer) -> None:
@@ -472,28 +508,54 @@ class Store(Closing):
             ReadOnlyError, PoisonedStoreError: Opening in place makes commits.
         """
         from blobstore.store.windows.opening import open_window  # noqa: PLC0415  few callers need it
-        from blobstore.store.windows.window import Host  # noqa: PLC0415  few callers need it
 
-        session = self._session
-
-        def read() -> Window:
-            host = Host(
-                session.container,
-                session.lookup,
-                session.lock,
-                session.read_only or session.released or not session.container.writable,
-                session.require_writable,
-            )
-            return open_window(
-                host,
+        return self._session.at_one_moment(
+            lambda: open_window(
+                self._window_host(),
                 name,
                 in_place=in_place,
                 idle=idle,
                 longest=longest,
                 accept_unverified=accept_unverified,
             )
+        )
 
-        return session.at_one_moment(read)
+    def shared_window(
+        self, name: str, *, in_place: bool = False, accept_unverified: bool = False
+    ) -> SharedWindow:
+        """Open a section as `window` does, or share the window that this opened before.
+
+        Those who share it see what the others write, and a flush makes durable what any of
+        them wrote. The window is closed after the last of them.
+
+        Args:
+            name: Of the section.
+            in_place: As for `window`, where this is the one that opens it.
+            accept_unverified: Likewise.
+
+        Raises:
+            ValueError: It has an open window that is not shared.
+            StorageError: As `window`.
+        """
+        from blobstore.store.windows.opening import open_shared  # noqa: PLC0415  few callers need it
+
+        return self._session.at_one_moment(
+            lambda: open_shared(
+                self._window_host(), name, in_place=in_place, accept_unverified=accept_unverified
+            )
+        )
+
+    def _window_host(self) -> Host:
+        from blobstore.store.windows.window import Host  # noqa: PLC0415  few callers need it
+
+        session = self._session
+        return Host(
+            session.container,
+            session.lookup,
+            session.lock,
+            session.read_only or session.released or not session.container.writable,
+            session.require_writable,
+        )
 
     def resize(self, name: str, max_size: int) -> None:
         """Change the worst-case size of a section, to more or to less.

@@ -56,6 +56,8 @@ STORE_USES: dict[str, Callable[[Store], object]] = {
     "register": lambda store: store.register("new", 10),
     "register again": lambda store: store.register("a", 10),
     "window": lambda store: store.window("other window"),
+    "shared window": lambda store: store.shared_window("other window"),
+    "changes": lambda store: store.changes(),
     "resize": lambda store: store.resize("a", 1000),
     "rename": lambda store: store.rename("a", "b"),
     "restore": lambda store: store.restore("a"),
@@ -129,13 +131,18 @@ def test_c64_every_use_of_a_store_is_refused_in_a_child(path: Path) -> None:
     with blobstore.open(path, SECRET) as store:
         window = store.window("window", idle=600, longest=600)
         window.write(0, b"buffered")
+        shared, watch = store.shared_window("other window"), store.changes()
+        shared.write(0, b"shared", fua=True)
 
         def child() -> None:
             refused(STORE_USES, store)
             uses = DEVICE_USES | {"fua": lambda w: w.write(0, b"x", fua=True)}
             del uses["resize"], uses["reserve"]  # which no window can
-            refused(uses, window)
-            window.close()
+            for one in (window, shared):
+                refused(uses, one)
+                one.close()
+            refused({"next": next}, watch)
+            watch.close()
             store.close()
             refused({"get": STORE_USES["get"]}, store)
 
@@ -143,10 +150,13 @@ def test_c64_every_use_of_a_store_is_refused_in_a_child(path: Path) -> None:
         in_child(child)
         assert path.read_bytes() == before
         window.close()
+        shared.close()
         store.put("a", b"second")
+        assert next(watch).generation > 0
     with blobstore.open(path, SECRET) as store:
         assert store.get("a") == b"second"
         assert store.get("window")[:8] == b"buffered"
+        assert store.get("other window")[:6] == b"shared"
         assert store.verify().ok
 
 
@@ -455,10 +465,12 @@ def test_c64_what_belongs_to_a_process_is_not_copied(path: Path) -> None:
     with (
         blobstore.open(path, SECRET) as store,
         store.window("window") as window,
+        store.shared_window("other window") as shared,
+        store.changes() as watch,
         open_store(image([spec("a", 10)])) as in_memory,
         store.transaction() as changes,
     ):
-        for thing in (store, window, in_memory, changes):
+        for thing in (store, window, shared, watch, in_memory, changes):
             for copied in (pickle.dumps, copy.copy, copy.deepcopy):
                 with pytest.raises(TypeError, match="open it there"):
                     copied(thing)

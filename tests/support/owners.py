@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,19 +27,21 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @contextmanager
 def owner_thread(
-    store: blobstore.Store, image: Path, socket: Path, limits: Limits | None = None
+    store: blobstore.Store | Owner, image: Path, socket: Path, limits: Limits | None = None
 ) -> Iterator[OwnerServer]:
-    """Serve a store in a thread of this process; the store stays the caller's to close."""
-    with listening(image, socket) as listener:
-        server = OwnerServer(Owner(store, image), listener, limits=limits)
-        thread = threading.Thread(target=server.run)
-        thread.start()
+    """Serve a store in a thread of this process; the store stays the caller's to close.
+
+    What ends the thread is raised at the end.
+    """
+    owner = store if isinstance(store, Owner) else Owner(store, image)
+    with listening(image, socket) as listener, ThreadPoolExecutor(1) as executor:
+        server = OwnerServer(owner, listener, limits=limits)
+        running = executor.submit(server.run)
         try:
             yield server
         finally:
             server.stop()
-            thread.join(60)
-            assert not thread.is_alive()
+            running.result(60)
             server.close()
 
 

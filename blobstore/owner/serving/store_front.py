@@ -12,7 +12,7 @@ from blobstore.owner.listening import place_of
 from blobstore.owner.server import OwnerServer
 from blobstore.owner.serving.fronts import DEFAULT_MODE, Mode, socket_address
 from blobstore.sockets.addresses import UnixAddress
-from formats.errors import ArgumentError
+from formats.errors import ArgumentError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -82,6 +82,7 @@ class RunningStore:
         """Begin to serve; both stay the caller's."""
         self._owner, self._listener = owner, listener
         self._thread: threading.Thread | None = None
+        self._failure: StorageError | None = None
         self._start()
 
     @contextmanager
@@ -90,9 +91,17 @@ class RunningStore:
         yield
 
     def suspend(self, *, waiting: bool) -> None:
-        """Answer what was received, and take no more, if clients are to wait."""
+        """Answer what was received, and take no more, if clients are to wait.
+
+        Raises:
+            StorageError: What clients wrote to windows cannot be committed; it goes on.
+        """
         if waiting:
-            self.stop()
+            try:
+                self.stop()
+            except StorageError:
+                self.resume()
+                raise
 
     def resume(self) -> None:
         """Go on."""
@@ -100,14 +109,27 @@ class RunningStore:
             self._start()
 
     def stop(self) -> None:
-        """End connections after the requests in progress (O7)."""
+        """End connections after the requests in progress (O7).
+
+        Raises:
+            StorageError: What clients wrote to windows and did not flush cannot be committed.
+        """
         if self._thread is not None:
             self._server.stop()
             self._thread.join()
             self._thread = None
             self._server.close()
+            failure, self._failure = self._failure, None
+            if failure is not None:
+                raise failure
 
     def _start(self) -> None:
         self._server = OwnerServer(self._owner, self._listener.socket, limits=self._owner.limits)
-        self._thread = threading.Thread(target=self._server.run, name="blobstore store")
+        self._thread = threading.Thread(target=self._run, name="blobstore store")
         self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._server.run()
+        except StorageError as error:
+            self._failure = error
