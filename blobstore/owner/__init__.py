@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from blobstore.owner.client import StoreClient as StoreClient
     from blobstore.owner.client import find_owner as find_owner
     from blobstore.owner.connection import Limits as Limits
-    from blobstore.owner.protocol import AnyStore as AnyStore
-    from blobstore.owner.protocol import Changes as Changes
     from blobstore.owner.serving import serve as serve
+    from blobstore.store.protocol import AnyStore as AnyStore
+    from blobstore.store.protocol import Changes as Changes
 else:
     __all__, __getattr__, __dir__ = formats.public_names(__name__, __file__)

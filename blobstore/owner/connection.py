@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import h11
 
+from blobstore.image.owners import peer_credentials
 from blobstore.owner.problems import RefusedError
 from blobstore.owner.resources import Reply, Request, reply_of
 from formats.errors import StorageError
@@ -113,7 +114,8 @@ class Connection:
             raise RefusedError(431, f"the head has more than {self._limits.head} bytes", "O11")
         if event.http_version != b"1.1":
             raise RefusedError(505, "this is not HTTP/1.1", "O10")
-        return Request(event.method.decode("latin-1"), event.target.decode("latin-1"), headers)
+        method, target = event.method.decode("latin-1"), event.target.decode("latin-1")
+        return Request(method, target, headers, peer=peer_credentials(self._socket))
 
     def _receive_body(self, head: Request) -> bytes:
         """Return the body of a request, which is not larger than that may be."""

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import h11
 
-from blobstore.owner.server import peer_credentials
+from blobstore.image.owners import peer_credentials
 from formats.errors import DeviceError, FormatError, device_error
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 _PIECE: Final = 256 << 10
@@ -55,9 +55,23 @@ class Exchange:
         self._connect()
 
     def ask(
-        self, method: str, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        target: str,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        *,
+        pieces: Callable[[bytes], None] | None = None,
     ) -> Answer:
         """Send a request and return what it is answered with.
+
+        Args:
+            method: Such as ``"GET"``.
+            target: Path and query.
+            body: Of the request.
+            headers: Beside those that each request has.
+            pieces: Called with each piece of the body of a reply that is not an error, as it
+                comes, instead of keeping it.
 
         Raises:
             ValueError: This was closed.
@@ -71,7 +85,7 @@ class Exchange:
                 self._socket.close()
                 self._connect()
             try:
-                return self._ask(method, target, body, headers or {})
+                return self._ask(method, target, body, headers or {}, pieces)
             except h11.RemoteProtocolError as error:
                 self._end()
                 raise FormatError(f"the owner at {self._path} breaks HTTP: {error}") from error
@@ -110,16 +124,23 @@ class Exchange:
     def _end(self) -> None:
         self._socket.close()
 
-    def _ask(self, method: str, target: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+    def _ask(
+        self,
+        method: str,
+        target: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        pieces: Callable[[bytes], None] | None,
+    ) -> Answer:
         http = self._http
         sent = [("host", "localhost"), ("content-length", str(len(body))), *headers.items()]
-        pieces = [http.send(h11.Request(method=method, target=target, headers=sent))]
+        parts = [http.send(h11.Request(method=method, target=target, headers=sent))]
         if body:
-            pieces.append(http.send(h11.Data(data=body)))
-        pieces.append(http.send(h11.EndOfMessage()))
+            parts.append(http.send(h11.Data(data=body)))
+        parts.append(http.send(h11.EndOfMessage()))
         # Refused before it was sent as a whole? The answer says why.
         with suppress(BrokenPipeError):
-            self._socket.sendall(b"".join(piece for piece in pieces if piece))
+            self._socket.sendall(b"".join(part for part in parts if part))
         response, content = None, bytearray()
         while (event := http.next_event()) is not None:
             if event is h11.NEED_DATA:
@@ -130,7 +151,10 @@ class Exchange:
             elif isinstance(event, h11.Response):
                 response = event
             elif isinstance(event, h11.Data):
-                content += event.data
+                if pieces is not None and response is not None and response.status_code < 400:
+                    pieces(bytes(event.data))
+                else:
+                    content += event.data
             elif isinstance(event, h11.EndOfMessage):
                 break
         assert response is not None, "h11 says EndOfMessage after a response only"

@@ -8,7 +8,7 @@ import stat
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from blobstore.owner.finding import entry_of
+from blobstore.image.image import entry_of
 from formats.errors import DeviceBusyError, DeviceError, device_error
 from formats.logs import LateLogger
 

@@ -30,14 +30,19 @@ class Owner:
 
     Attributes:
         store: Open for writing.
-        image: Path of its image.
+        image: Absolute path of its image.
     """
 
     def __init__(self, store: Store, image: Path) -> None:
         """Own a store, which stays the caller's to close; it has no fronts yet."""
-        self.store, self.image = store, image
+        self.store, self.image = store, image.absolute()
         self._fronts: list[Front] = []
         self._resting = threading.Lock()
+
+    @property
+    def fronts(self) -> tuple[Front, ...]:
+        """By which devices reach the store."""
+        return tuple(self._fronts)
 
     def add(self, front: Front) -> None:
         """Have a front at rest when the others are; it stays the caller's."""

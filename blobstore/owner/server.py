@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import selectors
 import socket
-import struct
 import threading
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from blobstore.image.owners import peer_credentials
 from blobstore.owner.connection import Connection, Limits
+from blobstore.owner.images import ImageResources
+from blobstore.owner.maintenance import MaintenanceResources
 from blobstore.owner.problems import RefusedError
 from blobstore.owner.routes import Routes
 from blobstore.owner.sections import SectionResources
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     from blobstore.owner.owner import Owner
 
 _log = LateLogger(__name__)
-
-_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
 class OwnerServer:
@@ -131,7 +131,12 @@ class OwnerServer:
 
 def routes_of(owner: Owner) -> Routes:
     """Return all that an owner offers."""
-    return Routes([SectionResources(owner.store).resources()])
+    groups = (
+        SectionResources(owner.store),
+        MaintenanceResources(owner.store),
+        ImageResources(owner),
+    )
+    return Routes(group.resources() for group in groups)
 
 
 def _peer(sock: socket.socket) -> str:
@@ -140,13 +145,3 @@ def _peer(sock: socket.socket) -> str:
     if credentials is None:
         return "a process that the system does not name"
     return "process {} of user {}, group {}".format(*credentials)
-
-
-def peer_credentials(sock: socket.socket) -> tuple[int, int, int] | None:
-    """Return process, user and group of the other end, where the system tells."""
-    option = getattr(socket, "SO_PEERCRED", None)
-    if option is None:
-        return None
-    found = sock.getsockopt(socket.SOL_SOCKET, option, _CREDENTIALS.size)
-    process, user, group = _CREDENTIALS.unpack(found)
-    return process, user, group

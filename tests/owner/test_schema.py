@@ -17,12 +17,15 @@ from blobstore.owner.server import routes_of
 
 if TYPE_CHECKING:
     import blobstore
+    from blobstore.owner.exchange import Answer
 
 SCHEMA = yaml.safe_load(
     (Path(__file__).resolve().parents[2] / "spec" / "owner.openapi.yaml").read_text()
 )
 RULES = (Path(__file__).resolve().parents[2] / "spec" / "owner.md").read_text()
 METHODS = ("get", "put", "post", "delete")
+#: What concerns the image: `test_image_schema` asks for these.
+OF_IMAGES = ("/v1/image", "/v1/snapshots", "/v1/backup", "/v1/luks-header")
 
 
 def at(reference: str) -> Any:
@@ -61,7 +64,10 @@ def test_it_has_the_resources_that_are_served(store: blobstore.Store, image: Pat
     for path, method in described:
         queries = {
             one["name"]
-            for one in resolved(SCHEMA["paths"][path][method].get("parameters", []))
+            for one in resolved(
+                SCHEMA["paths"][path].get("parameters", [])
+                + SCHEMA["paths"][path][method].get("parameters", [])
+            )
             if one["in"] == "query"
         }
         assert queries == resources[path][method.upper()].flags
@@ -75,6 +81,39 @@ def test_every_schema_is_one() -> None:
 def test_the_document_names_every_resource() -> None:
     for path in SCHEMA["paths"]:
         assert re.search(rf"(GET|PUT|POST|DELETE) {path}`", RULES), path
+
+
+def ask(
+    exchange: Exchange,
+    path: str,
+    method: str,
+    query: str,
+    document: Any,
+    headers: dict[str, str] | None = None,
+) -> Answer:
+    """Ask for section or snapshot "a"; request and reply must be as they are described."""
+    if isinstance(document, dict):
+        body = json.dumps(document).encode()
+        wanted = resolved(SCHEMA["paths"][path][method]["requestBody"])
+        schema = wanted["content"]["application/json"]["schema"]
+        valid = jsonschema.Draft202012Validator(schema).is_valid(document)
+        assert valid == bool(document)
+    else:
+        body = document or b""
+    answer = exchange.ask(method.upper(), path.replace("NAME", "a") + query, body, headers)
+    described = replies(path, method)
+    reply = described.get(str(answer.status), described["default"])
+    if answer.status >= 400:
+        reply = described["default"]
+    contents = reply.get("content", {})
+    assert bool(contents) == bool(answer.body), (path, method, answer)
+    for kind, content in contents.items():
+        assert answer.headers["content-type"] == kind
+        if "schema" in content:
+            jsonschema.validate(
+                json.loads(answer.body), content["schema"], jsonschema.Draft202012Validator
+            )
+    return answer
 
 
 @pytest.mark.usefixtures("server")
@@ -97,6 +136,7 @@ def test_replies_are_as_described(tmp_path: Path, store: blobstore.Store) -> Non
         ("/v1/sections/NAME", "get", "", None),
         ("/v1/sections/NAME", "get", "?previous", None),
         ("/v1/sections/NAME", "put", "", b"blob"),
+        ("/v1/sections/NAME/restore", "post", "", None),
         ("/v1/sections/NAME", "put", "", bytes(6000)),
         ("/v1/sections/NAME/info", "get", "", None),
         ("/v1/sections/NAME/resize", "post", "", {"max_size": 10}),
@@ -107,6 +147,12 @@ def test_replies_are_as_described(tmp_path: Path, store: blobstore.Store) -> Non
         ("/v1/transactions", "post", "", {"changes": []}),
         ("/v1/transactions", "post", "", {}),
         ("/v1/verify", "post", "", None),
+        ("/v1/regions", "get", "", None),
+        ("/v1/grow", "post", "", {"size": 3 << 20}),
+        ("/v1/repair", "post", "", {"accept_previous": [], "names": ["x"]}),
+        ("/v1/repair", "post", "", b"{}"),
+        ("/v1/compact", "post", "", None),
+        ("/v1/scrub", "post", "", None),
         ("/v1/sections/NAME/rename", "post", "", {"name": "b"}),
         ("/v1/sections/NAME/rename", "post", "", {"name": "c"}),
         ("/v1/sections/NAME", "delete", "", None),
@@ -115,28 +161,8 @@ def test_replies_are_as_described(tmp_path: Path, store: blobstore.Store) -> Non
     for path, method, query, document in asked:
         if path == "/v1/transactions" and document is transaction:
             transaction["changes"][0]["generation"] = store.section("a").generation
-        if isinstance(document, dict):
-            body = json.dumps(document).encode()
-            wanted = resolved(SCHEMA["paths"][path][method]["requestBody"])
-            schema = wanted["content"]["application/json"]["schema"]
-            valid = jsonschema.Draft202012Validator(schema).is_valid(document)
-            assert valid == bool(document)
-        else:
-            body = document or b""
-        answer = exchange.ask(method.upper(), path.replace("NAME", "a") + query, body)
-        described = replies(path, method)
-        reply = described.get(str(answer.status), described["default"])
+        answer = ask(exchange, path, method, query, document)
         seen.add((path, method, answer.status < 400))
-        if answer.status >= 400:
-            reply = described["default"]
-        contents = reply.get("content", {})
-        assert bool(contents) == bool(answer.body), (path, method, answer)
-        for kind, content in contents.items():
-            assert answer.headers["content-type"] == kind
-            if "schema" in content:
-                jsonschema.validate(
-                    json.loads(answer.body), content["schema"], jsonschema.Draft202012Validator
-                )
         if path == "/v1/sections/NAME/rename" and answer.status == 204:
             store.rename("c", "a")
     exchange.close()
@@ -144,6 +170,6 @@ def test_replies_are_as_described(tmp_path: Path, store: blobstore.Store) -> Non
         (path, method)
         for path, item in SCHEMA["paths"].items()
         for method in item
-        if method in METHODS
+        if method in METHODS and not path.startswith(OF_IMAGES)
     }
     assert sum(not good for _, _, good in seen) >= 4

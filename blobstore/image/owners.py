@@ -1,0 +1,81 @@
+"""Which process owns an image: to name it where the image is in use (O93)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from blobstore.image.image import entry_of
+
+if TYPE_CHECKING:
+    import socket
+
+    from formats.errors import DeviceBusyError
+
+    AnyPath = str | os.PathLike[str]
+
+
+def peer_credentials(sock: socket.socket) -> tuple[int, int, int] | None:
+    """Return process, user and group of the other end, where the system tells."""
+    import socket  # noqa: PLC0415  to find no owner, as nearly always, needs none
+    import struct  # noqa: PLC0415  likewise
+
+    option = getattr(socket, "SO_PEERCRED", None)
+    if option is None:
+        return None
+    credentials = struct.Struct("3i")  # struct ucred: pid, uid, gid
+    process, user, group = credentials.unpack(
+        sock.getsockopt(socket.SOL_SOCKET, option, credentials.size)
+    )
+    return process, user, group
+
+
+def busy_error(image: AnyPath, error: DeviceBusyError) -> DeviceBusyError:
+    """Return an error that names the owner of an image that is in use (O93).
+
+    Args:
+        image: Its path.
+        error: What opening it raised, which is returned where no owner answers.
+    """
+    process = _owner_process(image)
+    if process is None:
+        return error
+    from formats.errors import DeviceBusyError  # noqa: PLC0415  only for images with an owner
+
+    name = _name_of(process)
+    return DeviceBusyError(
+        f"process {process}{f' ({name})' if name else ''} owns {os.fspath(image)} [O93]",
+        hint="ask the owner, as most verbs and blobstore.open do by themselves, or stop it",
+    )
+
+
+def _owner_process(image: AnyPath) -> int | None:
+    """Return the process that listens at the entry of an image, if one does."""
+    entry = entry_of(image)
+    if entry is None or not hasattr(os, "geteuid"):
+        return None
+    import socket  # noqa: PLC0415  only for images that are in use
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(os.fspath(entry))
+        except OSError:
+            return None
+        credentials = peer_credentials(probe)
+    return None if credentials is None else credentials[0]
+
+
+def _name_of(process: int) -> str:
+    """Return what a process is, such as ``blobstore serve``, where the system tells."""
+    try:
+        words = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        called = Path(f"/proc/{process}/comm").read_text().strip()
+    except OSError:
+        return ""
+    for place, word in enumerate(words):
+        if Path(word).name in ("blobstore", "__main__.py"):
+            verbs = [one for one in words[place + 1 :] if one and not one.startswith("-")]
+            return f"blobstore {verbs[0]}" if verbs else "blobstore"
+    return called
