@@ -36,9 +36,9 @@ def command(
 ) -> None:
     """Own IMAGE, and serve its store to others until SIGTERM or Ctrl-C.
 
-    Others are curl and every language (HTTP/1.1 on a Unix socket), Python's
-    `blobstore.owner.find_owner`, and the verbs get, put, ls, info, rm, mv and resize, which
-    find the socket by themselves. Any process that may connect may read and write.
+    Others are curl and every language (HTTP/1.1 on a Unix socket), Python's `blobstore.open`,
+    and nearly all other verbs, which find the socket by themselves. Any process that may
+    connect may read and write.
     """
     quiet = bool(context.parent and context.parent.params["quiet"])
     configure_with(lambda: _configure(quiet=quiet))
@@ -47,9 +47,11 @@ def command(
         access.open(image, read_only=False) as store,
         nullcontext()
         if address is None
-        else blobstore.NbdServer(address, blobstore.NbdSections(store)),
+        else blobstore.NbdServer(address, blobstore.NbdSections(store)) as server,
     ):
-        owner.serve(store, image, socket=socket, ready=None if quiet else _say_where)
+        fronts = [] if server is None else [server]
+        ready = None if quiet else _say_where
+        owner.serve(store, image, socket=socket, fronts=fronts, ready=ready)
 
 
 def _configure(*, quiet: bool) -> None:
