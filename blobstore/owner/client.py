@@ -517,7 +517,7 @@ class StoreClient:
                     raise problems.error_of(status, bytes(waiting[:end]))
                 del waiting[: end + 1]
 
-        self._post(target, document, pieces=take)
+        self._ask("POST", target, _encoded(document), pieces=take)
         return last
 
     def _post(
@@ -525,13 +525,8 @@ class StoreClient:
         target: str,
         document: msgspec.Struct,
         headers: dict[str, str] | None = None,
-        pieces: Callable[[bytes], None] | None = None,
     ) -> Answer:
-        try:
-            body = msgspec.json.encode(document)
-        except (OverflowError, UnicodeEncodeError) as error:
-            raise ArgumentError(f"this cannot be asked for: {error}") from error
-        return self._change("POST", target, body, headers, pieces)
+        return self._change("POST", target, _encoded(document), headers)
 
     def _change(
         self,
@@ -539,10 +534,9 @@ class StoreClient:
         target: str,
         body: bytes = b"",
         headers: dict[str, str] | None = None,
-        pieces: Callable[[bytes], None] | None = None,
     ) -> Answer:
         self._require_writable()
-        return self._ask(method, target, body, headers, pieces)
+        return self._ask(method, target, body, headers)
 
     def _require_writable(self) -> None:
         if self._read_only:
@@ -668,6 +662,13 @@ class ClientTransaction:
     def _require_open(self) -> None:
         if self._ended:
             raise ValueError("this transaction has ended")
+
+
+def _encoded(document: msgspec.Struct) -> bytes:
+    try:
+        return msgspec.json.encode(document)
+    except (OverflowError, UnicodeEncodeError) as error:
+        raise ArgumentError(f"this cannot be asked for: {error}") from error
 
 
 def _section(name: str, action: str = "") -> str:

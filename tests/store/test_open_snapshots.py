@@ -407,3 +407,101 @@ def test_o84_an_interrupt_anywhere(name: str) -> None:
             outcomes.add((said == old[0], "goes on"))
     print(f"{name}: {len(points.chosen(SAMPLE))} of {points}: {outcomes}")
     assert outcomes
+
+
+# ------------------------------------------------------------------- backups
+
+
+def test_o85_a_backup_is_the_open_store_as_if_closed(
+    store: Store, kind: dict[str, Any], tmp_path: Path
+) -> None:
+    store.put("a", b"one")
+    store.register("flash", 4096, "window")
+    store.register("in place", 4096, "window")
+    copy = tmp_path / "copy"
+    with store.window("flash") as window, store.window("in place", in_place=True) as other:
+        window.write(512, b"written and not flushed")
+        other.write(512, b"in place")
+        store.create_snapshot("not in the copy")
+        blobstore.backup(store, copy)
+        window.write(512, b"after it")
+        then = contents(store)
+    with blobstore.open(copy, kind.get("secret"), direct=True) as found:
+        assert found.info().clean
+        assert found.snapshots() == []
+        assert contents(found)["flash"] == bytes(512) + b"written and not flushed" + bytes(3561)
+        assert contents(found)["a"] == then["a"]
+        with found.window("in place", accept_unverified=True) as kept:
+            assert kept.read(512, 8) == b"in place"
+    require_sound(copy, kind)
+
+
+def test_o86_an_image_that_changes_is_copied_again_until_little_is_left(tmp_path: Path) -> None:
+    """What is put while the first copy is made is in the copy, also where the image grows."""
+    path, copy = tmp_path / "image", tmp_path / "copy"
+    with blobstore.create(path, {"a": 2 << 20}, encrypted=False, free=0) as store:
+        passes = 0
+
+        def progress(_done: int, _total: int) -> None:
+            nonlocal passes
+            if passes < 3:
+                passes += 1
+                store.put("a", bytes([passes]) * (2 << 20))
+                store.register(f"more {passes}", 1 << 20)
+                store.put(f"more {passes}", bytes([passes]) * (1 << 20))
+
+        blobstore.backup(store, copy, progress=progress)
+        state = contents(store)
+        assert passes
+    with blobstore.open(copy, direct=True) as found:
+        assert contents(found) == state
+        assert found.verify().ok
+
+
+def test_o85_an_interrupt_leaves_no_copy_or_a_whole_one(tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    with blobstore.create(path, {"a": 5000}, encrypted=False, free=50_000) as store:
+        store.put("a", b"one")
+        numbers = iter(range(10_000))
+
+        def copy() -> None:
+            blobstore.backup(store, tmp_path / f"copy {next(numbers)}")
+
+        points = InterruptPoints(copy)
+        whole = 0
+        for point in points.chosen(SAMPLE):
+            store.put("a", b"one")  # so that there is something to be put in order
+            with contextlib.suppress(KeyboardInterrupt), points.interrupted_at(point):
+                copy()
+            assert store.get("a") == b"one"
+        for made in tmp_path.glob("*copy*"):
+            assert not made.name.startswith(".")
+            with blobstore.open(made, direct=True) as found:
+                assert found.get("a") == b"one"
+                whole += 1
+        print(f"{len(points.chosen(SAMPLE))} of {points}: {whole} copies")
+        assert whole
+
+
+def test_o85_what_cannot_be_copied_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    blobstore.create(path, {"a": 100}, encrypted=False).close()
+    with blobstore.open(path, read_only=True, direct=True) as reader:
+        blobstore.backup(reader, tmp_path / "of a reader")
+    with (
+        blobstore.open(path, read_only=True, lock=False, direct=True) as unlocked,
+        pytest.raises(UnsupportedError),
+    ):
+        blobstore.backup(unlocked, tmp_path / "copy")
+    on_device = Store.on_device(MemoryDevice(path.read_bytes()), encrypted=False)
+    with pytest.raises(UnsupportedError):
+        blobstore.backup(on_device, tmp_path / "copy")
+    with (
+        blobstore.open(path, direct=True) as store,
+        pytest.raises(ValueError, match="transaction"),
+        store.transaction(),
+    ):
+        blobstore.backup(store, tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+    with blobstore.open(tmp_path / "of a reader", direct=True) as found:
+        assert found.verify().ok
