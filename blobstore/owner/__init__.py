@@ -3,7 +3,7 @@
 An image has one writer. While a machine runs, that is the owner, and programs, scripts
 and the verbs of the command line reach the store through it: HTTP/1.1 on a Unix socket,
 in which a blob is the body of a resource and its ETag is its generation. The rules are
-O1 to O47 in ``spec/owner.md``, the schema is ``spec/owner.openapi.yaml``; why HTTP, h11
+O1 to O94 in ``spec/owner.md``, the schema is ``spec/owner.openapi.yaml``; why HTTP, h11
 and threads, spec/decisions/0030.
 
 All that the owner offers comes to one `blobstore.store.store.Store`: nothing here has a
@@ -19,12 +19,15 @@ What must not happen here:
   complete before anything is done, and the reply is sent after that.
 - No error changes its class on the way: clients raise what `Store` would (O30).
 
-Begin with `protocol`, what a store and a client have in common, `owner`, what one process
-has, and `routes`, which answers requests without knowing sockets. `resources` says what
-there can be to ask for; `sections` is what there is of the store. `requests` and `documents`
-are what goes in and out, `problems` are errors as documents. `connection` speaks HTTP with
-one client, `server` has the threads, `listening` the socket, `finding` knows where it is, and
-`serving` puts these together. `client` is the other end, and `exchange` its HTTP.
+Begin with `owner`, what one process has, and `routes`, which answers requests without
+knowing sockets. `resources` says what there can be to ask for; `sections` is what there is
+of the store. `requests` and `documents` are what goes in and out, `problems` are errors as
+documents, `lines` is what takes long. `images` is what concerns the whole image (snapshots,
+backups, its LUKS header, of which `remote_header` is the other end), `maintenance` what
+puts a store right. `connection` speaks HTTP with one client, `server` has the threads,
+`listening` the socket, and `serving` puts these together. `client` is the other end, and
+`exchange` its HTTP; what it has in common with a store is `blobstore.store.protocol`, and
+`blobstore.reaching` finds it.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ class Store(Closing):
             image: What the device lies in, if it is known.
             resources: Closed with the store; the caller's if this raises.
             image_lock: The lock that `release` and `take_over` deal with.
-            layers: What is open of the image, for its snapshots and its LUKS header.
+            layers: What is open of the image; its snapshots and its LUKS header need that.
             released: Whether that lock is not held yet.
             unlocked: Whether others may be writing, so that it has to hold still (C66).
 

@@ -29,7 +29,7 @@ def commands() -> Iterator[list[str]]:
     """Yield the words of each command; one that goes on has its end in quotes."""
     for block in blocks("sh"):
         for line in re.split(r"\n(?=curl |blobstore )", block):
-            yield shlex.split(line)
+            yield shlex.split(line.replace("$PWD", str(Path.cwd())))
 
 
 def test_the_commands(tmp_path: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +61,7 @@ def test_the_commands(tmp_path: Path, runtime: Path, monkeypatch: pytest.MonkeyP
                     check=False,
                 )
             assert done.returncode == 0, (words, done)
-        assert verbs == {"get", "put"}
+        assert verbs == {"get", "put", "backup", "verify", "key"}
         assert methods > 10
         for block in blocks("python"):
             exec(compile(block, "docs/owner.md", "exec"), {})
@@ -72,3 +72,6 @@ def test_the_commands(tmp_path: Path, runtime: Path, monkeypatch: pytest.MonkeyP
         assert store.get("uefi-variables") == b"variables1"
         assert store.get("tpm-volatile-state") == b"volatile"
         assert (tmp_path / "copy.fd").read_bytes() == b"variables"
+    for name in ("copy.img", "backup.img", "python.img"):
+        with blobstore.open(tmp_path / name, b"key", read_only=True) as copy:
+            assert copy.verify().ok
