@@ -108,7 +108,8 @@ class ImageResources:
         wanted = requests.decode(request.body, requests.Backup)
         if request.peer is None or request.peer[1] not in (0, os.geteuid()):
             # The copy is written with the owner's rights, wherever the client says.
-            raise RefusedError(403, "only the owner's user and root have it write files", "O87")
+            message = "only root and the owner's user have it write files"
+            raise RefusedError(403, f"{message}: backup --direct does without it", "O87")
         path = Path(wanted.path)
         if not path.is_absolute():
             raise RefusedError(400, f"the path {wanted.path!r} is not absolute", "O85")
@@ -123,7 +124,7 @@ class ImageResources:
             )
             return {"generation": generation}
 
-        return Reply(200, (LINES,), Lines(work))
+        return Reply(200, (LINES,), Lines(work, self._owner.ending))
 
     # -------------------------------------------------------- LUKS header
 

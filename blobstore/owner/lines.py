@@ -9,7 +9,7 @@ import msgspec
 
 from blobstore.owner import problems
 from blobstore.owner.problems import RefusedError
-from formats.errors import StorageError
+from formats.errors import DeviceError, StorageError
 from formats.logs import LateLogger
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ PAUSE: Final = 0.25
 
 
 class _NotWantedError(Exception):
-    """The client has gone, and with it the wish for what is being done."""
+    """The client has gone, or the owner is to end: what is being done is not wanted any more."""
 
 
 class Lines:
@@ -32,16 +32,21 @@ class Lines:
     client. If the client goes away, the work ends at its next report.
     """
 
-    def __init__(self, work: Callable[[Callable[[int, int], None]], dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        work: Callable[[Callable[[int, int], None]], dict[str, Any]],
+        ending: threading.Event,
+    ) -> None:
         """Begin.
 
         Args:
             work: Called with what takes bytes done and in all; returns the last line.
+            ending: Set when the work is to end, too, at its next report.
 
         Raises:
             StorageError, ValueError: It failed before it had anything to report.
         """
-        self._work = work
+        self._work, self._ending = work, ending
         self._changed = threading.Condition()
         self._progress: tuple[int, int] | None = None
         self._result: dict[str, Any] | Exception | None = None
@@ -69,6 +74,9 @@ class Lines:
                 yield msgspec.json.encode({"done": progress[0], "total": progress[1]}) + b"\n"
         if isinstance(result, StorageError | ValueError | RefusedError):
             yield problems.problem_of(result)[1] + b"\n"
+        elif isinstance(result, _NotWantedError):
+            error = DeviceError("the owner ends, and gave up what it was asked for")
+            yield problems.problem_of(error)[1] + b"\n"
         elif isinstance(result, Exception):
             raise StorageError("what was asked for ended without a result") from result
         else:
@@ -81,7 +89,7 @@ class Lines:
         except (StorageError, ValueError, RefusedError) as error:
             result = error
         except _NotWantedError as error:
-            _log.info("a client went away, and what it asked for was not finished")
+            _log.info("what a client asked for was not finished: it went away, or the owner ends")
             result = error
         finally:
             with self._changed:
@@ -89,7 +97,7 @@ class Lines:
                 self._changed.notify_all()
 
     def _report(self, done: int, total: int) -> None:
-        if self._unwanted:
+        if self._unwanted or self._ending.is_set():
             raise _NotWantedError
         with self._changed:
             self._progress = done, total

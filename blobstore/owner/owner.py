@@ -31,11 +31,13 @@ class Owner:
     Attributes:
         store: Open for writing.
         image: Absolute path of its image.
+        ending: Set when what takes long is to be given up, for the process is to end (O7).
     """
 
     def __init__(self, store: Store, image: Path) -> None:
         """Own a store, which stays the caller's to close; it has no fronts yet."""
         self.store, self.image = store, image.absolute()
+        self.ending = threading.Event()
         self._fronts: list[Front] = []
         self._resting = threading.Lock()
 

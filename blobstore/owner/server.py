@@ -42,6 +42,7 @@ class OwnerServer:
             limits: What clients may ask for.
         """
         self._limits = limits or Limits()
+        self._owner = owner
         self._routes = routes_of(owner)
         self._listener = listener
         self._stop_read, self._stop_write = os.pipe()
@@ -125,6 +126,11 @@ class OwnerServer:
             except OSError as error:
                 _log.debug("a connection had ended: %s", error)
         deadline = time.monotonic() + self._limits.sending + self._limits.draining
+        for thread in connections.values():
+            thread.join(max(deadline - time.monotonic(), 0))
+        # What takes longer than that leaves nothing half done.
+        self._owner.ending.set()
+        deadline = time.monotonic() + self._limits.draining
         for thread in connections.values():
             thread.join(max(deadline - time.monotonic(), 0))
 

@@ -15,6 +15,7 @@ import luks
 from blobstore.copies import convert_bytes
 from blobstore.image.image import entry_of
 from blobstore.owner import StoreClient
+from blobstore.owner.connection import Limits
 from blobstore.owner.images import ImageResources
 from blobstore.owner.owner import Owner
 from blobstore.owner.resources import Reply, Request
@@ -307,6 +308,74 @@ def test_a_client_that_goes_away_ends_its_backup_o86(
         _wait_for("work")
     left = [path.name for path in tmp_path.iterdir() if "copy" in path.name]
     assert left == []
+
+
+def test_an_owner_that_ends_gives_up_a_long_backup_o7(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, destination = tmp_path / "image", tmp_path / "copy"
+    started, failed = threading.Event(), threading.Event()
+
+    def carry(*_: object, progress: Callable[[int, int], None], **__: object) -> None:
+        try:
+            while True:
+                progress(0, 1)
+                started.set()
+                threading.Event().wait(0.01)
+        finally:
+            failed.set()
+
+    monkeypatch.setattr("blobstore.copies.copier.carry", carry)
+    with blobstore.create(image, {"a": 10}, encrypted=False, free=1 << 20) as store:
+        limits = Limits(sending=0.2, draining=5)
+
+        def back_up() -> None:
+            with (
+                StoreClient(tmp_path / "socket") as client,
+                pytest.raises(blobstore.StorageError),
+            ):
+                client.backup(destination)
+
+        waiting = threading.Thread(target=back_up)
+        with owner_thread(store, image, tmp_path / "socket", limits):
+            waiting.start()
+            assert started.wait(60)
+        assert failed.wait(60)
+        waiting.join(60)
+        _wait_for("work")
+    assert [path.name for path in tmp_path.iterdir() if "copy" in path.name] == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"path": 1}',
+        b'{"path": ""}',
+        b'{"path": "relative"}',
+        b'{"path": "/a\\u0000b"}',
+        b'{"path": "/a\\ud800b"}',
+        b'{"path": "/"}',
+        b'{"path": "/dev/null", "overwrite": true}',
+        b'{"path": "/proc/x"}',
+        b'{"path": "/%s"}' % (b"x" * 5000),
+        b'{"path": "/tmp/x", "more": 1}',
+    ],
+)
+def test_nonsense_is_answered_with_an_error_o12(
+    store: blobstore.Store, image: Path, body: bytes
+) -> None:
+    routes = Routes([ImageResources(Owner(store, image)).resources()])
+    reply = routes.answer(Request("POST", "/v1/backup", {}, body, (1, 0, 0)))
+    content = reply.body if isinstance(reply.body, bytes) else b"".join(reply.body)
+    assert b'"class"' in content.splitlines()[-1]
+    for path, method in (("/v1/snapshots", "POST"), ("/v1/luks-header", "POST")):
+        assert routes.answer(Request(method, path, {}, body)).status >= 400
+    for query in ("", "?offset", "?offset=1", "?offset=1&size=", "?offset=1&size=9999999999999999"):
+        assert routes.answer(Request("GET", f"/v1/luks-header{query}", {})).status >= 400
+    assert store.verify().ok
 
 
 def _wait_for(name: str) -> None:
