@@ -153,7 +153,8 @@ class LayersLock:
         )
 
         try:
-            self._layers.file.lock()
+            with owner_named(self._layers.path):
+                self._layers.file.lock()
             self._layers.follow()
             require_closed(self._layers)
             require_same_encryption(self._layers)

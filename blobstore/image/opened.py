@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import luks
 from blobstore.image.handover import require_same
 from formats.devices.device import SliceDevice
-from formats.errors import StorageError, UnsupportedError
+from formats.errors import FormatError, StorageError, UnsupportedError
 from formats.logs import LateLogger
 
 if TYPE_CHECKING:
@@ -108,15 +108,32 @@ def current_header(layers: Layers) -> luks.Header | None:
 
     A header that cannot be read now is described as it was when the image was opened.
     """
-    known = layers.own_luks if layers.volume is None else layers.volume.header
-    if known is None:
-        return None
     try:
-        if layers.volume is not None:
-            return luks.load_header(layers.header_path or layers.device)
-        from formats.qcow2.opening import luks_area  # noqa: PLC0415  not for raw images
-
-        return luks.load_header(luks_area(layers.file))
+        return _load_header(layers)
     except StorageError as error:
         _log.warning("the LUKS header of %s cannot be read now: %s", layers.path, error)
-        return known
+        return layers.own_luks if layers.volume is None else layers.volume.header
+
+
+def header_problem(layers: Layers) -> str | None:
+    """Say what is wrong with the LUKS header as it is now, if anything is.
+
+    A detached header that is not there any more is not wrong: it may be kept elsewhere.
+    """
+    if layers.header_path is not None and not layers.header_path.exists():
+        return None
+    try:
+        stale = layers.image(_load_header(layers)).damaged_header_copy
+    except (FormatError, UnsupportedError) as error:
+        return f"the LUKS header is damaged: {error}"
+    return None if stale is None else f"the {stale} LUKS header copy is damaged or old"
+
+
+def _load_header(layers: Layers) -> luks.Header | None:
+    if layers.volume is not None:
+        return luks.load_header(layers.header_path or layers.device)
+    if layers.own_luks is None:
+        return None
+    from formats.qcow2.opening import luks_area  # noqa: PLC0415  not for raw images
+
+    return luks.load_header(luks_area(layers.file))

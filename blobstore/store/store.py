@@ -579,7 +579,7 @@ class Store(Closing):
     def verify(self, progress: Callable[[int, int], None] | None = None) -> Report:
         """Read and check everything there is (see `blobstore.container.verification`).
 
-        Both copies of a LUKS2 header around it must be sound as well.
+        Both copies of a LUKS2 header around it must be sound now as well.
 
         Args:
             progress: Called now and then with bytes done and bytes in all.
@@ -587,16 +587,16 @@ class Store(Closing):
         from dataclasses import replace  # noqa: PLC0415  few callers need it
 
         from blobstore.container.verification import Problem, verify  # noqa: PLC0415  few callers need it
+        from blobstore.image.opened import header_problem  # noqa: PLC0415  likewise
 
         session = self._session
 
         def look() -> Report:
             report = verify(session.container, progress)
-            which = session.image and session.image.damaged_header_copy
-            if not which:
+            found = None if session.layers is None else header_problem(session.layers)
+            if found is None:
                 return report
-            problem = Problem(f"the {which} LUKS header copy is damaged or old")
-            return replace(report, problems=(problem, *report.problems))
+            return replace(report, problems=(Problem(found), *report.problems))
 
         return session.at_one_moment(look, settled=lambda report: report.ok)
 

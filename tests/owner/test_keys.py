@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ import luks
 from blobstore.owner import StoreClient
 from blobstore.owner.remote_header import RemoteHeader
 from formats.devices.device import MemoryDevice
+from formats.devices.file import FileDevice
 from formats.errors import DeviceBusyError, DeviceError, ReadOnlyError, UnsupportedError
 from tests.support.cli import QUICK
 from tests.support.devices import RecordingDevice, Write
@@ -121,6 +123,38 @@ def test_every_verb_of_keys_works_beside_the_owner_o88(
     with blobstore.open(image, SECRET, header=header) as store:
         assert store.get("a") == SECRET
         assert store.verify().ok
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["raw", "luks in qcow2"])
+def test_keys_are_exported_and_destroyed_beside_the_owner_o88(
+    tmp_path: Path, runtime: Path, keys: tuple[Path, Path], way: str
+) -> None:
+    image, _ = made(tmp_path, way)
+    owner = OwnerProcess(image, runtime, "--key-file", keys[0])
+    try:
+        for arguments in (
+            (
+                "key",
+                "export",
+                image,
+                "-o",
+                tmp_path / "volume key",
+                "--key-file",
+                keys[0],
+                "--force",
+            ),
+            ("key", "test", image, "--volume-key-file", tmp_path / "volume key"),
+            ("key", "destroy", image, "--force"),
+            ("put", image, "a", keys[0]),
+        ):
+            done = owner.run(*arguments)
+            assert done.returncode == 0, done
+        assert owner.run("get", image, "a").stdout == SECRET
+    finally:
+        assert owner.end()[0] == 0
+    with pytest.raises(luks.StorageError):
+        blobstore.open(image, SECRET)
 
 
 @pytest.fixture
@@ -329,6 +363,30 @@ def test_the_owner_writes_what_would_be_written_here_o90(version: int) -> None:
         )
     assert logs[0] == logs[1]
     assert logs[0].count("flush") > 8
+
+
+@pytest.mark.parametrize("way", ["raw", "luks in qcow2", "detached"])
+def test_verify_tells_of_damage_to_the_header_since_it_was_opened(tmp_path: Path, way: str) -> None:
+    """An owner runs for long: what its header was when it started says little."""
+    image, header = made(tmp_path, way)
+    with blobstore.open(image, SECRET, header=header, direct=True) as store:
+        assert store.verify().ok
+        with store.luks_place(write=True) as place:
+            if isinstance(place, str | os.PathLike):
+                with FileDevice(place, read_only=False, lock=False) as file:
+                    file.write(100, b"damage")
+            else:
+                place.write(100, b"damage")
+        report = store.verify()
+        assert [one.message for one in report.problems] == [
+            "the primary LUKS header copy is damaged or old"
+        ]
+        with store.luks_place(write=True) as place:
+            luks.repair(place)
+        assert store.verify().ok
+        if header is not None:
+            header.unlink()
+            assert store.verify().ok
 
 
 def test_a_header_that_was_changed_meanwhile_is_that_of_the_next_snapshot(
