@@ -118,6 +118,10 @@ class Access(NamedTuple):
             raise click.UsageError("--no-lock is for reading only")
         if self.snapshot is not None and not read_only:
             raise click.UsageError("--snapshot is for reading only")
+        lock = self.lock
+        if self.snapshot is not None and not self.direct:
+            # It does not change while others use the image.
+            lock = lock and not _has_owner(image)
         with self.secret_for(image) as secret:
             return blobstore.open(
                 image,
@@ -128,7 +132,7 @@ class Access(NamedTuple):
                 expect_digest=self.expect_digest,
                 at_least_generation=self.at_least_generation,
                 allow_damaged=allow_damaged,
-                lock=self.lock,
+                lock=lock,
                 released=released,
                 snapshot=self.snapshot,
                 direct=True,
@@ -167,6 +171,14 @@ class Access(NamedTuple):
         with blobstore.luks_place(image, self.header) as place:
             stale = luks.load_header(place).stale_copy
         return None if stale is None else ("primary", "secondary")[stale]
+
+
+def _has_owner(image: Path) -> bool:
+    """Say whether a process owns an image."""
+    client = blobstore.find_owner(image)
+    if client is not None:
+        client.close()
+    return client is not None
 
 
 class NewAccess(NamedTuple):

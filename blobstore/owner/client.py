@@ -480,6 +480,8 @@ class StoreClient:
     def _write_header(self, writes: list[tuple[int, bytes]], etag: str) -> str:
         wanted = requests.HeaderWrites([requests.HeaderWrite(*write) for write in writes])
         answer = self._post("/v1/luks-header", wanted, {"if-match": etag})
+        if "etag" not in answer.headers:
+            raise FormatError("the owner does not say what the LUKS header is")
         return answer.headers["etag"]
 
     def _snapshot(self, which: str | SnapshotKey, action: str = "") -> str:
@@ -510,12 +512,12 @@ class StoreClient:
             waiting.extend(piece)
             while (end := waiting.find(b"\n")) >= 0:
                 last = documents.decode(bytes(waiting[:end]), dict[str, Any])
-                if progress is not None and "total" in last:
-                    progress(int(last["done"]), int(last["total"]))
-                elif "class" in last:
-                    status = int(last.get("status", 500))
-                    raise problems.error_of(status, bytes(waiting[:end]))
+                if "class" in last:
+                    raise problems.error_of(500, bytes(waiting[:end]))
                 del waiting[: end + 1]
+                done, total = last.get("done"), last.get("total")
+                if progress is not None and isinstance(done, int) and isinstance(total, int):
+                    progress(done, total)
 
         self._ask("POST", target, _encoded(document), pieces=take)
         return last

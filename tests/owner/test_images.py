@@ -499,6 +499,9 @@ def test_verbs_that_find_the_owner_o94(tmp_path: Path, runtime: Path) -> None:
         assert [one["name"] for one in listed] == ["then"]
         diff = json.loads(run("snapshot", "diff", image, "then", "--json", "--key-file", key))
         assert {one["name"]: one["change"] for one in diff}["a"] == "changed"
+        key_of = ("--key-file", key)
+        assert run("get", image, "a", "--snapshot", "then", *key_of) == "one"
+        assert "owns" in run("get", image, "a", "--snapshot", "then", "--direct", *key_of, code=23)
         run("backup", image, copy)
         diff = json.loads(run("diff", image, copy, "--json", "--other-key-file", key))
         assert {one["change"] for one in diff} == {"same"}

@@ -154,7 +154,6 @@ def diff(
         owner: AnyStore | None = access.find_owner(image)
         if owner is not None:
             stack.enter_context(owner)
-            access = access._replace(lock=False)  # snapshots do not change
         before = stack.enter_context(access._replace(snapshot=which).open(image))
         after = owner if other_key is None else None
         if after is None:
