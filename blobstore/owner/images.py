@@ -25,7 +25,7 @@ from blobstore.owner.resources import (
     Request,
     Resources,
 )
-from blobstore.store.header_area import HeaderArea
+from blobstore.store.header_area import HeaderArea, header_alone
 from formats.devices.device import read_exactly
 from formats.errors import DeviceBusyError, UnsupportedError
 from formats.qcow2.snapshot_table import SnapshotKey
@@ -135,13 +135,13 @@ class ImageResources:
         area = self._area()
         if offset + size > area.size:
             raise RefusedError(400, f"the LUKS header ends at byte {area.size}", "O89")
-        with self._store.session.header_lock:
+        with header_alone(self._store.session):
             return Reply(200, (BLOB, self._etag()), read_exactly(area, offset, size))
 
     def _write_header(self, request: Request, _found: Found) -> Reply:
         wanted = requests.decode(request.body, requests.HeaderWrites)
         area = self._area()
-        with self._store.session.header_lock:
+        with header_alone(self._store.session):
             if request.headers.get("if-match") != self._etag()[1]:
                 raise DeviceBusyError(
                     "another program has changed the LUKS header meanwhile [O90]",

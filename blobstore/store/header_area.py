@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from blobstore.image.opened import header_in_disk
 from formats.devices.device import Device
-from formats.errors import ReadOnlyError, UnsupportedError
+from formats.errors import DeviceBusyError, ReadOnlyError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     import luks
     from blobstore.store.session import Session
     from formats.devices.device import ReadableBuffer, SliceDevice, WritableBuffer
+
+
+#: Seconds to wait for another thread, as `luks.header.lock` does for another program.
+HEADER_TIMEOUT: Final = 10.0
 
 
 @contextmanager
@@ -36,8 +40,26 @@ def luks_place(session: Session, *, write: bool) -> Iterator[luks.Place]:
     elif not write:
         yield HeaderArea(session, area)
     else:
-        with session.header_lock:
+        with header_alone(session):
             yield HeaderArea(session, area)
+
+
+@contextmanager
+def header_alone(session: Session) -> Iterator[None]:
+    """Keep other threads from the LUKS header in the disk; they do not wait for ever.
+
+    Raises:
+        DeviceBusyError: Another thread changes it, for too long.
+    """
+    if not session.header_lock.acquire(timeout=HEADER_TIMEOUT):
+        raise DeviceBusyError(
+            "another program is changing the LUKS header of the image",
+            hint="try again when it has finished",
+        )
+    try:
+        yield
+    finally:
+        session.header_lock.release()
 
 
 class HeaderArea(Device):

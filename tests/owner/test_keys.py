@@ -14,6 +14,7 @@ import blobstore
 import luks
 from blobstore.owner import StoreClient
 from blobstore.owner.remote_header import RemoteHeader
+from blobstore.store import header_area
 from formats.devices.device import MemoryDevice
 from formats.devices.file import FileDevice
 from formats.errors import DeviceBusyError, DeviceError, ReadOnlyError, UnsupportedError
@@ -247,6 +248,21 @@ def test_who_is_overtaken_changes_nothing_o90(served: blobstore.Store, qcow2: Pa
 def _device(place: luks.Place) -> RemoteHeader:
     assert isinstance(place, RemoteHeader)
     return place
+
+
+def test_who_keeps_the_header_for_long_is_not_waited_for(
+    served: blobstore.Store, qcow2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(header_area, "HEADER_TIMEOUT", 0.1)
+    with StoreClient(qcow2.parent / "socket") as client, served.luks_place(write=True):
+        for call in (
+            lambda: client._read_header(0, 1),
+            lambda: served.luks_place(write=True).__enter__(),
+        ):
+            with pytest.raises(DeviceBusyError, match="another program is changing"):
+                call()
+    with served.luks_place(write=True) as place:
+        assert luks.add_keyslot(place, SECRET, OTHER, kdf=KDF) == 1
 
 
 def test_a_client_that_goes_away_leaves_what_a_power_cut_would_o90(

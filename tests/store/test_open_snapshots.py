@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
@@ -30,6 +31,7 @@ from formats.qcow2.opening import open_image
 from formats.qcow2.snapshots import create_snapshot, list_snapshots
 from tests.qcow2.support import qemu_check
 from tests.support.devices import FaultyDevice, Operation, RecordingDevice, crash_states
+from tests.support.foreign import run
 from tests.support.interrupts import InterruptPoints
 from tests.support.stores import UNWRITTEN, Contents, contents, spec
 
@@ -86,7 +88,7 @@ def seen(image: Path, kind: dict[str, Any], snapshot: str) -> tuple[Contents, bo
 
 
 def test_o81_a_snapshot_is_the_store_at_one_moment_as_if_closed(
-    store: Store, image: Path, kind: dict[str, Any]
+    store: Store, image: Path, kind: dict[str, Any], tmp_path: Path
 ) -> None:
     store.put("a", b"one")
     store.register("flash", 4096, "window")
@@ -100,6 +102,11 @@ def test_o81_a_snapshot_is_the_store_at_one_moment_as_if_closed(
     window.write(0, b"later")
     window.flush()
     assert seen(image, kind, "first") == (then, True)
+    if "secret" not in kind:  # what QEMU reads of it is the same
+        raw = tmp_path / "raw"
+        run("qemu-img", "convert", "-U", "-l", "first", "-f", "qcow2", "-O", "raw", image, raw)
+        with blobstore.open(raw, read_only=True, direct=True) as read_by_qemu:
+            assert contents(read_by_qemu) == then
     assert store.get("a") == b"two"
     assert window.read(0, 5) == b"later"
     assert [one.name for one in store.snapshots()] == ["first"]
@@ -481,6 +488,44 @@ def test_o85_an_interrupt_leaves_no_copy_or_a_whole_one(tmp_path: Path) -> None:
                 whole += 1
         print(f"{len(points.chosen(SAMPLE))} of {points}: {whole} copies")
         assert whole
+
+
+class FailingFile(FaultyDevice):
+    """An image file of which a read fails."""
+
+    def data_ranges(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        yield offset, size
+
+
+@pytest.mark.parametrize("persistent", [False, True], ids=["once", "for ever"])
+def test_o85_every_failing_read(tmp_path: Path, persistent: bool) -> None:
+    """There is a whole copy or none, and the store goes on."""
+    path, copy = tmp_path / "image", tmp_path / "copy"
+    number = failures = 0
+    with blobstore.create(path, {"a": 5000}, encrypted=False, free=50_000) as store:
+        layers = store.session.layers
+        assert layers is not None
+        while True:
+            number += 1
+            store.put("a", b"one")
+            device = FailingFile(layers.file, "read", number, persistent=persistent)
+            store.session.layers = replace(layers, file=cast("FileDevice", device))
+            try:
+                blobstore.backup(store, copy)
+            except DeviceError:
+                assert [each.name for each in tmp_path.iterdir()] == ["image"]
+                failures += 1
+            else:
+                # A head that could not be read once is read again.
+                with blobstore.open(copy, direct=True) as found:
+                    assert found.verify().ok
+                    assert found.get("a") == b"one"
+                copy.unlink()
+            if not device.failed:
+                break
+        store.session.layers = layers
+        assert store.verify().ok
+    assert failures > 1
 
 
 def test_o85_what_cannot_be_copied_is_refused(tmp_path: Path) -> None:
