@@ -467,27 +467,40 @@ def test_o86_an_image_that_changes_is_copied_again_until_little_is_left(tmp_path
 
 def test_o85_an_interrupt_leaves_no_copy_or_a_whole_one(tmp_path: Path) -> None:
     path = tmp_path / "image"
-    with blobstore.create(path, {"a": 5000}, encrypted=False, free=50_000) as store:
-        store.put("a", b"one")
-        numbers = iter(range(10_000))
+    blobstore.create(path, {"a": 5000}, encrypted=False, free=50_000).close()
+    numbers = iter(range(10_000))
 
-        def copy() -> None:
-            blobstore.backup(store, tmp_path / f"copy {next(numbers)}")
+    def copy(store: Store) -> None:
+        blobstore.backup(store, tmp_path / f"copy {next(numbers)}")
 
-        points = InterruptPoints(copy)
-        whole = 0
-        for point in points.chosen(SAMPLE):
-            store.put("a", b"one")  # so that there is something to be put in order
+    def opened() -> Store:
+        store = blobstore.open(path, direct=True)
+        store.put("a", b"one")  # so that there is something to be put in order
+        return store
+
+    with opened() as store:
+        points = InterruptPoints(lambda: copy(store))
+    outcomes = {"goes on": 0, "open it again": 0}
+    for point in points.chosen(SAMPLE):
+        with opened() as store:
             with contextlib.suppress(KeyboardInterrupt), points.interrupted_at(point):
-                copy()
+                copy(store)
             assert store.get("a") == b"one"
-        for made in tmp_path.glob("*copy*"):
-            assert not made.name.startswith(".")
-            with blobstore.open(made, direct=True) as found:
-                assert found.get("a") == b"one"
-                whole += 1
-        print(f"{len(points.chosen(SAMPLE))} of {points}: {whole} copies")
-        assert whole
+            try:
+                store.put("a", b"two")
+            except PoisonedStoreError:  # while D was being written
+                outcomes["open it again"] += 1
+            else:
+                outcomes["goes on"] += 1
+    whole = 0
+    for made in tmp_path.glob("*copy*"):
+        assert not made.name.startswith(".")
+        with blobstore.open(made, direct=True) as found:
+            assert found.get("a") == b"one"
+            whole += 1
+    print(f"{len(points.chosen(SAMPLE))} of {points}: {outcomes}, {whole} copies")
+    assert whole
+    assert outcomes["goes on"]
 
 
 class FailingFile(FaultyDevice):
