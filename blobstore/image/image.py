@@ -93,6 +93,8 @@ def runtime_directory() -> Path | None:
 
     None where there is no place for one. It need not exist.
     """
+    if not hasattr(os, "geteuid"):
+        return None  # Windows, where images have no owners
     chosen = os.environ.get("BLOBSTORE_RUNTIME_DIR")
     if chosen:
         return Path(chosen)

@@ -47,7 +47,11 @@ class AnyStore(Protocol):
     """A store, in this process or another. What methods do and raise is as in `Store`.
 
     What a transaction refuses it may refuse at the end of its block only, and then nothing
-    of it was done; so a caller expects errors from the block as a whole.
+    of it was done; so a caller expects errors from the block as a whole. What `at_one_moment`
+    calls may be called several times.
+
+    Not in it is what needs the image itself: `Store.image`, `Store.release` and
+    `Store.take_over`; `blobstore.open` with ``direct`` returns a store that has them.
     """
 
     @property

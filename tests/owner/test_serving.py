@@ -215,6 +215,9 @@ def test_where_the_runtime_directory_is_o2(monkeypatch: pytest.MonkeyPatch) -> N
     assert str(runtime_directory()) == "/user/blobstore"
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     assert runtime_directory() is None
+    monkeypatch.setenv("BLOBSTORE_RUNTIME_DIR", "/chosen")
+    monkeypatch.delattr(os, "geteuid")  # as on Windows
+    assert runtime_directory() is None
 
 
 def test_an_owner_that_goes_away_is_an_error_o34(owner: OwnerProcess, image: Path) -> None:
