@@ -94,7 +94,7 @@ class ImageResources:
         return Reply(200, (JSON,), documents.encode(documents.readable(gone)))
 
     def _apply(self, _request: Request, found: Found) -> Reply:
-        if self._owner.fronts:
+        if self._owner.has_devices:
             raise DeviceBusyError(
                 "devices use the store through its owner: it is not set back under them [O83]",
                 hint="stop the machine and the owner, then apply the snapshot",

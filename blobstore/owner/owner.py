@@ -39,15 +39,17 @@ class Owner:
         self.store, self.image = store, image.absolute()
         self.ending = threading.Event()
         self._fronts: list[Front] = []
+        self._has_devices = False
         self._resting = threading.Lock()
 
     @property
-    def fronts(self) -> tuple[Front, ...]:
-        """By which devices reach the store."""
-        return tuple(self._fronts)
+    def has_devices(self) -> bool:
+        """Whether devices may use the store: by a front that was added."""
+        return self._has_devices
 
     def add(self, front: Front) -> None:
         """Have a front at rest when the others are; it stays the caller's."""
+        self._has_devices = True
         self._fronts.append(front)
 
     @contextmanager
