@@ -1,4 +1,8 @@
-"""The store of an owner, with the methods that a store in this process has."""
+"""The store of an owner, with the methods that a store in this process has.
+
+It is one class with one method for each of `Store`, and what they document, which is why it
+is so long.
+"""
 
 from __future__ import annotations
 
