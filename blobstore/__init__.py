@@ -84,6 +84,8 @@ if TYPE_CHECKING:
     from blobstore.image.files import is_same_file as is_same_file
     from blobstore.image.files import write_file as write_file
     from blobstore.image.image import Image as Image
+    from blobstore.image.info import ImageInfo as ImageInfo
+    from blobstore.image.info import LuksInfo as LuksInfo
     from blobstore.image.layers import is_encrypted as is_encrypted
     from blobstore.image.layers import qcow2_options as qcow2_options
     from blobstore.image.luks_header import attach_header as attach_header
@@ -115,13 +117,16 @@ if TYPE_CHECKING:
     from blobstore.nbd.settings import NbdSettings as NbdSettings
     from blobstore.nbd.sockets import parse_nbd_address as parse_nbd_address
     from blobstore.opening import create as create
-    from blobstore.opening import open as open  # noqa: A004
+    from blobstore.reaching import find_owner as find_owner
+    from blobstore.reaching import open as open  # noqa: A004
     from blobstore.store.changes import ChangeWatch as ChangeWatch
     from blobstore.store.changes import CommitInfo as CommitInfo
     from blobstore.store.description import SectionInfo as SectionInfo
     from blobstore.store.description import StateDigest as StateDigest
     from blobstore.store.description import StoreInfo as StoreInfo
     from blobstore.store.payload import Payload as Payload
+    from blobstore.store.protocol import AnyStore as AnyStore
+    from blobstore.store.protocol import Changes as Changes
     from blobstore.store.store import Store as Store
     from blobstore.store.transaction import Transaction as Transaction
     from blobstore.store.windows.sharing import SharedWindow as SharedWindow

@@ -22,18 +22,20 @@ What must not happen here:
 - No flush confirms what is not durable, also if another process took it (O64).
 - No error changes its class on the way: clients raise what `Store` would (O30).
 
-Begin with `protocol`, what a store and a client have in common, `owner`, what one process
-has, and `routes`, which answers requests without knowing sockets. `resources` says what
-there can be to ask for; `sections` is what there is of the store, `windows` its windows,
-`grouping` puts for many clients at once, `changes` what was committed, and `verifying` tells
-how far that is. `requests` and `documents` are what goes in and out, `problems` are errors as
-documents. `lifecycle` lets others have the image. `connection` speaks HTTP with one client,
-out of the memory that `budget` has for all; `server` has the threads, `listening` the socket,
-`finding` knows where it is, and the room `serving` is the process. `client` is the other end,
-`exchange` its HTTP, and `client_transaction`, `client_windows` and `client_changes` are what
-it makes.
+Begin with `owner`, what one process has, and `routes`, which answers requests without
+knowing sockets. `resources` says what there can be to ask for; `sections` is what there is of
+the store, `windows` its windows, `grouping` puts for many clients at once, `changes` what was
+committed, and `verifying` tells how far that is. `images` is what concerns the whole image
+(snapshots, backups, its LUKS header, of which `remote_header` is the other end), `maintenance`
+what puts a store right, and `lines` what takes long. `requests` and `documents` are what goes
+in and out, `problems` are errors as documents. `lifecycle` lets others have the image.
+`connection` speaks HTTP with one client, out of the memory that `budget` has for all; `server`
+has the threads, `listening` the socket, and the room `serving` is the process. `client` is the
+other end, `exchange` its HTTP, and `client_transaction`, `client_windows` and `client_changes`
+are what it makes; what it has in common with a store is `blobstore.store.protocol`, and
+`blobstore.reaching` finds it.
 
-`sharing` serves a store beside another task. `tpms` has the TPMs of an owner (V70 to V80):
+`sharing` serves a store beside another task. `tpms` has the TPMs of an owner (V70 to V81):
 each is a process (`tpm_process`) whose program is `tpm_worker`. The two speak by
 `tpm_messages`; `tpm_options` is what is said of a TPM, and `tpm_states` is how its process
 reads and changes its sections, which are all of the store that it can reach.
@@ -56,10 +58,6 @@ if TYPE_CHECKING:
     from blobstore.owner.connection import Limits as Limits
     from blobstore.owner.owner import Front as Front
     from blobstore.owner.owner import Owner as Owner
-    from blobstore.owner.protocol import AnyStore as AnyStore
-    from blobstore.owner.protocol import AnyWatch as AnyWatch
-    from blobstore.owner.protocol import AnyWindow as AnyWindow
-    from blobstore.owner.protocol import Changes as Changes
     from blobstore.owner.serving.config import ServeConfig as ServeConfig
     from blobstore.owner.serving.config import load_serve_config as load_serve_config
     from blobstore.owner.serving.config import serve_schema as serve_schema
@@ -72,5 +70,9 @@ if TYPE_CHECKING:
     from blobstore.owner.sharing import Sharing as Sharing
     from blobstore.owner.tpm_options import TpmOptions as TpmOptions
     from blobstore.owner.tpms import Tpms as Tpms
+    from blobstore.store.protocol import AnyStore as AnyStore
+    from blobstore.store.protocol import AnyWatch as AnyWatch
+    from blobstore.store.protocol import AnyWindow as AnyWindow
+    from blobstore.store.protocol import Changes as Changes
 else:
     __all__, __getattr__, __dir__ = formats.public_names(__name__, __file__)

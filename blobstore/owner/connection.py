@@ -11,6 +11,7 @@ import h11
 
 from blobstore.owner.problems import RefusedError
 from blobstore.owner.resources import Reply, Request, reply_of
+from blobstore.sockets.peers import peer_credentials
 from formats.errors import StorageError
 from formats.logs import LateLogger
 
@@ -146,7 +147,8 @@ class Connection:
             raise RefusedError(431, f"the head has more than {self._limits.head} bytes", "O11")
         if event.http_version != b"1.1":
             raise RefusedError(505, "this is not HTTP/1.1", "O10")
-        return Request(event.method.decode("latin-1"), event.target.decode("latin-1"), headers)
+        method, target = event.method.decode("latin-1"), event.target.decode("latin-1")
+        return Request(method, target, headers, peer=peer_credentials(self._socket))
 
     def _body_size(self, head: Request, limit: int) -> int | None:
         """Return how large a body will be; None if nothing says it."""

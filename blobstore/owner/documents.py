@@ -6,14 +6,16 @@ not know are ignored, so a client talks to a newer owner.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
 import msgspec
 
+from blobstore.container.regions import Region  # noqa: TC001  msgspec reads it
 from blobstore.container.verification import Report
 from blobstore.store.description import SectionInfo, StoreInfo
 from formats.errors import FormatError
+from formats.qcow2.snapshot_table import Snapshot  # noqa: TC001  likewise
 
 _Value = TypeVar("_Value")
 
@@ -70,6 +72,33 @@ class Progress(msgspec.Struct, forbid_unknown_fields=True):
 
     done: int
     total: int
+
+
+class Snapshots(msgspec.Struct):
+    """The reply to GET /v1/snapshots."""
+
+    snapshots: tuple[Snapshot, ...]
+
+
+class Regions(msgspec.Struct):
+    """The reply to GET /v1/regions."""
+
+    regions: tuple[Region, ...]
+
+
+class Compacted(msgspec.Struct):
+    """The reply to POST /v1/compact."""
+
+    moved: int
+
+
+def readable(snapshot: Snapshot) -> Snapshot:
+    """Return a snapshot whose ID and name are text, as JSON has it; they need not be."""
+    texts = {
+        part: getattr(snapshot, part).encode("utf-8", "surrogateescape").decode(errors="replace")
+        for part in ("id", "name")
+    }
+    return replace(snapshot, **texts)
 
 
 def encode(value: object) -> bytes:

@@ -76,7 +76,11 @@ class Exchange:
         return Answer(status, found, bytes(content))
 
     def stream(
-        self, method: str, target: str, headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
     ) -> Generator[Answer, None, None]:
         """Send a request, and yield each line of the reply when it comes, with its status.
 
@@ -84,7 +88,7 @@ class Exchange:
         """
         status, found, content, in_lines = 0, {"": ""}, bytearray(), False
         with self._connected():
-            for event in self._answered(method, target, b"", headers or {}):
+            for event in self._answered(method, target, body, headers or {}):
                 if isinstance(event, h11.Response):
                     status, found = event.status_code, _headers(event)
                     in_lines = found.get("content-type") == LINES[1]

@@ -68,7 +68,8 @@ class Owner:
 
     Attributes:
         store: Open for writing.
-        image: Path of its image.
+        image: Absolute path of its image.
+        ending: Set when what takes long is to be given up, for the process is to end (O7).
         released: Whether another process may have the image meanwhile (O140).
         hand_over: Hands everything over to the process at the other end of a connection,
             which it takes (O135); None if this process cannot do that.
@@ -83,10 +84,12 @@ class Owner:
 
         Args:
             store: Open for writing.
-            image: Path of its image.
+            image: Absolute path of its image.
+        ending: Set when what takes long is to be given up, for the process is to end (O7).
             released: Whether the store was opened so.
         """
-        self.store, self.image = store, image
+        self.store, self.image = store, image.absolute()
+        self.ending = threading.Event()
         self.released = released
         self.limits: Limits | None = None
         self.on_taken: Callable[[], None] | None = None
@@ -94,20 +97,35 @@ class Owner:
         self.windows = HeldWindows(store, released=released)
         self.watches = Watches(store)
         self._fronts: list[Front] = [self.windows]
+        self._devices: list[Front] = []
         # What concerns all fronts is done one after the other.
         self._resting = threading.RLock()
 
-    def add(self, front: Front) -> None:
-        """Have a front at rest when the others are; it stays the caller's."""
+    @property
+    def has_devices(self) -> bool:
+        """Whether devices may use the store: by a front that was added."""
+        return bool(self._devices)
+
+    def add(self, front: Front, *, devices: bool = True) -> None:
+        """Have a front at rest when the others are; it stays the caller's.
+
+        Args:
+            front: The front.
+            devices: Whether devices use the store through it, and not programs only.
+        """
         with self._resting:
             if self.released:
                 front.suspend(waiting=False)
             self._fronts.append(front)
+            if devices:
+                self._devices.append(front)
 
     def remove(self, front: Front) -> None:
         """Know a front no longer: it ends."""
         with self._resting:
             self._fronts.remove(front)
+            if front in self._devices:
+                self._devices.remove(front)
 
     def require_free(self, name: str) -> None:
         """Refuse to change a section, or to make one, that belongs to a front (O100).

@@ -11,7 +11,7 @@ from blobstore.owner.problems import RefusedError
 from formats.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from blobstore.owner.protocol import Changes
+    from blobstore.store.protocol import Changes
 
 _Value = TypeVar("_Value")
 
@@ -49,6 +49,46 @@ class ByteRange(msgspec.Struct, forbid_unknown_fields=True):
 
     offset: int
     size: int
+
+
+class NewTotal(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /v1/grow."""
+
+    size: int
+
+
+class Repair(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /v1/repair: what may be given up."""
+
+    accept_previous: list[str] = []
+    accept_lost: bool = False
+    names: list[str] = []
+
+
+class NewSnapshot(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /v1/snapshots."""
+
+    name: str
+
+
+class Backup(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /v1/backup."""
+
+    path: str
+    overwrite: bool = False
+
+
+class HeaderWrite(msgspec.Struct, forbid_unknown_fields=True):
+    """Bytes of a LUKS header; in JSON they are base64."""
+
+    offset: int
+    data: bytes
+
+
+class HeaderWrites(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /v1/luks-header: writes in any order, and one flush after them."""
+
+    writes: list[HeaderWrite]
 
 
 class RequireChange(msgspec.Struct, forbid_unknown_fields=True, tag_field="op", tag="require"):

@@ -31,12 +31,14 @@ class Request(NamedTuple):
         target: Path and query as they were sent.
         headers: By their names in lower case.
         body: All of it.
+        peer: Process, user and group of the client, where the system tells.
     """
 
     method: str
     target: str
     headers: Mapping[str, str]
     body: bytes = b""
+    peer: tuple[int, int, int] | None = None
 
 
 class Reply(NamedTuple):

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Final
 from blobstore.owner.budget import Budget
 from blobstore.owner.changes import ChangeResources
 from blobstore.owner.connection import Connection, Limits
+from blobstore.owner.images import ImageResources
 from blobstore.owner.lifecycle import LifecycleResources
+from blobstore.owner.maintenance import MaintenanceResources
 from blobstore.owner.problems import RefusedError
 from blobstore.owner.routes import Routes
 from blobstore.owner.sections import SectionResources
@@ -176,6 +178,11 @@ class OwnerServer:
         deadline = time.monotonic() + self._grace
         for _, thread in connections.values():
             thread.join(max(deadline - time.monotonic(), 0))
+        # What takes longer than that leaves nothing half done.
+        self._owner.ending.set()
+        deadline = time.monotonic() + self._limits.draining
+        for _, thread in connections.values():
+            thread.join(max(deadline - time.monotonic(), 0))
         self._owner.windows.close_all()
 
 
@@ -186,6 +193,8 @@ def routes_of(owner: Owner) -> Routes:
             SectionResources(owner.store, owner.require_free).resources(),
             WindowResources(owner.windows, owner.store).resources(),
             ChangeResources(owner.watches).resources(),
+            MaintenanceResources(owner.store, owner.require_free).resources(),
+            ImageResources(owner).resources(),
             LifecycleResources(owner).resources(),
         ]
     )

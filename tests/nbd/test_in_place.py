@@ -108,7 +108,7 @@ SERVER = """
 import sys, threading
 from pathlib import Path
 import blobstore
-store = blobstore.open(sys.argv[1], b"kill test")
+store = blobstore.open(sys.argv[1], b"kill test", direct=True)
 sections = blobstore.NbdSections(store, in_place=["w"], accept_unverified=True)
 blobstore.NbdServer(Path(sys.argv[2]), sections).start()
 print("ready", flush=True)
@@ -155,7 +155,7 @@ def test_n50_no_flushed_write_is_lost_when_the_server_is_killed(tmp_path: Path) 
                 pass
         process.wait()
         with (
-            blobstore.open(path, SECRET, read_only=True) as store,
+            blobstore.open(path, SECRET, read_only=True, direct=True) as store,
             store.window("w", accept_unverified=True) as window,
         ):
             for at in range(BLOCKS):

@@ -29,7 +29,7 @@ def store(tmp_path: Path) -> Iterator[blobstore.Store]:
         made.put("b", b"blob")
         made.register("w", 8192, "window")
         made.register("single", 8192, "window", copies=1)
-    with blobstore.open(tmp_path / "image") as opened:
+    with blobstore.open(tmp_path / "image", direct=True) as opened:
         yield opened
 
 
@@ -148,7 +148,7 @@ def test_a_device_that_is_gone_then_fails_alone_o141(
     with connected(server, "w") as window, connected(server, "v") as other:
         server.suspend(waiting=False)
         store.release()
-        with blobstore.open(tmp_path / "image") as elsewhere:
+        with blobstore.open(tmp_path / "image", direct=True) as elsewhere:
             elsewhere.delete("w")
         store.take_over()
         server.resume()

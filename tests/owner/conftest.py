@@ -34,7 +34,7 @@ def image(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(image: Path) -> Iterator[blobstore.Store]:
-    with blobstore.open(image) as opened:
+    with blobstore.open(image, direct=True) as opened:
         yield opened
 
 

@@ -39,7 +39,7 @@ def path(tmp_path: Path) -> Iterator[Path]:
     image = tmp_path / "image"
     sections = {"a": 5000, "b": 100}
     blobstore.create(image, sections, encrypted=False, free=1 << 20).close()
-    with blobstore.open(image) as store:
+    with blobstore.open(image, direct=True) as store:
         store.register("w", 5000, "window")
         threads = threading.active_count()
         with owner_thread(store, image, tmp_path / "socket", LIMITS):

@@ -30,7 +30,7 @@ def commands() -> Iterator[list[str]]:
     """Yield the words of each command; one that goes on has its end in quotes."""
     for block in blocks("sh"):
         for line in re.split(r"\n(?=curl |blobstore )", block):
-            yield shlex.split(line)
+            yield shlex.split(line.replace("$PWD", str(Path.cwd())))
 
 
 def test_the_commands(tmp_path: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,8 +82,8 @@ def test_the_commands(tmp_path: Path, runtime: Path, monkeypatch: pytest.MonkeyP
             # 28: a watch lasts until curl ends it.
             assert done.returncode == (28 if "-m" in words else 0), (words, done)
         assert owner is not None
-        assert verbs == {"get", "put", "owner"}
-        assert methods > 18
+        assert verbs == {"get", "put", "backup", "verify", "key", "owner"}
+        assert methods > 20
         monkeypatch.setenv("BLOBSTORE_RUNTIME_DIR", str(owner.runtime))
         for block in blocks("python"):
             exec(compile(block, "docs/owner.md", "exec"), {})
@@ -95,3 +95,6 @@ def test_the_commands(tmp_path: Path, runtime: Path, monkeypatch: pytest.MonkeyP
         assert store.get("tpm-volatile-state") == b"volatile"
         assert store.get("flash")[510:523] == b"\0\0newiables\0\0"
         assert (tmp_path / "copy.fd").read_bytes() == b"variables"
+    for name in ("copy.img", "backup.img", "python.img"):
+        with blobstore.open(tmp_path / name, b"key", read_only=True) as copy:
+            assert copy.verify().ok

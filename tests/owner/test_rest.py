@@ -148,7 +148,7 @@ def test_o50_v78_copies_at_rest_have_what_was_confirmed(
         window.until(window.confirmed + 1)
     for copy, of_tools, of_writes, of_window in copies:
         with (
-            blobstore.open(copy) as copied,
+            blobstore.open(copy, direct=True) as copied,
             places("first", "second") as (first, second),
             Tpms(copied, [first.options(), second.options()]),
         ):
@@ -173,7 +173,7 @@ from blobstore.vtpm.commands import Command
 from formats.errors import DeviceBusyError
 from tests.vtpm import commands
 image, copy = sys.argv[1:]
-with blobstore.open(image) as store:
+with blobstore.open(image, direct=True) as store:
     tpm = vtpm.Tpm(vtpm.StoreNvram(store))
     owner = Owner(store, image)
     owner.add(tpm)
@@ -211,5 +211,5 @@ with blobstore.open(image) as store:
         check=False,
     )
     assert done.returncode == 0, done.stderr.decode()
-    with blobstore.open(tmp_path / "copy") as store:
+    with blobstore.open(tmp_path / "copy", direct=True) as store:
         assert store.verify().ok

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import blobstore
+from blobstore.image.image import runtime_directory
 from blobstore.owner import StoreClient, find_owner
-from blobstore.owner.finding import runtime_directory
 from formats.errors import DeviceBusyError, DeviceError
 from tests.support.cli import QUICK, succeeds
 from tests.support.foreign import run
@@ -41,7 +41,7 @@ def test_the_socket_is_private_and_goes_with_its_owner_o3_o5_o6(
     assert stat.S_IMODE(runtime.stat().st_mode) == 0o700
     assert stat.S_IMODE(owner.socket.stat().st_mode) == 0o600
     with pytest.raises(DeviceBusyError, match=f"process {owner.process.pid}"):
-        blobstore.open(image)
+        blobstore.open(image, direct=True)
     found = find_owner(image)
     assert found is not None
     with found:
@@ -133,14 +133,15 @@ def test_verbs_find_the_owner_o41(owner: OwnerProcess, image: Path, tmp_path: Pa
         (("rm", image, "c", "missing"), 61),
         (("get", image, "c", "--direct"), 23),
         (("put", image, "c", "/dev/null", "--direct"), 23),
-        (("grow", image, "9M"), 23),
+        (("grow", image, "9M"), 0),
+        (("grow", image, "9M", "--direct"), 23),
         (("serve", image), 23),
         (("get", image, "c", "--no-lock"), 0),
     ]:
         done = owner.run(*arguments)
         assert done.returncode == code, (arguments, done)
         if code == 23:
-            assert f"(process {owner.process.pid})".encode() in done.stderr
+            assert f"process {owner.process.pid} (blobstore serve) owns".encode() in done.stderr
 
 
 def test_an_owner_has_the_secret_and_its_clients_need_none_o5(
@@ -233,6 +234,9 @@ def test_where_the_runtime_directory_is_o2(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert str(runtime_directory()) == "/user/blobstore"
     monkeypatch.delenv("XDG_RUNTIME_DIR")
+    assert runtime_directory() is None
+    monkeypatch.setenv("BLOBSTORE_RUNTIME_DIR", "/chosen")
+    monkeypatch.delattr(os, "geteuid")  # as on Windows
     assert runtime_directory() is None
 
 

@@ -8,9 +8,9 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from blobstore.image.image import entry_of
 from blobstore.owner import Owner, Sharing, find_owner
 from blobstore.owner import sharing as sharing_module
-from blobstore.owner.finding import entry_of
 
 if TYPE_CHECKING:
     from pathlib import Path

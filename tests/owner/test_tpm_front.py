@@ -109,20 +109,20 @@ def test_v81_a_successor_has_the_tpm_on_the_same_sockets(
     finally:
         code, said = second.end()
     assert code == 0, said
-    with blobstore.open(image) as store:
+    with blobstore.open(image, direct=True) as store:
         assert store.verify().ok
     assert first.end()[0] == 0
 
 
 def test_v81_a_tpm_that_came_back_unchanged_goes_on(image: Path, tpm: Places) -> None:
-    with blobstore.open(image) as store:
+    with blobstore.open(image, direct=True) as store:
         owner = Owner(store, image)
         with running(owner, tpm):
             tpm.define()
             tpm.write(b"precious")
             client = tpm.connect()  # which the same process serves before and after
             owner.release()
-            with blobstore.open(image) as elsewhere:
+            with blobstore.open(image, direct=True) as elsewhere:
                 elsewhere.put("a", b"theirs")
             owner.take_over()
             assert commands.code_of(client.send(commands.get_random(4))) == 0
@@ -131,7 +131,7 @@ def test_v81_a_tpm_that_came_back_unchanged_goes_on(image: Path, tpm: Places) ->
 
 
 def test_v81_a_tpm_that_ran_elsewhere_begins_again(image: Path, tpm: Places) -> None:
-    with blobstore.open(image) as store:
+    with blobstore.open(image, direct=True) as store:
         owner = Owner(store, image)
         with running(owner, tpm):
             tpm.define()
@@ -139,7 +139,7 @@ def test_v81_a_tpm_that_ran_elsewhere_begins_again(image: Path, tpm: Places) -> 
             owner.release()
             with (
                 places() as (other,),
-                blobstore.open(image) as elsewhere,
+                blobstore.open(image, direct=True) as elsewhere,
                 running(Owner(elsewhere, image), other),
             ):
                 other.write(b"of there")

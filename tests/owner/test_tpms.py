@@ -74,7 +74,7 @@ def test_v70_a_tpm_and_other_programs_share_an_image(
     assert code == 0, said
     assert not tpm.data.exists()
     assert not tpm.ctrl.exists()
-    with blobstore.open(image) as store:
+    with blobstore.open(image, direct=True) as store:
         assert store.verify().ok
         with tpms_of(store, tpm):
             assert tpm.read() == b"precious"

@@ -143,12 +143,12 @@ def test_a_commit_of_many_sections_is_not_kept_o68() -> None:
 def test_what_others_did_while_the_image_was_released_is_missed_o67(tmp_path: Path) -> None:
     path = tmp_path / "image"
     blobstore.create(path, {"a": 700, "b": 100}, encrypted=False).close()
-    with blobstore.open(path) as store, store.changes(timeout=0) as watch:
+    with blobstore.open(path, direct=True) as store, store.changes(timeout=0) as watch:
         begin = next(watch).generation
         store.put("a", b"1")
         assert next(watch).generation == begin + 1
         store.release()
-        with blobstore.open(path) as other:
+        with blobstore.open(path, direct=True) as other:
             other.put("a", b"2")
         store.take_over()
         assert next(watch) == CommitInfo(begin + 2, missed=True)

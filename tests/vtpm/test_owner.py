@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from blobstore.errors import BlobNotFoundError
+from blobstore.image.image import entry_of
 from blobstore.owner import StoreClient, find_owner
-from blobstore.owner.finding import entry_of
 from formats.errors import DeviceBusyError
 from tests.vtpm import commands
 from tests.vtpm.moving import give, remembered, state_of, use

@@ -72,10 +72,9 @@ def command(
 ) -> None:
     """Own IMAGE, and serve its store to others until SIGTERM or Ctrl-C.
 
-    Others are curl and every language (HTTP/1.1 on a Unix socket), Python's
-    `blobstore.owner.find_owner`, and the verbs get, put, ls, info, rm, mv and resize, which
-    find the socket by themselves. Any process that may connect may read and write. SIGHUP
-    reads the file of --config again.
+    Others are curl and every language (HTTP/1.1 on a Unix socket), Python's `blobstore.open`,
+    and nearly all other verbs, which find the socket by themselves. Any process that may
+    connect may read and write. SIGHUP reads the file of --config again.
     """
     config = _config(**said)
     image = _image(image, config)

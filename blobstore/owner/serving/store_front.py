@@ -63,7 +63,7 @@ class StoreFront(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename
     def start(self, owner: Owner, listeners: Mapping[str, Listener]) -> RunningStore:
         """Serve the store."""
         running = RunningStore(owner, listeners[STORE])
-        owner.add(running)
+        owner.add(running, devices=False)
         return running
 
     def _address(self) -> UnixAddress:
