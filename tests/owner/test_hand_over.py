@@ -325,6 +325,25 @@ def test_an_owner_that_is_killed_is_replaced_o137(
     require_sound(windows, counting.acknowledged)
 
 
+def test_an_owner_that_ends_in_good_order_is_replaced_o137(
+    windows: Path, runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends when it has passed its sockets on, and takes their names with it."""
+    owner = OwnerProcess(windows, runtime, *options(tmp_path))
+    owner.run("put", windows, "a", "-", stdin=b"7")
+    monkeypatch.setenv("ENDS", str(owner.process.pid))
+    point = f"{SERVING}.service:Service.prepare:after"
+    successor = OwnerProcess(
+        windows, runtime, *options(tmp_path), "--replace", program=("tests.owner.dying", point)
+    )
+    assert owner.ended() == 0
+    assert successor.run("get", windows, "a").stdout == b"7"
+    with Client(tmp_path / "n.sock") as device:
+        device.begin("w")
+    assert successor.end()[0] == 0
+    assert not list(tmp_path.glob("*.sock"))
+
+
 def test_silent_and_wrong_successors_change_nothing_o135_o136(
     windows: Path, runtime: Path, tmp_path: Path
 ) -> None:

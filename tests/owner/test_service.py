@@ -9,20 +9,29 @@ import stat
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 import blobstore
 from blobstore.owner import StoreClient
+from blobstore.owner.owner import Owner
+from blobstore.owner.serving.places import Places
+from blobstore.owner.serving.service import Service
+from blobstore.owner.serving.store_front import RunningStore
+from blobstore.sockets.addresses import UnixAddress
+from formats.errors import DeviceError
 from formats.nbd.numbers import Command
 from tests.nbd.support import Client, request
 from tests.support.cli import with_signals
 from tests.support.owners import OwnerProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
+
+    from blobstore.sockets.addresses import Address
+    from blobstore.sockets.listening import Listener
 
 
 @pytest.fixture
@@ -167,6 +176,62 @@ def test_a_configuration_with_an_error_changes_nothing_o132(
     assert code == 0
     assert said_last.count(b"everything stays as it is") == 6
     assert (tmp_path / "file").read_bytes() == b"mine"
+
+
+class FakeFront(NamedTuple):
+    """An entry whose front cannot be started if ``fails`` says so."""
+
+    name: str
+    path: Path
+    fails: bool = False
+
+    def sockets(self, image: Path) -> Mapping[str, Address | None]:
+        del image
+        return {self.name: UnixAddress(self.path)}
+
+    def start(self, owner: Owner, listeners: Mapping[str, Listener]) -> RunningStore:
+        if self.fails:
+            raise DeviceError("it cannot be started")
+        running = RunningStore(owner, listeners[self.name])
+        owner.add(running)
+        return running
+
+
+class FakeConfig(NamedTuple):
+    entries: tuple[FakeFront, ...]
+
+    def fronts(self) -> tuple[FakeFront, ...]:
+        return self.entries
+
+
+def test_a_front_that_cannot_be_started_changes_nothing_o132(
+    store: blobstore.Store, image: Path, tmp_path: Path
+) -> None:
+    first, second = FakeFront("store", tmp_path / "1"), FakeFront("second", tmp_path / "2")
+    service = Service(Owner(store, image), Places({}))
+    config: Any = FakeConfig((first, second))
+    service.start(config, service.prepare(config))
+    try:
+        for changed in (
+            (first, second._replace(fails=True)),
+            (first, second._replace(path=tmp_path / "3", fails=True)),
+            (first._replace(path=tmp_path / "4"), second._replace(fails=True)),
+            (first, FakeFront("third", tmp_path / "5", fails=True), second),
+        ):
+            wanted: Any = FakeConfig(changed)
+            with pytest.raises(DeviceError, match="cannot be started"):
+                service.change(wanted)
+            assert sorted(path.name for path in tmp_path.glob("[1-9]")) == ["1", "2"]
+            for path in ("1", "2"):
+                with StoreClient(tmp_path / path) as client:
+                    assert "a" in client
+        wanted = FakeConfig((first,))
+        service.change(wanted)
+        assert [name for name, _ in service.listeners()] == ["store"]
+        assert not (tmp_path / "2").exists()
+    finally:
+        service.close()
+    assert not list(tmp_path.glob("[1-9]"))
 
 
 def test_without_a_file_a_hangup_ends_it_o131(image: Path, runtime: Path) -> None:
