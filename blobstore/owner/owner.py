@@ -63,6 +63,7 @@ class Owner:
             which it takes (O135); None if this process cannot do that.
         limits: What clients may ask for; None is what `Limits` says.
         on_taken: Called when the image was taken over.
+        on_failed: Called with what ended a thread that was to go on.
     """
 
     def __init__(self, store: Store, image: Path, *, released: bool = False) -> None:
@@ -77,6 +78,7 @@ class Owner:
         self.released = released
         self.limits: Limits | None = None
         self.on_taken: Callable[[], None] | None = None
+        self.on_failed: Callable[[BaseException], None] | None = None
         self.hand_over: Callable[[socket.socket], None] | None = None
         self._fronts: list[Front] = []
         # What concerns all fronts is done one after the other.

@@ -29,16 +29,16 @@ OF_THE_SUCCESSOR = [
     f"{SERVING}.handing:Predecessor.__init__:before",
     f"{SERVING}.handing:Messages.send:before",
     f"{SERVING}.handing:Predecessor.__init__:after",
-    f"{SERVING}.service:Service.prepare:after",
+    f"{SERVING}.open_fronts:OpenFronts.prepare:after",
     f"{SERVING}.handing:Predecessor.released:after",
     "blobstore.image.layers:LayersLock.acquire:after",
     "blobstore.owner.owner:Owner.take_over:after",
-    f"{SERVING}.service:Service.start:after",
+    f"{SERVING}.open_fronts:OpenFronts.start:after",
 ]
 #: The successor is killed when it has taken the image, and the owner has ended.
 AFTER_IT = [
     f"{SERVING}.handing:Predecessor.taken:after",
-    f"{SERVING}.service:Service.take_names:after",
+    f"{SERVING}.open_fronts:OpenFronts.take_names:after",
 ]
 #: At which the owner is killed.
 OF_THE_OWNER = [
@@ -52,8 +52,8 @@ OF_THE_OWNER = [
     "blobstore.store.store:Store.release:after",
     f"{SERVING}.handing:Messages.send:after:2",
     f"{SERVING}.service:Service._is_taken:after",
-    f"{SERVING}.service:Service.close:before",
-    f"{SERVING}.service:Service.close:after",
+    f"{SERVING}.open_fronts:OpenFronts.close:before",
+    f"{SERVING}.open_fronts:OpenFronts.close:after",
 ]
 
 
@@ -332,7 +332,7 @@ def test_an_owner_that_ends_in_good_order_is_replaced_o137(
     owner = OwnerProcess(windows, runtime, *options(tmp_path))
     owner.run("put", windows, "a", "-", stdin=b"7")
     monkeypatch.setenv("ENDS", str(owner.process.pid))
-    point = f"{SERVING}.service:Service.prepare:after"
+    point = f"{SERVING}.open_fronts:OpenFronts.prepare:after"
     successor = OwnerProcess(
         windows, runtime, *options(tmp_path), "--replace", program=("tests.owner.dying", point)
     )

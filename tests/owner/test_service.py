@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 import blobstore
-from blobstore.owner import StoreClient
+from blobstore.owner import StoreClient, serve
 from blobstore.owner.owner import Owner
+from blobstore.owner.server import OwnerServer
+from blobstore.owner.serving.open_fronts import OpenFronts
 from blobstore.owner.serving.places import Places
-from blobstore.owner.serving.service import Service
 from blobstore.owner.serving.store_front import RunningStore
 from blobstore.sockets.addresses import UnixAddress
 from formats.errors import DeviceError
@@ -151,6 +152,7 @@ def test_a_configuration_with_an_error_changes_nothing_o132(
         with Client(tmp_path / "1") as device:
             device.begin("w")
             new = f'[[nbd]]\nname = "new"\nlisten = "{tmp_path}/2"\n'
+            twice = f'{good}name = "p"\n{good}name = "q"\n'
             changed = good + "mode = 0o666\n"
             for text, said in [
                 ("nonsense", "is not TOML"),
@@ -160,6 +162,7 @@ def test_a_configuration_with_an_error_changes_nothing_o132(
                     "not a socket",
                 ),
                 (changed + new + '[[nbd]]\nname = "y"\n', "y: there is no address to listen at"),
+                (twice, "a process listens there"),
                 (new + f'[store]\npath = "{tmp_path}/file"', "is not a socket"),
             ]:
                 assert said in serving.reload(text)
@@ -174,7 +177,7 @@ def test_a_configuration_with_an_error_changes_nothing_o132(
     finally:
         code, said_last = serving.owner.end()
     assert code == 0
-    assert said_last.count(b"everything stays as it is") == 6
+    assert said_last.count(b"everything stays as it is") == 7
     assert (tmp_path / "file").read_bytes() == b"mine"
 
 
@@ -208,9 +211,9 @@ def test_a_front_that_cannot_be_started_changes_nothing_o132(
     store: blobstore.Store, image: Path, tmp_path: Path
 ) -> None:
     first, second = FakeFront("store", tmp_path / "1"), FakeFront("second", tmp_path / "2")
-    service = Service(Owner(store, image), Places({}))
+    fronts = OpenFronts(Owner(store, image), Places({}))
     config: Any = FakeConfig((first, second))
-    service.start(config, service.prepare(config))
+    fronts.start(config, fronts.prepare(config))
     try:
         for changed in (
             (first, second._replace(fails=True)),
@@ -220,17 +223,17 @@ def test_a_front_that_cannot_be_started_changes_nothing_o132(
         ):
             wanted: Any = FakeConfig(changed)
             with pytest.raises(DeviceError, match="cannot be started"):
-                service.change(wanted)
+                fronts.change(wanted)
             assert sorted(path.name for path in tmp_path.glob("[1-9]")) == ["1", "2"]
             for path in ("1", "2"):
                 with StoreClient(tmp_path / path) as client:
                     assert "a" in client
         wanted = FakeConfig((first,))
-        service.change(wanted)
-        assert [name for name, _ in service.listeners()] == ["store"]
+        fronts.change(wanted)
+        assert [name for name, _ in fronts.listeners()] == ["store"]
         assert not (tmp_path / "2").exists()
     finally:
-        service.close()
+        fronts.close()
     assert not list(tmp_path.glob("[1-9]"))
 
 
@@ -306,6 +309,49 @@ def test_descriptors_that_do_not_fit_are_refused_o127(
         process.wait()
     assert process.returncode == code
     assert said in text.decode()
+
+
+def test_sockets_of_systemd_need_no_runtime_directory_o127(image: Path, tmp_path: Path) -> None:
+    """As for a service whose user has none."""
+    program = "import os; os.geteuid = lambda: 1\nfrom blobstore.__main__ import start; start()"
+    started = [sys.executable, "-c", program, "serve", str(image)]
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("BLOBSTORE_RUNTIME_DIR", "XDG_RUNTIME_DIR")
+    }
+    done = subprocess.run(started, env=environment, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, b"no runtime directory" in done.stderr) == (20, True)
+    process = subprocess.Popen(
+        [
+            *with_signals(default=("TERM",)),
+            *("systemd-socket-activate", f"--listen={tmp_path}/s", "--fdname=store"),
+            *("--setenv=PYTHONPATH", *started),
+        ],
+        env=environment,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_until((tmp_path / "s").exists)
+        with StoreClient(tmp_path / "s") as store:
+            assert store.state().process == process.pid
+        process.terminate()
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_thread_that_ends_ends_the_owner(
+    store: blobstore.Store, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("there is no memory")
+
+    monkeypatch.setattr(OwnerServer, "run", fail)
+    with pytest.raises(RuntimeError, match="no memory"):
+        serve(store, image, socket=tmp_path / "s")
+    assert not (tmp_path / "s").exists()
 
 
 def test_it_goes_into_the_background_when_all_is_ready_o126(

@@ -14,6 +14,7 @@ What must not happen here:
 - Nothing that depends on another process is waited for without a limit.
 
 Begin with `config`, what can be said, and `fronts`, what a front is: the store itself
-(`store_front`) and NBD (`nbd_front`). `places` has the sockets, `service` the process,
-`running` starts it. `handing` is how one process gives everything to the next.
+(`store_front`) and NBD (`nbd_front`). `places` has the sockets, `open_fronts` what runs,
+`service` what the process waits for, and `running` starts it. `handing` is how one process
+gives everything to the next.
 """
