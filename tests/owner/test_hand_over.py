@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import threading
@@ -78,6 +79,20 @@ class Counting:
         assert not self._thread.is_alive()
         if self.failure is not None:
             raise self.failure
+
+    def goes_on(self, owner: OwnerProcess) -> bool:
+        """Say whether an owner, the only one, answers; or has ended."""
+        known = self.acknowledged
+        deadline = time.monotonic() + 120
+        # One put may have been acknowledged by the owner before, and not been counted yet.
+        while self.acknowledged < known + 2:
+            if owner.process.poll() is not None:
+                owner.ended()
+                return False
+            assert self.failure is None, self.failure
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        return True
 
     def wait_for(self, puts: int) -> None:
         """Wait until so many more puts were acknowledged."""
@@ -322,6 +337,40 @@ def test_an_owner_that_is_killed_is_replaced_o137(
     assert successor.end()[0] == 0
     assert not list(tmp_path.glob("*.sock"))
     assert list(runtime.iterdir()) == []
+    require_sound(windows, counting.acknowledged)
+
+
+@pytest.mark.slow
+def test_one_of_two_that_is_killed_at_any_time_leaves_one_owner_o137(
+    windows: Path, runtime: Path, tmp_path: Path
+) -> None:
+    """SIGKILL at random moments: one goes on, or the next opens what is there."""
+    generator = random.Random(37)
+    owner = OwnerProcess(windows, runtime, *options(tmp_path))
+    takes = 0.0
+    ended = set()
+    with Counting(tmp_path / "s.sock") as counting:
+        for _ in range(8):
+            counting.wait_for(2)
+            began = time.monotonic()
+            successor = OwnerProcess(windows, runtime, *options(tmp_path), "--replace", waits=False)
+            if not takes:  # how long it takes here
+                assert owner.ended() == 0
+                takes = time.monotonic() - began
+                owner = successor
+                continue
+            time.sleep(generator.uniform(0.6, 1.1) * takes)
+            victim, other = generator.choice([(owner, successor), (successor, owner)])
+            victim.process.kill()
+            victim.ended()
+            ended.add(victim is owner)
+            if counting.goes_on(other):
+                owner = other
+            else:  # it had ended, or had nothing to begin with
+                owner = OwnerProcess(windows, runtime, *options(tmp_path), "--replace")
+        counting.wait_for(2)
+    assert owner.end()[0] == 0
+    assert ended == {False, True}
     require_sound(windows, counting.acknowledged)
 
 
