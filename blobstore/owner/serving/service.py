@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import select
 import signal
 import threading
 import time
+from collections import deque
 from contextlib import ExitStack, contextmanager
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final
 
 from blobstore.owner.serving.handing import MOST_SOCKETS, QUICK, Messages
@@ -14,6 +15,7 @@ from blobstore.owner.serving.open_fronts import OpenFronts
 from blobstore.sockets.notifying import Notifier
 from formats.errors import DeviceBusyError, StorageError
 from formats.logs import LateLogger
+from formats.signals import Waker, handled
 
 if TYPE_CHECKING:
     import socket
@@ -55,29 +57,37 @@ class Service:
         self.fronts = OpenFronts(owner, places)
         self._owner = owner
         self._reread = reread
-        self._events: SimpleQueue[Callable[[], bool]] = SimpleQueue()
+        self._events: deque[Callable[[], bool]] = deque()
+        self._waker = Waker()
         self._succeeding = threading.Lock()
         owner.hand_over = self._offer
-        owner.on_failed = lambda error: self._events.put(lambda: _fail(error))
+        owner.on_failed = lambda error: self._put(lambda: _fail(error))
 
     # ------------------------------------------------------------ events
 
     @contextmanager
     def signals(self) -> Iterator[None]:
-        """Let signals be events in the block: SIGTERM, SIGINT, SIGHUP (O6, O131)."""
+        """Let signals be events in the block: SIGTERM, SIGINT, SIGHUP (O6, O131); once."""
         hangup = self._end if self._reread is None else self._reload
         events = {signal.SIGTERM: self._end, signal.SIGINT: self._end, signal.SIGHUP: hangup}
         if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN and self._reread is None:
             del events[signal.SIGHUP]  # under nohup
-        before = {
-            number: signal.signal(number, lambda number, _: self._events.put(events[number]))  # type: ignore[index]
-            for number in events
-        }
         try:
-            yield
+            with handled(events, lambda one: self._put(events[signal.Signals(one)]), self._waker):
+                yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            self._waker.close()  # after the last signal
+
+    def _put(self, event: Callable[[], bool]) -> None:
+        """Have the main thread do something; from any thread and any handler."""
+        self._events.append(event)
+        self._waker.wake()
+
+    def _wait(self, limit: float | None) -> None:
+        """Wait until there may be an event, or for so many seconds."""
+        if not self._events:
+            select.select([self._waker], [], [], limit)
+            self._waker.clear()
 
     def run(self, *, take_when_free: bool = False) -> None:
         """Do what events ask for, until one ends it.
@@ -95,11 +105,11 @@ class Service:
         goes_on = True
         while goes_on:
             self.notifier.alive()
-            try:
-                goes_on = self._events.get(timeout=pause)()
-            except Empty:
-                if take_when_free and self._owner.released:
-                    take_when_free = not self._takes()
+            self._wait(pause)
+            if self._events:
+                goes_on = self._events.popleft()()
+            elif take_when_free and self._owner.released:
+                take_when_free = not self._takes()
 
     def _end(self) -> bool:
         self.notifier.stopping("answering what was received")
@@ -153,7 +163,7 @@ class Service:
                     _refuse(messages, str(error))
                 return
             undo.pop_all()
-        self._events.put(lambda: self._hand_over(messages, wanted))
+        self._put(lambda: self._hand_over(messages, wanted))
 
     def _hand_over(self, messages: Messages, wanted: Sequence[str]) -> bool:
         """Give everything to a process that is ready; say whether this one goes on."""
