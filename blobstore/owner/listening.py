@@ -36,37 +36,40 @@ def listening(image: Path, path: Path | None = None) -> Iterator[socket.socket]:
         DeviceBusyError: A process listens at ``path``.
         DeviceError: A socket cannot be made there, or there is no runtime directory.
     """
-    address = None if path is None else UnixAddress(path)
+    address = UnixAddress(require_entry(image) if path is None else path)
+    prepare_place(image, address)
     with ExitStack() as removing:
-        place = place_of(image, address)
-        listener = removing.enter_context(listen(place))
-        entry = make_entry(image, place)
+        listener = removing.enter_context(listen(address))
+        entry = make_entry(image, address)
         if entry is not None:
             removing.callback(entry.remove)
         yield listener.socket
 
 
-def place_of(image: Path, address: UnixAddress | None) -> UnixAddress:
-    """Return where the owner of an image listens; the runtime directory is there then.
-
-    Args:
-        image: The image.
-        address: That was asked for; None is the image's entry.
+def require_entry(image: Path) -> Path:
+    """Return the entry of an image in the runtime directory.
 
     Raises:
-        DeviceError: There is something else, or no runtime directory.
+        DeviceError: There is no runtime directory.
     """
-    if address is None:
-        entry = entry_of(image)
-        if entry is None:
-            raise DeviceError(
-                "there is no runtime directory for the socket [O2]",
-                hint="name a socket with --socket, or set XDG_RUNTIME_DIR",
-            )
-        _make_directory(entry.parent)
-        address = UnixAddress(entry)
+    entry = entry_of(image)
+    if entry is None:
+        raise DeviceError(
+            "there is no runtime directory for the socket [O2]",
+            hint="name a socket with --socket, or set XDG_RUNTIME_DIR",
+        )
+    return entry
+
+
+def prepare_place(image: Path, address: UnixAddress) -> None:
+    """Make the runtime directory, if that is where the owner of an image is to listen.
+
+    Raises:
+        DeviceError: It cannot be made, or something else than a socket is there.
+    """
+    if entry_of(image) == address.path:
+        _make_directory(address.path.parent)
     _require_socket(address.path)
-    return address
 
 
 def make_entry(image: Path, address: UnixAddress) -> MadeFile | None:

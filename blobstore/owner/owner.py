@@ -75,6 +75,7 @@ class Owner:
             which it takes (O135); None if this process cannot do that.
         limits: What clients may ask for; None is what `Limits` says.
         on_taken: Called when the image was taken over.
+        on_failed: Called with what ended a thread that was to go on.
         windows: Those that are open for HTTP: a front, too.
         watches: Those who are told of commits over HTTP.
     """
@@ -93,6 +94,7 @@ class Owner:
         self.released = released
         self.limits: Limits | None = None
         self.on_taken: Callable[[], None] | None = None
+        self.on_failed: Callable[[BaseException], None] | None = None
         self.hand_over: Callable[[socket.socket], None] | None = None
         self.windows = HeldWindows(store, released=released)
         self.watches = Watches(store)

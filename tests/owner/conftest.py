@@ -8,7 +8,7 @@ import pytest
 
 import blobstore
 from blobstore.owner import StoreClient
-from tests.support.owners import owner_thread
+from tests.support.owners import end_owners, owner_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(autouse=True)
-def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A runtime directory of this test's own."""
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A runtime directory of this test's own; the owners that it starts end with it."""
     directory = tmp_path / "run"
     monkeypatch.setenv("BLOBSTORE_RUNTIME_DIR", str(directory))
-    return directory
+    yield directory
+    end_owners()
 
 
 @pytest.fixture

@@ -9,20 +9,30 @@ import stat
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 import blobstore
-from blobstore.owner import StoreClient
+from blobstore.owner import StoreClient, serve
+from blobstore.owner.owner import Owner
+from blobstore.owner.server import OwnerServer
+from blobstore.owner.serving.open_fronts import OpenFronts
+from blobstore.owner.serving.places import Places
+from blobstore.owner.serving.store_front import RunningStore
+from blobstore.sockets.addresses import UnixAddress
+from formats.errors import DeviceError
 from formats.nbd.numbers import Command
 from tests.nbd.support import Client, request
 from tests.support.cli import with_signals
 from tests.support.owners import OwnerProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
+
+    from blobstore.sockets.addresses import Address
+    from blobstore.sockets.listening import Listener
 
 
 @pytest.fixture
@@ -142,6 +152,7 @@ def test_a_configuration_with_an_error_changes_nothing_o132(
         with Client(tmp_path / "1") as device:
             device.begin("w")
             new = f'[[nbd]]\nname = "new"\nlisten = "{tmp_path}/2"\n'
+            twice = f'{good}name = "p"\n{good}name = "q"\n'
             changed = good + "mode = 0o666\n"
             for text, said in [
                 ("nonsense", "is not TOML"),
@@ -151,6 +162,7 @@ def test_a_configuration_with_an_error_changes_nothing_o132(
                     "not a socket",
                 ),
                 (changed + new + '[[nbd]]\nname = "y"\n', "y: there is no address to listen at"),
+                (twice, "a process listens there"),
                 (new + f'[store]\npath = "{tmp_path}/file"', "is not a socket"),
             ]:
                 assert said in serving.reload(text)
@@ -165,8 +177,64 @@ def test_a_configuration_with_an_error_changes_nothing_o132(
     finally:
         code, said_last = serving.owner.end()
     assert code == 0
-    assert said_last.count(b"everything stays as it is") == 6
+    assert said_last.count(b"everything stays as it is") == 7
     assert (tmp_path / "file").read_bytes() == b"mine"
+
+
+class FakeFront(NamedTuple):
+    """An entry whose front cannot be started if ``fails`` says so."""
+
+    name: str
+    path: Path
+    fails: bool = False
+
+    def sockets(self, image: Path) -> Mapping[str, Address | None]:
+        del image
+        return {self.name: UnixAddress(self.path)}
+
+    def start(self, owner: Owner, listeners: Mapping[str, Listener]) -> RunningStore:
+        if self.fails:
+            raise DeviceError("it cannot be started")
+        running = RunningStore(owner, listeners[self.name])
+        owner.add(running)
+        return running
+
+
+class FakeConfig(NamedTuple):
+    entries: tuple[FakeFront, ...]
+
+    def fronts(self) -> tuple[FakeFront, ...]:
+        return self.entries
+
+
+def test_a_front_that_cannot_be_started_changes_nothing_o132(
+    store: blobstore.Store, image: Path, tmp_path: Path
+) -> None:
+    first, second = FakeFront("store", tmp_path / "1"), FakeFront("second", tmp_path / "2")
+    fronts = OpenFronts(Owner(store, image), Places({}))
+    config: Any = FakeConfig((first, second))
+    fronts.start(config, fronts.prepare(config))
+    try:
+        for changed in (
+            (first, second._replace(fails=True)),
+            (first, second._replace(path=tmp_path / "3", fails=True)),
+            (first._replace(path=tmp_path / "4"), second._replace(fails=True)),
+            (first, FakeFront("third", tmp_path / "5", fails=True), second),
+        ):
+            wanted: Any = FakeConfig(changed)
+            with pytest.raises(DeviceError, match="cannot be started"):
+                fronts.change(wanted)
+            assert sorted(path.name for path in tmp_path.glob("[1-9]")) == ["1", "2"]
+            for path in ("1", "2"):
+                with StoreClient(tmp_path / path) as client:
+                    assert "a" in client
+        wanted = FakeConfig((first,))
+        fronts.change(wanted)
+        assert [name for name, _ in fronts.listeners()] == ["store"]
+        assert not (tmp_path / "2").exists()
+    finally:
+        fronts.close()
+    assert not list(tmp_path.glob("[1-9]"))
 
 
 def test_without_a_file_a_hangup_ends_it_o131(image: Path, runtime: Path) -> None:
@@ -241,6 +309,49 @@ def test_descriptors_that_do_not_fit_are_refused_o127(
         process.wait()
     assert process.returncode == code
     assert said in text.decode()
+
+
+def test_sockets_of_systemd_need_no_runtime_directory_o127(image: Path, tmp_path: Path) -> None:
+    """As for a service whose user has none."""
+    program = "import os; os.geteuid = lambda: 1\nfrom blobstore.__main__ import start; start()"
+    started = [sys.executable, "-c", program, "serve", str(image)]
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("BLOBSTORE_RUNTIME_DIR", "XDG_RUNTIME_DIR")
+    }
+    done = subprocess.run(started, env=environment, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, b"no runtime directory" in done.stderr) == (20, True)
+    process = subprocess.Popen(
+        [
+            *with_signals(default=("TERM",)),
+            *("systemd-socket-activate", f"--listen={tmp_path}/s", "--fdname=store"),
+            *("--setenv=PYTHONPATH", *started),
+        ],
+        env=environment,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_until((tmp_path / "s").exists)
+        with StoreClient(tmp_path / "s") as store:
+            assert store.state().process == process.pid
+        process.terminate()
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_thread_that_ends_ends_the_owner(
+    store: blobstore.Store, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("there is no memory")
+
+    monkeypatch.setattr(OwnerServer, "run", fail)
+    with pytest.raises(RuntimeError, match="no memory"):
+        serve(store, image, socket=tmp_path / "s")
+    assert not (tmp_path / "s").exists()
 
 
 def test_it_goes_into_the_background_when_all_is_ready_o126(

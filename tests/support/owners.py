@@ -45,8 +45,18 @@ def owner_thread(
             server.close()
 
 
+#: Processes of this test, of which one that fails leaves some.
+_STARTED: list[OwnerProcess] = []
+
+
+def end_owners() -> None:
+    """End what a test has started, however it went."""
+    while _STARTED:
+        _STARTED.pop().end(signal.SIGKILL)
+
+
 class OwnerProcess:
-    """`blobstore serve`, ready when this is made."""
+    """`blobstore serve`, ready when this is made; `end_owners` comes after the test."""
 
     def __init__(
         self,
@@ -80,6 +90,7 @@ class OwnerProcess:
             stdin=subprocess.DEVNULL,
         )
         self.said = b""
+        _STARTED.append(self)
         if waits:
             self.wait()
 
@@ -118,5 +129,7 @@ class OwnerProcess:
         """End it with a signal; return its exit code and what it said on stderr since."""
         if self.process.poll() is None:
             self.process.send_signal(number)
+        if self.process.stderr is None or self.process.stderr.closed:
+            return self.process.returncode, b""
         _, said = self.process.communicate(timeout=60)
         return self.process.returncode, said

@@ -15,6 +15,6 @@ What must not happen here:
 
 Begin with `config`, what can be said, and `fronts`, what a front is: the store itself
 (`store_front`), NBD (`nbd_front`) and TPMs (`tpm_front`). `places` has the sockets,
-`service` the process, `running` starts it. `handing` is how one process gives everything
-to the next.
+`open_fronts` what runs, `service` what the process waits for, and `running` starts it.
+`handing` is how one process gives everything to the next.
 """

@@ -97,7 +97,9 @@ class Messages:
         """
         self._socket.settimeout(timeout)
         while b"\n" not in self._received:
-            piece, found, _, _ = socket.recv_fds(self._socket, _MOST_BYTES, MOST_SOCKETS)
+            piece, found, _, _ = socket.recv_fds(
+                self._socket, _MOST_BYTES, MOST_SOCKETS, socket.MSG_CMSG_CLOEXEC
+            )
             self.descriptors += found
             self._received += piece
             if not piece:

@@ -34,6 +34,10 @@ class Places:
         """Have these used where they are wanted: another process listened there (O136)."""
         self._offered.extend(listeners)
 
+    def has(self, name: str) -> bool:
+        """Say whether there is a descriptor with this name."""
+        return name in self._inherited
+
     def require_known(self, names: Iterable[str]) -> None:
         """Refuse descriptors that no front wants.
 
@@ -69,7 +73,7 @@ class Places:
         if address is None:
             raise DeviceError(
                 f"{name}: there is no address to listen at, and no descriptor of that name [O127]",
-                hint="set listen, or FileDescriptorName= in a socket unit",
+                hint="say where it listens, or set FileDescriptorName= in a socket unit",
             )
         return listen(address)
 

@@ -92,13 +92,13 @@ def serve(
     service = Service(owner, Places(), reread=reread)
     with ExitStack() as ending:
         ending.enter_context(service.signals())
-        ending.callback(service.close)
+        ending.callback(service.fronts.close)
         if begins is Beginning.REPLACING:
             _replace(owner, service, config)
         else:
-            service.start(config, service.prepare(config))
+            service.fronts.start(config, service.fronts.prepare(config))
         if ready is not None:
-            ready(service.path)
+            ready(service.fronts.path)
         service.run(take_when_free=begins is Beginning.FREE)
 
 
@@ -107,23 +107,23 @@ def _replace(owner: Owner, service: Service, config: ServeConfig) -> None:
     predecessor = _predecessor(owner.image, config)
     if predecessor is None:
         owner.take_over()
-        service.start(config, service.prepare(config))
+        service.fronts.start(config, service.fronts.prepare(config))
         return
     with predecessor:
         try:
-            service.offer(predecessor.offers)
+            service.fronts.offer(predecessor.offers)
             began = _take(owner, service, config, predecessor)
         except (StorageError, ValueError) as error:
             predecessor.failed(str(error))
             raise
         predecessor.taken()
-    service.take_names(predecessor.offers)
+    service.fronts.take_names(predecessor.offers)
     _log.warning("took everything over in %.0f ms", (time.monotonic() - began) * 1000)
 
 
 def _take(owner: Owner, service: Service, config: ServeConfig, predecessor: Predecessor) -> float:
     """Take the image and start all fronts; return when it was released."""
-    listeners = service.prepare(config)
+    listeners = service.fronts.prepare(config)
     try:
         used = {id(listener) for one in listeners.values() for listener in one.values()}
         wanted = [one.name for one in predecessor.offers if id(one.listener) in used]
@@ -133,13 +133,13 @@ def _take(owner: Owner, service: Service, config: ServeConfig, predecessor: Pred
             # Its sockets may have lost their names.
             _log.warning("the owner ended before it handed over")
             _close(listeners)
-            listeners = service.prepare(config)
+            listeners = service.fronts.prepare(config)
         owner.take_over(expect_digest=digest, patience=_PATIENCE)
     except BaseException:
         _close(listeners)
         raise
     try:
-        service.start(config, listeners)
+        service.fronts.start(config, listeners)
     except BaseException:
         owner.store.release()
         raise

@@ -8,30 +8,22 @@ import threading
 import time
 from collections import deque
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
-from blobstore.owner.listening import make_entry
 from blobstore.owner.serving.handing import MOST_SOCKETS, QUICK, Messages
-from blobstore.owner.serving.places import place_of, set_mode
-from blobstore.owner.serving.store_front import STORE, RunningStore
-from blobstore.sockets.addresses import UnixAddress
+from blobstore.owner.serving.open_fronts import OpenFronts
 from blobstore.sockets.notifying import Notifier
-from formats.errors import ArgumentError, DeviceBusyError, StorageError
+from formats.errors import DeviceBusyError, StorageError
 from formats.logs import LateLogger
 from formats.signals import Waker, handled
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Sequence
 
     from blobstore.owner.owner import Owner
     from blobstore.owner.serving.config import ServeConfig
-    from blobstore.owner.serving.fronts import FrontConfig, RunningFront
-    from blobstore.owner.serving.handing import Offer
     from blobstore.owner.serving.places import Places
-    from blobstore.sockets.addresses import Address
-    from blobstore.sockets.listening import Listener, MadeFile
     from blobstore.store.description import StateDigest
 
 _log = LateLogger(__name__)
@@ -43,18 +35,11 @@ _TAKING: Final = 10.0
 _TAKING_BACK: Final = 3.0
 
 
-class _Running(NamedTuple):
-    """A front that runs, the entry that says so, and its sockets by name."""
-
-    entry: FrontConfig
-    listeners: Mapping[str, Listener]
-    front: RunningFront
-
-
 class Service:
     """Fronts of an owner, and the events that change them. For the main thread.
 
     Attributes:
+        fronts: What runs.
         notifier: Tells the service manager.
     """
 
@@ -69,181 +54,29 @@ class Service:
             reread: Returns the configuration as it is now; None where there is no file.
         """
         self.notifier = Notifier()
+        self.fronts = OpenFronts(owner, places)
         self._owner = owner
-        self._places = places
         self._reread = reread
-        self._running: dict[str, _Running] = {}
-        self._entry: MadeFile | None = None
         self._events: deque[Callable[[], bool]] = deque()
         self._waker = Waker()
         self._succeeding = threading.Lock()
         owner.hand_over = self._offer
-        owner.on_taken = self._make_entry
-
-    # ------------------------------------------------------------ fronts
-
-    @property
-    def path(self) -> Path:
-        """Path of the store's socket."""
-        address = self._running[STORE].listeners[STORE].address
-        assert isinstance(address, UnixAddress), "the store has no other (O5)"
-        return address.path
-
-    def offer(self, offers: Iterable[Offer]) -> None:
-        """Use sockets of the owner before where they are wanted; their names stay."""
-        self._places.offer((one.name, one.listener) for one in offers)
-
-    def take_names(self, offers: Iterable[Offer]) -> None:
-        """Remove the names of these sockets at the end: the owner before does not."""
-        used = {id(listener) for _, listener in self.listeners()}
-        for offer in offers:
-            if offer.removes and id(offer.listener) in used:
-                offer.listener.take_name()
-
-    def listeners(self) -> list[tuple[str, Listener]]:
-        """Return all sockets by name."""
-        return [pair for one in self._running.values() for pair in one.listeners.items()]
-
-    def prepare(self, config: ServeConfig) -> Mapping[str, Mapping[str, Listener]]:
-        """Return the sockets of all fronts, which listen then; `start` takes them.
-
-        Raises:
-            StorageError, ValueError: One cannot be made; none is left.
-        """
-        image = self._owner.image
-        wanted = {entry.name: entry.sockets(image) for entry in config.fronts()}
-        self._places.require_known(name for one in wanted.values() for name in one)
-        with ExitStack() as undo:
-            found = {
-                front: {name: self._take(undo, name, place) for name, place in one.items()}
-                for front, one in wanted.items()
-            }
-            if not isinstance(found[STORE][STORE].address, UnixAddress):
-                raise ArgumentError("the store is served on a Unix socket only [O5]")
-            undo.pop_all()
-        return found
-
-    def start(self, config: ServeConfig, listeners: Mapping[str, Mapping[str, Listener]]) -> None:
-        """Start all fronts, on sockets that `prepare` returned, which this owns then.
-
-        Raises:
-            StorageError: One cannot be started; none runs, and the sockets are closed.
-        """
-        with ExitStack() as undo:
-            for entry in config.fronts():
-                for listener in listeners[entry.name].values():
-                    undo.callback(listener.close)
-            for entry in config.fronts():
-                self._start(undo, entry, listeners[entry.name])
-            undo.pop_all()
-        self._make_entry()
-
-    def change(self, config: ServeConfig) -> None:
-        """Open and close what differs now (O131). The rest goes on, with its connections.
-
-        Raises:
-            StorageError, ValueError: It cannot be done; everything is as it was.
-        """
-        image = self._owner.image
-        wanted = {entry.name: entry for entry in config.fronts()}
-        known = dict(self._running)
-        gone = [one for name, one in known.items() if wanted.get(name) != one.entry]
-        reusable: dict[str, Listener] = {}
-        for one in gone:
-            for socket_name, listener in one.listeners.items():
-                reusable[place_of(listener.address)] = listener
-                reusable.setdefault(socket_name, listener)
-        with ExitStack() as undo:
-            if STORE in known and known[STORE] in gone and self._entry is not None:
-                # Its own link is not to be in the way of its socket.
-                self._entry.remove()
-                self._entry = None
-                undo.callback(self._make_entry)
-            found: dict[str, dict[str, Listener]] = {}
-            for name, entry in wanted.items():
-                if name not in known or known[name] in gone:
-                    found[name] = {
-                        socket_name: _reuse(
-                            undo,
-                            reusable.get(socket_name if place is None else place_of(place)),
-                            place,
-                        )
-                        or self._take(undo, socket_name, place)
-                        for socket_name, place in entry.sockets(image).items()
-                    }
-            # What is new first: where it fails, the others have not noticed anything.
-            for name in sorted(found, key=lambda name: name in known):
-                if name in known:
-                    undo.callback(self._restart, known[name])
-                    self._stop(known[name])
-                self._start(undo, wanted[name], found[name])
-            undo.pop_all()
-        used = {id(one) for listeners in found.values() for one in listeners.values()}
-        for one in gone:
-            if one.entry.name not in wanted:
-                self._stop(one)
-            for listener in one.listeners.values():
-                if id(listener) not in used:
-                    listener.close()
-        self._running = {name: self._running[name] for name in wanted}
-        if STORE in found:
-            self._make_entry()
-
-    def close(self) -> None:
-        """Stop all fronts and close their sockets (O6, O7)."""
-        with ExitStack() as closing:
-            closing.callback(self._waker.close)
-            closing.callback(self._places.close)
-            for one in self._running.values():
-                for listener in one.listeners.values():
-                    closing.callback(listener.close)
-            if self._entry is not None:
-                closing.callback(self._entry.remove)
-            # The store's socket first, then the devices.
-            for one in reversed(self._running.values()):
-                closing.callback(one.front.stop)
-        self._running = {}
-
-    def _take(self, undo: ExitStack, name: str, address: Address | None) -> Listener:
-        listener = self._places.take(name, address)
-        undo.callback(listener.close)
-        return listener
-
-    def _start(
-        self, undo: ExitStack, entry: FrontConfig, listeners: Mapping[str, Listener]
-    ) -> None:
-        running = _Running(entry, listeners, entry.start(self._owner, listeners))
-        self._running[entry.name] = running
-        undo.callback(self._stop, running)
-
-    def _stop(self, running: _Running) -> None:
-        self._owner.remove(running.front)
-        running.front.stop()
-        del self._running[running.entry.name]
-
-    def _restart(self, running: _Running) -> None:
-        front = running.entry.start(self._owner, running.listeners)
-        self._running[running.entry.name] = running._replace(front=front)
-
-    def _make_entry(self) -> None:
-        """Have the image found by the store's socket, if this process has the image (O3)."""
-        if STORE in self._running and not self._owner.released:
-            entry = make_entry(self._owner.image, UnixAddress(self.path))
-            if self._entry is not None and (entry is None or entry.path != self._entry.path):
-                self._entry.remove()
-            self._entry = entry
+        owner.on_failed = lambda error: self._put(lambda: _fail(error))
 
     # ------------------------------------------------------------ events
 
     @contextmanager
     def signals(self) -> Iterator[None]:
-        """Let signals be events in the block: SIGTERM, SIGINT, SIGHUP (O6, O131)."""
+        """Let signals be events in the block: SIGTERM, SIGINT, SIGHUP (O6, O131); once."""
         hangup = self._end if self._reread is None else self._reload
         events = {signal.SIGTERM: self._end, signal.SIGINT: self._end, signal.SIGHUP: hangup}
         if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN and self._reread is None:
             del events[signal.SIGHUP]  # under nohup
-        with handled(events, lambda number: self._put(events[signal.Signals(number)]), self._waker):
-            yield
+        try:
+            with handled(events, lambda one: self._put(events[signal.Signals(one)]), self._waker):
+                yield
+        finally:
+            self._waker.close()  # after the last signal
 
     def _put(self, event: Callable[[], bool]) -> None:
         """Have the main thread do something; from any thread and any handler."""
@@ -286,7 +119,7 @@ class Service:
         assert self._reread is not None, "there is such an event only then"
         self.notifier.reloading()
         try:
-            self.change(self._reread())
+            self.fronts.change(self._reread())
         except (StorageError, ValueError) as error:
             _log.error("everything stays as it is: %s", error)
             self.notifier.ready(f"the configuration was not read again: {error}")
@@ -305,7 +138,7 @@ class Service:
 
     def _status(self) -> str:
         what = "waiting for the image" if self._owner.released else "serving"
-        return f"{what}: {', '.join(self._running)}"
+        return f"{what}: {', '.join(self.fronts.names)}"
 
     # --------------------------------------------------------- hand-over
 
@@ -320,7 +153,7 @@ class Service:
                 if not self._succeeding.acquire(blocking=False):
                     raise DeviceBusyError("another process is taking over already [O136]")
                 undo.callback(self._succeeding.release)
-                found = self.listeners()[:MOST_SOCKETS]
+                found = self.fronts.listeners()[:MOST_SOCKETS]
                 sockets = [{"name": name, "removes": one.has_name} for name, one in found]
                 messages.send({"sockets": sockets}, [one.socket.fileno() for _, one in found])
                 wanted = messages.receive(QUICK, "wanted")
@@ -339,8 +172,7 @@ class Service:
         with ExitStack() as ending:
             ending.callback(self._succeeding.release)
             ending.enter_context(messages)
-            store = self._running[STORE].front
-            assert isinstance(store, RunningStore)
+            store = self.fronts.store
             try:
                 # Before the others: what it is doing may need them to go on.
                 store.suspend(waiting=True)
@@ -352,10 +184,7 @@ class Service:
                 return True
             if not self._is_taken(messages, digest):
                 return True
-        for name, listener in self.listeners():
-            if name in wanted:
-                listener.leave_name()
-        self._entry = None
+        self.fronts.leave(wanted)
         _log.warning(
             "process %s has the image: handed over in %.0f ms",
             process,
@@ -382,16 +211,8 @@ class Service:
         return False
 
 
-def _reuse(undo: ExitStack, listener: Listener | None, address: Address | None) -> Listener | None:
-    """Return a socket that listens already, with the mode that it is to have now."""
-    if listener is not None and isinstance(address, UnixAddress) and listener.address != address:
-        before = listener.address
-        undo.callback(setattr, listener, "address", before)
-        if isinstance(before, UnixAddress):
-            undo.callback(set_mode, before)
-        set_mode(address)
-        listener.address = address
-    return listener
+def _fail(error: BaseException) -> bool:
+    raise error
 
 
 def _refuse(messages: Messages, reason: str) -> None:

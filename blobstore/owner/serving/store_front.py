@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from blobstore.owner.listening import place_of
+from blobstore.owner.finding import entry_of
 from blobstore.owner.server import OwnerServer
 from blobstore.owner.serving.fronts import DEFAULT_MODE, Mode, socket_address
 from blobstore.sockets.addresses import UnixAddress
@@ -53,12 +53,14 @@ class StoreFront(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename
         return STORE
 
     def sockets(self, image: Path) -> Mapping[str, Address | None]:
-        """Return where it listens; the runtime directory is there then."""
+        """Return where it listens: its path, or the image's entry if there is a place for one."""
         found = self._address()
-        if self.path is None:
-            entry = place_of(image, None)
-            return {STORE: UnixAddress(entry.path, found.mode, group=found.group)}
-        return {STORE: place_of(image, found)}
+        if self.path is not None:
+            return {STORE: found}
+        entry = entry_of(image)
+        if entry is None:
+            return {STORE: None}
+        return {STORE: UnixAddress(entry, found.mode, group=found.group)}
 
     def start(self, owner: Owner, listeners: Mapping[str, Listener]) -> RunningStore:
         """Serve the store."""
@@ -131,5 +133,8 @@ class RunningStore:
     def _run(self) -> None:
         try:
             self._server.run()
-        except StorageError as error:
+        except StorageError as error:  # what was written to windows, at the end
             self._failure = error
+        except BaseException as error:  # noqa: BLE001  the main thread raises it
+            if self._owner.on_failed is not None:
+                self._owner.on_failed(error)
