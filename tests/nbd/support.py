@@ -76,7 +76,11 @@ class Client:
         family = socket.AF_INET if isinstance(address, tuple) else socket.AF_UNIX
         self.socket = socket.socket(family)
         self.socket.settimeout(timeout)
-        self.socket.connect(address if isinstance(address, tuple) else str(address))
+        try:
+            self.socket.connect(address if isinstance(address, tuple) else str(address))
+        except OSError:
+            self.socket.close()
+            raise
         self.structured = False
 
     def begin_tls(self, context: ssl.SSLContext) -> None:
