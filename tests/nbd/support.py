@@ -119,7 +119,7 @@ class Client:
     def send(self, data: bytes) -> None:
         try:
             self.socket.sendall(data)
-        except ConnectionError as error:
+        except (ConnectionError, ssl.SSLError) as error:
             raise EOFError from error
 
     def greet(self) -> None:
