@@ -76,7 +76,11 @@ class Client:
         family = socket.AF_INET if isinstance(address, tuple) else socket.AF_UNIX
         self.socket = socket.socket(family)
         self.socket.settimeout(timeout)
-        self.socket.connect(address if isinstance(address, tuple) else str(address))
+        try:
+            self.socket.connect(address if isinstance(address, tuple) else str(address))
+        except OSError:
+            self.socket.close()
+            raise
         self.structured = False
 
     def begin_tls(self, context: ssl.SSLContext) -> None:
@@ -115,7 +119,7 @@ class Client:
     def send(self, data: bytes) -> None:
         try:
             self.socket.sendall(data)
-        except ConnectionError as error:
+        except (ConnectionError, ssl.SSLError) as error:
             raise EOFError from error
 
     def greet(self) -> None:

@@ -153,6 +153,8 @@ def test_n50_no_flushed_write_is_lost_when_the_server_is_killed(tmp_path: Path) 
                         since.clear()
             except EOFError:
                 pass
+            finally:
+                process.kill()
         process.wait()
         with (
             blobstore.open(path, SECRET, read_only=True, direct=True) as store,

@@ -113,6 +113,8 @@ def kills(image: Path, socket: Path, tls: Tls | None) -> Iterator[tuple[int, int
                             flushed = sent
                 except EOFError:
                     pass
+                finally:
+                    process.kill()
         process.wait()
         yield flushed, sent
         with blobstore.open(image, SECRET, read_only=True) as store:

@@ -83,7 +83,11 @@ class Authority:
     ) -> x509.CertificateBuilder:
         builder = x509.CertificateBuilder().subject_name(subject).issuer_name(self._name)
         builder = builder.public_key(key).serial_number(x509.random_serial_number())
-        return builder.not_valid_before(_BEGIN).not_valid_after(_END)
+        builder = builder.not_valid_before(_BEGIN).not_valid_after(_END)
+        # Without these two, Python from 3.13 on does not believe a certificate by default.
+        authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        builder = builder.add_extension(authority, False)
+        return builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key), False)
 
 
 def _name(common: str) -> x509.Name:
