@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any, Final
 
 import msgspec
@@ -87,13 +88,11 @@ def problem_of(error: StorageError | ValueError | RefusedError) -> tuple[int, by
     kind: type[Exception] = type(error)
     known: dict[str, str | int | None] = {}
     if isinstance(error, RefusedError):
-        # The request breaks its format, so this is what clients raise.
-        kind, status, exit_code, known = (
-            FormatError,
-            error.status,
-            FormatError.exit_code,
-            {"rule": error.rule},
-        )
+        # The request breaks its format, or the owner has too much to do: clients raise that.
+        busy = error.status == HTTPStatus.SERVICE_UNAVAILABLE
+        cause = DeviceBusyError if busy else FormatError
+        kind, status, known = cause, error.status, {"rule": error.rule}
+        exit_code = cause.exit_code
     else:
         status = next(status for cause, status in _STATUSES if isinstance(error, cause))
         exit_code = _USAGE if isinstance(error, ArgumentError) else 1

@@ -17,7 +17,7 @@ import blobstore
 from blobstore.container.recent import MOST_COMMITS
 from blobstore.owner import StoreClient
 from blobstore.owner.changes import MOST
-from formats.errors import DeviceError, FormatError
+from formats.errors import DeviceBusyError, DeviceError, FormatError
 from tests.owner.test_http import ask, curl, problem, request
 from tests.support.foreign import program
 from tests.support.owners import OwnerProcess
@@ -105,7 +105,7 @@ def test_there_are_only_so_many_watches_o68(path: Path) -> None:
     with StoreClient(path) as client, ExitStack() as watches:
         for _ in range(MOST):
             watches.enter_context(client.changes())
-        with pytest.raises(FormatError, match="too many watches"):
+        with pytest.raises(DeviceBusyError, match="too many watches"):
             client.changes()
         assert b"retry-after: 1" in ask(path, request("GET /v1/changes", "Connection: close"))
         client.put("a", b"1")
@@ -115,7 +115,7 @@ def test_there_are_only_so_many_watches_o68(path: Path) -> None:
             client.put("a", b"1")  # so that the owner finds out who has gone
             try:
                 client.changes().close()
-            except FormatError:
+            except DeviceBusyError:
                 return False
             return True
 

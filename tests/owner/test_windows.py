@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
 import threading
 from contextlib import contextmanager
@@ -290,6 +291,44 @@ def test_a_flush_does_not_confirm_what_a_dead_owner_had_o64(
             assert owner.end()[0] == 0
     with blobstore.open(image, read_only=True) as opened:
         assert opened.get("w")[:8] == b"durable2"
+
+
+def test_no_kill_loses_what_was_flushed_o64(
+    image: Path, runtime: Path, store: blobstore.Store
+) -> None:
+    """SIGKILL while a client writes and flushes: what was acknowledged is there, or the next."""
+    store.register("w", SIZE, "window")
+    store.close()
+    generator = random.Random(15)
+    acknowledged = 0
+    for _ in range(4):
+        owner = OwnerProcess(image, runtime)
+        killing = threading.Timer(generator.uniform(0.1, 0.6), owner.process.kill)
+        with StoreClient(owner.socket) as client:
+            killing.start()
+            try:
+                window = client.window("w")
+                while True:
+                    number = b"%010d" % (acknowledged + 1)
+                    window.write(0, number)
+                    window.write(SIZE - 10, number)
+                    window.flush()
+                    acknowledged += 1
+            except DeviceError:
+                pass
+        killing.join()
+        owner.end()
+        with blobstore.open(image) as opened:
+            assert opened.verify()
+            assert acknowledged, "it was killed before it did anything"
+            content = opened.get("w")
+            begin, end = int(content[:10]), int(content[-10:])
+            # A commit in a pause may have taken the first half of the next write.
+            assert acknowledged <= end <= begin <= acknowledged + 1
+            acknowledged = begin
+            with opened.window("w") as direct:
+                direct.write(SIZE - 10, b"%010d" % acknowledged)
+    assert acknowledged > 4
 
 
 def test_what_was_not_flushed_is_committed_when_the_owner_ends_o64(
