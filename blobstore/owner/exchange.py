@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _PIECE: Final = 256 << 10
+#: Received at once while a reply begins. Most are not longer, and more memory takes longer.
+_HEAD_PIECE: Final = 16 << 10
 
 
 class Answer(NamedTuple):
@@ -113,17 +115,19 @@ class Exchange:
     def _ask(self, method: str, target: str, body: bytes, headers: Mapping[str, str]) -> Answer:
         http = self._http
         sent = [("host", "localhost"), ("content-length", str(len(body))), *headers.items()]
-        pieces = [http.send(h11.Request(method=method, target=target, headers=sent))]
-        if body:
-            pieces.append(http.send(h11.Data(data=body)))
-        pieces.append(http.send(h11.EndOfMessage()))
+        head = http.send(h11.Request(method=method, target=target, headers=sent))
+        assert head is not None, "a request is not the end of a connection"
         # Refused before it was sent as a whole? The answer says why.
         with suppress(BrokenPipeError):
-            self._socket.sendall(b"".join(piece for piece in pieces if piece))
+            send_all(self._socket, head, body)
+        # h11 has nothing to add to a body whose length was said. The owner works already.
+        if body:
+            http.send(h11.Data(data=body))
+        http.send(h11.EndOfMessage())
         response, content = None, bytearray()
         while (event := http.next_event()) is not None:
             if event is h11.NEED_DATA:
-                piece = self._socket.recv(_PIECE)
+                piece = self._socket.recv(_HEAD_PIECE if response is None else _PIECE)
                 if not piece:
                     raise _gone(self._path)
                 http.receive_data(piece)
@@ -140,6 +144,16 @@ class Exchange:
             self._end()  # the owner takes no more requests here
         found = {k.decode("latin-1"): v.decode("latin-1") for k, v in response.headers}
         return Answer(response.status_code, found, bytes(content))
+
+
+def send_all(sock: socket.socket, head: bytes, body: bytes) -> None:
+    """Send a head and its body, without a copy of both together."""
+    sent = sock.sendmsg([head, body])
+    if sent < len(head):
+        sock.sendall(head[sent:])
+        sent = len(head)
+    if sent < len(head) + len(body):
+        sock.sendall(memoryview(body)[sent - len(head) :])
 
 
 def _gone(path: Path) -> DeviceError:
