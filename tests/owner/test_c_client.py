@@ -141,7 +141,7 @@ def test_damage_keeps_its_class_o33(
     assert (found.result, found.kind) == (65, "CorruptBlobError")
 
 
-def test_a_blob_that_does_not_fit_is_an_error(connected: CClient) -> None:
+def test_a_blob_that_does_not_fit_is_an_error_o42(connected: CClient) -> None:
     connected.put("a", b"12345")
     found = failure(lambda: connected.get("a", 4))
     assert (found.result, found.maybe_done) == (TOO_LARGE, False)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import blobstore
+from tests.support.c_client import build
 from tests.support.cli import QUICK, succeeds
 from tests.support.foreign import program
 from tests.support.owners import OwnerProcess
@@ -25,9 +26,32 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 
+#: For what needs a shell: curl as the other commands are run.
+SHELL = 'set -eu; curl() { command curl -sS --fail-with-body "$@"; }\n'
+#: Around the functions in C: a device that starts twice.
+DEVICE = """
+#include <stdio.h>
+int main(int count, char **words) {
+    static struct blobstore store;
+    char state[100] = "made";
+    size_t size = 0;
+    int first = load(&store, words[count - 1], state, sizeof state, &size);
+    int put = first == BLOBSTORE_UNWRITTEN ? save(&store, state, 4) : -1;
+    blobstore_close(&store);
+    state[0] = 0;
+    int second = load(&store, words[count - 1], state, sizeof state, &size);
+    printf("%d %d %d %.*s", first, put, second, (int)size, state);
+    return 0;
+}
+"""
+
+
 def commands() -> Iterator[list[str]]:
     """Yield the words of each command; one that goes on has its end in quotes."""
     for block in blocks("sh"):
+        if "$" in block:
+            yield ["bash", "-c", SHELL + block]
+            continue
         for line in re.split(r"\n(?=curl |blobstore )", block):
             yield shlex.split(line)
 
@@ -52,6 +76,8 @@ def test_the_commands(tmp_path: Path, runtime: Path, monkeypatch: pytest.MonkeyP
             if words[0] == "blobstore":
                 verbs.add(words[1])
                 done = owner.run(*words[1:])
+            elif words[0] == "bash":
+                done = subprocess.run(words, capture_output=True, timeout=60, check=False)
             else:
                 methods += 1
                 done = subprocess.run(
@@ -63,6 +89,13 @@ def test_the_commands(tmp_path: Path, runtime: Path, monkeypatch: pytest.MonkeyP
             assert done.returncode == 0, (words, done)
         assert verbs == {"get", "put"}
         assert methods > 10
+        (source,) = blocks("c")
+        (tmp_path / "device.c").write_text(source + DEVICE)
+        device = build(tmp_path / "device", tmp_path / "device.c")
+        said = subprocess.run(
+            [device, image], env=owner.environment, capture_output=True, check=True
+        )
+        assert said.stdout == b"62 0 0 made"
         for block in blocks("python"):
             exec(compile(block, "docs/owner.md", "exec"), {})
     finally:

@@ -60,19 +60,22 @@ class CSection(NamedTuple):
     generation: int
 
 
-def build_driver(directory: Path, *options: str) -> Path:
-    """Compile the client, and a program that calls it; return the program."""
-    target = directory / "c-driver"
-    command = [program("cc"), *WARNINGS, "-D_DEFAULT_SOURCE", "-D_POSIX_C_SOURCE=200809L"]
-    command += [*(options or _SANITIZERS), f"-I{SOURCES}", "-o", str(target)]
+def build(target: Path, source: Path, *options: str) -> Path:
+    """Compile the client with a program that calls it; return the program, which is ``target``."""
+    command = [program("cc"), *WARNINGS, *options, f"-I{SOURCES}", "-o", str(target)]
     done = subprocess.run(
-        [*command, str(_DRIVER), str(SOURCES / "blobstore.c")],
+        [*command, str(source), str(SOURCES / "blobstore.c")],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
     return target
+
+
+def build_driver(directory: Path) -> Path:
+    """Compile what `CClient` runs, with sanitizers."""
+    return build(directory / "c-driver", _DRIVER, "-D_DEFAULT_SOURCE", *_SANITIZERS)
 
 
 class CClient:
