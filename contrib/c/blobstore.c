@@ -93,11 +93,13 @@ static int receive(struct blobstore *s, char *to, size_t size) {
     return 0;
 }
 
+/* Read a line without the blanks at its end. */
 static int read_line(struct blobstore *s, char *line, size_t capacity) {
     for (size_t n = 0; n < capacity; n++) {
         TRY(receive(s, line + n, 1));
         if (line[n] != '\n') continue;
-        line[n > 0 && line[n - 1] == '\r' ? n - 1 : n] = '\0';
+        while (n > 0 && strchr(BLANK, line[n - 1]) != NULL) n--;
+        line[n] = '\0';
         return 0;
     }
     return bad(s, "a line of the reply is too long");

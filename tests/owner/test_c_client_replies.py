@@ -87,7 +87,7 @@ def replying(c: CClient, *pieces: bytes, timeout: float = 30) -> Iterator[None]:
 
 
 def test_replies_may_be_chunked_and_interim_o42(c: CClient) -> None:
-    head = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTRANSFER-ENCODING: Chunked\r\n"
+    head = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTRANSFER-ENCODING: Chunked \t\r\n"
     head += b'X: y\r\netag:"18446744073709551615"\r\n\r\n'
     chunks = b"2\r\nbl\r\n0001;x=y\r\no\r\n001 \r\nb\r\n0\r\n\r\n"
     for pieces in ((head + chunks,), (head, chunks), tuple(bytes([b]) for b in head + chunks)):

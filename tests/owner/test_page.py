@@ -89,6 +89,7 @@ def test_the_commands(tmp_path: Path, runtime: Path, monkeypatch: pytest.MonkeyP
             assert done.returncode == 0, (words, done)
         assert verbs == {"get", "put"}
         assert methods > 10
+        assert owner is not None
         (source,) = blocks("c")
         (tmp_path / "device.c").write_text(source + DEVICE)
         device = build(tmp_path / "device", tmp_path / "device.c")
