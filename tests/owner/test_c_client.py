@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,12 +20,14 @@ import blobstore
 from blobstore.owner.connection import Limits
 from formats.errors import ArgumentError
 from tests.support.c_client import (
+    LOST,
     NO_OWNER,
     SOURCES,
     TOO_LARGE,
     UNTRUSTED,
     USAGE,
     CClient,
+    CError,
     failure,
 )
 from tests.support.owners import OwnerProcess, owner_thread
@@ -238,6 +243,34 @@ def test_an_owner_of_another_user_is_refused_o5(driver: Path) -> None:
             other.communicate()
 
 
+def test_nothing_that_was_acknowledged_is_lost_o22_o34(
+    driver: Path, image: Path, runtime: Path
+) -> None:
+    """SIGKILL while the client puts: what was acknowledged last is there, or the next."""
+    acknowledged = 0
+    for kill_after in (3, 7, 1, 5):
+        owner = OwnerProcess(image, runtime)
+        with CClient(driver, owner.environment) as c:
+            c.open(image)
+            killer = threading.Thread(target=owner.end, args=(signal.SIGKILL,))
+            last, failed = acknowledged, None
+            while failed is None:
+                if last == acknowledged + kill_after:
+                    killer.start()
+                try:
+                    c.put("a", f"{last + 1:0900}".encode())
+                    last += 1
+                except CError as error:
+                    failed = error
+            killer.join(60)
+        assert failed.result in (LOST, NO_OWNER)
+        with blobstore.open(image) as store:
+            found = int(store.get("a"))
+            assert last <= found <= last + failed.maybe_done
+            assert store.verify()
+        acknowledged = found
+
+
 def test_the_example_counts(image: Path, runtime: Path, tmp_path: Path) -> None:
     directory = tmp_path / "c"
     shutil.copytree(SOURCES, directory)
@@ -256,6 +289,9 @@ def test_the_example_counts(image: Path, runtime: Path, tmp_path: Path) -> None:
     try:
         assert [count(image) for _ in range(3)] == [(0, b"%d\n" % n, b"") for n in (1, 2, 3)]
         assert count(image, "other") == (0, b"1\n", b"")
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda _: count(image, "many"), range(24)))
+        assert sorted(int(said) for _, said, _ in found) == list(range(1, 25))
         assert owner.run("put", image, "a", "-", stdin=b"far too long").returncode == 0
         code, said, complaint = count(image, "a")
         assert (code, said) == (20, b"")
