@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _log = LateLogger(__name__)
 
 _PIECE: Final = 64 << 10
+#: Received at once while a head is expected: not much of a body, which h11 would copy.
+_HEAD_PIECE: Final = 4 << 10
 #: Read and dropped after a refusal, so that a client that is still sending sees the reply.
 _DROPPED: Final = 64 << 20
 
@@ -73,12 +75,14 @@ class Connection:
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.head)
         self._deadline = 0.0
         self._is_head = False
+        # What came after a body that did not go through h11; None if none did.
+        self._rest: bytes | None = None
 
     def serve(self) -> None:
         """Answer requests until the client ends, breaks the rules, or is silent for too long."""
         try:
             while self._serve_one():
-                self._http.start_next_cycle()
+                self._begin_next()
         except OSError as error:  # a time-out is one
             _log.debug("a connection ended: %s", error)
 
@@ -117,7 +121,19 @@ class Connection:
         except (RefusedError, StorageError, ValueError) as error:
             self._end(reply_of(error))
             return False
-        return complete and (self._http.our_state, self._http.their_state) == (h11.DONE, h11.DONE)
+        taken = self._http.their_state is h11.DONE or self._rest is not None
+        return complete and self._http.our_state is h11.DONE and taken
+
+    def _begin_next(self) -> None:
+        """Expect another request on this connection."""
+        if self._rest is None:
+            self._http.start_next_cycle()
+            return
+        # h11 still waits for the body of this one.
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=self._limits.head)
+        if self._rest:
+            self._http.receive_data(self._rest)
+        self._rest = None
 
     # --------------------------------------------------------- receiving
 
@@ -128,7 +144,7 @@ class Connection:
         is_begun = bool(self._http.trailing_data[0])  # sent without waiting for the last reply
         self._deadline = began + (limits.receiving if is_begun else limits.idle)
         while (event := self._http.next_event()) is h11.NEED_DATA:
-            self._http.receive_data(self._receive())
+            self._http.receive_data(self._receive(_HEAD_PIECE))
             if not is_begun:
                 is_begun = True
                 self._deadline = time.monotonic() + limits.receiving
@@ -160,13 +176,15 @@ class Connection:
     def _receive_body(self, head: Request, limit: int, size: int | None) -> bytes:
         """Return the body of a request, which is not larger than it may be."""
         self._deadline = time.monotonic() + self._limits.receiving
+        if size:
+            return self._receive_sized(size)
         body = bytearray()
         while True:
             event = self._http.next_event()
             if event is h11.NEED_DATA:
                 if self._http.they_are_waiting_for_100_continue:
                     self._write(h11.InformationalResponse(status_code=100, headers=[]))
-                self._http.receive_data(self._receive())
+                self._http.receive_data(self._receive(_PIECE))
             elif isinstance(event, h11.Data):
                 body += event.data
                 if len(body) > limit:
@@ -176,9 +194,26 @@ class Connection:
             else:
                 raise RefusedError(400, "the request ends before its body does", "O12")
 
-    def _receive(self) -> bytes:
+    def _receive_sized(self, size: int) -> bytes:
+        """Return a body of known size, straight from the socket: h11 copies it three times."""
+        if self._http.they_are_waiting_for_100_continue:
+            self._write(h11.InformationalResponse(status_code=100, headers=[]))
+        came, _ = self._http.trailing_data
+        body = bytearray(size)  # takes memory as it is filled
+        count = min(len(came), size)
+        body[:count], self._rest = came[:count], came[count:]
+        with memoryview(body) as view:
+            while count < size:
+                self._socket.settimeout(max(self._deadline - time.monotonic(), 0.001))
+                received = self._socket.recv_into(view[count:])
+                if not received:
+                    raise RefusedError(400, "the request ends before its body does", "O12")
+                count += received
+        return bytes(body)
+
+    def _receive(self, most: int) -> bytes:
         self._socket.settimeout(max(self._deadline - time.monotonic(), 0.001))
-        return self._socket.recv(_PIECE)
+        return self._socket.recv(most)
 
     # ----------------------------------------------------------- sending
 
@@ -220,10 +255,18 @@ class Connection:
         return True
 
     def _write(self, *events: h11.Event) -> None:
-        pieces = [self._http.send(event) for event in events]
         # For all of it together, however the client takes it.
         self._socket.settimeout(self._limits.sending)
-        self._socket.sendall(b"".join(piece for piece in pieces if piece))
+        pieces: list[bytes] = []
+        for event in events:
+            if pieces and isinstance(event, h11.EndOfMessage):
+                self._socket.sendall(b"".join(pieces))  # h11 ends it while the client reads
+                pieces = []
+            piece = self._http.send(event)
+            if piece:
+                pieces.append(piece)
+        if pieces:
+            self._socket.sendall(b"".join(pieces))
 
     def _end(self, reply: Reply) -> None:
         """Answer, and take no more requests; see that the client gets the answer."""

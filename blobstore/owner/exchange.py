@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _PIECE: Final = 256 << 10
+#: Received at once while a reply begins. Most are not longer, and more memory takes longer.
+_HEAD_PIECE: Final = 16 << 10
 
 
 class Answer(NamedTuple):
@@ -178,13 +180,15 @@ class Exchange:
             self._connect()
             self._send(method, target, body, headers)
         http = self._http
+        most = _HEAD_PIECE
         while not isinstance(event := http.next_event(), h11.EndOfMessage):
             if event is h11.NEED_DATA:
-                piece = self._socket.recv(_PIECE)
+                piece = self._socket.recv(most)
                 if not piece:
                     raise _gone(self._path)
                 http.receive_data(piece)
             elif isinstance(event, h11.Event):
+                most = _PIECE
                 yield event
         if http.our_state is h11.DONE and http.their_state is h11.DONE:
             http.start_next_cycle()
@@ -195,23 +199,34 @@ class Exchange:
         """Send a request; say whether the owner may have got any of it."""
         http = self._http
         sent = [("host", "localhost"), ("content-length", str(len(body))), *headers.items()]
-        pieces = [http.send(h11.Request(method=method, target=target, headers=sent))]
+        head = http.send(h11.Request(method=method, target=target, headers=sent))
+        assert head is not None, "a request is not the end of a connection"
+        begun = send_all(self._socket, head, body)
+        # h11 has nothing to add to a body whose length was said. The owner works already.
         if body:
-            pieces.append(http.send(h11.Data(data=body)))
-        pieces.append(http.send(h11.EndOfMessage()))
-        data = b"".join(piece for piece in pieces if piece)
-        try:
-            begun = self._socket.send(data)
-        except BrokenPipeError:
-            return False
-        # Refused before it was sent as a whole? The answer says why.
-        with suppress(BrokenPipeError):
-            self._socket.sendall(memoryview(data)[begun:])
-        return True
+            http.send(h11.Data(data=body))
+        http.send(h11.EndOfMessage())
+        return begun
 
 
 def _headers(response: h11.Response) -> dict[str, str]:
     return {k.decode("latin-1"): v.decode("latin-1") for k, v in response.headers}
+
+
+def send_all(sock: socket.socket, head: bytes, body: bytes) -> bool:
+    """Send a head and its body, without a copy of both; say whether any of it was taken."""
+    try:
+        sent = sock.sendmsg([head, body])
+    except BrokenPipeError:
+        return False
+    # Refused before it was sent as a whole? The answer says why.
+    with suppress(BrokenPipeError):
+        if sent < len(head):
+            sock.sendall(head[sent:])
+            sent = len(head)
+        if sent < len(head) + len(body):
+            sock.sendall(memoryview(body)[sent - len(head) :])
+    return True
 
 
 def _gone(path: Path) -> DeviceError:

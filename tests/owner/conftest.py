@@ -8,6 +8,8 @@ import pytest
 
 import blobstore
 from blobstore.owner import StoreClient
+from tests.support.c_client import CClient, build_driver
+from tests.support.foreign import system_file
 from tests.support.owners import end_owners, owner_thread
 
 if TYPE_CHECKING:
@@ -50,3 +52,15 @@ def client(server: OwnerServer, tmp_path: Path) -> Iterator[StoreClient]:
     del server
     with StoreClient(tmp_path / "socket", timeout=60) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    system_file("/usr/include/stdio.h")
+    return build_driver(tmp_path_factory.mktemp("c"))
+
+
+@pytest.fixture
+def c(driver: Path) -> Iterator[CClient]:
+    with CClient(driver) as client:
+        yield client

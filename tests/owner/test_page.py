@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import blobstore
+from tests.support.c_client import build
 from tests.support.cli import QUICK, succeeds
 from tests.support.foreign import program
 from tests.support.owners import OwnerProcess
@@ -26,9 +27,32 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 
+#: For what needs a shell: curl as the other commands are run.
+SHELL = 'set -eu; curl() { command curl -sS --fail-with-body "$@"; }\n'
+#: Around the functions in C: a device that starts twice.
+DEVICE = """
+#include <stdio.h>
+int main(int count, char **words) {
+    static struct blobstore store;
+    char state[100] = "made";
+    size_t size = 0;
+    int first = load(&store, words[count - 1], state, sizeof state, &size);
+    int put = first == BLOBSTORE_UNWRITTEN ? save(&store, state, 4) : -1;
+    blobstore_close(&store);
+    state[0] = 0;
+    int second = load(&store, words[count - 1], state, sizeof state, &size);
+    printf("%d %d %d %.*s", first, put, second, (int)size, state);
+    return 0;
+}
+"""
+
+
 def commands() -> Iterator[list[str]]:
     """Yield the words of each command; one that goes on has its end in quotes."""
     for block in blocks("sh"):
+        if "$" in block:
+            yield ["bash", "-c", SHELL + block]
+            continue
         for line in re.split(r"\n(?=curl |blobstore )", block):
             yield shlex.split(line.replace("$PWD", str(Path.cwd())))
 
@@ -71,6 +95,8 @@ def test_the_commands(tmp_path: Path, runtime: Path, monkeypatch: pytest.MonkeyP
                     digest = ending[0].run(*words[1:]).stdout.decode().strip()
                     continue
                 done = owner.run(*(digest if "..." in word else word for word in words[1:]))
+            elif words[0] == "bash":
+                done = subprocess.run(words, capture_output=True, timeout=60, check=False)
             else:
                 methods += 1
                 done = subprocess.run(
@@ -84,6 +110,13 @@ def test_the_commands(tmp_path: Path, runtime: Path, monkeypatch: pytest.MonkeyP
         assert owner is not None
         assert verbs == {"get", "put", "backup", "verify", "key", "owner"}
         assert methods > 20
+        (source,) = blocks("c")
+        (tmp_path / "device.c").write_text(source + DEVICE)
+        device = build(tmp_path / "device", tmp_path / "device.c")
+        said = subprocess.run(
+            [device, image], env=owner.environment, capture_output=True, check=True
+        )
+        assert said.stdout == b"62 0 0 made"
         monkeypatch.setenv("BLOBSTORE_RUNTIME_DIR", str(owner.runtime))
         for block in blocks("python"):
             exec(compile(block, "docs/owner.md", "exec"), {})
