@@ -35,10 +35,7 @@ other end, `exchange` its HTTP, and `client_transaction`, `client_windows` and `
 are what it makes; what it has in common with a store is `blobstore.store.protocol`, and
 `blobstore.reaching` finds it.
 
-`sharing` serves a store beside another task. `tpms` has the TPMs of an owner (V70 to V81):
-each is a process (`tpm_process`) whose program is `tpm_worker`. The two speak by
-`tpm_messages`; `tpm_options` is what is said of a TPM, and `tpm_states` is how its process
-reads and changes its sections, which are all of the store that it can reach.
+`sharing` serves a store beside another task, and the room `tpm` has the TPMs of an owner.
 """
 
 from __future__ import annotations
@@ -68,8 +65,8 @@ if TYPE_CHECKING:
     from blobstore.owner.serving.tpm_front import TpmFront as TpmFront
     from blobstore.owner.sharing import OnlyTpm as OnlyTpm
     from blobstore.owner.sharing import Sharing as Sharing
-    from blobstore.owner.tpm_options import TpmOptions as TpmOptions
-    from blobstore.owner.tpms import Tpms as Tpms
+    from blobstore.owner.tpm.options import TpmOptions as TpmOptions
+    from blobstore.owner.tpm.tpms import Tpms as Tpms
     from blobstore.store.protocol import AnyStore as AnyStore
     from blobstore.store.protocol import AnyWatch as AnyWatch
     from blobstore.store.protocol import AnyWindow as AnyWindow

@@ -6,7 +6,7 @@ sections of a store. Its reason to exist is rule V16 of ``spec/vtpm.md``: no res
 is sent before everything that its command changed is durable.
 
 There is one TPM in a process, because libtpms has one (V2, spec/decisions/0025); an owner
-with several has a process for each (`blobstore.owner.tpms`). The
+with several has a process for each (`blobstore.owner.tpm.tpms`). The
 main thread has the control channel and the signals, a second one the data channel, so
 that a command can be cancelled (spec/decisions/0026). One lock lets one of them use
 the TPM.

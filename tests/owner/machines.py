@@ -36,7 +36,8 @@ CODE, VARS = "/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd
 SECRET = b"passphrase of the machine"
 VARIABLES = "uefi-variables"
 _LINE: Final = re.compile(rb"@(VAR|NV|V|N|VFAIL|NFAIL|NVCODE|DEFINE) (\w+)\r\n")
-_PATIENCE: Final = 300
+#: Seconds for a step: firmware that compacts its variables writes each byte of them, one by one.
+_PATIENCE: Final = 1800
 
 
 def make_machine(directory: Path) -> Path:

@@ -166,17 +166,18 @@ def test_v79_a_tpm_of_this_process_rests_too(image: Path, tmp_path: Path) -> Non
     """`blobstore vtpm` is such an owner; here in a process of its own, as libtpms has one TPM."""
     script = """
 import sys, threading
+from pathlib import Path
 import blobstore
 from blobstore import vtpm
-from blobstore.owner import Owner
+from blobstore.owner import OnlyTpm, Owner
 from blobstore.vtpm.commands import Command
 from formats.errors import DeviceBusyError
 from tests.vtpm import commands
 image, copy = sys.argv[1:]
 with blobstore.open(image, direct=True) as store:
     tpm = vtpm.Tpm(vtpm.StoreNvram(store))
-    owner = Owner(store, image)
-    owner.add(tpm)
+    owner = Owner(store, Path(image))
+    owner.add(OnlyTpm(tpm))
     tpm.power_on(vtpm.Startup.CLEAR)
     answered = []
     def ask():

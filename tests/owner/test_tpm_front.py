@@ -1,4 +1,4 @@
-"""TPMs as fronts of an owner: in its file, in a hand-over, and when the image is let go (V81)."""
+"""TPMs as fronts: in the owner's file, in a hand-over, when the image is let go (V81, V82)."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_v81_a_successor_has_the_tpm_on_the_same_sockets(
     assert first.end()[0] == 0
 
 
-def test_v81_a_tpm_that_came_back_unchanged_goes_on(image: Path, tpm: Places) -> None:
+def test_v82_a_tpm_that_came_back_unchanged_goes_on(image: Path, tpm: Places) -> None:
     with blobstore.open(image, direct=True) as store:
         owner = Owner(store, image)
         with running(owner, tpm):
@@ -130,7 +130,7 @@ def test_v81_a_tpm_that_came_back_unchanged_goes_on(image: Path, tpm: Places) ->
             assert tpm.read() == b"precious"
 
 
-def test_v81_a_tpm_that_ran_elsewhere_begins_again(image: Path, tpm: Places) -> None:
+def test_v82_a_tpm_that_ran_elsewhere_begins_again(image: Path, tpm: Places) -> None:
     with blobstore.open(image, direct=True) as store:
         owner = Owner(store, image)
         with running(owner, tpm):

@@ -112,7 +112,7 @@ def workers(parent: int | None = None) -> list[tuple[int, str]]:
                 status = (place / "status").read_text()
             except OSError:
                 continue
-            if b"blobstore.owner.tpm_worker" in words and f"\nPPid:\t{wanted}\n" in status:
+            if b"blobstore.owner.tpm.worker" in words and f"\nPPid:\t{wanted}\n" in status:
                 found.append((int(place.name), words[words.index(b"-m") + 2].decode()))
     return found
 

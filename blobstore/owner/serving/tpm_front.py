@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from blobstore.errors import BlobNotFoundError, UnwrittenBlobError
 from blobstore.foreign.key_source import StateKeySource
-from blobstore.foreign.states import tpm_section_names
-from blobstore.owner.tpm_options import TpmOptions
-from blobstore.owner.tpms import Tpms
+from blobstore.owner.tpm.options import TpmOptions
+from blobstore.owner.tpm.tpms import Tpms
 from blobstore.vtpm import swtpm_options
 from blobstore.vtpm.behaviour import Behaviour
 from blobstore.vtpm.sockets import address_of
 from formats.errors import ArgumentError
-from formats.logs import LateLogger
-from formats.state.swtpm import Slot, TpmVersion
+from formats.state.swtpm import TpmVersion
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -28,8 +24,6 @@ if TYPE_CHECKING:
     from blobstore.owner.owner import Owner
     from blobstore.sockets.addresses import Address
     from blobstore.sockets.listening import Listener
-
-_log = LateLogger(__name__)
 
 
 class TpmFront(
@@ -114,78 +108,44 @@ class RunningTpm:
     """A TPM that the owner knows."""
 
     def __init__(self, owner: Owner, front: TpmFront, listeners: list[Listener]) -> None:
-        """Start it; the sockets stay the caller's."""
-        self._owner, self._front, self._listeners = owner, front, listeners
-        self._running = ExitStack()
-        self._tpms: Tpms | None = None
-        self._left: bytes | None = None
-        if not owner.released:
-            self._start()
-        owner.add(self)
+        """Start it, at once or when the owner has the image; the sockets stay the caller's.
+
+        Raises:
+            StorageError: It cannot be started; nothing of it runs.
+        """
+        with ExitStack() as running:
+            source = front.migration_key
+            key = None
+            if source is not None:
+                key = running.enter_context(StateKeySource.parse(source).read())
+            self._tpms = Tpms(owner.store, [front.options(key)], listeners=listeners)
+            owner.add(self)  # which suspends it where the image is another process's
+            try:
+                running.enter_context(self._tpms)
+            except BaseException:
+                owner.remove(self)
+                raise
+            self._running = running.pop_all()
 
     @property
     def reserved(self) -> dict[str, str]:
         """Names of its sections (V80)."""
-        names = tpm_section_names(self._front.name).values()
-        return dict.fromkeys(names, f"TPM {self._front.name!r}")
+        return self._tpms.reserved
 
     @contextmanager
     def at_rest(self) -> Iterator[None]:
         """Keep it between two commands in the block (V78)."""
-        with ExitStack() as resting:
-            if self._tpms is not None:
-                resting.enter_context(self._tpms.at_rest())
+        with self._tpms.at_rest():
             yield
 
     def suspend(self, *, waiting: bool) -> None:
-        """Let go of the store (V81).
-
-        A successor has a TPM of its own, so this one is switched off in order first. Where
-        the image goes to another host and may come back, it is kept between two commands.
-        """
-        if self._tpms is None:
-            return
-        if waiting:
-            self._stop()
-        else:
-            self._tpms.suspend(waiting=False)
-            self._left = self._fingerprint()
+        """Keep it between two commands until `resume`: the image is given up (V81)."""
+        self._tpms.suspend(waiting=waiting)
 
     def resume(self) -> None:
-        """Go on, unless another process has had the TPM meanwhile: then begin again (V43)."""
-        if self._tpms is not None and self._left == self._fingerprint():
-            self._tpms.resume()
-        elif self._tpms is not None:
-            _log.error(
-                "TPM %r was changed by another process meanwhile: it begins again [V43]",
-                self._front.name,
-            )
-            self._tpms.discard()  # to end in order, it would store the state that it has
-            self._stop()
-        if self._tpms is None:
-            self._start()
+        """Let it go on, from the state that the store has now (V82)."""
+        self._tpms.resume()
 
     def stop(self) -> None:
-        """Switch it off in order (V77); twice is fine."""
-        self._stop()
-
-    def _start(self) -> None:
-        with ExitStack() as running:
-            source = self._front.migration_key
-            key = source and running.enter_context(StateKeySource.parse(source).read())
-            tpms = Tpms(
-                self._owner.store, [self._front.options(key or None)], listeners=self._listeners
-            )
-            running.enter_context(tpms)
-            self._running, self._tpms = running.pop_all(), tpms
-
-    def _stop(self) -> None:
-        self._tpms = None
+        """Switch it off in order, or end it where the image is not there (V77, V82)."""
         self._running.close()
-
-    def _fingerprint(self) -> bytes:
-        name = tpm_section_names(self._front.name)[Slot.PERMANENT]
-        try:
-            return hashlib.sha256(self._owner.store.get(name)).digest()
-        except (BlobNotFoundError, UnwrittenBlobError):
-            return b""

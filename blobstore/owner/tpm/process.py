@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from blobstore.foreign.states import tpm_section_names
 from blobstore.owner import problems
-from blobstore.owner.tpm_messages import (
+from blobstore.owner.tpm.messages import (
     Begin,
     End,
     Failed,
@@ -27,7 +27,7 @@ from blobstore.owner.tpm_messages import (
     Resume,
     ToOwner,
 )
-from blobstore.owner.tpm_states import StatesServer
+from blobstore.owner.tpm.states import StatesServer
 from blobstore.vtpm.tpm import not_at_rest
 from formats.errors import DeviceError
 from formats.logs import LateLogger
@@ -35,7 +35,7 @@ from formats.logs import LateLogger
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from blobstore.owner.tpm_options import TpmOptions
+    from blobstore.owner.tpm.options import TpmOptions
     from blobstore.store.store import Store
     from blobstore.vtpm.sockets import Channel
 
@@ -43,11 +43,16 @@ _log = LateLogger(__name__)
 
 #: Seconds that a process has to read its states and to start its TPM.
 _START_TIME: Final = 60.0
-_PACKAGES: Final = Path(__file__).resolve().parents[2]
+_PACKAGES: Final = Path(__file__).resolve().parents[3]
 
 
 class TpmProcess:
-    """One process that is one TPM. `rest`, `resume` and `close` are for one thread at a time."""
+    """One process that is one TPM. `rest`, `resume` and `close` are for one thread at a time.
+
+    Attributes:
+        name: Of the TPM.
+        was_killed: Whether `kill` was called.
+    """
 
     def __init__(self, store: Store, options: TpmOptions, descriptors: Sequence[int]) -> None:
         """Start it; it does not serve yet.
@@ -62,6 +67,7 @@ class TpmProcess:
         """
         self.name = options.name
         self._rests = 0
+        self.was_killed = False
         _log.info("TPM %r is being started", self.name)
         try:
             ours, control = socket.socketpair()
@@ -70,7 +76,7 @@ class TpmProcess:
                 passed = (control.fileno(), nvram.fileno())
                 self._process = subprocess.Popen(  # noqa: S603  this very program
                     [
-                        *(sys.executable, "-P", "-m", "blobstore.owner.tpm_worker"),
+                        *(sys.executable, "-P", "-m", "blobstore.owner.tpm.worker"),
                         *(options.name, *map(str, passed)),
                     ],
                     pass_fds=(*passed, *descriptors),
@@ -156,6 +162,7 @@ class TpmProcess:
 
     def kill(self) -> None:
         """End it without order, and wait for that."""
+        self.was_killed = True
         self._process.kill()
         self._process.wait()
 

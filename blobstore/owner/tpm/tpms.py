@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final, Self
 
+from blobstore.errors import BlobNotFoundError, UnwrittenBlobError
 from blobstore.foreign.states import tpm_section_names
-from blobstore.owner.tpm_process import TpmProcess
+from blobstore.owner.tpm.process import TpmProcess
 from blobstore.vtpm import sockets
 from blobstore.vtpm.tpm import REST_TIME, not_at_rest
 from formats.errors import ArgumentError, StorageError
 from formats.logs import LateLogger
+from formats.state.swtpm import Slot
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from types import TracebackType
 
-    from blobstore.owner.tpm_options import TpmOptions
+    from blobstore.owner.tpm.options import TpmOptions
     from blobstore.sockets.listening import Listener
     from blobstore.store.store import Store
 
@@ -60,7 +63,6 @@ class Tpms:
             if names.count(name) > 1:
                 raise ArgumentError(f"there are two TPMs with the name {name!r} [V71]")
         self._running = ExitStack()
-        self._resting = ExitStack()
 
     @property
     def reserved(self) -> dict[str, str]:
@@ -83,19 +85,29 @@ class Tpms:
                 resting.enter_context(one.at_rest())
             yield
 
-    def suspend(self, *, waiting: bool) -> None:
-        """Keep all of them between two commands until `resume` or `stop`; errors as `at_rest`."""
-        del waiting  # a command is always waited for
-        self._resting.enter_context(self.at_rest())
+    def suspend(self, *, waiting: bool = True) -> None:
+        """Keep all of them between two commands until `resume`: the image is given up (V81).
+
+        Before `start` it has that begin without processes, which `resume` lets start.
+
+        Args:
+            waiting: Is not asked: a command that is answered with an error would be one that
+                failed, so clients wait in any case.
+
+        Raises:
+            DeviceBusyError: One of them executes a command for too long; all go on.
+        """
+        del waiting
+        with ExitStack() as going_on:
+            for one in self._tpms:
+                one.suspend()
+                going_on.callback(one.resume)
+            going_on.pop_all()
 
     def resume(self) -> None:
-        """Let them go on."""
-        self._resting.close()
-
-    def discard(self) -> None:
-        """Kill them, which write nothing any more; `stop` follows."""
+        """Let them go on, from the states that the store has now (V82)."""
         for one in self._tpms:
-            one.discard()
+            one.resume()
 
     def start(self) -> None:
         """Serve from now on; all of them when this returns (V73).
@@ -111,7 +123,6 @@ class Tpms:
 
     def stop(self) -> None:
         """End all of them in order (V77); twice is fine."""
-        self._resting.close()
         for one in self._tpms:
             one.ask_end()
         self._running.close()
@@ -144,6 +155,8 @@ class _Tpm:
         self._lock = threading.Lock()
         self._ending = threading.Event()
         self._failures: list[float] = []
+        # What the TPM was when the image was given up; None while the owner has it.
+        self._left: bytes | None = None
         self._sockets = ExitStack()
         self._thread = threading.Thread(
             target=self._supervise, name=f"TPM {self.name}", daemon=True
@@ -157,26 +170,19 @@ class _Tpm:
                 if not self._given:
                     making.callback(listening.close)
                 self._descriptors.append(listening.socket.fileno())
-            self._process = self._begin()
+            if self._left is None:
+                self._process = self._begin()
             self._thread.start()
             self._sockets = making.pop_all()
 
     def ask_end(self) -> None:
         """Have it end, without waiting for that."""
         self._ending.set()
-        if self._process is not None:
+        if self._process is not None and self._left is None:
             self._process.ask_end()
 
-    def discard(self) -> None:
-        """Kill its process, whose state is an old one."""
-        self._ending.set()
-        if self._process is not None:
-            self._process.kill()
-
     def stop(self) -> None:
-        with self._lock:  # what is just being started gets to hear of it, too
-            self.ask_end()
-            process = self._process
+        process = self._abandoned() if self._left is not None else self._ended()
         if process is not None and not process.ends_within(_END_TIME):
             _log.error("TPM %r does not end, and was killed [V77]", self.name)
             process.kill()
@@ -187,20 +193,67 @@ class _Tpm:
 
     @contextmanager
     def at_rest(self) -> Iterator[None]:
+        self._rest()
+        try:
+            yield
+        finally:
+            self._go_on()
+
+    def suspend(self) -> None:
+        self._rest()
+        try:
+            self._left = self._state()
+        except BaseException:
+            self._go_on()
+            raise
+
+    def resume(self) -> None:
+        """Go on from the state that was left, or have the next process go on from another."""
+        left, self._left = self._left, None
+        try:
+            if left != self._state() and self._process is not None:
+                _log.warning("TPM %r was changed by another process meanwhile [V82]", self.name)
+                self._process.kill()
+        finally:
+            self._go_on()
+
+    def _rest(self) -> None:
         if not self._lock.acquire(timeout=REST_TIME):
             raise not_at_rest(f"TPM {self.name!r} is being started")
         try:
-            process = self._process
-            if process is None:
-                yield
-                return
-            process.rest(REST_TIME)
-            try:
-                yield
-            finally:
-                process.resume()
-        finally:
+            if self._process is not None:
+                self._process.rest(REST_TIME)
+        except BaseException:
             self._lock.release()
+            raise
+
+    def _go_on(self) -> None:
+        if self._process is not None:
+            self._process.resume()
+        self._lock.release()
+
+    def _state(self) -> bytes:
+        """Return what tells one permanent state from another."""
+        try:
+            blob = self._store.get(tpm_section_names(self.name)[Slot.PERMANENT])
+        except (BlobNotFoundError, UnwrittenBlobError):
+            blob = b""
+        return hashlib.sha256(blob).digest()
+
+    def _ended(self) -> TpmProcess | None:
+        """Ask the process to end; return it."""
+        with self._lock:  # what is just being started gets to hear of it, too
+            self.ask_end()
+            return self._process
+
+    def _abandoned(self) -> TpmProcess | None:
+        """End the process of an image that was given up: nothing is stored any more (V82)."""
+        self._ending.set()
+        if self._process is not None:
+            self._process.kill()
+        self._left = None
+        self._lock.release()
+        return self._process
 
     def _begin(self) -> TpmProcess:
         process = TpmProcess(self._store, self._options, self._descriptors)
@@ -219,7 +272,7 @@ class _Tpm:
                 code = self._process.wait()
                 if code == 0:
                     _log.info("TPM %r was switched off", self.name)
-                elif not self._ending.is_set():
+                elif not self._ending.is_set() and not self._process.was_killed:
                     _log.error("the process of TPM %r ended: %s [V75]", self.name, _said(code))
                     self._failures.append(time.monotonic())
             with self._lock:

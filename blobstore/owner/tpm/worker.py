@@ -1,9 +1,9 @@
 """The process of one TPM of an owner, which has neither its image nor a key (V70 to V78).
 
-    python -m blobstore.owner.tpm_worker NAME CONTROL STORE
+    python -m blobstore.owner.tpm.worker NAME CONTROL STORE
 
 CONTROL and STORE are descriptors of connections to the owner, which starts it
-(`blobstore.owner.tpms`). NAME is what a list of processes shows.
+(`blobstore.owner.tpm.tpms`). NAME is what a list of processes shows.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ import select
 import socket
 import sys
 import threading
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, NoReturn
 
 from blobstore.owner import problems
-from blobstore.owner.tpm_messages import (
+from blobstore.owner.tpm.messages import (
     Begin,
     End,
     Failed,
@@ -30,14 +29,14 @@ from blobstore.owner.tpm_messages import (
     Resume,
     ToWorker,
 )
-from blobstore.owner.tpm_states import StatesClient
+from blobstore.owner.tpm.states import StatesClient
 from blobstore.vtpm.behaviour import Behaviour
 from blobstore.vtpm.commands import Startup
 from blobstore.vtpm.nvram import StoreNvram
 from blobstore.vtpm.server import Server
 from blobstore.vtpm.sockets import Channel
 from blobstore.vtpm.tpm import Tpm
-from formats.errors import StorageError
+from formats.errors import DeviceBusyError, StorageError
 from formats.logs import LateLogger, configure_with
 from formats.state.swtpm import TpmVersion
 
@@ -66,7 +65,7 @@ def main(arguments: list[str]) -> int:
     except (StorageError, ValueError) as error:
         lines.send(Failed(*problems.problem_of(error)))
         return 1
-    _Obedience(lines, tpm, server.end).start()
+    Obedience(lines, tpm, server.end).start()
     lines.send(Ready())
     try:
         server.run()
@@ -125,26 +124,42 @@ def _channel(listening: Listening | None) -> Channel | None:
     )
 
 
-class _Obedience:
+class Obedience:
     """Does what the owner says, beside the TPM.
 
     One thread receives, so that it learns at once that the owner has gone; another one
     waits for commands to end.
     """
 
-    def __init__(self, lines: Lines, tpm: Tpm, end: Callable[[], None]) -> None:
-        self._lines, self._tpm, self._end = lines, tpm, end
+    def __init__(
+        self,
+        lines: Lines,
+        tpm: Tpm,
+        end: Callable[[], None],
+        abandoned: Callable[[], None] = lambda: os._exit(_ABANDONED),
+    ) -> None:
+        """Be ready to start.
+
+        Args:
+            lines: To the owner.
+            tpm: What rests.
+            end: Called when it is to end.
+            abandoned: Called when the owner has gone.
+        """
+        self._lines, self._tpm, self._end, self._abandoned = lines, tpm, end, abandoned
         self._wishes: queue.SimpleQueue[Rest | Resume] = queue.SimpleQueue()
 
     def start(self) -> None:
+        """Obey from now on."""
         for target in (self._receive, self._rest):
             threading.Thread(target=target, name=target.__name__, daemon=True).start()
 
-    def _receive(self) -> NoReturn:
+    def _receive(self) -> None:
         while True:
             message: ToWorker | None = self._lines.receive(Rest | Resume | End)  # type: ignore[arg-type]
             if message is None:
-                os._exit(_ABANDONED)
+                self._abandoned()
+                return
             if isinstance(message, End):
                 self._end()
             elif not isinstance(message, Begin):
@@ -153,19 +168,22 @@ class _Obedience:
     def _rest(self) -> NoReturn:
         while True:
             wish = self._wishes.get()
-            resting = self._tpm.at_rest() if isinstance(wish, Rest) else nullcontext()
-            with resting:
-                if isinstance(wish, Rest):
+            if isinstance(wish, Resume):
+                continue  # after a rest that did not come in time
+            try:
+                with self._tpm.at_rest():
                     self._lines.send(Resting(wish.number))
                     self._wishes.get()  # the owner always says when that is over
+            except DeviceBusyError as error:
+                _log.warning("%s", error)
 
 
 def _log_as(begin: Begin) -> None:
     import logging  # noqa: PLC0415, TID251  only if there is something to say
 
     logging.raiseExceptions = False
-    form = f"blobstore: TPM {begin.name}: %(message)s".replace("%", "%%")
-    logging.basicConfig(level=begin.log_level, format=form.replace("%%(message)s", "%(message)s"))
+    name = begin.name.replace("%", "%%")
+    logging.basicConfig(level=begin.log_level, format=f"blobstore: TPM {name}: %(message)s")
 
 
 if __name__ == "__main__":
