@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from blobstore.container.initialise import SectionSpec as SectionSpec
     from blobstore.container.initialise import initialise as initialise
+    from blobstore.container.recent import SectionChange as SectionChange
     from blobstore.container.regions import Region as Region
     from blobstore.container.verification import Problem as Problem
     from blobstore.container.verification import Report as Report
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from blobstore.copies.convert_kinds import ImageKind as ImageKind
     from blobstore.errors import BlobNotFoundError as BlobNotFoundError
     from blobstore.errors import BlobTooLargeError as BlobTooLargeError
+    from blobstore.errors import ConfigError as ConfigError
     from blobstore.errors import CorruptBlobError as CorruptBlobError
     from blobstore.errors import CorruptStoreError as CorruptStoreError
     from blobstore.errors import DamagedHeadError as DamagedHeadError
@@ -71,6 +73,7 @@ if TYPE_CHECKING:
     from blobstore.foreign.encryption import StateKey as StateKey
     from blobstore.foreign.exporting import export_state as export_state
     from blobstore.foreign.importing import import_state as import_state
+    from blobstore.foreign.key_source import StateKeySource as StateKeySource
     from blobstore.foreign.states import StateFormat as StateFormat
     from blobstore.image.disks import apply_snapshot as apply_snapshot
     from blobstore.image.disks import check as check
@@ -81,11 +84,16 @@ if TYPE_CHECKING:
     from blobstore.image.files import is_same_file as is_same_file
     from blobstore.image.files import write_file as write_file
     from blobstore.image.image import Image as Image
+    from blobstore.image.info import ImageInfo as ImageInfo
+    from blobstore.image.info import LuksInfo as LuksInfo
     from blobstore.image.layers import is_encrypted as is_encrypted
     from blobstore.image.layers import qcow2_options as qcow2_options
     from blobstore.image.luks_header import attach_header as attach_header
     from blobstore.image.luks_header import detach_header as detach_header
     from blobstore.image.luks_header import luks_place as luks_place
+    from blobstore.image.remote.nbd_disk import NbdDisk as NbdDisk
+    from blobstore.image.remote.places import open_remote as open_remote
+    from blobstore.image.remote.rbd_disk import RbdDisk as RbdDisk
     from blobstore.manifests.fields import DecodedBlob as DecodedBlob
     from blobstore.manifests.fields import decode_blob as decode_blob
     from blobstore.manifests.fields import decode_file as decode_file
@@ -104,17 +112,27 @@ if TYPE_CHECKING:
     from blobstore.manifests.tables import UnitTable as UnitTable
     from blobstore.manifests.unpack import Unpacked as Unpacked
     from blobstore.manifests.unpack import unpack as unpack
+    from blobstore.nbd.credentials import NbdTls as NbdTls
     from blobstore.nbd.exports import NbdDevice as NbdDevice
     from blobstore.nbd.exports import NbdSections as NbdSections
+    from blobstore.nbd.exports import NbdVolume as NbdVolume
     from blobstore.nbd.server import NbdServer as NbdServer
+    from blobstore.nbd.settings import NbdSettings as NbdSettings
     from blobstore.nbd.sockets import parse_nbd_address as parse_nbd_address
     from blobstore.opening import create as create
-    from blobstore.opening import open as open  # noqa: A004
+    from blobstore.reaching import find_owner as find_owner
+    from blobstore.reaching import open as open  # noqa: A004
+    from blobstore.store.changes import ChangeWatch as ChangeWatch
+    from blobstore.store.changes import CommitInfo as CommitInfo
     from blobstore.store.description import SectionInfo as SectionInfo
     from blobstore.store.description import StateDigest as StateDigest
     from blobstore.store.description import StoreInfo as StoreInfo
+    from blobstore.store.payload import Payload as Payload
+    from blobstore.store.protocol import AnyStore as AnyStore
+    from blobstore.store.protocol import Changes as Changes
     from blobstore.store.store import Store as Store
     from blobstore.store.transaction import Transaction as Transaction
+    from blobstore.store.windows.sharing import SharedWindow as SharedWindow
     from blobstore.store.windows.window import Window as Window
     from formats.errors import ForkedProcessError as ForkedProcessError
     from formats.errors import ImageReplacedError as ImageReplacedError

@@ -18,7 +18,8 @@
     ├── PinMismatchError             75   not the state that its user expects
     ├── StateAuthenticationError     76   encrypted device state does not verify
     ├── StoreBusyError               77   it changes too fast to be read without the lock
-    └── GenerationMismatchError      78   the section was changed since it was looked at
+    ├── GenerationMismatchError      78   the section was changed since it was looked at
+    └── ConfigError                  79   of `blobstore serve`
 
 An emulator may make new state for a device only on `BlobNotFoundError` (after
 which it registers) and `UnwrittenBlobError`. Nothing else means absence.
@@ -171,3 +172,9 @@ class ManifestError(StoreError):
     """The manifest of `blobstore pack` cannot be used."""
 
     exit_code = 71
+
+
+class ConfigError(StoreError):
+    """The configuration of `blobstore serve` cannot be used."""
+
+    exit_code = 79

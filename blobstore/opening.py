@@ -73,48 +73,8 @@ def open_store(
 ) -> Store:
     """Open the store in an image.
 
-    A store that was not closed is put in order first, unless it is opened for
-    reading only, which writes nothing.
-
-    Args:
-        path: Image file or block device, locked until the store is closed.
-        secret: Passphrase or content of a key file, for an encrypted image; or its
-            volume key, from `luks.verify_volume_key`.
-        header: File of the detached LUKS header.
-        read_only: Permit no writing; several processes may read at once.
-        allow_unprotected: Accept a secret for an image that is not encrypted,
-            and a container less protected than it should be (C25).
-        expect_digest: What `Store.digest` said of the state that it must be in.
-            With ``at_least_generation`` it finds an image that was set back
-            as a whole, which nothing inside the image can tell.
-        at_least_generation: The generation that it must have reached. That of a
-            commit which did not complete does not count.
-        allow_damaged: Read blobs whose records verify also where damaged heads
-            leave unknown whether they are the newest (C67): a human's decision, to
-            save what is left. `DamagedHeadError` tells of such damage.
-        lock: False reads an image that others use, without keeping them out: what
-            is read may be older than what they see, but is what the image was at some
-            moment (C66); only with ``read_only``.
-        released: Open for writing without the lock, to be ready for
-            `Store.take_over` while another process still uses the image.
-        snapshot: Name or ID of the internal snapshot of a qcow2 image to read, or a
-            `SnapshotKey` that says which of the two; only with ``read_only``. It opens with
-            what was a passphrase when it was made.
-
-    Raises:
-        SecretRequiredError: The image is encrypted, and there is no secret.
-        NoKeyslotMatchError: The secret opens no keyslot.
-        PolicyError: See ``allow_unprotected``; or LUKS would not encrypt.
-        PinMismatchError: See ``expect_digest`` and ``at_least_generation``.
-        DamagedHeadError: Damage leaves unknown whether it is what these ask for.
-        EmptyImageError, ForeignImageError, TruncatedImageError: As named.
-        LuksHeaderError, ContainerError: No copy of the header is sound.
-        CorruptStoreError: Parts of the store contradict each other.
-        UnsupportedError: It needs something that is not implemented.
-        ReadOnlyError: The file must not be written.
-        DeviceBusyError: Another process uses it.
-        StoreBusyError: It changes too much to be read without the lock.
-        DeviceError: It cannot be opened or read.
+    What the arguments mean and which errors there are, `blobstore.reaching.open_anywhere` says,
+    which asks the owner of an image first; this asks no other process.
     """
     if not lock and not read_only:
         raise ArgumentError("without the lock an image can only be read")
@@ -145,6 +105,7 @@ def open_store(
             image=layers.image(),
             resources=resources,
             image_lock=LayersLock(layers),
+            layers=layers,
             released=released,
             unlocked=released or not lock,
         )
@@ -253,7 +214,11 @@ def create_store(
         layers = image.layers
         initialise(layers.payload, specs, encrypted=encrypted, block_size=block_size, random=random)
         store = Store.on_device(
-            layers.payload, encrypted=encrypted, image=layers.image(), resources=image.hand_over()
+            layers.payload,
+            encrypted=encrypted,
+            image=layers.image(),
+            layers=layers,
+            resources=image.hand_over(),
         )
         if fill:
             fill(store)
@@ -268,6 +233,5 @@ def _specs(sections: Sections) -> list[SectionSpec]:
     return list(sections)
 
 
-#: Their public names, which those of the package are.
+#: Its public name, which is that of the package.
 create = create_store
-open = open_store  # noqa: A001

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from blobstore.cli.types import Command
-    from blobstore.owner import AnyStore
+    from blobstore.owner import AnyStore, StoreClient
 
 __all__ = [
     "PATH",
@@ -119,6 +118,10 @@ class Access(NamedTuple):
             raise click.UsageError("--no-lock is for reading only")
         if self.snapshot is not None and not read_only:
             raise click.UsageError("--snapshot is for reading only")
+        lock = self.lock
+        if self.snapshot is not None and not self.direct:
+            # It does not change while others use the image.
+            lock = lock and not _has_owner(image)
         with self.secret_for(image) as secret:
             return blobstore.open(
                 image,
@@ -129,27 +132,32 @@ class Access(NamedTuple):
                 expect_digest=self.expect_digest,
                 at_least_generation=self.at_least_generation,
                 allow_damaged=allow_damaged,
-                lock=self.lock,
+                lock=lock,
                 released=released,
                 snapshot=self.snapshot,
+                direct=True,
             )
 
     def open_shared(
         self, image: Path, *, read_only: bool = True, allow_damaged: bool = False
     ) -> AnyStore:
         """Return the store of the process that owns an image; if none does, open it here."""
-        asks = not self.direct and self.lock and self.snapshot is None and not allow_damaged
-        if asks and _may_have_owner(image):
-            from blobstore import owner  # noqa: PLC0415  few images have one
-
-            client = owner.find_owner(
-                image,
-                expect_digest=self.expect_digest,
-                at_least_generation=self.at_least_generation,
-            )
+        if not allow_damaged:
+            client = self.find_owner(image, read_only=read_only)
             if client is not None:
                 return client
         return self.open(image, read_only=read_only, allow_damaged=allow_damaged)
+
+    def find_owner(self, image: Path, *, read_only: bool = True) -> StoreClient | None:
+        """Return the store of the process that owns an image, if that is to be asked."""
+        if self.direct or not self.lock or self.snapshot is not None:
+            return None
+        return blobstore.find_owner(
+            image,
+            read_only=read_only,
+            expect_digest=self.expect_digest,
+            at_least_generation=self.at_least_generation,
+        )
 
     def check_stdin(self, *, has_data: bool) -> None:
         """Refuse a stdin that is to give both the data and the key."""
@@ -165,20 +173,12 @@ class Access(NamedTuple):
         return None if stale is None else ("primary", "secondary")[stale]
 
 
-def _may_have_owner(image: Path) -> bool:
-    """Say whether something has the name of the entry that an owner makes (O2, O3).
-
-    What asks owners is imported only then: most images have none.
-    """
-    try:
-        found = image.stat()
-    except OSError:
-        return False
-    entry = f"{found.st_dev}-{found.st_ino}.sock"
-    chosen = os.environ.get("BLOBSTORE_RUNTIME_DIR")
-    places = [chosen] if chosen else ["/run", os.environ.get("XDG_RUNTIME_DIR") or "/run"]
-    within = "" if chosen else "blobstore/"
-    return any(os.path.lexists(f"{place}/{within}{entry}") for place in places)
+def _has_owner(image: Path) -> bool:
+    """Say whether a process owns an image."""
+    client = blobstore.find_owner(image)
+    if client is not None:
+        client.close()
+    return client is not None
 
 
 class NewAccess(NamedTuple):

@@ -54,14 +54,36 @@ def image_and_changed_header(function: Command) -> Command:
 
 def _image_and_header(function: Command, *, write: bool) -> Command:
     @functools.wraps(function)
-    def wrapped(*, image: Path, header: Path | None, **rest: Any) -> Any:
-        with blobstore.luks_place(image, header, write=write) as place:
+    def wrapped(*, image: Path, header: Path | None, direct: bool = False, **rest: Any) -> Any:
+        with _luks_place(image, header, write=write, direct=direct) as place:
             return function(image=image, place=place, **rest)
 
     header_option = click.option(
         "--header", type=PATH, metavar="FILE", help="The image's detached LUKS header."
     )
-    return click.argument("image", type=PATH)(header_option(wrapped))
+    wrapped = header_option(wrapped)
+    if write:
+        wrapped = click.option(
+            "--direct",
+            is_flag=True,
+            help="Open IMAGE itself, and do not ask the process that owns it.",
+        )(wrapped)
+    return click.argument("image", type=PATH)(wrapped)
+
+
+@contextmanager
+def _luks_place(
+    image: Path, header: Path | None, *, write: bool, direct: bool
+) -> Iterator[luks.Place]:
+    """Yield where an image's header is; only its owner can write one that lies in a qcow2 disk."""
+    asks = write and header is None and not direct
+    client = blobstore.find_owner(image) if asks else None
+    if client is None:
+        with blobstore.luks_place(image, header, write=write) as place:
+            yield place
+        return
+    with client, client.luks_place(write=write) as place:
+        yield place
 
 
 @contextmanager

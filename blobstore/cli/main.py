@@ -41,6 +41,7 @@ VERBS: Final = {
     "import": "Store the state that swtpm, OVMF or QEMU keep in files.",
     "export": "Write such files.",
     "serve": "Own an image, and serve its store on a socket.",
+    "owner": "Ask the owner of an image: show, release, take-over.",
     "vtpm": "Be a TPM whose state is in an image, in swtpm's place.",
     "key": "Manage passphrases: add, change, remove, list, test, export, destroy.",
     "token": "Manage LUKS2 tokens, which say where passphrases are.",
@@ -79,6 +80,7 @@ Exit codes:
   72  output exists            73  section exists       74  no previous blob
   75  not the pinned state     76  wrong key of TPM state, or damage
   77  store too busy           78  changed since it was looked at
+  79  configuration unusable
  130  interrupted
  141  the reader of a pipe that stdout is went away
 """

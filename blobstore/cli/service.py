@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from blobstore.vtpm import log_libtpms
+from blobstore.cli.types import Group, ParsedType, option, taking
+from blobstore.vtpm import swtpm_options
 from formats.errors import DeviceError, device_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from blobstore.cli.swtpm_options import LogOptions
+    from blobstore.vtpm.swtpm_options import LogOptions
 
 # As in `logging`: errors, warnings, what happens; then requests.
 _LEVELS: Final = (40, 30, 20, 10)
@@ -55,6 +56,8 @@ def set_up_log(options: LogOptions) -> None:
     level = options.level
     root.setLevel(_LEVELS[min(level, len(_LEVELS) - 1)])
     if level >= _LIBTPMS_LEVEL and isinstance(handler, logging.StreamHandler):
+        from blobstore.vtpm import log_libtpms  # noqa: PLC0415  only for its log
+
         log_libtpms(handler.stream.fileno(), level - _LIBTPMS_LEVEL + 1, options.prefix)
 
 
@@ -97,6 +100,7 @@ def fork_into_background() -> Callable[[], None]:
     sys.stdout.flush()
     sys.stderr.flush()
     try:
+        started = os.getpid()
         reading, writing = os.pipe()
         child = os.fork()
     except OSError as error:
@@ -108,6 +112,10 @@ def fork_into_background() -> Callable[[], None]:
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         os._exit(code if code >= 0 else 128 - code)
     os.close(reading)
+    # What a service manager says of the process that was started holds for this one.
+    for name in ("LISTEN_PID", "WATCHDOG_PID"):
+        if os.environ.get(name) == str(started):
+            os.environ[name] = str(os.getpid())
 
     def ready() -> None:
         try:
@@ -135,7 +143,7 @@ class PidFile:
         """
         self._path = place if isinstance(place, Path) else None
         self._process = os.getpid()
-        text = f"{os.getpid()}\n".encode()
+        self._text = text = f"{os.getpid()}\n".encode()
         try:
             if isinstance(place, Path):
                 place.write_bytes(text)  # in place: swtpm_setup has the file open
@@ -146,7 +154,67 @@ class PidFile:
             raise device_error(error, "cannot write the process id") from error
 
     def remove(self) -> None:
-        """Remove the file; a device or pipe, which root could, is not removed."""
-        if self._path is not None and self._process == os.getpid() and self._path.is_file():
-            with suppress(OSError):
+        """Remove the file; a device or pipe, which root could, is not removed.
+
+        Nor is one in which the process that replaced this one has written its number.
+        """
+        if self._path is None or self._process != os.getpid():
+            return
+        with suppress(OSError):
+            if self._path.is_file() and self._path.read_bytes() == self._text:
                 self._path.unlink()
+
+
+class RunOptions(NamedTuple):
+    """What the options of `options` say: how a process runs that serves others.
+
+    Attributes:
+        daemon: Whether it goes into the background when all is ready.
+        pid: Where its number is written.
+        log: Where its log goes.
+    """
+
+    daemon: bool
+    pid: Path | int | None
+    log: LogOptions | None
+
+    def begin(self) -> Callable[[], None]:
+        """Go into the background, if that is wanted; return what to call when ready."""
+        return fork_into_background() if self.daemon else lambda: None
+
+    @contextmanager
+    def pid_file(self) -> Iterator[None]:
+        """Have the number of this process where it is wanted in the block."""
+        file = None if self.pid is None else PidFile(self.pid)
+        try:
+            yield
+        finally:
+            if file is not None:
+                file.remove()
+
+
+#: Adds ``--daemon``, ``--pid`` and ``--log`` to a command, which gets them as ``run``.
+options: Final = taking(
+    "run",
+    Group(
+        RunOptions,
+        {
+            "daemon": option(
+                "-d,--daemon", is_flag=True, help="Go into the background when all is ready."
+            ),
+            "pid": option(
+                "--pid",
+                type=ParsedType("pid", swtpm_options.parse_pid),
+                metavar="file=FILE|fd=N",
+                help="Write the process id there.",
+            ),
+            "log": option(
+                "--log",
+                type=ParsedType("log", swtpm_options.parse_log),
+                metavar="file=FILE|fd=N[,level=N][,prefix=TEXT][,truncate]",
+                help="Log there; - is nowhere. Level 2 is what happens, 3 all requests, 5"
+                " libtpms, too.",
+            ),
+        },
+    ),
+)

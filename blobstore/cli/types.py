@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -55,8 +56,49 @@ class SettingType(click.ParamType[tuple[str, str]]):
         return name, text
 
 
+class ParsedType(click.ParamType[Any]):
+    """What a function understands that raises `ValueError` otherwise."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name, self._parse = name, parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return self._parse(value) if isinstance(value, str) else value
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def schema_option(schema: Callable[[], Mapping[str, Any]], of: str) -> Callable[[Command], Command]:
+    """Return what adds ``--schema`` to a command: it prints a JSON Schema and ends.
+
+    Args:
+        schema: Returns it.
+        of: What it describes, for the help.
+    """
+
+    def print_schema(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+        if value and not context.resilient_parsing:
+            click.echo(json.dumps(schema(), indent=2, ensure_ascii=False))
+            context.exit()
+
+    return click.option(
+        "--schema",
+        is_flag=True,
+        expose_value=False,
+        is_eager=True,
+        callback=print_schema,
+        help=f"Print the JSON Schema of {of}, and end.",
+    )
+
+
 class Option(NamedTuple):
-    """An option of a group: what it is called, and what `click.option` is told of it."""
+    """An option of a group: what it is called, and what `click.option` is told of it.
+
+    Attributes:
+        name: Such as ``--name``, or ``-n,--name``.
+        attributes: Keywords of `click.option`.
+    """
 
     name: str
     attributes: Mapping[str, Any]
@@ -96,7 +138,7 @@ def taking(parameter: str, group: Group) -> Callable[[Command], Command]:
 
         command: Command = wrapped
         for name, (text, attributes) in reversed(list(_options(parameter, group))):
-            command = click.option(text, name, **attributes)(command)
+            command = click.option(*text.split(","), name, **attributes)(command)
         return command
 
     return decorate

@@ -30,6 +30,7 @@ order in which one reads them:
     reading     authentication  scan  sections  directory  open_container
                 search  proving  (where heads are damaged)
     writing     durable  commit  headers  recovery
+    telling     recent
     space       extents  placing  growth  compaction  initialise
     inspecting  verification  scrub  regions, and the room `repair`
 """

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _STATE_SIZE = 512
 _ZEROS = bytes(DIGEST_SIZE)
+#: How many numbers of sections are kept, half a KiB each.
+_RECENT = 64
 _STATE_MASK = (1 << 8 * _STATE_SIZE) - 1
 
 
@@ -48,6 +50,7 @@ class Authenticator:
 
         self._head, self._blob, self._root = start("head"), start("blob"), start("root")
         self._member = b"blobstore/1 memb" + store_id
+        self._recent: dict[bytes, int] = {}
 
     @classmethod
     def of(cls, header: ContainerHeader) -> Authenticator:
@@ -121,7 +124,14 @@ class Authenticator:
             mac: Of the same record.
         """
         text = b"".join((self._member, meta, mac))
-        return int.from_bytes(hashlib.shake_256(text).digest(_STATE_SIZE), "big")
+        number = self._recent.get(text)
+        if number is None:
+            number = int.from_bytes(hashlib.shake_256(text).digest(_STATE_SIZE), "big")
+            # A commit adds its record, and the next commit of the section subtracts it.
+            if len(self._recent) >= _RECENT:
+                self._recent.clear()
+            self._recent[text] = number
+        return number
 
     def root(self, state: int) -> bytes:
         """Return the root of a state, a sum of members (C24)."""

@@ -29,6 +29,10 @@ the step as durable until they are through, and finishes them before it does or 
 anything else (C63). So memory is never ahead of the medium, and lags it only while
 nothing is answered from it.
 
+**Who is told.** Where commits are watched, the directory remembers the latest ones (`recent`),
+and memory follows in that as well. Then `OpenContainer.told` is called: the one place where
+others learn of a commit after it is durable. It waits for none of them.
+
 **What must not happen here.** Nothing is read: a put costs its blob and one flush, whatever
 else is in the store, and the root follows by one addition and one subtraction (C24).
 No blob is written that its record's mac does not cover, except in place (C62). Space is
@@ -72,6 +76,7 @@ class Change(NamedTuple):
         ranges: What of the record is written: from byte to byte of it, in whole
             blocks, in order, the first block included; the rest is known to be
             there (C62). None writes all of it.
+        crc32: Of the blob, where the caller knows it; None computes it.
     """
 
     section: Section
@@ -80,6 +85,7 @@ class Change(NamedTuple):
     blob: ReadableBuffer = b""
     replaces: Section | None = None
     ranges: Sequence[tuple[int, int]] | None = None
+    crc32: int | None = None
 
 
 @dataclass(slots=True)
@@ -168,6 +174,8 @@ def commit(container: OpenContainer, changes: Sequence[Change]) -> None:
     container.writer.write(
         spans, _follow(directory, records, generation, state, root), _names(records)
     )
+    if container.told is not None:
+        container.told()
 
 
 def _written(container: OpenContainer, change: Change, generation: int, members: int) -> _Written:
@@ -184,7 +192,10 @@ def _written(container: OpenContainer, change: Change, generation: int, members:
         identity = identity._replace(name=change.name)
         frame = record_frame(identity, container.block_size)
     blob = change.blob
-    crc32 = zlib.crc32(blob) if change.state is not State.IN_PLACE else 0
+    if change.state is State.IN_PLACE:
+        crc32 = 0
+    else:
+        crc32 = zlib.crc32(blob) if change.crc32 is None else change.crc32
     version = Version(
         change.state, generation, members, len(blob), crc32, _UNKNOWN, _UNKNOWN, _UNKNOWN
     )
@@ -207,6 +218,19 @@ def _follow(
         for written in records
         if written.moves
     ]
+    recent = directory.recent
+    if recent is not None:
+        recent = recent.with_commit(
+            generation,
+            [
+                (
+                    written.change.name,
+                    written.replaced.identity.name if written.replaced else None,
+                    written.change.state is State.TOMBSTONE,
+                )
+                for written in records
+            ],
+        )
 
     def follow() -> None:
         for written in records:
@@ -228,6 +252,7 @@ def _follow(
         directory.state, directory.root = state, root
         directory.generation = generation
         directory.clean = False
+        directory.recent = recent
 
     return follow
 

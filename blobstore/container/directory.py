@@ -53,6 +53,7 @@ from formats.container.model import Free, State
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from blobstore.container.recent import Recent
     from blobstore.container.scan import Damaged, Scan
     from formats.container.model import Identity, Version
 
@@ -80,6 +81,7 @@ class Directory:
         orphans: Copies that are to be written as void; void here already.
         left_over: Extents of no section, which are to be made free (C46, C47).
         clean: Whether the store was closed after its last commit (C49).
+        recent: The latest commits; None unless they are to be told.
     """
 
     sections: dict[str, Section]
@@ -94,6 +96,7 @@ class Directory:
     orphans: list[Copy] = field(default_factory=list)
     left_over: list[Section] = field(default_factory=list)
     gave_way: list[Section] = field(default_factory=list)
+    recent: Recent | None = None
 
     @property
     def complete(self) -> bool:

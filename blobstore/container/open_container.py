@@ -122,6 +122,8 @@ class OpenContainer:
         rewritten: Header copies that were made equal to the other one.
         allow_damaged: Whether a human takes blobs of which damage leaves unknown
             whether they are the newest (C67).
+        told: Called after each commit, when it is durable and the directory says so. It
+            neither waits nor fails.
     """
 
     device: BlockDevice
@@ -137,6 +139,7 @@ class OpenContainer:
     healed: list[int] = field(default_factory=list)
     rewritten: list[int] = field(default_factory=list)
     allow_damaged: bool = False
+    told: Callable[[], None] | None = None
 
     @property
     def block_size(self) -> int:

@@ -24,6 +24,7 @@ What must not happen here:
 Begin with `convert`. It uses `convert_ends` (the source and the destination as values
 that are checked before anything is opened), `convert_kinds` (the kinds of images by name),
 `convert_store` (a store, section by section), `convert_bytes` (any payload, with
-several workers) and `convert_ranges` (which bytes were ever written). `backup`,
-`clone` and `compare` stand for themselves.
+several workers) and `convert_ranges` (which bytes were ever written). `clone`
+and `compare` stand for themselves. `backup` copies what others may be writing, by `copier`;
+a store that is open here, by `running`.
 """

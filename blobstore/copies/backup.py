@@ -1,52 +1,44 @@
-"""Copying an image while its store is in use, by this process or another.
+"""Backups: of an image by its path, of an open store, of one that another process owns.
 
-An image is copied as it lies, still encrypted. The disk of a qcow2 image becomes
-another image, without snapshots. The heads of items are read before and after the
-copying, and an item whose head has changed is copied again, until none has: a head
-changes with everything in its item (C5, C30). Only a window that is being written in
-place changes without its head, so its copy may mix several moments; it is unverified in
-the copy, as it is in the image (C62).
+An image is copied as it lies, still encrypted, by the rules of `blobstore.copies.copier`.
+The disk of a qcow2 image becomes another image, without snapshots.
 """
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, TypeVar
+import os
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Protocol
 
 from blobstore.container.open_container import is_settled, open_container
-from blobstore.container.scan import Damaged, scan
 from blobstore.container.verification import verify
-from blobstore.copies.convert_bytes import HOLE_SIZE, carry
-from blobstore.errors import CorruptBlobError, StoreBusyError
+from blobstore.copies.copier import Copier, new_copy
+from blobstore.errors import StoreBusyError
 from blobstore.image.creation import existing_images_refused
-from blobstore.image.files import is_same_file, new_file
+from blobstore.image.files import is_same_file
 from blobstore.image.layers import LayersLock, open_layers
-from formats.devices.device import read_exactly
-from formats.errors import ArgumentError, FormatError, StorageError
+from blobstore.store.store import Store
+from formats.errors import ArgumentError, StorageError
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Callable, Iterator
-
     import luks
-    from blobstore.container.scan import Scan
+    from blobstore.copies.copier import Progress
     from blobstore.image.layers import Layers
     from formats.devices.device import BlockDevice
 
     AnyPath = str | os.PathLike[str]
-    Progress = Callable[[int, int], None]
 
-_Found = TypeVar("_Found")
 
-#: How often what changed is copied again before the store is called too busy.
-PASSES = 10
-#: What comes of reading tables and ends that are being changed.
-_PASSING = (FormatError, CorruptBlobError)
-_PIECE = 1 << 20
+class BacksUpItself(Protocol):
+    """A store that another process backs up: a `StoreClient`."""
+
+    def backup(
+        self, destination: AnyPath, *, overwrite: bool = False, progress: Progress | None = None
+    ) -> None: ...
 
 
 def backup(
-    path: AnyPath,
+    source: AnyPath | Store | BacksUpItself,
     destination: AnyPath,
     secret: bytes | luks.Secret | luks.VolumeKey | None = None,
     *,
@@ -56,16 +48,20 @@ def backup(
 ) -> None:
     """Copy an image so that the copy holds one state of the store, whoever writes meanwhile.
 
-    No lock is taken or respected. The copy has the same keys, keyslots and
-    store id: it is the same store at one moment, and opens as after a power cut
-    at that moment. A detached LUKS header is not copied. Holes stay holes. A qcow2
-    image gets no snapshots of the other, nor what a backing file would have.
+    The copy has the same keys, keyslots and store id: it is the same store at one moment. A
+    detached LUKS header is not copied. Holes stay holes. A qcow2 image gets no snapshots of
+    the other, nor what a backing file would have.
+
+    An image that is named by its path is copied without a lock, and without asking its
+    owner; the copy opens as after a power cut at that moment. That of a store that is open,
+    here or at its owner, opens as if it had been closed then, with all that was written to
+    windows; only those that are being written in place are unverified in it.
 
     Args:
-        path: The image.
+        source: The image, or its store, which stays open.
         destination: The copy, which appears whole or not at all.
-        secret: Opens the image, to read the heads.
-        header: File of the detached LUKS header.
+        secret: Opens an image that is named by its path, to read the heads.
+        header: File of its detached LUKS header.
         overwrite: Replace what is there.
         progress: Called with bytes done and in all.
 
@@ -75,139 +71,43 @@ def backup(
         ValueError: It is the image itself, or its header.
         SecretRequiredError, NoKeyslotMatchError, FormatError, DeviceError: As
             `blobstore.open`.
+        UnsupportedError: The store was opened on a device, or without the lock.
     """
+    if isinstance(source, Store):
+        from blobstore.copies.running import backup_store  # noqa: PLC0415  not to copy by path
+
+        _require_no_key(secret, header)
+        backup_store(source, destination, overwrite=overwrite, progress=progress)
+    elif isinstance(source, str | os.PathLike):
+        _backup_path(source, destination, secret, header, overwrite, progress)
+    else:
+        _require_no_key(secret, header)
+        source.backup(destination, overwrite=overwrite, progress=progress)
+
+
+def _require_no_key(secret: object, header: object) -> None:
+    if secret is not None or header is not None:
+        raise ArgumentError("a store that is open needs neither secret nor header to be copied")
+
+
+def _backup_path(
+    path: AnyPath,
+    destination: AnyPath,
+    secret: bytes | luks.Secret | luks.VolumeKey | None,
+    header: AnyPath | None,
+    overwrite: bool,
+    progress: Progress | None,
+) -> None:
     if any(one and is_same_file(destination, one) for one in (path, header)):
         raise ArgumentError(f"{destination} is the image itself, or its header")
     with ExitStack() as stack:
         layers = open_layers(stack, path, secret, header=header, lock=False)
-        with existing_images_refused(), _new_copy(stack, layers, destination, overwrite) as copy:
-            _Copier(layers, copy, progress).run()
+        with existing_images_refused(), new_copy(stack, layers, destination, overwrite) as copy:
+            Copier(layers, copy, progress).run()
             volume = layers.volume
             view = copy if volume is None else stack.enter_context(volume.over(copy))
             _require_same_health(layers, view)
             copy.flush()
-
-
-@contextmanager
-def _new_copy(
-    resources: ExitStack, layers: Layers, destination: AnyPath, overwrite: bool
-) -> Iterator[BlockDevice]:
-    """Yield an empty file, or an empty disk in one, as large as what is copied."""
-    size = 0 if layers.qcow2 else layers.file.size
-    with new_file(destination, size, overwrite=overwrite) as file:
-        if layers.qcow2 is None:
-            yield file
-        else:
-            from blobstore.image.qcow2 import make_copy  # noqa: PLC0415  not for raw images
-
-            with ExitStack() as opened:
-                yield make_copy(opened, file, layers.qcow2, layers.file).device
-    resources.push(file)
-
-
-class _Copier:
-    """Copies a file or disk, then again what changed meanwhile."""
-
-    def __init__(self, layers: Layers, copy: BlockDevice, progress: Progress | None) -> None:
-        """Prepare to copy.
-
-        Args:
-            layers: Of the image.
-            copy: As long as its file or disk, and all zeros; becomes longer as that does.
-            progress: Called with bytes done and in all.
-        """
-        self._layers, self._copy = layers, copy
-        self._source = layers.device
-        self._start = 0 if layers.volume is None else layers.volume.header.data_offset
-        self._progress = progress
-
-    def run(self) -> None:
-        before = self._scan()
-        self._copy_all()
-        last: StorageError | None = None
-        for _ in range(PASSES):
-            after = self._scan()
-            try:
-                if not self._copy_changes(before, after):
-                    return
-            except _PASSING as error:
-                last = error  # it grew, or its tables changed: what was to be copied still is
-                continue
-            before = after
-        raise StoreBusyError(
-            f"the store changed in each of {PASSES} passes",
-            hint="try again when its users write less",
-        ) from last
-
-    def _copy_all(self) -> None:
-        for attempt in range(1, PASSES + 1):
-            data = self._source.data_ranges(0, self._source.size)
-            try:
-                carry(
-                    [(self._source, self._copy)], data, hole_size=HOLE_SIZE, progress=self._progress
-                )
-            except _PASSING as error:
-                if attempt == PASSES:
-                    raise _changing(error) from error
-                self._follow()
-            else:
-                return
-
-    def _copy_changes(self, before: Scan, after: Scan) -> bool:
-        changed = self._copy_front()
-        for offset, length in _differences(before, after):
-            self._copy_range(self._start + offset, length)
-            changed = True
-        return changed
-
-    def _scan(self) -> Scan:
-        """Read the heads as they are at one moment."""
-        return self._read_anew(lambda: scan(self._layers.payload), _has_no_damage)
-
-    def _follow(self) -> None:
-        self._read_anew(lambda: None, lambda _: True)
-
-    def _read_anew(self, read: Callable[[], _Found], settled: Callable[[_Found], bool]) -> _Found:
-        """Take the image as it is now, with what was added to it."""
-        found = LayersLock(self._layers).read_anew(read, settled)
-        if self._source.size > self._copy.size:
-            self._copy.resize(self._source.size)
-        return found
-
-    def _copy_front(self) -> bool:
-        """Copy what lies before the container, if key operations changed it."""
-        changed = False
-        for offset in range(0, self._start, _PIECE):
-            size = min(_PIECE, self._start - offset)
-            if read_exactly(self._source, offset, size) != read_exactly(self._copy, offset, size):
-                self._copy_range(offset, size)
-                changed = True
-        return changed
-
-    def _copy_range(self, offset: int, length: int) -> None:
-        for at in range(offset, offset + length, _PIECE):
-            size = min(_PIECE, offset + length - at)
-            self._copy.write(at, read_exactly(self._source, at, size))
-
-
-def _changing(error: StorageError) -> StoreBusyError:
-    return StoreBusyError(f"the image changed while it was copied: {error}")
-
-
-def _has_no_damage(found: Scan) -> bool:
-    return None not in found.copies and not any(
-        isinstance(item, Damaged) for _, item in found.items
-    )
-
-
-def _differences(before: Scan, after: Scan) -> Iterator[tuple[int, int]]:
-    """Yield offset and length of what changed between two scans, in the container."""
-    if before.copies != after.copies:
-        yield 0, 2 * after.header.block_size
-    known = dict(before.items)
-    for offset, item in after.items:
-        if known.get(offset) != item:
-            yield offset, item.length
 
 
 def _require_same_health(layers: Layers, copy: BlockDevice) -> None:

@@ -11,25 +11,25 @@ from blobstore.image.files import is_same_file
 from blobstore.image.layers import QCOW2, qcow2_options
 from blobstore.opening import CreateKeywords, create_store
 from blobstore.store.description import parse_kind
-from blobstore.store.store import as_names
+from blobstore.store.store import Store, as_names
 from formats.errors import ArgumentError, refuse_unknown
 from luks.errors import PolicyError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     import luks
-    from blobstore.image.image import Image
+    from blobstore.image.info import ImageInfo
     from blobstore.store.description import SectionInfo
-    from blobstore.store.store import Store
+    from blobstore.store.protocol import AnyStore
 
 #: What becomes of a TPM in a clone.
 Tpm = Literal["keep", "fresh", "drop"]
 
 
 def clone(
-    source: Store,
+    source: AnyStore,
     destination: str | os.PathLike[str],
     secret: bytes | luks.Secret | None = None,
     *,
@@ -50,7 +50,8 @@ def clone(
     the identity of one machine, so what becomes of it has to be said (C83).
 
     Args:
-        source: Not modified. Its sections are read one at a time.
+        source: Not modified. Its sections are read one at a time; all of them at first, if
+            it is a store that another process owns.
         destination: The new image, which appears whole or not at all.
         secret: Passphrase or content of a key file of the new image; None makes
             one in the clear.
@@ -73,7 +74,7 @@ def clone(
         TypeError: There is no such option.
     """
     refuse_unknown("blobstore.clone", options, CreateKeywords.__annotations__)
-    image, header = source.image, options.get("header")
+    image, header = source.image_info(), options.get("header")
     if image and any(
         written and read and is_same_file(written, read)
         for written in (destination, header)
@@ -83,9 +84,9 @@ def clone(
     if tpm not in (None, *get_args(Tpm)):
         raise ArgumentError(f"tpm is one of {', '.join(get_args(Tpm))}, not {tpm!r}")
 
-    def make() -> Store:
-        chosen = _chosen(source.sections(), only, without)
-        of_tpm = {section.name for section in chosen if _is_of_tpm(source, section)}
+    def make(sections: Iterable[SectionInfo], get: Callable[[str], bytes]) -> Store:
+        chosen = _chosen(sections, only, without)
+        of_tpm = {section.name for section in chosen if _is_of_tpm(get, section)}
         if of_tpm and tpm is None:
             raise PolicyError(
                 f"section {min(of_tpm)!r} holds a TPM: a clone of it is the same TPM, with the "
@@ -99,7 +100,7 @@ def clone(
         def fill(store: Store) -> None:
             for section in chosen:
                 if section.size is not None and section.name not in blank:
-                    store.put(section.name, source.get(section.name))
+                    store.put(section.name, get(section.name))
 
         chosen_options: CreateKeywords = {
             "block_size": source.info().block_size,
@@ -119,7 +120,16 @@ def clone(
         ]
         return create_store(destination, specs, secret, fill=fill, **chosen_options)
 
-    return source.at_one_moment(make)
+    if isinstance(source, Store):
+        return source.at_one_moment(lambda: make(source.sections(), source.get))
+    # Nothing is made before all of it was read: others do not wait meanwhile.
+    return make(*source.at_one_moment(lambda: _all_of(source)))
+
+
+def _all_of(source: AnyStore) -> tuple[tuple[SectionInfo, ...], Callable[[str], bytes]]:
+    sections = source.sections()
+    blobs = {one.name: source.get(one.name) for one in sections if one.size is not None}
+    return sections, blobs.__getitem__
 
 
 def _chosen(
@@ -134,19 +144,22 @@ def _chosen(
     return [known[name] for name in known if name in wanted and name not in unwanted]
 
 
-def _is_of_tpm(source: Store, section: SectionInfo) -> bool:
+def _is_of_tpm(get: Callable[[str], bytes], section: SectionInfo) -> bool:
     """Say whether a section is a TPM's: by its name or type, or by what it holds."""
     if belongs_to_tpm(section.name, section.type):
         return True
-    return section.size is not None and is_tpm_state(source.get(section.name))
+    return section.size is not None and is_tpm_state(get(section.name))
 
 
-def _kind(image: Image | None, *, encrypted: bool, detached: bool) -> CreateKeywords:
+def _kind(image: ImageInfo | None, *, encrypted: bool, detached: bool) -> CreateKeywords:
     """Return what `blobstore.create` is told to make an image of the same kind."""
     if image is None or image.format != QCOW2:
         return {}
     return {
         "image_format": QCOW2,
-        "own_luks": image.luks_beside and encrypted and not detached,
+        "own_luks": image.luks is not None
+        and image.luks.place == "beside"
+        and encrypted
+        and not detached,
         "qcow2_options": qcow2_options(image.cluster_size),
     }

@@ -10,7 +10,7 @@ from blobstore.errors import CorruptBlobError
 from formats.errors import DeviceError
 
 if TYPE_CHECKING:
-    from blobstore.store.store import Store
+    from blobstore.store.protocol import AnyStore
 
     Change = Literal["same", "added", "removed", "changed", "unreadable"]
 
@@ -62,7 +62,7 @@ class Difference:
     after: SectionState | None
 
 
-def compare(first: Store, second: Store) -> list[Difference]:
+def compare(first: AnyStore, second: AnyStore) -> list[Difference]:
     """Return what became of each section from one store to another, by name.
 
     Every blob is read and verified, one at a time; nothing is written. A section is
@@ -91,14 +91,14 @@ def _change(before: SectionState | None, after: SectionState | None) -> Change:
     return "same" if before.content == after.content else "changed"
 
 
-def _states(store: Store) -> dict[str, SectionState]:
+def _states(store: AnyStore) -> dict[str, SectionState]:
     return store.at_one_moment(
         lambda: _read_states(store),
         settled=lambda states: all(state.damage is None for state in states.values()),
     )
 
 
-def _read_states(store: Store) -> dict[str, SectionState]:
+def _read_states(store: AnyStore) -> dict[str, SectionState]:
     states = {}
     for section in store.sections():
         sha256, damage = None, section.damage

@@ -22,5 +22,5 @@ What must not happen here:
 
 Begin with `states`, the formats and the sections that they go to; then `importing` and
 `exporting`. `swtpm_directory` has the files of one TPM and swtpm's lock on them,
-`encryption` swtpm's encryption of a state (F10, F11).
+`encryption` swtpm's encryption of a state (F10, F11), `key_source` where its key is.
 """

@@ -73,6 +73,10 @@ class StateKey:
     def __repr__(self) -> str:
         return "<StateKey>"
 
+    def parts(self) -> tuple[bytes, str, str | None]:
+        """Return what makes the same key again, its secret included: arguments of the class."""
+        return bytes(view_of(self._secret)), self._source, self._mode
+
     def encrypt(self, state: PlainState) -> EncryptedState:
         """Encrypt a state, with a random IV (F10).
 

@@ -27,14 +27,14 @@ from luks.errors import PolicyError
 
 if TYPE_CHECKING:
     from blobstore.foreign.encryption import StateKey
-    from blobstore.store.store import Store
+    from blobstore.store.protocol import AnyStore
 
 #: A path, or something open to be written.
 Destination = str | os.PathLike[str] | IO[bytes]
 
 
 def export_state(
-    store: Store,
+    store: AnyStore,
     destination: Destination,
     form: StateFormat | str,
     *,
@@ -87,7 +87,7 @@ def export_state(
 
 
 def _tpm_states(
-    store: Store, name: str | None, key: StateKey | None
+    store: AnyStore, name: str | None, key: StateKey | None
 ) -> tuple[TpmVersion, dict[Slot, bytes]]:
     """Return the version of a TPM and its states as files have them."""
     stored: dict[Slot, bytes] = {}

@@ -35,7 +35,7 @@ from luks.errors import PolicyError, SecretRequiredError
 if TYPE_CHECKING:
     from blobstore.foreign.encryption import StateKey
     from blobstore.store.description import SectionInfo
-    from blobstore.store.store import Store
+    from blobstore.store.protocol import AnyStore
 
 #: A path, or something open to be read to its end.
 Source = str | os.PathLike[str] | IO[bytes]
@@ -63,7 +63,7 @@ class _Part:
 
 
 def import_state(
-    store: Store,
+    store: AnyStore,
     source: Source,
     form: StateFormat | str,
     *,
@@ -138,7 +138,7 @@ def _single_part(form: StateFormat, name: str, content: bytes) -> _Part:
 
 
 def _tpm_parts(
-    store: Store,
+    store: AnyStore,
     source: Source,
     form: StateFormat,
     name: str | None,
@@ -193,7 +193,7 @@ def _in_the_clear(slot: Slot, content: bytes, key: StateKey | None) -> tuple[Pla
     return decrypted, encode_state(decrypted)
 
 
-def _store(store: Store, parts: list[_Part], *, overwrite: bool) -> None:
+def _store(store: AnyStore, parts: list[_Part], *, overwrite: bool) -> None:
     with store.transaction() as changes:
         for part in parts:
             existing = _existing(store, part.name)
@@ -208,7 +208,7 @@ def _store(store: Store, parts: list[_Part], *, overwrite: bool) -> None:
             changes.put(part.name, part.blob)
 
 
-def _existing(store: Store, name: str) -> SectionInfo | None:
+def _existing(store: AnyStore, name: str) -> SectionInfo | None:
     try:
         return store.section(name)
     except BlobNotFoundError:

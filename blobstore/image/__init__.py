@@ -22,11 +22,13 @@ What must not happen here:
   under its name when it is whole.
 
 Begin with `layers`: opening, and the diagram of all combinations; `open_place` there is the
-one function that opens what a path names. Then `creation` (making images: what a new one
-is to be, and in which order making is undone), `qcow2` (disks of qcow2 images, and the
+one function that opens what a path names. Then `creation` (making images: what a new one is
+to be, and in which order making is undone), `qcow2` (disks of qcow2 images, and the
 encryption that qcow2 has of its own), `luks_header` (where the header of an image is, and
 moving it), `disks` (check, repair, measure and snapshots of a whole qcow2 image), `image`
-(what a store says of the image that it lies in) and `regions` (what each byte of it is
-for). `handover` asks an image again that another process had meanwhile (C65). `files`
-reads and makes whole files for the rooms above.
+(what a store lies in, and where its owner would be), `info` (that as plain values) and
+`regions` (what each byte of it is for). `opened` does things to an image while its store is
+open, `owners` names the process that has it. `handover` asks an image again that another
+process had meanwhile (C65). `files` reads and makes whole files for the rooms above. The room
+`remote` has devices that are not files of this machine.
 """

@@ -29,11 +29,11 @@ def require_same_encryption(layers: Layers) -> None:
     if layers.volume is not None:
         place = layers.header_path or layers.device
         if layers.header_path is None or layers.header_path.exists():
-            _require_same(layers.volume.header, luks.load_header(place))
+            require_same(layers.volume.header, luks.load_header(place))
     elif layers.own_luks is not None:
         from formats.qcow2.opening import luks_area  # noqa: PLC0415  not for raw images
 
-        _require_same(layers.own_luks, luks.load_header(luks_area(layers.file)))
+        require_same(layers.own_luks, luks.load_header(luks_area(layers.file)))
 
 
 def require_closed(layers: Layers) -> None:
@@ -49,7 +49,12 @@ def require_closed(layers: Layers) -> None:
         )
 
 
-def _require_same(known: luks.Header, found: luks.Header) -> None:
+def require_same(known: luks.Header, found: luks.Header) -> None:
+    """Check that two headers describe one encryption; keyslots and tokens may be others.
+
+    Raises:
+        PolicyError: They do not.
+    """
     if _encryption(known) != _encryption(found):
         raise PolicyError(
             "the image is encrypted in another way than when it was opened [C65]", hint=_ANEW

@@ -1,18 +1,22 @@
-"""What a store lies in: the image file and the LUKS header around its container."""
+"""What a store lies in: the image file, the LUKS header around its container, its owner's place."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from pathlib import Path
 
     from blobstore.container.regions import Region
     from luks.model import Header
 
+    AnyPath = str | os.PathLike[str]
 
 _Result = TypeVar("_Result")
+
+_OF_ROOT: Final = "/run/blobstore"
 
 
 class ImageLock(Protocol):
@@ -82,3 +86,47 @@ class Image(NamedTuple):
         from blobstore.image.regions import luks_regions  # noqa: PLC0415  only to show an image
 
         return tuple(luks_regions(self)) if self.header_path or self.luks_beside else ()
+
+
+def runtime_directory() -> Path | None:
+    """Return the directory with an entry for each image that has an owner (O2).
+
+    None where there is no place for one. It need not exist.
+    """
+    if not hasattr(os, "geteuid"):
+        return None  # Windows, where images have no owners
+    chosen = os.environ.get("BLOBSTORE_RUNTIME_DIR")
+    if chosen:
+        return Path(chosen)
+    if os.geteuid() == 0:
+        return Path(_OF_ROOT)
+    of_user = os.environ.get("XDG_RUNTIME_DIR")
+    return Path(of_user, "blobstore") if of_user else None
+
+
+def entry_of(image: AnyPath) -> Path | None:
+    """Return the socket that the owner of an image has, or would have (O3).
+
+    Args:
+        image: Path of the image; links are followed.
+
+    Returns:
+        None if there is no such file, or no runtime directory.
+    """
+    directory = runtime_directory()
+    if directory is None:
+        return None
+    try:
+        found = Path(image).stat()
+    except OSError:
+        return None
+    return directory / f"{found.st_dev}-{found.st_ino}.sock"
+
+
+def may_have_owner(image: AnyPath) -> bool:
+    """Say whether something has the name of the entry that an owner makes.
+
+    What asks owners is imported only then: most images have none.
+    """
+    entry = entry_of(image)
+    return entry is not None and os.path.lexists(entry)

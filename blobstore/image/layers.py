@@ -11,7 +11,7 @@ A qcow2 image can be encrypted by itself, too; then LUKS lies beside the disk.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -21,11 +21,11 @@ from blobstore.container.scan import looks_like_container
 from blobstore.errors import StoreBusyError
 from blobstore.image.image import Image
 from formats.devices.file import FileDevice
-from formats.errors import ArgumentError, SnapshotNotFoundError
+from formats.errors import ArgumentError, DeviceBusyError, SnapshotNotFoundError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from blobstore.image.qcow2 import Disk
     from formats.devices.device import BlockDevice
@@ -54,6 +54,7 @@ class Layers:
         qcow2: The disk in it, if it is a qcow2 image.
         volume: The unlocked LUKS volume in the file or disk, or None.
         header_path: File of its detached LUKS header, or None.
+        snapshot: Which snapshot the disk is; None for its active state.
     """
 
     path: Path
@@ -61,6 +62,7 @@ class Layers:
     qcow2: Disk | None = None
     volume: luks.Volume | None = None
     header_path: Path | None = None
+    snapshot: str | SnapshotKey | None = None
 
     @property
     def disk(self) -> Qcow2Device | None:
@@ -92,14 +94,18 @@ class Layers:
         """Whether it is a qcow2 image that is encrypted as a whole."""
         return self.disk is not None and self.disk.header.crypt_method != 0
 
-    def image(self) -> Image:
-        """Return a description of the layers."""
-        header = self.own_luks if self.volume is None else self.volume.header
+    def image(self, header: luks.Header | None = None) -> Image:
+        """Return a description of the layers.
+
+        Args:
+            header: The LUKS header of an encrypted image, if it is known as it is now.
+        """
+        known = self.own_luks if self.volume is None else self.volume.header
         return Image(
             self.path,
             self.device.size,
             format=RAW if self.disk is None else QCOW2,
-            luks=header,
+            luks=header or known,
             luks_beside=self.own_luks is not None,
             cluster_size=None if self.disk is None else self.disk.header.cluster_size,
             header_path=self.header_path,
@@ -111,10 +117,16 @@ class Layers:
 
         Raises:
             FormatError, DeviceError: The qcow2 image is not sound any more.
+            SnapshotNotFoundError: The snapshot was deleted, and its clusters may be in use.
             TruncatedImageError: The image ends before the payload.
         """
         self.file.measure()
-        if self.disk is not None:
+        if self.disk is not None and self.snapshot is not None:
+            from formats.qcow2.snapshot_table import find_snapshot  # noqa: PLC0415  few are read
+            from formats.qcow2.snapshots import list_snapshots  # noqa: PLC0415  likewise
+
+            find_snapshot(list_snapshots(self.file), self.snapshot)  # it never changes
+        elif self.disk is not None:
             self.disk.reload()
         if self.volume is not None:
             self.volume.follow_image()
@@ -141,7 +153,8 @@ class LayersLock:
         )
 
         try:
-            self._layers.file.lock()
+            with owner_named(self._layers.path):
+                self._layers.file.lock()
             self._layers.follow()
             require_closed(self._layers)
             require_same_encryption(self._layers)
@@ -180,9 +193,22 @@ def open_place(path: AnyPath, *, read_only: bool = True, lock: bool = True) -> F
 
     Raises:
         DeviceBusyError, ImageReplacedError, ReadOnlyError, DeviceError: As
-            `formats.devices.file.FileDevice`.
+            `formats.devices.file.FileDevice`. The first names the owner of the image, if
+            it has one (O93).
     """
-    return FileDevice(path, read_only=read_only, lock=lock)
+    with owner_named(path):
+        return FileDevice(path, read_only=read_only, lock=lock)
+
+
+@contextmanager
+def owner_named(path: AnyPath) -> Iterator[None]:
+    """Have an error that says that an image is in use name its owner, if it has one."""
+    try:
+        yield
+    except DeviceBusyError as error:
+        from blobstore.image.owners import busy_error  # noqa: PLC0415  most images have no owner
+
+        raise busy_error(path, error) from error
 
 
 def qcow2_options(cluster_size: int | None) -> Qcow2Options | None:
@@ -358,7 +384,7 @@ def _open_layers(
             open_backing=open_backing,
             snapshot=snapshot,
         )
-        layers = replace(layers, qcow2=disk)
+        layers = replace(layers, qcow2=disk, snapshot=snapshot)
     elif snapshot is not None:
         raise SnapshotNotFoundError(f"{path} is not a qcow2 image and has no snapshots")
     device = layers.device

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import luks
 from blobstore.container.scan import looks_like_container
 from blobstore.image.files import is_same_file, outputs_kept
-from blobstore.image.layers import is_qcow2, open_place
+from blobstore.image.layers import is_qcow2, open_place, owner_named
 from formats.devices.steady import steadily
 from formats.errors import ArgumentError, ForeignImageError, UnsupportedError
 from luks.header.detection import opened
@@ -143,7 +143,8 @@ def _in_qcow2(
             file.require_name()
         return area
     if write:
-        file.lock()
+        with owner_named(path):
+            file.lock()
         return open_disk(stack, file, None, read_only=False).device
     # Only its tables: what reads the header sees to that itself (`luks.header.load`).
     disk = steadily(file, lambda: open_disk(stack, file, None), settled=lambda _: False)

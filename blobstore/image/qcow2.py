@@ -14,6 +14,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import luks
+from blobstore.errors import StoreBusyError
+from formats.devices.device import read_exactly
 from formats.errors import ArgumentError, UnsupportedError
 from formats.frozen import replace as replace_fields
 from formats.qcow2.creation import Qcow2Options, create
@@ -42,6 +44,8 @@ LUKS_HEADER_SIZE: Final = 2_068_480
 _AES_CIPHER: Final = "aes-cbc-plain64"
 _AES_KEY_SIZE: Final = 16
 _SECTOR_SIZE: Final = 512
+#: How often a header that changes is read again.
+_ATTEMPTS: Final = 10
 
 
 class Disk(NamedTuple):
@@ -198,9 +202,20 @@ def make_copy(resources: ExitStack, file: BlockDevice, disk: Disk, source: Block
         )
     create(file, disk.device.size, options)
     if area is not None:
-        luks_area(file).write(0, area.read(0, area.size))
+        luks_area(file).write(0, _settled(area))
     device = open_image(file, read_only=False, cipher=disk.cipher)
     return Disk(resources.enter_context(device), disk.luks, disk.cipher)
+
+
+def _settled(area: BlockDevice) -> bytes:
+    """Return a LUKS header that holds still: keys can be changed while an image is copied."""
+    content = read_exactly(area, 0, area.size)
+    for _ in range(_ATTEMPTS):
+        again = read_exactly(area, 0, area.size)
+        if again == content:
+            return content
+        content = again
+    raise StoreBusyError("the LUKS header is changed again and again", hint="try again")
 
 
 def header_area(file: BlockDevice) -> BlockDevice | None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterable
 
-    from blobstore.store.store import Store
+    from blobstore.store.protocol import AnyStore
     from formats.eeprom.framework.codec import Codec
     from formats.eeprom.framework.reading import ReadFile
 
@@ -78,7 +78,7 @@ def decode_blob(blob: bytes, type_: str) -> DecodedBlob:
     return DecodedBlob(codec.name, model, to_plain(model), tuple(report.problems))
 
 
-def decode_section(store: Store, name: str, type_: str | None = None) -> DecodedBlob:
+def decode_section(store: AnyStore, name: str, type_: str | None = None) -> DecodedBlob:
     """Read the blob of a section as the format that its section names.
 
     Args:
@@ -119,7 +119,7 @@ def decode_file(path: str | os.PathLike[str], type_: str) -> DecodedBlob:
 
 
 def edit_section(
-    store: Store,
+    store: AnyStore,
     name: str,
     assignments: Iterable[tuple[str, str]],
     *,

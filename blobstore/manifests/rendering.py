@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
     from blobstore.store.description import SectionInfo
-    from blobstore.store.store import Store
+    from blobstore.store.protocol import AnyStore
 
 #: Fields of this type say nothing that a file does not.
 _RAW: Final = "raw"
@@ -53,7 +53,7 @@ def fields_of_blob(type_: str, blob: bytes) -> dict[str, Any] | None:
 
 
 def manifest_text(
-    store: Store, contents: Mapping[str, Mapping[str, Any]], *, unread: Collection[str] = ()
+    store: AnyStore, contents: Mapping[str, Mapping[str, Any]], *, unread: Collection[str] = ()
 ) -> str:
     """Return a manifest in TOML.
 
@@ -71,7 +71,7 @@ def manifest_text(
 
 
 def _pieces(
-    store: Store, contents: Mapping[str, Mapping[str, Any]], unread: Collection[str]
+    store: AnyStore, contents: Mapping[str, Mapping[str, Any]], unread: Collection[str]
 ) -> Iterator[str]:
     yield tomli_w.dumps({"image": _image(store)})
     for section in store.sections(allow_damaged=True):
@@ -95,14 +95,14 @@ def _pieces(
             yield tomli_w.dumps({"section": {"fields": fields}})
 
 
-def _image(store: Store) -> dict[str, Any]:
-    info, image = store.info(), store.image
+def _image(store: AnyStore) -> dict[str, Any]:
+    info, image = store.info(), store.image_info()
     header = image.luks if image else None
     table: dict[str, Any] = {
         "format": image.format if image else "raw",
         "luks": header.version if header else False,
     }
-    if image and image.luks_beside:
+    if image and header and header.place == "beside":
         table["luks"] = image.format
     if image and image.cluster_size:
         table["cluster-size"] = image.cluster_size

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import os
 
     from blobstore.store.description import SectionInfo
-    from blobstore.store.store import Store
+    from blobstore.store.protocol import AnyStore
 
 MANIFEST_NAME = "manifest.toml"
 
@@ -45,7 +45,9 @@ class Unpacked:
     nameless: list[SectionInfo]
 
 
-def unpack(store: Store, directory: str | os.PathLike[str], *, overwrite: bool = False) -> Unpacked:
+def unpack(
+    store: AnyStore, directory: str | os.PathLike[str], *, overwrite: bool = False
+) -> Unpacked:
     """Write a manifest, and files with the blobs that are not fields in it.
 
     The manifest packs the same again. A blob of a type with a codec is written as
@@ -81,7 +83,7 @@ def unpack(store: Store, directory: str | os.PathLike[str], *, overwrite: bool =
     )
 
 
-def _unpack(store: Store, target: Path, *, overwrite: bool) -> Unpacked:
+def _unpack(store: AnyStore, target: Path, *, overwrite: bool) -> Unpacked:
     unpacked = Unpacked(files={}, fields=[], unwritten=[], failed={}, nameless=[])
     contents: dict[str, dict[str, Any]] = {}
     taken = {MANIFEST_NAME}

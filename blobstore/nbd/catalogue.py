@@ -11,7 +11,7 @@ from formats.errors import DeviceBusyError, StorageError
 from formats.logs import LateLogger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from blobstore.nbd.exports import Described, Opened, Source
 
@@ -22,13 +22,15 @@ class Shared:
     """An open export and the clients that use it.
 
     Attributes:
-        opened: The export.
+        opened: The export; another one when the store was released, or taken over.
+        source: Where it comes from.
         lock: Held by the thread that uses its device.
     """
 
-    def __init__(self, opened: Opened, key: tuple[str, int]) -> None:
+    def __init__(self, opened: Opened, key: tuple[str, int], source: Source) -> None:
         """Be used by no one yet."""
-        self.opened: Final = opened
+        self.opened = opened
+        self.source: Final = source
         self.lock: Final = threading.Lock()
         self.key: Final = key
         self.users = 0
@@ -42,6 +44,8 @@ class Catalogue:
         self._sources = tuple(sources)
         self._lock = threading.Lock()
         self._shared: dict[tuple[str, int], Shared] = {}
+        self._released = False
+        self._waiting: ExitStack | None = None
 
     def names(self) -> list[str]:
         """Return the names of all exports; errors as those of the sources."""
@@ -65,11 +69,11 @@ class Catalogue:
             shared = self._shared.get(key)
             if shared is None:
                 try:
-                    opened = source.open(name)
+                    opened = (source.open_released if self._released else source.open)(name)
                 except ValueError as error:
                     # What `Store.window` says of a second one, and any closed store.
                     raise DeviceBusyError(f"export {name!r} cannot be opened: {error}") from error
-                shared = self._shared[key] = Shared(opened, key)
+                shared = self._shared[key] = Shared(opened, key, source)
             shared.users += 1
             return shared
 
@@ -102,6 +106,46 @@ class Catalogue:
                 shared.opened.device.flush()
             yield
 
+    def suspend(self, *, waiting: bool) -> None:
+        """Give the store back what is open of it, so that it can be released (O141).
+
+        Args:
+            waiting: Whether clients wait until `resume`. Otherwise they read what there is
+                now, and what they write is refused.
+
+        Raises:
+            StorageError: As `flush`; then nothing changed.
+        """
+        with ExitStack() as resting:
+            resting.enter_context(self.at_rest())
+            if not self._released:
+                held = [one for one in self._shared.values() if one.opened.holds_store]
+                changed: list[Shared] = []
+                try:
+                    for shared in held:
+                        changed.append(shared)
+                        shared.opened.close()
+                        shared.opened = shared.source.open_released(shared.opened.export.name)
+                except BaseException:
+                    _open_again(changed)
+                    raise
+                self._released = True
+            if waiting:
+                self._waiting = resting.pop_all()
+
+    def resume(self) -> None:
+        """Open again what `suspend` closed. What fails to open is logged, and stays as it is."""
+        with self._waiting or self.at_rest():
+            self._waiting = None
+            self._released = False
+            _open_again(one for one in self._shared.values() if one.opened.holds_store)
+
+    def end_waiting(self) -> None:
+        """Let requests that wait go on, and fail: their clients are not there any more."""
+        if self._waiting is not None:
+            self._waiting.close()
+            self._waiting = None
+
     def _find(self, name: str) -> tuple[Source, Described]:
         if not name:
             name = self._only_name()
@@ -121,3 +165,13 @@ class Catalogue:
                 hint="ask for the list of exports",
             )
         return names[0]
+
+
+def _open_again(shared: Iterable[Shared]) -> None:
+    """Open again what was closed because the store was released."""
+    for one in shared:
+        name = one.opened.export.name
+        try:
+            one.opened = one.source.open(name)
+        except (StorageError, ValueError) as error:
+            _log.error("export %r cannot be opened again: %s", name, error)

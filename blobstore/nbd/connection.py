@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Final
 
 from blobstore.errors import BlobNotFoundError, UnwrittenBlobError
 from blobstore.nbd.requests import Requests
+from blobstore.nbd.wire import PlainWire
 from formats.errors import StorageError
 from formats.logs import LateLogger
 from formats.nbd.handshake import Handshake
-from formats.nbd.model import Begun, Ended, NamesWanted, Refused
+from formats.nbd.model import Begun, Ended, NamesWanted, Refused, TlsWanted
 from formats.nbd.replies import Replies
 from formats.nbd.transmission import Transmission
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     import socket
 
     from blobstore.nbd.catalogue import Catalogue, Shared
-    from blobstore.nbd.requests import Answer
+    from blobstore.nbd.credentials import NbdTls
+    from blobstore.nbd.wire import Wire
     from formats.nbd.model import ExportWanted
 
 _log = LateLogger(__name__)
@@ -26,8 +28,6 @@ _log = LateLogger(__name__)
 #: Seconds that a handshake may take (N11), and that half a message may wait (N22).
 HANDSHAKE_TIME: Final = 10.0
 STALL_TIME: Final = 30.0
-
-_RECEIVE: Final = 256 << 10
 
 
 class Connection:
@@ -38,11 +38,13 @@ class Connection:
         client: socket.socket,
         catalogue: Catalogue,
         *,
+        tls: NbdTls | None = None,
         handshake_time: float = HANDSHAKE_TIME,
         stall_time: float = STALL_TIME,
     ) -> None:
-        """Serve a socket, which stays the caller's to close."""
-        self._client = client
+        """Serve a socket, which stays the caller's to close; with ``tls``, only within TLS."""
+        self._tls = tls
+        self._wire: Wire = PlainWire(client)
         self._catalogue = catalogue
         self._handshake_time = handshake_time
         self._stall_time = stall_time
@@ -61,26 +63,40 @@ class Connection:
         finally:
             if self._shared is not None:
                 self._catalogue.release(self._shared)
+            self._wire.finish()  # not before: some clients take it for their last answer
 
     def _shake_hands(self) -> Begun | None:
         """Return what was agreed, or None if the connection ends."""
-        handshake = Handshake()
+        handshake = Handshake(requires_tls=self._tls is not None)
         deadline = time.monotonic() + self._handshake_time
         while True:
             while (event := handshake.next_event()) is not None:
                 if isinstance(event, Begun | Ended):
-                    self._send((handshake.outgoing(),), _left(deadline))
+                    self._wire.send((handshake.outgoing(),), _left(deadline))
                     if isinstance(event, Begun):
                         return event
                     _note(event)
                     return None
-                self._answer(handshake, event)
-            self._send((handshake.outgoing(),), _left(deadline))
-            self._client.settimeout(_left(deadline))
-            data = self._client.recv(_RECEIVE)
+                if isinstance(event, TlsWanted):
+                    self._wire.send((handshake.outgoing(),), _left(deadline))
+                    self._begin_tls(deadline)
+                    handshake.begin_tls()
+                else:
+                    self._answer(handshake, event)
+            self._wire.send((handshake.outgoing(),), _left(deadline))
+            data = self._wire.receive(_left(deadline))
             if not data:
                 return None
             handshake.receive(data)
+
+    def _begin_tls(self, deadline: float) -> None:
+        from blobstore.nbd.tls import TlsWire  # noqa: PLC0415  few servers have TLS
+
+        assert self._tls is not None
+        wire = TlsWire(self._wire, self._tls)
+        found = wire.shake_hands(lambda: _left(deadline))
+        self._wire = wire
+        _log.info("a client has begun TLS: %s", found)
 
     def _answer(self, handshake: Handshake, event: NamesWanted | ExportWanted) -> None:
         try:
@@ -104,28 +120,16 @@ class Connection:
                 if isinstance(event, Ended):
                     _note(event)
                     return
+                # An answer has no name here: it is not kept until the next one is made.
                 if isinstance(event, Refused):
-                    answer = requests.refuse(event)
+                    self._wire.send(requests.refuse(event), self._stall_time)
                 else:
-                    answer = requests.carry_out(event)
-                self._send(answer, self._stall_time)
-            self._client.settimeout(None if transmission.is_between_requests else self._stall_time)
-            data = self._client.recv(_RECEIVE)
+                    self._wire.send(requests.carry_out(event), self._stall_time)
+            patience = None if transmission.is_between_requests else self._stall_time
+            data = self._wire.receive(patience)
             if not data:
                 return
             transmission.receive(data)
-
-    def _send(self, answer: Answer, patience: float) -> None:
-        """Send all pieces; each time, the client may take so many seconds to take some."""
-        rest = [memoryview(piece) for piece in answer if piece]
-        if rest:
-            self._client.settimeout(patience)
-        while rest:
-            sent = self._client.sendmsg(rest)
-            while rest and sent >= len(rest[0]):
-                sent -= len(rest.pop(0))
-            if sent:
-                rest[0] = rest[0][sent:]
 
 
 def _left(deadline: float) -> float:

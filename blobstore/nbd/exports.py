@@ -1,4 +1,4 @@
-"""What can be exported: sections of a store, and block devices (N23 to N26)."""
+"""What can be exported: sections of a store, its payload, and block devices (N23 to N59)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from blobstore.errors import BlobNotFoundError, UnwrittenBlobError
 from formats.container.model import BLOCK_SIZES, IDENTIFIER
 from formats.devices.device import MemoryDevice, read_exactly
-from formats.errors import ArgumentError
+from formats.errors import ArgumentError, ReadOnlyError
 from formats.nbd.model import Export
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from blobstore.store.description import SectionInfo
     from blobstore.store.store import Store
-    from formats.devices.device import BlockDevice
+    from formats.devices.device import BlockDevice, ReadableBuffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +41,14 @@ class Opened:
         device: Its bytes; used by one thread at a time.
         fills: Whether the device's ``discard`` fills with zeros, and at once.
         close: Gives the device back; may raise `StorageError`.
+        holds_store: Whether the store cannot be released while it is open.
     """
 
     export: Export
     device: BlockDevice
     fills: bool
     close: Callable[[], None]
+    holds_store: bool = False
 
 
 class Source(Protocol):
@@ -66,14 +68,39 @@ class Source(Protocol):
     def open(self, name: str) -> Opened:
         """Open it; errors as `describe`."""
 
+    def open_released(self, name: str) -> Opened:
+        """Open it while the store is another process's; errors as `describe`.
+
+        It is what was committed last, and takes no writes. `open` follows when the store
+        was taken over.
+        """
+
 
 class NbdSections:
     """The sections of an open store, which stays its opener's to close."""
 
-    def __init__(self, store: Store, names: Collection[str] | None = None) -> None:
-        """Export these sections; None means all, also those registered later."""
+    def __init__(
+        self,
+        store: Store,
+        names: Collection[str] | None = None,
+        *,
+        in_place: Collection[str] = (),
+        accept_unverified: bool = False,
+    ) -> None:
+        """Export sections of a store, also those that are registered later.
+
+        Args:
+            store: Open.
+            names: Which sections; None means all.
+            in_place: Windows whose writes go to the image directly (N50): faster, and
+                neither atomic nor authenticated. See `Store.window`.
+            accept_unverified: Go on with windows that were being written in place when the
+                store was last used; otherwise they are not exported.
+        """
         self._store = store
         self._names = None if names is None else frozenset(names)
+        self._in_place = frozenset(in_place)
+        self._accept_unverified = accept_unverified
 
     def names(self) -> list[str]:
         """Return the names of sections that can be opened."""
@@ -102,12 +129,59 @@ class NbdSections:
             blob = MemoryDevice(self._store.get(name))
             export = Export(name, blob.size, read_only=True)
             return Opened(export, blob, fills=False, close=blob.close)
-        window = self._store.window(name)
+        window = self._store.shared_window(
+            name, in_place=name in self._in_place, accept_unverified=self._accept_unverified
+        )
         export = Export(name, window.size, window.read_only, can_trim=not window.read_only)
-        return Opened(export, window, fills=True, close=window.close)
+        return Opened(export, window, fills=True, close=window.close, holds_store=True)
+
+    def open_released(self, name: str) -> Opened:
+        """Read a window, or a blob; errors as `Store.get`."""
+        described = self.describe(name)
+        if self._store.section(name).kind != "window":
+            return self.open(name)
+        try:
+            content = self._store.get(name)
+        except UnwrittenBlobError:
+            content = b""  # zeros (C62)
+        device = _ReleasedDevice(content.ljust(described.export.size, b"\0"))
+        return Opened(described.export, device, fills=True, close=device.close, holds_store=True)
 
     def _has(self, name: str) -> bool:
         return self._names is None or name in self._names
+
+
+class NbdVolume:
+    """The payload of an open store, under a name: only read, and changing meanwhile (N40).
+
+    The store stays its opener's to close.
+    """
+
+    def __init__(self, name: str, store: Store) -> None:
+        """Export the payload under ``name``."""
+        self._name = name
+        self._payload = store.payload()
+
+    def names(self) -> list[str]:
+        """Return its name."""
+        return [self._name]
+
+    def describe(self, name: str) -> Described:
+        """Return what it is, if that is its name."""
+        if name != self._name:
+            raise BlobNotFoundError(f"there is no export {name!r}")
+        size, block_size = self._payload.size, self._payload.block_size
+        about = "the payload of the image, as it is now: it changes, and is not of one moment"
+        export = Export(name, size, read_only=True, block_size=block_size, description=about)
+        return Described(export, version=size)
+
+    def open(self, name: str) -> Opened:
+        """Return the payload, which is open as long as the store is."""
+        return Opened(self.describe(name).export, self._payload, fills=False, close=lambda: None)
+
+    def open_released(self, name: str) -> Opened:
+        """Return the payload, as `open`: another process may be changing it then."""
+        return self.open(name)
 
 
 class NbdDevice:
@@ -143,6 +217,17 @@ class NbdDevice:
     def open(self, name: str) -> Opened:
         """Return the device, which is open already."""
         return Opened(self.describe(name).export, self._device, fills=False, close=lambda: None)
+
+    def open_released(self, name: str) -> Opened:
+        """Return the device, as `open`: it is not one of a store."""
+        return self.open(name)
+
+
+class _ReleasedDevice(MemoryDevice):
+    """What a window was when its store was released: nothing is written to it (O141)."""
+
+    def write(self, _offset: int, _data: ReadableBuffer, /) -> None:
+        raise ReadOnlyError("the image was released: it takes no writes until it is taken over")
 
 
 def _exists(section: SectionInfo) -> bool:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from blobstore.nbd.catalogue import Shared
+    from formats.devices.device import BlockDevice
     from formats.nbd.model import Refused, Request
     from formats.nbd.replies import Replies
 
@@ -47,7 +48,7 @@ class Requests:
 
     def __init__(self, shared: Shared, replies: Replies) -> None:
         """Use an open export, and answer with these replies."""
-        self._device = shared.opened.device
+        self._shared = shared
         self._fills = shared.opened.fills
         self._name = shared.opened.export.name
         self._lock = shared.lock
@@ -61,6 +62,11 @@ class Requests:
             Command.WRITE_ZEROES: self._fill,
             Command.BLOCK_STATUS: self._block_status,
         }
+
+    @property
+    def _device(self) -> BlockDevice:
+        """The device, which is another one after the store was released (O141)."""
+        return self._shared.opened.device
 
     def refuse(self, refused: Refused) -> Answer:
         """Return the answer to a request that is not carried out."""

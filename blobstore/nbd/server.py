@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final, Self
 
 from blobstore.nbd.catalogue import Catalogue
 from blobstore.nbd.connection import HANDSHAKE_TIME, STALL_TIME, Connection
-from blobstore.nbd.sockets import listen, peer, require_loopback
+from blobstore.nbd.sockets import listen, require_address, shown
+from blobstore.sockets.peers import describe_peer
 from formats.logs import LateLogger
 from formats.process import Owned, Owner
 
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
+    from blobstore.nbd.credentials import NbdTls
     from blobstore.nbd.exports import Source
     from blobstore.nbd.sockets import Address
+    from blobstore.sockets.listening import Listener
 
 _log = LateLogger(__name__)
 
@@ -48,6 +51,7 @@ class NbdServer(Owned):
         self,
         address: Address,
         *sources: Source,
+        tls: NbdTls | None = None,
         most_connections: int = MOST_CONNECTIONS,
         handshake_time: float = HANDSHAKE_TIME,
         stall_time: float = STALL_TIME,
@@ -55,39 +59,47 @@ class NbdServer(Owned):
         """Be ready to start.
 
         Args:
-            address: Path of a Unix socket, or host and port of TCP at a loopback
-                address; port 0 means any.
+            address: Path of a Unix socket, or host and port of TCP, at a loopback
+                address unless ``tls`` identifies clients (N36); port 0 means any.
             sources: What to export; where two have one name, the first one's counts.
+            tls: Serve within TLS, and only there.
             most_connections: Clients at once; others are turned away.
             handshake_time: Seconds that a client may take to choose an export.
             stall_time: Seconds that half a request, or an answer, may wait for it.
 
         Raises:
-            ArgumentError: The address can be reached from other machines.
+            ArgumentError: The address can be reached from other machines, and clients are
+                not identified.
         """
         if not isinstance(address, Path):
-            require_loopback(address)
+            require_address(address, tls)
         self._address = address
         self._catalogue = Catalogue(sources)
+        self._tls = tls
         self._most = most_connections
         self._times = handshake_time, stall_time
         self._owner = Owner("the NBD server")
         self._lock = threading.Lock()
         self._clients: dict[socket.socket, threading.Thread] = {}
-        self._listening: socket.socket | None = None
+        self._listening: Listener | None = None
         self._acceptor: threading.Thread | None = None
         self._wake: socket.socket | None = None
+        self._closes = True
+        self._abandons = False
 
     @property
     def address(self) -> Address:
         """Where it listens; with the real port, once it was started."""
         if self._listening is None or isinstance(self._address, Path):
             return self._address
-        host, port = self._listening.getsockname()[:2]
+        host, port = self._listening.socket.getsockname()[:2]
         return host, port
 
-    def start(self) -> None:
+    def start(self, listener: Listener | None = None) -> None:
         """Listen, and return: clients are served by threads of their own.
+
+        Args:
+            listener: A socket that listens already, at the address; it stays the caller's.
 
         Raises:
             DeviceBusyError: A process listens there.
@@ -96,14 +108,12 @@ class NbdServer(Owned):
         """
         if self._acceptor is not None:
             raise ValueError("an NBD server is started once")
-        listening = listen(self._address)
-        listening.setblocking(False)
-        self._wake, stopped = socket.socketpair()
+        listening = listener or listen(self._address)
+        self._closes = listener is None
+        listening.socket.setblocking(False)
         self._listening = listening
-        self._acceptor = threading.Thread(
-            target=self._accept, args=(listening, stopped), name="blobstore nbd", daemon=True
-        )
-        self._acceptor.start()
+        self._begin_accepting(listening)
+        _log.info("serving NBD at %s", shown(self.address))
 
     def flush(self) -> None:
         """Make durable what clients have written until now; errors as `Window.flush`.
@@ -124,6 +134,28 @@ class NbdServer(Owned):
         with self._catalogue.at_rest():
             yield
 
+    def suspend(self, *, waiting: bool) -> None:
+        """Let go of the store, so that another process can have it (O141); errors as `flush`.
+
+        Args:
+            waiting: Whether clients wait until `resume` or `stop`; after `stop`, what they
+                asked for meanwhile is not answered. Otherwise they read what was committed,
+                and what they write is refused.
+        """
+        self._owner.require()
+        self._catalogue.suspend(waiting=waiting)
+        if waiting:
+            self._abandons = True
+            self._end_accepting()
+
+    def resume(self) -> None:
+        """Go on after `suspend`: the store was taken over."""
+        self._owner.require()
+        self._catalogue.resume()
+        if self._abandons and self._listening is not None:
+            self._abandons = False
+            self._begin_accepting(self._listening)
+
     def stop(self) -> None:
         """End all connections after the requests in progress, and close what they used.
 
@@ -132,17 +164,16 @@ class NbdServer(Owned):
         """
         if self._owner.is_other or self._wake is None or self._acceptor is None:
             return
-        self._wake.close()
-        self._acceptor.join()
+        self._end_accepting()
         if self._listening is not None:
-            self._listening.close()
+            if self._closes:
+                self._listening.close()
             self._listening = None
-            if isinstance(self._address, Path):
-                with suppress(OSError):
-                    self._address.unlink()
         with self._lock:
             clients = dict(self._clients)
-        _shut(clients, socket.SHUT_RD)
+        # The process that has the store now answers what is not answered here.
+        _shut(clients, socket.SHUT_RDWR if self._abandons else socket.SHUT_RD)
+        self._catalogue.end_waiting()
         deadline = time.monotonic() + _LAST_ANSWERS
         for thread in clients.values():
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -161,6 +192,18 @@ class NbdServer(Owned):
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
+
+    def _begin_accepting(self, listener: Listener) -> None:
+        self._wake, stopped = socket.socketpair()
+        self._acceptor = threading.Thread(
+            target=self._accept, args=(listener.socket, stopped), name="blobstore nbd", daemon=True
+        )
+        self._acceptor.start()
+
+    def _end_accepting(self) -> None:
+        if self._wake is not None and self._acceptor is not None:
+            self._wake.close()
+            self._acceptor.join()
 
     def _accept(self, listening: socket.socket, stopped: socket.socket) -> None:
         with stopped, selectors.DefaultSelector() as selector:
@@ -183,7 +226,9 @@ class NbdServer(Owned):
     def _begin(self, client: socket.socket) -> None:
         with self._lock:
             if len(self._clients) >= self._most:
-                _log.warning("%s is turned away: there are %d clients", peer(client), self._most)
+                _log.warning(
+                    "%s is turned away: there are %d clients", describe_peer(client), self._most
+                )
                 client.close()
                 return
             thread = threading.Thread(
@@ -199,20 +244,24 @@ class NbdServer(Owned):
 
     def _serve(self, client: socket.socket) -> None:
         handshake_time, stall_time = self._times
+        who = describe_peer(client)
         try:
-            who = peer(client)
             _log.info("%s is connected", who)
             if client.family != socket.AF_UNIX:
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection = Connection(
-                client, self._catalogue, handshake_time=handshake_time, stall_time=stall_time
+                client,
+                self._catalogue,
+                tls=self._tls,
+                handshake_time=handshake_time,
+                stall_time=stall_time,
             )
             connection.serve()
             _log.info("%s has gone", who)
         except ConnectionError:
-            _log.info("%s has gone without a word", peer(client))  # as some do
+            _log.info("%s has gone without a word", who)  # as some do
         except OSError as error:
-            _log.warning("a connection broke: %s", error)
+            _log.warning("the connection of %s broke: %s", who, error)
         finally:
             with self._lock:
                 del self._clients[client]

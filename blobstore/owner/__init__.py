@@ -3,7 +3,7 @@
 An image has one writer. While a machine runs, that is the owner, and programs, scripts
 and the verbs of the command line reach the store through it: HTTP/1.1 on a Unix socket,
 in which a blob is the body of a resource and its ETag is its generation. The rules are
-O1 to O47 in ``spec/owner.md``, the schema is ``spec/owner.openapi.yaml``; why HTTP, h11
+O1 to O143 in ``spec/owner.md``, the schema is ``spec/owner.openapi.yaml``; why HTTP, h11
 and threads, spec/decisions/0030.
 
 All that the owner offers comes to one `blobstore.store.store.Store`: nothing here has a
@@ -17,14 +17,25 @@ What must not happen here:
 - No secret crosses a socket. The image is unlocked when the owner starts.
 - Nothing that depends on a client goes on while the store is locked: a request is
   complete before anything is done, and the reply is sent after that.
+- No commit waits for a client that watches or reads: what is told about is remembered, for
+  a while, and those who are late are told that they missed something (O68).
+- No flush confirms what is not durable, also if another process took it (O64).
 - No error changes its class on the way: clients raise what `Store` would (O30).
 
-Begin with `protocol`, what a store and a client have in common, `owner`, what one process
-has, and `routes`, which answers requests without knowing sockets. `resources` says what
-there can be to ask for; `sections` is what there is of the store. `requests` and `documents`
-are what goes in and out, `problems` are errors as documents. `connection` speaks HTTP with
-one client, `server` has the threads, `listening` the socket, `finding` knows where it is, and
-`serving` puts these together. `client` is the other end, and `exchange` its HTTP.
+Begin with `owner`, what one process has, and `routes`, which answers requests without
+knowing sockets. `resources` says what there can be to ask for; `sections` is what there is of
+the store, `windows` its windows, `grouping` puts for many clients at once, `changes` what was
+committed, and `verifying` tells how far that is. `images` is what concerns the whole image
+(snapshots, backups, its LUKS header, of which `remote_header` is the other end), `maintenance`
+what puts a store right, and `lines` what takes long. `requests` and `documents` are what goes
+in and out, `problems` are errors as documents. `lifecycle` lets others have the image.
+`connection` speaks HTTP with one client, out of the memory that `budget` has for all; `server`
+has the threads, `listening` the socket, and the room `serving` is the process. `client` is the
+other end, `exchange` its HTTP, and `client_transaction`, `client_windows` and `client_changes`
+are what it makes; what it has in common with a store is `blobstore.store.protocol`, and
+`blobstore.reaching` finds it.
+
+`sharing` serves a store beside another task, and the room `tpm` has the TPMs of an owner.
 """
 
 from __future__ import annotations
@@ -39,9 +50,26 @@ if TYPE_CHECKING:
 
     from blobstore.owner.client import StoreClient as StoreClient
     from blobstore.owner.client import find_owner as find_owner
+    from blobstore.owner.client_changes import ClientWatch as ClientWatch
+    from blobstore.owner.client_windows import ClientWindow as ClientWindow
     from blobstore.owner.connection import Limits as Limits
-    from blobstore.owner.protocol import AnyStore as AnyStore
-    from blobstore.owner.protocol import Changes as Changes
-    from blobstore.owner.serving import serve as serve
+    from blobstore.owner.owner import Front as Front
+    from blobstore.owner.owner import Owner as Owner
+    from blobstore.owner.serving.config import ServeConfig as ServeConfig
+    from blobstore.owner.serving.config import load_serve_config as load_serve_config
+    from blobstore.owner.serving.config import serve_schema as serve_schema
+    from blobstore.owner.serving.nbd_front import NbdFront as NbdFront
+    from blobstore.owner.serving.running import Beginning as Beginning
+    from blobstore.owner.serving.running import serve as serve
+    from blobstore.owner.serving.store_front import StoreFront as StoreFront
+    from blobstore.owner.serving.tpm_front import TpmFront as TpmFront
+    from blobstore.owner.sharing import OnlyTpm as OnlyTpm
+    from blobstore.owner.sharing import Sharing as Sharing
+    from blobstore.owner.tpm.options import TpmOptions as TpmOptions
+    from blobstore.owner.tpm.tpms import Tpms as Tpms
+    from blobstore.store.protocol import AnyStore as AnyStore
+    from blobstore.store.protocol import AnyWatch as AnyWatch
+    from blobstore.store.protocol import AnyWindow as AnyWindow
+    from blobstore.store.protocol import Changes as Changes
 else:
     __all__, __getattr__, __dir__ = formats.public_names(__name__, __file__)

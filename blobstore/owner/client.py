@@ -1,46 +1,79 @@
-"""The store of an owner, with the methods that a store in this process has."""
+"""The store of an owner, with the methods that a store in this process has.
+
+It is one class with one method for each of `Store`, and what they document, which is why it
+is so long.
+"""
 
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import msgspec
 
+from blobstore.container.scrub import Scrubbed
 from blobstore.errors import (
     BlobNotFoundError,
     DamagedHeadError,
     PinMismatchError,
-    UnwrittenBlobError,
+    StoreBusyError,
 )
+from blobstore.image.image import entry_of
+from blobstore.image.info import ImageInfo
 from blobstore.owner import documents, problems, requests
+from blobstore.owner.client_changes import ClientWatch
+from blobstore.owner.client_transaction import ClientTransaction
+from blobstore.owner.client_windows import ClientWindow
 from blobstore.owner.exchange import Exchange
-from blobstore.owner.finding import entry_of
-from blobstore.store.description import SectionInfo
-from formats.errors import ArgumentError, DeviceError, FormatError
+from blobstore.owner.remote_header import RemoteHeader
+from blobstore.store.description import SectionInfo, StateDigest
+from blobstore.store.store import as_names
+from formats.errors import (
+    ArgumentError,
+    DeviceError,
+    FormatError,
+    ReadOnlyError,
+    StorageError,
+    UnsupportedError,
+)
+from formats.qcow2.snapshot_table import Snapshot, SnapshotKey, find_snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator, Mapping
     from types import TracebackType
 
+    import luks
+    from blobstore.container.regions import Region
     from blobstore.container.verification import Report
     from blobstore.owner.exchange import Answer
-    from blobstore.store.description import StateDigest, StoreInfo
+    from blobstore.store.description import StoreInfo
     from formats.devices.device import ReadableBuffer
 
     AnyPath = str | os.PathLike[str]
 
+_Result = TypeVar("_Result")
+
+#: How often what is to be of one moment is read again.
+_PASSES: Final = 10
+
+
+ACCEPT_LINES: Final = {"accept": "application/x-ndjson"}
+
 
 def find_owner(
-    image: AnyPath, *, expect_digest: StateDigest | None = None, at_least_generation: int = 0
+    image: AnyPath,
+    *,
+    read_only: bool = False,
+    expect_digest: StateDigest | None = None,
+    at_least_generation: int = 0,
 ) -> StoreClient | None:
     """Return the store of the process that owns an image, or None if none does.
 
     Args:
         image: Path of the image; links are followed.
+        read_only: Permit no writing.
         expect_digest: As for `blobstore.open`, asked of the owner.
         at_least_generation: Likewise.
 
@@ -53,7 +86,8 @@ def find_owner(
     if entry is None or not entry.exists():
         return None
     try:
-        client = StoreClient(entry)
+        client = StoreClient(entry, read_only=read_only)
+        client.image = Path(image)
     except DeviceError as error:
         if isinstance(error.__cause__, (ConnectionRefusedError, FileNotFoundError)):
             return None  # it died, or is just ending
@@ -81,28 +115,48 @@ def _require_pinned(client: StoreClient, digest: StateDigest | None, generation:
         raise PinMismatchError(f"the store is at generation {found}, not yet at {generation}")
 
 
+def _digest(answer: Answer) -> StateDigest:
+    handed = documents.decode(answer.body, documents.Handed)
+    try:
+        return StateDigest.parse(handed.digest)
+    except ValueError as error:
+        raise FormatError(f"the owner's reply is not what it should be: {error}") from error
+
+
 class StoreClient:
     """A store that another process owns; `find_owner` makes it.
 
     Its methods do, return and raise what those of `Store` do, and block until what they
     did is durable. It may be used by several threads. In addition each raises
     `DeviceError` if the owner went away, and `FormatError` if what answers is not one.
+
+    Attributes:
+        image: Path of the image by which the owner was found, or None.
     """
 
-    read_only = False
+    image: Path | None = None
 
-    def __init__(self, path: AnyPath, *, timeout: float | None = None) -> None:
+    def __init__(
+        self, path: AnyPath, *, timeout: float | None = None, read_only: bool = False
+    ) -> None:
         """Connect to the socket of an owner.
 
         Args:
             path: Of the socket.
             timeout: Seconds that the owner may be silent; None waits as long as it takes.
+            read_only: Refuse to ask for changes.
 
         Raises:
             DeviceError: No process listens there.
         """
         self.path = Path(path)
+        self._read_only = read_only
         self._exchange = Exchange(self.path, timeout=timeout)
+
+    @property
+    def read_only(self) -> bool:
+        """Whether changes are refused."""
+        return self._read_only
 
     @property
     def owner(self) -> tuple[int, int, int] | None:
@@ -138,6 +192,61 @@ class StoreClient:
             )
         return digest
 
+    def image_info(self) -> ImageInfo | None:
+        """Return what the image is, as `Store.image_info`; paths are the owner's."""
+        try:
+            return documents.decode(self._ask("GET", "/v1/image").body, ImageInfo)
+        except UnsupportedError:
+            return None
+
+    def regions(self) -> tuple[Region, ...]:
+        """Return what every byte of the container is for, as `Store.regions`."""
+        return documents.decode(self._ask("GET", "/v1/regions").body, documents.Regions).regions
+
+    def require_fresh(self) -> None:
+        """Refuse a store of which it is not known what is missing, as `Store.require_fresh`."""
+        if not self.info().fresh:
+            raise DamagedHeadError(
+                "a head is damaged: nothing proves that what is left is the newest [C67]",
+                hint="blobstore verify --repair may mend it",
+            )
+
+    def at_one_moment(
+        self,
+        read: Callable[[], _Result],
+        *,
+        settled: Callable[[_Result], bool] = lambda _: True,
+    ) -> _Result:
+        """Return what ``read`` returns; all that it gets of this store is of one moment.
+
+        Others do not wait meanwhile: ``read`` is called again if the store changed.
+
+        Args:
+            read: Calls methods of this store that change nothing.
+            settled: As in `Store.at_one_moment`; not needed where an owner answers.
+
+        Raises:
+            StorageError: As ``read``; `StoreBusyError` if the store changes each time.
+        """
+        del settled
+        before = self.info()
+        for _ in range(_PASSES):
+            failure, result = None, []
+            try:
+                result.append(read())
+            except StorageError as error:
+                failure = error
+            after = self.info()
+            if (after.generation, after.root) == (before.generation, before.root):
+                if failure is not None:
+                    raise failure
+                return result[0]
+            before = after
+        raise StoreBusyError(
+            f"the store changed in each of {_PASSES} passes",
+            hint="try again when its users write less",
+        )
+
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names, in the order of `sections`."""
         return iter([section.name for section in self.sections()])
@@ -160,18 +269,42 @@ class StoreClient:
         """Have the owner read and check everything, as `Store.verify`.
 
         Args:
-            progress: Called once, at the end.
+            progress: As there; called at most a few times in a second. What it raises ends
+                the verification.
         """
-        report = documents.decode_report(self._ask("POST", "/v1/verify").body)
-        if progress is not None:
-            progress(report.blob_bytes, report.blob_bytes)
+        if progress is None:
+            return documents.decode_report(self._ask("POST", "/v1/verify").body)
+        last = b""
+        with closing(self._exchange.stream("POST", "/v1/verify", ACCEPT_LINES)) as lines:
+            for answer in lines:
+                last = _checked(answer).body
+                told = documents.progress(last)
+                if told is not None:
+                    progress(told.done, told.total)
+        failure = problems.told_error(last)
+        if failure is not None:
+            raise failure
+        report = documents.decode_report(last)
+        progress(report.blob_bytes, report.blob_bytes)
         return report
+
+    def changes(self, since: int | None = None, *, timeout: float | None = None) -> ClientWatch:
+        """Return an iterator over the commits of the owner, as `Store.changes`.
+
+        It has a connection of its own, and ends when the owner does.
+        """
+        self._exchange.require_open()
+        return ClientWatch(self.path, since, timeout)
+
+    def window(self, name: str) -> ClientWindow:
+        """Open a section of kind ``"window"`` as a device, as `Store.shared_window`."""
+        return ClientWindow(self._ask, name)
 
     # ---------------------------------------------------------- changing
 
     def put(self, name: str, data: ReadableBuffer) -> None:
         """Replace the blob of a section, as `Store.put`."""
-        self._ask("PUT", _section(name), bytes(memoryview(data).cast("B")))
+        self._change("PUT", _section(name), bytes(memoryview(data).cast("B")))
 
     @contextmanager
     def transaction(self) -> Iterator[ClientTransaction]:
@@ -181,7 +314,7 @@ class StoreClient:
         Others do not wait meanwhile: a section that is read in the block must not have been
         changed at its end, or that raises `GenerationMismatchError`.
         """
-        changes = ClientTransaction(self)
+        changes = ClientTransaction(self.blob_and_generation, self.commit)
         try:
             yield changes
             changes.commit()
@@ -211,7 +344,168 @@ class StoreClient:
 
     def delete(self, name: str) -> None:
         """Delete a section and its blob, as `Store.delete`."""
-        self._ask("DELETE", _section(name))
+        self._change("DELETE", _section(name))
+
+    def restore(self, name: str) -> None:
+        """Make the previous blob of a section its newest one again, as `Store.restore`."""
+        self._change("POST", _section(name, "restore"))
+
+    def grow(self, size: int) -> None:
+        """Make the container, and the image around it, larger, as `Store.grow`."""
+        self._post("/v1/grow", requests.NewTotal(size))
+
+    # ------------------------------------------------------- maintenance
+
+    def repair(
+        self,
+        *,
+        accept_previous: Collection[str] = (),
+        accept_lost: bool = False,
+        names: Collection[str] = (),
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Report:
+        """Have the owner repair damage, then verify, as `Store.repair`.
+
+        Args:
+            accept_previous: As there.
+            accept_lost: As there.
+            names: As there.
+            progress: Called once, at the end.
+        """
+        wanted = requests.Repair(
+            sorted(as_names(accept_previous)), accept_lost, sorted(as_names(names))
+        )
+        report = documents.decode_report(self._post("/v1/repair", wanted).body)
+        if progress is not None:
+            progress(report.blob_bytes, report.blob_bytes)
+        return report
+
+    def compact(self, progress: Callable[[int, int], None] | None = None) -> int:
+        """Move sections together, as `Store.compact`.
+
+        Args:
+            progress: Called once, at the end.
+        """
+        answer = self._change("POST", "/v1/compact")
+        if progress is not None:
+            progress(1, 1)
+        return documents.decode(answer.body, documents.Compacted).moved
+
+    def scrub(self, progress: Callable[[int, int], None] | None = None) -> Scrubbed:
+        """Rewrite all sections, and write zeros where none is, as `Store.scrub`.
+
+        Args:
+            progress: Called once, at the end.
+        """
+        answer = self._change("POST", "/v1/scrub")
+        if progress is not None:
+            progress(1, 1)
+        return documents.decode(answer.body, Scrubbed)
+
+    # -------------------------------------------------- the image as a whole
+
+    def snapshots(self) -> list[Snapshot]:
+        """Return the internal snapshots of the qcow2 image, as `Store.snapshots`.
+
+        Of IDs and names that are not UTF-8, parts are replaced.
+        """
+        answer = self._ask("GET", "/v1/snapshots")
+        return list(documents.decode(answer.body, documents.Snapshots).snapshots)
+
+    def create_snapshot(self, name: str) -> Snapshot:
+        """Keep the disk as it is now, as `Store.create_snapshot`, with all devices at rest."""
+        answer = self._post("/v1/snapshots", requests.NewSnapshot(name))
+        return documents.decode(answer.body, Snapshot)
+
+    def delete_snapshot(self, which: str | SnapshotKey) -> Snapshot:
+        """Give up a snapshot of the qcow2 image, as `Store.delete_snapshot`."""
+        answer = self._change("DELETE", self._snapshot(which))
+        return documents.decode(answer.body, Snapshot)
+
+    def apply_snapshot(self, which: str | SnapshotKey) -> Snapshot:
+        """Set the store back to a snapshot, as `Store.apply_snapshot`.
+
+        Raises:
+            DeviceBusyError: Devices use the store through the owner.
+        """
+        answer = self._change("POST", self._snapshot(which, "/apply"))
+        return documents.decode(answer.body, Snapshot)
+
+    def backup(
+        self,
+        destination: AnyPath,
+        *,
+        overwrite: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Have the owner copy its image, as `blobstore.backup` copies that of an open store.
+
+        Args:
+            destination: A path where the owner, too, can write.
+            overwrite: Replace what is there.
+            progress: Called with bytes done and in all; what it raises ends the copying.
+
+        Raises:
+            FormatError: Neither root nor the user of the owner asks.
+        """
+        wanted = requests.Backup(str(Path(os.fsdecode(destination)).absolute()), overwrite)
+        last = self._lines("/v1/backup", wanted, progress)
+        if "generation" not in last:
+            raise FormatError("the owner does not say that the copy is complete")
+
+    @contextmanager
+    def luks_place(self, *, write: bool = False) -> Iterator[luks.Place]:
+        """Yield where the LUKS header of the image is, as `Store.luks_place`.
+
+        A header in the disk of a qcow2 image is read and written by the owner; what needs a
+        secret is done here. Other headers are used without the owner, as it permits.
+
+        Args:
+            write: Whether the header is to be changed.
+        """
+        info = self.image_info()
+        if info is None:
+            raise UnsupportedError("the owner does not know its image", feature="its LUKS header")
+        header = info.luks
+        if info.format == "raw" or header is None or header.place != "attached":
+            from blobstore.image.luks_header import luks_place  # noqa: PLC0415  not for LUKS in qcow2
+
+            with luks_place(self.image or info.path, info.header_path, write=write) as place:
+                yield place
+            return
+        if write:
+            self._require_writable()
+        yield RemoteHeader(
+            header.payload_offset, self._read_header, self._write_header if write else None
+        )
+
+    # --------------------------------------------------------- lifecycle
+
+    def state(self) -> documents.OwnerState:
+        """Return who the owner is, and whether it has the image."""
+        return documents.decode(self._ask("GET", "/v1/owner").body, documents.OwnerState)
+
+    def release(self) -> StateDigest:
+        """Have the owner let another process have the image, with all devices (O140).
+
+        Returns:
+            What the state of the store is, for `take_over` there.
+
+        Raises:
+            StorageError: It cannot, and has it still.
+        """
+        return _digest(self._ask("POST", "/v1/release"))
+
+    def take_over(
+        self, *, expect_digest: StateDigest | None = None, at_least_generation: int = 0
+    ) -> StateDigest:
+        """Have the owner take the image, as `Store.take_over` (O142).
+
+        Returns:
+            What the state of the store is.
+        """
+        digest = None if expect_digest is None else str(expect_digest)
+        return _digest(self._post("/v1/take-over", requests.TakeOver(digest, at_least_generation)))
 
     # --------------------------------------------------------------- end
 
@@ -245,135 +539,97 @@ class StoreClient:
         answer = self._post("/v1/transactions", requests.ChangeList(changes))
         return documents.decode(answer.body, documents.Committed).generation
 
-    def _post(self, target: str, document: msgspec.Struct) -> Answer:
-        try:
-            body = msgspec.json.encode(document)
-        except (OverflowError, UnicodeEncodeError) as error:
-            raise ArgumentError(f"this cannot be asked for: {error}") from error
-        return self._ask("POST", target, body)
+    def _read_header(self, offset: int, size: int) -> tuple[bytes, str]:
+        answer = self._ask("GET", f"/v1/luks-header?offset={offset}&size={size}")
+        if len(answer.body) != size or "etag" not in answer.headers:
+            raise FormatError("the owner does not say what the LUKS header is")
+        return answer.body, answer.headers["etag"]
 
-    def _ask(self, method: str, target: str, body: bytes = b"") -> Answer:
-        headers = {"content-type": "application/json"} if method == "POST" else {}
-        answer = self._exchange.ask(method, target, body, headers)
-        if answer.status >= 400:
-            raise problems.error_of(answer.status, answer.body)
-        return answer
+    def _write_header(self, writes: list[tuple[int, bytes]], etag: str) -> str:
+        wanted = requests.HeaderWrites([requests.HeaderWrite(*write) for write in writes])
+        answer = self._post("/v1/luks-header", wanted, {"if-match": etag})
+        if "etag" not in answer.headers:
+            raise FormatError("the owner does not say what the LUKS header is")
+        return answer.headers["etag"]
 
+    def _snapshot(self, which: str | SnapshotKey, action: str = "") -> str:
+        """Return the path of a snapshot's resource, and its query (O82)."""
+        if isinstance(which, SnapshotKey):
+            if which.id is not None and which.name is not None:
+                which = SnapshotKey(id=find_snapshot(self.snapshots(), which).id)
+            elif which.id is None and which.name is None:
+                raise ArgumentError("a snapshot must be selected by its ID, its name, or both")
+            kind = "?name" if which.id is None else "?id"
+            which = which.id if which.id is not None else which.name or ""
+        else:
+            kind = ""
+        return requests.path_of("snapshots", which) + action + kind
 
-class ClientTransaction:
-    """Changes that an owner makes together or not at all. `StoreClient.transaction` makes them.
-
-    Attributes:
-        generation: Of its commit; None until there is one, or if nothing changed.
-    """
-
-    def __init__(self, client: StoreClient) -> None:
-        """Start with nothing to do."""
-        self._client = client
-        self._read: dict[str, int] = {}
-        self._changes: list[requests.Change] = []
-        # Blobs that were put, names that were given up, and what the store calls sections that
-        # were renamed to this; None for those that are new. All by what they are called here.
-        self._blobs: dict[str, bytes] = {}
-        self._gone: set[str] = set()
-        self._origins: dict[str, str | None] = {}
-        self._ended = False
-        self.generation: int | None = None
-
-    def get(self, name: str) -> bytes:
-        """Return the blob of a section as it will be."""
-        self._require_open()
-        if name in self._blobs:
-            return self._blobs[name]
-        if name in self._gone and name not in self._origins:
-            raise BlobNotFoundError(f"there is no section {name!r} any more")
-        stored = self._origins.get(name, name)
-        unwritten = UnwrittenBlobError(f"section {name!r} was registered and never written")
-        if stored is None:
-            raise unwritten
-        try:
-            blob, self._read[stored] = self._client.blob_and_generation(stored)
-        except BlobNotFoundError:
-            if any(
-                isinstance(c, requests.RegisterChange) and c.name == name for c in self._changes
-            ):
-                raise unwritten from None
-            raise
-        return blob
-
-    def require_generation(self, name: str, generation: int) -> None:
-        """Make changes only if a section has been at this generation until now."""
-        self._add(requests.RequireChange(name, generation))
-
-    def put(self, name: str, data: ReadableBuffer) -> None:
-        """Replace the blob of a section; ``data`` is copied."""
-        blob = bytes(memoryview(data).cast("B"))
-        self._add(requests.PutChange(name, blob))
-        self._blobs[name] = blob
-
-    def register(
+    def _lines(
         self,
-        name: str,
-        max_size: int,
-        kind: str = "blob",
-        *,
-        copies: int | None = None,
-        type: str = "",  # noqa: A002  the field's name in the format
-    ) -> None:
-        """Make sure that a section exists and is large enough."""
-        self._add(requests.RegisterChange(name, max_size, kind, copies, type))
-        if name in self._gone:
-            self._origins.setdefault(name, None)
+        target: str,
+        document: msgspec.Struct,
+        progress: Callable[[int, int], None] | None,
+    ) -> dict[str, Any]:
+        """Ask for what takes long; return the last line of the reply, tell of the others."""
+        last = b"{}"
+        headers = {"content-type": "application/json"}
+        with closing(self._exchange.stream("POST", target, headers, _encoded(document))) as lines:
+            for answer in lines:
+                last = _checked(answer).body
+                told = documents.progress(last)
+                if told is not None and progress is not None:
+                    progress(told.done, told.total)
+        failure = problems.told_error(last)
+        if failure is not None:
+            raise failure
+        return documents.decode(last, dict[str, Any])
 
-    def resize(self, name: str, max_size: int) -> None:
-        """Change the worst-case size of a section, to more or to less."""
-        self._add(requests.ResizeChange(name, max_size))
+    def _post(
+        self,
+        target: str,
+        document: msgspec.Struct,
+        headers: dict[str, str] | None = None,
+    ) -> Answer:
+        return self._change("POST", target, _encoded(document), headers)
 
-    def rename(self, name: str, new: str) -> None:
-        """Give a section another name."""
-        self._add(requests.RenameChange(name, new))
-        if name == new:
-            return
-        self._origins[new] = self._origins.pop(name, name)
-        if name in self._blobs:
-            self._blobs[new] = self._blobs.pop(name)
-        self._gone.add(name)
+    def _change(
+        self,
+        method: str,
+        target: str,
+        body: bytes = b"",
+        headers: dict[str, str] | None = None,
+    ) -> Answer:
+        self._require_writable()
+        return self._ask(method, target, body, headers)
 
-    def delete(self, name: str) -> None:
-        """Delete a section and its blob."""
-        self._add(requests.DeleteChange(name))
-        self._origins.pop(name, None)
-        self._blobs.pop(name, None)
-        self._gone.add(name)
+    def _require_writable(self) -> None:
+        if self._read_only:
+            raise ReadOnlyError("the store is open for reading only")
 
-    def abandon(self) -> None:
-        """Forget all changes; the transaction takes no more."""
-        self._ended = True
+    def _ask(
+        self,
+        method: str,
+        target: str,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        kind = {"content-type": "application/json"} if method == "POST" else {}
+        return _checked(self._exchange.ask(method, target, body, {**kind, **(headers or {})}))
 
-    def commit(self) -> None:
-        """Make the changes, all of them or none; `Transaction.commit` says what it raises."""
-        self._require_open()
-        self._ended = True
-        if self._changes:
-            read: list[Any] = [requests.RequireChange(*known) for known in self._read.items()]
-            self.generation = self._client.commit([*read, *self._changes])
 
-    def _add(self, change: requests.Change) -> None:
-        self._require_open()
-        self._changes.append(change)
-
-    def _require_open(self) -> None:
-        if self._ended:
-            raise ValueError("this transaction has ended")
+def _encoded(document: msgspec.Struct) -> bytes:
+    try:
+        return msgspec.json.encode(document)
+    except (OverflowError, UnicodeEncodeError) as error:
+        raise ArgumentError(f"this cannot be asked for: {error}") from error
 
 
 def _section(name: str, action: str = "") -> str:
-    """Return the path of a section's resource (O13)."""
-    try:
-        segment = quote(name, safe="")
-    except UnicodeEncodeError as error:
-        raise ArgumentError(f"{name!r} is not a name: {error.reason}") from error
-    # Programs between us and the owner may take these for directories; it decodes them.
-    if segment in (".", ".."):
-        segment = segment.replace(".", "%2E")
-    return f"/v1/sections/{segment}" + (f"/{action}" if action else "")
+    return requests.path_of("sections", name, action)
+
+
+def _checked(answer: Answer) -> Answer:
+    if answer.status >= 400:
+        raise problems.error_of(answer.status, answer.body)
+    return answer

@@ -11,17 +11,22 @@ import h11
 
 from blobstore.owner.problems import RefusedError
 from blobstore.owner.resources import Reply, Request, reply_of
+from blobstore.sockets.peers import peer_credentials
 from formats.errors import StorageError
 from formats.logs import LateLogger
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable, Iterable
 
+    from blobstore.owner.budget import Budget
     from blobstore.owner.routes import Routes
 
 _log = LateLogger(__name__)
 
 _PIECE: Final = 64 << 10
+#: Received at once while a head is expected: not much of a body, which h11 would copy.
+_HEAD_PIECE: Final = 4 << 10
 #: Read and dropped after a refusal, so that a client that is still sending sees the reply.
 _DROPPED: Final = 64 << 20
 
@@ -37,6 +42,8 @@ class Limits:
         receiving: Waited for the rest of a head, and as long again for a body.
         sending: Waited for a client to take a reply.
         draining: Waited for what a refused client still sends.
+        bodies: Bytes of all bodies, of requests and replies, that are in memory at the same time.
+        waiting: Waited for a part of these.
     """
 
     connections: int = 64
@@ -45,24 +52,37 @@ class Limits:
     receiving: float = 30
     sending: float = 30
     draining: float = 2
+    bodies: int = 128 << 20
+    waiting: float = 10
 
 
 class Connection:
-    """One client. `serve` returns when the connection is over."""
+    """One client. `serve` returns when the connection is over.
 
-    def __init__(self, sock: socket.socket, routes: Routes, limits: Limits) -> None:
-        """Serve ``sock``, which stays the caller's to close."""
+    Attributes:
+        upgrade: What goes on with the connection then; None if nothing does.
+        idle_since: When it began to wait for the head of a request; None while there is one.
+    """
+
+    def __init__(self, sock: socket.socket, routes: Routes, limits: Limits, budget: Budget) -> None:
+        """Serve ``sock``, which stays the caller's to close; bodies come out of ``budget``."""
+        self.upgrade: Callable[[socket.socket], None] | None = None
+        self.idle_since: float | None = time.monotonic()
+        self._budget = budget
         self._socket = sock
         self._routes = routes
         self._limits = limits
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.head)
         self._deadline = 0.0
+        self._is_head = False
+        # What came after a body that did not go through h11; None if none did.
+        self._rest: bytes | None = None
 
     def serve(self) -> None:
         """Answer requests until the client ends, breaks the rules, or is silent for too long."""
         try:
             while self._serve_one():
-                self._http.start_next_cycle()
+                self._begin_next()
         except OSError as error:  # a time-out is one
             _log.debug("a connection ended: %s", error)
 
@@ -79,27 +99,57 @@ class Connection:
             head = self._receive_head()
             if head is None:
                 return False
-            request = head._replace(body=self._receive_body(head))
+            limit = self._routes.body_limit(head)
+            size = self._body_size(head, limit)
+            expected = limit if size is None else size
+            with self._budget.taken(expected + self._routes.reply_size(head)):
+                request = head._replace(body=self._receive_body(head, limit, size))
+                reply = self._routes.answer(request)
+                del request
+                if reply.upgrade is not None:
+                    self._write(
+                        h11.InformationalResponse(
+                            status_code=reply.status, headers=list(reply.headers)
+                        )
+                    )
+                    self.upgrade = reply.upgrade
+                    return False
+                complete = self._send(reply)
         except h11.RemoteProtocolError as error:
             self._end(reply_of(RefusedError(error.error_status_hint, str(error), "O12")))
             return False
         except (RefusedError, StorageError, ValueError) as error:
             self._end(reply_of(error))
             return False
-        self._send(self._routes.answer(request), without_body=head.method == "HEAD")
-        return (self._http.our_state, self._http.their_state) == (h11.DONE, h11.DONE)
+        taken = self._http.their_state is h11.DONE or self._rest is not None
+        return complete and self._http.our_state is h11.DONE and taken
+
+    def _begin_next(self) -> None:
+        """Expect another request on this connection."""
+        if self._rest is None:
+            self._http.start_next_cycle()
+            return
+        # h11 still waits for the body of this one.
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=self._limits.head)
+        if self._rest:
+            self._http.receive_data(self._rest)
+        self._rest = None
 
     # --------------------------------------------------------- receiving
 
     def _receive_head(self) -> Request | None:
         """Return the head of the next request, or None if there will be none."""
-        self._deadline = time.monotonic() + self._limits.idle
-        began = False
+        began, limits = time.monotonic(), self._limits
+        self.idle_since = began
+        is_begun = bool(self._http.trailing_data[0])  # sent without waiting for the last reply
+        self._deadline = began + (limits.receiving if is_begun else limits.idle)
         while (event := self._http.next_event()) is h11.NEED_DATA:
-            self._http.receive_data(self._receive())
-            if not began:
-                began = True
-                self._deadline = time.monotonic() + self._limits.receiving
+            self._http.receive_data(self._receive(_HEAD_PIECE))
+            if not is_begun:
+                is_begun = True
+                self._deadline = time.monotonic() + limits.receiving
+        self.idle_since = None
+        self._is_head = isinstance(event, h11.Request) and event.method == b"HEAD"
         if not isinstance(event, h11.Request):
             return None
         headers: dict[str, str] = {}
@@ -113,22 +163,28 @@ class Connection:
             raise RefusedError(431, f"the head has more than {self._limits.head} bytes", "O11")
         if event.http_version != b"1.1":
             raise RefusedError(505, "this is not HTTP/1.1", "O10")
-        return Request(event.method.decode("latin-1"), event.target.decode("latin-1"), headers)
+        method, target = event.method.decode("latin-1"), event.target.decode("latin-1")
+        return Request(method, target, headers, peer=peer_credentials(self._socket))
 
-    def _receive_body(self, head: Request) -> bytes:
-        """Return the body of a request, which is not larger than that may be."""
-        limit = self._routes.body_limit(head)
-        size = int(head.headers["content-length"]) if "content-length" in head.headers else None
-        if size is not None and size > limit:
+    def _body_size(self, head: Request, limit: int) -> int | None:
+        """Return how large a body will be; None if nothing says it."""
+        size = int(head.headers.get("content-length", 0))
+        if size > limit:
             raise self._routes.too_large(head, limit, size)
+        return None if "transfer-encoding" in head.headers else size
+
+    def _receive_body(self, head: Request, limit: int, size: int | None) -> bytes:
+        """Return the body of a request, which is not larger than it may be."""
         self._deadline = time.monotonic() + self._limits.receiving
+        if size:
+            return self._receive_sized(size)
         body = bytearray()
         while True:
             event = self._http.next_event()
             if event is h11.NEED_DATA:
                 if self._http.they_are_waiting_for_100_continue:
                     self._write(h11.InformationalResponse(status_code=100, headers=[]))
-                self._http.receive_data(self._receive())
+                self._http.receive_data(self._receive(_PIECE))
             elif isinstance(event, h11.Data):
                 body += event.data
                 if len(body) > limit:
@@ -138,13 +194,31 @@ class Connection:
             else:
                 raise RefusedError(400, "the request ends before its body does", "O12")
 
-    def _receive(self) -> bytes:
+    def _receive_sized(self, size: int) -> bytes:
+        """Return a body of known size, straight from the socket: h11 copies it three times."""
+        if self._http.they_are_waiting_for_100_continue:
+            self._write(h11.InformationalResponse(status_code=100, headers=[]))
+        came, _ = self._http.trailing_data
+        body = bytearray(size)  # takes memory as it is filled
+        count = min(len(came), size)
+        body[:count], self._rest = came[:count], came[count:]
+        with memoryview(body) as view:
+            while count < size:
+                self._socket.settimeout(max(self._deadline - time.monotonic(), 0.001))
+                received = self._socket.recv_into(view[count:])
+                if not received:
+                    raise RefusedError(400, "the request ends before its body does", "O12")
+                count += received
+        return bytes(body)
+
+    def _receive(self, most: int) -> bytes:
         self._socket.settimeout(max(self._deadline - time.monotonic(), 0.001))
-        return self._socket.recv(_PIECE)
+        return self._socket.recv(most)
 
     # ----------------------------------------------------------- sending
 
-    def _send(self, reply: Reply, *, without_body: bool = False, last: bool = False) -> None:
+    def _send(self, reply: Reply, *, last: bool = False) -> bool:
+        """Send a reply; say whether all of it was there to be sent."""
         headers = [*reply.headers, ("cache-control", "no-store")]
         body = reply.body
         if not isinstance(body, bytes):
@@ -156,21 +230,43 @@ class Connection:
         response = h11.Response(
             status_code=reply.status, headers=headers, reason=HTTPStatus(reply.status).phrase
         )
-        if without_body or not body:
+        if not isinstance(body, bytes):
+            return self._send_pieces(response, body)
+        if self._is_head or not body:
             self._write(response, h11.EndOfMessage())
-        elif isinstance(body, bytes):
-            self._write(response, h11.Data(data=body), h11.EndOfMessage())
         else:
+            self._write(response, h11.Data(data=body), h11.EndOfMessage())
+        return True
+
+    def _send_pieces(self, response: h11.Response, pieces: Iterable[bytes]) -> bool:
+        try:
             self._write(response)
-            for piece in body:
+            for piece in () if self._is_head else pieces:
                 self._write(h11.Data(data=piece))
             self._write(h11.EndOfMessage())
+        except (StorageError, ValueError) as error:
+            # The client sees that the body has no end.
+            _log.error("a reply ends early: %s", error)
+            return False
+        finally:
+            close = getattr(pieces, "close", None)
+            if close is not None:
+                close()
+        return True
 
     def _write(self, *events: h11.Event) -> None:
-        pieces = [self._http.send(event) for event in events]
         # For all of it together, however the client takes it.
         self._socket.settimeout(self._limits.sending)
-        self._socket.sendall(b"".join(piece for piece in pieces if piece))
+        pieces: list[bytes] = []
+        for event in events:
+            if pieces and isinstance(event, h11.EndOfMessage):
+                self._socket.sendall(b"".join(pieces))  # h11 ends it while the client reads
+                pieces = []
+            piece = self._http.send(event)
+            if piece:
+                pieces.append(piece)
+        if pieces:
+            self._socket.sendall(b"".join(pieces))
 
     def _end(self, reply: Reply) -> None:
         """Answer, and take no more requests; see that the client gets the answer."""

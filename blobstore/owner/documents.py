@@ -6,14 +6,16 @@ not know are ignored, so a client talks to a newer owner.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
 import msgspec
 
+from blobstore.container.regions import Region  # noqa: TC001  msgspec reads it
 from blobstore.container.verification import Report
 from blobstore.store.description import SectionInfo, StoreInfo
 from formats.errors import FormatError
+from formats.qcow2.snapshot_table import Snapshot  # noqa: TC001  likewise
 
 _Value = TypeVar("_Value")
 
@@ -28,6 +30,75 @@ class Committed(msgspec.Struct):
     """The reply to POST /v1/transactions."""
 
     generation: int | None
+
+
+class OwnerState(msgspec.Struct):
+    """The reply to GET /v1/owner.
+
+    Attributes:
+        process: Its number.
+        released: Whether another process may have the image meanwhile.
+    """
+
+    process: int
+    released: bool
+
+
+class Handed(msgspec.Struct):
+    """The reply to POST /v1/release and POST /v1/take-over.
+
+    Attributes:
+        generation: Of the store.
+        digest: What pins it.
+    """
+
+    generation: int
+    digest: str
+
+
+class WindowInfo(msgspec.Struct):
+    """The reply to GET /v1/windows/NAME/info."""
+
+    name: str
+    size: int
+    block_size: int
+    read_only: bool
+    in_place: bool
+    run: str
+
+
+class Progress(msgspec.Struct, forbid_unknown_fields=True):
+    """A line of the reply to POST /v1/verify before the last one."""
+
+    done: int
+    total: int
+
+
+class Snapshots(msgspec.Struct):
+    """The reply to GET /v1/snapshots."""
+
+    snapshots: tuple[Snapshot, ...]
+
+
+class Regions(msgspec.Struct):
+    """The reply to GET /v1/regions."""
+
+    regions: tuple[Region, ...]
+
+
+class Compacted(msgspec.Struct):
+    """The reply to POST /v1/compact."""
+
+    moved: int
+
+
+def readable(snapshot: Snapshot) -> Snapshot:
+    """Return a snapshot whose ID and name are text, as JSON has it; they need not be."""
+    texts = {
+        part: getattr(snapshot, part).encode("utf-8", "surrogateescape").decode(errors="replace")
+        for part in ("id", "name")
+    }
+    return replace(snapshot, **texts)
 
 
 def encode(value: object) -> bytes:
@@ -67,6 +138,14 @@ def decode_info(document: bytes) -> StoreInfo:
         return msgspec.convert(known, StoreInfo)
     except (msgspec.MsgspecError, KeyError, TypeError, ValueError) as error:
         raise FormatError(f"the owner's reply is not what it should be: {error}") from error
+
+
+def progress(line: bytes) -> Progress | None:
+    """Return what a line says of progress; None if it says something else."""
+    try:
+        return msgspec.json.decode(line, type=Progress)
+    except msgspec.MsgspecError:
+        return None
 
 
 def encode_report(report: Report) -> bytes:

@@ -6,19 +6,23 @@ import os
 import select
 import socket
 import threading
-from contextlib import suppress
+import time
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import h11
 
-from blobstore.owner.server import peer_credentials
+from blobstore.owner.resources import LINES
+from blobstore.sockets.peers import peer_credentials
 from formats.errors import DeviceError, FormatError, device_error
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Generator, Iterator, Mapping
     from pathlib import Path
 
 _PIECE: Final = 256 << 10
+#: Received at once while a reply begins. Most are not longer, and more memory takes longer.
+_HEAD_PIECE: Final = 16 << 10
 
 
 class Answer(NamedTuple):
@@ -64,23 +68,50 @@ class Exchange:
             DeviceError: The owner went away. What was asked for may have been done.
             FormatError: What answers does not speak HTTP.
         """
-        with self._lock:
-            if self._closed:
-                raise ValueError("this store was closed")
-            if self._has_ended():
-                self._socket.close()
-                self._connect()
-            try:
-                return self._ask(method, target, body, headers or {})
-            except h11.RemoteProtocolError as error:
-                self._end()
-                raise FormatError(f"the owner at {self._path} breaks HTTP: {error}") from error
-            except OSError as error:
-                self._end()
-                raise _gone(self._path) from error
-            except BaseException:
-                self._end()  # half of something is on its way
-                raise
+        status, found, content = 0, {"": ""}, bytearray()
+        with self._connected():
+            for event in self._answered(method, target, body, headers or {}):
+                if isinstance(event, h11.Response):
+                    status, found = event.status_code, _headers(event)
+                elif isinstance(event, h11.Data):
+                    content += event.data
+        return Answer(status, found, bytes(content))
+
+    def stream(
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+    ) -> Generator[Answer, None, None]:
+        """Send a request, and yield each line of the reply when it comes, with its status.
+
+        A reply that does not consist of lines is one. Others wait until the end. Errors as `ask`.
+        """
+        status, found, content, in_lines = 0, {"": ""}, bytearray(), False
+        with self._connected():
+            for event in self._answered(method, target, body, headers or {}):
+                if isinstance(event, h11.Response):
+                    status, found = event.status_code, _headers(event)
+                    in_lines = found.get("content-type") == LINES[1]
+                elif isinstance(event, h11.Data):
+                    content += event.data
+                    if in_lines:
+                        *lines, content = content.split(b"\n")
+                        for line in lines:
+                            yield Answer(status, found, bytes(line))
+        if content:
+            yield Answer(status, found, bytes(content))
+
+    def require_open(self) -> None:
+        """Raise `ValueError` if this was closed."""
+        if self._closed:
+            raise ValueError("this store was closed")
+
+    def interrupt(self) -> None:
+        """Have a request that is on its way in another thread fail, as if the owner went away."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the connection."""
@@ -93,7 +124,15 @@ class Exchange:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._socket.settimeout(self._timeout)
-            self._socket.connect(os.fspath(self._path))
+            deadline = time.monotonic() + (self._timeout or 0)
+            while True:
+                try:
+                    self._socket.connect(os.fspath(self._path))
+                    break
+                except BlockingIOError:  # the owner's queue is full, where there is a time-out
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.01)
         except OSError as error:
             self._socket.close()
             raise device_error(error, f"no owner answers at {self._path}", writing=False) from error
@@ -110,36 +149,84 @@ class Exchange:
     def _end(self) -> None:
         self._socket.close()
 
-    def _ask(self, method: str, target: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+    @contextmanager
+    def _connected(self) -> Iterator[None]:
+        """Have a connection for one request; what fails ends it."""
+        with self._lock:
+            self.require_open()
+            if self._has_ended():
+                self._socket.close()
+                self._connect()
+            try:
+                yield
+            except h11.RemoteProtocolError as error:
+                self._end()
+                raise FormatError(f"the owner at {self._path} breaks HTTP: {error}") from error
+            except OSError as error:
+                self._end()
+                raise _gone(self._path) from error
+            except BaseException:
+                self._end()  # half of something is on its way
+                raise
+
+    def _answered(
+        self, method: str, target: str, body: bytes, headers: Mapping[str, str]
+    ) -> Iterator[h11.Event]:
+        """Send a request, and yield the events of its reply as they come."""
+        is_taken = self._send(method, target, body, headers)
+        if not is_taken and not self._socket.recv(1, socket.MSG_PEEK):
+            # The owner had closed this connection, as it does for others, and read nothing.
+            self._socket.close()
+            self._connect()
+            self._send(method, target, body, headers)
         http = self._http
-        sent = [("host", "localhost"), ("content-length", str(len(body))), *headers.items()]
-        pieces = [http.send(h11.Request(method=method, target=target, headers=sent))]
-        if body:
-            pieces.append(http.send(h11.Data(data=body)))
-        pieces.append(http.send(h11.EndOfMessage()))
-        # Refused before it was sent as a whole? The answer says why.
-        with suppress(BrokenPipeError):
-            self._socket.sendall(b"".join(piece for piece in pieces if piece))
-        response, content = None, bytearray()
-        while (event := http.next_event()) is not None:
+        most = _HEAD_PIECE
+        while not isinstance(event := http.next_event(), h11.EndOfMessage):
             if event is h11.NEED_DATA:
-                piece = self._socket.recv(_PIECE)
+                piece = self._socket.recv(most)
                 if not piece:
                     raise _gone(self._path)
                 http.receive_data(piece)
-            elif isinstance(event, h11.Response):
-                response = event
-            elif isinstance(event, h11.Data):
-                content += event.data
-            elif isinstance(event, h11.EndOfMessage):
-                break
-        assert response is not None, "h11 says EndOfMessage after a response only"
+            elif isinstance(event, h11.Event):
+                most = _PIECE
+                yield event
         if http.our_state is h11.DONE and http.their_state is h11.DONE:
             http.start_next_cycle()
         else:
             self._end()  # the owner takes no more requests here
-        found = {k.decode("latin-1"): v.decode("latin-1") for k, v in response.headers}
-        return Answer(response.status_code, found, bytes(content))
+
+    def _send(self, method: str, target: str, body: bytes, headers: Mapping[str, str]) -> bool:
+        """Send a request; say whether the owner may have got any of it."""
+        http = self._http
+        sent = [("host", "localhost"), ("content-length", str(len(body))), *headers.items()]
+        head = http.send(h11.Request(method=method, target=target, headers=sent))
+        assert head is not None, "a request is not the end of a connection"
+        begun = send_all(self._socket, head, body)
+        # h11 has nothing to add to a body whose length was said. The owner works already.
+        if body:
+            http.send(h11.Data(data=body))
+        http.send(h11.EndOfMessage())
+        return begun
+
+
+def _headers(response: h11.Response) -> dict[str, str]:
+    return {k.decode("latin-1"): v.decode("latin-1") for k, v in response.headers}
+
+
+def send_all(sock: socket.socket, head: bytes, body: bytes) -> bool:
+    """Send a head and its body, without a copy of both; say whether any of it was taken."""
+    try:
+        sent = sock.sendmsg([head, body])
+    except BrokenPipeError:
+        return False
+    # Refused before it was sent as a whole? The answer says why.
+    with suppress(BrokenPipeError):
+        if sent < len(head):
+            sock.sendall(head[sent:])
+            sent = len(head)
+        if sent < len(head) + len(body):
+            sock.sendall(memoryview(body)[sent - len(head) :])
+    return True
 
 
 def _gone(path: Path) -> DeviceError:

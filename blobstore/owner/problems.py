@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any, Final
 
 import msgspec
@@ -13,6 +14,7 @@ from blobstore.errors import (
     BlobNotFoundError,
     BlobTooLargeError,
     GenerationMismatchError,
+    ImageExistsError,
     NoPreviousBlobError,
     NoSpaceError,
     SectionExistsError,
@@ -21,11 +23,14 @@ from blobstore.errors import (
     UnwrittenBlobError,
 )
 from formats.errors import (
+    AmbiguousSnapshotError,
     ArgumentError,
     DeviceBusyError,
     DeviceFullError,
     FormatError,
     ReadOnlyError,
+    SnapshotExistsError,
+    SnapshotNotFoundError,
     StorageError,
     UnsupportedError,
 )
@@ -42,7 +47,11 @@ _STATUSES: Final[tuple[tuple[type[Exception], int], ...]] = (
     (NoPreviousBlobError, 404),
     (GenerationMismatchError, 412),
     (BlobTooLargeError, 413),
+    (SnapshotNotFoundError, 404),
     (SectionExistsError, 409),
+    (ImageExistsError, 409),
+    (SnapshotExistsError, 409),
+    (AmbiguousSnapshotError, 409),
     (SectionMismatchError, 409),
     (ReadOnlyError, 403),
     (UnsupportedError, 501),
@@ -79,13 +88,11 @@ def problem_of(error: StorageError | ValueError | RefusedError) -> tuple[int, by
     kind: type[Exception] = type(error)
     known: dict[str, str | int | None] = {}
     if isinstance(error, RefusedError):
-        # The request breaks its format, so this is what clients raise.
-        kind, status, exit_code, known = (
-            FormatError,
-            error.status,
-            FormatError.exit_code,
-            {"rule": error.rule},
-        )
+        # The request breaks its format, or the owner has too much to do: clients raise that.
+        busy = error.status == HTTPStatus.SERVICE_UNAVAILABLE
+        cause = DeviceBusyError if busy else FormatError
+        kind, status, known = cause, error.status, {"rule": error.rule}
+        exit_code = cause.exit_code
     else:
         status = next(status for cause, status in _STATUSES if isinstance(error, cause))
         exit_code = _USAGE if isinstance(error, ArgumentError) else 1
@@ -138,6 +145,15 @@ def error_of(status: int, document: bytes) -> StorageError | ValueError:
     if kind.exit_code != exit_code:
         error.exit_code = exit_code  # of a class that this version does not know
     return error
+
+
+def told_error(document: bytes) -> StorageError | ValueError | None:
+    """Return the error that a line of a reply describes; None if it is something else."""
+    try:
+        status = int(msgspec.json.decode(document, type=dict[str, Any])["status"])
+    except (msgspec.MsgspecError, KeyError, TypeError, ValueError):
+        return None
+    return error_of(status, document)
 
 
 def _classes() -> dict[str, type[StorageError]]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import quote
 
 import msgspec
 
 from blobstore.owner.problems import RefusedError
+from formats.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from blobstore.owner.protocol import Changes
+    from blobstore.store.protocol import Changes
 
 _Value = TypeVar("_Value")
 
@@ -33,6 +35,60 @@ class NewName(msgspec.Struct, forbid_unknown_fields=True):
     """The body of POST /v1/sections/NAME/rename."""
 
     name: str
+
+
+class TakeOver(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /v1/take-over."""
+
+    expect_digest: str | None = None
+    at_least_generation: int = 0
+
+
+class ByteRange(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /v1/windows/NAME/discard."""
+
+    offset: int
+    size: int
+
+
+class NewTotal(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /v1/grow."""
+
+    size: int
+
+
+class Repair(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /v1/repair: what may be given up."""
+
+    accept_previous: list[str] = []
+    accept_lost: bool = False
+    names: list[str] = []
+
+
+class NewSnapshot(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /v1/snapshots."""
+
+    name: str
+
+
+class Backup(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /v1/backup."""
+
+    path: str
+    overwrite: bool = False
+
+
+class HeaderWrite(msgspec.Struct, forbid_unknown_fields=True):
+    """Bytes of a LUKS header; in JSON they are base64."""
+
+    offset: int
+    data: bytes
+
+
+class HeaderWrites(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /v1/luks-header: writes in any order, and one flush after them."""
+
+    writes: list[HeaderWrite]
 
 
 class RequireChange(msgspec.Struct, forbid_unknown_fields=True, tag_field="op", tag="require"):
@@ -110,6 +166,25 @@ class ChangeList(msgspec.Struct, forbid_unknown_fields=True):
     """The body of POST /v1/transactions: what is done together, in this order (O27)."""
 
     changes: list[Change]
+
+
+def names_of(change: Change) -> tuple[str, ...]:
+    """Return the names of the sections that a change concerns."""
+    if isinstance(change, RenameChange):
+        return change.name, change.new
+    return (change.name,)
+
+
+def path_of(kind: str, name: str, action: str = "") -> str:
+    """Return the path of a resource with a name (O13)."""
+    try:
+        segment = quote(name, safe="")
+    except UnicodeEncodeError as error:
+        raise ArgumentError(f"{name!r} is not a name: {error.reason}") from error
+    # Programs between us and the owner may take these for directories; it decodes them.
+    if segment in (".", ".."):
+        segment = segment.replace(".", "%2E")
+    return f"/v1/{kind}/{segment}" + (f"/{action}" if action else "")
 
 
 def decode(body: bytes, kind: type[_Value]) -> _Value:

@@ -10,6 +10,8 @@ from blobstore.owner import problems
 from blobstore.owner.problems import RefusedError
 
 if TYPE_CHECKING:
+    import socket
+
     from formats.errors import StorageError
 
 #: What a request's body may have, in bytes, where it is not a blob (O11).
@@ -29,12 +31,14 @@ class Request(NamedTuple):
         target: Path and query as they were sent.
         headers: By their names in lower case.
         body: All of it.
+        peer: Process, user and group of the client, where the system tells.
     """
 
     method: str
     target: str
     headers: Mapping[str, str]
     body: bytes = b""
+    peer: tuple[int, int, int] | None = None
 
 
 class Reply(NamedTuple):
@@ -44,12 +48,15 @@ class Reply(NamedTuple):
         status: Of HTTP.
         headers: Beside those that each reply has, and those that say how long the body is.
         body: All of it, or its pieces, each of which is sent when it comes. What then raises
-            an error ends the connection before the end of the body.
+            an error ends the connection before the end of the body. Pieces with a ``close``
+            are closed when no more of them are wanted.
+        upgrade: With status 101, what goes on with the connection, which it takes.
     """
 
     status: int
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes | Iterable[bytes] = b""
+    upgrade: Callable[[socket.socket], None] | None = None
 
 
 class Found(NamedTuple):
@@ -74,11 +81,17 @@ class Method:
         answer: Called with the whole request, in a thread of its connection.
         body: Bytes that the body may have, or how to find out.
         flags: That its query may have.
+        bare: Those of them that have no value.
+        reply: Bytes that its reply may have, from the head of the request; None if they are few.
+        is_blob: Whether the body becomes the blob of the section.
     """
 
     answer: Callable[[Request, Found], Reply]
     body: int | Callable[[Found], int] = 0
     flags: frozenset[str] = field(default_factory=frozenset)
+    reply: Callable[[Request, Found], int] | None = None
+    is_blob: bool = False
+    bare: frozenset[str] = field(default_factory=frozenset)
 
 
 #: Paths, with NAME for a free segment, and their methods.

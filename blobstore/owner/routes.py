@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
 from blobstore.errors import BlobTooLargeError
 from blobstore.owner.problems import RefusedError
-from blobstore.owner.resources import Found, Method, Reply, Request, Resources, reply_of
+from blobstore.owner.resources import (
+    DOCUMENT_SIZE,
+    Found,
+    Method,
+    Reply,
+    Request,
+    Resources,
+    reply_of,
+)
 from formats.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+#: Targets that are remembered, of at most as many bytes as a head has.
+_REMEMBERED: Final = 64
 #: Which segment of a path is free, where one is: ``/v1/sections/NAME``.
 _FREE: Final = 3
 _ESCAPES = re.compile(r"(?:[^%]|%[0-9A-Fa-f]{2})*")
@@ -26,6 +37,8 @@ class Routes:
     def __init__(self, groups: Iterable[Resources]) -> None:
         """Answer with these resources; each path is in one group."""
         self.resources: Resources = {kind: one for group in groups for kind, one in group.items()}
+        # Each request asks several times, and devices ask for the same again and again.
+        self._named = lru_cache(_REMEMBERED)(self._resolve)
 
     def body_limit(self, head: Request) -> int:
         """Return how many bytes the body of a request may have (O11).
@@ -34,7 +47,22 @@ class Routes:
             RefusedError, StorageError, ValueError: It is refused whatever its body is.
         """
         method, found = self._find(head)
-        return method.body if isinstance(method.body, int) else method.body(found)
+        if isinstance(method.body, int):
+            return method.body
+        size = head.headers.get("content-length", "")
+        if "expect" not in head.headers and size.isdigit() and int(size) <= DOCUMENT_SIZE:
+            return DOCUMENT_SIZE  # so little is received first, and the store refuses it
+        return method.body(found)
+
+    def reply_size(self, head: Request) -> int:
+        """Return how many bytes the reply may have, if these are many."""
+        method, found = self._find(head)
+        if method.reply is None:
+            return 0
+        try:
+            return method.reply(head, found)
+        except (StorageError, ValueError, RefusedError):
+            return 0  # `answer` will say what is wrong
 
     def too_large(self, head: Request, limit: int, size: int | None) -> Exception:
         """Return the error for a body that is larger than ``limit``.
@@ -45,7 +73,7 @@ class Routes:
             size: Of the body; None where nothing says it before the end.
         """
         method, found = self._find(head)
-        if isinstance(method.body, int):
+        if not method.is_blob:
             return RefusedError(413, f"the body has more than {limit} bytes", "O11")
         if size is not None:
             return BlobTooLargeError.of(found.name, size, limit)
@@ -60,10 +88,13 @@ class Routes:
             return reply_of(error)
 
     def _find(self, request: Request) -> tuple[Method, Found]:
-        path, _, query = request.target.partition("?")
+        return self._named(request.method, request.target)
+
+    def _resolve(self, verb: str, target: str) -> tuple[Method, Found]:
+        path, _, query = target.partition("?")
         kind, name = self._kind(path)
         methods = self.resources[kind]
-        method = methods.get("GET" if request.method == "HEAD" else request.method)
+        method = methods.get("GET" if verb == "HEAD" else verb)
         if method is None:
             allowed = ", ".join([*methods, *(["HEAD"] if "GET" in methods else [])])
             raise RefusedError(
@@ -72,13 +103,16 @@ class Routes:
                 "O14",
                 (("allow", allowed),),
             )
-        flags = {}
+        flags: dict[str, str] = {}
         for flag in query.split("&") if query else ():
             key, _, value = flag.partition("=")
+            if key not in method.flags:
+                raise RefusedError(400, f"the query has {key!r}", "O15")
+            if key in flags:
+                raise RefusedError(400, f"the query has {key!r} twice", "O15")
+            if value and key in method.bare:
+                raise RefusedError(400, f"{key} has no value", "O15")
             flags[key] = _decoded(value)
-        unknown = flags.keys() - method.flags
-        if unknown:
-            raise RefusedError(400, f"the query has {min(unknown)!r}", "O15")
         return method, Found(kind, name, flags)
 
     def _kind(self, path: str) -> tuple[str, str]:

@@ -6,12 +6,14 @@ import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from blobstore.owner import documents, requests
+from blobstore.owner import documents, requests, verifying
+from blobstore.owner.grouping import GroupedPuts
 from blobstore.owner.problems import RefusedError
 from blobstore.owner.resources import (
     BLOB,
     DOCUMENT_SIZE,
     JSON,
+    LINES,
     TRANSACTION_SIZE,
     Found,
     Method,
@@ -21,6 +23,8 @@ from blobstore.owner.resources import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from blobstore.store.store import Store
 
 _ETAG = re.compile(r'"(0|[1-9][0-9]{0,19})"')
@@ -29,19 +33,28 @@ _ETAG = re.compile(r'"(0|[1-9][0-9]{0,19})"')
 class SectionResources:
     """Answers with what a store does. Threads may share it, as they do the store."""
 
-    def __init__(self, store: Store) -> None:
-        """Answer from ``store``, which stays the caller's to close."""
+    def __init__(self, store: Store, require_free: Callable[[str], None] | None = None) -> None:
+        """Answer from ``store``, which stays the caller's to close.
+
+        Args:
+            store: The store.
+            require_free: Refuses names of sections that clients do not change (O100).
+        """
         self._store = store
+        self._require_free = require_free or (lambda _: None)
+        self._puts = GroupedPuts(store)
 
     def resources(self) -> Resources:
         """Return these resources."""
         allow_damaged, previous = frozenset({"allow_damaged"}), frozenset({"previous"})
         return {
             "/v1/store": {"GET": Method(self._info)},
-            "/v1/sections": {"GET": Method(self._sections, flags=allow_damaged)},
+            "/v1/sections": {
+                "GET": Method(self._sections, flags=allow_damaged, bare=allow_damaged)
+            },
             "/v1/sections/NAME": {
-                "GET": Method(self._get, flags=previous),
-                "PUT": Method(self._put, self._blob_limit),
+                "GET": Method(self._get, flags=previous, bare=previous, reply=self._blob_size),
+                "PUT": Method(self._put, self._blob_limit, is_blob=True),
                 "DELETE": Method(self._delete),
             },
             "/v1/sections/NAME/info": {"GET": Method(self._section)},
@@ -54,6 +67,9 @@ class SectionResources:
 
     def _blob_limit(self, found: Found) -> int:
         return self._store.section(found.name).max_size
+
+    def _blob_size(self, _request: Request, found: Found) -> int:
+        return self._store.section(found.name).size or 0
 
     # ----------------------------------------------------------- reading
 
@@ -80,13 +96,17 @@ class SectionResources:
             return Reply(HTTPStatus.NOT_MODIFIED, (_etag(generation),))
         return Reply(200, (BLOB, _etag(generation)), blob)
 
-    def _verify(self, _request: Request, _resource: Found) -> Reply:
+    def _verify(self, request: Request, _resource: Found) -> Reply:
+        if verifying.wants_lines(request):
+            return Reply(200, (LINES,), verifying.Verification(self._store))
         return Reply(200, (JSON,), documents.encode_report(self._store.verify()))
 
     # ---------------------------------------------------------- changing
 
     def _put(self, request: Request, resource: Found) -> Reply:
-        return self._change(request, requests.PutChange(resource.name, request.body))
+        self._require_free(resource.name)
+        wanted = _wanted(request)
+        return Reply(204, (_etag(self._puts.put(resource.name, request.body, wanted)),))
 
     def _delete(self, request: Request, resource: Found) -> Reply:
         reply = self._change(request, requests.DeleteChange(resource.name))
@@ -102,20 +122,18 @@ class SectionResources:
 
     def _change(self, request: Request, change: requests.Change) -> Reply:
         """Change one section, if it is at the generation that the request names (O23)."""
-        if "if-none-match" in request.headers:
-            raise RefusedError(400, "If-None-Match is for GET", "O23")
-        wanted = _generations(request.headers.get("if-match"))
-        if wanted is not None and len(wanted) > 1:
-            raise RefusedError(400, "If-Match names one generation", "O23")
+        self._require_changes(change)
+        wanted = _wanted(request)
         with self._store.transaction() as changes:
-            for generation in wanted or ():
-                changes.require_generation(change.name, generation)
+            if wanted is not None:
+                changes.require_generation(change.name, wanted)
             change.apply(changes)
         # What changes nothing has no generation, for instance a new size that is the old one.
         return Reply(204, () if changes.generation is None else (_etag(changes.generation),))
 
     def _register(self, request: Request, resource: Found) -> Reply:
         wanted = requests.decode(request.body, requests.Registration)
+        self._require_free(resource.name)
         section = self._store.register(
             resource.name, wanted.max_size, wanted.kind, copies=wanted.copies, type=wanted.type
         )
@@ -123,10 +141,28 @@ class SectionResources:
 
     def _transaction(self, request: Request, _resource: Found) -> Reply:
         wanted = requests.decode(request.body, requests.ChangeList)
+        self._require_changes(*wanted.changes)
         with self._store.transaction() as changes:
             for change in wanted.changes:
                 change.apply(changes)
         return Reply(200, (JSON,), documents.encode(documents.Committed(changes.generation)))
+
+    def _require_changes(self, *changes: requests.Change) -> None:
+        """Check all of the sections that these change, before any is (O100)."""
+        for change in changes:
+            if not isinstance(change, requests.RequireChange):
+                for name in requests.names_of(change):
+                    self._require_free(name)
+
+
+def _wanted(request: Request) -> int | None:
+    """Return the generation that a change asks for (O23)."""
+    if "if-none-match" in request.headers:
+        raise RefusedError(400, "If-None-Match is for GET", "O23")
+    wanted = _generations(request.headers.get("if-match"))
+    if wanted is not None and len(wanted) > 1:
+        raise RefusedError(400, "If-Match names one generation", "O23")
+    return wanted[0] if wanted else None
 
 
 def _etag(generation: int) -> tuple[str, str]:

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-import os
 import selectors
 import socket
-import struct
 import threading
 import time
 from typing import TYPE_CHECKING, Final
 
+from blobstore.owner.budget import Budget
+from blobstore.owner.changes import ChangeResources
 from blobstore.owner.connection import Connection, Limits
+from blobstore.owner.images import ImageResources
+from blobstore.owner.lifecycle import LifecycleResources
+from blobstore.owner.maintenance import MaintenanceResources
 from blobstore.owner.problems import RefusedError
 from blobstore.owner.routes import Routes
 from blobstore.owner.sections import SectionResources
+from blobstore.owner.windows import WindowResources
+from blobstore.sockets.peers import describe_peer
 from formats.logs import LateLogger
+from formats.signals import Waker
 
 if TYPE_CHECKING:
     from blobstore.owner.owner import Owner
 
 _log = LateLogger(__name__)
 
-_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
+#: Seconds after which a connection without a request is one that gives way to others, and
+#: that it may take to end then.
+_IDLE: Final = 0.25
 
 
 class OwnerServer:
@@ -32,7 +40,12 @@ class OwnerServer:
     """
 
     def __init__(
-        self, owner: Owner, listener: socket.socket, *, limits: Limits | None = None
+        self,
+        owner: Owner,
+        listener: socket.socket,
+        *,
+        limits: Limits | None = None,
+        grace: float | None = None,
     ) -> None:
         """Serve ``owner`` on ``listener``; both stay the caller's to close.
 
@@ -40,38 +53,48 @@ class OwnerServer:
             owner: Its store is open for as long as `run` runs.
             listener: A Unix socket that listens.
             limits: What clients may ask for.
+            grace: Seconds that clients have at the end to take their replies (O7); None is as
+                long as ``limits`` permit.
         """
+        self._owner = owner
         self._limits = limits or Limits()
+        self._grace = self._limits.sending + self._limits.draining if grace is None else grace
+        self._budget = Budget(self._limits.bodies, self._limits.waiting)
         self._routes = routes_of(owner)
         self._listener = listener
-        self._stop_read, self._stop_write = os.pipe()
-        os.set_blocking(self._stop_write, False)
-        self._connections: dict[socket.socket, threading.Thread] = {}
+        self._stopping = False
+        self._waker = Waker()
+        self._connections: dict[socket.socket, tuple[Connection, threading.Thread]] = {}
         self._lock = threading.Lock()
+        self._failing = False
 
     def stop(self) -> None:
         """Have `run` take no more requests, answer those that it has, and return."""
-        try:
-            os.write(self._stop_write, b"\0")
-        except (BlockingIOError, OSError):
-            _log.debug("the owner is stopping already")
+        self._stopping = True
+        self._waker.wake()
 
     def run(self) -> None:
-        """Serve until `stop`. The caller closes the store after that."""
+        """Serve until `stop`. The caller closes the store after that.
+
+        Raises:
+            StorageError: What clients wrote to windows and did not flush cannot be committed.
+        """
         self._listener.setblocking(False)
+        self._owner.watches.start()
         try:
             with selectors.DefaultSelector() as selector:
                 selector.register(self._listener, selectors.EVENT_READ)
-                selector.register(self._stop_read, selectors.EVENT_READ)
-                while all(key.fd != self._stop_read for key, _ in selector.select()):
-                    self._accept()
+                selector.register(self._waker, selectors.EVENT_READ)
+                while not self._stopping:
+                    ready = [key.fileobj for key, _ in selector.select()]
+                    if self._listener in ready and not self._stopping:
+                        self._accept()
         finally:
             self._finish()
 
     def close(self) -> None:
         """Let go of what `stop` needs; `run` has returned."""
-        os.close(self._stop_read)
-        os.close(self._stop_write)
+        self._waker.close()
 
     def _accept(self) -> None:
         try:
@@ -80,35 +103,65 @@ class OwnerServer:
             return  # the client went away again
         except OSError as error:
             # No descriptors are left, for instance: it waits in the kernel's queue.
-            _log.error("cannot take a connection: %s", error.strerror)
+            if not self._failing:
+                _log.error("cannot take a connection: %s", error.strerror)
+            self._failing = True
             time.sleep(0.05)
             return
-        with self._lock:
-            full = len(self._connections) >= self._limits.connections
-        if full:
+        self._failing = False
+        if not self._make_room():
             # Never waits: this thread is the one that takes all connections.
             with sock:
                 quick = Limits(sending=0.001, draining=0)
                 error_ = RefusedError(
                     503, "the owner has too many connections", "O11", (("retry-after", "1"),)
                 )
-                Connection(sock, self._routes, quick).refuse(error_)
+                Connection(sock, self._routes, quick, self._budget).refuse(error_)
             return
-        _log.info("a connection from %s", _peer(sock))
-        thread = threading.Thread(target=self._serve, args=(sock,), name="connection", daemon=True)
+        _log.info("a connection from %s", describe_peer(sock))
+        connection = Connection(sock, self._routes, self._limits, self._budget)
+        thread = threading.Thread(
+            target=self._serve, args=(sock, connection), name="connection", daemon=True
+        )
         with self._lock:
-            self._connections[sock] = thread
+            self._connections[sock] = connection, thread
         try:
             thread.start()
         except RuntimeError as error:
             _log.error("cannot serve a connection: %s", error)
             self._forget(sock)
 
-    def _serve(self, sock: socket.socket) -> None:
+    def _make_room(self) -> bool:
+        """Say whether there is room for one more connection; end the most idle one for it (O73)."""
+        with self._lock:
+            if len(self._connections) < self._limits.connections:
+                return True
+            idle = [
+                (connection.idle_since, number, sock, thread)
+                for number, (sock, (connection, thread)) in enumerate(self._connections.items())
+                if connection.idle_since is not None
+            ]
+        if not idle:
+            return False
+        since, _, sock, thread = min(idle)
+        if since > time.monotonic() - _IDLE:
+            return False
+        # What it has sent until now is still answered: no request is lost.
+        _shut(sock)
+        thread.join(_IDLE)
+        return not thread.is_alive()
+
+    def _serve(self, sock: socket.socket, connection: Connection) -> None:
         try:
-            Connection(sock, self._routes, self._limits).serve()
+            connection.serve()
         finally:
-            self._forget(sock)
+            if connection.upgrade is None:
+                self._forget(sock)
+        if connection.upgrade is not None:
+            # It is not HTTP any more, and does not end with this server.
+            with self._lock:
+                self._connections.pop(sock, None)
+            connection.upgrade(sock)
 
     def _forget(self, sock: socket.socket) -> None:
         with self._lock:
@@ -120,33 +173,36 @@ class OwnerServer:
         with self._lock:
             connections = dict(self._connections)
         for sock in connections:
-            try:
-                sock.shutdown(socket.SHUT_RD)
-            except OSError as error:
-                _log.debug("a connection had ended: %s", error)
-        deadline = time.monotonic() + self._limits.sending + self._limits.draining
-        for thread in connections.values():
+            _shut(sock)
+        self._owner.watches.stop()
+        deadline = time.monotonic() + self._grace
+        for _, thread in connections.values():
             thread.join(max(deadline - time.monotonic(), 0))
+        # What takes longer than that leaves nothing half done.
+        self._owner.ending.set()
+        deadline = time.monotonic() + self._limits.draining
+        for _, thread in connections.values():
+            thread.join(max(deadline - time.monotonic(), 0))
+        self._owner.windows.close_all()
 
 
 def routes_of(owner: Owner) -> Routes:
     """Return all that an owner offers."""
-    return Routes([SectionResources(owner.store).resources()])
+    return Routes(
+        [
+            SectionResources(owner.store, owner.require_free).resources(),
+            WindowResources(owner.windows, owner.store).resources(),
+            ChangeResources(owner.watches).resources(),
+            MaintenanceResources(owner.store, owner.require_free).resources(),
+            ImageResources(owner).resources(),
+            LifecycleResources(owner).resources(),
+        ]
+    )
 
 
-def _peer(sock: socket.socket) -> str:
-    """Say who is at the other end, where the system tells."""
-    credentials = peer_credentials(sock)
-    if credentials is None:
-        return "a process that the system does not name"
-    return "process {} of user {}, group {}".format(*credentials)
-
-
-def peer_credentials(sock: socket.socket) -> tuple[int, int, int] | None:
-    """Return process, user and group of the other end, where the system tells."""
-    option = getattr(socket, "SO_PEERCRED", None)
-    if option is None:
-        return None
-    found = sock.getsockopt(socket.SOL_SOCKET, option, _CREDENTIALS.size)
-    process, user, group = _CREDENTIALS.unpack(found)
-    return process, user, group
+def _shut(sock: socket.socket) -> None:
+    """Have a connection end after what was received."""
+    try:
+        sock.shutdown(socket.SHUT_RD)
+    except OSError as error:
+        _log.debug("a connection had ended: %s", error)

@@ -16,15 +16,20 @@ What must not happen here:
 
 - No method touches the container without the lock, nor after `close`.
 - Nothing is read from a head or written to a device here: that is the container's.
-  The exception is `windows`, which reads and writes blobs in place (C62).
+  The exceptions are `windows`, which reads and writes blobs in place (C62), and
+  `payload`, which reads what lies there and says nothing of what it means.
 - What the caller got wrong is a `TypeError` or `ValueError`, and it changes nothing.
   What a file or device got wrong is a `StorageError`, never one of the two.
-- No path: a store can lie on any `BlockDevice`. `blobstore.opening` knows images.
+- No path: a store can lie on any `BlockDevice`. `blobstore.opening` knows images; the layers of
+  one are looked at by `snapshots` and `header_area`, for what concerns the whole image.
 
 Begin with `store`, the class that users see: each method with its documentation. What
 its methods share, and ask before they begin, is in `session`. Then read `transaction`
 (changes of several sections that become one commit), `lookup` (names, and what may be
 said of those that are missing), `description` (what a store says of itself), `reliance`,
-and `handover` (letting another process have the image). The room `windows` makes
+`handover` (letting another process have the image), `payload` (what lies below, to be
+read), `snapshots` (of the disk that the store lies in), `header_area` (the LUKS header in it),
+and `changes` and `news` (telling those who watch of commits). `protocol` is what a store has
+in common with the client of an owner. The room `windows` makes
 sections into block devices.
 """

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from formats.container.model import DIGEST_SIZE, FORMAT_VERSION, Authentication, Kind, State
 
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
     from blobstore.container.directory import Directory
     from blobstore.container.open_container import OpenContainer
     from blobstore.container.sections import Section
+
+
+_DIGEST: Final = re.compile(rf"([0-9]{{1,20}}):([0-9A-Fa-f]{{{2 * DIGEST_SIZE}}})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +127,10 @@ class StateDigest:
         Raises:
             ValueError: It is not a digest.
         """
-        generation, _, root = text.partition(":")
-        try:
-            digest = cls(int(generation), bytes.fromhex(root))
-        except ValueError:
-            digest = cls(-1, b"")
-        if digest.generation < 0 or len(digest.root) != DIGEST_SIZE:
+        found = _DIGEST.fullmatch(text)
+        if found is None:
             raise ValueError(f"a digest is GENERATION:ROOT in hexadecimal, not {text!r}")
-        return digest
+        return cls(int(found[1]), bytes.fromhex(found[2]))
 
 
 def parse_kind(name: str) -> Kind:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from abc import abstractmethod
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from blobstore.container.open_container import OpenContainer
     from blobstore.image.image import Image, ImageLock
+    from blobstore.image.layers import Layers
+    from blobstore.store.news import News
     from blobstore.store.transaction import Transaction
     from formats.container.model import ContainerHeader
     from formats.devices.device import Device
@@ -60,6 +63,7 @@ class Session:
         lock: Guards all of this between threads, and refuses children of a fork (C64).
         image: What the container lies in, if it is known.
         image_lock: The lock that `Store.release` and `Store.take_over` deal with, if any.
+        layers: What is open of the image, if it is known.
         read_only: Whether writing is refused for good.
         released: Whether it is refused until the image is taken over.
         unlocked: Whether others may write to the image, so that it has to hold still
@@ -68,6 +72,10 @@ class Session:
             the store's user has reason to believe (C25).
         resources: Closed with the store.
         closed: Whether the store was closed.
+        news: Wakes those who wait for commits; None if no one ever did.
+        out_of_step: Whether the image may have been set back without memory having followed.
+        header_lock: Held by the thread that changes a LUKS header in the disk.
+        header_writes: How often this process wrote to such a header.
     """
 
     lookup: Lookup
@@ -78,6 +86,7 @@ class Session:
         image: Image | None,
         *,
         image_lock: ImageLock | None,
+        layers: Layers | None,
         read_only: bool,
         released: bool,
         unlocked: bool,
@@ -85,15 +94,20 @@ class Session:
         resources: ExitStack,
     ) -> None:
         self.lock: OwnedLock = OwnedLock(Owner("the store"))
+        self.news: News | None = None
         self.use(container)
         self.image = image
         self.image_lock = image_lock
+        self.layers = layers
         self.read_only = read_only
         self.released = released
         self.unlocked = unlocked
         self.require_protection = require_protection
         self.resources = resources
         self.closed: bool = False
+        self.out_of_step = False
+        self.header_lock = threading.Lock()
+        self.header_writes = 0
         self.transaction: Transaction | None = None
         self.transaction_block: Callable[[], object] = _no_block
         self._at_one_moment = False
@@ -105,6 +119,8 @@ class Session:
 
     def use(self, container: OpenContainer, windows: dict[str, Device] | None = None) -> None:
         """Serve this container from now on; no windows are open but these."""
+        if self.news is not None:
+            self.news.follow(container)
         self.lookup = Lookup(container, windows)
 
     # ------------------------------------------------------ what methods ask
@@ -113,7 +129,28 @@ class Session:
         """Refuse a store that was closed, and finish a step that was cut short (C63)."""
         if self.closed:
             raise ValueError("this store was closed")
+        if self.out_of_step:
+            self.follow_image()
         self.container.writer.settle()
+
+    def follow_image(self) -> None:
+        """Take the store as the image has it now, where a snapshot was being applied.
+
+        Raises:
+            PolicyError: It is less protected than it should be.
+            StorageError: It cannot be read, or put in order; the next call tries again.
+        """
+        from blobstore.container.recovery import recover  # noqa: PLC0415  hardly ever needed
+
+        known = self.container
+        if self.layers is not None and self.layers.volume is not None:
+            self.layers.volume.follow_image()
+        container = open_container(known.device, allow_damaged=known.allow_damaged)
+        self.require_protection(container.header)
+        if container.writable:
+            recover(container)
+        self.use(container)
+        self.out_of_step = False
 
     def require_writable(self) -> None:
         """Refuse to write to a store that must not be written now.
@@ -211,10 +248,13 @@ class Session:
                             ending.callback(window.close)
             finally:
                 self.closed = True
+                if self.news is not None:
+                    self.news.tell()
                 self.resources.close()
 
     def _record_durable(self) -> None:
-        if not (self.read_only or self.released) and self.container.writable:
+        unknown = self.released or self.out_of_step
+        if not (self.read_only or unknown) and self.container.writable:
             from blobstore.container.recovery import close  # noqa: PLC0415  a get does not need it
 
             close(self.container)

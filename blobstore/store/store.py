@@ -22,15 +22,22 @@ from blobstore.store.session import Closing, Session
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
+    import luks
     from blobstore.container.regions import Region
     from blobstore.container.scrub import Scrubbed
     from blobstore.container.verification import Report
     from blobstore.image.image import Image, ImageLock
+    from blobstore.image.info import ImageInfo
+    from blobstore.image.layers import Layers
+    from blobstore.store.changes import ChangeWatch
     from blobstore.store.description import SectionInfo, StateDigest, StoreInfo
+    from blobstore.store.payload import Payload
     from blobstore.store.transaction import Transaction
-    from blobstore.store.windows.window import Window
+    from blobstore.store.windows.sharing import SharedWindow
+    from blobstore.store.windows.window import Host, Window
     from formats.container.model import ContainerHeader
     from formats.devices.device import BlockDevice, ReadableBuffer
+    from formats.qcow2.snapshot_table import Snapshot, SnapshotKey
 
 _Result = TypeVar("_Result")
 
@@ -68,6 +75,7 @@ class Store(Closing):
         image: Image | None = None,
         resources: ExitStack | None = None,
         image_lock: ImageLock | None = None,
+        layers: Layers | None = None,
         released: bool = False,
         unlocked: bool = False,
     ) -> Self:
@@ -87,6 +95,7 @@ class Store(Closing):
             image: What the device lies in, if it is known.
             resources: Closed with the store; the caller's if this raises.
             image_lock: The lock that `release` and `take_over` deal with.
+            layers: What is open of the image; its snapshots and its LUKS header need that.
             released: Whether that lock is not held yet.
             unlocked: Whether others may be writing, so that it has to hold still (C66).
 
@@ -123,6 +132,7 @@ class Store(Closing):
                 container,
                 image,
                 image_lock=image_lock,
+                layers=layers,
                 read_only=read_only,
                 released=released,
                 unlocked=unlocked,
@@ -135,6 +145,11 @@ class Store(Closing):
     def image(self) -> Image | None:
         """What the container lies in; None if it was opened on a device."""
         return self._session.image
+
+    @property
+    def session(self) -> Session:
+        """What the store consists of; for this package, and subject to change."""
+        return self._session
 
     @property
     def read_only(self) -> bool:
@@ -262,6 +277,37 @@ class Store(Closing):
         session = self._session
         return session.at_one_moment(lambda: container_regions(session.container))
 
+    def payload(self) -> Payload:
+        """Return what the container lies on: the payload of the image, decrypted, for reading.
+
+        It is what the image holds now, and changes under the reader. Each of its reads is of one
+        moment, but two are of two: what a program copies piece by piece while the store changes
+        may be a mixture, which a store in the copy is found to be damaged by. `backup` makes
+        copies that are of one moment; so does a reader that keeps the store from changing.
+        What was written to windows in place and not flushed is in it, what windows buffer is
+        not. The key that authenticates the store is in it: who reads it can forge records.
+
+        It is closed with the store.
+        """
+        from blobstore.store.payload import Payload  # noqa: PLC0415  few callers need it
+
+        return Payload(self._session)
+
+    def image_info(self) -> ImageInfo | None:
+        """Return what the image is, and what each byte of it is for.
+
+        Its LUKS header is described as it is now. None if the store was opened on a device.
+        """
+        from blobstore.image.info import describe_image  # noqa: PLC0415  few callers need it
+        from blobstore.image.opened import current_header  # noqa: PLC0415  likewise
+
+        layers = self._session.layers
+        if layers is None:
+            return None
+        return self.at_one_moment(
+            lambda: describe_image(layers.image(current_header(layers)), self.regions())
+        )
+
     def require_fresh(self) -> None:
         """Refuse a store of which damage leaves unknown whether what is visible is all.
 
@@ -297,6 +343,40 @@ class Store(Closing):
             StorageError: As ``read``; `StoreBusyError` if the image does not hold still.
         """
         return self._session.at_one_moment(read, settled)
+
+    def changes(self, since: int | None = None, *, timeout: float | None = None) -> ChangeWatch:
+        """Return an iterator that waits for the commits of this store and tells of each.
+
+            with store.changes() as watch:
+                for told in watch:
+                    ...
+
+        A commit is told once it is durable, with the sections that it created, changed,
+        renamed or deleted. The first item says where the watch begins; so do items that say
+        that something was missed: the store remembers a few hundred commits, and no commit
+        waits for a watch. It ends when the store is closed. What other processes commit is
+        not told.
+
+        Args:
+            since: A generation up to which the caller knows the store, as the last item of
+                another watch said. None begins now.
+            timeout: Seconds after which, without a commit, the watch says where it stands.
+                None waits as long as it takes.
+
+        Raises:
+            ArgumentError: One of them is negative.
+        """
+        from blobstore.store.changes import ChangeWatch  # noqa: PLC0415  few callers need it
+        from blobstore.store.news import News  # noqa: PLC0415  few callers need it
+
+        session = self._session
+        with session.lock:
+            session.require_open()
+            if session.news is None:
+                news = News()
+                news.follow(session.container)
+                session.news = news
+            return ChangeWatch(session, session.news, since, timeout)
 
     # ---------------------------------------------------------- changing
 
@@ -455,28 +535,54 @@ class Store(Closing):
             ReadOnlyError, PoisonedStoreError: Opening in place makes commits.
         """
         from blobstore.store.windows.opening import open_window  # noqa: PLC0415  few callers need it
-        from blobstore.store.windows.window import Host  # noqa: PLC0415  few callers need it
 
-        session = self._session
-
-        def read() -> Window:
-            host = Host(
-                session.container,
-                session.lookup,
-                session.lock,
-                session.read_only or session.released or not session.container.writable,
-                session.require_writable,
-            )
-            return open_window(
-                host,
+        return self._session.at_one_moment(
+            lambda: open_window(
+                self._window_host(),
                 name,
                 in_place=in_place,
                 idle=idle,
                 longest=longest,
                 accept_unverified=accept_unverified,
             )
+        )
 
-        return session.at_one_moment(read)
+    def shared_window(
+        self, name: str, *, in_place: bool = False, accept_unverified: bool = False
+    ) -> SharedWindow:
+        """Open a section as `window` does, or share the window that this opened before.
+
+        Those who share it see what the others write, and a flush makes durable what any of
+        them wrote. The window is closed after the last of them.
+
+        Args:
+            name: Of the section.
+            in_place: As for `window`, where this is the one that opens it.
+            accept_unverified: Likewise.
+
+        Raises:
+            ValueError: It has an open window that is not shared.
+            StorageError: As `window`.
+        """
+        from blobstore.store.windows.opening import open_shared  # noqa: PLC0415  few callers need it
+
+        return self._session.at_one_moment(
+            lambda: open_shared(
+                self._window_host(), name, in_place=in_place, accept_unverified=accept_unverified
+            )
+        )
+
+    def _window_host(self) -> Host:
+        from blobstore.store.windows.window import Host  # noqa: PLC0415  few callers need it
+
+        session = self._session
+        return Host(
+            session.container,
+            session.lookup,
+            session.lock,
+            session.read_only or session.released or not session.container.writable,
+            session.require_writable,
+        )
 
     def resize(self, name: str, max_size: int) -> None:
         """Change the worst-case size of a section, to more or to less.
@@ -552,7 +658,7 @@ class Store(Closing):
     def verify(self, progress: Callable[[int, int], None] | None = None) -> Report:
         """Read and check everything there is (see `blobstore.container.verification`).
 
-        Both copies of a LUKS2 header around it must be sound as well.
+        Both copies of a LUKS2 header around it must be sound now as well.
 
         Args:
             progress: Called now and then with bytes done and bytes in all.
@@ -560,16 +666,16 @@ class Store(Closing):
         from dataclasses import replace  # noqa: PLC0415  few callers need it
 
         from blobstore.container.verification import Problem, verify  # noqa: PLC0415  few callers need it
+        from blobstore.image.opened import header_problem  # noqa: PLC0415  likewise
 
         session = self._session
 
         def look() -> Report:
             report = verify(session.container, progress)
-            which = session.image and session.image.damaged_header_copy
-            if not which:
+            found = None if session.layers is None else header_problem(session.layers)
+            if found is None:
                 return report
-            problem = Problem(f"the {which} LUKS header copy is damaged or old")
-            return replace(report, problems=(problem, *report.problems))
+            return replace(report, problems=(Problem(found), *report.problems))
 
         return session.at_one_moment(look, settled=lambda report: report.ok)
 
@@ -658,6 +764,117 @@ class Store(Closing):
         with self._session.lock:
             self._session.require_alone()
             return scrub(self._session.container, progress)
+
+    # --------------------------------- snapshots and keys of the image
+
+    @contextmanager
+    def luks_place(self, *, write: bool = False) -> Iterator[luks.Place]:
+        """Yield where the LUKS header of the image is, for functions of `luks` that take a place.
+
+            with store.luks_place(write=True) as place:
+                luks.add_keyslot(place, b"passphrase", b"another")
+
+        It is as `blobstore.luks_place`, also where the header lies in the disk of a qcow2
+        image, which only this process may write.
+
+        Args:
+            write: Whether the header is to be changed.
+
+        Raises:
+            UnsupportedError: The store was opened on a device.
+            FormatError, UnsupportedError, DeviceError: The image cannot be opened.
+        """
+        from blobstore.store.header_area import luks_place  # noqa: PLC0415  few callers need it
+
+        with luks_place(self._session, write=write) as place:
+            yield place
+
+    def snapshots(self) -> list[Snapshot]:
+        """Return the internal snapshots of the qcow2 image, in the order of its table.
+
+        Raises:
+            UnsupportedError: It is a raw image.
+            FormatError, DeviceError: The table cannot be read.
+        """
+        from blobstore.store.snapshots import list_snapshots  # noqa: PLC0415  few callers need it
+
+        return list_snapshots(self._session)
+
+    def create_snapshot(self, name: str) -> Snapshot:
+        """Keep the disk in the qcow2 image as it is now, under a name.
+
+        Windows are flushed first, and the store is put in order as when it is closed: it
+        opens from the snapshot as if it had been closed at this moment. Only windows that
+        are being written in place are unverified there. A crash leaves the image with the
+        snapshot or without.
+
+        Args:
+            name: 1 to 255 bytes; neither name nor ID of another snapshot.
+
+        Returns:
+            The snapshot, with the ID that it got.
+
+        Raises:
+            SnapshotExistsError: A snapshot has this name or ID.
+            UnsupportedError: It is a raw image, or its refcounts are too narrow for another
+                snapshot.
+            ValueError: This cannot be a name; or a transaction is under way in this thread.
+            DeviceError: It failed; the snapshot is there or not.
+            ReadOnlyError, PoisonedStoreError: As in `put`.
+        """
+        from blobstore.store.snapshots import create_snapshot  # noqa: PLC0415  few callers need it
+
+        with self._session.lock:
+            return create_snapshot(self._session, name)
+
+    def delete_snapshot(self, which: str | SnapshotKey) -> Snapshot:
+        """Give up a snapshot of the qcow2 image, and free what only it uses.
+
+        Args:
+            which: ID or name of the snapshot, or a `SnapshotKey` that says which of the two.
+
+        Returns:
+            The snapshot that is gone.
+
+        Raises:
+            SnapshotNotFoundError: There is no such snapshot.
+            AmbiguousSnapshotError: Several could be meant.
+            UnsupportedError: It is a raw image.
+            DeviceError: It failed; the snapshot is there or not.
+            ReadOnlyError, ValueError: As in `create_snapshot`.
+        """
+        from blobstore.store.snapshots import delete_snapshot  # noqa: PLC0415  few callers need it
+
+        with self._session.lock:
+            return delete_snapshot(self._session, which)
+
+    def apply_snapshot(self, which: str | SnapshotKey) -> Snapshot:
+        """Set the store back to what it was when a snapshot of the image was made.
+
+        The disk becomes what it was, its size and its keyslots too, and the store goes on
+        from there: what was put since is lost, unless another snapshot has it, and
+        generations are counted from that of the snapshot again.
+
+        Args:
+            which: ID or name of the snapshot, or a `SnapshotKey` that says which of the two.
+
+        Returns:
+            The snapshot, which stays.
+
+        Raises:
+            SnapshotNotFoundError: There is no such snapshot.
+            AmbiguousSnapshotError: Several could be meant.
+            PinMismatchError: It holds another store.
+            PolicyError: It was encrypted in another way, or is less protected.
+            UnsupportedError: It is a raw image.
+            ValueError: The store has open windows, or a transaction is under way.
+            DeviceError: It failed; the store is as it was, or as it is to be.
+            StorageError: There is no sound store in the snapshot; nothing was done.
+        """
+        from blobstore.store.snapshots import apply_snapshot  # noqa: PLC0415  few callers need it
+
+        with self._session.lock:
+            return apply_snapshot(self._session, which)
 
     # ---------------------------------------------------------- handover
 

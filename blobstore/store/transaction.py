@@ -66,8 +66,9 @@ class _Draft:
     @property
     def changes(self) -> bool:
         """Whether anything becomes of it."""
-        renamed = self.section is None or self.identity.name != self.section.name
-        return self.deleted or renamed or self.needs_extent or self.blob is not None
+        if self.blob is not None or self.deleted or self.section is None:
+            return True
+        return self.identity.name != self.section.name or self.needs_extent
 
 
 class Transaction(Owned):
@@ -121,7 +122,7 @@ class Transaction(Owned):
     def put(self, name: str, data: ReadableBuffer) -> None:
         """Replace the blob of a section; ``data`` is copied."""
         draft = self._find(name)
-        blob = bytes(memoryview(data).cast("B"))
+        blob = data if isinstance(data, bytes) else bytes(memoryview(data).cast("B"))
         if len(blob) > draft.identity.max_size:
             raise BlobTooLargeError.of(name, len(blob), draft.identity.max_size)
         draft.blob = blob
@@ -231,7 +232,8 @@ class Transaction(Owned):
         contents = [self._content(draft) for draft in drafts]
         # What an earlier change could not finish is space, too.
         release(self._container)
-        sections = self._sections(drafts)
+        moving = [draft.needs_extent for draft in drafts]
+        sections = self._sections(drafts, moving)
         commit(
             self._container,
             [
@@ -240,7 +242,7 @@ class Transaction(Owned):
             ],
         )
         self.generation = self._container.directory.generation
-        if any(draft.deleted or draft.needs_extent for draft in drafts):
+        if any(moving) or any(draft.deleted for draft in drafts):
             # Until D says so, the commit is in doubt and might need what it replaced.
             write_durable(self._container)
             release(self._container)
@@ -248,13 +250,13 @@ class Transaction(Owned):
     def _changed(self) -> list[_Draft]:
         return [d for d in self._drafts if d.changes and not (d.deleted and d.section is None)]
 
-    def _sections(self, drafts: list[_Draft]) -> list[Section]:
-        """Return where each draft goes: a void extent, or the section as it lies."""
-        wanted = [draft.identity for draft in drafts if draft.needs_extent]
+    def _sections(self, drafts: list[_Draft], moving: list[bool]) -> list[Section]:
+        """Return where each draft goes: a void extent if it moves, or the section as it lies."""
+        wanted = [draft.identity for draft, moves in zip(drafts, moving, strict=True) if moves]
         extents = iter(self._extents(wanted) if wanted else ())
         sections = []
-        for draft in drafts:
-            if draft.needs_extent:
+        for draft, moves in zip(drafts, moving, strict=True):
+            if moves:
                 sections.append(next(extents))
             else:
                 assert draft.section is not None, "what is new needs an extent"

@@ -5,7 +5,8 @@ that start, stop and move it on a control channel. What swtpm keeps in files is 
 sections of a store. Its reason to exist is rule V16 of ``spec/vtpm.md``: no response
 is sent before everything that its command changed is durable.
 
-There is one TPM in a process, because libtpms has one (V2, spec/decisions/0025). The
+There is one TPM in a process, because libtpms has one (V2, spec/decisions/0025); an owner
+with several has a process for each (`blobstore.owner.tpm.tpms`). The
 main thread has the control channel and the signals, a second one the data channel, so
 that a command can be cancelled (spec/decisions/0026). One lock lets one of them use
 the TPM.
@@ -31,11 +32,11 @@ From Python, `Server.run` serves a TPM until a signal ends it:
             server.close()
             tpm.stop()
 
-Begin with `tpm`, the one TPM and what becomes of its state, and `nvram`, which turns
-states into sections. Below them lie `libtpms`, which binds the library, and `abi`, its
-interface. `commands` and `control` are the codecs of the two channels; `dispatch`
-answers the control channel, `server` and `sockets` connect. `capabilities` says what of
-swtpm there is; swtpm's options are the command line's (`blobstore.cli.swtpm_options`).
+Begin with `tpm`, the one TPM and what becomes of its state, `behaviour`, what its user
+may choose, and `nvram`, which turns states into sections. Below them lie `libtpms`, which
+binds the library, and `abi`, its interface. `commands` and `control` are the codecs of the
+two channels; `dispatch` answers the control channel, `server` and `sockets` connect.
+`capabilities` says what of swtpm there is, and `swtpm_options` reads the texts of its options.
 """
 
 from __future__ import annotations
@@ -49,12 +50,12 @@ if TYPE_CHECKING:
     __all__: list[str]
 
     from blobstore.vtpm.abi import log_libtpms as log_libtpms
+    from blobstore.vtpm.behaviour import Behaviour as Behaviour
     from blobstore.vtpm.capabilities import swtpm_capabilities as swtpm_capabilities
     from blobstore.vtpm.commands import Startup as Startup
     from blobstore.vtpm.nvram import StoreNvram as StoreNvram
     from blobstore.vtpm.server import Server as Server
     from blobstore.vtpm.sockets import Channel as Channel
-    from blobstore.vtpm.tpm import Behaviour as Behaviour
     from blobstore.vtpm.tpm import Tpm as Tpm
     from formats.state.swtpm import Slot as Slot
     from formats.state.swtpm import TpmVersion as TpmVersion

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from blobstore.errors import (
     BlobNotFoundError,
@@ -13,7 +13,7 @@ from blobstore.errors import (
     UnwrittenBlobError,
 )
 from blobstore.foreign.states import TPM_MAX_SIZES, tpm_section_names, tpm_type
-from formats.errors import DeviceBusyError, StorageError
+from formats.errors import ArgumentError, DeviceBusyError, StorageError
 from formats.logs import LateLogger
 from formats.state.swtpm import (
     OVERHEAD,
@@ -28,8 +28,10 @@ from formats.state.swtpm import (
 from luks import PolicyError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
 
+    from blobstore.store.description import SectionInfo
     from blobstore.store.store import Store
 
 _log = LateLogger(__name__)
@@ -39,6 +41,33 @@ LOCK_RETRIES: Final = 300
 _LOCK_PAUSE: Final = 0.01
 
 
+class StateChanges(Protocol):
+    """Changes that are made together: what is used of `blobstore.Transaction`."""
+
+    def put(self, name: str, data: bytes) -> None: ...
+    def register(
+        self,
+        name: str,
+        max_size: int,
+        kind: str = "blob",
+        *,
+        copies: int | None = None,
+        type: str = "",  # noqa: A002  the field's name in the format
+    ) -> None: ...
+    def delete(self, name: str) -> None: ...
+
+
+class StateStore(Protocol):
+    """What a TPM needs of a store, which may be another process's (V70)."""
+
+    def __contains__(self, name: object) -> bool: ...
+    def get(self, name: str) -> bytes: ...
+    def section(self, name: str) -> SectionInfo: ...
+    def put(self, name: str, data: bytes) -> None: ...
+    def transaction(self) -> AbstractContextManager[StateChanges]: ...
+    def delete(self, name: str) -> None: ...
+
+
 class StoreNvram:
     """The states of one TPM in an open store.
 
@@ -46,13 +75,23 @@ class StoreNvram:
     change hands (V40 to V44). Not safe between threads.
     """
 
-    def __init__(self, store: Store, name: str | None = None, *, released: bool = False) -> None:
+    def __init__(
+        self,
+        store: StateStore,
+        name: str | None = None,
+        *,
+        released: bool = False,
+        held_changed: Callable[[bool], None] | None = None,
+    ) -> None:
         """Use the sections of that first name; the store stays the caller's to close.
 
         Args:
-            store: Open for writing.
+            store: Open for writing; or that of an owner. Only a `blobstore.Store` can
+                be given up and taken.
             name: The first part of the sections' names; ``tpm`` by default.
             released: Whether the store was opened so, or its lock given up.
+            held_changed: Called with False before the image is given up, and with True
+                once it was taken, or after all could not be given up.
 
         Raises:
             ValueError: The names would break a rule.
@@ -61,10 +100,19 @@ class StoreNvram:
         self._names = tpm_section_names(name)
         self._version: TpmVersion | None = None
         self._released = released
+        self._held_changed = held_changed or (lambda _: None)
         #: Whether libtpms may make a new TPM where none was ever stored (V10, V44).
         self.may_be_new = True
         self._registered = False
+        # What is known of the volatile state; asking on each put would take as long as one
+        # where the store is another process's. Only this TPM changes it (V80).
+        self._has_volatile: bool | None = None
         self._left: bytes | None = None
+
+    @property
+    def sections(self) -> frozenset[str]:
+        """The names of the sections that this TPM has, or may come to have (V80)."""
+        return frozenset(self._names.values())
 
     # ------------------------------------------------------------ states
 
@@ -162,14 +210,19 @@ class StoreNvram:
         self._require_held()
         blob = encode_state(PlainState(data))
         name = self._names[slot]
-        if slot is Slot.PERMANENT and self._written(Slot.VOLATILE):
-            with self._store.transaction() as changes:
-                changes.put(name, blob)
-                changes.delete(self._names[Slot.VOLATILE])
+        known, self._has_volatile = self._has_volatile, None  # until this is done
+        if slot is Slot.PERMANENT:
+            if self._written(Slot.VOLATILE) if known is None else known:
+                with self._store.transaction() as changes:
+                    changes.put(name, blob)
+                    changes.delete(self._names[Slot.VOLATILE])
+            else:
+                self._store.put(name, blob)
+            self._has_volatile = False
             return
-        if slot is not Slot.PERMANENT:
-            self._register({slot: len(data)})  # it is deleted with each state that ends
+        self._register({slot: len(data)})  # it is deleted with each state that ends
         self._store.put(name, blob)
+        self._has_volatile = True if slot is Slot.VOLATILE else known
 
     def delete(self, slot: Slot) -> None:
         """Forget a state, if there is one; never the permanent one (V14).
@@ -182,6 +235,7 @@ class StoreNvram:
             raise PolicyError("a TPM does not delete its permanent state [V14]")
         if self._written(slot):
             self._require_held()
+            self._has_volatile = None
             self._store.delete(self._names[slot])
 
     def sizes(self) -> dict[Slot, int]:
@@ -210,7 +264,7 @@ class StoreNvram:
         """
         while not self.held:
             try:
-                self._store.take_over()
+                self._whole_store().take_over()
             except DeviceBusyError:
                 if retries <= 0:
                     raise
@@ -218,13 +272,15 @@ class StoreNvram:
                 time.sleep(_LOCK_PAUSE)
                 continue
             if self._left not in (None, self._fingerprint()):
-                self._store.release()
+                self._whole_store().release()
                 raise CorruptStoreError(
                     "the TPM's permanent state was changed by another process after the image was "
                     "given up [V43]",
                     hint="the TPM runs there now; start this one again to go on from its state",
                 )
             self._released = False
+            self._has_volatile = None
+            self._held_changed(True)
 
     def give_up(self) -> None:
         """Let another process take the image (V41).
@@ -232,19 +288,29 @@ class StoreNvram:
         Raises:
             DeviceError, PoisonedStoreError: As `Store.release`; it is kept then.
         """
+        store = self._whole_store()
         if self.held:
             self._left = self._fingerprint()
+            self._held_changed(False)
             # Before the lock is gone: what is interrupted after that must not take the state
             # that another process leaves for the one that was left here.
             self._released = True
         try:
-            self._store.release()
-        except StorageError:
+            store.release()
+        except (StorageError, ValueError):  # windows are open, for instance
             self._released = False
+            self._held_changed(True)
             raise
         _log.info("the image was released")
 
     # ---------------------------------------------------------- internal
+
+    def _whole_store(self) -> Store:
+        from blobstore.store.store import Store  # noqa: PLC0415  a worker has none
+
+        if not isinstance(self._store, Store):
+            raise ArgumentError("only the process that has an image can give it up or take it")
+        return self._store
 
     def _fingerprint(self) -> bytes:
         return hashlib.sha256(self._blob(Slot.PERMANENT) or b"").digest()

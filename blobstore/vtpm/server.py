@@ -13,7 +13,7 @@ import signal
 import socket
 import threading
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Final
 
 from blobstore.vtpm import control, sockets
@@ -21,9 +21,11 @@ from blobstore.vtpm.commands import encode_response, split_command
 from blobstore.vtpm.dispatch import Dispatcher
 from formats.errors import FormatError
 from formats.logs import LateLogger
+from formats.signals import Waker, handled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from blobstore.vtpm.sockets import Channel
     from blobstore.vtpm.tpm import Tpm
@@ -38,32 +40,7 @@ _SEND_TIME: Final = 2.0
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-class _Waker:
-    """Ends another thread's wait."""
-
-    def __init__(self) -> None:
-        self._reading, self._writing = os.pipe()
-        os.set_blocking(self._reading, False)
-        os.set_blocking(self._writing, False)
-
-    def fileno(self) -> int:
-        return self._reading
-
-    def wake(self) -> None:
-        with suppress(BlockingIOError):  # it is full of reasons to wake up
-            os.write(self._writing, b"\0")
-
-    def clear(self) -> None:
-        with suppress(BlockingIOError):
-            while os.read(self._reading, 4096):
-                pass
-
-    def close(self) -> None:
-        os.close(self._reading)
-        os.close(self._writing)
-
-
-_Source = _Waker | socket.socket
+_Source = Waker | socket.socket
 
 
 class Server:
@@ -83,19 +60,18 @@ class Server:
         Raises:
             DeviceBusyError, DeviceError: A socket cannot be made there.
         """
-        self._waker = _Waker()
+        self._waker = Waker()
         self._ending = False
         with ExitStack() as cleaning:
             cleaning.callback(self._waker.close)
             # Before anything can be seen of this, and end it.
-            cleaning.enter_context(_signals(self.end))
+            cleaning.enter_context(_signals(self.end, self._waker))
             self._data = _DataChannel(tpm, data, terminate=terminate, ended=self.end)
             cleaning.callback(self._data.close)
-            cleaning.callback(sockets.remove, data)
-            self._listening = sockets.listener(ctrl) if ctrl else None
-            if self._listening is not None:
-                cleaning.callback(self._listening.close)
-            cleaning.callback(sockets.remove, ctrl)
+            listener = sockets.listener(ctrl) if ctrl else None
+            if listener is not None:
+                cleaning.callback(listener.close)
+            self._listening = None if listener is None else listener.socket
             self._client: socket.socket | None = None
             if ctrl and ctrl.connected is not None:
                 self._client = sockets.connection(ctrl.connected)
@@ -168,11 +144,12 @@ class _DataChannel:
         self, tpm: Tpm, channel: Channel | None, *, terminate: bool, ended: Callable[[], None]
     ) -> None:
         self._tpm, self._ended = tpm, ended
-        self._listening = sockets.listener(channel) if channel else None
+        self._listener = sockets.listener(channel) if channel else None
+        self._listening = None if self._listener is None else self._listener.socket
         self._client: socket.socket | None = None
         self._disconnect = bool(channel and channel.disconnect)
         self._terminate = terminate
-        self._waker = _Waker()
+        self._waker = Waker()
         self._stopping = False
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="tpm-data", daemon=True)
@@ -196,7 +173,7 @@ class _DataChannel:
             self._thread.join()
 
     def close(self) -> None:
-        for open_socket in (self._client, self._listening):
+        for open_socket in (self._client, self._listener):
             if open_socket is not None:
                 open_socket.close()
         self._waker.close()
@@ -303,20 +280,14 @@ def _readable(*sources: _Source | None, timeout: float | None = None) -> list[_S
     return [by_descriptor[descriptor] for descriptor, _ in ready]
 
 
-@contextmanager
-def _signals(end: Callable[[], None]) -> Iterator[None]:
+def _signals(end: Callable[[], None], waker: Waker) -> AbstractContextManager[None]:
     """Let signals end the server in good order (V59); for the main thread only.
 
     Signals that the parent process ignored, as `nohup` does, stay ignored; SIGTERM ends
     us nevertheless, as it ends swtpm: what else is there to end a daemon with?
     """
     chosen = [one for one in _SIGNALS if one == signal.SIGTERM or not _is_ignored(one)]
-    before = {number: signal.signal(number, lambda *_: end()) for number in chosen}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return handled(chosen, lambda _: end(), waker)
 
 
 def _is_ignored(number: signal.Signals) -> bool:

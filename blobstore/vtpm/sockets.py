@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
-import stat
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from formats.errors import DeviceBusyError, DeviceError
+from blobstore.sockets.addresses import InheritedAddress, TcpAddress, UnixAddress
+from blobstore.sockets.listening import listen
+from formats.errors import DeviceError
 from formats.logs import LateLogger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from blobstore.sockets.addresses import Address
+    from blobstore.sockets.listening import Listener
 
 
 _log = LateLogger(__name__)
@@ -56,29 +58,25 @@ class Channel:
     terminate: bool = False
 
 
-def listener(channel: Channel) -> socket.socket | None:
-    """Return a socket that listens, or None if the channel is a connection already.
+def address_of(channel: Channel) -> Address | None:
+    """Return where a channel listens; None if it is a connection already."""
+    if channel.path is not None:
+        return UnixAddress(channel.path, channel.mode, *channel.owner)
+    if channel.port is not None:
+        interface = "" if channel.interface is None else f"%{channel.interface}"
+        return TcpAddress(channel.address + interface, channel.port)
+    return None if channel.listening is None else InheritedAddress(channel.listening)
+
+
+def listener(channel: Channel) -> Listener | None:
+    """Listen, or return None if the channel is a connection already.
 
     Raises:
         DeviceBusyError: A process listens there.
         DeviceError: The socket cannot be made.
     """
-    try:
-        if channel.path is not None:
-            return _unix_listener(channel.path, channel)
-        if channel.port is not None:
-            return _tcp_listener(channel.port, channel)
-        if channel.listening is not None:
-            return socket.socket(fileno=channel.listening)
-    except OSError as error:
-        where: object = channel.path
-        if channel.port is not None:
-            where = f"port {channel.port} of {channel.address}"
-        elif channel.listening is not None:
-            where = f"descriptor {channel.listening}"
-        kind = DeviceBusyError if error.errno == errno.EADDRINUSE else DeviceError
-        raise kind(f"cannot listen at {where}: {error.strerror or error}") from error
-    return None
+    address = address_of(channel)
+    return None if address is None else listen(address, backlog=_BACKLOG)
 
 
 def connection(descriptor: int) -> socket.socket:
@@ -143,59 +141,3 @@ def send(client: socket.socket, data: bytes, ended: Callable[[], bool] = lambda:
             _log.warning("a client does not take an answer: %s", error.strerror or error)
             return False
     return True
-
-
-def remove(channel: Channel | None) -> None:
-    """Remove the name of a Unix socket."""
-    if channel is not None and channel.path is not None:
-        with suppress(OSError):
-            channel.path.unlink()
-
-
-def _unix_listener(path: Path, channel: Channel) -> socket.socket:
-    _remove_left_over(path)
-    listening = socket.socket(socket.AF_UNIX)
-    try:
-        mask = os.umask(0o177)  # so that no other user connects before the mode is set
-        try:
-            listening.bind(os.fspath(path))
-        finally:
-            os.umask(mask)
-        if channel.owner != (-1, -1):
-            os.chown(path, *channel.owner)
-        path.chmod(channel.mode)
-        listening.listen(_BACKLOG)
-    except BaseException:
-        listening.close()
-        raise
-    return listening
-
-
-def _remove_left_over(path: Path) -> None:
-    """Remove a socket on which no process listens any more, and nothing else."""
-    try:
-        if not stat.S_ISSOCK(path.stat().st_mode):
-            return
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX) as client:
-        if client.connect_ex(os.fspath(path)) == errno.ECONNREFUSED:
-            path.unlink()
-
-
-def _tcp_listener(port: int, channel: Channel) -> socket.socket:
-    host = channel.address
-    if channel.interface is not None:
-        host = f"{host}%{channel.interface}"
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST | socket.AI_PASSIVE
-    )[0]
-    listening = socket.socket(family, kind, protocol)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(_BACKLOG)
-    except BaseException:
-        listening.close()
-        raise
-    return listening

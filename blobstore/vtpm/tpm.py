@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from blobstore.errors import StateAuthenticationError
+from blobstore.vtpm.behaviour import Behaviour
 from blobstore.vtpm.commands import (
     MAX_LOCALITY,
     Command,
@@ -20,7 +20,7 @@ from blobstore.vtpm.commands import (
     wrong_locality,
 )
 from blobstore.vtpm.libtpms import Libtpms, Property, Result
-from formats.errors import FormatError, StorageError, UnsupportedError
+from formats.errors import DeviceBusyError, FormatError, StorageError, UnsupportedError
 from formats.logs import LateLogger
 from formats.process import OwnedLock, Owner
 from formats.state.swtpm import EncryptedState, PlainState, Slot, TpmVersion, validate_slot
@@ -29,7 +29,6 @@ from formats.state.swtpm_migration import decode_data, decode_transfer, encode_d
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from blobstore.foreign.encryption import StateKey
     from blobstore.vtpm.nvram import StoreNvram
 
 _log = LateLogger(__name__)
@@ -40,27 +39,13 @@ _WORST_CASES: Final = {
     Slot.SAVED: Property.MAX_SAVED_STATE_SPACE,
 }
 
+#: Seconds that a TPM has to come between two commands (V78).
+REST_TIME: Final = 10.0
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Behaviour:
-    """What swtpm's options say of a TPM.
 
-    Attributes:
-        reject_locality_4: Refuse to set locality 4.
-        allow_set_locality: Commands may set the locality (V24).
-        auto_shutdown: Shut a TPM 2.0 down that its user did not (V27).
-        release_outgoing: Give the image up once the state was fetched (V41).
-        incoming: The state is to come; the image is another process's until
-            then, and no new TPM is made (V44).
-        migration_key: Encrypts the state on its way.
-    """
-
-    reject_locality_4: bool = False
-    allow_set_locality: bool = False
-    auto_shutdown: bool = True
-    release_outgoing: bool = False
-    incoming: bool = False
-    migration_key: StateKey | None = None
+def not_at_rest(why: str) -> DeviceBusyError:
+    """Return the error for a TPM that does not come to rest in time (V78)."""
+    return DeviceBusyError(f"{why} for too long: it is not at rest [V78]", hint="try it again")
 
 
 class Tpm:
@@ -117,6 +102,11 @@ class Tpm:
             return self._library.property(Property.BUFFER_MAX)
 
     @property
+    def reserved(self) -> dict[str, str]:
+        """Names of sections that only this TPM may change, and what others are told (V80)."""
+        return dict.fromkeys(self._nvram.sections, "the TPM that this process is")
+
+    @property
     def last_error(self) -> StorageError | None:
         """Why the TPM failed last, as far as its storage is to blame."""
         return self._library.failed
@@ -163,6 +153,19 @@ class Tpm:
         """
         command = startup_command(self.version, startup)
         return command is None or response_code(self.execute(Command(command))) == 0
+
+    def power_on(self, startup: Startup) -> None:
+        """Start without waiting for INIT, and send the command that a firmware would (V9).
+
+        Raises:
+            StorageError: As `start`; libtpms does not start, or refuses the command.
+            ValueError: A TPM of this version has no such startup.
+        """
+        if result := self.start():
+            said = f"libtpms does not start from this state: result {result:#x}"
+            raise FormatError(said, rule="V9")
+        if not self.start_up(startup):
+            raise self.last_error or FormatError(f"the TPM refuses {startup}", rule="V9")
 
     def stop(self) -> None:
         """Stop, as at power off; before that shut down what was not (V27)."""
@@ -319,9 +322,17 @@ class Tpm:
 
     @contextmanager
     def at_rest(self) -> Iterator[None]:
-        """Let what the TPM is asked wait in the block; its store has what it answered (V13)."""
-        with self._lock:
+        """Let what the TPM is asked wait in the block; its store has what it answered (V78).
+
+        Raises:
+            DeviceBusyError: It executes a command for too long.
+        """
+        if not self._lock.acquire(timeout=REST_TIME):
+            raise not_at_rest("the TPM executes a command")
+        try:
             yield
+        finally:
+            self._lock.release()
 
     # ----------------------------------------------------- information
 

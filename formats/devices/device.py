@@ -170,7 +170,7 @@ class Device(ABC):
         self.close()
 
     def _check_range(self, offset: int, size: int) -> None:
-        if offset < 0 or offset + size > self.size:
+        if offset < 0 or size < 0 or offset + size > self.size:
             raise ValueError(
                 f"bytes {offset} to {offset + size} are outside a device of {self.size} bytes"
             )

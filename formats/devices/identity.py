@@ -10,5 +10,12 @@ def is_same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> 
     """Say whether both names are of one file, also by a link, or of one yet to be made."""
     if os.path.realpath(one) == os.path.realpath(other):
         return True
-    one, other = Path(one), Path(other)
-    return one.exists() and other.exists() and one.samefile(other)
+    return is_there(one) and is_there(other) and Path(one).samefile(other)
+
+
+def is_there(path: str | os.PathLike[str]) -> bool:
+    """Say whether there is such a file. There is none where a name is too long, for instance."""
+    try:
+        return Path(path).exists()
+    except OSError:
+        return False

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from formats.devices.file import BINARY, FileDevice
+from formats.devices.identity import is_there
 from formats.errors import DeviceError, device_error
 from formats.process import Owner
 
@@ -47,13 +48,13 @@ def new_file(
             directory.
     """
     target = Path(os.path.realpath(path))
-    if not overwrite and target.exists():
+    if not overwrite and is_there(target):
         raise FileExistsError(errno.EEXIST, "it exists already", str(target))
-    if target.exists() and not target.is_file():
+    if is_there(target) and not target.is_file():
         # Root could replace even /dev/null, for every process.
         raise DeviceError(f"{path} is not a regular file, and is not replaced by one")
     with ExitStack() as stack:
-        if existing is None and overwrite and target.exists():
+        if existing is None and overwrite and is_there(target):
             existing = stack.enter_context(FileDevice(target, alone=True))
         temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | BINARY
@@ -72,7 +73,7 @@ def new_file(
             device.flush()
             if existing is not None:
                 existing.require_name()
-            elif overwrite and target.exists():
+            elif overwrite and is_there(target):
                 # It appeared meanwhile.
                 stack.enter_context(FileDevice(target, alone=True))
             _take_name(temporary, target, overwrite=overwrite)

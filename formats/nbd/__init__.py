@@ -1,7 +1,7 @@
 """The NBD protocol, the server's side of it, without I/O: bytes in, values and bytes out.
 
 NBD serves block devices to QEMU, libnbd and Linux. This room knows what the bytes on a
-connection mean (``spec/nbd.md``, N1 to N22), and neither sockets nor devices: the room
+connection mean (``spec/nbd.md``, N1 to N22, N31 and N32), and neither sockets nor devices: the room
 that has those (`blobstore.nbd`) hands over the bytes that arrived, in pieces of any size, and gets
 events, which it answers. So every sequence of bytes can be tried in a test.
 

@@ -1,4 +1,4 @@
-"""The handshake: options are read and answered until an export is chosen (N1 to N10)."""
+"""The handshake: options are read and answered until an export is chosen (N1 to N10, N31, N32)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from formats.nbd.buffer import Buffer
-from formats.nbd.model import Begun, Ended, ExportWanted, NamesWanted
+from formats.nbd.model import Begun, Ended, ExportWanted, NamesWanted, TlsWanted
 from formats.nbd.numbers import (
     ALLOCATION_CONTEXT,
     ALLOCATION_ID,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from formats.devices.device import ReadableBuffer
     from formats.nbd.model import Export
 
-    Event = NamesWanted | ExportWanted | Begun | Ended
+    Event = NamesWanted | ExportWanted | TlsWanted | Begun | Ended
 
 _GREETING: Final = struct.Struct(">QQH")
 _CLIENT_FLAGS: Final = struct.Struct(">I")
@@ -42,6 +42,9 @@ _U32: Final = struct.Struct(">I")
 _EXPORT: Final = struct.Struct(">QH")
 _RESERVED: Final = bytes(124)
 
+#: Options that mean something before TLS, where that is required (N31).
+_BEFORE_TLS: Final = (Option.STARTTLS, Option.ABORT)
+
 
 class _InvalidOptionError(Exception):
     """The data of an option does not have its form; never leaves this module."""
@@ -51,18 +54,25 @@ class Handshake:
     """One client's handshake: `receive` what it sends, `next_event` until there is none.
 
     What is to be sent to it meanwhile, `outgoing` returns. After `NamesWanted` and
-    `ExportWanted` their answer comes before the next event. After `Begun` and `Ended`
-    there are no more events.
+    `ExportWanted` their answer comes before the next event, and after `TlsWanted` TLS.
+    After `Begun` and `Ended` there are no more events.
     """
 
-    def __init__(self) -> None:
-        """Begin with the server's greeting in `outgoing`."""
+    def __init__(self, *, requires_tls: bool = False) -> None:
+        """Begin with the server's greeting in `outgoing`.
+
+        Args:
+            requires_tls: Whether the client has to begin TLS first (N31).
+        """
         self._in = Buffer()
         self._out = bytearray(
             _GREETING.pack(SERVER_MAGIC, OPTION_MAGIC, FIXED_NEWSTYLE | NO_ZEROES)
         )
         self._flags: int | None = None  # the client's
         self._options = 0  # how many came
+        self._has_tls = requires_tls
+        self._lacks_tls = requires_tls  # until it begins
+        self._tls_wanted = False
         self._structured = False
         self._context_export: str | None = None  # for which base:allocation was selected
         self._pending: _Question | None = None
@@ -72,6 +82,7 @@ class Handshake:
             Option.EXPORT_NAME: self._export_name,
             Option.ABORT: self._abort,
             Option.LIST: self._list,
+            Option.STARTTLS: self._starttls,
             Option.INFO: self._info,
             Option.GO: self._info,
             Option.STRUCTURED_REPLY: self._structured_reply,
@@ -91,11 +102,13 @@ class Handshake:
 
     def next_event(self) -> Event | None:
         """Return what happened next; None until more was received."""
-        while not (self._pending or self._over):
+        while not (self._pending or self._tls_wanted or self._over):
             if self._told or not self._step():
                 return None
         if self._pending:
             return self._pending.event
+        if self._tls_wanted:
+            return TlsWanted()
         over, self._over, self._told = self._over, None, True
         self._in.clear()
         return over
@@ -126,6 +139,12 @@ class Handshake:
             return
         error = OptionReply.ERR_UNKNOWN if unknown else OptionReply.ERR_PLATFORM
         self._reply(question.option, error, message_bytes(message))
+
+    def begin_tls(self) -> None:
+        """Answer `TlsWanted`: what is received from now on came within TLS."""
+        if not self._tls_wanted:
+            raise ValueError("the client does not want TLS")
+        self._tls_wanted = self._lacks_tls = False
 
     # ---------------------------------------------------------- reading
 
@@ -168,6 +187,12 @@ class Handshake:
     # --------------------------------------------------------- answering
 
     def _handle(self, option: int, data: bytes) -> None:
+        if self._lacks_tls and option not in _BEFORE_TLS:
+            if option == Option.EXPORT_NAME:
+                self._over = Ended("the client did not begin TLS [N31]")
+                return
+            self._reply(option, OptionReply.ERR_TLS_REQD, message_bytes("begin TLS first [N31]"))
+            return
         try:
             known = Option(option)
         except ValueError:
@@ -201,6 +226,21 @@ class Handshake:
     def _list(self, option: Option, data: bytes) -> None:
         _require_no_data(data)
         self._pending = _Question(option, NamesWanted(), lambda _: None)
+
+    def _starttls(self, option: Option, data: bytes) -> None:
+        if not self._has_tls:
+            message = message_bytes("this server has no TLS [N31]")
+            self._reply(option, OptionReply.ERR_UNSUP, message)
+            return
+        _require_no_data(data)
+        if not self._lacks_tls:
+            raise _InvalidOptionError("TLS is there already [N32]")
+        if self._in:
+            # They did not come within TLS, so they are not to be answered there.
+            self._over = Ended(f"{len(self._in)} bytes came after STARTTLS, too early [N32]")
+            return
+        self._reply(option, OptionReply.ACK)
+        self._tls_wanted = True
 
     def _info(self, option: Option, data: bytes) -> None:
         reader = _Reader(data)

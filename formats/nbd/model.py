@@ -62,6 +62,14 @@ class ExportWanted:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsWanted:
+    """The client begins TLS next, and has been told that it may.
+
+    What is in `Handshake.outgoing` is sent, then TLS begins, then `Handshake.begin_tls` says so.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class Begun:
     """Transmission begins.
 

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.bench import crossover, engine, images, kdfs, puts, startup
+from tests.bench import crossover, engine, images, kdfs, owner_puts, puts, startup
 from tests.bench.machine import describe
 from tests.bench.peers import MissingPeerError, PeerDirectory
 from tests.bench.report import Report, table
@@ -21,6 +21,7 @@ SUITES: dict[str, Callable[[Setting], Report]] = {
     "images": images.run,
     "engine": engine.run,
     "puts": puts.run,
+    "owner": owner_puts.run,
     "startup": startup.run,
     "kdfs": kdfs.run,
 }

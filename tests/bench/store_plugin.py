@@ -47,4 +47,4 @@ def _store(directory: str, sector_size: int) -> Store:
         for put in range(count)
     }
     blobstore.create(path, sections, _SECRET, sector_size=sector_size, kdf=_KDF).close()
-    return blobstore.open(path, _SECRET)
+    return blobstore.open(path, _SECRET, direct=True)

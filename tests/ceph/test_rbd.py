@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import blobstore
-from blobstore.image.rbd_disk import RbdAddress, RbdDisk
+from blobstore.image.remote.rbd_disk import RbdAddress, RbdDisk
 from formats.errors import DeviceBusyError, DeviceError, ReadOnlyError
 from tests.ceph.cluster import running_cluster
 
@@ -119,7 +119,7 @@ WRITER = textwrap.dedent(
     import sys
     from contextlib import ExitStack
     import blobstore
-    from blobstore.image.rbd_disk import RbdAddress, RbdDisk
+    from blobstore.image.remote.rbd_disk import RbdAddress, RbdDisk
     address = RbdAddress(pool="rbd", image=sys.argv[1], conf=sys.argv[2])
     resources = ExitStack()
     disk = resources.enter_context(RbdDisk(address, read_only=False))

@@ -34,7 +34,7 @@ def image(tmp_path: Path) -> Path:
     path = tmp_path / "image"
     specs = [library.SectionSpec(n, len(b), content=b) for n, b in BLOBS.items()]
     library.create(path, specs, SECRET, kdf=KDF, free=0).close()
-    with library.open(path, SECRET) as store:
+    with library.open(path, SECRET, direct=True) as store:
         for name, blob in BLOBS.items():
             store.put(name, blob)
     (tmp_path / "key").write_bytes(SECRET)
@@ -50,7 +50,7 @@ def change(path: Path, offset: int, size: int = 1) -> None:
 
 
 def region_of(path: Path, use: str, section: str | None = None) -> int:
-    with library.open(path, SECRET, read_only=True) as store:
+    with library.open(path, SECRET, read_only=True, direct=True) as store:
         image = store.image
         assert image
         for region in image.regions(store.regions()):
@@ -157,7 +157,7 @@ def test_what_is_sound_can_still_be_saved(
 
 def every_head(path: Path) -> None:
     """Leave nothing of both heads of the section."""
-    with library.open(path, SECRET) as store:
+    with library.open(path, SECRET, direct=True) as store:
         store.put("tpm", BLOBS["tpm"])
     payload = luks.open(path, SECRET, read_only=False)
     with payload:
@@ -246,7 +246,7 @@ def test_an_image_that_must_not_be_written(image: Path) -> None:
 
 def test_an_image_in_use_is_named(image: Path) -> None:
     key = image.parent / "key"
-    with library.open(image, SECRET):
+    with library.open(image, SECRET, direct=True):
         assert blobstore("get", image, "tpm", "--key-file", key).returncode == 23
         forced = blobstore("create", image, "--force", "--key-file", key, *QUICK)
         assert forced.returncode == 23
@@ -297,7 +297,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     image = tmp_path / "image"
     size = 6 << 20
     library.create(image, {"a": 100_000, "b": 100}, encrypted=False, size=size).close()
-    with library.open(image) as store:
+    with library.open(image, direct=True) as store:
         store.put("a", b"old")
     os.truncate(image, size)
     done = subprocess.run(
@@ -349,7 +349,7 @@ def test_a_blank_file_may_be_formatted_and_keeps_its_size(tmp_path: Path, size: 
     (tmp_path / "key").write_bytes(SECRET)
     succeeds("create", path, "--section", "a=10", "--key-file", tmp_path / "key", *QUICK)
     assert path.stat().st_size == size or size == 0
-    with library.open(path, SECRET, read_only=True) as store:
+    with library.open(path, SECRET, read_only=True, direct=True) as store:
         assert store.info().encrypted
 
 

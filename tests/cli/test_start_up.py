@@ -69,6 +69,7 @@ GETTING = OPENING | {
     "blobstore.container.scan",
     "blobstore.container.sections",
     "blobstore.opening",
+    "blobstore.reaching",
     "blobstore.store.store",
     "blobstore.store.session",
     "blobstore.container.durable",

@@ -12,6 +12,7 @@ import pytest
 
 import luks
 from blobstore.container.initialise import SectionSpec, container_size, initialise
+from blobstore.image.remote.nbd_disk import NbdDisk
 from blobstore.store.store import Store
 from blobstore.store.windows.window import Window
 from formats.container.model import Kind
@@ -22,6 +23,7 @@ from formats.qcow2.creation import Qcow2Options, create
 from formats.qcow2.opening import open_image
 from luks.crypto.ciphers import sector_cipher
 from tests.luks.support import PASSPHRASE, json_of, template, with_json
+from tests.nbd.servers import nbdkit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -175,6 +177,11 @@ def qcow2_encrypted(_: Path, stack: ExitStack) -> BlockDevice:
     return _qcow2(Qcow2Options(cluster_size=8192, luks_header_size=2 << 20), stack, cipher=cipher)
 
 
+def nbd_export(directory: Path, stack: ExitStack) -> BlockDevice:
+    server = stack.enter_context(nbdkit(directory / "socket", "memory", str(SIZE)))
+    return stack.enter_context(NbdDisk(server.address, read_only=False))
+
+
 MAKERS: list[Callable[[Path, ExitStack], BlockDevice]] = [
     memory,
     slice_of_memory,
@@ -196,9 +203,10 @@ MAKERS: list[Callable[[Path, ExitStack], BlockDevice]] = [
     qcow2_of_4096,
     qcow2_over_a_backing_file,
     qcow2_encrypted,
+    nbd_export,
 ]
 #: What cannot be resized.
-FIXED = (SliceDevice, Window)
+FIXED = (SliceDevice, Window, NbdDisk)
 
 
 @pytest.fixture(params=MAKERS, ids=lambda maker: maker.__name__)

@@ -21,6 +21,7 @@ PLACES = (
     "CONTRIBUTING.md",
     "docs",
     "spec",
+    "contrib",
     "examples",
     "blobstore",
     "formats",

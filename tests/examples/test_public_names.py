@@ -84,6 +84,7 @@ def test_a_type_checker_sees_names_and_misses_others(tmp_path: Path) -> None:
     program.write_text(
         "import blobstore, luks\n"
         "reveal_type(blobstore.open('image'))\n"
+        "reveal_type(blobstore.open('image', direct=True))\n"
         "reveal_type(luks.load_header('image').uuid)\n"
         "blobstore.opne\n"
     )
@@ -94,6 +95,7 @@ def test_a_type_checker_sees_names_and_misses_others(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
+    assert 'note: Revealed type is "blobstore.store.protocol.AnyStore"' in done.stdout
     assert 'note: Revealed type is "blobstore.store.store.Store"' in done.stdout
     assert 'note: Revealed type is "str"' in done.stdout or "builtins.str" in done.stdout
     assert '"opne"' in done.stdout

@@ -52,7 +52,7 @@ def test_a_store_lives_in_qcow2(tmp_path: Path, way: str) -> None:
     check(path, way, key)
     with FileDevice(path) as file:
         assert image_format(file) == "qcow2"
-    with library.open(path, secret_of(way)) as store:
+    with library.open(path, secret_of(way), direct=True) as store:
         assert contents(store) == truth
         assert store.get("a", previous=True) == b"old" * 20_000
         assert store.verify().ok
@@ -64,7 +64,9 @@ def test_a_store_lives_in_qcow2(tmp_path: Path, way: str) -> None:
     run("qemu-img", "convert", *qemu_sees(path, way, key), "-O", "raw", raw)
     unprotected = way == "own"  # made for an encrypted image, and now in the clear
     secret = None if way in ("clear", "own") else SECRET
-    with library.open(raw, secret, read_only=True, allow_unprotected=unprotected) as store:
+    with library.open(
+        raw, secret, read_only=True, allow_unprotected=unprotected, direct=True
+    ) as store:
         assert contents(store) == truth
 
 
@@ -77,12 +79,12 @@ def test_snapshots_are_read_with_the_store_in_them(tmp_path: Path, way: str) -> 
             create_snapshot(file, "first")
     else:
         run("qemu-img", "snapshot", "-c", "first", path)
-    with library.open(path, secret_of(way)) as store:
+    with library.open(path, secret_of(way), direct=True) as store:
         store.put("a", b"after")
     secret = () if way == "clear" else ("--key-file", key)
     assert succeeds("get", path, "a", *secret) == b"after"
     assert succeeds("get", path, "a", "--snapshot", "first", *secret) == b"before"
-    with library.open(path, secret_of(way), read_only=True, snapshot="first") as store:
+    with library.open(path, secret_of(way), read_only=True, snapshot="first", direct=True) as store:
         assert store.get("a") == b"before"
         assert store.verify().ok
     assert fails("get", path, "a", "--snapshot", "second", *secret) == 41
@@ -104,7 +106,7 @@ def test_windows_are_written_through(tmp_path: Path, way: str, in_place: bool) -
                 model[offset : offset + len(data)] = data
                 if number % 20 == 0:
                     window.flush()
-    with library.open(path, secret_of(way)) as store:
+    with library.open(path, secret_of(way), direct=True) as store:
         assert store.get("disk") == bytes(model)
         assert store.verify().ok
     check(path, way, key_file(tmp_path, SECRET))
@@ -113,10 +115,10 @@ def test_windows_are_written_through(tmp_path: Path, way: str, in_place: bool) -
 def test_a_store_is_taken_over_with_all_that_happened_meanwhile(tmp_path: Path, way: str) -> None:
     path = tmp_path / "image"
     make(path, way, free=0).close()
-    store = library.open(path, secret_of(way))
+    store = library.open(path, secret_of(way), direct=True)
     store.put("a", b"1")
     store.release()
-    with library.open(path, secret_of(way)) as other:
+    with library.open(path, secret_of(way), direct=True) as other:
         other.put("a", b"2")
         other.register("more", 3 << 20)
         other.put("more", b"m" * (3 << 20))
@@ -125,7 +127,7 @@ def test_a_store_is_taken_over_with_all_that_happened_meanwhile(tmp_path: Path, 
     assert store.get("more") == b"m" * (3 << 20)
     store.put("a", b"3")
     store.close()
-    with library.open(path, secret_of(way)) as store:
+    with library.open(path, secret_of(way), direct=True) as store:
         assert store.get("a") == b"3"
     check(path, way, key_file(tmp_path, SECRET))
 
@@ -149,7 +151,7 @@ def test_an_image_in_use_by_qemu_is_left_alone(tmp_path: Path) -> None:
         ):
             assert fails(*arguments) == 23
         user.stdin.write(b"quit\n")
-    with library.open(path) as store:
+    with library.open(path, direct=True) as store:
         store.put("a", b"free")
 
 
@@ -188,7 +190,7 @@ def test_opened_layers_give_up_and_take_the_lock(tmp_path: Path) -> None:
 WRITER = """
 import sys
 import blobstore
-store = blobstore.open(sys.argv[1], b"first passphrase")
+store = blobstore.open(sys.argv[1], b"first passphrase", direct=True)
 number = 0
 while True:
     number += 1
@@ -224,7 +226,7 @@ def test_a_backup_while_another_process_writes_is_one_state(tmp_path: Path, way:
                 assert not copy.exists()
                 continue
             check(copy, way, key)
-            with library.open(copy, SECRET) as store:
+            with library.open(copy, SECRET, direct=True) as store:
                 assert store.verify().ok
                 state = int.from_bytes(store.get("a")[:4], "big")
                 assert store.get("a") == state.to_bytes(4, "big") * (20_000 + state % 100)
@@ -259,7 +261,7 @@ def test_a_clone_is_of_the_same_kind(tmp_path: Path, way: str) -> None:
         store.put("a", b"kept")
     secrets = ("--key-file", key, "--new-key-file", other, *QUICK)
     succeeds("clone", path, copy, *(("--no-encryption",) if way == "clear" else secrets))
-    with library.open(copy, None if way == "clear" else OTHER) as store:
+    with library.open(copy, None if way == "clear" else OTHER, direct=True) as store:
         assert store.get("a") == b"kept"
         assert store.image
         assert (store.image.format, store.image.cluster_size) == ("qcow2", 4096)
@@ -277,7 +279,7 @@ def test_snapshots_are_compared_by_section(tmp_path: Path, way: str) -> None:
     with make(path, way) as store:
         store.put("a", b"1")
     succeeds("snapshot", "create", path, "first")
-    with library.open(path, secret_of(way)) as store:
+    with library.open(path, secret_of(way), direct=True) as store:
         store.put("a", b"2")
         store.register("b", 100)
     succeeds("snapshot", "create", path, "second")
@@ -306,7 +308,7 @@ def test_which_snapshot_is_meant_can_be_said_wherever_one_is_read(tmp_path: Path
     with make(path, "clear") as store:
         store.put("a", b"first")
     run("qemu-img", "snapshot", "-c", "first", path)
-    with library.open(path) as store:
+    with library.open(path, direct=True) as store:
         store.put("a", b"second")
     run("qemu-img", "snapshot", "-c", "1", path)
     assert fails("get", path, "a", "--snapshot", "1") == 43
@@ -323,12 +325,12 @@ def test_which_snapshot_is_meant_can_be_said_wherever_one_is_read(tmp_path: Path
         ("--snapshot-name", SnapshotKey(name="1"), b"second"),
     ):
         assert succeeds("get", path, "a", option, "1") == blob
-        with library.open(path, read_only=True, snapshot=key) as store:
+        with library.open(path, read_only=True, snapshot=key, direct=True) as store:
             assert store.get("a") == blob
         succeeds("convert", path, out, "--to", "raw", option, "1", "--force")
         assert succeeds("get", out, "a") == blob
     with pytest.raises(AmbiguousSnapshotError):
-        library.open(path, read_only=True, snapshot="1")
+        library.open(path, read_only=True, snapshot="1", direct=True)
 
 
 MANIFEST = """

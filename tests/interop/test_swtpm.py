@@ -111,7 +111,7 @@ def image(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def opened(image: Path) -> Iterator[blobstore.Store]:
-    with blobstore.open(image, SECRET) as store:
+    with blobstore.open(image, SECRET, direct=True) as store:
         yield store
 
 

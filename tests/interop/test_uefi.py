@@ -47,7 +47,7 @@ def test_f4_f20_a_flash_of_ovmf_survives(tmp_path: Path, image: Path, name: str)
     succeeds("export", image, target, "--to", "ovmf-vars", *key)
     assert target.read_bytes() == source.read_bytes()
     assert variables(target) == variables(source)
-    with blobstore.open(image, SECRET, read_only=True) as store:
+    with blobstore.open(image, SECRET, read_only=True, direct=True) as store:
         section = store.section("uefi-variables")
         assert (section.kind, section.max_size) == ("window", 540_672)
         with store.window("uefi-variables") as window:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from blobstore.image.nbd_connection import NbdAddress
+from blobstore.image.remote.nbd_connection import NbdAddress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

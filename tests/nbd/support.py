@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -75,8 +76,23 @@ class Client:
         family = socket.AF_INET if isinstance(address, tuple) else socket.AF_UNIX
         self.socket = socket.socket(family)
         self.socket.settimeout(timeout)
-        self.socket.connect(address if isinstance(address, tuple) else str(address))
+        try:
+            self.socket.connect(address if isinstance(address, tuple) else str(address))
+        except OSError:
+            self.socket.close()
+            raise
         self.structured = False
+
+    def begin_tls(self, context: ssl.SSLContext) -> None:
+        """Go on within TLS, after `greet`."""
+        assert self.ask(option(Option.STARTTLS))[-1][0] == OptionReply.ACK
+        self.shake_tls_hands(context)
+
+    def shake_tls_hands(self, context: ssl.SSLContext) -> None:
+        # Without TLS's own end, the end of a connection is an error.
+        self.socket = context.wrap_socket(
+            self.socket, server_hostname="localhost", suppress_ragged_eofs=False
+        )
 
     def close(self) -> None:
         self.socket.close()
@@ -93,7 +109,7 @@ class Client:
         while len(data) < size:
             try:
                 piece = self.socket.recv(size - len(data))
-            except ConnectionError as error:
+            except (ConnectionError, ssl.SSLError) as error:
                 raise EOFError from error
             if not piece:
                 raise EOFError
@@ -103,7 +119,7 @@ class Client:
     def send(self, data: bytes) -> None:
         try:
             self.socket.sendall(data)
-        except ConnectionError as error:
+        except (ConnectionError, ssl.SSLError) as error:
             raise EOFError from error
 
     def greet(self) -> None:
@@ -121,9 +137,13 @@ class Client:
             if kind == OptionReply.ACK or kind >> 31:
                 return replies
 
-    def begin(self, name: str, *, structured: bool = True) -> None:
+    def begin(
+        self, name: str, *, structured: bool = True, tls: ssl.SSLContext | None = None
+    ) -> None:
         """Begin transmission with an export."""
         self.greet()
+        if tls is not None:
+            self.begin_tls(tls)
         if structured:
             self.structured = True
             assert self.ask(option(Option.STRUCTURED_REPLY))[-1][0] == OptionReply.ACK

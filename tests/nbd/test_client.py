@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import blobstore
-from blobstore.image.nbd_connection import NbdAddress
-from blobstore.image.nbd_disk import NbdDisk
+from blobstore.image.remote.nbd_connection import NbdAddress
+from blobstore.image.remote.nbd_disk import NbdDisk
 from formats.errors import DeviceError, DeviceFullError, ReadOnlyError, UnsupportedError
 from tests.nbd.servers import nbdkit, qemu_nbd
 
@@ -108,7 +108,7 @@ def test_a_store_lies_on_it(tmp_path: Path) -> None:
         with store:
             for number in range(20):
                 store.put("a", b"%d" % number * 100)
-    with blobstore.open(image) as store:
+    with blobstore.open(image, direct=True) as store:
         assert store.get("a") == b"19" * 100
 
 

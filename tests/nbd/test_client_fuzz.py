@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blobstore.image.nbd_connection import NbdAddress
-from blobstore.image.nbd_disk import NbdDisk
+from blobstore.image.remote.nbd_connection import NbdAddress
+from blobstore.image.remote.nbd_disk import NbdDisk
 from formats.errors import DeviceError, FormatError, StorageError
 from formats.nbd.handshake import Handshake
 from formats.nbd.model import Begun, Export, ExportWanted

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -131,6 +131,36 @@ def test_qemu_does_not_write_what_is_only_read(store: Store, server: NbdServer) 
     with pytest.raises(ForeignProgramError, match=r"never written|no section"):
         run("qemu-img", "info", uri(server, "absent"))
     assert store.get("blob") == BLOB
+
+
+def fio(uri: str, *options: str) -> dict[str, Any]:
+    """Have fio work on an export through libnbd; return what it says of its jobs together."""
+    said = run(
+        *("fio", "--output-format=json", "--group_reporting", "--name=job", "--ioengine=nbd"),
+        *(f"--uri={uri}", "--verify_state_save=0", *options),
+    )
+    (job,) = json.loads(said[said.index(b"{\n") :])["jobs"]
+    assert job["error"] == 0
+    found: dict[str, Any] = job
+    return found
+
+
+def test_fio_finds_what_it_wrote(store: Store, server: NbdServer) -> None:
+    export = uri(server, "vars")
+    # Random places of three connections at once, each with its own part of the export; then
+    # each block is read again, and its checksum is compared.
+    done = fio(
+        export,
+        *("--rw=randwrite", "--bs=4k", "--size=160k", "--offset_increment=160k", "--numjobs=3"),
+        *("--iodepth=4", "--fsync=8", "--verify=crc32c", "--do_verify=1", "--randseed=7"),
+    )
+    assert done["write"]["total_ios"] == done["read"]["total_ios"] == 3 * 40
+    assert done["sync"]["total_ios"] > 0
+    generation = store.section("vars").generation
+    assert generation > 5  # they were commits
+    fio(export, "--rw=randtrim", "--bs=4k", "--size=64k")
+    fio(export, "--rw=read", "--bs=64k", "--size=528k")
+    assert store.get("vars")[: 64 << 10] == bytes(64 << 10)
 
 
 SCRIPT = """

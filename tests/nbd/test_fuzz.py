@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blobstore.nbd.credentials import NbdTls
 from blobstore.nbd.exports import NbdDevice
 from blobstore.nbd.server import NbdServer
 from formats.devices.device import MemoryDevice
 from formats.nbd.handshake import Handshake
-from formats.nbd.model import Begun, Ended, Export, ExportWanted, NamesWanted, Request
+from formats.nbd.model import (
+    Begun,
+    Ended,
+    Export,
+    ExportWanted,
+    NamesWanted,
+    Refused,
+    Request,
+    TlsWanted,
+)
 from formats.nbd.numbers import MAX_OPTION_SIZE, MAX_TRANSFER
 from formats.nbd.transmission import Transmission
 from tests.nbd.support import FLAGS, Client, contexts, go, option, request
 from tests.support.effort import cases
+from tests.support.pki import Authority
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,6 +48,7 @@ _options = st.one_of(
     st.builds(go, _names),
     st.builds(contexts, _names, st.sampled_from(["base:allocation", "base:", "x"])),
     st.just(option(8)),
+    st.just(option(5)),
     st.just(struct.pack(">QII", 0x49484156454F5054, 7, 2**32 - 1)),
     _anything,
 )
@@ -70,10 +83,10 @@ def conversations(draw: st.DrawFn) -> bytes:
     return bytes(damaged)
 
 
-def hold(data: bytes, sizes: list[int]) -> list[object]:
+def hold(data: bytes, sizes: list[int], *, requires_tls: bool = False) -> list[object]:
     """Let the protocol read a conversation in pieces; return what it made of it."""
     export = Export("w", SIZE, read_only=False)
-    handshake = Handshake()
+    handshake = Handshake(requires_tls=requires_tls)
     reader: Handshake | Transmission = handshake
     events: list[object] = []
     at = 0
@@ -84,6 +97,8 @@ def hold(data: bytes, sizes: list[int]) -> list[object]:
             events.append(event)
             if isinstance(event, Begun):
                 reader = Transmission(event)
+            elif isinstance(event, TlsWanted):
+                handshake.begin_tls()
             elif isinstance(event, NamesWanted):
                 handshake.tell_names(["w"])
             elif isinstance(event, ExportWanted):
@@ -115,6 +130,17 @@ def test_n30_any_bytes_are_understood_alike_in_pieces_of_any_size(
     ends = [event for event in whole if isinstance(event, Ended)]
     assert len(ends) <= 1
     assert not ends or whole[-2] == ends[0]
+
+
+@settings(max_examples=cases(300, 20000), deadline=None)
+@given(conversations(), st.lists(st.integers(1, 50), max_size=30))
+def test_n31_no_bytes_reach_an_export_without_tls(said: bytes, sizes: list[int]) -> None:
+    events = hold(said, sizes, requires_tls=True)
+    begun = [number for number, event in enumerate(events) if isinstance(event, TlsWanted)]
+    before = events[: begun[0]] if begun else events
+    asked = (Begun, ExportWanted, NamesWanted, Request, Refused)
+    assert not any(isinstance(event, asked) for event in before)
+    assert len(begun) <= 1
 
 
 def test_n3_n15_nothing_is_kept_for_announcements_beyond_the_limits() -> None:
@@ -150,6 +176,61 @@ def test_n30_server_survives_any_bytes(address: Address, said: bytes) -> None:
             pass
     with Client(address) as other:
         other.begin("w")
+        assert other.read(0, 10).error == 0
+
+
+class Tls(NamedTuple):
+    """A server with TLS that lets in any client, and the side of such a client."""
+
+    address: Address
+    context: ssl.SSLContext
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tls]:
+    parent = tmp_path_factory.mktemp("tls")
+    directory = Authority().server(parent / "server")
+    context = ssl.create_default_context(cafile=directory / "ca-cert.pem")
+    device = NbdDevice("w", MemoryDevice(SIZE), writable=True)
+    found = NbdTls.from_directory(directory, any_client=True)
+    times = {"handshake_time": 5.0, "stall_time": 5.0}
+    with NbdServer(parent / "s", device, tls=found, **times):  # type: ignore[arg-type]
+        yield Tls(parent / "s", context)
+
+
+def _records(data: bytes) -> bytes:
+    """Return bytes as records of TLS, of every kind."""
+    kinds = (20, 21, 22, 23, 24)
+    return b"".join(
+        bytes((kinds[number % 5], 3, 3)) + len(part).to_bytes(2, "big") + part
+        for number, part in enumerate(data[n : n + 90] for n in range(0, len(data), 90))
+    )
+
+
+@settings(max_examples=cases(150, 5000), deadline=None)
+@given(
+    said=conversations(),
+    where=st.sampled_from(["in the clear", "instead of TLS", "as records", "in TLS"]),
+)
+def test_n30_server_with_tls_survives_any_bytes(tls: Tls, said: bytes, where: str) -> None:
+    with Client(tls.address) as hostile, suppress(EOFError, ConnectionError, ssl.SSLError):
+        if where != "in the clear":
+            hostile.greet()
+        if where == "in TLS":
+            hostile.begin_tls(tls.context)
+            said = said[4:]
+        elif where != "in the clear":
+            hostile.ask(option(5))
+        hostile.send(_records(said) if where == "as records" else said)
+        raw = hostile.socket
+        if isinstance(raw, ssl.SSLSocket):
+            raw.unwrap()  # to the end of what the server still answers
+        else:
+            raw.shutdown(socket.SHUT_WR)
+            while raw.recv(1 << 16):
+                pass
+    with Client(tls.address) as other:
+        other.begin("w", tls=tls.context)
         assert other.read(0, 10).error == 0
 
 

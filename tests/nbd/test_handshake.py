@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from formats.nbd.handshake import Handshake
-from formats.nbd.model import Begun, Ended, Export, ExportWanted, NamesWanted
+from formats.nbd.model import Begun, Ended, Export, ExportWanted, NamesWanted, TlsWanted
 from formats.nbd.numbers import Option, OptionReply, TransmissionFlag
 from tests.nbd.support import FLAGS, contexts, go, option, text
 
@@ -17,9 +17,9 @@ GREETING = bytes.fromhex("4e42444d41474943 49484156454f5054 0003")
 ACK, INVALID, UNSUP, PLATFORM, UNKNOWN = 1, 0x80000003, 0x80000001, 0x80000004, 0x80000006
 
 
-def greeted(flags: bytes = FLAGS) -> Handshake:
+def greeted(flags: bytes = FLAGS, *, requires_tls: bool = False) -> Handshake:
     """Return a handshake after the flags of both sides."""
-    handshake = Handshake()
+    handshake = Handshake(requires_tls=requires_tls)
     assert handshake.outgoing() == GREETING
     handshake.receive(flags)
     assert handshake.next_event() is None
@@ -269,3 +269,68 @@ def test_n12_what_is_only_read_has_no_flags_of_writing() -> None:
 def test_answer_without_a_question_is_the_callers_mistake() -> None:
     with pytest.raises(ValueError, match="asked for nothing"):
         greeted().tell_names([])
+
+
+TLS_REQD = 0x80000005
+
+
+@pytest.mark.parametrize(
+    "sent", [option(3), go("w"), option(8), contexts("w"), option(99), option(6, b"not its form")]
+)
+def test_n31_before_tls_every_option_needs_it(sent: bytes) -> None:
+    handshake = greeted(requires_tls=True)
+    assert kinds(handshake, sent) == [TLS_REQD]
+
+
+def test_n31_before_tls_export_name_and_abort_end_the_connection() -> None:
+    handshake = greeted(requires_tls=True)
+    handshake.receive(option(1, b"w"))
+    assert handshake.next_event() == Ended("the client did not begin TLS [N31]")
+    assert replies(handshake) == []
+    other = greeted(requires_tls=True)
+    other.receive(option(2))
+    assert other.next_event() == Ended()
+    assert [kind for _, kind, _ in replies(other)] == [ACK]
+
+
+def test_n31_without_tls_starttls_is_not_supported() -> None:
+    assert kinds(greeted(), option(5), option(5, b"data")) == [UNSUP, UNSUP]
+
+
+def test_n32_tls_begins_after_its_acknowledgement() -> None:
+    handshake = greeted(requires_tls=True)
+    assert kinds(handshake, option(5, b"data")) == [INVALID]
+    handshake.receive(option(5))
+    assert handshake.next_event() == TlsWanted()
+    assert replies(handshake) == [(5, ACK, b"")]
+    assert handshake.next_event() == TlsWanted()  # until it has begun
+    handshake.begin_tls()
+    assert kinds(handshake, option(5), option(8)) == [INVALID, ACK]
+    handshake.receive(go("w"))
+    assert handshake.next_event() == ExportWanted("w", begins=True)
+
+
+def test_n32_nothing_said_before_tls_holds_within() -> None:
+    handshake = greeted(requires_tls=True)
+    assert kinds(handshake, option(8), contexts("w", "base:allocation")) == [TLS_REQD] * 2
+    handshake.receive(option(5))
+    handshake.next_event()
+    handshake.begin_tls()
+    replies(handshake)
+    handshake.receive(go("w"))
+    handshake.next_event()
+    handshake.tell_export(EXPORT)
+    begun = handshake.next_event()
+    assert isinstance(begun, Begun)
+    assert (begun.structured, begun.allocation) == (False, False)
+
+
+def test_n32_bytes_between_starttls_and_tls_end_the_connection() -> None:
+    handshake = greeted(requires_tls=True)
+    handshake.receive(option(5) + go("w"))
+    ended = handshake.next_event()
+    assert isinstance(ended, Ended)
+    assert "[N32]" in ended.reason
+    assert replies(handshake) == []
+    with pytest.raises(ValueError, match="does not want TLS"):
+        handshake.begin_tls()

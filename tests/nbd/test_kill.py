@@ -8,16 +8,20 @@ the writes made, and not less than what came before the last flush that was answ
 from __future__ import annotations
 
 import random
+import ssl
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
 
 import blobstore
 import luks
 from formats.nbd.numbers import CommandFlag
 from tests.nbd.support import Client
 from tests.support.effort import cases
+from tests.support.pki import Authority
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +36,8 @@ from pathlib import Path
 import blobstore
 from tests.nbd.test_kill import SECRET
 store = blobstore.open(sys.argv[1], SECRET)
-blobstore.NbdServer(Path(sys.argv[2]), blobstore.NbdSections(store)).start()
+tls = blobstore.NbdTls.from_directory(sys.argv[3]) if sys.argv[3:] else None
+blobstore.NbdServer(Path(sys.argv[2]), blobstore.NbdSections(store), tls=tls).start()
 print("ready", flush=True)
 threading.Event().wait()
 """
@@ -56,13 +61,32 @@ def numbered(content: bytes, low: int, high: int) -> int | None:
     return next((n for n in range(high, low - 1, -1) if expected(n) == content), None)
 
 
-def kills(image: Path, socket: Path) -> Iterator[tuple[int, int]]:
+class Tls(NamedTuple):
+    """The directory of a server, and the side of its client."""
+
+    directory: Path
+    context: ssl.SSLContext
+
+
+def make_tls(parent: Path) -> Tls:
+    authority = Authority()
+    directory, client = authority.server(parent / "server"), authority.client(parent / "client")
+    context = ssl.create_default_context(cafile=client / "ca-cert.pem")
+    context.load_cert_chain(client / "client-cert.pem", client / "client-key.pem")
+    return Tls(directory, context)
+
+
+def kills(image: Path, socket: Path, tls: Tls | None) -> Iterator[tuple[int, int]]:
     """Run the server and kill it again and again; yield writes flushed, and writes sent."""
     generator = random.Random(20261129)
     done = 0
     while True:
         process = subprocess.Popen(
-            [sys.executable, "-c", SERVER, str(image), str(socket)], stdout=subprocess.PIPE
+            [
+                *(sys.executable, "-c", SERVER, str(image), str(socket)),
+                *([tls.directory] if tls else []),
+            ],
+            stdout=subprocess.PIPE,
         )
         assert process.stdout is not None
         with process.stdout as said:
@@ -71,7 +95,7 @@ def kills(image: Path, socket: Path) -> Iterator[tuple[int, int]]:
             flushed = sent = done
             killed = False
             with Client(socket) as client:
-                client.begin("w")
+                client.begin("w", tls=tls and tls.context)
                 try:
                     while True:
                         if time.monotonic() > until and not killed:
@@ -89,20 +113,26 @@ def kills(image: Path, socket: Path) -> Iterator[tuple[int, int]]:
                             flushed = sent
                 except EOFError:
                     pass
+                finally:
+                    process.kill()
         process.wait()
         yield flushed, sent
         with blobstore.open(image, SECRET, read_only=True) as store:
             done = numbered(store.get("w"), flushed, sent) or 0
 
 
-def test_n27_no_flushed_write_is_lost_when_the_server_is_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("within_tls", [False, True])
+def test_n27_no_flushed_write_is_lost_when_the_server_is_killed(
+    tmp_path: Path, within_tls: bool
+) -> None:
     image = tmp_path / "image"
     with blobstore.create(image, {}, SECRET, kdf=luks.Pbkdf2("sha256", 1000)) as store:
         store.register("w", BLOCKS * BLOCK, kind="window")
         store.put("w", expected(0))
-    rounds = cases(10, 300)
+    rounds = cases(8, 300)
+    tls = make_tls(tmp_path) if within_tls else None
     total = 0
-    for turn, (flushed, sent) in enumerate(kills(image, tmp_path / "s"), 1):
+    for turn, (flushed, sent) in enumerate(kills(image, tmp_path / "s", tls), 1):
         with blobstore.open(image, SECRET, read_only=True) as store:
             found = numbered(store.get("w"), flushed, sent)
             assert found is not None, (turn, flushed, sent)

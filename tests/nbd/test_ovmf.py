@@ -53,7 +53,7 @@ def test_n27_ovmf_keeps_its_variables_in_a_section(tmp_path: Path) -> None:
         assert "BootOrder" in virt_fw_vars("--input", found, "--print")
         generation = store.digest().generation
         assert generation > 2  # it was committed while it ran, and at the end
-    with blobstore.open(tmp_path / "image") as store:
+    with blobstore.open(tmp_path / "image", direct=True) as store:
         assert store.verify().ok
         with blobstore.NbdServer(tmp_path / "s", blobstore.NbdSections(store)):
             boot(tmp_path / "s", tmp_path)

@@ -495,6 +495,38 @@ def test_many_connections_write_at_once(store: Store, server: NbdServer) -> None
         assert found[number * 100 : number * 100 + 30] == bytes([number + 1]) * 30
 
 
+def test_twenty_devices_write_and_flush_at_once(tmp_path: Path) -> None:
+    names = [f"device {number}" for number in range(20)]
+    done = threading.Barrier(len(names))
+    failures: list[BaseException] = []
+
+    def work(server: NbdServer, name: str) -> None:
+        try:
+            with client(server, name) as window:
+                for turn in range(10):
+                    assert window.write(turn * 512, name.encode()).error == 0
+                    assert window.flush().error == 0
+                done.wait(60)
+        except BaseException as error:
+            failures.append(error)
+            raise
+
+    with open_store(image([window_spec(name, 8192) for name in names])) as store:
+        before = store.digest().generation
+        with serving(store, tmp_path) as server:
+            threads = [threading.Thread(target=work, args=(server, name)) for name in names]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        assert not failures
+        for name in names:
+            blob = store.get(name)
+            assert all(blob[turn * 512 :].startswith(name.encode()) for turn in range(10))
+        assert store.digest().generation == before + 200  # each flush was a commit, and no more
+        assert store.verify().ok
+
+
 def test_n10_contexts_of_an_absent_export_are_unknown(server: NbdServer) -> None:
     with Client(server.address) as connected:
         connected.greet()

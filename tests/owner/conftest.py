@@ -8,7 +8,9 @@ import pytest
 
 import blobstore
 from blobstore.owner import StoreClient
-from tests.support.owners import owner_thread
+from tests.support.c_client import CClient, build_driver
+from tests.support.foreign import system_file
+from tests.support.owners import end_owners, owner_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,11 +20,12 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(autouse=True)
-def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A runtime directory of this test's own."""
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A runtime directory of this test's own; the owners that it starts end with it."""
     directory = tmp_path / "run"
     monkeypatch.setenv("BLOBSTORE_RUNTIME_DIR", str(directory))
-    return directory
+    yield directory
+    end_owners()
 
 
 @pytest.fixture
@@ -34,7 +37,7 @@ def image(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(image: Path) -> Iterator[blobstore.Store]:
-    with blobstore.open(image) as opened:
+    with blobstore.open(image, direct=True) as opened:
         yield opened
 
 
@@ -49,3 +52,15 @@ def client(server: OwnerServer, tmp_path: Path) -> Iterator[StoreClient]:
     del server
     with StoreClient(tmp_path / "socket", timeout=60) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    system_file("/usr/include/stdio.h")
+    return build_driver(tmp_path_factory.mktemp("c"))
+
+
+@pytest.fixture
+def c(driver: Path) -> Iterator[CClient]:
+    with CClient(driver) as client:
+        yield client

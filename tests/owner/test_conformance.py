@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -206,6 +207,8 @@ def test_a_closed_store_takes_nothing(any_store: AnyStore) -> None:
         lambda: any_store.put("a", b""),
         any_store.info,
         any_store.verify,
+        any_store.changes,
+        lambda: any_store.window("a"),
     ):
         with pytest.raises(ValueError, match="was closed"):
             use()
@@ -239,3 +242,148 @@ def test_a_read_that_is_overtaken_changes_nothing(
         store.put("a", b"from elsewhere")
         changes.put("a", seen + b"2")
     assert client.get("a") == b"from elsewhere"
+
+
+def test_a_window_reads_and_writes_anywhere_o60(any_store: AnyStore) -> None:
+    any_store.register("w", 5000, "window")
+    with any_store.window("w") as window:
+        assert (window.name, window.size, window.block_size) == ("w", 5000, 512)
+        assert (window.read_only, window.in_place) == (False, False)
+        assert window.read(0, 5000) == bytes(5000)
+        window.write(4990, b"0123456789")
+        window.write(7, memoryview(b"abc"))
+        window.write(0, b"")
+        window.write(5000, b"")
+        found = bytearray(4)
+        window.read_into(4988, found)
+        assert found == b"\0\x0001"
+        assert window.read(5000, 0) == b""
+        window.discard(4992, 3)
+        window.flush()
+        expected = bytes(7) + b"abc" + bytes(4980) + b"01\0\0\x0056789"
+        assert any_store.get("w") == expected
+        window.write(0, b"now", fua=True)
+        assert any_store.get("w") == b"now" + expected[3:]
+        window.write(0, b"end")
+        with pytest.raises(ValueError, match="has an open window"):
+            any_store.put("w", b"")
+    assert any_store.get("w") == b"end" + expected[3:]
+    any_store.put("w", b"put")
+    with any_store.window("w") as window:
+        assert window.read(0, 5) == b"put\0\0"
+
+
+def test_a_window_refuses_what_a_window_refuses_o60(
+    any_store: AnyStore, store: blobstore.Store
+) -> None:
+    any_store.register("w", 5000, "window")
+    any_store.register("v", 10, "window")
+    any_store.register("one", 512, "window", copies=1)
+    failing = [
+        lambda w: w.read(4999, 2),
+        lambda w: w.read(-1, 1),
+        lambda w: w.write(4999, b"12"),
+        lambda w: w.write(-1, b"12"),
+        lambda w: w.discard(4999, 2),
+        lambda w: w.discard(-1, 2),
+        lambda w: w.discard(2, -1),
+        lambda _: any_store.window("a"),
+        lambda _: any_store.window("none"),
+        lambda _: any_store.window(""),
+        lambda w: (w.close(), w.flush()),
+        lambda w: w.read(0, 1),
+        lambda w: w.write(0, b""),
+        lambda w: w.discard(0, 1),
+    ]
+    with any_store.window("one") as window:
+        assert window.read_only
+        assert window.read(0, 512) == bytes(512)
+        with pytest.raises(blobstore.StorageError, match="takes no writes"):
+            window.write(0, b"1")
+    mine, other = any_store.window("w"), store.window("v")
+    for number, fail in enumerate(failing):
+        errors = []
+        for each in (other, mine):
+            with pytest.raises((blobstore.StorageError, ValueError)) as info:
+                fail(each)  # type: ignore[no-untyped-call]
+            error = info.value
+            said = str(error).replace("5000", "10") if number < 7 else str(error)
+            errors.append((type(error), getattr(error, "hint", None), number < 7 or said))
+        assert errors[0] == errors[1], number
+    mine.close()
+
+
+def test_commits_are_told_o66(any_store: AnyStore) -> None:
+    any_store.register("w", 512, "window")
+    with any_store.changes() as watch:
+        begin = next(watch)
+        assert begin == blobstore.CommitInfo(any_store.info().generation)
+        any_store.put("a", b"1")
+        with any_store.transaction() as changes:
+            changes.rename("b", "c")
+            changes.register("n", 5)
+            changes.put("a", b"2")
+        any_store.resize("n", 600)
+        any_store.delete("n")
+        with any_store.window("w") as window:
+            window.write(0, b"1")
+        told = [next(watch) for _ in range(5)]
+        assert [one.generation for one in told] == list(
+            range(begin.generation + 1, begin.generation + 6)
+        )
+        change = blobstore.SectionChange
+        assert [set(one.changes) for one in told] == [
+            {change("a", "changed")},
+            {change("c", "renamed", "b"), change("n", "created"), change("a", "changed")},
+            {change("n", "changed")},
+            {change("n", "deleted")},
+            {change("w", "changed")},
+        ]
+        assert not any(one.missed for one in told)
+    assert list(watch) == []
+    watch.close()
+
+
+def test_a_watch_goes_on_where_another_ended_o67(any_store: AnyStore) -> None:
+    with any_store.changes() as watch:
+        began = next(watch).generation
+    any_store.put("a", b"1")
+    any_store.put("b", b"2")
+    with any_store.changes(began + 1) as watch:
+        assert next(watch) == blobstore.CommitInfo(began + 1)
+        assert next(watch).changes == (blobstore.SectionChange("b", "changed"),)
+    for unknown in (0, 1000):
+        with any_store.changes(unknown) as watch:
+            newest = any_store.info().generation
+            assert next(watch) == blobstore.CommitInfo(newest, missed=True)
+            any_store.put("a", b"3")
+            assert next(watch).changes == (blobstore.SectionChange("a", "changed"),)
+
+
+def test_a_watch_that_is_late_is_told_so_o68(any_store: AnyStore) -> None:
+    with any_store.changes() as watch:
+        began = next(watch).generation
+        with any_store.transaction() as changes:
+            for number in range(70):
+                changes.register(f"n{number}", 1)
+        assert next(watch) == blobstore.CommitInfo(began + 1, missed=True)
+
+
+def test_a_watch_says_that_nothing_happened_o66(any_store: AnyStore) -> None:
+    with any_store.changes(timeout=0.1) as watch:
+        first = next(watch)
+        assert [next(watch), next(watch)] == [first, first]
+    with pytest.raises(ValueError, match="must be at least 0"):
+        any_store.changes(-1)
+    for bad in (-1.0, float("nan")):
+        with pytest.raises(ValueError, match="must be at least 0"):
+            any_store.changes(timeout=bad)
+
+
+def test_a_watch_is_closed_from_another_thread_o66(any_store: AnyStore) -> None:
+    with any_store.changes() as watch:
+        next(watch)
+        closing = threading.Timer(0.3, watch.close)
+        closing.start()
+        assert list(watch) == []
+        closing.join()

@@ -192,6 +192,8 @@ def test_large_bodies_are_refused_before_they_are_sent_o11(path: Path) -> None:
         (request("GET /v1/sections/%ff"), 400),
         (request("GET /v1/sections/a?nonsense"), 400),
         (request("GET /v1/store?previous"), 400),
+        (request("GET /v1/sections/a?previous=no"), 400),
+        (request("GET /v1/sections/a?previous&previous"), 400),
         (request("DELETE /v1/store"), 405),
         (request("BREW /v1/sections/a"), 405),
         (request("GET /v1/transactions"), 405),
@@ -322,32 +324,36 @@ def test_a_client_that_reads_nothing_is_let_go_o11(small: Path, store: blobstore
     store.put("a", b"the store is not locked")
 
 
-def test_too_many_connections_are_refused_and_harm_nothing_o11(small: Path) -> None:
-    held = []
-    for _ in range(2):
-        held.append(socket.socket(socket.AF_UNIX))
-        held[-1].connect(str(small))
-    try:
+def test_too_many_connections_are_refused_and_harm_nothing_o11(
+    store: blobstore.Store, image: Path, tmp_path: Path
+) -> None:
+    """All are in the middle of a request, so none gives way (O73)."""
+    path = tmp_path / "few"
+    with owner_thread(store, image, path, Limits(connections=2)):
+        held = []
+        for _ in range(2):
+            held.append(socket.socket(socket.AF_UNIX))
+            held[-1].connect(str(path))
+            held[-1].sendall(request("PUT /v1/sections/a", "Content-Length: 9", body=b"1"))
         refused = 0
         for _ in range(500):
             with socket.socket(socket.AF_UNIX) as sock:
+                sock.connect(str(path))
                 sock.settimeout(30)
-                sock.connect(str(small))
                 reply = sock.recv(65536)
                 refused += b"503" in reply and b"retry-after: 1" in reply
-        assert refused > 0
-    finally:
+        assert refused > 490
         for sock in held:
             sock.close()
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            with StoreClient(small) as client:
-                assert len(client) == 2
-            break
-        except blobstore.StorageError:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                with StoreClient(path) as client:
+                    assert len(client) == 2
+                break
+            except blobstore.StorageError:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
 
 
 def test_what_was_received_is_answered_at_the_end_o7(
@@ -387,3 +393,21 @@ def test_unknown_errors_keep_their_exit_code_o33(server: OwnerServer) -> None:
     assert (str(error), error.exit_code, error.hint) == ("text", 99, "do")
     for document in (b"", b"[]", b"{}", b'{"class": 1}', b"<html>"):
         assert "status 502" in str(error_of(502, document))
+
+
+def test_a_head_that_is_refused_has_no_body_o14(path: Path) -> None:
+    for line, status in (("HEAD /v1/none", b"404"), ("HEAD /v1/sections/none", b"404")):
+        for more in ((), ("Content-Length: 1",)):
+            head, _, body = ask(path, request(line, *more)).partition(b"\r\n\r\n")
+            assert head[9:12] in (status, b"413")
+            assert body == b""
+
+
+def test_a_request_for_what_is_not_there_keeps_the_connection_o10(path: Path) -> None:
+    sent = [
+        request("GET /v1/sections/none"),
+        request("GET /v1/windows/none", "Range: bytes=x"),
+        request("GET /v1/store", "Connection: close"),
+    ]
+    reply = ask(path, b"".join(sent))
+    assert [piece[:3] for piece in reply.split(b"HTTP/1.1 ")[1:]] == [b"404", b"404", b"200"]

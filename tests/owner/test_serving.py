@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 import blobstore
+from blobstore.image.image import runtime_directory
 from blobstore.owner import StoreClient, find_owner
-from blobstore.owner.finding import runtime_directory
 from formats.errors import DeviceBusyError, DeviceError
 from tests.support.cli import QUICK, succeeds
 from tests.support.foreign import run
 from tests.support.owners import OwnerProcess, owner_thread
+from tests.support.waits import ends
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +41,7 @@ def test_the_socket_is_private_and_goes_with_its_owner_o3_o5_o6(
     assert stat.S_IMODE(runtime.stat().st_mode) == 0o700
     assert stat.S_IMODE(owner.socket.stat().st_mode) == 0o600
     with pytest.raises(DeviceBusyError, match=f"process {owner.process.pid}"):
-        blobstore.open(image)
+        blobstore.open(image, direct=True)
     found = find_owner(image)
     assert found is not None
     with found:
@@ -54,6 +55,25 @@ def test_the_socket_is_private_and_goes_with_its_owner_o3_o5_o6(
         assert store.info().clean
         assert store.get("a") == b"1"
     assert find_owner(image) is None
+
+
+SIGNALLED = """
+import signal, sys
+import blobstore
+from blobstore import owner
+from tests.support.waits import signal_without_interrupting
+with blobstore.open(sys.argv[1]) as store:
+    owner.serve(
+        store, sys.argv[1],
+        ready=lambda _: signal_without_interrupting(signal.SIGTERM, 0.3),
+    )
+"""
+
+
+def test_a_signal_that_interrupts_no_wait_ends_it_o6(image: Path, runtime: Path) -> None:
+    """As one does that comes after the last bytecode before the wait."""
+    del runtime
+    ends(SIGNALLED, image)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -113,14 +133,15 @@ def test_verbs_find_the_owner_o41(owner: OwnerProcess, image: Path, tmp_path: Pa
         (("rm", image, "c", "missing"), 61),
         (("get", image, "c", "--direct"), 23),
         (("put", image, "c", "/dev/null", "--direct"), 23),
-        (("grow", image, "9M"), 23),
+        (("grow", image, "9M"), 0),
+        (("grow", image, "9M", "--direct"), 23),
         (("serve", image), 23),
         (("get", image, "c", "--no-lock"), 0),
     ]:
         done = owner.run(*arguments)
         assert done.returncode == code, (arguments, done)
         if code == 23:
-            assert f"(process {owner.process.pid})".encode() in done.stderr
+            assert f"process {owner.process.pid} (blobstore serve) owns".encode() in done.stderr
 
 
 def test_an_owner_has_the_secret_and_its_clients_need_none_o5(
@@ -213,6 +234,9 @@ def test_where_the_runtime_directory_is_o2(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert str(runtime_directory()) == "/user/blobstore"
     monkeypatch.delenv("XDG_RUNTIME_DIR")
+    assert runtime_directory() is None
+    monkeypatch.setenv("BLOBSTORE_RUNTIME_DIR", "/chosen")
+    monkeypatch.delattr(os, "geteuid")  # as on Windows
     assert runtime_directory() is None
 
 

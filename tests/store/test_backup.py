@@ -31,7 +31,7 @@ WRITER = """
 import sys
 import blobstore
 from tests.store.test_backup import SECRET, blob
-store = blobstore.open(sys.argv[1], SECRET)
+store = blobstore.open(sys.argv[1], SECRET, direct=True)
 number = 0
 while True:
     number += 1
@@ -75,7 +75,7 @@ def test_a_backup_while_another_process_writes_is_one_state(tmp_path: Path) -> N
             except blobstore.StoreBusyError:
                 assert not copy.exists()
                 continue
-            with blobstore.open(copy, SECRET) as store:
+            with blobstore.open(copy, SECRET, direct=True) as store:
                 assert store.verify().ok
                 state = int.from_bytes(store.get("one")[:4], "big")
                 assert store.get("one") == blob("one", state)
@@ -90,14 +90,14 @@ def test_a_backup_while_another_process_writes_is_one_state(tmp_path: Path) -> N
 def test_a_backup_of_a_store_that_never_rests_is_refused(tmp_path: Path) -> None:
     image, copy = tmp_path / "image", tmp_path / "copy"
     make(image)
-    with blobstore.open(image, SECRET) as store:
+    with blobstore.open(image, SECRET, direct=True) as store:
 
         def restless(device: BlockDevice) -> Scan:
             store.put("one", b"again")
             return scan(device)
 
         with (
-            mock.patch("blobstore.copies.backup.scan", restless),
+            mock.patch("blobstore.copies.copier.scan", restless),
             pytest.raises(blobstore.StoreBusyError, match="10 passes"),
         ):
             blobstore.backup(image, copy, SECRET)
@@ -107,7 +107,7 @@ def test_a_backup_of_a_store_that_never_rests_is_refused(tmp_path: Path) -> None
 def test_a_put_during_the_copy_is_copied_again(tmp_path: Path) -> None:
     image, copy = tmp_path / "image", tmp_path / "copy"
     make(image)
-    with blobstore.open(image, SECRET) as store:
+    with blobstore.open(image, SECRET, direct=True) as store:
 
         def meanwhile(done: int, total: int) -> None:
             if done == total:
@@ -115,7 +115,7 @@ def test_a_put_during_the_copy_is_copied_again(tmp_path: Path) -> None:
                 store.register("new", 100)
 
         blobstore.backup(image, copy, SECRET, progress=meanwhile)
-        with blobstore.open(copy, SECRET) as copied:
+        with blobstore.open(copy, SECRET, direct=True) as copied:
             assert contents(copied) == contents(store)
             assert copied.digest() == store.digest()
 
@@ -134,7 +134,7 @@ def test_an_image_that_grows_during_the_copy_is_copied_whole(
     image, copy = tmp_path / "image", tmp_path / "copy"
     make(image, free=0, **options)
     size = image.stat().st_size
-    with blobstore.open(image, SECRET) as store:
+    with blobstore.open(image, SECRET, direct=True) as store:
         late = iter([False])
 
         def meanwhile(_done: int, _total: int) -> None:
@@ -144,7 +144,7 @@ def test_an_image_that_grows_during_the_copy_is_copied_whole(
 
         blobstore.backup(image, copy, SECRET, progress=meanwhile)
         assert image.stat().st_size > size + (15 << 20)
-        with blobstore.open(copy, SECRET) as copied:
+        with blobstore.open(copy, SECRET, direct=True) as copied:
             assert contents(copied) == contents(store)
             assert copied.verify().ok
 
@@ -169,14 +169,14 @@ def test_a_backup_in_the_clear(tmp_path: Path) -> None:
     with blobstore.create(image, {"a": 100}, encrypted=False) as store:
         store.put("a", b"a")
         blobstore.backup(image, copy)
-        with blobstore.open(copy) as copied:
+        with blobstore.open(copy, direct=True) as copied:
             assert contents(copied) == {"a": b"a"}
 
 
 def test_a_clone_is_another_store(tmp_path: Path) -> None:
     image, other = tmp_path / "image", tmp_path / "clone"
     make(image)
-    with blobstore.open(image, SECRET, read_only=True) as store:
+    with blobstore.open(image, SECRET, read_only=True, direct=True) as store:
         with blobstore.clone(store, other, b"another", kdf=QUICK) as clone:
             assert contents(clone) == contents(store)
             assert clone.info().store_id != store.info().store_id
@@ -190,7 +190,7 @@ def test_a_clone_is_another_store(tmp_path: Path) -> None:
         with blobstore.clone(store, tmp_path / "clear") as clear:
             assert contents(clear) == contents(store)
             assert not clear.info().encrypted
-    with blobstore.open(other, b"another") as clone:
+    with blobstore.open(other, b"another", direct=True) as clone:
         assert clone.get("two") == blob("two", 0)
         assert clone.verify().ok
 
@@ -201,7 +201,7 @@ def test_what_cannot_be_read_is_not_cloned(tmp_path: Path) -> None:
         store.put("a", b"to be damaged")
     image.write_bytes(image.read_bytes().replace(b"to be damaged", b"to be_damaged"))
     with (
-        blobstore.open(image, read_only=True) as store,
+        blobstore.open(image, read_only=True, direct=True) as store,
         pytest.raises(blobstore.CorruptBlobError),
     ):
         blobstore.clone(store, other)
@@ -216,12 +216,12 @@ def test_compare_says_what_became_of_each_section(tmp_path: Path) -> None:
             store.put(name, b"to be damaged" if name == "bad" else b"old")
     blobstore.backup(image, copy)
     copy.write_bytes(copy.read_bytes().replace(b"to be damaged", b"to be_damaged"))
-    with blobstore.open(copy) as after:
+    with blobstore.open(copy, direct=True) as after:
         after.put("changed", b"new")
         after.delete("removed")
         after.resize("resized", 20)
         after.register("added", 10)
-        with blobstore.open(image, read_only=True) as before:
+        with blobstore.open(image, read_only=True, direct=True) as before:
             differences = {found.name: found for found in blobstore.compare(before, after)}
     assert {name: found.change for name, found in differences.items()} == {
         "same": "same",

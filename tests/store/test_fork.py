@@ -56,6 +56,8 @@ STORE_USES: dict[str, Callable[[Store], object]] = {
     "register": lambda store: store.register("new", 10),
     "register again": lambda store: store.register("a", 10),
     "window": lambda store: store.window("other window"),
+    "shared window": lambda store: store.shared_window("other window"),
+    "changes": lambda store: store.changes(),
     "resize": lambda store: store.resize("a", 1000),
     "rename": lambda store: store.rename("a", "b"),
     "restore": lambda store: store.restore("a"),
@@ -126,16 +128,21 @@ def refused(uses: dict[str, Callable[[Any], object]], thing: object) -> None:
 
 
 def test_c64_every_use_of_a_store_is_refused_in_a_child(path: Path) -> None:
-    with blobstore.open(path, SECRET) as store:
+    with blobstore.open(path, SECRET, direct=True) as store:
         window = store.window("window", idle=600, longest=600)
         window.write(0, b"buffered")
+        shared, watch = store.shared_window("other window"), store.changes()
+        shared.write(0, b"shared", fua=True)
 
         def child() -> None:
             refused(STORE_USES, store)
             uses = DEVICE_USES | {"fua": lambda w: w.write(0, b"x", fua=True)}
             del uses["resize"], uses["reserve"]  # which no window can
-            refused(uses, window)
-            window.close()
+            for one in (window, shared):
+                refused(uses, one)
+                one.close()
+            refused({"next": next}, watch)
+            watch.close()
             store.close()
             refused({"get": STORE_USES["get"]}, store)
 
@@ -143,17 +150,20 @@ def test_c64_every_use_of_a_store_is_refused_in_a_child(path: Path) -> None:
         in_child(child)
         assert path.read_bytes() == before
         window.close()
+        shared.close()
         store.put("a", b"second")
-    with blobstore.open(path, SECRET) as store:
+        assert next(watch).generation > 0
+    with blobstore.open(path, SECRET, direct=True) as store:
         assert store.get("a") == b"second"
         assert store.get("window")[:8] == b"buffered"
+        assert store.get("other window")[:6] == b"shared"
         assert store.verify().ok
 
 
 @pytest.mark.parametrize("holder", ["a thread", "the forking thread"])
 def test_c64_a_child_does_not_wait_for_a_lock(path: Path, holder: str) -> None:
     """A transaction holds the lock; in the child nobody would ever give it back."""
-    with blobstore.open(path, SECRET) as store:
+    with blobstore.open(path, SECRET, direct=True) as store:
         held, end = threading.Event(), threading.Event()
 
         def hold() -> None:
@@ -198,7 +208,7 @@ def test_c64_a_transaction_does_not_end_twice(path: Path) -> None:
         store.close()
 
     for device in (None, MemoryDevice(image([spec("a", 100)]))):
-        store = open_store(device) if device else blobstore.open(path, SECRET)
+        store = open_store(device) if device else blobstore.open(path, SECRET, direct=True)
         is_child = False
         try:
             with store.transaction() as changes:
@@ -218,7 +228,7 @@ def test_c64_a_transaction_does_not_end_twice(path: Path) -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert store.get("a") == b"both"
         store.close()
-    with blobstore.open(path, SECRET) as store:
+    with blobstore.open(path, SECRET, direct=True) as store:
         assert store.get("a") == b"both"
         assert store.verify().ok
 
@@ -273,7 +283,7 @@ def test_c64_a_child_does_not_keep_the_lock(path: Path, closed: str) -> None:
     parent = os.fork()
     if not parent:
         os.close(reading)
-        store = blobstore.open(path, SECRET)
+        store = blobstore.open(path, SECRET, direct=True)
         child = os.fork()
         if not child:
             time.sleep(600)
@@ -292,10 +302,10 @@ def test_c64_a_child_does_not_keep_the_lock(path: Path, closed: str) -> None:
                 assert answers.readline() == "closed\n"
             else:
                 with pytest.raises(DeviceBusyError):
-                    blobstore.open(path, SECRET)
+                    blobstore.open(path, SECRET, direct=True)
                 os.kill(parent, signal.SIGKILL)
                 os.waitpid(parent, 0)
-            with blobstore.open(path, SECRET) as store:
+            with blobstore.open(path, SECRET, direct=True) as store:
                 store.put("a", b"another process")
     finally:
         for process in (child, parent):
@@ -315,7 +325,7 @@ def test_c64_the_child_has_none_of_the_descriptors(path: Path) -> None:
                 continue
         return names
 
-    with blobstore.open(path, SECRET), exclusive(path):
+    with blobstore.open(path, SECRET, direct=True), exclusive(path):
         assert opened().count(str(path)) == 2
 
         def child() -> None:
@@ -323,7 +333,7 @@ def test_c64_the_child_has_none_of_the_descriptors(path: Path) -> None:
 
         in_child(child)
         with pytest.raises(DeviceBusyError):
-            blobstore.open(path, SECRET)
+            blobstore.open(path, SECRET, direct=True)
 
 
 def test_c64_a_number_that_is_somebody_elses_by_now_is_not_closed(path: Path) -> None:
@@ -366,7 +376,7 @@ def test_c64_a_child_does_not_take_a_new_image_away(tmp_path: Path, how: str) ->
     )
     assert (done.returncode, done.stderr) == (0, b"")
     assert os.listdir(tmp_path) == ["image"]  # noqa: PTH208
-    with blobstore.open(path) as store:
+    with blobstore.open(path, direct=True) as store:
         assert store.get("a") == b"parent"
 
 
@@ -374,7 +384,7 @@ ENDINGS = """
 import atexit, gc, os, sys, threading
 import blobstore
 path, how = sys.argv[1:]
-store = blobstore.open(path, b"fork test")
+store = blobstore.open(path, b"fork test", direct=True)
 window = store.window("window", idle=30, longest=60)
 window.write(0, b"parent")
 before = open(path, "rb").read()
@@ -418,7 +428,7 @@ def test_c64_no_ending_of_a_child_writes(path: Path, how: str) -> None:
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, b"")
-    with blobstore.open(path, SECRET) as store:
+    with blobstore.open(path, SECRET, direct=True) as store:
         assert store.get("a") == b"parent"
         assert store.get("window")[:6] == b"parent"
         assert store.verify().ok
@@ -453,12 +463,14 @@ def test_c64_children_that_are_forked_at_any_moment_get_no_descriptor(path: Path
 
 def test_c64_what_belongs_to_a_process_is_not_copied(path: Path) -> None:
     with (
-        blobstore.open(path, SECRET) as store,
+        blobstore.open(path, SECRET, direct=True) as store,
         store.window("window") as window,
+        store.shared_window("other window") as shared,
+        store.changes() as watch,
         open_store(image([spec("a", 10)])) as in_memory,
         store.transaction() as changes,
     ):
-        for thing in (store, window, in_memory, changes):
+        for thing in (store, window, shared, watch, in_memory, changes):
             for copied in (pickle.dumps, copy.copy, copy.deepcopy):
                 with pytest.raises(TypeError, match="open it there"):
                     copied(thing)
@@ -472,7 +484,7 @@ def test_c64_what_belongs_to_a_process_is_not_copied(path: Path) -> None:
 def test_c64_a_fork_that_python_is_not_told_of_is_noticed(path: Path) -> None:
     """As a library may do it: the child has the descriptors, but neither the store nor the lock."""
     fork = ctypes.PyDLL(None).fork
-    store = blobstore.open(path, SECRET)
+    store = blobstore.open(path, SECRET, direct=True)
     reading, writing = os.pipe()
     child = fork()
     if not child:
@@ -489,9 +501,9 @@ def test_c64_a_fork_that_python_is_not_told_of_is_noticed(path: Path) -> None:
         assert os.read(reading, 1) == b"\0"
         store.put("a", b"second")
         with pytest.raises(DeviceBusyError):
-            blobstore.open(path, SECRET)
+            blobstore.open(path, SECRET, direct=True)
         store.close()
-        with blobstore.open(path, SECRET) as again:
+        with blobstore.open(path, SECRET, direct=True) as again:
             assert again.get("a") == b"second"
     finally:
         os.kill(child, signal.SIGKILL)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -32,7 +32,7 @@ KDF = luks.Pbkdf2("sha256", 1000)
 PROCESS = """
 import sys
 import blobstore
-store = blobstore.open(sys.argv[1], b"handover", read_only=sys.argv[2] == "read")
+store = blobstore.open(sys.argv[1], b"handover", read_only=sys.argv[2] == "read", direct=True)
 print("open", flush=True)
 for line in sys.stdin:
     exec(line)
@@ -85,24 +85,27 @@ def test_one_writer_keeps_everybody_out_and_is_named(path: Path) -> None:
     with other(path, "write") as writer:
         for read_only in (True, False):
             with pytest.raises(DeviceBusyError, match=f"process {writer.process.pid}"):
-                blobstore.open(path, SECRET, read_only=read_only)
-    blobstore.open(path, SECRET).close()
+                blobstore.open(path, SECRET, read_only=read_only, direct=True)
+    blobstore.open(path, SECRET, direct=True).close()
 
 
 def test_readers_share_and_keep_writers_out(path: Path) -> None:
-    with other(path, "read") as reader, blobstore.open(path, SECRET, read_only=True) as store:
+    with (
+        other(path, "read") as reader,
+        blobstore.open(path, SECRET, read_only=True, direct=True) as store,
+    ):
         assert store.get("a") == b"first"
         with pytest.raises(DeviceBusyError, match=f"process {reader.process.pid}"):
-            blobstore.open(path, SECRET)
+            blobstore.open(path, SECRET, direct=True)
 
 
 def test_a_reader_without_lock_sees_what_was_there_when_it_opened(path: Path) -> None:
     with other(path, "write") as writer:
         writer.does('store.put("a", b"second")')
-        with blobstore.open(path, SECRET, read_only=True, lock=False) as store:
+        with blobstore.open(path, SECRET, read_only=True, lock=False, direct=True) as store:
             assert store.get("a") == b"second"
         with pytest.raises(ValueError, match="only be read"):
-            blobstore.open(path, SECRET, lock=False)
+            blobstore.open(path, SECRET, lock=False, direct=True)
         key = path.parent / "key"
         key.write_bytes(SECRET)
         assert command("get", path, "a", "--key-file", key).returncode == 23
@@ -115,7 +118,7 @@ def test_an_image_changes_hands_and_back(path: Path) -> None:
     """As in a live migration: the volume is unlocked before the lock is there to be had."""
     with other(path, "write") as source:
         source.does('store.put("a", b"second")')
-        with blobstore.open(path, SECRET, released=True) as target:
+        with blobstore.open(path, SECRET, released=True, direct=True) as target:
             assert target.get("a") == b"second"
             with pytest.raises(DeviceBusyError):
                 target.take_over()
@@ -134,17 +137,17 @@ def test_an_image_changes_hands_and_back(path: Path) -> None:
                 target.put("a", b"too late")
             source.does('store.take_over(); assert store.get("a") == b"fourth"')
             source.does('store.put("a", b"fifth"); store.close()')
-    with blobstore.open(path, SECRET) as store:
+    with blobstore.open(path, SECRET, direct=True) as store:
         assert store.get("a") == b"fifth"
         assert not store.verify().problems
 
 
 def test_a_released_store_that_is_closed_writes_nothing(path: Path) -> None:
-    store = blobstore.open(path, SECRET)
+    store = blobstore.open(path, SECRET, direct=True)
     store.put("a", b"second")
     store.release()
     before = path.read_bytes()
-    with blobstore.open(path, SECRET) as another:
+    with blobstore.open(path, SECRET, direct=True) as another:
         another.put("a", b"third")
         after = path.read_bytes()
         store.close()
@@ -153,9 +156,9 @@ def test_a_released_store_that_is_closed_writes_nothing(path: Path) -> None:
 
 def test_only_a_store_opened_by_path_for_writing_changes_hands(path: Path) -> None:
     with pytest.raises(ValueError, match="opened for writing"):
-        blobstore.open(path, SECRET, read_only=True, released=True)
+        blobstore.open(path, SECRET, read_only=True, released=True, direct=True)
     with (
-        blobstore.open(path, SECRET, read_only=True) as store,
+        blobstore.open(path, SECRET, read_only=True, direct=True) as store,
         pytest.raises(ValueError, match="hands"),
     ):
         store.take_over()
@@ -168,16 +171,17 @@ def test_only_a_store_opened_by_path_for_writing_changes_hands(path: Path) -> No
 # ------------------------------------------------- what is asked when it is taken over
 
 
-def released(path: Path, **options: object) -> blobstore.Store:
+def released(path: Path, **options: Any) -> blobstore.Store:
     """Return a store that knew a put, and gave the image up."""
-    store = blobstore.open(path, SECRET, **options)  # type: ignore[arg-type]
+    store: blobstore.Store = blobstore.open(path, SECRET, direct=True, **options)
     store.put("a", b"second")
     store.release()
     return store
 
 
-def change(path: Path, content: bytes, **options: object) -> blobstore.StateDigest:
-    with blobstore.open(path, SECRET, **options) as store:  # type: ignore[arg-type]
+def change(path: Path, content: bytes, **options: Any) -> blobstore.StateDigest:
+    store: blobstore.Store = blobstore.open(path, SECRET, direct=True, **options)
+    with store:
         store.put("a", content)
         return store.digest()
 
@@ -218,13 +222,13 @@ def test_c65_an_older_state_is_not_taken_over(path: Path) -> None:
         store.take_over()
     assert caught.value.hint
     # As many commits, and not the same ones.
-    with blobstore.open(path, SECRET) as other:
+    with blobstore.open(path, SECRET, direct=True) as other:
         while other.digest().generation < store.digest().generation:
             other.put("a", b"another history")
     with pytest.raises(blobstore.PinMismatchError, match="C65"):
         store.take_over()
     assert path.read_bytes() != older
-    with blobstore.open(path, SECRET) as other:  # not locked, and nothing was written
+    with blobstore.open(path, SECRET, direct=True) as other:  # not locked, and nothing was written
         other.put("a", b"newer")
         assert other.get("a") == b"newer"
     store.close()
@@ -235,9 +239,9 @@ def test_c65_another_store_is_not_taken_over(tmp_path: Path) -> None:
     for each in (path, other):
         blobstore.create(each, {"a": 100}, encrypted=False, size=1 << 20).close()
     for _ in range(3):
-        with blobstore.open(other) as store:
+        with blobstore.open(other, direct=True) as store:
             store.put("a", b"other")
-    store = blobstore.open(path, released=True)
+    store = blobstore.open(path, released=True, direct=True)
     path.write_bytes(other.read_bytes())
     with pytest.raises(blobstore.PinMismatchError, match="another store"):
         store.take_over()
@@ -334,12 +338,12 @@ def test_c65_a_qcow2_image_that_was_not_closed_is_not_taken_over(tmp_path: Path)
     with pytest.raises(blobstore.StorageError, match="Q5"):
         store.take_over()
     store.close()
-    blobstore.open(path, SECRET).close()
+    blobstore.open(path, SECRET, direct=True).close()
 
 
 def test_windows_of_a_released_store_take_no_writes(path: Path) -> None:
     """What they would write back is older than what the other process left."""
-    with blobstore.open(path, SECRET) as store:
+    with blobstore.open(path, SECRET, direct=True) as store:
         store.register("w", 4096, "window")
         store.release()
         for in_place in (False, True):
@@ -364,7 +368,7 @@ def test_c65_a_backup_does_not_replace_an_image_in_use(path: Path, tmp_path: Pat
     assert store.read_only is False
     key = tmp_path / "key"
     key.write_bytes(SECRET)
-    with blobstore.open(used, SECRET) as store:
+    with blobstore.open(used, SECRET, direct=True) as store:
         for arguments in (
             ("get", path, "a", "-o", used),
             ("backup", path, used),
@@ -372,7 +376,7 @@ def test_c65_a_backup_does_not_replace_an_image_in_use(path: Path, tmp_path: Pat
         ):
             assert command(*arguments, "--force", "--key-file", key).returncode == 23, arguments
         store.put("a", b"not lost")
-    with blobstore.open(used, SECRET) as store:
+    with blobstore.open(used, SECRET, direct=True) as store:
         assert store.get("a") == b"not lost"
 
 
@@ -395,4 +399,4 @@ def test_c65_keys_are_not_changed_in_a_file_that_was_replaced(
     with luks.edit(path) as changes:
         changes.unlock(SECRET)
         changes.add_keyslot(b"another passphrase", kdf=KDF)
-    blobstore.open(path, b"another passphrase").close()
+    blobstore.open(path, b"another passphrase", direct=True).close()

@@ -45,7 +45,7 @@ def test_c63_opening_changing_and_closing_by_path(tmp_path: Path, kind: str) -> 
     ).close()
 
     def change() -> None:
-        with blobstore.open(image, secret) as store:
+        with blobstore.open(image, secret, direct=True) as store:
             store.put("a", b"new a")
             with store.transaction() as changes:
                 changes.register("c", 100)
@@ -61,7 +61,7 @@ def test_c63_opening_changing_and_closing_by_path(tmp_path: Path, kind: str) -> 
         with contextlib.suppress(KeyboardInterrupt), points.interrupted_at(point):
             change()
         gc.collect()  # frames that the interrupt left in a circle
-        with blobstore.open(image, secret) as store:
+        with blobstore.open(image, secret, direct=True) as store:
             found = {
                 name: store.get(name) for name in store if store.section(name).size is not None
             }
@@ -105,11 +105,11 @@ def test_c63_real_signals_in_a_loop_of_puts(tmp_path: Path) -> None:
                 with pytest.raises(PoisonedStoreError):
                     store.get("counter")
                 store.close()
-                store = blobstore.open(image)
+                store = blobstore.open(image, direct=True)
             found = int(store.get("counter"))
             assert found in (acknowledged, acknowledged + 1)
             acknowledged = found
     store.close()
-    with blobstore.open(image) as store:
+    with blobstore.open(image, direct=True) as store:
         assert int(store.get("counter")) == acknowledged
         assert store.verify().ok

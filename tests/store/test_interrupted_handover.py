@@ -38,7 +38,7 @@ class Case(NamedTuple):
 def _elsewhere(store: blobstore.Store, path: Path, secret: bytes | None) -> None:
     """Let another process change the image, which grows."""
     store.release()
-    with blobstore.open(path, secret) as other:
+    with blobstore.open(path, secret, direct=True) as other:
         other.put("a", b"theirs")
         other.register("c", 100_000)
 
@@ -46,7 +46,7 @@ def _elsewhere(store: blobstore.Store, path: Path, secret: bytes | None) -> None
 def _unclean(store: blobstore.Store, path: Path, secret: bytes | None) -> None:
     """Let another process end without closing its store: taking over has to recover it."""
     store.release()
-    other = blobstore.open(path, secret)
+    other = blobstore.open(path, secret, direct=True)
     other.put("a", b"theirs")
     other._session.resources.close()
 
@@ -91,7 +91,7 @@ def test_c65_an_interrupt_while_an_image_changes_hands(
 
     def prepared() -> blobstore.Store:
         shutil.copy(original, image)
-        store = blobstore.open(image, secret)
+        store = blobstore.open(image, secret, direct=True)
         case.prepare(store, image, secret)
         return store
 
@@ -133,11 +133,11 @@ def _check(
         outcome = "refused"
     if outcome != "released":
         with pytest.raises(DeviceBusyError):  # nobody writes without the lock
-            blobstore.open(path, secret)
+            blobstore.open(path, secret, direct=True)
         store.release()
     elif needs_release:
         store.release()  # finishes what was interrupted
-    with blobstore.open(path, secret) as other:
+    with blobstore.open(path, secret, direct=True) as other:
         for name, content in written.items():
             assert other.get(name) == content, where
         other.put("a", b"theirs again")
@@ -146,7 +146,7 @@ def _check(
     assert store.get("a") == b"theirs again", where
     store.put("b", b"mine again")
     store.close()
-    with blobstore.open(path, secret) as anew:
+    with blobstore.open(path, secret, direct=True) as anew:
         assert anew.get("a") == b"theirs again", where
         assert anew.get("b") == b"mine again", where
         assert anew.verify().ok, where

@@ -74,6 +74,14 @@ def _write_window(store: Store) -> None:
         window.write(SIZE - 3, b"end", fua=True)
 
 
+def _write_shared_window(store: Store) -> None:
+    with store.shared_window("w") as window:
+        window.write(3, b"new")
+        with store.shared_window("w") as other:
+            other.flush()
+        window.write(SIZE - 3, b"end", fua=True)
+
+
 def _write_in_place(store: Store) -> None:
     with store.window("w", in_place=True) as window:
         window.write(3, b"new")
@@ -110,6 +118,7 @@ CASES = {
     "compact": Case(lambda store: store.compact(), lambda store: store.delete("b")),
     "scrub": Case(lambda store: store.scrub(), lambda store: store.delete("b")),
     "window": Case(_write_window),
+    "window, shared": Case(_write_shared_window),
     "window in place": Case(_write_in_place),
     "close": Case(lambda store: store.close(), lambda store: store.put("a", b"new a")),
     "open": Case(lambda store: open_store(store._session.container.device)),

@@ -57,7 +57,7 @@ def path(tmp_path: Path) -> Path:
 
 def put_in(path: Path, content: bytes) -> bytes:
     """Open the image in this process, put, and return what was there."""
-    with blobstore.open(path, SECRET) as store:
+    with blobstore.open(path, SECRET, direct=True) as store:
         before = store.get("a")
         store.put("a", content)
     return before
@@ -96,7 +96,7 @@ def exit_with_code(store: blobstore.Store) -> None:
 
 @row("several threads, one store")
 def threads(path: Path) -> None:
-    with blobstore.open(path, SECRET) as store:
+    with blobstore.open(path, SECRET, direct=True) as store:
 
         def work(number: int) -> None:
             for count in range(20):
@@ -134,7 +134,7 @@ def asynchronous(path: Path) -> None:
             await task
         assert await asyncio.to_thread(ended.wait, 10)
 
-    with blobstore.open(path, SECRET) as store:
+    with blobstore.open(path, SECRET, direct=True) as store:
         asyncio.run(work(store))
         assert store.get("b") == b"ended"
         assert store.get("a").isdigit()
@@ -142,7 +142,7 @@ def asynchronous(path: Path) -> None:
 
 @row("`subprocess` while a store is open")
 def programs(path: Path) -> None:
-    store = blobstore.open(path, SECRET)
+    store = blobstore.open(path, SECRET, direct=True)
     program = subprocess.Popen(["/bin/sleep", "60"])
     try:
         store.put("a", b"second")
@@ -159,11 +159,11 @@ def programs(path: Path) -> None:
 def spawned(path: Path) -> None:
     for method in ("spawn", "forkserver"):
         context = multiprocessing.get_context(method)
-        with blobstore.open(path, SECRET) as store:
+        with blobstore.open(path, SECRET, direct=True) as store:
             assert run_process(context, put_in, path, b"too early")
             store.put("a", b"of the parent")
         assert run_process(context, put_in, path, method.encode()) == 0
-        with blobstore.open(path, SECRET) as store:
+        with blobstore.open(path, SECRET, direct=True) as store:
             assert store.get("a") == method.encode()
 
 
@@ -171,9 +171,9 @@ def spawned(path: Path) -> None:
 def opened_in_child(path: Path) -> None:
     def busy() -> None:
         with pytest.raises(DeviceBusyError):
-            blobstore.open(path, SECRET)
+            blobstore.open(path, SECRET, direct=True)
 
-    with blobstore.open(path, SECRET):
+    with blobstore.open(path, SECRET, direct=True):
         in_child(busy)
     in_child(lambda: put_in(path, b"of the child"))
     assert put_in(path, b"of the parent") == b"of the child"
@@ -187,7 +187,7 @@ def daemon(path: Path) -> None:
 
     def start() -> None:
         ready = fork_into_background()  # what was started ends in here
-        with blobstore.open(path, SECRET) as store:
+        with blobstore.open(path, SECRET, direct=True) as store:
             store.put("a", b"of the daemon")
             told.write_text(str(os.getpid()))
             ready()
@@ -197,7 +197,7 @@ def daemon(path: Path) -> None:
     number = int(told.read_text())
     try:
         with pytest.raises(DeviceBusyError, match=str(number)):
-            blobstore.open(path, SECRET)
+            blobstore.open(path, SECRET, direct=True)
     finally:
         os.kill(number, signal.SIGKILL)
     deadline = time.monotonic() + 20
@@ -213,7 +213,7 @@ def daemon(path: Path) -> None:
 
 @row("fork while a store is open; the parent continues")
 def parent_goes_on(path: Path) -> None:
-    store = blobstore.open(path, SECRET)
+    store = blobstore.open(path, SECRET, direct=True)
     child = os.fork()
     if not child:
         time.sleep(60)
@@ -229,7 +229,7 @@ def parent_goes_on(path: Path) -> None:
 
 @row("the child uses an object opened before the fork")
 def child_uses(path: Path) -> None:
-    with blobstore.open(path, SECRET) as store:
+    with blobstore.open(path, SECRET, direct=True) as store:
         held, end = threading.Event(), threading.Event()
 
         def hold() -> None:
@@ -252,7 +252,7 @@ def child_uses(path: Path) -> None:
 
 @row("the child closes it, leaves its `with` block, or ends")
 def child_ends(path: Path) -> None:
-    with blobstore.open(path, SECRET) as store:
+    with blobstore.open(path, SECRET, direct=True) as store:
         store.put("a", b"second")
         before = path.read_bytes()
 
@@ -264,7 +264,7 @@ def child_ends(path: Path) -> None:
         in_child(child)
         assert path.read_bytes() == before
         with pytest.raises(DeviceBusyError):
-            blobstore.open(path, SECRET)
+            blobstore.open(path, SECRET, direct=True)
         store.put("a", b"third")
 
 
@@ -272,7 +272,7 @@ def child_ends(path: Path) -> None:
 def forked_workers(path: Path) -> None:
     global STORE  # noqa: PLW0603  that is the case
     context = multiprocessing.get_context("fork")
-    with blobstore.open(path, SECRET) as STORE:
+    with blobstore.open(path, SECRET, direct=True) as STORE:
         before = path.read_bytes()
         code = blobstore.ForkedProcessError.exit_code
         assert run_process(context, exit_with_code, STORE) == code
@@ -289,7 +289,7 @@ def forked_workers(path: Path) -> None:
 
 @row("spawn, forkserver, `ProcessPoolExecutor`: a store as argument")
 def pickled(path: Path) -> None:
-    with blobstore.open(path, SECRET) as store:
+    with blobstore.open(path, SECRET, direct=True) as store:
         for method in ("spawn", "forkserver"):
             context = multiprocessing.get_context(method)
             with pytest.raises(TypeError, match="open it there"):
@@ -306,24 +306,24 @@ def pickled(path: Path) -> None:
 
 @row("the same path opened twice for writing, in one process too")
 def twice(path: Path) -> None:
-    with blobstore.open(path, SECRET):
+    with blobstore.open(path, SECRET, direct=True):
         for read_only in (False, True):
             with pytest.raises(DeviceBusyError):
-                blobstore.open(path, SECRET, read_only=read_only)
+                blobstore.open(path, SECRET, read_only=read_only, direct=True)
 
 
 @row("another process reads with `lock=False` beside the writer")
 def unlocked_reader(path: Path) -> None:
     """`tests/store/test_unlocked.py` has the cases."""
-    with blobstore.open(path, SECRET) as store:
+    with blobstore.open(path, SECRET, direct=True) as store:
 
         def child() -> None:
-            with blobstore.open(path, SECRET, read_only=True, lock=False) as reader:
+            with blobstore.open(path, SECRET, read_only=True, lock=False, direct=True) as reader:
                 assert reader.get("a") == b"second"
 
         store.put("a", b"second")
         in_child(child)
-        with blobstore.open(path, SECRET, read_only=True, lock=False) as reader:
+        with blobstore.open(path, SECRET, read_only=True, lock=False, direct=True) as reader:
             for number in range(10):
                 store.put("a", b"%d" % number)
             assert reader.get("a") == b"9"
@@ -332,13 +332,13 @@ def unlocked_reader(path: Path) -> None:
 @row("the image is handed over: `release`, then `take_over` elsewhere")
 def handed_over(path: Path) -> None:
     """`tests/store/test_handover.py` has the cases."""
-    with blobstore.open(path, SECRET) as old:
+    with blobstore.open(path, SECRET, direct=True) as old:
         old.put("a", b"second")
         old.release()
         digest = old.digest()
 
         def child() -> None:
-            with blobstore.open(path, SECRET, released=True) as new:
+            with blobstore.open(path, SECRET, released=True, direct=True) as new:
                 new.take_over(expect_digest=digest)
                 assert new.get("a") == b"second"
                 new.put("a", b"of the child")
@@ -362,5 +362,5 @@ def test_each_row_has_a_test_and_each_test_a_row() -> None:
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_c64_a_row_holds(path: Path, use: str) -> None:
     ROWS[use](path)
-    with blobstore.open(path, SECRET) as store:
+    with blobstore.open(path, SECRET, direct=True) as store:
         assert store.verify().ok

@@ -49,7 +49,7 @@ import blobstore
 from tests.store.test_unlocked import SECRET, SIZES, blob
 path, what = sys.argv[1:]
 secret = None if "clear" in path else SECRET
-store = blobstore.open(path, secret)
+store = blobstore.open(path, secret, direct=True)
 print("open", flush=True)
 for number in itertools.count(8):
     if what == "puts":
@@ -80,7 +80,7 @@ for number in itertools.count(8):
     elif what == "close":
         store.put("one", blob("one", number))
         store.close()
-        store = blobstore.open(path, secret)
+        store = blobstore.open(path, secret, direct=True)
     elif what == "window":
         with store.window("window") as window:
             for _ in range(20):
@@ -141,7 +141,7 @@ def writer(path: Path, what: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def unlocked(path: Path) -> blobstore.Store:
-    return blobstore.open(path, secret_of(path), read_only=True, lock=False)
+    return blobstore.open(path, secret_of(path), read_only=True, lock=False, direct=True)
 
 
 def read_all(store: blobstore.Store) -> None:
@@ -191,7 +191,7 @@ def read_backup(store: blobstore.Store) -> None:
     path = path_of(store)
     copy = path.with_name("copy")
     blobstore.backup(path, copy, secret_of(path), overwrite=True)
-    with blobstore.open(copy, secret_of(path)) as copied:
+    with blobstore.open(copy, secret_of(path), direct=True) as copied:
         for name in SIZES:
             require_blob(name, copied.get(name))
         assert copied.verify().ok
@@ -206,7 +206,7 @@ def read_compare(store: blobstore.Store) -> None:
 def read_clone(store: blobstore.Store) -> None:
     clone = path_of(store).with_name("clone")
     blobstore.clone(store, clone, overwrite=True).close()
-    with blobstore.open(clone) as cloned:
+    with blobstore.open(clone, direct=True) as cloned:
         for name in SIZES:
             require_blob(name, cloned.get(name))
 
@@ -225,7 +225,7 @@ def read_convert(store: blobstore.Store) -> None:
     blobstore.convert(
         path, target, secret_of(path), to="raw", lock=False, overwrite=True, allow_unprotected=True
     )
-    with blobstore.open(target) as converted:
+    with blobstore.open(target, direct=True) as converted:
         for name in SIZES:
             require_blob(name, converted.get(name))
         assert converted.verify().ok
@@ -289,7 +289,7 @@ def test_c66_who_reads_beside_a_writer_sees_no_corruption(
         for reopen in (False, True):
             done, busy = read_for_a_while(path, READERS[reader], reopen=reopen)
             assert done + busy
-    with blobstore.open(path, secret_of(path)) as store:
+    with blobstore.open(path, secret_of(path), direct=True) as store:
         assert store.verify().ok
 
 
@@ -297,7 +297,7 @@ def test_c66_who_reads_beside_a_writer_sees_no_corruption(
 
 
 def put(path: Path, *numbers: int) -> None:
-    with blobstore.open(path, secret_of(path)) as store:
+    with blobstore.open(path, secret_of(path), direct=True) as store:
         for number in numbers:
             for name in SIZES:
                 store.put(name, blob(name, number))
@@ -310,7 +310,7 @@ def test_c66_a_reader_that_is_many_puts_old_reads_on(tmp_path: Path, kind: str) 
         put(path, *range(2, 9))
         assert require_blob("two", store.get("two")) == 8
         assert require_blob("two", store.get("two", previous=True)) == 7
-        with blobstore.open(path, secret_of(path)) as other:
+        with blobstore.open(path, secret_of(path), direct=True) as other:
             other.register("new", 30 << 20)
             other.put("new", b"new" * (10 << 20))
             other.rename("one", "other")
@@ -326,12 +326,12 @@ def test_c66_a_reader_that_is_many_puts_old_reads_on(tmp_path: Path, kind: str) 
 def test_c66_what_is_not_there_is_looked_for_once_more(tmp_path: Path) -> None:
     """An absent or unwritten section makes emulators manufacture new state."""
     path = make(tmp_path, "luks2")
-    with blobstore.open(path, SECRET) as store:
+    with blobstore.open(path, SECRET, direct=True) as store:
         store.register("late", 100)
     with unlocked(path) as reader:
         with pytest.raises(blobstore.UnwrittenBlobError):
             reader.get("late")
-        with blobstore.open(path, SECRET) as store:
+        with blobstore.open(path, SECRET, direct=True) as store:
             store.put("late", b"written")
             store.register("later", 10)
         assert "later" in reader
@@ -340,7 +340,7 @@ def test_c66_what_is_not_there_is_looked_for_once_more(tmp_path: Path) -> None:
 
 def test_c66_a_released_store_reads_what_the_other_process_wrote(tmp_path: Path) -> None:
     path = make(tmp_path, "luks2")
-    with blobstore.open(path, SECRET) as store:
+    with blobstore.open(path, SECRET, direct=True) as store:
         store.release()
         put(path, *range(2, 9))
         assert require_blob("two", store.get("two")) == 8
@@ -351,7 +351,7 @@ def test_c66_a_released_store_reads_what_the_other_process_wrote(tmp_path: Path)
 @pytest.mark.parametrize("kind", ["clear", "luks2", "qcow2"])
 def test_c66_damage_is_still_damage(tmp_path: Path, kind: str) -> None:
     path = make(tmp_path, kind)
-    with blobstore.open(path, secret_of(path), read_only=True) as store:
+    with blobstore.open(path, secret_of(path), read_only=True, direct=True) as store:
         place = store._session.container.directory.sections["two"].newest.offset
         device = store._session.container.device
         known = bytearray(512)
@@ -385,7 +385,7 @@ def open_layers_for_damage(path: Path) -> Iterator[BlockDevice]:
 
 def test_c66_a_damaged_head_is_still_damaged(tmp_path: Path) -> None:
     path = make(tmp_path, "clear")
-    with blobstore.open(path) as store:
+    with blobstore.open(path, direct=True) as store:
         place = store._session.container.directory.sections["two"].newest.offset
     with FileDevice(path, read_only=False) as file:
         file.write(place, os.urandom(512))  # less may be mended (C67)
@@ -401,13 +401,15 @@ def test_c66_what_is_no_store_is_called_so_at_once(tmp_path: Path) -> None:
     path.write_bytes(os.urandom(1 << 20))
     began = time.monotonic()
     with pytest.raises(blobstore.StorageError) as caught:
-        blobstore.open(path, read_only=True, lock=False)
+        blobstore.open(path, read_only=True, lock=False, direct=True)
     assert caught.value.exit_code == 32
     image = make(tmp_path, "luks2")
     with pytest.raises(luks.NoKeyslotMatchError):
-        blobstore.open(image, b"wrong", read_only=True, lock=False)
+        blobstore.open(image, b"wrong", read_only=True, lock=False, direct=True)
     with pytest.raises(blobstore.PinMismatchError):
-        blobstore.open(image, SECRET, read_only=True, lock=False, at_least_generation=1 << 40)
+        blobstore.open(
+            image, SECRET, read_only=True, lock=False, at_least_generation=1 << 40, direct=True
+        )
     assert time.monotonic() - began < 5
 
 

@@ -257,18 +257,18 @@ def test_closing_the_store_commits_its_windows(device: RecordingDevice) -> None:
 def test_a_backup_has_what_was_committed(tmp_path: Path) -> None:
     path, copy = tmp_path / "image", tmp_path / "copy"
     path.write_bytes(image([window_spec("w", SIZE), window_spec("p", SIZE)], encrypted=False))
-    with blobstore.open(path) as store:
+    with blobstore.open(path, direct=True) as store:
         window, in_place = store.window("w"), store.window("p", in_place=True)
         window.write(0, b"one", fua=True)
         window.write(0, b"two")
         in_place.write(0, b"unverified", fua=True)
         blobstore.backup(path, copy)
-        with blobstore.open(copy) as backup:
+        with blobstore.open(copy, direct=True) as backup:
             assert backup.get("w") == b"one".ljust(SIZE, b"\0")
             assert backup.get("p", previous=True) == bytes(SIZE)
             with pytest.raises(CorruptBlobError, match="C62"):
                 backup.get("p")
-    with blobstore.open(path) as store:
+    with blobstore.open(path, direct=True) as store:
         assert store.get("w")[:3] == b"two"
         assert store.get("p")[:10] == b"unverified"
 

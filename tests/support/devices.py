@@ -248,6 +248,11 @@ class FaultyDevice(Device):
         self.counts: dict[Operation, int] = dict.fromkeys(("read", "write", "flush", "resize"), 0)
         self.failed = 0
 
+    def arm(self, number: int) -> None:
+        """Count again from here, and fail this operation."""
+        self.counts = dict.fromkeys(self.counts, 0)
+        self._number, self.failed = number, 0
+
     @property
     def size(self) -> int:
         return self._device.size

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from blobstore.owner.server import OwnerServer
 from tests.support.cli import with_signals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import blobstore
     from blobstore.owner.connection import Limits
@@ -27,42 +27,77 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @contextmanager
 def owner_thread(
-    store: blobstore.Store, image: Path, socket: Path, limits: Limits | None = None
+    store: blobstore.Store | Owner, image: Path, socket: Path, limits: Limits | None = None
 ) -> Iterator[OwnerServer]:
-    """Serve a store in a thread of this process; the store stays the caller's to close."""
-    with listening(image, socket) as listener:
-        server = OwnerServer(Owner(store, image), listener, limits=limits)
-        thread = threading.Thread(target=server.run)
-        thread.start()
+    """Serve a store in a thread of this process; the store stays the caller's to close.
+
+    What ends the thread is raised at the end.
+    """
+    owner = store if isinstance(store, Owner) else Owner(store, image)
+    with listening(image, socket) as listener, ThreadPoolExecutor(1) as executor:
+        server = OwnerServer(owner, listener, limits=limits)
+        running = executor.submit(server.run)
         try:
             yield server
         finally:
             server.stop()
-            thread.join(60)
-            assert not thread.is_alive()
+            running.result(60)
             server.close()
 
 
-class OwnerProcess:
-    """`blobstore serve`, ready when this is made."""
+#: Processes of this test, of which one that fails leaves some.
+_STARTED: list[OwnerProcess] = []
 
-    def __init__(self, image: Path, runtime: Path, *options: object) -> None:
+
+def end_owners() -> None:
+    """End what a test has started, however it went."""
+    while _STARTED:
+        _STARTED.pop().end(signal.SIGKILL)
+
+
+class OwnerProcess:
+    """`blobstore serve`, ready when this is made; `end_owners` comes after the test."""
+
+    def __init__(
+        self,
+        image: Path,
+        runtime: Path,
+        *options: object,
+        program: Sequence[str] = ("blobstore",),
+        waits: bool = True,
+    ) -> None:
+        """Start it.
+
+        Args:
+            image: The image.
+            runtime: The runtime directory.
+            options: Of ``serve``.
+            program: The module that is run, and what comes before ``serve``.
+            waits: Whether it is waited for until it is ready.
+        """
         self.image, self.runtime = image, runtime
         self.environment = {**os.environ, "BLOBSTORE_RUNTIME_DIR": str(runtime)}
         self.environment["PYTHONPATH"] = str(ROOT)
         self.process = subprocess.Popen(
             [
-                *with_signals(default=("INT", "TERM")),
+                *with_signals(default=("HUP", "INT", "TERM")),
                 sys.executable,
-                *("-m", "blobstore", "serve", str(image)),
+                *("-m", *program, "serve", str(image)),
                 *map(str, options),
             ],
             env=self.environment,
             stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
         )
+        self.said = b""
+        _STARTED.append(self)
+        if waits:
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until it is ready."""
         assert self.process.stderr is not None
-        self.said = self.process.stderr.readline()
+        self.said += self.process.stderr.readline()
         while b"serving at" not in self.said and self.process.poll() is None:
             self.said += self.process.stderr.readline()
         assert b"serving at" in self.said, self.said.decode()
@@ -84,9 +119,17 @@ class OwnerProcess:
             check=False,
         )
 
+    def ended(self) -> int:
+        """Wait until it ends by itself; return its exit code, negative for a signal."""
+        _, said = self.process.communicate(timeout=60)
+        self.said += said
+        return self.process.returncode
+
     def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, bytes]:
         """End it with a signal; return its exit code and what it said on stderr since."""
         if self.process.poll() is None:
             self.process.send_signal(number)
+        if self.process.stderr is None or self.process.stderr.closed:
+            return self.process.returncode, b""
         _, said = self.process.communicate(timeout=60)
         return self.process.returncode, said

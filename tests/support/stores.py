@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from blobstore.store.description import StateDigest
+    from blobstore.store.protocol import AnyStore
     from formats.devices.device import BlockDevice, ReadableBuffer
 
 #: What `contents` says of a section that has no readable blob.
@@ -71,7 +72,7 @@ def read_encrypted(device: BlockDevice) -> bool:
     return max(filter(None, attesting), key=lambda header: header.sequence).encrypted
 
 
-def contents(store: Store) -> Contents:
+def contents(store: AnyStore) -> Contents:
     """Return every section's blob, or UNWRITTEN or CORRUPT; of a damaged store what has a name."""
     found: Contents = {}
     for name in filter(None, [section.name for section in store.sections(allow_damaged=True)]):

@@ -13,6 +13,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.fixture(autouse=True)
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A runtime directory of this test's own, for the entries of images (V79)."""
+    directory = tmp_path / "run"
+    monkeypatch.setenv("BLOBSTORE_RUNTIME_DIR", str(directory))
+    return directory
+
+
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
     return make_image(tmp_path / "image")

@@ -12,7 +12,7 @@ import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import blobstore
 import luks
@@ -46,8 +46,9 @@ def key_of(image: Path) -> Path:
     return image.with_name("key")
 
 
-def opened(image: Path, **options: bool) -> blobstore.Store:
-    return blobstore.open(image, SECRET, **options)  # type: ignore[arg-type]
+def opened(image: Path, **options: Any) -> blobstore.Store:
+    store: blobstore.Store = blobstore.open(image, SECRET, direct=True, **options)
+    return store
 
 
 def command(*arguments: object) -> list[str]:

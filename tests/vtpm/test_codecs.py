@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobstore.cli import swtpm_options as options
 from blobstore.vtpm import control
+from blobstore.vtpm import swtpm_options as options
 from blobstore.vtpm.commands import (
     Command,
     Startup,

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from blobstore.errors import CorruptBlobError
+from blobstore.vtpm.behaviour import Behaviour
 from blobstore.vtpm.commands import Command
 from blobstore.vtpm.libtpms import Libtpms, Result
 from blobstore.vtpm.nvram import StoreNvram
-from blobstore.vtpm.tpm import Behaviour, Tpm
+from blobstore.vtpm.tpm import Tpm
 from formats.devices.device import MemoryDevice
 from formats.errors import DeviceError, StorageError
 from formats.state.swtpm import Slot, TpmVersion

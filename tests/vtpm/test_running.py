@@ -22,12 +22,14 @@ from formats.state.swtpm import PlainState, encode_state
 from tests.support.cli import blobstore as blobstore_command
 from tests.support.cli import with_signals
 from tests.support.foreign import program
+from tests.support.waits import ends
 from tests.vtpm import commands
 from tests.vtpm.support import (
     INDEX,
     LOOKS_LIKE_A_STATE,
     NOT_NEED_INIT,
     PERMANENT,
+    SECRET,
     STARTED,
     VOLATILE,
     ControlClient,
@@ -200,6 +202,26 @@ def test_v59_clients_that_take_no_answers_do_not_keep_it_from_ending(copy: Path)
         assert tpm.end() == 0
         client.close()
         ctrl.close()
+
+
+SIGNALLED = """
+import signal, sys
+from pathlib import Path
+import blobstore
+from blobstore import vtpm
+from tests.support.waits import signal_without_interrupting
+with blobstore.open(sys.argv[1], sys.argv[2].encode()) as store:
+    tpm = vtpm.Tpm(vtpm.StoreNvram(store))
+    server = vtpm.Server(tpm, None, vtpm.Channel(path=Path(sys.argv[3])))
+    signal_without_interrupting(signal.SIGTERM, 0.3)
+    server.run()
+    server.close()
+"""
+
+
+def test_v59_a_signal_that_interrupts_no_wait_ends_it(image: Path, tmp_path: Path) -> None:
+    """As one does that comes after the last bytecode before the wait."""
+    ends(SIGNALLED, image, SECRET.decode(), tmp_path / "ctrl")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM])

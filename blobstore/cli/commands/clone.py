@@ -11,8 +11,8 @@ from blobstore.cli.access import (
     PATH,
     Access,
     NewAccess,
-    access_options,
     clone_access_options,
+    shared_access_options,
 )
 from blobstore.cli.encryption import kdf_options
 
@@ -36,7 +36,7 @@ _TPM: Final = ("keep", "fresh", "drop")
 @click.option("--without", metavar="NAME", multiple=True, help="Leave it out. Repeatable.")
 @click.option("--force", is_flag=True, help="Overwrite DESTINATION.")
 @kdf_options
-@access_options
+@shared_access_options
 @clone_access_options
 def command(
     *,
@@ -58,7 +58,7 @@ def command(
     The TPM of a machine is its identity: where there is one, --tpm has to say what
     becomes of it. Where damage hides sections or a blob, no clone is made.
     """
-    with access.open(image) as source, new_access.secret_for(destination) as secret:
+    with access.open_shared(image) as source, new_access.secret_for(destination) as secret:
         options = kdf if new_access.encrypted else {}
         blobstore.clone(
             source,

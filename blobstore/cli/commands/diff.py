@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 import click
 
 import blobstore
-from blobstore.cli.access import PATH, Access, OtherAccess, access_options, other_access_options
+from blobstore.cli.access import (
+    PATH,
+    Access,
+    OtherAccess,
+    other_access_options,
+    shared_access_options,
+)
 from blobstore.cli.differences import difference_options, show_differences
 from blobstore.cli.output import sections_hidden
 
@@ -19,7 +25,7 @@ if TYPE_CHECKING:
 @click.argument("image", type=PATH)
 @click.argument("other", type=PATH)
 @difference_options
-@access_options
+@shared_access_options
 @other_access_options
 def command(
     *,
@@ -38,7 +44,7 @@ def command(
     The key of IMAGE is tried for OTHER too, unless that has options of its own.
     """
     access_first, access_second = access.beside(other_access)
-    with access_first.open(image) as first, access_second.open(other) as second:
+    with access_first.open_shared(image) as first, access_second.open_shared(other) as second:
         for path, store in ((image, first), (other, second)):
             info = store.info()
             if not info.complete:

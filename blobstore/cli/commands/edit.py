@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 import blobstore
-from blobstore.cli.access import PATH, Access, access_options
+from blobstore.cli.access import PATH, Access, shared_access_options
 from blobstore.cli.types import SettingType
 from formats.errors import DeviceError
 
@@ -17,7 +17,7 @@ from formats.errors import DeviceError
 @click.argument("name")
 @click.argument("settings", type=SettingType(), nargs=-1, required=True, metavar="FIELD=VALUE...")
 @click.option("--type", "type_", metavar="TYPE", help="It is of this, whatever its section says.")
-@access_options
+@shared_access_options
 def command(
     *,
     access: Access,
@@ -31,7 +31,7 @@ def command(
     FIELD is named as in manifests, such as board.serial-number or custom[0]. VALUE is
     text, a number, true or false, bytes in hexadecimal, or @FILE for bytes in a file.
     """
-    with access.open(image, read_only=False) as store:
+    with access.open_shared(image, read_only=False) as store:
         blobstore.edit_section(store, name, settings, type_=type_, read_file=_read_file)
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 import blobstore
-from blobstore.cli.access import PATH, Access, access_options, damaged_option
+from blobstore.cli.access import PATH, Access, damaged_option, shared_access_options
 from blobstore.cli.output import check_other
-from blobstore.cli.state_key import NamedKey, state_key, swtpm_key_option
+from blobstore.cli.state_key import state_key, swtpm_key_option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--force", is_flag=True, help="Overwrite DESTINATION.")
 @swtpm_key_option
 @damaged_option
-@access_options
+@shared_access_options
 def command(
     *,
     access: Access,
@@ -45,7 +45,7 @@ def command(
     name: str | None,
     allow_damaged: bool,
     force: bool,
-    swtpm_key: NamedKey | None,
+    swtpm_key: blobstore.StateKeySource | None,
 ) -> None:
     """Write the state of a device in IMAGE to DESTINATION, as its program keeps it.
 
@@ -62,7 +62,10 @@ def command(
     if str(destination) == "-" and kind is blobstore.StateFormat.SWTPM_DIR:
         raise click.UsageError("a directory does not go to stdout")
     check_other(destination, image, access.header)
-    with state_key(swtpm_key) as key, access.open(image, allow_damaged=allow_damaged) as store:
+    with (
+        state_key(swtpm_key) as key,
+        access.open_shared(image, allow_damaged=allow_damaged) as store,
+    ):
         blobstore.export_state(
             store,
             sys.stdout.buffer if str(destination) == "-" else destination,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from blobstore.cli.access import PATH, Access, access_options
+from blobstore.cli.access import PATH, Access, shared_access_options
 from blobstore.cli.types import SizeType
 
 if TYPE_CHECKING:
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 @click.command("grow")
 @click.argument("image", type=PATH)
 @click.argument("size", type=SizeType())
-@access_options
+@shared_access_options
 def command(*, access: Access, image: Path, size: int) -> None:
     """Make IMAGE larger, so that its container has SIZE bytes at least.
 
     SIZE is in bytes, or with KiB, MiB or GiB after it. What is new is free
     space. Registering and resizing sections let the image grow by themselves.
     """
-    with access.open(image, read_only=False) as store:
+    with access.open_shared(image, read_only=False) as store:
         store.grow(size)

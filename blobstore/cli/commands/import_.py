@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 import blobstore
-from blobstore.cli.access import PATH, Access, access_options
-from blobstore.cli.state_key import NamedKey, state_key, swtpm_key_option
+from blobstore.cli.access import PATH, Access, shared_access_options
+from blobstore.cli.state_key import state_key, swtpm_key_option
 from blobstore.cli.types import SizeType
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 )
 @click.option("--force", is_flag=True, help="Replace sections that were written.")
 @swtpm_key_option
-@access_options
+@shared_access_options
 def command(
     *,
     access: Access,
@@ -50,7 +50,7 @@ def command(
     name: str | None,
     max_size: int | None,
     force: bool,
-    swtpm_key: NamedKey | None,
+    swtpm_key: blobstore.StateKeySource | None,
 ) -> None:
     """Store in IMAGE the state that SOURCE has, all of it or nothing.
 
@@ -69,7 +69,7 @@ def command(
     if str(source) == "-" and kind is blobstore.StateFormat.SWTPM_DIR:
         raise click.UsageError("a directory does not come from stdin")
     access.check_stdin(has_data=str(source) == "-")
-    with state_key(swtpm_key) as key, access.open(image, read_only=False) as store:
+    with state_key(swtpm_key) as key, access.open_shared(image, read_only=False) as store:
         blobstore.import_state(
             store,
             sys.stdin.buffer if str(source) == "-" else source,
@@ -83,7 +83,10 @@ def command(
 
 
 def _check(
-    form: blobstore.StateFormat, name: str | None, max_size: int | None, key: NamedKey | None
+    form: blobstore.StateFormat,
+    name: str | None,
+    max_size: int | None,
+    key: blobstore.StateKeySource | None,
 ) -> None:
     try:
         form.validate_name(name)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from blobstore import Image, Region, StoreInfo
+    from blobstore import ImageInfo, Region, StoreInfo
     from blobstore.owner import AnyStore
 
 
@@ -26,34 +26,30 @@ if TYPE_CHECKING:
 def command(*, access: Access, image: Path, as_json: bool) -> None:
     """Show what IMAGE is and what each byte of it is for.
 
-    Of an image that has an owner, what that one says of the store.
+    Of an image that has an owner, what that one says, and which process it is.
     """
     with access.open_shared(image) as store:
         container = _describe_container(store.info())
-        if not isinstance(store, blobstore.Store):
-            of_owner = {"image": {"path": str(image)}, "owner": _describe_owner(store)}
-            _print(of_owner | {"container": container}, as_json=as_json)
-            return
-        opened = store.image
+        opened = store.image_info()
         assert opened is not None, "stores opened by path have an image"
-        regions = opened.regions(store.regions())
-    header_regions = opened.header_regions()
-    described: dict[str, Any] = {
-        "image": _describe_image(opened),
-        "luks": _describe_luks(opened),
-        "container": container,
-    }
+        described: dict[str, Any] = {
+            "image": {"path": str(image), "format": opened.format, "size": opened.size},
+            "luks": _describe_luks(opened),
+            "container": container,
+        }
+        if not isinstance(store, blobstore.Store):
+            described["owner"] = _describe_owner(store)
     if as_json:
-        described["regions"] = [asdict(region) for region in regions]
-        described["header_regions"] = [asdict(region) for region in header_regions]
+        described["regions"] = [asdict(region) for region in opened.regions]
+        described["header_regions"] = [asdict(region) for region in opened.header_regions]
     _print(described, as_json=as_json)
     if as_json:
         return
-    if header_regions:
+    if opened.header_regions:
         click.echo(f"\nregions of {opened.header_path or 'the LUKS header'}:")
-        _print_regions(header_regions)
-    click.echo(f"\nregions of {opened.path}{'' if opened.format == 'raw' else ', of its disk'}:")
-    _print_regions(regions)
+        _print_regions(opened.header_regions)
+    click.echo(f"\nregions of {image}{'' if opened.format == 'raw' else ', of its disk'}:")
+    _print_regions(opened.regions)
 
 
 def _print(described: dict[str, Any], *, as_json: bool) -> None:
@@ -79,31 +75,22 @@ def _describe_owner(client: AnyStore) -> dict[str, Any]:
     return {"process": process, "user": user, "socket": str(client.path)}
 
 
-def _describe_image(image: Image) -> dict[str, Any]:
-    return {"path": str(image.path), "format": image.format, "size": image.size}
-
-
-def _describe_luks(image: Image) -> dict[str, Any] | None:
+def _describe_luks(image: ImageInfo) -> dict[str, Any] | None:
     header = image.luks
     if header is None:
         return None
+    places = {"beside": "of the qcow2 image", "detached": image.header_path}
     return {
         "version": header.version,
         "uuid": header.uuid,
         "label": header.label or None,
         "cipher": header.cipher,
         "sector_size": header.sector_size,
-        "keyslots": sorted(header.keyslots),
-        "header": _header_place(image),
-        "payload_offset": image.payload_offset,
-        "damaged_header_copy": image.damaged_header_copy,
+        "keyslots": list(header.keyslots),
+        "header": places.get(header.place, "attached"),
+        "payload_offset": header.payload_offset,
+        "damaged_header_copy": header.damaged_header_copy,
     }
-
-
-def _header_place(image: Image) -> str:
-    if image.luks_beside:
-        return "of the qcow2 image"
-    return str(image.header_path) if image.header_path else "attached"
 
 
 def _text(value: object) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -14,20 +13,13 @@ import blobstore
 from blobstore.cli.access import PATH, NewAccess, new_access_options
 from blobstore.cli.encryption import kdf_options
 from blobstore.cli.output import check_other, progress, write_blob
-from blobstore.cli.types import SettingType
+from blobstore.cli.types import SettingType, schema_option
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from blobstore import ManifestFile
     from luks import Secret
-
-
-def _print_schema(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
-    """Print the schema and end, as ``--help`` does."""
-    if value and not context.resilient_parsing:
-        click.echo(json.dumps(blobstore.manifest_schema(), indent=2, ensure_ascii=False))
-        context.exit()
 
 
 @click.command("pack")
@@ -54,14 +46,8 @@ def _print_schema(context: click.Context, _parameter: click.Parameter, value: bo
     "--seed", type=PATH, metavar="FILE", help="Derive everything random from it, keys as well."
 )
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
-@click.option(
-    "--schema",
-    is_flag=True,
-    expose_value=False,
-    is_eager=True,
-    callback=_print_schema,
-    help="Print the JSON Schema of manifests, and end.",
-)
+# Its module is imported only then.
+@schema_option(lambda: blobstore.manifest_schema(), "manifests")  # noqa: PLW0108
 @kdf_options
 @new_access_options
 def command(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from blobstore.cli.access import PATH, Access, access_options
+from blobstore.cli.access import PATH, Access, shared_access_options
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 @click.command("restore")
 @click.argument("image", type=PATH)
 @click.argument("name")
-@access_options
+@shared_access_options
 def command(*, access: Access, image: Path, name: str) -> None:
     """Make the previous blob of the section NAME of IMAGE its newest one again.
 
     The blob before the newest is still there until the next put; get --previous
     shows it first.
     """
-    with access.open(image, read_only=False) as store:
+    with access.open_shared(image, read_only=False) as store:
         store.restore(name)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from blobstore.cli.access import PATH, Access, access_options
+from blobstore.cli.access import PATH, Access, shared_access_options
 from blobstore.cli.output import print_json, progress
 from blobstore.errors import CorruptBlobError
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.command("scrub")
 @click.argument("image", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@access_options
+@shared_access_options
 def command(*, access: Access, image: Path, as_json: bool) -> None:
     """Rewrite both copies of every section of IMAGE, and write zeros where no section is.
 
@@ -26,7 +26,7 @@ def command(*, access: Access, image: Path, as_json: bool) -> None:
     nothing to go back to. Exits with 65 if a section does not verify; it is left
     as it is.
     """
-    with access.open(image, read_only=False) as store, progress("scrubbing") as advance:
+    with access.open_shared(image, read_only=False) as store, progress("scrubbing") as advance:
         done = store.scrub(advance)
     if as_json:
         print_json(asdict(done))

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-import blobstore
 from blobstore import owner
+from blobstore.cli import service
 from blobstore.cli.access import PATH, Access, access_options
+from blobstore.cli.nbd_options import nbd_options
+from blobstore.cli.tpm_options import TpmType
+from blobstore.cli.types import ParsedType, schema_option
+from blobstore.vtpm import swtpm_options
 from formats.logs import configure_with
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
 
 @click.command("serve")
-@click.argument("image", type=PATH)
+@click.argument("image", type=PATH, required=False)
+@click.option(
+    "--config", type=PATH, metavar="FILE", help="Serve what this file says, in TOML, too."
+)
 @click.option(
     "--socket",
     type=PATH,
@@ -25,31 +32,99 @@ if TYPE_CHECKING:
     help="Listen here.  [default: in the runtime directory]",
 )
 @click.option(
-    "--nbd",
-    metavar="ADDRESS",
-    help="Export the sections by NBD, too: a path, or HOST:PORT at a loopback address.",
+    "--socket-mode",
+    type=ParsedType("mode", swtpm_options.parse_mode),
+    metavar="OCTAL",
+    help="Mode of this socket, and of those of --nbd.  [default: 0600]",
 )
+@click.option("--socket-group", metavar="GROUP", help="Their group.")
+@nbd_options
+@click.option(
+    "--tpm",
+    type=TpmType(),
+    multiple=True,
+    metavar="ctrl=type=unixio,path=PATH[,...]",
+    help="Be a TPM, too, with the options of `blobstore vtpm`: ctrl=, server=, name=, flags=, "
+    "locality=, migration-key=, tpm2, tpm1.2. May be given several times.",
+)
+@click.option("--check-config", is_flag=True, help="Say whether all this can be served, and end.")
+@schema_option(owner.serve_schema, "configurations")
+@click.option("--replace", is_flag=True, help="Replace the owner of IMAGE, without a gap.")
+@click.option(
+    "--incoming",
+    type=click.Choice(["told", "free"]),
+    help="Leave IMAGE to the process that has it, until told to take it over, or until it is free.",
+)
+@service.options
 @access_options
 @click.pass_context
 def command(
-    context: click.Context, *, access: Access, image: Path, socket: Path | None, nbd: str | None
+    context: click.Context,
+    /,
+    *,
+    access: Access,
+    image: Path | None,
+    run: service.RunOptions,
+    check_config: bool,
+    replace: bool,
+    incoming: str | None,
+    **said: Any,
 ) -> None:
     """Own IMAGE, and serve its store to others until SIGTERM or Ctrl-C.
 
-    Others are curl and every language (HTTP/1.1 on a Unix socket), Python's
-    `blobstore.owner.find_owner`, and the verbs get, put, ls, info, rm, mv and resize, which
-    find the socket by themselves. Any process that may connect may read and write.
+    Others are curl and every language (HTTP/1.1 on a Unix socket), Python's `blobstore.open`,
+    and nearly all other verbs, which find the socket by themselves. Any process that may
+    connect may read and write. SIGHUP reads the file of --config again.
     """
+    config = _config(**said)
+    image = _image(image, config)
+    if check_config:
+        return
+    if replace and incoming:
+        raise click.UsageError("--replace and --incoming exclude each other")
+    begins = owner.Beginning("replacing" if replace else incoming or "opened")
     quiet = bool(context.parent and context.parent.params["quiet"])
-    configure_with(lambda: _configure(quiet=quiet))
-    address = None if nbd is None else blobstore.parse_nbd_address(nbd)
+    if run.log is not None:
+        service.set_up_log(run.log)
+    else:
+        configure_with(lambda: _configure(quiet=quiet))
+    in_background = run.begin()
     with (
-        access.open(image, read_only=False) as store,
-        nullcontext()
-        if address is None
-        else blobstore.NbdServer(address, blobstore.NbdSections(store)),
+        access.open(image, read_only=False, released=begins is not owner.Beginning.OPENED) as store,
+        run.pid_file(),
     ):
-        owner.serve(store, image, socket=socket, ready=None if quiet else _say_where)
+        owner.serve(
+            store,
+            image,
+            config,
+            begins=begins,
+            reread=None if said["config"] is None else lambda: _config(**said),
+            ready=_ready(in_background, quiet=quiet),
+        )
+
+
+def _config(
+    *,
+    config: Path | None,
+    socket: Path | None,
+    socket_mode: int | None,
+    socket_group: str | None,
+    nbd: tuple[owner.NbdFront, ...],
+    tpm: tuple[owner.TpmFront, ...],
+) -> owner.ServeConfig:
+    """Return what the file says, with what options say in its place."""
+    found = owner.ServeConfig() if config is None else owner.load_serve_config(config)
+    return found.with_options(socket=socket, mode=socket_mode, group=socket_group, nbd=nbd, tpm=tpm)
+
+
+def _image(image: Path | None, config: owner.ServeConfig) -> Path:
+    if config.image is not None:
+        if image is not None and image.absolute() != Path(config.image).absolute():
+            raise click.UsageError(f"the configuration is for {config.image}, not for {image}")
+        return Path(config.image)
+    if image is None:
+        raise click.UsageError("Missing argument 'IMAGE'.")
+    return image
 
 
 def _configure(*, quiet: bool) -> None:
@@ -61,5 +136,10 @@ def _configure(*, quiet: bool) -> None:
     )
 
 
-def _say_where(path: Path) -> None:
-    click.echo(f"blobstore: serving at {path}", err=True)
+def _ready(in_background: Callable[[], None], *, quiet: bool) -> Callable[[Path], None]:
+    def say_where(path: Path) -> None:
+        if not quiet:
+            click.echo(f"blobstore: serving at {path}", err=True)
+        in_background()
+
+    return say_where

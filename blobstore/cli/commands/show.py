@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 import blobstore
-from blobstore.cli.access import PATH, Access, access_options
+from blobstore.cli.access import PATH, Access, shared_access_options
 from blobstore.cli.output import escaped, print_json
 from formats.errors import FormatError
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.argument("name", required=False)
 @click.option("--type", "type_", metavar="TYPE", help="Read it as this, whatever its section says.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with what is wrong.")
-@access_options
+@shared_access_options
 def command(
     *, access: Access, image: Path, name: str | None, type_: str | None, as_json: bool
 ) -> None:
@@ -38,7 +38,7 @@ def command(
             raise click.UsageError("name a section, or for a bare binary its --type")
         decoded = blobstore.decode_file(image, type_)
     else:
-        with access.open(image) as store:
+        with access.open_shared(image) as store:
             decoded = blobstore.decode_section(store, name, type_)
     _print(decoded, as_json=as_json)
     for problem in decoded.problems:

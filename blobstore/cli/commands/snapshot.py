@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import functools
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
 import blobstore
-from blobstore.cli.access import PATH, Access, access_options, snapshot_key
+from blobstore.cli.access import PATH, Access, shared_access_options, snapshot_key
 from blobstore.cli.differences import difference_options, show_differences
 from blobstore.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from blobstore import Snapshot, SnapshotKey
+    from blobstore.owner import AnyStore, StoreClient
 
 _IMAGE = click.argument("image", type=PATH)
 _ID = click.option("--id", "id_", metavar="ID", help="Mean the snapshot with this ID.")
 _NAMED = click.option("--name", metavar="NAME", help="Mean the snapshot with this name.")
+_DIRECT = click.option(
+    "--direct", is_flag=True, help="Open IMAGE itself, and do not ask the process that owns it."
+)
 
 
 @click.group("snapshot")
@@ -31,6 +36,9 @@ def command() -> None:
     They are those that `qemu-img snapshot` and QEMU's savevm make and show. SNAPSHOT is the
     ID or the name of one; where it could be either of two, --id or --name says which. No key
     is needed: a snapshot of an encrypted disk is one too.
+
+    Of an image that has an owner, that one does all of it: a snapshot is then of one moment
+    of all devices. It applies none while devices may use the store.
     """
 
 
@@ -50,17 +58,24 @@ def _which(function: Callable[..., None]) -> Callable[..., None]:
 @command.command("create")
 @_IMAGE
 @click.argument("name")
-def create(*, image: Path, name: str) -> None:
+@_DIRECT
+def create(*, image: Path, name: str, direct: bool) -> None:
     """Keep the disk in IMAGE as it is now under NAME."""
-    blobstore.create_snapshot(image, name)
+    with _owner(image, direct=direct) as owner:
+        if owner is None:
+            blobstore.create_snapshot(image, name)
+        else:
+            owner.create_snapshot(name)
 
 
 @command.command("list")
 @_IMAGE
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_(*, image: Path, as_json: bool) -> None:
+@_DIRECT
+def list_(*, image: Path, as_json: bool, direct: bool) -> None:
     """List the snapshots in IMAGE."""
-    snapshots = blobstore.list_snapshots(image)
+    with _owner(image, direct=direct) as owner:
+        snapshots = blobstore.list_snapshots(image) if owner is None else owner.snapshots()
     if as_json:
         print_json([_described(snapshot) for snapshot in snapshots])
         return
@@ -81,20 +96,30 @@ def list_(*, image: Path, as_json: bool) -> None:
 @command.command("apply")
 @_IMAGE
 @_which
-def apply(*, image: Path, which: str | SnapshotKey) -> None:
+@_DIRECT
+def apply(*, image: Path, which: str | SnapshotKey, direct: bool) -> None:
     """Make the disk in IMAGE what it was when SNAPSHOT was made.
 
     What it is now is lost, unless another snapshot has it.
     """
-    blobstore.apply_snapshot(image, which)
+    with _owner(image, direct=direct) as owner:
+        if owner is None:
+            blobstore.apply_snapshot(image, which)
+        else:
+            owner.apply_snapshot(which)
 
 
 @command.command("delete")
 @_IMAGE
 @_which
-def delete(*, image: Path, which: str | SnapshotKey) -> None:
+@_DIRECT
+def delete(*, image: Path, which: str | SnapshotKey, direct: bool) -> None:
     """Give up SNAPSHOT, and free what only it uses."""
-    blobstore.delete_snapshot(image, which)
+    with _owner(image, direct=direct) as owner:
+        if owner is None:
+            blobstore.delete_snapshot(image, which)
+        else:
+            owner.delete_snapshot(which)
 
 
 @command.command("diff")
@@ -104,7 +129,7 @@ def delete(*, image: Path, which: str | SnapshotKey) -> None:
 @click.option("--other-id", metavar="ID", help="Compare with the snapshot with this ID.")
 @click.option("--other-name", metavar="NAME", help="Compare with the snapshot with this name.")
 @difference_options
-@access_options
+@shared_access_options
 def diff(
     *,
     access: Access,
@@ -125,12 +150,27 @@ def diff(
         raise click.UsageError("the snapshots are named after IMAGE, or by --id and --name")
     other_key = snapshot_key(other, other_id, other_name)
     access = access._replace(key=access.key.reusable())
-    with (
-        access._replace(snapshot=which).open(image) as before,
-        access._replace(snapshot=other_key).open(image) as after,
-    ):
+    with ExitStack() as stack:
+        owner: AnyStore | None = access.find_owner(image)
+        if owner is not None:
+            stack.enter_context(owner)
+        before = stack.enter_context(access._replace(snapshot=which).open(image))
+        after = owner if other_key is None else None
+        if after is None:
+            after = stack.enter_context(access._replace(snapshot=other_key).open(image))
         differences = blobstore.compare(before, after)
     show_differences(differences, as_json=as_json, exit_code=exit_code)
+
+
+@contextmanager
+def _owner(image: Path, *, direct: bool) -> Iterator[StoreClient | None]:
+    """Yield the store of the process that owns an image, if there is one to be asked."""
+    client = None if direct else blobstore.find_owner(image)
+    if client is None:
+        yield None
+        return
+    with client:
+        yield client
 
 
 def _described(snapshot: Snapshot) -> dict[str, str | int | None]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 import blobstore
-from blobstore.cli.access import PATH, Access, access_options, damaged_option
+from blobstore.cli.access import PATH, Access, damaged_option, shared_access_options
 from blobstore.cli.output import sections_hidden
 from blobstore.errors import CorruptBlobError
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", "directory", type=PATH, required=True, metavar="DIR")
 @click.option("--force", is_flag=True, help="Write into DIR although it is not empty.")
 @damaged_option
-@access_options
+@shared_access_options
 def command(
     *, access: Access, image: Path, directory: Path, allow_damaged: bool, force: bool
 ) -> None:
@@ -29,7 +29,7 @@ def command(
     What cannot be read is named and left out, and the exit code says so. The manifest
     then packs only once you have said in it what becomes of that.
     """
-    with access.open(image, allow_damaged=allow_damaged) as store:
+    with access.open_shared(image, allow_damaged=allow_damaged) as store:
         unpacked = blobstore.unpack(store, directory, overwrite=force)
         info = store.info()
     for error in unpacked.failed.values():

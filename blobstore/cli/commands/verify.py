@@ -10,7 +10,7 @@ import click
 
 import blobstore
 import luks
-from blobstore.cli.access import PATH, Access, access_options
+from blobstore.cli.access import PATH, Access, shared_access_options
 from blobstore.cli.output import print_json, print_table, progress
 from blobstore.errors import CorruptBlobError
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 )
 @click.option("--items", is_flag=True, help="List every item: records, headers, free space.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@access_options
+@shared_access_options
 def command(
     *,
     access: Access,
@@ -76,7 +76,7 @@ def command(
             names=frozenset(names),
         )
     else:
-        with access.open(image) as store, progress("verifying") as advance:
+        with access.open_shared(image) as store, progress("verifying") as advance:
             report = store.verify(advance)
     if as_json:
         print_json(_described(report))
@@ -95,12 +95,11 @@ def _described(report: Report) -> dict[str, Any]:
 def _repaired(access: Access, image: Path, **consent: Any) -> Report:
     """Repair with what `Store.repair` takes; also a LUKS header copy."""
     stale = access.bad_luks_copy(image)
-    with access.open(image, read_only=False) as store, progress("verifying") as advance:
+    with access.open_shared(image, read_only=False) as store, progress("verifying") as advance:
         report = store.repair(**consent, progress=advance)
-        mended = store.image and not store.image.damaged_header_copy
     _erase_leaked_keys(access, image)
-    if stale and mended:
-        # Opening a volume for writing restores its header copy.
+    if stale and not access.bad_luks_copy(image):
+        # Opening a volume for writing restores its header copy, and so does what was just done.
         message = f"the {stale} LUKS header copy was rewritten from the other"
         report = replace(report, repairs=(blobstore.Problem(message), *report.repairs))
     return report

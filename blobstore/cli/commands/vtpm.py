@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from blobstore import StateFormat, vtpm
+from blobstore import StateFormat, owner, vtpm
 from blobstore.cli import service
-from blobstore.cli import swtpm_options as options
 from blobstore.cli.access import PATH, Access, access_options
-from blobstore.cli.state_key import KeyType, NamedKey, state_key
-from formats.errors import FormatError
+from blobstore.cli.state_key import KeyType, state_key
+from blobstore.cli.types import ParsedType
+from blobstore.vtpm import swtpm_options as options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import blobstore
     from blobstore import Store
 
 _STATE_NAMES: Final = {
@@ -29,28 +30,13 @@ _STATE_NAMES: Final = {
 }
 
 
-class _Parsed(click.ParamType[Any]):
-    """An option that one of the parsers of `blobstore.cli.swtpm_options` understands."""
-
-    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
-        self.name, self._parse = name, parse
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
-            return self._parse(value) if isinstance(value, str) else value
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Service:
     """How the TPM is run."""
 
     data: vtpm.Channel | None
     ctrl: vtpm.Channel | None
-    pid: Path | int | None
     terminate: bool
-    daemon: bool
     flags: options.Flags
 
 
@@ -59,14 +45,14 @@ class _Service:
 @click.option(
     "--server",
     "data",
-    type=_Parsed("server", options.parse_server),
+    type=ParsedType("server", options.parse_server),
     metavar="type=unixio,path=PATH|type=tcp,port=PORT",
     help="Where TPM commands are taken: also bindaddr=, ifname=, mode=, uid=, gid=, disconnect, "
     "or fd= for a connection. Without it the connection comes through --ctrl.",
 )
 @click.option(
     "--ctrl",
-    type=_Parsed("ctrl", options.parse_control),
+    type=ParsedType("ctrl", options.parse_control),
     metavar="type=unixio,path=PATH|type=tcp,port=PORT",
     help="The control channel, as for --server; fd= listens, clientfd= is a connection, "
     "terminate ends the TPM with it.",
@@ -84,7 +70,7 @@ class _Service:
 @click.option("--name", metavar="NAME", help="First part of the sections' names.  [default: tpm]")
 @click.option(
     "--flags",
-    type=_Parsed("flags", options.parse_flags),
+    type=ParsedType("flags", options.parse_flags),
     default=options.Flags(),
     metavar="FLAG,...",
     help="not-need-init; startup-clear, startup-state, startup-deactivated or startup-none; "
@@ -92,14 +78,14 @@ class _Service:
 )
 @click.option(
     "--locality",
-    type=_Parsed("locality", options.parse_locality),
+    type=ParsedType("locality", options.parse_locality),
     default=frozenset(),
     metavar="WORD,...",
     help="reject-locality-4, allow-set-locality.",
 )
 @click.option(
     "--migration",
-    type=_Parsed("migration", options.parse_migration),
+    type=ParsedType("migration", options.parse_migration),
     default=frozenset(),
     metavar="WORD,...",
     help="release-lock-outgoing: give IMAGE up once the state was fetched; incoming: wait for "
@@ -112,19 +98,7 @@ class _Service:
     help="Encrypt state on its way, with a key as for --swtpm-key of import.",
 )
 @click.option("-t", "--terminate", is_flag=True, help="End when the data connection ends.")
-@click.option("-d", "--daemon", is_flag=True, help="Go into the background when all is ready.")
-@click.option(
-    "--pid",
-    type=_Parsed("pid", options.parse_pid),
-    metavar="file=FILE|fd=N",
-    help="Write the process id there.",
-)
-@click.option(
-    "--log",
-    type=_Parsed("log", options.parse_log),
-    metavar="file=FILE|fd=N[,level=N][,prefix=TEXT][,truncate]",
-    help="Log there; - is nowhere. Level 2 is what happens, 3 all requests, 5 libtpms, too.",
-)
+@service.options
 @click.option("-r", "--runas", metavar="USER", help="Become this user.")
 @click.option(
     "--seccomp", type=click.Choice(["action=none"]), help="Taken for the sake of scripts."
@@ -143,8 +117,8 @@ def command(
     chosen: str | None,
     locality: set[str],
     migration: set[str],
-    migration_key: NamedKey | None,
-    log: options.LogOptions | None,
+    migration_key: blobstore.StateKeySource | None,
+    run: service.RunOptions,
     runas: str | None,
     print_capabilities: bool,
     print_states: bool,
@@ -168,14 +142,14 @@ def command(
             service.become_user(runas)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    if log is not None:
-        service.set_up_log(log)
+    if run.log is not None:
+        service.set_up_log(run.log)
     if print_states:
         with access.open(image) as store:
             _print_states(store, name)
         return
-    run = _service(**run_options)
-    ready = service.fork_into_background() if run.daemon else _do_nothing
+    served = _service(**run_options)
+    ready = run.begin()
     incoming = "incoming" in migration
     with (
         state_key(migration_key) as key,
@@ -184,13 +158,26 @@ def command(
         behaviour = vtpm.Behaviour(
             reject_locality_4="reject-locality-4" in locality,
             allow_set_locality="allow-set-locality" in locality,
-            auto_shutdown=run.flags.auto_shutdown,
+            auto_shutdown=served.flags.auto_shutdown,
             release_outgoing="release-lock-outgoing" in migration,
             incoming=incoming,
             migration_key=key,
         )
-        tpm = vtpm.Tpm(vtpm.StoreNvram(store, name, released=incoming), version, behaviour)
-        _serve(tpm, run, ready)
+        image_owner = owner.Owner(store, image)
+        # Where the image changes hands, its entry does, too (V79).
+        sharing = owner.Sharing(image_owner)
+        nvram = vtpm.StoreNvram(
+            store,
+            name,
+            released=incoming,
+            held_changed=lambda held: sharing.start() if held else sharing.stop(),
+        )
+        tpm = vtpm.Tpm(nvram, version, behaviour)
+        image_owner.add(owner.OnlyTpm(tpm))
+        try:
+            _serve(tpm, served, run, sharing.start if nvram.held else _do_nothing, ready)
+        finally:
+            sharing.stop()
 
 
 def _service(
@@ -224,38 +211,29 @@ def _do_nothing() -> None:
     pass
 
 
-def _serve(tpm: vtpm.Tpm, run: _Service, ready: Callable[[], None]) -> None:
+def _serve(
+    tpm: vtpm.Tpm,
+    served: _Service,
+    run: service.RunOptions,
+    share: Callable[[], None],
+    ready: Callable[[], None],
+) -> None:
     try:
-        if not run.flags.needs_init:
-            _start(tpm, run.flags)
-        server = vtpm.Server(tpm, run.data, run.ctrl, terminate=run.terminate)
-        pid_file = None
+        if not served.flags.needs_init:
+            try:
+                tpm.power_on(served.flags.startup)
+            except ValueError as error:
+                raise click.UsageError(str(error)) from error
+        share()  # first: a client that finds the TPM finds the rest as well
+        server = vtpm.Server(tpm, served.data, served.ctrl, terminate=served.terminate)
         try:
-            if run.pid is not None:
-                pid_file = service.PidFile(run.pid)
-            ready()
-            server.run()
+            with run.pid_file():
+                ready()
+                server.run()
         finally:
-            if pid_file is not None:
-                pid_file.remove()
             server.close()
     finally:
         tpm.stop()
-
-
-def _start(tpm: vtpm.Tpm, flags: options.Flags) -> None:
-    """Start a TPM that does not wait for its control channel."""
-    result = tpm.start()
-    if result:
-        raise FormatError(f"libtpms does not start from this state: result {result:#x}", rule="V9")
-    try:
-        started = tpm.start_up(flags.startup)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    if not started:
-        if tpm.last_error is not None:
-            raise tpm.last_error
-        raise FormatError(f"the TPM refuses {flags.startup}", rule="V9")
 
 
 def _print_states(store: Store, name: str | None) -> None:

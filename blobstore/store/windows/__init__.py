@@ -23,5 +23,6 @@ What must not happen here:
 
 Begin with `window`, what both kinds have in common; then read `buffered` and `in_place`,
 and `opening`, which chooses between them. `differing` makes the commits that write only
-what differs, and `alarm` commits buffered writes that are not flushed.
+what differs, `checksum` has the crc32 of what changed in part, `alarm` commits buffered
+writes that are not flushed, and `sharing` lets several users have one window.
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from blobstore.store.windows.alarm import Alarm
+from blobstore.store.windows.checksum import BlockwiseCrc
 from blobstore.store.windows.differing import DifferingWriter
 from blobstore.store.windows.window import Window
 from formats.container.model import HEAD_SIZE, State
@@ -43,6 +44,7 @@ class BufferedWindow(Window):
         self._writer = DifferingWriter(host.container, host.lookup, name)
         if committed:
             self._writer.know_newest(self._writer.section.newest)
+        self._crc = BlockwiseCrc(len(content), host.container.block_size)
         self._changed: set[int] = set()  # blocks of the record
         self._blank = self._writer.section.newest.version.state is State.UNWRITTEN
         self._waiting = False
@@ -101,7 +103,8 @@ class BufferedWindow(Window):
 
     def _commit(self) -> None:
         self._host.require_writable()
-        self._writer.commit(self._content, self._changed)
+        crc32 = self._crc.of(self._content, self._changed)
+        self._writer.commit(self._content, self._changed, crc32=crc32)
         self._changed.clear()
         self._blank = self._waiting = False
         self._alarm.clear()

@@ -67,13 +67,21 @@ class DifferingWriter:
         start = HEAD_SIZE + offset
         return range(start // block_size, -(-(start + size) // block_size))
 
-    def commit(self, content: bytearray, changed: Iterable[int], state: State = State.LIVE) -> None:
+    def commit(
+        self,
+        content: bytearray,
+        changed: Iterable[int],
+        state: State = State.LIVE,
+        *,
+        crc32: int | None = None,
+    ) -> None:
         """Commit ``content`` into the older copy: all of it, or the blocks that differ.
 
         Args:
             content: As many bytes as the section holds at most.
             changed: Blocks in which it differs from the newest copy.
             state: What the record becomes, live or in place.
+            crc32: Of the content, where it is known.
 
         Raises:
             DeviceError, PoisonedStoreError, DamagedHeadError: As `commit`.
@@ -87,7 +95,7 @@ class DifferingWriter:
             ranges = self._ranges({0} | self._known.differing | changed)
         is_newest_known = newest.version.generation == self._known.newest
         before = newest.version.generation
-        change = Change(section, self._name, state, content, replaces=section, ranges=ranges)
+        change = Change(section, self._name, state, content, section, ranges, crc32)
         commit(self._container, [change])
         # At once: an interrupt must not leave the blocks of one commit with the
         # generations of another.

@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from blobstore.errors import SectionMismatchError
 from blobstore.store.windows.buffered import BufferedWindow
 from blobstore.store.windows.in_place import InPlaceWindow
+from blobstore.store.windows.sharing import SharedWindow
+from blobstore.store.windows.window import Window
 from formats.container.model import HEAD_SIZE, Kind, State
 
 if TYPE_CHECKING:
     from blobstore.container.open_container import OpenContainer
     from blobstore.container.sections import Copy
-    from blobstore.store.windows.window import Host, Window
+    from blobstore.store.windows.window import Host
+
+
+#: Seconds after which buffered writes are committed: without another one, and in any case.
+IDLE: Final = 0.05
+LONGEST: Final = 1.0
+
+
+def open_shared(host: Host, name: str, *, in_place: bool, accept_unverified: bool) -> SharedWindow:
+    """Open the window of a section, or share it; as `Store.shared_window`."""
+    window = host.lookup.windows.get(name)
+    if not (isinstance(window, Window) and window.users):
+        window = open_window(
+            host,
+            name,
+            in_place=in_place,
+            idle=IDLE,
+            longest=LONGEST,
+            accept_unverified=accept_unverified,
+        )
+    return SharedWindow(host, window)
 
 
 def open_window(

@@ -57,6 +57,13 @@ class Window(Closing, Device):
         self._size = size
         self._read_only = read_only
         self._closed = False
+        # Of one that is shared (O63); the others have one user, who is not noted.
+        self.users: list[Device] = []
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed
 
     @property
     def name(self) -> str:

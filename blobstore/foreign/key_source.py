@@ -1,0 +1,82 @@
+"""Where the key of an encrypted TPM state is, spelled as swtpm's ``--key``."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+
+from blobstore.foreign.encryption import StateKey
+from luks.secret.secrets import Secret
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SOURCES: Final = ("file", "fd", "pwdfile", "pwdfd")
+
+
+@dataclass(frozen=True)
+class StateKeySource:
+    """Where a key is, and what is made of it; the key itself is never in it.
+
+    Attributes:
+        place: File name or descriptor.
+        is_descriptor: Which of the two.
+        source: As in `StateKey`.
+        mode: As in `StateKey`.
+    """
+
+    place: str
+    is_descriptor: bool
+    source: str
+    mode: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return what a text says, as swtpm's ``--key`` takes it.
+
+        Args:
+            text: ``file=FILE[,mode=MODE][,format=FORMAT]`` or
+                ``pwdfile=FILE[,mode=MODE][,kdf=KDF]``, or with a descriptor ``fd`` or ``pwdfd``.
+
+        Raises:
+            ValueError: It does not say where a key is.
+        """
+        options: dict[str, str] = {}
+        for part in text.split(","):
+            key, separator, value = part.partition("=")
+            if not separator or not value or key in options:
+                raise ValueError(f"{part!r} is not what swtpm's --key takes")
+            options[key] = value
+        sources = [key for key in _SOURCES if key in options]
+        if len(sources) != 1:
+            raise ValueError(f"name one of {', '.join(_SOURCES)}")
+        source, place = sources[0], options.pop(sources[0])
+        is_descriptor = source.endswith("fd")
+        if is_descriptor and not place.isdecimal():
+            raise ValueError(f"{place!r} is not a file descriptor")
+        mode = options.pop("mode", None)
+        if source.startswith("pwd"):
+            made_of, known = options.pop("kdf", StateKey.DERIVATIONS[0]), StateKey.DERIVATIONS
+        else:
+            made_of, known = options.pop("format", StateKey.FORMATS[0]), StateKey.FORMATS
+        if made_of not in known:
+            raise ValueError(f"{made_of!r} is not one of {', '.join(known)}")
+        if mode is not None and mode not in StateKey.MODES:
+            raise ValueError(f"{mode!r} is not one of {', '.join(StateKey.MODES)}")
+        if options:
+            raise ValueError(f"{', '.join(options)} does not go with {source}")
+        return cls(place, is_descriptor, made_of, mode)
+
+    @contextmanager
+    def read(self) -> Iterator[StateKey]:
+        """Yield the key; its secret is wiped at the end.
+
+        Raises:
+            DeviceError: It cannot be read.
+        """
+        place = self.place
+        opened = Secret.from_fd(int(place)) if self.is_descriptor else Secret.from_file(Path(place))
+        with opened as secret:
+            yield StateKey(secret, self.source, self.mode)

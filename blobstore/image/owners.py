@@ -1,0 +1,66 @@
+"""Which process owns an image: to name it where the image is in use (O93)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from blobstore.image.image import entry_of
+
+if TYPE_CHECKING:
+    from formats.errors import DeviceBusyError
+
+    AnyPath = str | os.PathLike[str]
+
+
+def busy_error(image: AnyPath, error: DeviceBusyError) -> DeviceBusyError:
+    """Return an error that names the owner of an image that is in use (O93).
+
+    Args:
+        image: Its path.
+        error: What opening it raised, which is returned where no owner answers.
+    """
+    process = _owner_process(image)
+    if process is None:
+        return error
+    from formats.errors import DeviceBusyError  # noqa: PLC0415  only for images with an owner
+
+    name = _name_of(process)
+    return DeviceBusyError(
+        f"process {process}{f' ({name})' if name else ''} owns {os.fspath(image)} [O93]",
+        hint="ask the owner, as most verbs and blobstore.open do by themselves, or stop it",
+    )
+
+
+def _owner_process(image: AnyPath) -> int | None:
+    """Return the process that listens at the entry of an image, if one does."""
+    entry = entry_of(image)
+    if entry is None:
+        return None
+    import socket  # noqa: PLC0415  only for images that are in use
+
+    from blobstore.sockets.peers import peer_credentials  # noqa: PLC0415  likewise
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(os.fspath(entry))
+        except OSError:
+            return None
+        credentials = peer_credentials(probe)
+    return None if credentials is None else credentials.process
+
+
+def _name_of(process: int) -> str:
+    """Return what a process is, such as ``blobstore serve``, where the system tells."""
+    try:
+        words = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        called = Path(f"/proc/{process}/comm").read_text().strip()
+    except OSError:
+        return ""
+    for place, word in enumerate(words):
+        if Path(word).name in ("blobstore", "__main__.py"):
+            verbs = [one for one in words[place + 1 :] if one and not one.startswith("-")]
+            return f"blobstore {verbs[0]}" if verbs else "blobstore"
+    return called

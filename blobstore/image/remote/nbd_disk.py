@@ -1,0 +1,403 @@
+"""An export of an NBD server as a block device (``spec/nbd.md``, N60 to N69).
+
+Writes that the server answered are durable only after a flush, and a server that dies before
+takes them along. They are kept until then: when the connection breaks, a new one is made,
+and they are sent once more, in their order, before anything else. What was flushed is never
+written again, so a server that lost it is not papered over.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from blobstore.image.remote.nbd_connection import Ask, NbdConnection
+from formats.devices.device import Device
+from formats.errors import (
+    DeviceError,
+    FormatError,
+    ReadOnlyError,
+    UnsupportedError,
+    device_error,
+)
+from formats.logs import LateLogger
+from formats.nbd.numbers import Command, TransmissionFlag
+from formats.process import Owned, Owner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from blobstore.image.remote.nbd_connection import NbdAddress
+    from formats.devices.device import ReadableBuffer, WritableBuffer
+    from formats.nbd.asking import Served
+
+_log = LateLogger(__name__)
+
+_Result = TypeVar("_Result")
+
+#: Most bytes of one request; several are on their way at a time.
+_PIECE: Final = 1 << 20
+#: Bytes of writes that are kept until a flush; at that many they are flushed.
+_KEPT: Final = 16 << 20
+#: Connections at a time, where the server says that several are safe.
+_CONNECTIONS: Final = 4
+#: Seconds between two tries to connect again: first, and at most.
+_PAUSE: Final = 0.02
+_LONGEST_PAUSE: Final = 1.0
+#: Bytes that one BLOCK_STATUS asks about.
+_STATUS: Final = 1 << 30
+
+
+class NbdDisk(Owned, Device):
+    """An export as a device. It may be used by several threads.
+
+    Attributes:
+        address: Where it is.
+        read_only: Whether writing is refused.
+    """
+
+    def __init__(
+        self, address: NbdAddress, *, read_only: bool = True, reconnecting: float = 10
+    ) -> None:
+        """Connect to the server.
+
+        Args:
+            address: Where the export is.
+            read_only: Permit no writing.
+            reconnecting: Seconds to try to connect again when the connection broke; 0 does not.
+
+        Raises:
+            ReadOnlyError: It is to be written, and the export takes no writes.
+            UnsupportedError: It is to be written, and the server cannot make that durable.
+            DeviceError: No server answers, or it does not serve this export.
+            FormatError: What answers breaks the protocol.
+        """
+        self.address = address
+        self.read_only = read_only
+        self._reconnecting = reconnecting
+        self._owner = Owner(f"the {address}")
+        self._closed = False
+        #: Held by whoever writes, flushes or connects again; reading needs it only for the last.
+        self._lock = threading.RLock()
+        self._free = threading.Condition()
+        self._idle: deque[NbdConnection] = deque()
+        self._count = 0
+        #: Why a connection broke, until what was not flushed was sent again; and how often it was.
+        self._broken: OSError | FormatError | None = None
+        self._epoch = 0
+        self._kept: list[tuple[Command, int, int, bytes]] = []
+        self._kept_size = 0
+        try:
+            first = NbdConnection(address)
+        except TimeoutError as error:
+            raise DeviceError(f"the {address} does not answer in {address.timeout:g} s") from error
+        except OSError as error:
+            raise device_error(error, f"cannot reach the {address}", writing=False) from error
+        try:
+            self._served = first.served
+            if not read_only:
+                self._require_writable()
+        except BaseException:
+            first.abandon()
+            raise
+        self._most = min(_PIECE, self._served.most)
+        several = self._served.can(TransmissionFlag.CAN_MULTI_CONN)
+        self._limit = _CONNECTIONS if several else 1
+        self._idle.append(first)
+        self._count = 1
+
+    @property
+    def size(self) -> int:
+        return self._served.size
+
+    @property
+    def block_size(self) -> int:
+        return max(512, self._served.least)
+
+    def read_into(self, offset: int, buffer: WritableBuffer, /) -> None:
+        self._owner.require()
+        self._check_range(offset, len(buffer))
+        view = memoryview(buffer)
+        if not view:
+            return
+        start, end = self._aligned(offset, len(view))
+        whole = view if end - start == len(view) else memoryview(bytearray(end - start))
+
+        def pieces() -> Iterator[Ask]:
+            for at in range(start, end, self._most):
+                length = min(self._most, end - at)
+                into = whole[at - start : at - start + length]
+                yield Ask(Command.READ, at, length, into=into)
+
+        self._attempt(lambda connection: connection.carry_out(pieces()))
+        if whole is not view:
+            view[:] = whole[offset - start : offset - start + len(view)]
+
+    def write(self, offset: int, data: ReadableBuffer, /) -> None:
+        self._owner.require()
+        self._check_range(offset, len(data))
+        self._require_open_for_writing()
+        view = memoryview(data).cast("B")
+        if not view:
+            return
+        with self._lock:
+            start, end = self._aligned(offset, len(view))
+            if end - start != len(view):
+                block = bytearray(end - start)
+                self.read_into(start, block)
+                block[offset - start : offset - start + len(view)] = view
+                view = memoryview(block)
+            for at in range(start, end, _KEPT // 2):
+                self._write(at, view[at - start : at - start + _KEPT // 2])
+
+    def flush(self) -> None:
+        self._owner.require()
+        if self.read_only:
+            return
+        with self._lock:
+            self._attempt(lambda connection: connection.carry_out([Ask(Command.FLUSH)]))
+            self._kept.clear()
+            self._kept_size = 0
+
+    def discard(self, offset: int, size: int, /) -> None:
+        """Have the server fill a range with zeros, and give its space back if it can."""
+        self._owner.require()
+        self._check_range(offset, size)
+        self._require_open_for_writing()
+        if not self._served.can(TransmissionFlag.SEND_WRITE_ZEROES):
+            super().discard(offset, size)
+        start, end = offset + -offset % self._served.least, offset + size
+        end -= end % self._served.least
+        with self._lock:
+            if start >= end:
+                self.write(offset, bytes(size))
+                return
+            self.write(offset, bytes(start - offset))
+            self.write(end, bytes(offset + size - end))
+            for at in range(start, end, self._served.most):
+                length = min(self._served.most, end - at)
+                self._change(Ask(Command.WRITE_ZEROES, at, length), b"")
+
+    def data_ranges(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        """Yield offset and length of the parts that are not known to be zeros, in order.
+
+        Where the server cannot tell, all of the range counts as data.
+
+        Raises:
+            DeviceError: It failed.
+        """
+        self._owner.require()
+        self._check_range(offset, size)
+        end = offset + size
+        least = self._served.least
+        while offset < end:
+            if self._served.allocation is None:
+                yield offset, end - offset
+                return
+            start = offset - offset % least
+            stop = min(end + -end % least, self.size, start + _STATUS)
+            ask = Ask(Command.BLOCK_STATUS, start, stop - start)
+
+            def status(connection: NbdConnection, ask: Ask = ask) -> None:
+                ask.extents.clear()
+                connection.carry_out([ask])
+
+            self._attempt(status)
+            if not ask.extents:
+                yield offset, end - offset
+                return
+            for length, is_zero in ask.extents:
+                reached = min(start + length, end)
+                if not is_zero and reached > offset:
+                    yield offset, reached - offset
+                offset, start = max(offset, reached), start + length
+
+    def close(self) -> None:
+        """Close all connections; nothing is flushed. In a child, do nothing but that."""
+        with self._free:
+            self._closed = True
+            idle, self._idle = self._idle, deque()
+        for connection in idle:
+            if self._owner.is_other:
+                connection.abandon()
+            else:
+                connection.close()
+
+    # ------------------------------------------------------------ writing
+
+    def _write(self, offset: int, view: memoryview) -> None:
+        self._keep(Command.WRITE, offset, len(view), bytes(view))
+        self._attempt(lambda connection: connection.carry_out(self._writes(offset, view)))
+
+    def _writes(self, offset: int, view: memoryview) -> Iterator[Ask]:
+        for at in range(0, len(view), self._most):
+            piece = view[at : at + self._most]
+            yield Ask(Command.WRITE, offset + at, len(piece), data=piece)
+
+    def _change(self, ask: Ask, data: bytes) -> None:
+        self._keep(ask.command, ask.offset, ask.length, data)
+        self._attempt(lambda connection: connection.carry_out([ask]))
+
+    def _keep(self, command: Command, offset: int, length: int, data: bytes) -> None:
+        """Keep a change until the next flush, which is made now if there are too many."""
+        if self._kept_size + len(data) > _KEPT or len(self._kept) >= _KEPT // 4096:
+            self.flush()
+        self._kept.append((command, offset, length, data))
+        self._kept_size += len(data)
+
+    def _require_open_for_writing(self) -> None:
+        if self.read_only:
+            raise ReadOnlyError(f"the {self.address} is open for reading only")
+
+    def _require_writable(self) -> None:
+        if self._served.can(TransmissionFlag.READ_ONLY):
+            raise ReadOnlyError(f"the {self.address} takes no writes")
+        if not self._served.can(TransmissionFlag.SEND_FLUSH):
+            raise UnsupportedError(
+                f"the {self.address} takes writes, and cannot make them durable [N64]",
+                feature="an NBD server without FLUSH",
+            )
+
+    def _aligned(self, offset: int, length: int) -> tuple[int, int]:
+        least = self._served.least
+        end = offset + length
+        return offset - offset % least, min(end + -end % least, self.size)
+
+    # -------------------------------------------------------- connections
+
+    def _attempt(self, use: Callable[[NbdConnection], _Result]) -> _Result:
+        """Return what ``use`` returns, on a new connection if the one in use breaks (N66)."""
+        deadline: float | None = None
+        while True:
+            epoch = self._epoch
+            try:
+                with self._connection() as connection:
+                    return use(connection)
+            except (OSError, FormatError) as error:
+                # For all tries together: a server may take connections, and break each.
+                deadline = deadline or time.monotonic() + self._reconnecting
+                with self._lock:
+                    if self._epoch == epoch:
+                        self._reconnect(error, deadline)
+
+    @contextmanager
+    def _connection(self) -> Iterator[NbdConnection]:
+        connection = self._take()
+        try:
+            yield connection
+        except (OSError, FormatError) as error:
+            connection.abandon()
+            with self._free:
+                self._broken = error
+                self._count -= 1
+                self._free.notify_all()
+            raise
+        except BaseException:
+            # A `DeviceError` leaves it as it was; an interrupt has closed it.
+            self._give_back(connection)
+            raise
+        self._give_back(connection)
+
+    def _take(self) -> NbdConnection:
+        """Return a connection that no other thread uses; `OSError` if what there was is broken."""
+        with self._free:
+            while True:
+                if self._closed:
+                    raise ValueError(f"the {self.address} was closed")
+                if self._broken is not None:
+                    raise self._broken
+                if self._idle:
+                    return self._idle.pop()
+                if self._may_open():
+                    self._count += 1
+                    break
+                self._free.wait()
+        try:
+            return NbdConnection(self.address)
+        except BaseException:
+            with self._free:
+                self._count -= 1
+                self._free.notify()
+            raise
+
+    def _may_open(self) -> bool:
+        """Say whether another connection may be opened beside those that there are.
+
+        It may reach a server that was started again, and that lacks what was not flushed.
+        """
+        if self._count >= self._limit or not self._lock.acquire(blocking=False):
+            return False
+        try:
+            return not self._kept
+        finally:
+            self._lock.release()
+
+    def _give_back(self, connection: NbdConnection) -> None:
+        with self._free:
+            if connection.is_broken or self._closed:
+                connection.abandon()
+                self._count -= 1
+            else:
+                self._idle.append(connection)
+            self._free.notify()
+
+    def _reconnect(self, cause: OSError | FormatError, deadline: float) -> None:
+        """Connect again, and send once more what was not flushed.
+
+        Raises:
+            DeviceError: That was not possible in time; what was written since the last
+                flush may be lost.
+        """
+        pause = _PAUSE
+        error: Exception = cause
+        while time.monotonic() < deadline:
+            _log.warning("%s: %s; connecting again", self.address, error)
+            try:
+                connection = NbdConnection(self.address)
+            except (OSError, DeviceError, FormatError) as failure:
+                error = failure
+                time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
+                pause = min(pause * 2, _LONGEST_PAUSE)
+                continue
+            try:
+                self._require_same(connection.served)
+                self._send_again(connection)
+            except (OSError, FormatError) as failure:
+                error = failure
+                connection.abandon()
+                continue
+            except BaseException:
+                connection.abandon()
+                raise
+            self._epoch += 1
+            with self._free:
+                self._broken = None
+                old, self._idle = self._idle, deque([connection])
+                self._count += 1 - len(old)
+                self._free.notify_all()
+            for one in old:
+                one.abandon()
+            return
+        raise DeviceError(f"the connection to the {self.address} broke: {error}") from cause
+
+    def _require_same(self, served: Served) -> None:
+        if (served.size, served.least) != (self._served.size, self._served.least):
+            raise DeviceError(
+                f"the {self.address} has another size since the connection broke [N66]",
+                hint="close it and open it again, if that is what is wanted",
+            )
+        lost = self._served.flags & ~served.flags
+        if not self.read_only and lost & (
+            TransmissionFlag.SEND_FLUSH | TransmissionFlag.SEND_WRITE_ZEROES
+        ):
+            raise DeviceError(f"the {self.address} can do less than before [N66]")
+
+    def _send_again(self, connection: NbdConnection) -> None:
+        for command, offset, length, data in self._kept:
+            if command is Command.WRITE:
+                connection.carry_out(self._writes(offset, memoryview(data)))
+            else:
+                connection.carry_out([Ask(command, offset, length)])

@@ -1,0 +1,165 @@
+"""Owning an image until a signal says that it is enough."""
+
+from __future__ import annotations
+
+import enum
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from blobstore.image.image import entry_of
+from blobstore.owner.owner import Owner
+from blobstore.owner.serving.config import ServeConfig
+from blobstore.owner.serving.handing import Predecessor
+from blobstore.owner.serving.places import Places
+from blobstore.owner.serving.service import Service
+from blobstore.owner.serving.store_front import StoreFront
+from formats.errors import DeviceError, StorageError
+from formats.logs import LateLogger
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterable, Mapping
+
+    from blobstore.owner.connection import Limits
+    from blobstore.owner.owner import Front
+    from blobstore.sockets.listening import Listener
+    from blobstore.store.store import Store
+
+_log = LateLogger(__name__)
+
+#: Seconds that the owner before may take to answer what it received (O7, O11).
+_RELEASING = 45.0
+#: Seconds for which the image is tried, once its owner has released it.
+_PATIENCE = 3.0
+
+
+class Beginning(enum.StrEnum):
+    """How an owner comes to its image."""
+
+    OPENED = "opened"
+    #: It waits until it is told to take the image over (O143).
+    TOLD = "told"
+    #: It takes the image as soon as no other process has it.
+    FREE = "free"
+    #: It takes everything from the owner that there is, if there is one (O135).
+    REPLACING = "replacing"
+
+
+def serve(
+    store: Store,
+    image: str | os.PathLike[str],
+    config: ServeConfig | None = None,
+    *,
+    socket: str | os.PathLike[str] | None = None,
+    begins: Beginning = Beginning.OPENED,
+    reread: Callable[[], ServeConfig] | None = None,
+    limits: Limits | None = None,
+    fronts: Iterable[Front] = (),
+    ready: Callable[[Path], None] | None = None,
+) -> None:
+    """Serve a store until SIGTERM or SIGINT, or until another process has replaced this one.
+
+    Requests that were received are answered first, and sockets are removed (O6, O7). Call
+    it from the main thread, where signals arrive.
+
+    Args:
+        store: Opened for writing from ``image``; released, unless it begins `OPENED`.
+            Stays the caller's to close.
+        image: Path of the image.
+        config: What is served, where; by default the store at its entry in the runtime
+            directory (O3).
+        socket: Path of the store's socket, in place of ``config``.
+        begins: How the image is had.
+        reread: Returns the configuration as it is now, when SIGHUP asks for it (O131).
+        limits: What clients may ask for.
+        fronts: By which devices reach the store besides; they stay the caller's.
+        ready: Called with the path of the store's socket once all sockets take connections.
+
+    Raises:
+        DeviceBusyError: A process listens at one of the sockets, or has the image.
+        DeviceError: A socket cannot be made.
+        StorageError: A front cannot be started, or the image not be taken.
+        ArgumentError: The process was given descriptors that do not fit (O127).
+    """
+    if config is None:
+        config = ServeConfig(store=StoreFront(path=None if socket is None else str(socket)))
+    owner = Owner(store, Path(image), released=begins is not Beginning.OPENED)
+    owner.limits = limits
+    for front in fronts:
+        owner.add(front)
+    service = Service(owner, Places(), reread=reread)
+    with ExitStack() as ending:
+        ending.enter_context(service.signals())
+        ending.callback(service.fronts.close)
+        if begins is Beginning.REPLACING:
+            _replace(owner, service, config)
+        else:
+            service.fronts.start(config, service.fronts.prepare(config))
+        if ready is not None:
+            ready(service.fronts.path)
+        service.run(take_when_free=begins is Beginning.FREE)
+
+
+def _replace(owner: Owner, service: Service, config: ServeConfig) -> None:
+    """Take everything from the owner of the image; it goes on if this fails (O135 to O137)."""
+    predecessor = _predecessor(owner.image, config)
+    if predecessor is None:
+        owner.take_over()
+        service.fronts.start(config, service.fronts.prepare(config))
+        return
+    with predecessor:
+        try:
+            service.fronts.offer(predecessor.offers)
+            began = _take(owner, service, config, predecessor)
+        except (StorageError, ValueError) as error:
+            predecessor.failed(str(error))
+            raise
+        predecessor.taken()
+    service.fronts.take_names(predecessor.offers)
+    _log.warning("took everything over in %.0f ms", (time.monotonic() - began) * 1000)
+
+
+def _take(owner: Owner, service: Service, config: ServeConfig, predecessor: Predecessor) -> float:
+    """Take the image and start all fronts; return when it was released."""
+    listeners = service.fronts.prepare(config)
+    try:
+        used = {id(listener) for one in listeners.values() for listener in one.values()}
+        wanted = [one.name for one in predecessor.offers if id(one.listener) in used]
+        digest = predecessor.released(wanted, _RELEASING)
+        began = time.monotonic()
+        if digest is None:
+            # Its sockets may have lost their names.
+            _log.warning("the owner ended before it handed over")
+            _close(listeners)
+            listeners = service.fronts.prepare(config)
+        owner.take_over(expect_digest=digest, patience=_PATIENCE)
+    except BaseException:
+        _close(listeners)
+        raise
+    try:
+        service.fronts.start(config, listeners)
+    except BaseException:
+        owner.store.release()
+        raise
+    return began
+
+
+def _predecessor(image: Path, config: ServeConfig) -> Predecessor | None:
+    """Return the owner of the image, if there is one."""
+    path = entry_of(image) if config.store.path is None else Path(config.store.path)
+    if path is None:
+        return None
+    try:
+        return Predecessor(path)
+    except DeviceError as error:
+        if isinstance(error.__cause__, (ConnectionRefusedError, FileNotFoundError)):
+            return None
+        raise
+
+
+def _close(listeners: Mapping[str, Mapping[str, Listener]]) -> None:
+    for one in listeners.values():
+        for listener in one.values():
+            listener.close()

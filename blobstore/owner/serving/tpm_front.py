@@ -1,0 +1,151 @@
+"""A TPM in a process of its own: a table ``[[tpm]]`` of the configuration (V70 to V80)."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from blobstore.foreign.key_source import StateKeySource
+from blobstore.owner.tpm.options import TpmOptions
+from blobstore.owner.tpm.tpms import Tpms
+from blobstore.vtpm import swtpm_options
+from blobstore.vtpm.behaviour import Behaviour
+from blobstore.vtpm.sockets import address_of
+from formats.errors import ArgumentError
+from formats.state.swtpm import TpmVersion
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from blobstore.foreign.encryption import StateKey
+    from blobstore.owner.owner import Owner
+    from blobstore.sockets.addresses import Address
+    from blobstore.sockets.listening import Listener
+
+
+class TpmFront(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab", kw_only=True
+):
+    """A TPM. The texts are those that swtpm takes for options of these names.
+
+    Attributes:
+        name: First part of the names of its sections; its sockets are called by it, with
+            ``-ctrl`` and ``-server`` at the end.
+        ctrl: The control channel, such as ``type=unixio,path=tpm.sock``.
+        server: The data channel; None if connections come through the other one.
+        version: ``1.2`` or ``2.0``; None is the one that the image has, and 2.0 for a new one.
+        flags: ``not-need-init``, ``startup-clear`` and others.
+        locality: ``reject-locality-4``, ``allow-set-locality``.
+        migration_key: Where the key is that encrypts state on its way, such as
+            ``file=FILE,mode=aes-cbc``.
+    """
+
+    name: str = "tpm"
+    ctrl: str | None = None
+    server: str | None = None
+    version: str | None = None
+    flags: str | None = None
+    locality: str | None = None
+    migration_key: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is not possible.
+
+        Raises:
+            ArgumentError: As its message says.
+        """
+        try:
+            self.options(None)
+            if self.migration_key is not None:
+                StateKeySource.parse(self.migration_key)
+        except ValueError as error:
+            raise ArgumentError(str(error)) from error
+
+    def options(self, migration_key: StateKey | None) -> TpmOptions:
+        """Return this as values, with the key that was read.
+
+        Raises:
+            ValueError: A text is not what swtpm takes.
+        """
+        flags = swtpm_options.Flags()
+        if self.flags is not None:
+            flags = swtpm_options.parse_flags(self.flags)
+        locality: set[str] = set()
+        if self.locality is not None:
+            locality = swtpm_options.parse_locality(self.locality)
+        behaviour = Behaviour(
+            reject_locality_4="reject-locality-4" in locality,
+            allow_set_locality="allow-set-locality" in locality,
+            auto_shutdown=flags.auto_shutdown,
+            migration_key=migration_key,
+        )
+        return TpmOptions(
+            name=self.name,
+            ctrl=None if self.ctrl is None else swtpm_options.parse_control(self.ctrl),
+            data=None if self.server is None else swtpm_options.parse_server(self.server),
+            version=None if self.version is None else TpmVersion(self.version),
+            behaviour=behaviour,
+            needs_init=flags.needs_init,
+            startup=flags.startup,
+        )
+
+    def sockets(self, image: Path) -> Mapping[str, Address | None]:
+        """Return where its channels listen."""
+        del image
+        options = self.options(None)
+        named = {f"{self.name}-ctrl": options.ctrl, f"{self.name}-server": options.data}
+        return {name: address_of(one) for name, one in named.items() if one is not None}
+
+    def start(self, owner: Owner, listeners: Mapping[str, Listener]) -> RunningTpm:
+        """Be the TPM."""
+        return RunningTpm(owner, self, list(listeners.values()))
+
+
+class RunningTpm:
+    """A TPM that the owner knows."""
+
+    def __init__(self, owner: Owner, front: TpmFront, listeners: list[Listener]) -> None:
+        """Start it, at once or when the owner has the image; the sockets stay the caller's.
+
+        Raises:
+            StorageError: It cannot be started; nothing of it runs.
+        """
+        with ExitStack() as running:
+            source = front.migration_key
+            key = None
+            if source is not None:
+                key = running.enter_context(StateKeySource.parse(source).read())
+            self._tpms = Tpms(owner.store, [front.options(key)], listeners=listeners)
+            owner.add(self)  # which suspends it where the image is another process's
+            try:
+                running.enter_context(self._tpms)
+            except BaseException:
+                owner.remove(self)
+                raise
+            self._running = running.pop_all()
+
+    @property
+    def reserved(self) -> dict[str, str]:
+        """Names of its sections (V80)."""
+        return self._tpms.reserved
+
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Keep it between two commands in the block (V78)."""
+        with self._tpms.at_rest():
+            yield
+
+    def suspend(self, *, waiting: bool) -> None:
+        """Keep it between two commands until `resume`: the image is given up (V81)."""
+        self._tpms.suspend(waiting=waiting)
+
+    def resume(self) -> None:
+        """Let it go on, from the state that the store has now (V82)."""
+        self._tpms.resume()
+
+    def stop(self) -> None:
+        """Switch it off in order, or end it where the image is not there (V77, V82)."""
+        self._running.close()
