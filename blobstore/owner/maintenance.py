@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from blobstore.owner import documents, requests
 from blobstore.owner.resources import DOCUMENT_SIZE, JSON, Found, Method, Reply, Request, Resources
+from formats.errors import ArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +47,10 @@ class MaintenanceResources:
         return Reply(204)
 
     def _grow(self, request: Request, _found: Found) -> Reply:
-        self._store.grow(requests.decode(request.body, requests.NewTotal).size)
+        size = requests.decode(request.body, requests.NewTotal).size
+        if size < 0:
+            raise ArgumentError(f"a size is 0 or more, not {size}")
+        self._store.grow(size)
         return Reply(204)
 
     def _repair(self, request: Request, _found: Found) -> Reply:

@@ -1,4 +1,4 @@
-"""The NBD protocol, the server's side of it, without I/O: bytes in, values and bytes out.
+"""The NBD protocol without I/O: bytes in, values and bytes out.
 
 NBD serves block devices to QEMU, libnbd and Linux. This room knows what the bytes on a
 connection mean (``spec/nbd.md``, N1 to N22, N31 and N32), and neither sockets nor devices: the room
@@ -19,5 +19,6 @@ What must not happen here:
 
 Begin with `model`, the values that come out. `handshake` reads options and answers them;
 `transmission` reads requests, and `replies` encodes what they are answered with.
-`numbers` has the constants and limits, `buffer` the bytes that wait for the rest.
+`numbers` has the constants and limits, `buffer` the bytes that wait for the rest. These are the
+server's side; `asking` is the client's.
 """

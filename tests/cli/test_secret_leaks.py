@@ -191,6 +191,7 @@ COMMANDS: list[Command] = [
     (51, "vtpm foreign --flags startup-clear --port 1 K"),
     (20, "serve image --socket missing/socket K"),
     (51, "serve foreign K"),
+    (20, "owner show image"),
     (32, "check image"),
     (32, "snapshot list image"),
     (0, "measure image --luks"),

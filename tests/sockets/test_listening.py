@@ -229,7 +229,7 @@ def test_ports_are_taken_once() -> None:
         with pytest.raises(DeviceBusyError, match=f"port {port} of 127.0.0.1"):
             listen(TcpAddress("127.0.0.1", port))
         with socket.create_connection(("127.0.0.1", port)) as client:
-            assert describe_peer(client) == "a client on this machine"
+            assert describe_peer(client) == "a client at 127.0.0.1"
             assert peer_credentials(client) is None
     with pytest.raises(DeviceError, match="example"):
         listen(TcpAddress("example", 1))

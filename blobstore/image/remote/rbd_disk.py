@@ -1,8 +1,8 @@
 """An image of Ceph RBD as a block device.
 
 The cluster keeps one process from writing after another has taken the image over: it has
-a lock, and whoever breaks it shuts the old holder out, which is what fencing means. Locks of
-librbd that are only asked for politely protect nothing, so the explicit one is taken.
+a lock, and a process that breaks it shuts the old holder out, which is what fencing means.
+librbd gives its automatic lock away when another client asks, so the explicit one is taken.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class RbdDisk(Owned, Device):
             check(self._call["rbd_lock_release"](self._image), f"cannot unlock {self.address}")
 
     def fence(self) -> None:
-        """Shut out whoever holds the lock, and take it: the old holder can write no more.
+        """Shut out the process that holds the lock, and take it: that can write no more.
 
         Raises:
             DeviceBusyError: Others took it again and again.
