@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from contextlib import contextmanager
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
 class NbdServerProcess:
     """A server on a Unix socket, which can be killed and started again."""
 
-    def __init__(self, command: list[str], socket: Path) -> None:
+    def __init__(self, command: list[str], place: Path) -> None:
         if shutil.which(command[0]) is None:
             pytest.fail(f"{command[0]} is missing: see tools/system-packages.list")
-        self.command, self.socket = command, socket
-        self.address = NbdAddress(socket=socket)
+        self.command, self.socket = command, place
+        self.address = NbdAddress(socket=place)
         self.start()
 
     def start(self) -> None:
@@ -33,11 +34,16 @@ class NbdServerProcess:
         self.process = subprocess.Popen(
             self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        end = time.monotonic() + 20
-        while not self.socket.exists():
+        end = time.monotonic() + 60
+        while not self._listens():
             assert self.process.poll() is None, f"{self.command} ended"
             assert time.monotonic() < end, f"{self.command} does not listen"
             time.sleep(0.01)
+
+    def _listens(self) -> bool:
+        """Say whether it takes connections; the name of its socket is there before that."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.socket)) == 0
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
@@ -45,14 +51,17 @@ class NbdServerProcess:
 
     def end(self) -> None:
         self.process.terminate()
-        self.process.wait(20)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:  # it waits for a client
+            self.kill()
 
 
 @contextmanager
-def nbdkit(socket: Path, *arguments: str) -> Iterator[NbdServerProcess]:
+def nbdkit(place: Path, *arguments: str) -> Iterator[NbdServerProcess]:
     """Run nbdkit with a plugin and filters."""
     server = NbdServerProcess(
-        ["nbdkit", "--foreground", "--unix", str(socket), "--threads", "4", *arguments], socket
+        ["nbdkit", "--foreground", "--unix", str(place), "--threads", "4", *arguments], place
     )
     try:
         yield server
@@ -61,15 +70,15 @@ def nbdkit(socket: Path, *arguments: str) -> Iterator[NbdServerProcess]:
 
 
 @contextmanager
-def qemu_nbd(socket: Path, image: Path, *options: str) -> Iterator[NbdServerProcess]:
+def qemu_nbd(place: Path, image: Path, *options: str) -> Iterator[NbdServerProcess]:
     """Run qemu-nbd for an image."""
     server = NbdServerProcess(
         [
-            *("qemu-nbd", "--persistent", "--shared=0", "--socket", str(socket)),
+            *("qemu-nbd", "--persistent", "--shared=0", "--socket", str(place)),
             *("--cache=writeback", "--discard=unmap", "--detect-zeroes=unmap"),
             *(*options, str(image)),
         ],
-        socket,
+        place,
     )
     try:
         yield server

@@ -80,7 +80,7 @@ class NbdDisk(Owned, Device):
         self._reconnecting = reconnecting
         self._owner = Owner(f"the {address}")
         self._closed = False
-        #: Held while something writes, flushes or connects again; a read needs it for the last only.
+        #: Held while something writes, flushes or connects again; reads need it for the last only.
         self._lock = threading.RLock()
         self._free = threading.Condition()
         self._idle: deque[NbdConnection] = deque()
