@@ -24,8 +24,8 @@ What must not happen here:
 
 Begin with `owner`, what one process has, and `routes`, which answers requests without
 knowing sockets. `resources` says what there can be to ask for; `sections` is what there is of
-the store, `windows` its windows, `grouping` puts for many clients at once, `changes` what was
-committed, and `verifying` tells how far that is. `images` is what concerns the whole image
+the store, `windows` its windows, `grouping` puts for many clients at once, and `changes` what
+was committed. `images` is what concerns the whole image
 (snapshots, backups, its LUKS header, of which `remote_header` is the other end), `maintenance`
 what puts a store right, and `lines` what takes long. `requests` and `documents` are what goes
 in and out, `problems` are errors as documents. `lifecycle` lets others have the image.

@@ -148,9 +148,14 @@ def progress(line: bytes) -> Progress | None:
         return None
 
 
+def plain_report(report: Report) -> dict[str, Any]:
+    """Return the report of a verification, with its verdict (O28)."""
+    return asdict(report) | {"ok": report.ok}
+
+
 def encode_report(report: Report) -> bytes:
     """Return what verifying found, with its verdict, as JSON (O28)."""
-    return encode(asdict(report) | {"ok": report.ok})
+    return encode(plain_report(report))
 
 
 def decode_report(document: bytes) -> Report:

@@ -1,4 +1,4 @@
-"""What takes long, with lines that say how far it is (O86)."""
+"""What takes long, with lines that say how far it is (O70, O71, O86)."""
 
 from __future__ import annotations
 
@@ -9,16 +9,25 @@ import msgspec
 
 from blobstore.owner import problems
 from blobstore.owner.problems import RefusedError
+from blobstore.owner.resources import LINES
 from formats.errors import DeviceError, StorageError
 from formats.logs import LateLogger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from blobstore.owner.resources import Request
+
 _log = LateLogger(__name__)
 
 #: Seconds between two lines.
 PAUSE: Final = 0.25
+
+
+def wants_lines(request: Request) -> bool:
+    """Say whether a request asks for progress."""
+    accepted = request.headers.get("accept", "").lower().split(",")
+    return any(kind.partition(";")[0].strip() == LINES[1] for kind in accepted)
 
 
 class _NotWantedError(Exception):
@@ -36,22 +45,28 @@ class Lines:
         self,
         work: Callable[[Callable[[int, int], None]], dict[str, Any]],
         ending: threading.Event,
+        *,
+        at_once: bool = False,
     ) -> None:
         """Begin.
 
         Args:
             work: Called with what takes bytes done and in all; returns the last line.
             ending: Set when the work is to end, too, at its next report.
+            at_once: Reply before there is anything to report, where the work may have to wait
+                for the store. What fails is told in the last line then.
 
         Raises:
             StorageError, ValueError: It failed before it had anything to report.
         """
         self._work, self._ending = work, ending
         self._changed = threading.Condition()
-        self._progress: tuple[int, int] | None = None
+        self._progress: tuple[int, int] | None = (0, 0) if at_once else None
         self._result: dict[str, Any] | Exception | None = None
         self._unwanted = False
         threading.Thread(target=self._run, name="work", daemon=True).start()
+        if at_once:
+            return
         with self._changed:
             self._changed.wait_for(lambda: self._progress or self._result is not None)
         if isinstance(self._result, StorageError | ValueError | RefusedError):

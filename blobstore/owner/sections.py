@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from blobstore.owner import documents, requests, verifying
+from blobstore.owner import documents, requests
 from blobstore.owner.grouping import GroupedPuts
+from blobstore.owner.lines import Lines, wants_lines
 from blobstore.owner.problems import RefusedError
 from blobstore.owner.resources import (
     BLOB,
@@ -23,6 +24,7 @@ from blobstore.owner.resources import (
 )
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable
 
     from blobstore.store.store import Store
@@ -33,15 +35,18 @@ _ETAG = re.compile(r'"(0|[1-9][0-9]{0,19})"')
 class SectionResources:
     """Answers with what a store does. Threads may share it, as they do the store."""
 
-    def __init__(self, store: Store, require_free: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, store: Store, require_free: Callable[[str], None], ending: threading.Event
+    ) -> None:
         """Answer from ``store``, which stays the caller's to close.
 
         Args:
             store: The store.
             require_free: Refuses names of sections that clients do not change (O100).
+            ending: Set when what takes long is to be given up.
         """
         self._store = store
-        self._require_free = require_free or (lambda _: None)
+        self._require_free, self._ending = require_free, ending
         self._puts = GroupedPuts(store)
 
     def resources(self) -> Resources:
@@ -97,9 +102,13 @@ class SectionResources:
         return Reply(200, (BLOB, _etag(generation)), blob)
 
     def _verify(self, request: Request, _resource: Found) -> Reply:
-        if verifying.wants_lines(request):
-            return Reply(200, (LINES,), verifying.Verification(self._store))
-        return Reply(200, (JSON,), documents.encode_report(self._store.verify()))
+        if not wants_lines(request):
+            return Reply(200, (JSON,), documents.encode_report(self._store.verify()))
+
+        def work(progress: Callable[[int, int], None]) -> dict[str, Any]:
+            return documents.plain_report(self._store.verify(progress))
+
+        return Reply(200, (LINES,), Lines(work, self._ending, at_once=True))
 
     # ---------------------------------------------------------- changing
 

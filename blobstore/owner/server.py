@@ -190,7 +190,7 @@ def routes_of(owner: Owner) -> Routes:
     """Return all that an owner offers."""
     return Routes(
         [
-            SectionResources(owner.store, owner.require_free).resources(),
+            SectionResources(owner.store, owner.require_free, owner.ending).resources(),
             WindowResources(owner.windows, owner.store).resources(),
             ChangeResources(owner.watches).resources(),
             MaintenanceResources(owner.store, owner.require_free).resources(),

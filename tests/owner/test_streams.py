@@ -230,7 +230,7 @@ def test_a_verification_that_no_one_waits_for_ends_o71(
     began = time.monotonic()
     assert ended.wait(60)
     assert time.monotonic() - began < 30
-    eventually(lambda: not any(t.name == "verify" for t in threading.enumerate()))
+    eventually(lambda: not any(t.name == "work" for t in threading.enumerate()))
 
 
 def test_an_error_in_the_middle_is_the_last_line_o70(
