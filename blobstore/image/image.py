@@ -91,7 +91,7 @@ class Image(NamedTuple):
 def runtime_directory() -> Path | None:
     """Return the directory with an entry for each image that has an owner (O2).
 
-    None where there is no place for one. It need not exist.
+    None if there is no place for one. The directory need not exist.
     """
     if not hasattr(os, "geteuid"):
         return None  # Windows, where images have no owners

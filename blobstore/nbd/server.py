@@ -171,7 +171,7 @@ class NbdServer(Owned):
             self._listening = None
         with self._lock:
             clients = dict(self._clients)
-        # The process that has the store now answers what is not answered here.
+        # The process that has the store now answers the requests that are left.
         _shut(clients, socket.SHUT_RDWR if self._abandons else socket.SHUT_RD)
         self._catalogue.end_waiting()
         deadline = time.monotonic() + _LAST_ANSWERS

@@ -19,7 +19,7 @@ What must not happen here:
   complete before anything is done, and the reply is sent after that.
 - No commit waits for a client that watches or reads: what is told about is remembered, for
   a while, and those who are late are told that they missed something (O68).
-- No flush confirms what is not durable, also if another process took it (O64).
+- No flush confirms data that is not durable, even if another process took the write (O64).
 - No error changes its class on the way: clients raise what `Store` would (O30).
 
 Begin with `owner`, what one process has, and `routes`, which answers requests without

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
@@ -29,6 +29,7 @@ from blobstore.owner.client_windows import ClientWindow
 from blobstore.owner.exchange import Exchange
 from blobstore.owner.remote_header import RemoteHeader
 from blobstore.store.description import SectionInfo, StateDigest
+from blobstore.store.session import Closing
 from blobstore.store.store import as_names
 from formats.errors import (
     ArgumentError,
@@ -42,7 +43,6 @@ from formats.qcow2.snapshot_table import Snapshot, SnapshotKey, find_snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
-    from types import TracebackType
 
     import luks
     from blobstore.container.regions import Region
@@ -123,7 +123,7 @@ def _digest(answer: Answer) -> StateDigest:
         raise FormatError(f"the owner's reply is not what it should be: {error}") from error
 
 
-class StoreClient:
+class StoreClient(Closing):
     """A store that another process owns; `find_owner` makes it.
 
     Its methods do, return and raise what those of `Store` do, and block until what they
@@ -512,17 +512,6 @@ class StoreClient:
     def close(self) -> None:
         """Let go of the owner, which goes on."""
         self._exchange.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # ---------------------------------------------------------- internal
 

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Final, Self
 from blobstore.owner import documents, problems
 from blobstore.owner.exchange import Exchange
 from blobstore.store.changes import CommitInfo
+from blobstore.store.session import Closing
 from formats.errors import ArgumentError, DeviceError
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import TracebackType
 
 #: Seconds after which the owner says that it is there, and after which it has gone.
 _KEEP_ALIVE: Final = 15
 _SILENCE: Final = 60.0
 
 
-class ClientWatch:
+class ClientWatch(Closing):
     """Iterates over the commits of an owner. `StoreClient.changes` makes it.
 
     It ends when it is closed, from any thread, or the owner ends. In addition to what a watch in
@@ -87,14 +87,3 @@ class ClientWatch:
         with suppress(ValueError):  # it waits in another thread, which then ends it
             self._lines.close()
             self._exchange.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
 from blobstore.container.recent import SectionChange  # noqa: TC001  what encodes it reads annotations
+from blobstore.store.session import Closing
 from formats.errors import ArgumentError
-from formats.process import Owned
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from blobstore.store.news import News
     from blobstore.store.session import Session
 
@@ -37,7 +35,7 @@ class CommitInfo:
     missed: bool = False
 
 
-class ChangeWatch(Owned):
+class ChangeWatch(Closing):
     """Iterates over the commits of an open store. `Store.changes` makes it.
 
     It waits for the next commit. It ends when it is closed, from any thread, or the store is.
@@ -108,14 +106,3 @@ class ChangeWatch(Owned):
         self._closed = True
         if not self._session.lock.owner.is_other:
             self._news.tell()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -19,6 +19,6 @@ What must not happen here:
 
 Begin with `model`, the values that come out. `handshake` reads options and answers them;
 `transmission` reads requests, and `replies` encodes what they are answered with.
-`numbers` has the constants and limits, `buffer` the bytes that wait for the rest. These are the
-server's side; `asking` is the client's.
+These are the server's side; `asking` is the client's. `numbers` has the constants and
+limits, `structures` what messages begin with, `buffer` the bytes that wait for the rest.
 """

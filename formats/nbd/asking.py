@@ -8,7 +8,7 @@ of bytes to receive, or `ENCRYPT`, and returns what the server tells of the expo
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from formats.errors import DeviceError, FormatError, UnsupportedError
@@ -32,41 +32,37 @@ from formats.nbd.numbers import (
     OptionReply,
     TransmissionFlag,
 )
+from formats.nbd.structures import (
+    CHUNK,
+    EXPORT,
+    EXTENT,
+    FAILURE,
+    GREETING,
+    OFFSET,
+    OPTION,
+    OPTION_REPLY,
+    REQUEST,
+    SIMPLE_REPLY,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from formats.nbd.numbers import Command
 
-_GREETING: Final = struct.Struct(">QQH")
-_OPTION: Final = struct.Struct(">QII")
-_OPTION_REPLY: Final = struct.Struct(">QIII")
-_EXPORT: Final = struct.Struct(">QH")
 _BLOCK_SIZE: Final = struct.Struct(">III")
-_REQUEST: Final = struct.Struct(">IHHQQI")
-_SIMPLE: Final = struct.Struct(">IIQ")
-_CHUNK: Final = struct.Struct(">IHHQI")
-_EXTENT: Final = struct.Struct(">II")
 _ZEROS: Final = 124
 
 #: Bytes of the head that each reply begins with; a structured one has `MORE_OF_CHUNK` more.
-REPLY_HEAD: Final = _SIMPLE.size
-MORE_OF_CHUNK: Final = _CHUNK.size - _SIMPLE.size
+REPLY_HEAD: Final = SIMPLE_REPLY.size
+MORE_OF_CHUNK: Final = CHUNK.size - SIMPLE_REPLY.size
 
-#: Option replies of a server that demands encryption, or knows the option and refuses it.
-_ERR_POLICY: Final = 0x80000002
-_ERR_TLS_REQD: Final = 0x80000005
-_ERR_BLOCK_SIZE_REQD: Final = 0x80000008
-_STARTTLS: Final = 5
 _ERROR: Final = 1 << 31
 #: Most replies to one option: a server could go on for ever.
 _MOST_REPLIES: Final = 64
 _DONE: Final = 1
 _ERROR_CHUNK: Final = 1 << 15
-#: Offset and length of a chunk of data or of a hole.
-_OFFSET: Final = struct.Struct(">Q")
 _HOLE: Final = struct.Struct(">QI")
-_FAILURE: Final = struct.Struct(">IH")
 
 
 class Encrypt:
@@ -135,7 +131,7 @@ def negotiate(
         UnsupportedError: It speaks an older form of the protocol only.
         FormatError: It breaks the protocol.
     """
-    magic, second, flags = _GREETING.unpack((yield _GREETING.size))
+    magic, second, flags = GREETING.unpack((yield GREETING.size))
     if magic != SERVER_MAGIC:
         raise FormatError(f"what answers does not speak NBD: it begins with {magic:#x} [N60]")
     if second != OPTION_MAGIC or not flags & FIXED_NEWSTYLE:
@@ -145,7 +141,7 @@ def negotiate(
         )
     yield struct.pack(">I", FIXED_NEWSTYLE | (flags & NO_ZEROES))
     if encrypted:
-        error, message, _ = yield from _ask(_STARTTLS)
+        error, message, _ = yield from _ask(Option.STARTTLS)
         if error:
             raise DeviceError(f"the NBD server does not encrypt: {message or hex(error)} [N61]")
         yield ENCRYPT
@@ -157,20 +153,12 @@ def negotiate(
     served = yield from _go(name)
     if served is None:
         served = yield from _export_name(name, has_zeros=not flags & NO_ZEROES)
-    return Served(
-        served.size,
-        served.flags,
-        served.least,
-        served.preferred,
-        served.most,
-        structured,
-        allocation,
-    )
+    return replace(served, structured=structured, allocation=allocation)
 
 
 def request(command: Command, cookie: int, offset: int, length: int, flags: int = 0) -> bytes:
     """Return a request; the data of a WRITE comes after it."""
-    return _REQUEST.pack(REQUEST_MAGIC, flags, command, cookie, offset, length)
+    return REQUEST.pack(REQUEST_MAGIC, flags, command, cookie, offset, length)
 
 
 def is_chunk(head: bytes) -> bool:
@@ -187,10 +175,10 @@ def is_chunk(head: bytes) -> bool:
 
 def decode_head(head: bytes) -> Head:
     """Return what the head of a reply says, with `MORE_OF_CHUNK` where `is_chunk` says so."""
-    if len(head) == _SIMPLE.size:
-        _, error, cookie = _SIMPLE.unpack(head)
+    if len(head) == SIMPLE_REPLY.size:
+        _, error, cookie = SIMPLE_REPLY.unpack(head)
         return Head(cookie, None, error, 0, is_last=True)
-    _, flags, kind, cookie, length = _CHUNK.unpack(head)
+    _, flags, kind, cookie, length = CHUNK.unpack(head)
     return Head(cookie, kind, 0, length, is_last=bool(flags & _DONE))
 
 
@@ -201,16 +189,16 @@ def is_failure(kind: int) -> bool:
 
 def decode_failure(data: bytes) -> tuple[int, str]:
     """Return number and message of an error; errors as `decode_extents`."""
-    if len(data) < _FAILURE.size:
+    if len(data) < FAILURE.size:
         raise FormatError("the NBD server sent an error that ends within its head [N63]")
-    error, size = _FAILURE.unpack_from(data)
-    text = data[_FAILURE.size : _FAILURE.size + size]
+    error, size = FAILURE.unpack_from(data)
+    text = data[FAILURE.size : FAILURE.size + size]
     return error or Errno.EIO, text.decode(errors="replace")
 
 
 def decode_offset(data: bytes) -> int:
     """Return where a chunk of data begins, from its first 8 bytes."""
-    offset: int = _OFFSET.unpack(data)[0]
+    offset: int = OFFSET.unpack(data)[0]
     return offset
 
 
@@ -231,11 +219,11 @@ def decode_extents(data: bytes, context: int | None) -> list[tuple[int, bool]] |
         FormatError: The server breaks the protocol.
     """
     size = len(data) - 4
-    if size <= 0 or size % _EXTENT.size:
+    if size <= 0 or size % EXTENT.size:
         raise FormatError(f"the NBD server sent extents in {len(data)} bytes [N63]")
     if int.from_bytes(data[:4], "big") != context:
         return None
-    found = [(length, bool(flags & STATE_ZERO)) for length, flags in _EXTENT.iter_unpack(data[4:])]
+    found = [(length, bool(flags & STATE_ZERO)) for length, flags in EXTENT.iter_unpack(data[4:])]
     if not all(length for length, _ in found):
         raise FormatError("the NBD server sent an extent of no bytes [N63]")
     return found
@@ -248,10 +236,10 @@ def _ask(
     option: int, data: bytes = b""
 ) -> Generator[int | bytes | Encrypt, bytes, tuple[int, str, list[tuple[int, bytes]]]]:
     """Send an option; return its error or 0, the error's message, and the other replies."""
-    yield _OPTION.pack(OPTION_MAGIC, option, len(data)) + data
+    yield OPTION.pack(OPTION_MAGIC, option, len(data)) + data
     replies: list[tuple[int, bytes]] = []
     while len(replies) < _MOST_REPLIES:
-        magic, answered, kind, size = _OPTION_REPLY.unpack((yield _OPTION_REPLY.size))
+        magic, answered, kind, size = OPTION_REPLY.unpack((yield OPTION_REPLY.size))
         if magic != OPTION_REPLY_MAGIC or answered != option:
             raise FormatError(f"the NBD server does not answer option {option} [N60]")
         if size > MAX_OPTION_SIZE:
@@ -290,8 +278,8 @@ def _go(name: str) -> Generator[int | bytes | Encrypt, bytes, Served | None]:
         if kind != OptionReply.INFO or len(content) < 2:
             continue
         what, detail = int.from_bytes(content[:2], "big"), content[2:]
-        if what == Info.EXPORT and len(detail) == _EXPORT.size:
-            size, flags = _EXPORT.unpack(detail)
+        if what == Info.EXPORT and len(detail) == EXPORT.size:
+            size, flags = EXPORT.unpack(detail)
         elif what == Info.BLOCK_SIZE and len(detail) == _BLOCK_SIZE.size:
             least, preferred, most = _BLOCK_SIZE.unpack(detail)
     if size is None or flags is None:
@@ -304,21 +292,22 @@ def _go(name: str) -> Generator[int | bytes | Encrypt, bytes, Served | None]:
 
 def _export_name(name: str, *, has_zeros: bool) -> Generator[int | bytes | Encrypt, bytes, Served]:
     encoded = name.encode()
-    yield _OPTION.pack(OPTION_MAGIC, Option.EXPORT_NAME, len(encoded)) + encoded
-    size, flags = _EXPORT.unpack((yield _EXPORT.size))
+    yield OPTION.pack(OPTION_MAGIC, Option.EXPORT_NAME, len(encoded)) + encoded
+    size, flags = EXPORT.unpack((yield EXPORT.size))
     if has_zeros:
         yield _ZEROS
     return Served(size, flags)
 
 
 def _refused(name: str, error: int, message: str) -> DeviceError:
-    why = {
+    known: dict[int, str] = {
         OptionReply.ERR_UNKNOWN: "it has no such export",
-        _ERR_TLS_REQD: "it demands encryption",
-        _ERR_POLICY: "it does not permit that",
-        _ERR_BLOCK_SIZE_REQD: "it demands block sizes that cannot be kept",
-    }.get(error, f"error {error:#x}")
-    hint = "name the place with nbds://" if error == _ERR_TLS_REQD else None
+        OptionReply.ERR_TLS_REQD: "it demands encryption",
+        OptionReply.ERR_POLICY: "it does not permit that",
+        OptionReply.ERR_BLOCK_SIZE_REQD: "it demands block sizes that cannot be kept",
+    }
+    why = known.get(error, f"error {error:#x}")
+    hint = "name the place with nbds://" if error == OptionReply.ERR_TLS_REQD else None
     said = f": {message}" if message else ""
     return DeviceError(f"the NBD server refuses export {name!r}: {why}{said} [N60]", hint=hint)
 

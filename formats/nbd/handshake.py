@@ -24,6 +24,12 @@ from formats.nbd.numbers import (
     OptionReply,
 )
 from formats.nbd.replies import message_bytes
+from formats.nbd.structures import (
+    EXPORT,
+    GREETING,
+    OPTION,
+    OPTION_REPLY,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -33,13 +39,9 @@ if TYPE_CHECKING:
 
     Event = NamesWanted | ExportWanted | TlsWanted | Begun | Ended
 
-_GREETING: Final = struct.Struct(">QQH")
 _CLIENT_FLAGS: Final = struct.Struct(">I")
-_OPTION: Final = struct.Struct(">QII")
-_REPLY: Final = struct.Struct(">QIII")
 _U16: Final = struct.Struct(">H")
 _U32: Final = struct.Struct(">I")
-_EXPORT: Final = struct.Struct(">QH")
 _RESERVED: Final = bytes(124)
 
 #: Options that mean something before TLS, where that is required (N31).
@@ -65,9 +67,7 @@ class Handshake:
             requires_tls: Whether the client has to begin TLS first (N31).
         """
         self._in = Buffer()
-        self._out = bytearray(
-            _GREETING.pack(SERVER_MAGIC, OPTION_MAGIC, FIXED_NEWSTYLE | NO_ZEROES)
-        )
+        self._out = bytearray(GREETING.pack(SERVER_MAGIC, OPTION_MAGIC, FIXED_NEWSTYLE | NO_ZEROES))
         self._flags: int | None = None  # the client's
         self._options = 0  # how many came
         self._has_tls = requires_tls
@@ -168,21 +168,21 @@ class Handshake:
 
     def _read_option(self) -> tuple[int, bytes] | None:
         """Return the next option and its data, or None: not here yet, or never."""
-        head = self._in.peek(_OPTION.size)
+        head = self._in.peek(OPTION.size)
         if head is None:
             return None
         with head:
-            magic, option, size = _OPTION.unpack(head)
+            magic, option, size = OPTION.unpack(head)
         if magic != OPTION_MAGIC:
             self._over = Ended(f"an option begins with {magic:#018x} [N3]")
         elif size > MAX_OPTION_SIZE:
             self._over = Ended(f"option {option} has {size} bytes of data [N3]")
         elif self._options == MAX_OPTIONS:
             self._over = Ended(f"the client sent more than {MAX_OPTIONS} options [N3]")
-        if self._over or len(self._in) < _OPTION.size + size:
+        if self._over or len(self._in) < OPTION.size + size:
             return None
         self._options += 1
-        return option, self._in.take(_OPTION.size + size, skip=_OPTION.size)
+        return option, self._in.take(OPTION.size + size, skip=OPTION.size)
 
     # --------------------------------------------------------- answering
 
@@ -212,7 +212,7 @@ class Handshake:
         name = _name(data)
 
         def tell(export: Export) -> None:
-            self._out += _EXPORT.pack(export.size, export.flags)
+            self._out += EXPORT.pack(export.size, export.flags)
             if not (self._flags or 0) & NO_ZEROES:
                 self._out += _RESERVED
             self._begin(export)
@@ -251,7 +251,7 @@ class Handshake:
         def tell(export: Export) -> None:
             block = max(4096, export.block_size)
             known = {
-                Info.EXPORT: _EXPORT.pack(export.size, export.flags),
+                Info.EXPORT: EXPORT.pack(export.size, export.flags),
                 Info.BLOCK_SIZE: struct.pack(">III", 1, block, MAX_TRANSFER),
                 Info.NAME: export.name.encode(),
                 Info.DESCRIPTION: export.description.encode(),
@@ -303,7 +303,7 @@ class Handshake:
         )
 
     def _reply(self, option: int, kind: OptionReply, data: bytes = b"") -> None:
-        self._out += _REPLY.pack(OPTION_REPLY_MAGIC, option, kind, len(data)) + data
+        self._out += OPTION_REPLY.pack(OPTION_REPLY_MAGIC, option, kind, len(data)) + data
 
     def _take_question(self) -> _Question:
         if self._pending is None:

@@ -54,10 +54,12 @@ class OptionReply(IntEnum):
     INFO = 3
     META_CONTEXT = 4
     ERR_UNSUP = 0x80000001
+    ERR_POLICY = 0x80000002
     ERR_INVALID = 0x80000003
     ERR_PLATFORM = 0x80000004
     ERR_TLS_REQD = 0x80000005
     ERR_UNKNOWN = 0x80000006
+    ERR_BLOCK_SIZE_REQD = 0x80000008
 
 
 class Info(IntEnum):
@@ -112,6 +114,7 @@ class Chunk(IntEnum):
 
     NONE = 0
     OFFSET_DATA = 1
+    OFFSET_HOLE = 2
     BLOCK_STATUS = 5
     ERROR = 0x8001
 

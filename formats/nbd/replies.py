@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING, Final
 
 from formats.nbd.numbers import (
@@ -13,6 +12,13 @@ from formats.nbd.numbers import (
     STRUCTURED_REPLY_MAGIC,
     Chunk,
 )
+from formats.nbd.structures import (
+    CHUNK,
+    EXTENT,
+    FAILURE,
+    OFFSET,
+    SIMPLE_REPLY,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,11 +26,6 @@ if TYPE_CHECKING:
     from formats.nbd.model import Extent
     from formats.nbd.numbers import Errno
 
-_SIMPLE: Final = struct.Struct(">IIQ")
-_CHUNK: Final = struct.Struct(">IHHQI")
-_OFFSET: Final = struct.Struct(">Q")
-_ERROR: Final = struct.Struct(">IH")
-_EXTENT: Final = struct.Struct(">II")
 _DONE: Final = 1
 
 
@@ -39,29 +40,29 @@ class Replies:
         """Return the reply to a request that succeeded and has nothing to tell."""
         if self._structured:
             return _chunk(Chunk.NONE, cookie, 0)
-        return _SIMPLE.pack(SIMPLE_REPLY_MAGIC, 0, cookie)
+        return SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, 0, cookie)
 
     def failed(self, cookie: int, error: Errno, message: str) -> bytes:
         """Return the reply to a request that failed; only structured ones have the message."""
         if not self._structured:
-            return _SIMPLE.pack(SIMPLE_REPLY_MAGIC, error, cookie)
+            return SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, error, cookie)
         text = message_bytes(message)
-        size = _ERROR.size + len(text)
-        return _chunk(Chunk.ERROR, cookie, size) + _ERROR.pack(error, len(text)) + text
+        size = FAILURE.size + len(text)
+        return _chunk(Chunk.ERROR, cookie, size) + FAILURE.pack(error, len(text)) + text
 
     def read(self, cookie: int, offset: int, length: int) -> bytes:
         """Return what is sent before the ``length`` bytes that were read from ``offset`` on."""
         if not self._structured:
-            return _SIMPLE.pack(SIMPLE_REPLY_MAGIC, 0, cookie)
+            return SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, 0, cookie)
         if not length:  # a chunk of data has some
             return _chunk(Chunk.NONE, cookie, 0)
-        return _chunk(Chunk.OFFSET_DATA, cookie, _OFFSET.size + length) + _OFFSET.pack(offset)
+        return _chunk(Chunk.OFFSET_DATA, cookie, OFFSET.size + length) + OFFSET.pack(offset)
 
     def block_status(self, cookie: int, extents: Iterable[Extent]) -> bytes:
         """Return the reply to BLOCK_STATUS, which there is with structured replies only."""
         body = ALLOCATION_ID.to_bytes(4, "big")
         for extent in extents:
-            body += _EXTENT.pack(extent.length, STATE_ZERO if extent.is_zero else 0)
+            body += EXTENT.pack(extent.length, STATE_ZERO if extent.is_zero else 0)
         return _chunk(Chunk.BLOCK_STATUS, cookie, len(body)) + body
 
 
@@ -72,4 +73,4 @@ def message_bytes(text: str) -> bytes:
 
 
 def _chunk(kind: Chunk, cookie: int, size: int) -> bytes:
-    return _CHUNK.pack(STRUCTURED_REPLY_MAGIC, _DONE, kind, cookie, size)
+    return CHUNK.pack(STRUCTURED_REPLY_MAGIC, _DONE, kind, cookie, size)

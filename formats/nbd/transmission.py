@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING, Final
 
 from formats.nbd.buffer import Buffer
 from formats.nbd.model import Ended, Refused, Request
 from formats.nbd.numbers import MAX_TRANSFER, REQUEST_MAGIC, Command, CommandFlag, Errno
+from formats.nbd.structures import (
+    REQUEST,
+)
 
 if TYPE_CHECKING:
     from formats.devices.device import ReadableBuffer
     from formats.nbd.model import Begun
 
-_REQUEST: Final = struct.Struct(">IHHQQI")
 
 #: Plain numbers: looking a member up takes longer than the rest of reading a request.
 _WRITE: Final = int(Command.WRITE)
@@ -56,21 +57,21 @@ class Transmission:
 
     def next_event(self) -> Request | Refused | Ended | None:
         """Return the next request, a refused one, or the end; None until more was received."""
-        head = None if self._ended else self._in.peek(_REQUEST.size)
+        head = None if self._ended else self._in.peek(REQUEST.size)
         if head is None:
             return None
         with head:
-            magic, flags, number, cookie, offset, length = _REQUEST.unpack(head)
+            magic, flags, number, cookie, offset, length = REQUEST.unpack(head)
         if magic != REQUEST_MAGIC:
             return self._end(f"a request begins with {magic:#010x} [N14]")
-        size = _REQUEST.size
+        size = REQUEST.size
         if number == _WRITE:
             if length > MAX_TRANSFER:
                 return self._end(f"a write of {length} bytes is too long [N15]")
             size += length
             if len(self._in) < size:
                 return None
-        data = self._in.take(size, skip=_REQUEST.size)
+        data = self._in.take(size, skip=REQUEST.size)
         command = _COMMANDS.get(number)
         if command is Command.DISC:
             return self._end("")

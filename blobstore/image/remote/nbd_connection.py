@@ -24,7 +24,6 @@ IN_FLIGHT: Final = 8
 #: Most bytes of an error, or of the extents, of one reply.
 _MOST_DETAIL: Final = 1 << 20
 
-_HOLE: Final = 2
 _CLASSES: Final[dict[int, type[DeviceError]]] = {
     Errno.EPERM: ReadOnlyError,
     Errno.ENOSPC: DeviceFullError,
@@ -230,7 +229,7 @@ class NbdConnection:
         content = self._exactly(length)
         if kind == Chunk.NONE and not length:
             return
-        if kind == _HOLE and ask.into is not None:
+        if kind == Chunk.OFFSET_HOLE and ask.into is not None:
             view = _part(ask, *asking.decode_hole(content))
             view[:] = bytes(len(view))
         elif kind == Chunk.BLOCK_STATUS and ask.command is Command.BLOCK_STATUS:

@@ -179,7 +179,7 @@ class NbdDisk(Owned, Device):
             self.write(end, bytes(offset + size - end))
             for at in range(start, end, self._served.most):
                 length = min(self._served.most, end - at)
-                self._change(Ask(Command.WRITE_ZEROES, at, length), b"")
+                self._zero(at, length)
 
     def data_ranges(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
         """Yield offset and length of the parts that are not known to be zeros, in order.
@@ -237,8 +237,9 @@ class NbdDisk(Owned, Device):
             piece = view[at : at + self._most]
             yield Ask(Command.WRITE, offset + at, len(piece), data=piece)
 
-    def _change(self, ask: Ask, data: bytes) -> None:
-        self._keep(ask.command, ask.offset, ask.length, data)
+    def _zero(self, offset: int, length: int) -> None:
+        ask = Ask(Command.WRITE_ZEROES, offset, length)
+        self._keep(ask.command, offset, length, b"")
         self._attempt(lambda connection: connection.carry_out([ask]))
 
     def _keep(self, command: Command, offset: int, length: int, data: bytes) -> None:

@@ -58,7 +58,7 @@ class NbdFront(
     group: str | int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what is not possible.
+        """Refuse an entry that contradicts itself.
 
         Raises:
             ArgumentError: As its message says.

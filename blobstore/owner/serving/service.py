@@ -84,7 +84,7 @@ class Service:
         self._waker.wake()
 
     def _wait(self, limit: float | None) -> None:
-        """Wait until there may be an event, or for so many seconds."""
+        """Wait until there may be an event, for at most ``limit`` seconds."""
         if not self._events:
             select.select([self._waker], [], [], limit)
             self._waker.clear()

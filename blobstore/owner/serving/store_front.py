@@ -40,7 +40,7 @@ class StoreFront(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename
     group: str | int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what is not possible.
+        """Refuse an entry that contradicts itself.
 
         Raises:
             ArgumentError: As its message says.

@@ -52,7 +52,7 @@ class TpmFront(
     migration_key: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what is not possible.
+        """Refuse an entry that contradicts itself.
 
         Raises:
             ArgumentError: As its message says.
