@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from blobstore.copies.convert import convert as convert
     from blobstore.copies.convert_kinds import IMAGE_KINDS as IMAGE_KINDS
     from blobstore.copies.convert_kinds import ImageKind as ImageKind
+    from blobstore.copies.whole import Copied as Copied
+    from blobstore.copies.whole import copy as copy
     from blobstore.errors import BlobNotFoundError as BlobNotFoundError
     from blobstore.errors import BlobTooLargeError as BlobTooLargeError
     from blobstore.errors import ConfigError as ConfigError
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from blobstore.errors import GenerationMismatchError as GenerationMismatchError
     from blobstore.errors import ImageExistsError as ImageExistsError
     from blobstore.errors import ManifestError as ManifestError
+    from blobstore.errors import MovedImageError as MovedImageError
     from blobstore.errors import NoPreviousBlobError as NoPreviousBlobError
     from blobstore.errors import NoSpaceError as NoSpaceError
     from blobstore.errors import OutputExistsError as OutputExistsError
@@ -69,6 +72,7 @@ if TYPE_CHECKING:
     from blobstore.errors import StateAuthenticationError as StateAuthenticationError
     from blobstore.errors import StoreBusyError as StoreBusyError
     from blobstore.errors import StoreError as StoreError
+    from blobstore.errors import UnfinishedCopyError as UnfinishedCopyError
     from blobstore.errors import UnwrittenBlobError as UnwrittenBlobError
     from blobstore.foreign.encryption import StateKey as StateKey
     from blobstore.foreign.exporting import export_state as export_state

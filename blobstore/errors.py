@@ -19,7 +19,9 @@
     ├── StateAuthenticationError     76   encrypted device state does not verify
     ├── StoreBusyError               77   it changes too fast to be read without the lock
     ├── GenerationMismatchError      78   the section was changed since it was looked at
-    └── ConfigError                  79   of `blobstore serve`
+    ├── ConfigError                  79   of `blobstore serve`
+    ├── UnfinishedCopyError          80   a copy of an image, of which parts are missing
+    └── MovedImageError              81   the image was handed over to a copy
 
 An emulator may make new state for a device only on `BlobNotFoundError` (after
 which it registers) and `UnwrittenBlobError`. Nothing else means absence.
@@ -178,3 +180,15 @@ class ConfigError(StoreError):
     """The configuration of `blobstore serve` cannot be used."""
 
     exit_code = 79
+
+
+class UnfinishedCopyError(StoreError):
+    """The image is a copy that is not complete."""
+
+    exit_code = 80
+
+
+class MovedImageError(StoreError):
+    """The image was handed over to a copy of it, which is to be used instead."""
+
+    exit_code = 81

@@ -35,6 +35,7 @@ VERBS: Final = {
     "grow": "Make an image larger.",
     "compact": "Move sections together, so that free space is in larger pieces.",
     "backup": "Copy an image, also while it is in use.",
+    "copy": "Copy an image to another place, or hand it over to that.",
     "clone": "Make an independent store with the same sections.",
     "convert": "Write an image's payload into another: LUKS1, LUKS2, in the clear.",
     "diff": "Compare two images section by section.",
@@ -80,7 +81,7 @@ Exit codes:
   72  output exists            73  section exists       74  no previous blob
   75  not the pinned state     76  wrong key of TPM state, or damage
   77  store too busy           78  changed since it was looked at
-  79  configuration unusable
+  79  configuration unusable   80  unfinished copy      81  image moved away
  130  interrupted
  141  the reader of a pipe that stdout is went away
 """

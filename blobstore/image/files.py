@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from blobstore.errors import OutputExistsError
 from blobstore.image.layers import open_place
 from formats.devices.identity import is_same_file
-from formats.devices.new_file import new_file, synchronise_directory
+from formats.devices.new_file import new_empty_file, new_file, synchronise_directory
 from formats.errors import FormatError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "is_same_file",
+    "new_empty_file",
     "new_file",
     "outputs_kept",
     "read_file",

@@ -20,6 +20,7 @@ import luks
 from blobstore.container.scan import looks_like_container
 from blobstore.errors import StoreBusyError
 from blobstore.image.image import Image
+from blobstore.image.markers import MARK_SIZE, first_bytes, require_unmarked
 from formats.devices.file import FileDevice
 from formats.errors import ArgumentError, DeviceBusyError, SnapshotNotFoundError
 
@@ -235,10 +236,11 @@ def image_format(file: BlockDevice) -> str:
 
     Raises:
         DeviceError: It cannot be read.
+        UnfinishedCopyError, MovedImageError: It must not be opened.
     """
-    magic = bytearray(min(4, file.size))
-    file.read_into(0, magic)
-    return QCOW2 if magic == b"QFI\xfb" else RAW
+    first = first_bytes(file, MARK_SIZE)
+    require_unmarked(first)
+    return QCOW2 if first.startswith(b"QFI\xfb") else RAW
 
 
 def require_image_format(name: str) -> None:

@@ -28,6 +28,7 @@ from blobstore.owner.client_transaction import ClientTransaction
 from blobstore.owner.client_windows import ClientWindow
 from blobstore.owner.exchange import Exchange
 from blobstore.owner.remote_header import RemoteHeader
+from blobstore.owner.resting import resting
 from blobstore.store.description import SectionInfo, StateDigest
 from blobstore.store.session import Closing
 from blobstore.store.store import as_names
@@ -43,6 +44,7 @@ from formats.qcow2.snapshot_table import Snapshot, SnapshotKey, find_snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
+    from contextlib import AbstractContextManager
 
     import luks
     from blobstore.container.regions import Region
@@ -484,6 +486,23 @@ class StoreClient(Closing):
     def state(self) -> documents.OwnerState:
         """Return who the owner is, and whether it has the image."""
         return documents.decode(self._ask("GET", "/v1/owner").body, documents.OwnerState)
+
+    @property
+    def released(self) -> bool:
+        """Whether the owner has released the image."""
+        return self.state().released
+
+    def at_rest(self) -> AbstractContextManager[StateDigest]:
+        """Have the owner keep its image as it is, and its devices waiting, in a block (O175).
+
+        It enters the block with the state of the store, which is in the image as if it had been
+        closed, and leaves it without an error only if nothing changed in between.
+
+        Raises:
+            DeviceBusyError: The owner went on before the end of the block (O176).
+            StorageError: What devices wrote cannot be made durable.
+        """
+        return resting(self._exchange.path)
 
     def release(self) -> StateDigest:
         """Have the owner let another process have the image, with all devices (O140).

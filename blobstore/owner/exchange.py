@@ -39,6 +39,7 @@ class Exchange:
     Several threads may use it; one request is on its way at a time.
 
     Attributes:
+        path: Of the socket.
         peer: Process, user and group of the owner, where the system tells.
     """
 
@@ -52,7 +53,7 @@ class Exchange:
         Raises:
             DeviceError: No process listens there; `__cause__` has the OS error.
         """
-        self._path = path
+        self.path = path
         self._timeout = timeout
         self._lock = threading.Lock()
         self._closed = False
@@ -127,7 +128,7 @@ class Exchange:
             deadline = time.monotonic() + (self._timeout or 0)
             while True:
                 try:
-                    self._socket.connect(os.fspath(self._path))
+                    self._socket.connect(os.fspath(self.path))
                     break
                 except BlockingIOError:  # the owner's queue is full, where there is a time-out
                     if time.monotonic() > deadline:
@@ -135,7 +136,7 @@ class Exchange:
                     time.sleep(0.01)
         except OSError as error:
             self._socket.close()
-            raise device_error(error, f"no owner answers at {self._path}", writing=False) from error
+            raise device_error(error, f"no owner answers at {self.path}", writing=False) from error
         self.peer = peer_credentials(self._socket)
 
     def _has_ended(self) -> bool:
@@ -161,10 +162,10 @@ class Exchange:
                 yield
             except h11.RemoteProtocolError as error:
                 self._end()
-                raise FormatError(f"the owner at {self._path} breaks HTTP: {error}") from error
+                raise FormatError(f"the owner at {self.path} breaks HTTP: {error}") from error
             except OSError as error:
                 self._end()
-                raise _gone(self._path) from error
+                raise _gone(self.path) from error
             except BaseException:
                 self._end()  # half of something is on its way
                 raise
@@ -185,7 +186,7 @@ class Exchange:
             if event is h11.NEED_DATA:
                 piece = self._socket.recv(most)
                 if not piece:
-                    raise _gone(self._path)
+                    raise _gone(self.path)
                 http.receive_data(piece)
             elif isinstance(event, h11.Event):
                 most = _PIECE

@@ -17,10 +17,14 @@ from blobstore.owner.resources import (
     Request,
     Resources,
 )
+from blobstore.owner.resting import REST, rest
 from blobstore.store.description import StateDigest
 from formats.errors import ArgumentError, UnsupportedError
 
 if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
     from blobstore.owner.owner import Owner
 
 #: What a connection becomes on which everything is handed over.
@@ -44,6 +48,7 @@ class LifecycleResources:
             "/v1/release": {"POST": Method(self._release)},
             "/v1/take-over": {"POST": Method(self._take_over, DOCUMENT_SIZE)},
             "/v1/hand-over": {"POST": Method(self._hand_over)},
+            "/v1/rest": {"POST": Method(self._rest)},
         }
 
     def _state(self, _request: Request, _resource: Found) -> Reply:
@@ -71,17 +76,25 @@ class LifecycleResources:
         )
 
     def _hand_over(self, request: Request, _resource: Found) -> Reply:
-        if request.headers.get("upgrade") != HAND_OVER:
-            raise RefusedError(
-                HTTPStatus.UPGRADE_REQUIRED,
-                "this is for another owner, which says Upgrade",
-                "O135",
-                (("upgrade", HAND_OVER), ("connection", "upgrade")),
-            )
         if self._owner.hand_over is None:
             raise UnsupportedError("this owner is a part of another program", feature="hand-over")
-        headers = (("upgrade", HAND_OVER), ("connection", "upgrade"))
-        return Reply(HTTPStatus.SWITCHING_PROTOCOLS, headers, upgrade=self._owner.hand_over)
+        return _upgraded(request, HAND_OVER, self._owner.hand_over)
+
+    def _rest(self, request: Request, _resource: Found) -> Reply:
+        return _upgraded(request, REST, lambda sock: rest(self._owner, sock))
+
+
+def _upgraded(request: Request, protocol: str, use: Callable[[socket.socket], None]) -> Reply:
+    """Return a reply that makes the connection another one, which goes on by itself."""
+    headers = (("upgrade", protocol), ("connection", "upgrade"))
+    if request.headers.get("upgrade") != protocol:
+        raise RefusedError(
+            HTTPStatus.UPGRADE_REQUIRED,
+            "this is for another process, which says Upgrade",
+            "O135",
+            headers,
+        )
+    return Reply(HTTPStatus.SWITCHING_PROTOCOLS, headers, upgrade=use)
 
 
 def _handed(digest: StateDigest) -> Reply:

@@ -87,6 +87,22 @@ def new_file(
             raise
 
 
+def new_empty_file(path: str | os.PathLike[str]) -> None:
+    """Make an empty file, mode 0600, whose name is durable.
+
+    It is for content that says itself whether it is complete.
+
+    Raises:
+        DeviceError: There is one already, or it cannot be made.
+    """
+    target = Path(os.path.realpath(path))
+    try:
+        os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | BINARY, 0o600))
+        synchronise_directory(target.parent)
+    except OSError as error:
+        raise device_error(error, f"cannot create {target}") from error
+
+
 def _take_name(temporary: Path, target: Path, *, overwrite: bool) -> None:
     try:
         if overwrite or not hasattr(os, "link"):

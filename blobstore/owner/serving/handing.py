@@ -19,11 +19,11 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
-import h11
 import msgspec
 
 from blobstore.owner.lifecycle import HAND_OVER
 from blobstore.owner.serving.places import adopt
+from blobstore.owner.upgrading import upgrade
 from blobstore.sockets.peers import peer_credentials
 from blobstore.store.description import StateDigest
 from formats.errors import DeviceBusyError, DeviceError, FormatError, device_error
@@ -158,7 +158,7 @@ class Predecessor:
             sock.settimeout(QUICK)
             sock.connect(os.fspath(path))
             self._messages.require_trusted()
-            _upgrade(sock)
+            upgrade(sock, "/v1/hand-over", HAND_OVER)
             self._messages.send({})
             self.offers = self._receive_offers()
         except OSError as error:
@@ -223,21 +223,3 @@ class Predecessor:
             listener = adopt(descriptors.pop(0))
             offers.append(Offer(str(entry.get("name")), listener, bool(entry.get("removes"))))
         return offers
-
-
-def _upgrade(sock: socket.socket) -> None:
-    """Make HTTP into messages."""
-    http = h11.Connection(h11.CLIENT)
-    headers = [("host", "localhost"), ("upgrade", HAND_OVER), ("connection", "upgrade")]
-    request = h11.Request(method="POST", target="/v1/hand-over", headers=headers)
-    sock.sendall((http.send(request) or b"") + (http.send(h11.EndOfMessage()) or b""))
-    try:
-        while (event := http.next_event()) is h11.NEED_DATA:
-            http.receive_data(sock.recv(_MOST_BYTES))
-    except h11.RemoteProtocolError as error:
-        raise FormatError(f"what listens there breaks HTTP: {error}", rule="O136") from error
-    if isinstance(event, h11.Response):
-        raise DeviceError(
-            f"the owner does not hand over: it answers with {event.status_code}",
-            hint="it may be of an older version, or a part of another program: stop it first",
-        )

@@ -1,0 +1,341 @@
+"""Copying the bytes of an image to another device, while others may write to it (P40 to P46).
+
+The image is copied as it is, and no key is needed. It is read again and again, and of each piece
+a digest is kept: what has another one than before is copied again. A last pass is made
+while the image does not change; then the copy is equal to it, whatever happened before.
+
+Until that is so, no program must take the copy for an image. What a LUKS header, a qcow2
+image and a container begin with, each also in its second copy, lies at byte 0 or at a power
+of two: these *heads* are kept in memory, and written when all else is durable. The first
+sector is a marker meanwhile (`blobstore.image.markers`), and is written as the very last.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Final
+
+from blobstore.errors import StoreBusyError
+from blobstore.image.markers import (
+    MARK_SIZE,
+    SECTOR,
+    CopyMarker,
+    first_bytes,
+    move_marker,
+    moved_to,
+)
+from formats.devices.device import SparseDevice, read_exactly
+from formats.errors import DeviceError, DeviceFullError, StorageError, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from formats.devices.device import BlockDevice
+
+    Progress = Callable[[int, int], None]
+
+#: Bytes of a head. Copies of LUKS2 headers begin at 16 KiB to 4 MiB, second headers of
+#: containers at the size of a block, 512 to 64 KiB; the others are for payloads that begin there.
+_PAGE: Final = 4096
+_HEADS: Final = (0, *(_PAGE << shift for shift in range(13)))
+#: What may lie before a payload: it is looked at until it has not changed meanwhile.
+_FRONT: Final = 16 << 20
+#: Bytes that are read at a time; and of which there is a digest, if the image is not larger
+#: than so many of them.
+_PIECE: Final = 1 << 20
+_CHUNK: Final = 64 << 10
+_MOST_CHUNKS: Final = 1 << 20
+#: How often the image is copied again while it changes, and what may be left then.
+_PASSES: Final = 10
+_LITTLE: Final = 1 << 20
+
+_DIGEST_SIZE: Final = 16
+_ZEROS: Final = bytes(_DIGEST_SIZE)
+_UNKNOWN: Final = b"\xff" * _DIGEST_SIZE
+
+
+class ImageCopy:
+    """One copying of an image. Any error, and any interrupt, leaves a copy that does not open."""
+
+    def __init__(
+        self, source: BlockDevice, destination: BlockDevice, *, progress: Progress | None = None
+    ) -> None:
+        """Prepare to copy; both devices stay the caller's.
+
+        Args:
+            source: The image. Others may write to it.
+            destination: Becomes as large as it if it can; what it holds is lost.
+            progress: Called in the first pass with bytes done and in all.
+        """
+        self._source, self._destination = source, destination
+        self._progress = progress
+        self._marker = CopyMarker(os.urandom(MARK_SIZE // 2))
+        self._chunk = _CHUNK
+        while source.size > self._chunk * _MOST_CHUNKS:
+            self._chunk *= 2
+        self._digests = bytearray()
+        self._heads: dict[int, bytes] = {}
+        self.copied = 0
+
+    # ------------------------------------------------------------- steps
+
+    def begin(self) -> None:
+        """Make the destination one that no program opens.
+
+        Raises:
+            DeviceFullError: It is smaller than the image, and cannot be made larger.
+            DeviceError: It cannot be written.
+        """
+        to = self._destination
+        if to.size < SECTOR:
+            self._resize()
+        before = CopyMarker.decode(first_bytes(to))
+        if before is not None:
+            self._marker = replace(before, first=None)
+        with self._doubting():
+            to.write(0, self._marker.encode())
+            to.flush()
+            _wipe_heads(to)
+            to.flush()
+            self._resize()
+        if not self._marker.doubted:
+            self._know_holes()
+
+    def run(self) -> int:
+        """Copy the image while others write to it, until little of it changes.
+
+        Returns:
+            The number of passes.
+        """
+        for number in range(1, _PASSES + 1):
+            copied = self._pass(self._progress if number == 1 else None)
+            if copied <= _LITTLE:
+                break
+        with self._doubting():
+            self._destination.flush()
+        return number
+
+    def settle(self, *, still: bool = True) -> None:
+        """Copy what has changed, for the last time.
+
+        Args:
+            still: Whether nothing but the LUKS header can change meanwhile, by programs that
+                change keys. Otherwise it is looked at until nothing has changed.
+
+        Raises:
+            StoreBusyError: It changed in each of several passes.
+        """
+        self._pass(None)
+        for _ in range(_PASSES):
+            if not self._pass(None, _FRONT if still else None):
+                return
+        raise StoreBusyError(f"the image changed in each of {_PASSES} passes", hint="try again")
+
+    def finish(self) -> None:
+        """Let the copy be an image: it is durable when this returns."""
+        self._write_heads()
+        with self._doubting():
+            self._destination.write(0, self._heads[0][:SECTOR])
+            self._destination.flush()
+
+    def hand_over(self) -> None:
+        """Let the copy be the image, and the source none (P46).
+
+        There is no moment at which both can be opened, and none from which this cannot be
+        completed (`complete_hand_over`).
+        """
+        self._marker = replace(self._marker, first=self._heads[0][:MARK_SIZE])
+        self._write_heads()
+        with self._doubting():
+            self._destination.write(0, self._marker.encode())
+            self._destination.flush()
+        complete_hand_over(self._source, self._destination)
+
+    # ------------------------------------------------------------- passes
+
+    def _pass(self, progress: Progress | None, end: int | None = None) -> int:
+        """Copy what has another digest than before; return how many bytes that were."""
+        self._resize()
+        before = self.copied
+        size = self._source.size if end is None else min(end, self._source.size)
+        done, total = 0, sum(length for _, length in self._data(size)) if progress else 0
+        for start, length, has_data in self._pieces(size):
+            data = read_exactly(self._source, start, length) if has_data else None
+            for at in range(start, start + length, self._chunk):
+                chunk = None if data is None else data[at - start : at - start + self._chunk]
+                self._copy_chunk(at, min(self._chunk, start + length - at), chunk)
+            if progress and has_data:
+                done = min(done + length, total)
+                progress(done, total)
+        return self.copied - before
+
+    def _pieces(self, size: int) -> Iterator[tuple[int, int, bool]]:
+        """Yield offset and length of pieces up to ``size``, and whether they may have data."""
+        piece = max(_PIECE, self._chunk)
+        ranges = self._data(size)
+        start, stop = next(ranges, (size, 0))
+        for at in range(0, size, piece):
+            length = min(piece, size - at)
+            while start + stop <= at and start < size:
+                start, stop = next(ranges, (size, 0))
+            yield at, length, start < at + length
+
+    def _data(self, size: int) -> Iterator[tuple[int, int]]:
+        if isinstance(self._source, SparseDevice):
+            yield from self._source.data_ranges(0, size)
+        elif size:
+            yield 0, size
+
+    def _copy_chunk(self, offset: int, length: int, data: bytes | None) -> None:
+        if data is not None and data.count(0) == length:
+            data = None
+        digest = _ZEROS if data is None else blake2b(data, digest_size=_DIGEST_SIZE).digest()
+        first = offset // self._chunk * _DIGEST_SIZE
+        known = bytes(self._digests[first : first + _DIGEST_SIZE])
+        if known == digest:
+            return
+        self._digests[first : first + _DIGEST_SIZE] = digest
+        written = self._without_heads(offset, bytes(length) if data is None else data)
+        # What could not be written once may read as if it had been.
+        compares = known == _UNKNOWN and not self._marker.doubted
+        if compares and written == read_exactly(self._destination, offset, length):
+            return
+        self._store(offset, written)
+        self.copied += length
+
+    def _store(self, offset: int, data: bytes) -> None:
+        with self._doubting():
+            if data.count(0) == len(data):
+                try:
+                    self._destination.discard(offset, len(data))
+                except UnsupportedError:
+                    pass
+                else:
+                    return
+            self._destination.write(offset, data)
+
+    def _without_heads(self, offset: int, data: bytes) -> bytes:
+        """Return what is written for now, and keep the heads in it."""
+        found = [head for head in _HEADS if offset <= head < offset + len(data)]
+        if not found:
+            return data
+        written = bytearray(data)
+        for head in found:
+            page = slice(head - offset, head - offset + _PAGE)
+            self._heads[head] = bytes(data[page])
+            written[page] = bytes(len(data[page]))
+        if not offset:
+            written[:SECTOR] = self._marker.encode()
+        return bytes(written)
+
+    def _know_holes(self) -> None:
+        """Note what is known to be zeros in the destination."""
+        to, size = self._destination, self._source.size
+        if not isinstance(to, SparseDevice):
+            return
+        known = bytearray(_ZEROS * (len(self._digests) // _DIGEST_SIZE))
+        for start, length in to.data_ranges(0, size):
+            first, last = start // self._chunk, (start + length - 1) // self._chunk
+            known[first * _DIGEST_SIZE : (last + 1) * _DIGEST_SIZE] = _UNKNOWN * (last + 1 - first)
+        self._digests = known
+
+    def _resize(self) -> None:
+        """Make the destination as large as the image is now."""
+        measure = getattr(self._source, "measure", None)
+        if measure is not None:
+            measure()
+        size, has = self._source.size, self._destination.size
+        if size < SECTOR:
+            raise UnsupportedError(
+                f"the image has {size} bytes, less than a sector", feature="such an image"
+            )
+        if has != size:
+            try:
+                self._destination.resize(size)
+            except UnsupportedError as error:
+                if has < size:
+                    raise DeviceFullError(
+                        f"the image has {size} bytes, and the destination {has}"
+                    ) from error
+        wanted = -(-size // self._chunk) * _DIGEST_SIZE
+        if wanted != len(self._digests):
+            # The last chunk may have been a part of one.
+            del self._digests[max(min(len(self._digests), wanted) - _DIGEST_SIZE, 0) :]
+            self._digests += _UNKNOWN * ((wanted - len(self._digests)) // _DIGEST_SIZE)
+
+    # ---------------------------------------------------------------- end
+
+    def _write_heads(self) -> None:
+        """Write all heads but the first sector; what is not a head is durable before."""
+        to = self._destination
+        with self._doubting():
+            to.flush()
+            for offset, data in self._heads.items():
+                skipped = SECTOR if offset == 0 else 0
+                if data[skipped:].count(0) != len(data) - skipped:
+                    to.write(offset + skipped, data[skipped:])
+            to.flush()
+
+    @contextmanager
+    def _doubting(self) -> Iterator[None]:
+        """Note in the copy, if it can be written, that a write or flush in the block failed."""
+        try:
+            yield
+        except DeviceError:
+            with suppress(StorageError):
+                self._destination.write(0, replace(self._marker, doubted=True).encode())
+                self._destination.flush()
+            raise
+
+
+def is_being_handed_over(source: BlockDevice, destination: BlockDevice) -> bool:
+    """Say whether the hand-over of an image to this copy was begun and not completed."""
+    marker = CopyMarker.decode(first_bytes(destination))
+    moved = moved_to(first_bytes(source, MARK_SIZE))
+    return (
+        moved is not None
+        and marker is not None
+        and marker.first is not None
+        and (moved == marker.id)
+    )
+
+
+def complete_hand_over(source: BlockDevice, destination: BlockDevice) -> None:
+    """Let a copy be the image that a source was, from what both hold (P46).
+
+    Args:
+        source: It has its first bytes, or the move marker for this copy.
+        destination: Complete except for its first sector, which is the marker with the
+            first bytes of the source.
+
+    Raises:
+        DeviceError: One of them cannot be written; the rest can be done later.
+    """
+    sector = first_bytes(destination)
+    marker = CopyMarker.decode(sector)
+    if marker is None or marker.first is None:
+        raise ValueError("the destination is not a copy that is being handed over")
+    rest = read_exactly(source, MARK_SIZE, SECTOR - MARK_SIZE)
+    source.write(0, move_marker(marker) + rest)
+    source.flush()
+    _wipe_heads(source)  # of a LUKS header, the second copy is enough for cryptsetup
+    source.flush()
+    try:
+        destination.write(0, marker.first + rest)
+        destination.flush()
+    except DeviceError:
+        with suppress(StorageError):
+            destination.write(0, sector)
+            destination.flush()
+        raise
+
+
+def _wipe_heads(device: BlockDevice) -> None:
+    """Overwrite all heads but the first sector."""
+    for offset in _HEADS:
+        start, end = max(offset, SECTOR), min(offset + _PAGE, device.size)
+        if start < end:
+            device.write(start, bytes(end - start))

@@ -1,0 +1,99 @@
+"""What stands at the beginning of an image that must not be opened (P41, P46).
+
+A copy that is not complete has a *copy marker*, one sector, until everything else of it is
+durable. An image that was moved away has a *move marker* in place of its first bytes. Neither
+is the beginning of a store, of a LUKS header or of a qcow2 image, so no program opens the
+image; those here say why.
+
+While an image is being moved, both have one id, and the copy has the bytes that the move
+marker replaced. So a hand-over that was interrupted is completed from what is there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Self
+
+from blobstore.errors import MovedImageError, UnfinishedCopyError
+
+if TYPE_CHECKING:
+    from formats.devices.device import BlockDevice
+
+#: What a disk writes as a whole (`BlockDevice`).
+SECTOR: Final = 512
+#: How long a move marker is, and how many bytes an image needs to be told apart.
+MARK_SIZE: Final = 16
+
+_COPY: Final = b"\xb1obcopy\n"
+_MOVE: Final = b"\xb1obmove\n"
+_TEXT: Final = b"\nA copy that is not complete. `blobstore copy` again, from the same image.\n"
+_DOUBTED, _HANDED = 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class CopyMarker:
+    """The first sector of a copy that is not complete.
+
+    Attributes:
+        id: Of the copy, 8 bytes.
+        doubted: Whether something could not be written, so what reads as it should may
+            not be durable all the same.
+        first: The first `MARK_SIZE` bytes of the image, when it is being handed over: they
+            are not in the source any more.
+    """
+
+    id: bytes
+    doubted: bool = False
+    first: bytes | None = None
+
+    def encode(self) -> bytes:
+        """Return it as a sector."""
+        flags = _DOUBTED * self.doubted | _HANDED * (self.first is not None)
+        data = _COPY + self.id + bytes([flags]) + (self.first or bytes(MARK_SIZE)) + _TEXT
+        return data.ljust(SECTOR, b"\0")
+
+    @classmethod
+    def decode(cls, sector: bytes) -> Self | None:
+        """Return the marker that a sector is, or None if it is none."""
+        if not sector.startswith(_COPY) or len(sector) < SECTOR:
+            return None
+        flags = sector[MARK_SIZE]
+        first = sector[MARK_SIZE + 1 : 2 * MARK_SIZE + 1] if flags & _HANDED else None
+        return cls(sector[len(_COPY) : MARK_SIZE], bool(flags & _DOUBTED), first)
+
+
+def move_marker(copy: CopyMarker) -> bytes:
+    """Return the first bytes of an image that was handed over to this copy."""
+    return _MOVE + copy.id
+
+
+def moved_to(first: bytes) -> bytes | None:
+    """Return the id of the copy that an image was handed over to, from its first bytes."""
+    return first[len(_MOVE) : MARK_SIZE] if first.startswith(_MOVE) else None
+
+
+def first_bytes(device: BlockDevice, size: int = SECTOR) -> bytes:
+    """Return the first bytes of a device, at most ``size``."""
+    found = bytearray(min(size, device.size))
+    device.read_into(0, found)
+    return bytes(found)
+
+
+def require_unmarked(first: bytes) -> None:
+    """Refuse an image with such first bytes if it must not be opened.
+
+    Raises:
+        UnfinishedCopyError: It is a copy that is not complete.
+        MovedImageError: It was handed over to a copy.
+    """
+    if first.startswith(_COPY):
+        raise UnfinishedCopyError(
+            "the image is a copy that is not complete [P41]",
+            hint="run `blobstore copy` with the same source again",
+        )
+    if first.startswith(_MOVE):
+        raise MovedImageError(
+            "the image was handed over to a copy of it, which is in use instead [P46]",
+            hint="open the copy; if handing over was interrupted, run `blobstore copy --hand-over`"
+            " again",
+        )
