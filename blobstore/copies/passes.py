@@ -4,10 +4,10 @@ The image is copied as it is, and no key is needed. It is read again and again, 
 a digest is kept: what has another one than before is copied again. A last pass is made
 while the image does not change; then the copy is equal to it, whatever happened before.
 
-Until that is so, no program must take the copy for an image. What a LUKS header, a qcow2
-image and a container begin with, each also in its second copy, lies at byte 0 or at a power
-of two: these *heads* are kept in memory, and written when all else is durable. The first
-sector is a marker meanwhile (`blobstore.image.markers`), and is written as the very last.
+Until that is so, no program must take the copy for an image. The sectors that an image is told
+by, its *heads*, are kept in memory and written when all else is durable: the first one, and
+those with which second copies begin, of a LUKS2 header or of the container's, which lie at
+powers of two. In place of the first there is a marker meanwhile (`blobstore.image.markers`).
 """
 
 from __future__ import annotations
@@ -37,10 +37,11 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int, int], None]
 
-#: Bytes of a head. Copies of LUKS2 headers begin at 16 KiB to 4 MiB, second headers of
-#: containers at the size of a block, 512 to 64 KiB; the others are for payloads that begin there.
-_PAGE: Final = 4096
-_HEADS: Final = (0, *(_PAGE << shift for shift in range(13)))
+#: Where second copies can begin: of LUKS2 headers at 16 KiB to 4 MiB, of the container's at the
+#: size of a block, 512 bytes to 64 KiB; and with what.
+_SECOND: Final = tuple(SECTOR << shift for shift in range(14))
+_LUKS2: Final = b"SKUL\xba\xbe"
+_CONTAINER: Final = b"\x0c\x09blobstore"
 #: What may lie before a payload: it is looked at until it has not changed meanwhile.
 _FRONT: Final = 16 << 20
 #: Bytes that are read at a time; and of which there is a digest, if the image is not larger
@@ -98,7 +99,7 @@ class ImageCopy:
         with self._doubting():
             to.write(0, self._marker.encode())
             to.flush()
-            _wipe_heads(to)
+            _wipe_second_heads(to)
             to.flush()
             self._resize()
         if not self._marker.doubted:
@@ -136,9 +137,9 @@ class ImageCopy:
 
     def finish(self) -> None:
         """Let the copy be an image: it is durable when this returns."""
-        self._write_heads()
+        self._write_second_heads()
         with self._doubting():
-            self._destination.write(0, self._heads[0][:SECTOR])
+            self._destination.write(0, self._heads[0])
             self._destination.flush()
 
     def hand_over(self) -> None:
@@ -148,7 +149,7 @@ class ImageCopy:
         completed (`complete_hand_over`).
         """
         self._marker = replace(self._marker, first=self._heads[0][:MARK_SIZE])
-        self._write_heads()
+        self._write_second_heads()
         with self._doubting():
             self._destination.write(0, self._marker.encode())
             self._destination.flush()
@@ -219,14 +220,15 @@ class ImageCopy:
 
     def _without_heads(self, offset: int, data: bytes) -> bytes:
         """Return what is written for now, and keep the heads in it."""
-        found = [head for head in _HEADS if offset <= head < offset + len(data)]
-        if not found:
-            return data
+        for head in [one for one in self._heads if offset <= one < offset + len(data)]:
+            del self._heads[head]
         written = bytearray(data)
-        for head in found:
-            page = slice(head - offset, head - offset + _PAGE)
-            self._heads[head] = bytes(data[page])
-            written[page] = bytes(len(data[page]))
+        for head in (0, *_SECOND):
+            place = slice(head - offset, head - offset + SECTOR)
+            sector = data[place] if offset <= head < offset + len(data) else b""
+            if sector and (head == 0 or _is_second_head(sector)):
+                self._heads[head] = sector
+                written[place] = bytes(len(sector))
         if not offset:
             written[:SECTOR] = self._marker.encode()
         return bytes(written)
@@ -268,16 +270,14 @@ class ImageCopy:
 
     # ---------------------------------------------------------------- end
 
-    def _write_heads(self) -> None:
-        """Write all heads but the first sector; what is not a head is durable before."""
-        to = self._destination
+    def _write_second_heads(self) -> None:
+        """Write all heads but the first; everything else is durable before."""
         with self._doubting():
-            to.flush()
-            for offset, data in self._heads.items():
-                skipped = SECTOR if offset == 0 else 0
-                if data[skipped:].count(0) != len(data) - skipped:
-                    to.write(offset + skipped, data[skipped:])
-            to.flush()
+            self._destination.flush()
+            for offset, sector in self._heads.items():
+                if offset:
+                    self._destination.write(offset, sector)
+            self._destination.flush()
 
     @contextmanager
     def _doubting(self) -> Iterator[None]:
@@ -321,7 +321,7 @@ def complete_hand_over(source: BlockDevice, destination: BlockDevice) -> None:
     rest = read_exactly(source, MARK_SIZE, SECTOR - MARK_SIZE)
     source.write(0, move_marker(marker) + rest)
     source.flush()
-    _wipe_heads(source)  # of a LUKS header, the second copy is enough for cryptsetup
+    _wipe_second_heads(source)
     source.flush()
     try:
         destination.write(0, marker.first + rest)
@@ -333,9 +333,12 @@ def complete_hand_over(source: BlockDevice, destination: BlockDevice) -> None:
         raise
 
 
-def _wipe_heads(device: BlockDevice) -> None:
-    """Overwrite all heads but the first sector."""
-    for offset in _HEADS:
-        start, end = max(offset, SECTOR), min(offset + _PAGE, device.size)
-        if start < end:
-            device.write(start, bytes(end - start))
+def _wipe_second_heads(device: BlockDevice) -> None:
+    """Overwrite what programs would find though the first head is not there."""
+    for offset in _SECOND:
+        if offset + SECTOR <= device.size and _is_second_head(read_exactly(device, offset, SECTOR)):
+            device.write(offset, bytes(SECTOR))
+
+
+def _is_second_head(sector: bytes) -> bool:
+    return sector.startswith(_LUKS2) or _CONTAINER in sector[: MARK_SIZE + 1]
