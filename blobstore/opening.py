@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, TypedDict
 
 from blobstore.image.layers import RAW, LayersLock, open_layers
+from blobstore.image.place import keeps_out_writers
 from blobstore.store.store import Store
 from formats.container.model import DEFAULT_BLOCK_SIZE
 from formats.errors import ArgumentError
@@ -107,7 +108,7 @@ def open_store(
             image_lock=LayersLock(layers),
             layers=layers,
             released=released,
-            unlocked=released or not lock,
+            unlocked=released or not (lock and keeps_out_writers(path, read_only=read_only)),
         )
         guard.pop_all()
         return store

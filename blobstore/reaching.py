@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, overload
 
-from blobstore.image.image import may_have_owner
+from blobstore.image.place import may_have_owner
 from blobstore.opening import open_store
 
 if TYPE_CHECKING:

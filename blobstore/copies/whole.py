@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from blobstore.copies.passes import ImageCopy, complete_hand_over, is_being_handed_over
 from blobstore.errors import ImageExistsError
-from blobstore.image.files import is_same_file, new_empty_file
-from blobstore.image.layers import open_place, owner_named
+from blobstore.image.creation import make_place
 from blobstore.image.markers import (
     MARK_SIZE,
     CopyMarker,
@@ -18,6 +16,7 @@ from blobstore.image.markers import (
     moved_to,
     require_unmarked,
 )
+from blobstore.image.place import is_same_place, keeps_out_writers, open_place, owner_named
 from formats.devices.device import is_blank
 from formats.errors import ArgumentError
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
     from blobstore.copies.passes import Progress
     from blobstore.store.description import StateDigest
-    from formats.devices.file import FileDevice
+    from formats.devices.device import SharedDevice
 
     AnyPath = str | os.PathLike[str]
 
@@ -106,19 +105,21 @@ def copy_image(
         DeviceError: One of the two failed.
         ArgumentError: Both are one.
     """
-    if is_same_file(source, destination):
+    if is_same_place(source, destination):
         raise ArgumentError(f"{destination} is the image itself")
     with ExitStack() as stack:
-        read = stack.enter_context(open_place(source, read_only=not hand_over, lock=False))
+        # The lock of an image of Ceph is for those who may write to it.
+        read_only = not hand_over and (
+            owner is not None or keeps_out_writers(source, read_only=True)
+        )
+        read = stack.enter_context(open_place(source, read_only=read_only, lock=False))
         first = first_bytes(read)
         if moved_to(first) is None:
             require_unmarked(first)
-        made = not Path(destination).exists()
-        if made:
-            new_empty_file(destination)
         undo = stack.enter_context(ExitStack())
-        if made:
-            undo.callback(Path(destination).unlink, missing_ok=True)
+        remove = make_place(destination)
+        if remove is not None:
+            undo.callback(remove)
         written = stack.enter_context(open_place(destination, read_only=False))
         if moved_to(first) is not None:
             if not (hand_over and is_being_handed_over(read, written)):
@@ -150,7 +151,7 @@ def copy_image(
         return Copied(read.size, copy.copied, passes, pause, digest)
 
 
-def _require_replaceable(place: AnyPath, device: FileDevice, source: bytes) -> None:
+def _require_replaceable(place: AnyPath, device: SharedDevice, source: bytes) -> None:
     marker = CopyMarker.decode(first_bytes(device))
     if marker is not None:
         if marker.first in (None, source[:MARK_SIZE]):
@@ -164,7 +165,7 @@ def _require_replaceable(place: AnyPath, device: FileDevice, source: bytes) -> N
 
 
 @contextmanager
-def _locked(place: AnyPath, device: FileDevice) -> Iterator[None]:
+def _locked(place: AnyPath, device: SharedDevice) -> Iterator[None]:
     """Keep others from writing to an image in the block."""
     with owner_named(place):
         device.lock()
@@ -176,7 +177,7 @@ def _locked(place: AnyPath, device: FileDevice) -> Iterator[None]:
 
 @contextmanager
 def _taken(
-    place: AnyPath, device: FileDevice, owner: ImageOwner | None
+    place: AnyPath, device: SharedDevice, owner: ImageOwner | None
 ) -> Iterator[StateDigest | None]:
     """Have an image from its owner in the block, which takes it back if it is not moved."""
     digest = None

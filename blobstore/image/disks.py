@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
-from blobstore.image.layers import open_place
+from blobstore.image.place import open_place
 from blobstore.image.qcow2 import LUKS_HEADER_SIZE
 from formats.errors import ArgumentError
 from formats.qcow2 import snapshots

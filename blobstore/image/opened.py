@@ -6,7 +6,8 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import luks
-from blobstore.image.handover import require_same
+from blobstore.image.handover import load_header, require_same
+from blobstore.image.place import is_there
 from formats.devices.device import SliceDevice
 from formats.errors import FormatError, StorageError, UnsupportedError
 from formats.logs import LateLogger
@@ -120,7 +121,7 @@ def header_problem(layers: Layers) -> str | None:
 
     A detached header that is not there any more is not wrong: it may be kept elsewhere.
     """
-    if layers.header_path is not None and not layers.header_path.exists():
+    if layers.header_path is not None and not is_there(layers.header_path):
         return None
     try:
         stale = layers.image(_load_header(layers)).damaged_header_copy
@@ -131,7 +132,7 @@ def header_problem(layers: Layers) -> str | None:
 
 def _load_header(layers: Layers) -> luks.Header | None:
     if layers.volume is not None:
-        return luks.load_header(layers.header_path or layers.device)
+        return load_header(layers)
     if layers.own_luks is None:
         return None
     from formats.qcow2.opening import luks_area  # noqa: PLC0415  not for raw images

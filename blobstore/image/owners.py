@@ -6,22 +6,21 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blobstore.image.image import entry_of
-
 if TYPE_CHECKING:
     from formats.errors import DeviceBusyError
 
     AnyPath = str | os.PathLike[str]
 
 
-def busy_error(image: AnyPath, error: DeviceBusyError) -> DeviceBusyError:
+def busy_error(image: AnyPath, entry: Path | None, error: DeviceBusyError) -> DeviceBusyError:
     """Return an error that names the owner of an image that is in use (O93).
 
     Args:
-        image: Its path.
+        image: Its place.
+        entry: Where its owner would listen (O3).
         error: What opening it raised, which is returned where no owner answers.
     """
-    process = _owner_process(image)
+    process = None if entry is None else _owner_process(entry)
     if process is None:
         return error
     from formats.errors import DeviceBusyError  # noqa: PLC0415  only for images with an owner
@@ -33,11 +32,8 @@ def busy_error(image: AnyPath, error: DeviceBusyError) -> DeviceBusyError:
     )
 
 
-def _owner_process(image: AnyPath) -> int | None:
+def _owner_process(entry: Path) -> int | None:
     """Return the process that listens at the entry of an image, if one does."""
-    entry = entry_of(image)
-    if entry is None:
-        return None
     import socket  # noqa: PLC0415  only for images that are in use
 
     from blobstore.sockets.peers import peer_credentials  # noqa: PLC0415  likewise

@@ -20,8 +20,8 @@ from blobstore.errors import (
     PinMismatchError,
     StoreBusyError,
 )
-from blobstore.image.image import entry_of
 from blobstore.image.info import ImageInfo
+from blobstore.image.place import entry_of
 from blobstore.owner import documents, problems, requests
 from blobstore.owner.client_changes import ClientWatch
 from blobstore.owner.client_transaction import ClientTransaction

@@ -7,7 +7,7 @@ import stat
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from blobstore.image.image import entry_of
+from blobstore.image.place import entry_of
 from blobstore.sockets.addresses import UnixAddress
 from blobstore.sockets.listening import MadeFile, alone_in, listen
 from formats.errors import DeviceError, device_error

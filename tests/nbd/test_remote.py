@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
             "nbd+unix:///x%20y?socket=/run/a%3Fb",
             NbdAddress(socket=Path("/run/a?b"), export="x y"),
         ),
-        ("nbd+unix:///?socket=relative", NbdAddress(socket=Path("relative"))),
+        ("nbd+unix:///?socket=relative", NbdAddress(socket=Path("relative").absolute())),
         ("rbd:pool/image", RbdAddress(pool="pool", image="image")),
         (
             "rbd:pool/image@then:conf=/etc/c.conf:id=me",

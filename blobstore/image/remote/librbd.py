@@ -49,6 +49,8 @@ _FUNCTIONS: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
     "librbd.so.1": {
         "rbd_open": (c_void_p, c_char_p, POINTER(c_void_p), c_char_p),
         "rbd_open_read_only": (c_void_p, c_char_p, POINTER(c_void_p), c_char_p),
+        "rbd_create2": (c_void_p, c_char_p, c_uint64, c_uint64, POINTER(c_int)),
+        "rbd_remove": (c_void_p, c_char_p),
         "rbd_close": (c_void_p,),
         "rbd_get_size": (c_void_p, POINTER(c_uint64)),
         "rbd_read": (c_void_p, c_uint64, c_size_t, POINTER(c_char)),

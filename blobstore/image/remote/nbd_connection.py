@@ -51,6 +51,14 @@ class NbdAddress:
         where = self.socket if isinstance(self.socket, Path) else "{}:{}".format(*self.socket)
         return f"NBD export {self.export!r} at {where}"
 
+    @property
+    def identity(self) -> str:
+        """The export, however it is reached: by TLS or not (P12)."""
+        if isinstance(self.socket, Path):
+            return f"nbd+unix:{os.path.realpath(self.socket)}:{self.export}"
+        host, port = self.socket
+        return f"nbd:{host.lower()}:{port}:{self.export}"
+
 
 @dataclass(slots=True)
 class Ask:

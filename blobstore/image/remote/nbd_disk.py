@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from blobstore.image.remote.nbd_connection import Ask, NbdConnection
-from formats.devices.device import Device
+from formats.devices.device import SharedDevice
 from formats.errors import (
     DeviceError,
     FormatError,
@@ -51,7 +51,7 @@ _LONGEST_PAUSE: Final = 1.0
 _STATUS: Final = 1 << 30
 
 
-class NbdDisk(Owned, Device):
+class NbdDisk(Owned, SharedDevice):
     """An export as a device. It may be used by several threads.
 
     Attributes:
@@ -117,6 +117,18 @@ class NbdDisk(Owned, Device):
     def block_size(self) -> int:
         return max(512, self._served.least)
 
+    def lock(self) -> None:
+        """Do nothing: NBD has no lock (P5)."""
+        self._owner.require()
+
+    def unlock(self) -> None:
+        """Do nothing: NBD has no lock (P5)."""
+        self._owner.require()
+
+    def measure(self) -> None:
+        """Do nothing: a server tells the size only once for each connection."""
+        self._owner.require()
+
     def read_into(self, offset: int, buffer: WritableBuffer, /) -> None:
         self._owner.require()
         self._check_range(offset, len(buffer))
@@ -135,6 +147,8 @@ class NbdDisk(Owned, Device):
         self._attempt(lambda connection: connection.carry_out(pieces()))
         if whole is not view:
             view[:] = whole[offset - start : offset - start + len(view)]
+        if self.observer is not None:
+            self.observer(offset, view)
 
     def write(self, offset: int, data: ReadableBuffer, /) -> None:
         self._owner.require()

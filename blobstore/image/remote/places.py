@@ -86,7 +86,7 @@ def _nbd(text: str) -> NbdAddress:
             raise ArgumentError(
                 f"{text!r} does not say where the server is: nbd+unix:///NAME?socket=PATH [P2]"
             )
-        address = NbdAddress(socket=Path(options["socket"]), export=name)
+        address = NbdAddress(socket=Path(options["socket"]).absolute(), export=name)
     else:
         if not uri.hostname or "socket" in options:
             raise ArgumentError(

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blobstore.image.image import entry_of
+from blobstore.image.place import entry_of
 from blobstore.owner.owner import Owner
 from blobstore.owner.serving.config import ServeConfig
 from blobstore.owner.serving.handing import Predecessor

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from blobstore.image.image import entry_of
+from blobstore.image.place import entry_of
 from blobstore.owner.server import OwnerServer
 from blobstore.owner.serving.fronts import DEFAULT_MODE, Mode, socket_address
 from blobstore.sockets.addresses import UnixAddress
