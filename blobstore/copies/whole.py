@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from blobstore.copies.passes import ImageCopy, complete_hand_over, is_being_handed_over
 from blobstore.errors import ImageExistsError
 from blobstore.image.creation import make_place
+from blobstore.image.fencing import has_lock
 from blobstore.image.markers import (
     MARK_SIZE,
     CopyMarker,
@@ -137,14 +138,14 @@ def copy_image(
         digest = None
         if hand_over:
             with _taken(source, read, owner) as digest:
-                copy.settle()
+                copy.settle(still=owner is not None or has_lock(source))
                 copy.hand_over()
         elif owner is not None:
             with owner.at_rest() as digest:
                 copy.settle()
         else:
             with _locked(source, read):
-                copy.settle()
+                copy.settle(still=has_lock(source))
         pause = time.monotonic() - began
         if not hand_over:
             copy.finish()

@@ -17,8 +17,12 @@ _Result = TypeVar("_Result")
 class ImageLock(Protocol):
     """The lock that keeps other processes out of an image, and reading without it."""
 
-    def acquire(self) -> None:
-        """Take it, and the image as it is now; or raise, and do not hold it."""
+    def acquire(self, *, fence: bool = False) -> None:
+        """Take it, and the image as it is now; or raise, and do not hold it.
+
+        Args:
+            fence: Shut out the process that has it, if one does (P51).
+        """
 
     def release(self) -> None:
         """Give it up."""

@@ -146,10 +146,14 @@ class LayersLock:
     def __init__(self, layers: Layers) -> None:
         self._layers = layers
 
-    def acquire(self) -> None:
+    def acquire(self, *, fence: bool = False) -> None:
         """Take it, and the layers as they are now; or raise, and do not hold it.
 
+        Args:
+            fence: Shut out the process that has it, if one does (P51).
+
         Raises:
+            UnsupportedError: It is to be shut out, and this place cannot do that.
             DeviceBusyError: Another process has it.
             ImageReplacedError: Another file has the image's name by now.
             PolicyError: It is encrypted in another way by now.
@@ -162,7 +166,10 @@ class LayersLock:
 
         try:
             with owner_named(self._layers.path):
-                self._layers.file.lock()
+                if fence:
+                    self._layers.file.fence()
+                else:
+                    self._layers.file.lock()
             self._layers.follow()
             require_closed(self._layers)
             require_same_encryption(self._layers)

@@ -48,6 +48,7 @@ import formats
 if TYPE_CHECKING:
     __all__: list[str]
 
+    from blobstore.image.fencing import require_fenced as require_fenced
     from blobstore.owner.client import StoreClient as StoreClient
     from blobstore.owner.client import find_owner as find_owner
     from blobstore.owner.client_changes import ClientWatch as ClientWatch

@@ -196,6 +196,7 @@ class Owner:
         expect_digest: StateDigest | None = None,
         at_least_generation: int = 0,
         patience: float = 0,
+        fence: bool = False,
     ) -> StateDigest:
         """Take the image, from whichever process has released it; devices go on (O142).
 
@@ -203,6 +204,7 @@ class Owner:
             expect_digest: As for `Store.take_over`.
             at_least_generation: Likewise.
             patience: Seconds for which it is tried again while another process has it.
+            fence: As for `Store.take_over`.
 
         Returns:
             What the state of the store is.
@@ -215,7 +217,9 @@ class Owner:
             while True:
                 try:
                     self.store.take_over(
-                        expect_digest=expect_digest, at_least_generation=at_least_generation
+                        expect_digest=expect_digest,
+                        at_least_generation=at_least_generation,
+                        fence=fence,
                     )
                     break
                 except DeviceBusyError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from blobstore.container.open_container import is_settled
 from blobstore.container.recovery import close, recover
 from blobstore.store.reliance import follow_store, require_pinned
 
@@ -27,8 +28,23 @@ def release(session: Session) -> None:
     lock.release()
 
 
+def follow(session: Session) -> int:
+    """Take what another process has made of a released store; as `Store.follow`."""
+    session.require_open()
+    if not session.released:
+        return session.container.directory.counted
+    lock = _require_lock(session)
+    session.require_no_windows()
+    session.use(lock.read_anew(lambda: follow_store(session.container), is_settled))
+    return session.container.directory.counted
+
+
 def take_over(
-    session: Session, expect_digest: StateDigest | None, at_least_generation: int
+    session: Session,
+    expect_digest: StateDigest | None,
+    at_least_generation: int,
+    *,
+    fence: bool = False,
 ) -> None:
     """Take the lock of the image, and what its store has become; as `Store.take_over`."""
     session.require_open()
@@ -38,7 +54,7 @@ def take_over(
         return
     session.require_no_windows()
     try:
-        lock.acquire()
+        lock.acquire(fence=fence)
         container = follow_store(session.container)
         session.require_protection(container.header)
         require_pinned(container.directory, expect_digest, at_least_generation)

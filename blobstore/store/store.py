@@ -896,8 +896,28 @@ class Store(Closing):
         with self._session.lock:
             release(self._session)
 
+    def follow(self) -> int:
+        """Read a released store again, which another process is writing, and return its generation.
+
+        `take_over` refuses one that is older then.
+
+        Raises:
+            PinMismatchError: It is older than it was known here, or another store.
+            ValueError: The store has open windows.
+            StoreBusyError: It does not hold still.
+            CorruptStoreError, FormatError, DeviceError: As in `blobstore.open`.
+        """
+        from blobstore.store.handover import follow  # noqa: PLC0415  few callers need it
+
+        with self._session.lock:
+            return follow(self._session)
+
     def take_over(
-        self, *, expect_digest: StateDigest | None = None, at_least_generation: int = 0
+        self,
+        *,
+        expect_digest: StateDigest | None = None,
+        at_least_generation: int = 0,
+        fence: bool = False,
     ) -> None:
         """Take the image's lock and what its store has become meanwhile (C65).
 
@@ -909,10 +929,13 @@ class Store(Closing):
         Args:
             expect_digest: What `digest` said there after the last change.
             at_least_generation: The generation that it must have reached.
+            fence: Shut out the process that has it: what that one writes later is refused, and it
+                loses what it has not made durable (P51).
 
         Raises:
             DeviceBusyError: Another process has not released it yet; nothing
                 changed, and it can be tried again.
+            UnsupportedError: That process is to be shut out, and this place cannot do that.
             ImageReplacedError: Another file has the image's name by now: open that.
             PinMismatchError: It is older than it was known here, or another store, or
                 not what the arguments ask for.
@@ -924,7 +947,7 @@ class Store(Closing):
         from blobstore.store.handover import take_over  # noqa: PLC0415  few callers need it
 
         with self._session.lock:
-            take_over(self._session, expect_digest, at_least_generation)
+            take_over(self._session, expect_digest, at_least_generation, fence=fence)
 
     # --------------------------------------------------------------- end
 

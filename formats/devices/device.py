@@ -210,6 +210,18 @@ class SharedDevice(Device):
             DeviceError: It failed.
         """
 
+    def fence(self) -> None:
+        """Shut out the process that has it, which can write no more then, and take the lock.
+
+        Raises:
+            UnsupportedError: This kind of device cannot do that.
+            DeviceError: It failed.
+        """
+        raise UnsupportedError(
+            f"a {type(self).__name__} cannot shut out the process that has it [P51]",
+            feature="fencing",
+        )
+
     @abstractmethod
     def unlock(self) -> None:
         """Let other processes have it; the device stays open."""

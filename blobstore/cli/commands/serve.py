@@ -55,6 +55,21 @@ if TYPE_CHECKING:
     type=click.Choice(["told", "free"]),
     help="Leave IMAGE to the process that has it, until told to take it over, or until it is free.",
 )
+@click.option(
+    "--standby",
+    is_flag=True,
+    help="Wait until no other process has IMAGE, because it ended or died; then serve it.",
+)
+@click.option(
+    "--take-over",
+    is_flag=True,
+    help="Serve IMAGE though another host seems to have it, which is shut out if that is possible.",
+)
+@click.option(
+    "--unfenced",
+    is_flag=True,
+    help="With these two: no other host can write to IMAGE, though nothing here makes sure.",
+)
 @service.options
 @access_options
 @click.pass_context
@@ -68,6 +83,9 @@ def command(
     check_config: bool,
     replace: bool,
     incoming: str | None,
+    standby: bool,
+    take_over: bool,
+    unfenced: bool,
     **said: Any,
 ) -> None:
     """Own IMAGE, and serve its store to others until SIGTERM or Ctrl-C.
@@ -80,15 +98,15 @@ def command(
     image = _image(image, config)
     if check_config:
         return
-    if replace and incoming:
-        raise click.UsageError("--replace and --incoming exclude each other")
-    begins = owner.Beginning("replacing" if replace else incoming or "opened")
+    begins = _beginning(replace=replace, incoming=incoming, standby=standby, take_over=take_over)
+    if standby or take_over:
+        owner.require_fenced(image, waits=standby, consent=unfenced)
     quiet = bool(context.parent and context.parent.params["quiet"])
     if run.log is not None:
         service.set_up_log(run.log)
     else:
         configure_with(lambda: _configure(quiet=quiet))
-    in_background = run.begin()
+    in_background = _once(run.begin())
     with (
         access.open(image, read_only=False, released=begins is not owner.Beginning.OPENED) as store,
         run.pid_file(),
@@ -99,6 +117,7 @@ def command(
             config,
             begins=begins,
             reread=None if said["config"] is None else lambda: _config(**said),
+            waiting=_waits(in_background, image, quiet=quiet),
             ready=_ready(in_background, quiet=quiet),
         )
 
@@ -134,6 +153,36 @@ def _configure(*, quiet: bool) -> None:
     logging.basicConfig(
         level=logging.ERROR if quiet else logging.INFO, format="blobstore: %(message)s"
     )
+
+
+def _beginning(
+    *, replace: bool, incoming: str | None, standby: bool, take_over: bool
+) -> owner.Beginning:
+    ways = {
+        "--replace": owner.Beginning.REPLACING if replace else None,
+        "--incoming": None if incoming is None else owner.Beginning(incoming),
+        "--standby": owner.Beginning.STANDING_BY if standby else None,
+        "--take-over": owner.Beginning.TAKING if take_over else None,
+    }
+    said = [name for name, how in ways.items() if how is not None]
+    if len(said) > 1:
+        raise click.UsageError(f"{' and '.join(said)} exclude each other")
+    return next(filter(None, ways.values()), owner.Beginning.OPENED)
+
+
+def _once(in_background: Callable[[], None]) -> Callable[[], None]:
+    """Return what does it at the first call only: a standby is ready before it serves."""
+    left = [in_background]
+    return lambda: left.pop()() if left else None
+
+
+def _waits(in_background: Callable[[], None], image: Path, *, quiet: bool) -> Callable[[], None]:
+    def say_so() -> None:
+        if not quiet:
+            click.echo(f"blobstore: standing by for {image}", err=True)
+        in_background()
+
+    return say_so
 
 
 def _ready(in_background: Callable[[], None], *, quiet: bool) -> Callable[[Path], None]:

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from blobstore.image.fencing import can_fence
 from blobstore.image.place import entry_of
 from blobstore.owner.owner import Owner
 from blobstore.owner.serving.config import ServeConfig
@@ -43,6 +44,10 @@ class Beginning(enum.StrEnum):
     TOLD = "told"
     #: It takes the image as soon as no other process has it.
     FREE = "free"
+    #: It waits until no other process has the image, and serves then (O178).
+    STANDING_BY = "standing by"
+    #: It takes the image from a process that is dead or cut off (O181).
+    TAKING = "taking"
     #: It takes everything from the owner that there is, if there is one (O135).
     REPLACING = "replacing"
 
@@ -57,6 +62,7 @@ def serve(
     reread: Callable[[], ServeConfig] | None = None,
     limits: Limits | None = None,
     fronts: Iterable[Front] = (),
+    waiting: Callable[[], None] | None = None,
     ready: Callable[[Path], None] | None = None,
 ) -> None:
     """Serve a store until SIGTERM or SIGINT, or until another process has replaced this one.
@@ -75,6 +81,7 @@ def serve(
         reread: Returns the configuration as it is now, when SIGHUP asks for it (O131).
         limits: What clients may ask for.
         fronts: By which devices reach the store besides; they stay the caller's.
+        waiting: Called when it begins to wait for the image, if it is `STANDING_BY`.
         ready: Called with the path of the store's socket once all sockets take connections.
 
     Raises:
@@ -95,6 +102,10 @@ def serve(
         ending.callback(service.fronts.close)
         if begins is Beginning.REPLACING:
             _replace(owner, service, config)
+        elif begins is Beginning.TAKING:
+            _take_from_the_dead(owner, service, config)
+        elif begins is Beginning.STANDING_BY and not service.stand_by(waiting or _no_one):
+            return
         else:
             service.fronts.start(config, service.fronts.prepare(config))
         if ready is not None:
@@ -144,6 +155,23 @@ def _take(owner: Owner, service: Service, config: ServeConfig, predecessor: Pred
         owner.store.release()
         raise
     return began
+
+
+def _take_from_the_dead(owner: Owner, service: Service, config: ServeConfig) -> None:
+    """Take the image, shutting out the process that has it if that is possible (O181)."""
+    # Before it is taken: an owner on this machine that is alive has these sockets.
+    listeners = service.fronts.prepare(config)
+    try:
+        digest = owner.take_over(fence=can_fence(owner.image))
+    except BaseException:
+        _close(listeners)
+        raise
+    _log.warning("took the image over at generation %d", digest.generation)
+    service.fronts.start(config, listeners)
+
+
+def _no_one() -> None:
+    """Tell no one."""
 
 
 def _predecessor(image: Path, config: ServeConfig) -> Predecessor | None:

@@ -10,6 +10,7 @@ from collections import deque
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final
 
+from blobstore.errors import PinMismatchError
 from blobstore.owner.serving.handing import MOST_SOCKETS, QUICK, Messages
 from blobstore.owner.serving.open_fronts import OpenFronts
 from blobstore.sockets.notifying import Notifier
@@ -30,6 +31,8 @@ _log = LateLogger(__name__)
 
 #: Seconds between two attempts to take an image that another process has.
 _LOOKS: Final = 0.1
+#: Seconds between two looks how new the store is that it has.
+_FOLLOWS: Final = 1.0
 #: Seconds that a successor may take to have the image, and for which it is taken back.
 _TAKING: Final = 10.0
 _TAKING_BACK: Final = 3.0
@@ -60,6 +63,7 @@ class Service:
         self._events: deque[Callable[[], bool]] = deque()
         self._waker = Waker()
         self._succeeding = threading.Lock()
+        self._stands_by = False
         owner.hand_over = self._offer
         owner.on_failed = lambda error: self._put(lambda: _fail(error))
 
@@ -111,12 +115,58 @@ class Service:
             elif take_when_free and self._owner.released:
                 take_when_free = not self._takes()
 
+    def stand_by(self, waiting: Callable[[], None]) -> bool:
+        """Wait until no other process has the image, and take it (O178).
+
+        Args:
+            waiting: Called when it begins.
+
+        Returns:
+            Whether this process has it; else a signal ended it before.
+
+        Raises:
+            StorageError: It is free, and cannot be taken.
+        """
+        self._stands_by = True
+        self.notifier.ready("standing by")
+        waiting()
+        pause = min(self.notifier.watchdog and self.notifier.watchdog / 2 or _LOOKS, _LOOKS)
+        followed = 0.0
+        while True:
+            self.notifier.alive()
+            self._wait(pause)
+            if self._events:
+                if not self._events.popleft()():
+                    return False
+                continue
+            if time.monotonic() - followed >= _FOLLOWS:
+                self._follow()
+                followed = time.monotonic()
+            try:
+                digest = self._owner.take_over()
+            except DeviceBusyError:
+                continue
+            self._stands_by = False
+            _log.warning("took the image over at generation %d", digest.generation)
+            return True
+
+    def _follow(self) -> None:
+        """Know how new the store is, so that none is served that is older (O179)."""
+        try:
+            self._owner.store.follow()
+        except PinMismatchError:
+            raise
+        except StorageError as error:
+            _log.info("the store cannot be read at the moment: %s", error)
+
     def _end(self) -> bool:
         self.notifier.stopping("answering what was received")
         return False
 
     def _reload(self) -> bool:
         assert self._reread is not None, "there is such an event only then"
+        if self._stands_by:
+            return True  # nothing of it is in use yet
         self.notifier.reloading()
         try:
             self.fronts.change(self._reread())
