@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import luks
 from blobstore.image.handover import load_header, require_same
-from blobstore.image.place import is_there
+from blobstore.image.place import RemotePlace, is_there
 from formats.devices.device import SliceDevice
 from formats.errors import FormatError, StorageError, UnsupportedError
 from formats.logs import LateLogger
@@ -94,14 +94,16 @@ def snapshot_payload(layers: Layers, which: str | SnapshotKey) -> Iterator[Block
 
 
 def header_in_disk(layers: Layers) -> SliceDevice | None:
-    """Return where the LUKS header is, if it lies in the disk of a qcow2 image.
+    """Return where the LUKS header is, if only the process that has the image can change it.
 
-    Only the process that has the disk open can change it there. Elsewhere it has a place of
-    its own in a file, which `blobstore.image.luks_header.luks_place` finds.
+    So it is in the disk of a qcow2 image, and on a device of another machine (P14). Elsewhere
+    it has a place of its own, which `blobstore.image.luks_header.luks_place` finds.
     """
-    if layers.disk is None or layers.volume is None or layers.header_path is not None:
+    if layers.volume is None or layers.header_path is not None:
         return None
-    return SliceDevice(layers.disk, 0, layers.volume.header.data_offset)
+    if layers.disk is None and not isinstance(layers.path, RemotePlace):
+        return None
+    return SliceDevice(layers.device, 0, layers.volume.header.data_offset)
 
 
 def current_header(layers: Layers) -> luks.Header | None:

@@ -151,6 +151,11 @@ def keeps_out_writers(path: AnyPath, *, read_only: bool) -> bool:
     return not read_only or isinstance(place_of(path), Path)
 
 
+def absolute(place: Place) -> Place:
+    """Return a place as it is named in each working directory."""
+    return place.absolute() if isinstance(place, Path) else place
+
+
 def is_file(path: AnyPath) -> bool:
     """Say whether a path names a file, or one yet to be made, that can be replaced as a whole.
 

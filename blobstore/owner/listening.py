@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from blobstore.image.place import Place
+
 _log = LateLogger(__name__)
 
 
 @contextmanager
-def listening(image: Path, path: Path | None = None) -> Iterator[socket.socket]:
+def listening(image: Place, path: Path | None = None) -> Iterator[socket.socket]:
     """Listen for clients of an image, which the caller has locked for writing.
 
     What an owner that died has left in the way is replaced. The socket and its entry are
@@ -46,7 +48,7 @@ def listening(image: Path, path: Path | None = None) -> Iterator[socket.socket]:
         yield listener.socket
 
 
-def require_entry(image: Path) -> Path:
+def require_entry(image: Place) -> Path:
     """Return the entry of an image in the runtime directory.
 
     Raises:
@@ -61,7 +63,7 @@ def require_entry(image: Path) -> Path:
     return entry
 
 
-def prepare_place(image: Path, address: UnixAddress) -> None:
+def prepare_place(image: Place, address: UnixAddress) -> None:
     """Make the runtime directory, if that is where the owner of an image is to listen.
 
     Raises:
@@ -72,7 +74,7 @@ def prepare_place(image: Path, address: UnixAddress) -> None:
     _require_socket(address.path)
 
 
-def make_entry(image: Path, address: UnixAddress) -> MadeFile | None:
+def make_entry(image: Place, address: UnixAddress) -> MadeFile | None:
     """Make the entry of an image a link to a socket that is elsewhere (O3).
 
     Whatever has that name is stale: this process has the image. None if the socket is the

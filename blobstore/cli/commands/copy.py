@@ -11,20 +11,22 @@ import click
 
 import blobstore
 from blobstore import owner
-from blobstore.cli.access import PATH
+from blobstore.cli.access import IMAGE, PATH
 from blobstore.cli.output import progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from blobstore import Place
+
 #: Seconds between two lines of progress.
 _PAUSE: Final = 0.25
 
 
 @click.command("copy")
-@click.argument("source", type=PATH)
-@click.argument("destination", type=PATH)
+@click.argument("source", type=IMAGE)
+@click.argument("destination", type=IMAGE)
 @click.option(
     "--hand-over",
     is_flag=True,
@@ -37,8 +39,8 @@ _PAUSE: Final = 0.25
 @click.option("--json", "as_json", is_flag=True, help="Print progress and result as lines of JSON.")
 def command(
     *,
-    source: Path,
-    destination: Path,
+    source: Place,
+    destination: Place,
     hand_over: bool,
     socket: Path | None,
     force: bool,

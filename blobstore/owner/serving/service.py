@@ -130,7 +130,7 @@ class Service:
         self._stands_by = True
         self.notifier.ready("standing by")
         waiting()
-        pause = min(self.notifier.watchdog and self.notifier.watchdog / 2 or _LOOKS, _LOOKS)
+        pause = min((self.notifier.watchdog or 1) / 2, _LOOKS)
         followed = 0.0
         while True:
             self.notifier.alive()
