@@ -148,7 +148,7 @@ class ImageCopy:
         There is no moment at which both can be opened, and none from which this cannot be
         completed (`complete_hand_over`).
         """
-        self._marker = replace(self._marker, first=self._heads[0][:MARK_SIZE])
+        self._marker = self._marker.handing_over(self._heads[0])
         self._write_second_heads()
         with self._doubting():
             self._destination.write(0, self._marker.encode())

@@ -11,7 +11,6 @@ from blobstore.errors import ImageExistsError
 from blobstore.image.creation import make_place
 from blobstore.image.fencing import has_lock
 from blobstore.image.markers import (
-    MARK_SIZE,
     CopyMarker,
     first_bytes,
     moved_to,
@@ -19,7 +18,8 @@ from blobstore.image.markers import (
 )
 from blobstore.image.place import is_same_place, keeps_out_writers, open_place, owner_named
 from formats.devices.device import is_blank
-from formats.errors import ArgumentError
+from formats.errors import ArgumentError, StorageError
+from formats.logs import LateLogger
 
 if TYPE_CHECKING:
     import os
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from formats.devices.device import SharedDevice
 
     AnyPath = str | os.PathLike[str]
+
+
+_log = LateLogger(__name__)
 
 
 class ImageOwner(Protocol):
@@ -155,7 +158,7 @@ def copy_image(
 def _require_replaceable(place: AnyPath, device: SharedDevice, source: bytes) -> None:
     marker = CopyMarker.decode(first_bytes(device))
     if marker is not None:
-        if marker.first in (None, source[:MARK_SIZE]):
+        if not marker.keeps_from(source):
             return
         raise ImageExistsError(
             f"{place} is a copy that another image is being handed over to [P46]",
@@ -189,8 +192,15 @@ def _taken(
             yield digest
     except BaseException:
         if owner is not None and moved_to(first_bytes(device)) is None:
-            owner.take_over()
+            _give_back(owner)
         raise
+
+
+def _give_back(owner: ImageOwner) -> None:
+    try:
+        owner.take_over()
+    except StorageError as error:
+        _log.error("the owner of the image does not take it back: %s", error)
 
 
 #: Its public name, which is that of the package.

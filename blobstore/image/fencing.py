@@ -23,6 +23,7 @@ _SHARED: Final = (
     *("nfs", "cifs", "smb", "ceph", "9p", "virtiofs", "afs", "lustre", "gfs2", "ocfs2", "gpfs"),
     *("fuse", "beegfs", "glusterfs", "pvfs2", "orangefs"),
 )
+#: What is mounted, as proc(5) has it.
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 
 
@@ -83,16 +84,11 @@ def require_fenced(path: AnyPath, *, waits: bool = False, consent: bool = False)
         )
 
 
-def file_system(path: Path, mounts: Path = _MOUNTS) -> str | None:
-    """Return the name of the file system that a file is on; None where it is not known.
-
-    Args:
-        path: The file.
-        mounts: What is mounted, as proc(5) has it.
-    """
+def file_system(path: Path) -> str | None:
+    """Return the name of the file system that a file is on; None where it is not known."""
     try:
         device = path.stat().st_dev
-        lines = mounts.read_text().splitlines()
+        lines = _MOUNTS.read_text().splitlines()
     except OSError:
         return None
     wanted = f"{os.major(device)}:{os.minor(device)}"

@@ -156,6 +156,7 @@ class LayersLock:
             UnsupportedError: It is to be shut out, and this place cannot do that.
             DeviceBusyError: Another process has it.
             ImageReplacedError: Another file has the image's name by now.
+            MovedImageError: It was handed over to a copy meanwhile.
             PolicyError: It is encrypted in another way by now.
             FormatError, DeviceError: The image is not sound any more.
         """
@@ -170,6 +171,7 @@ class LayersLock:
                     self._layers.file.fence()
                 else:
                     self._layers.file.lock()
+            require_unmarked(first_bytes(self._layers.file, MARK_SIZE))
             self._layers.follow()
             require_closed(self._layers)
             require_same_encryption(self._layers)

@@ -11,7 +11,7 @@ marker replaced. So a hand-over that was interrupted is completed from what is t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Self
 
 from blobstore.errors import MovedImageError, UnfinishedCopyError
@@ -39,17 +39,28 @@ class CopyMarker:
         doubted: Whether something could not be written, so what reads as it should may
             not be durable all the same.
         first: The first `MARK_SIZE` bytes of the image, when it is being handed over: they
-            are not in the source any more.
+            may not be in the source any more.
+        origin: What `digest_of` says of the image's first sector then.
     """
 
     id: bytes
     doubted: bool = False
     first: bytes | None = None
+    origin: bytes = bytes(MARK_SIZE)
+
+    def handing_over(self, sector: bytes) -> Self:
+        """Return the marker of a copy that becomes the image with this first sector."""
+        return replace(self, first=sector[:MARK_SIZE], origin=digest_of(sector))
+
+    def keeps_from(self, sector: bytes) -> bool:
+        """Say whether an image with another first sector than this is being handed over."""
+        return self.first is not None and self.origin != digest_of(sector)
 
     def encode(self) -> bytes:
         """Return it as a sector."""
         flags = _DOUBTED * self.doubted | _HANDED * (self.first is not None)
-        data = _COPY + self.id + bytes([flags]) + (self.first or bytes(MARK_SIZE)) + _TEXT
+        first = self.first or bytes(MARK_SIZE)
+        data = _COPY + self.id + bytes([flags]) + first + self.origin + _TEXT
         return data.ljust(SECTOR, b"\0")
 
     @classmethod
@@ -58,8 +69,17 @@ class CopyMarker:
         if not sector.startswith(_COPY) or len(sector) < SECTOR:
             return None
         flags = sector[MARK_SIZE]
-        first = sector[MARK_SIZE + 1 : 2 * MARK_SIZE + 1] if flags & _HANDED else None
-        return cls(sector[len(_COPY) : MARK_SIZE], bool(flags & _DOUBTED), first)
+        rest = sector[MARK_SIZE + 1 :]
+        first = rest[:MARK_SIZE] if flags & _HANDED else None
+        origin = rest[MARK_SIZE : 2 * MARK_SIZE]
+        return cls(sector[len(_COPY) : MARK_SIZE], bool(flags & _DOUBTED), first, origin)
+
+
+def digest_of(sector: bytes) -> bytes:
+    """Return what tells the first sector of one image from that of another."""
+    from hashlib import blake2b  # noqa: PLC0415  only images that are moved need it
+
+    return blake2b(sector, digest_size=MARK_SIZE).digest()
 
 
 def move_marker(copy: CopyMarker) -> bytes:

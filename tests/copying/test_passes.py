@@ -313,7 +313,7 @@ def test_an_interrupt_leaves_no_half_image_p45(tmp_path: Path) -> None:
         copied(image, disk)
 
     points = InterruptPoints(lambda: run(MemoryDevice(0)))
-    for point in points.chosen(cases(150, 2000)):
+    for point in points.chosen(cases(60, 2000)):
         disk = MemoryDevice(0)
         with pytest.raises(KeyboardInterrupt), points.interrupted_at(point):
             run(disk)
@@ -445,7 +445,9 @@ def test_a_hand_over_that_fails_is_completed_p46(
 
 
 def test_markers_are_what_they_say_p41_p46() -> None:
-    marker = CopyMarker(b"12345678", doubted=True, first=b"sixteen bytes...")
+    marker = CopyMarker(
+        b"12345678", doubted=True, first=b"sixteen bytes...", origin=b"and a digest ..."
+    )
     sector = marker.encode()
     assert (len(sector), CopyMarker.decode(sector)) == (SECTOR, marker)
     assert CopyMarker.decode(bytes(SECTOR)) is None

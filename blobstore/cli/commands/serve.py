@@ -179,7 +179,7 @@ def _once(in_background: Callable[[], None]) -> Callable[[], None]:
     return lambda: left.pop()() if left else None
 
 
-def _waits(in_background: Callable[[], None], image: Path, *, quiet: bool) -> Callable[[], None]:
+def _waits(in_background: Callable[[], None], image: Place, *, quiet: bool) -> Callable[[], None]:
     def say_so() -> None:
         if not quiet:
             click.echo(f"blobstore: standing by for {image}", err=True)
