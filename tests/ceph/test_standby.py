@@ -37,8 +37,7 @@ def owners_ended() -> Iterator[None]:
 
 @pytest.fixture
 def place(cluster: Cluster, request: pytest.FixtureRequest) -> str:
-    name = request.node.name.partition("[")[0]
-    cluster.create(name, 8 << 20)
+    name = request.node.name.translate(str.maketrans("[]", "-_"))
     place = f"rbd:rbd/{name}:conf={cluster.conf}"
     blobstore.create(place, {"a": 100}, encrypted=False).close()
     return place
@@ -94,7 +93,7 @@ def test_an_owner_that_was_only_slow_can_write_no_more_o180(place: str, tmp_path
     assert standby.get() == 1
     standby.put(2)
     first.owner.process.send_signal(signal.SIGCONT)
-    with pytest.raises(StorageError, match="shut out|P6|write failed|poisoned"):
+    with pytest.raises(StorageError, match="shut out"):
         first.put(3)
     assert standby.get() == 2
     assert standby.owner.end()[0] == 0
