@@ -50,7 +50,7 @@ class Host:
         directory.mkdir(exist_ok=True)
         self.socket = directory / "store.sock"
         self.owner = OwnerProcess(
-            place,  # type: ignore[arg-type]
+            place,
             directory / "run",
             *options,
             *("--socket", self.socket),

@@ -120,7 +120,7 @@ def test_where_nothing_fences_a_human_has_to_say_so_p50_p52(tmp_path: Path, runt
         assert refused.returncode == PolicyError("").exit_code
         assert b"--unfenced" in refused.stderr
         taken = OwnerProcess(
-            place,  # type: ignore[arg-type]
+            place,
             runtime,
             *("--take-over", "--unfenced", "--socket", tmp_path / "s.sock"),
         )

@@ -60,26 +60,30 @@ class OwnerProcess:
 
     def __init__(
         self,
-        image: Path,
+        image: Path | str,
         runtime: Path,
         *options: object,
         program: Sequence[str] = ("blobstore",),
+        within: Sequence[str] = (),
         waits: bool = True,
     ) -> None:
         """Start it.
 
         Args:
-            image: The image.
+            image: The image: its path, or its place on another machine.
             runtime: The runtime directory.
             options: Of ``serve``.
             program: The module that is run, and what comes before ``serve``.
+            within: What comes before all of this, to run it as on another host.
             waits: Whether it is waited for until it is ready.
         """
         self.image, self.runtime = image, runtime
+        self._within = within
         self.environment = {**os.environ, "BLOBSTORE_RUNTIME_DIR": str(runtime)}
         self.environment["PYTHONPATH"] = str(ROOT)
         self.process = subprocess.Popen(
             [
+                *within,
                 *with_signals(default=("HUP", "INT", "TERM")),
                 sys.executable,
                 *("-m", *program, "serve", str(image)),
@@ -105,13 +109,13 @@ class OwnerProcess:
     @property
     def socket(self) -> Path:
         """The socket in the runtime directory."""
-        found = self.image.stat()
+        found = Path(self.image).stat()
         return self.runtime / f"{found.st_dev}-{found.st_ino}.sock"
 
     def run(self, *arguments: object, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         """Run ``blobstore`` where it can find this owner."""
         return subprocess.run(
-            [sys.executable, "-m", "blobstore", *map(str, arguments)],
+            [*self._within, sys.executable, "-m", "blobstore", *map(str, arguments)],
             input=stdin,
             capture_output=True,
             env=self.environment,
