@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from hashlib import blake2b
+from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
 from blobstore.errors import StoreBusyError
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 _SECOND: Final = tuple(SECTOR << shift for shift in range(14))
 _LUKS2: Final = b"SKUL\xba\xbe"
 _CONTAINER: Final = b"\x0c\x09blobstore"
-#: What may lie before a payload: it is looked at until it has not changed meanwhile.
-_FRONT: Final = 16 << 20
 #: Bytes that are read at a time; and of which there is a digest, if the image is not larger
 #: than so many of them.
 _PIECE: Final = 1 << 20
@@ -53,6 +51,7 @@ _MOST_CHUNKS: Final = 1 << 20
 _PASSES: Final = 10
 _LITTLE: Final = 1 << 20
 
+#: Of SHA-256, which processors compute: twice as fast as BLAKE2 where it was measured.
 _DIGEST_SIZE: Final = 16
 _ZEROS: Final = bytes(_DIGEST_SIZE)
 _UNKNOWN: Final = b"\xff" * _DIGEST_SIZE
@@ -112,8 +111,7 @@ class ImageCopy:
             The number of passes.
         """
         for number in range(1, _PASSES + 1):
-            copied = self._pass(self._progress if number == 1 else None)
-            if copied <= _LITTLE:
+            if self._pass(self._progress if number == 1 else None) <= _LITTLE:
                 break
         with self._doubting():
             self._destination.flush()
@@ -123,15 +121,13 @@ class ImageCopy:
         """Copy what has changed, for the last time.
 
         Args:
-            still: Whether nothing but the LUKS header can change meanwhile, by programs that
-                change keys. Otherwise it is looked at until nothing has changed.
+            still: Whether it cannot change meanwhile. Otherwise it is read until it has not.
 
         Raises:
             StoreBusyError: It changed in each of several passes.
         """
-        self._pass(None)
         for _ in range(_PASSES):
-            if not self._pass(None, _FRONT if still else None):
+            if not self._pass(None) or still:
                 return
         raise StoreBusyError(f"the image changed in each of {_PASSES} passes", hint="try again")
 
@@ -157,11 +153,11 @@ class ImageCopy:
 
     # ------------------------------------------------------------- passes
 
-    def _pass(self, progress: Progress | None, end: int | None = None) -> int:
+    def _pass(self, progress: Progress | None) -> int:
         """Copy what has another digest than before; return how many bytes that were."""
         self._resize()
         before = self.copied
-        size = self._source.size if end is None else min(end, self._source.size)
+        size = self._source.size
         done, total = 0, sum(length for _, length in self._data(size)) if progress else 0
         for start, length, has_data in self._pieces(size):
             data = read_exactly(self._source, start, length) if has_data else None
@@ -193,7 +189,7 @@ class ImageCopy:
     def _copy_chunk(self, offset: int, length: int, data: bytes | None) -> None:
         if data is not None and data.count(0) == length:
             data = None
-        digest = _ZEROS if data is None else blake2b(data, digest_size=_DIGEST_SIZE).digest()
+        digest = _ZEROS if data is None else sha256(data).digest()[:_DIGEST_SIZE]
         first = offset // self._chunk * _DIGEST_SIZE
         known = bytes(self._digests[first : first + _DIGEST_SIZE])
         if known == digest:

@@ -10,6 +10,7 @@ from blobstore.copies.passes import ImageCopy, complete_hand_over, is_being_hand
 from blobstore.errors import ImageExistsError
 from blobstore.image.creation import make_place
 from blobstore.image.fencing import has_lock
+from blobstore.image.luks_header import header_kept
 from blobstore.image.markers import (
     CopyMarker,
     first_bytes,
@@ -139,6 +140,7 @@ def copy_image(
         passes = copy.run()
         began = time.monotonic()
         digest = None
+        stack.enter_context(header_kept(source))
         if hand_over:
             with _taken(source, read, owner) as digest:
                 copy.settle(still=owner is not None or has_lock(source))
@@ -185,9 +187,9 @@ def _taken(
 ) -> Iterator[StateDigest | None]:
     """Have an image from its owner in the block, which takes it back if it is not moved."""
     digest = None
-    if owner is not None and not owner.released:
-        digest = owner.release()
     try:
+        if owner is not None and not owner.released:
+            digest = owner.release()
         with _locked(place, device):
             yield digest
     except BaseException:

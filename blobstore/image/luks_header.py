@@ -68,6 +68,24 @@ def luks_place(
         yield place
 
 
+@contextmanager
+def header_kept(path: AnyPath) -> Iterator[None]:
+    """Keep programs from changing keys in the header of an image in the block.
+
+    What lies on another machine is locked as a whole, as far as it can be.
+
+    Raises:
+        DeviceBusyError: One of them is doing so, and does not end.
+        DeviceError: The image cannot be opened or locked.
+    """
+    place = place_of(path)
+    if isinstance(place, RemotePlace):
+        yield
+    else:
+        with exclusive(place):
+            yield
+
+
 def detach_header(path: AnyPath, header: AnyPath, *, overwrite: bool = False) -> luks.Header:
     """Move the LUKS header of an image to a file; random bytes take its place.
 
