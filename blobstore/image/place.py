@@ -98,7 +98,9 @@ def open_place(path: AnyPath, *, read_only: bool = True, lock: bool = True) -> S
     with owner_named(place):
         from blobstore.image.remote.places import open_remote  # noqa: PLC0415  few images are remote
 
-        return open_remote(place, read_only=read_only, lock=lock)
+        directory = runtime_directory()
+        lock_file = None if directory is None else directory / f"{place.key}.lock"
+        return open_remote(place, read_only=read_only, lock=lock, lock_file=lock_file)
 
 
 def open_file(path: Path, *, read_only: bool = True, lock: bool = True) -> FileDevice:
