@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
-from blobstore.image.place import open_place
+from blobstore.image.place import keeps_out_writers, open_place
 from blobstore.image.qcow2 import LUKS_HEADER_SIZE
+from formats.devices.steady import steadily
 from formats.errors import ArgumentError
 from formats.qcow2 import snapshots
 from formats.qcow2.check import check as check_tables
@@ -23,13 +24,17 @@ from formats.qcow2.repair import repair as repair_tables
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable
 
+    from formats.devices.device import BlockDevice
     from formats.qcow2.measure import Measure
     from formats.qcow2.opening import BackingOpener
     from formats.qcow2.report import CheckReport
     from formats.qcow2.snapshot_table import Snapshot, SnapshotKey
 
     AnyPath = str | os.PathLike[str]
+
+_Result = TypeVar("_Result")
 
 
 def check(path: AnyPath, *, repair: Literal["leaks", "all"] | None = None) -> CheckReport:
@@ -58,9 +63,9 @@ def check(path: AnyPath, *, repair: Literal["leaks", "all"] | None = None) -> Ch
     """
     if repair not in (None, "leaks", "all"):
         raise ArgumentError(f"a repair is of 'leaks' or of 'all', not of {repair!r}")
-    with open_place(path, read_only=repair is None) as file:
-        if repair is None:
-            return check_tables(file)
+    if repair is None:
+        return _read(path, check_tables)
+    with open_place(path, read_only=False) as file:
         return repair_tables(file, leaks_only=repair == "leaks")
 
 
@@ -115,8 +120,15 @@ def list_snapshots(path: AnyPath) -> list[Snapshot]:
         FormatError, UnsupportedError: It is not a sound qcow2 image.
         DeviceBusyError, DeviceError: It cannot be read.
     """
+    return _read(path, snapshots.list_snapshots)
+
+
+def _read(path: AnyPath, read: Callable[[BlockDevice], _Result]) -> _Result:
+    """Return what is read from the tables of an image, none of it while they change."""
     with open_place(path) as file:
-        return snapshots.list_snapshots(file)
+        if keeps_out_writers(path, read_only=True):
+            return read(file)
+        return steadily(file, lambda: read(file), settled=lambda _: False)
 
 
 def create_snapshot(path: AnyPath, name: str) -> Snapshot:
