@@ -366,7 +366,12 @@ def _open_layers(
         )
         layers = replace(layers, qcow2=disk, snapshot=snapshot)
     elif snapshot is not None:
-        raise SnapshotNotFoundError(f"{path} is not a qcow2 image and has no snapshots")
+        from blobstore.image.snapshot_devices import SnapshotDevice  # noqa: PLC0415  few are read
+
+        if not isinstance(file, SnapshotDevice):
+            raise SnapshotNotFoundError(f"{path} is not a qcow2 image and has no snapshots")
+        then = resources.enter_context(file.at_snapshot(snapshot))
+        layers = replace(layers, file=then, snapshot=snapshot)
     device = layers.device
     if encrypted is None:
         clear = header is None and (looks_like_container(device) or not luks.is_luks(device))

@@ -18,6 +18,7 @@ from formats.errors import (
     DeviceFullError,
     ForeignImageError,
     ReadOnlyError,
+    SnapshotNotFoundError,
     UnsupportedError,
 )
 
@@ -227,3 +228,50 @@ def test_p3_a_snapshot_of_rbd_is_read_and_not_written(cluster: Cluster) -> None:
         assert store.get("a") == b"then"
     with pytest.raises(ReadOnlyError, match="is a snapshot"):
         blobstore.open(snapshot)
+
+
+@pytest.mark.interop
+@pytest.mark.slow
+def test_p20_raw_images_on_rbd_have_the_snapshots_of_rbd(cluster: Cluster, tmp_path: Path) -> None:
+    place = f"rbd:rbd/kept:conf={cluster.conf}"
+    with make(place, secret=SECRET, kdf=QUICK) as store:
+        store.put("a", b"then")
+        made = store.create_snapshot("then")
+        assert (made.name, made.disk_size) == ("then", store.image and store.image.size)
+        store.put("a", b"now")
+        assert store.snapshots() == [made]
+        with pytest.raises(blobstore.StorageError, match="has a snapshot"):
+            store.create_snapshot("then")
+        with pytest.raises(UnsupportedError, match="P21"):
+            store.apply_snapshot("then")
+    assert b"then" in cluster.run("rbd", "snap", "ls", "rbd/kept")
+    blobstore.create_snapshot(place, "second")
+    assert [one.name for one in blobstore.list_snapshots(place)] == ["then", "second"]
+    for snapshot in ("then", made.id):
+        with blobstore.open(place, SECRET, read_only=True, snapshot=snapshot) as store:
+            assert store.get("a") == b"then"
+    blobstore.convert(place, tmp_path / "image", SECRET, to="raw", snapshot="then")
+    with blobstore.open(tmp_path / "image") as store:
+        assert store.get("a") == b"then"
+    with pytest.raises(ArgumentError, match="P20"):
+        blobstore.create_snapshot(place, "a@b")
+    with pytest.raises(SnapshotNotFoundError):
+        blobstore.open(place, SECRET, read_only=True, snapshot="none")
+    with pytest.raises(UnsupportedError, match="P21"):
+        blobstore.apply_snapshot(place, "then")
+    assert blobstore.delete_snapshot(place, "then").name == "then"
+    with blobstore.open(place, SECRET) as store:
+        assert store.delete_snapshot("second").name == "second"
+        assert store.snapshots() == []
+        assert store.get("a") == b"now"
+
+
+@pytest.mark.interop
+@pytest.mark.slow
+def test_p15_what_a_crash_leaves_of_an_image_of_rbd_is_taken(cluster: Cluster) -> None:
+    place = f"rbd:rbd/left:conf={cluster.conf}"
+    cluster.create("left", 0)
+    with make(place, encrypted=False) as store:
+        store.put("a", b"made after all")
+    with blobstore.open(place, read_only=True) as store:
+        assert store.get("a") == b"made after all"

@@ -18,7 +18,7 @@ class HostLock:
     """The lock of an empty file that stands for an export."""
 
     def __init__(self, path: Path | None) -> None:
-        """Use the file at ``path``, in the runtime directory (O2); None keeps nobody out."""
+        """Use the file at ``path``, in the runtime directory (O2); None locks nothing."""
         self._path = path
         self._held: FileDevice | None = None
 

@@ -36,6 +36,12 @@ class SnapshotInfo(ctypes.Structure):
     _fields_ = (("id", c_uint64), ("size", c_uint64), ("name", c_char_p))
 
 
+class Timestamp(ctypes.Structure):
+    """``struct timespec``."""
+
+    _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
+
+
 _FUNCTIONS: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
     "librados.so.2": {
         "rados_create2": (POINTER(c_void_p), c_char_p, c_char_p, c_uint64),
@@ -72,6 +78,7 @@ _FUNCTIONS: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
         "rbd_snap_create": (c_void_p, c_char_p),
         "rbd_snap_remove": (c_void_p, c_char_p),
         "rbd_snap_list": (c_void_p, POINTER(SnapshotInfo), POINTER(c_int)),
+        "rbd_snap_get_timestamp": (c_void_p, c_uint64, POINTER(Timestamp)),
         "rbd_snap_list_end": (POINTER(SnapshotInfo),),
     },
 }
