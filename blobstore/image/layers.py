@@ -20,7 +20,7 @@ from blobstore.container.scan import looks_like_container
 from blobstore.errors import StoreBusyError
 from blobstore.image.image import Image
 from blobstore.image.place import (
-    header_at,
+    for_luks,
     is_same_place,
     keeps_out_writers,
     open_place,
@@ -387,7 +387,7 @@ def _open_layers(
     header_path = place_of(header)
     if is_same_place(header_path, path):
         raise ArgumentError(f"{path} cannot be both the image and its LUKS header [L52]")
-    with header_at(header_path) as found:
+    with for_luks(header_path) as found:
         volume = luks.open(device, secret, header=found, read_only=read_only)
     resources.enter_context(volume)
     return replace(layers, volume=volume, header_path=header_path)

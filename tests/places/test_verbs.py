@@ -154,7 +154,13 @@ def test_p10_every_verb_takes_a_place(places: Places, shell: Shell) -> None:
     shell("backup", disk, "copy.qcow2")
     assert shell("get", "copy.qcow2", "tpm-volatile-state") == "key"
     assert shell.fails("backup", disk, image)[0] == 40
+    assert "LUKS header information" in shell("luks", "dump", image)
+    shell("luks", "is", image)
+    shell("luks", "config", image, "--label", "a label")
+    shell("luks", "repair", image)
     shell("key", "destroy", image, "--force")
+    shell("luks", "format", image, *key, "--force", *QUICK)
+    shell("key", "test", image, *key)
     shell("create", image, "--section", "a=100", "--no-encryption", "--force")
     assert shell("ls", image)
     not_run = {*verbs_with_images()} - shell.ran
