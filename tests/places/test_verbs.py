@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +16,8 @@ import click
 import pytest
 
 from blobstore.cli.main import cli
-from blobstore.cli.types import ImageType
+from blobstore.cli.types import IMAGE, ImageType
+from tests.nbd.servers import nbdkit, qemu_nbd
 from tests.support.cli import QUICK
 from tests.support.owners import OwnerProcess
 
@@ -221,6 +224,40 @@ def test_p10_what_is_wrong_with_a_place_is_said(shell: Shell, tmp_path: Path) ->
     assert shell.directory.joinpath("rbd:x").stat().st_size
     assert shell("ls", "./rbd:x")
     assert shell("ls", shell.directory / "rbd:x")
+
+
+@pytest.mark.interop
+def test_what_a_server_does_wrong_is_said(shell: Shell, tmp_path: Path) -> None:
+    create = ("--section", "a=100", "--no-encryption")
+    with nbdkit(tmp_path / "s", "-r", "memory", "16M"):
+        found, said = shell.fails("create", f"nbd+unix:///?socket={tmp_path}/s", *create)
+        assert (found, "takes no writes" in said) == (22, True), said
+    with nbdkit(tmp_path / "s", "--filter=error", "memory", "16M", "error-pwrite-rate=100%"):
+        found, said = shell.fails("create", f"nbd+unix:///?socket={tmp_path}/s", *create)
+        assert (found, "refuses WRITE" in said) == (20, True), said
+    (tmp_path / "disk").write_bytes(bytes(1 << 20))
+    with qemu_nbd(tmp_path / "s", tmp_path / "disk", "--format=raw", "--export-name=there"):
+        found, said = shell.fails("ls", f"nbd+unix:///not-there?socket={tmp_path}/s")
+        assert (found, "not-there" in said) == (20, True), said
+    for answer in (b"", b"no NBD server at all, but something that talks"):
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(tmp_path / f"{len(answer)}"))
+            listening.listen()
+            place = f"nbd+unix:///?socket={tmp_path}/{len(answer)}"
+
+            def say(listening: socket.socket = listening, answer: bytes = answer) -> None:
+                with listening.accept()[0] as connection:
+                    connection.sendall(answer)
+
+            with ThreadPoolExecutor(1) as executor:
+                executor.submit(say)
+                assert shell.fails("ls", place)[0] in (20, 30)
+
+
+def test_p10_places_complete_as_paths_do() -> None:
+    command = click.Command("x", params=[click.Argument(["image"], type=IMAGE)])
+    (item,) = IMAGE.shell_complete(click.Context(command), command.params[0], "rbd:p")
+    assert (item.value, item.type) == ("rbd:p", "file")
 
 
 @pytest.mark.interop

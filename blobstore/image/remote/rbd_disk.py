@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import threading
 from contextlib import closing
 from ctypes import byref, c_char, c_int, c_uint64, c_void_p
@@ -314,6 +315,11 @@ class RbdDisk(Owned, SharedDevice):
         """
         found = find_snapshot(self.snapshots(), which)
         return RbdDisk(replace(self.address, snapshot=found.name))
+
+    def __del__(self) -> None:
+        """Release the image and its lock, if the code that opened it was interrupted."""
+        if hasattr(self, "_cluster") and not sys.is_finalizing():
+            self.close()
 
     def close(self) -> None:
         """Close the image and drop its lock; nothing is flushed. In a child, do nothing."""
