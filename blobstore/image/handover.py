@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import luks
-from blobstore.image.place import header_at, is_there
+from blobstore.image.place import for_luks, is_there
 from formats.errors import CorruptImageError
 from formats.qcow2.features import CORRUPT, DIRTY
 from luks.errors import PolicyError
@@ -40,7 +40,7 @@ def load_header(layers: Layers) -> luks.Header:
     """Read the header of the LUKS volume in an image again; errors as `luks.load_header`."""
     if layers.header_path is None:
         return luks.load_header(layers.device)
-    with header_at(layers.header_path) as place:
+    with for_luks(layers.header_path) as place:
         return luks.load_header(place)
 
 

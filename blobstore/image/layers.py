@@ -21,7 +21,7 @@ from blobstore.errors import StoreBusyError
 from blobstore.image.image import Image
 from blobstore.image.markers import MARK_SIZE, first_bytes, require_unmarked
 from blobstore.image.place import (
-    header_at,
+    for_luks,
     is_same_place,
     keeps_out_writers,
     open_place,
@@ -377,7 +377,12 @@ def _open_layers(
         )
         layers = replace(layers, qcow2=disk, snapshot=snapshot)
     elif snapshot is not None:
-        raise SnapshotNotFoundError(f"{path} is not a qcow2 image and has no snapshots")
+        from blobstore.image.snapshot_devices import SnapshotDevice  # noqa: PLC0415  few are read
+
+        if not isinstance(file, SnapshotDevice):
+            raise SnapshotNotFoundError(f"{path} is not a qcow2 image and has no snapshots")
+        then = resources.enter_context(file.at_snapshot(snapshot))
+        layers = replace(layers, file=then, snapshot=snapshot)
     device = layers.device
     if encrypted is None:
         clear = header is None and (looks_like_container(device) or not luks.is_luks(device))
@@ -393,7 +398,7 @@ def _open_layers(
     header_path = place_of(header)
     if is_same_place(header_path, path):
         raise ArgumentError(f"{path} cannot be both the image and its LUKS header [L52]")
-    with header_at(header_path) as found:
+    with for_luks(header_path) as found:
         volume = luks.open(device, secret, header=found, read_only=read_only)
     resources.enter_context(volume)
     return replace(layers, volume=volume, header_path=header_path)

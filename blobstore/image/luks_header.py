@@ -14,7 +14,7 @@ from blobstore.image.files import outputs_kept, require_file
 from blobstore.image.layers import is_qcow2
 from blobstore.image.place import (
     RemotePlace,
-    header_at,
+    for_luks,
     is_same_place,
     open_place,
     owner_named,
@@ -61,7 +61,7 @@ def luks_place(
     if header is not None:
         if is_same_place(header, path):
             raise ArgumentError(f"{path} cannot be both the image and its LUKS header [L52]")
-        with header_at(place_of(header), write=write) as found:
+        with for_luks(place_of(header), write=write) as found:
             yield found
         return
     with _attached(path, write=write, move=False) as place:
@@ -139,7 +139,7 @@ def attach_header(path: AnyPath, header: AnyPath) -> luks.Header:
                     f"{path} holds a store in the clear, which the header would overwrite",
                     hint="convert encrypts a store",
                 )
-        with header_at(place_of(header)) as found:
+        with for_luks(place_of(header)) as found:
             return luks.attach_header(place, found)
 
 

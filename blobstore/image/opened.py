@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import luks
 from blobstore.image.handover import load_header, require_same
 from blobstore.image.place import RemotePlace, is_there
+from blobstore.image.snapshot_devices import not_set_back, require_snapshot_device
 from formats.devices.device import SliceDevice
 from formats.errors import FormatError, StorageError, UnsupportedError
 from formats.logs import LateLogger
@@ -23,18 +24,25 @@ if TYPE_CHECKING:
 _log = LateLogger(__name__)
 
 
+def require_snapshots(layers: Layers) -> None:
+    """Refuse an image that has no snapshots, because it is raw and lies where none are made.
+
+    Raises:
+        UnsupportedError: It is such an image.
+    """
+    if layers.disk is None:
+        require_snapshot_device(layers.file, layers.path)
+
+
 def require_disk(layers: Layers) -> Qcow2Device:
-    """Return the disk of a qcow2 image.
+    """Return the disk of a qcow2 image, which can be set back to a snapshot.
 
     Raises:
         UnsupportedError: The image is not one.
     """
     if layers.disk is None:
-        raise UnsupportedError(
-            f"{layers.path} is a raw image, which has no snapshots [O80]",
-            feature="snapshots of raw images",
-            hint="back it up instead, or convert it to qcow2",
-        )
+        require_snapshots(layers)
+        raise not_set_back(layers.path)
     return layers.disk
 
 
@@ -42,7 +50,8 @@ def list_snapshots(layers: Layers) -> list[Snapshot]:
     """Return the snapshots of an image; errors as `formats.qcow2.snapshots.list_snapshots`."""
     from formats.qcow2.snapshots import list_snapshots  # noqa: PLC0415  not for raw images
 
-    require_disk(layers)
+    if layers.disk is None:
+        return require_snapshot_device(layers.file, layers.path).snapshots()
     return list_snapshots(layers.file)
 
 
@@ -50,14 +59,18 @@ def create_snapshot(layers: Layers, name: str) -> Snapshot:
     """Keep the disk as it is now; errors as `formats.qcow2.snapshots.create_snapshot`."""
     from formats.qcow2.snapshots import create_snapshot  # noqa: PLC0415  not for raw images
 
-    return require_disk(layers).rewrite(lambda device: create_snapshot(device, name))
+    if layers.disk is None:
+        return require_snapshot_device(layers.file, layers.path).create_snapshot(name)
+    return layers.disk.rewrite(lambda device: create_snapshot(device, name))
 
 
 def delete_snapshot(layers: Layers, which: str | SnapshotKey) -> Snapshot:
     """Give up a snapshot; errors as `formats.qcow2.snapshots.delete_snapshot`."""
     from formats.qcow2.snapshots import delete_snapshot  # noqa: PLC0415  not for raw images
 
-    return require_disk(layers).rewrite(lambda device: delete_snapshot(device, which))
+    if layers.disk is None:
+        return require_snapshot_device(layers.file, layers.path).delete_snapshot(which)
+    return layers.disk.rewrite(lambda device: delete_snapshot(device, which))
 
 
 def apply_snapshot(layers: Layers, which: str | SnapshotKey) -> Snapshot:

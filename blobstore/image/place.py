@@ -98,7 +98,9 @@ def open_place(path: AnyPath, *, read_only: bool = True, lock: bool = True) -> S
     with owner_named(place):
         from blobstore.image.remote.places import open_remote  # noqa: PLC0415  few images are remote
 
-        return open_remote(place, read_only=read_only, lock=lock)
+        directory = runtime_directory()
+        lock_file = None if directory is None else directory / f"{place.key}.lock"
+        return open_remote(place, read_only=read_only, lock=lock, lock_file=lock_file)
 
 
 def open_file(path: Path, *, read_only: bool = True, lock: bool = True) -> FileDevice:
@@ -108,11 +110,13 @@ def open_file(path: Path, *, read_only: bool = True, lock: bool = True) -> FileD
 
 
 @contextmanager
-def header_at(place: Place, *, write: bool = False) -> Iterator[Path | SharedDevice]:
-    """Yield a detached LUKS header as `luks` takes it: the path of a file, or an open device.
+def for_luks(place: Place, *, write: bool = False) -> Iterator[Path | SharedDevice]:
+    """Yield a place as functions of `luks` take it: the path of a file, or an open device.
+
+    What lies there is not looked at: where the LUKS header of an image is, `luks_place` says.
 
     Args:
-        place: Where it is.
+        place: Of a detached header, or of what is to become a volume.
         write: Whether it is to be changed. A device of another machine is locked for that, as
             far as it can be; `luks` locks files as cryptsetup does.
 

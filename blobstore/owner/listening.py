@@ -7,6 +7,7 @@ import stat
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
+from blobstore.image.owners import make_runtime_directory
 from blobstore.image.place import entry_of
 from blobstore.sockets.addresses import UnixAddress
 from blobstore.sockets.listening import MadeFile, alone_in, listen
@@ -70,7 +71,7 @@ def prepare_place(image: Place, address: UnixAddress) -> None:
         DeviceError: It cannot be made, or something else than a socket is there.
     """
     if entry_of(image) == address.path:
-        _make_directory(address.path.parent)
+        make_runtime_directory(address.path.parent)
     _require_socket(address.path)
 
 
@@ -89,7 +90,7 @@ def make_entry(image: Place, address: UnixAddress) -> MadeFile | None:
         return None
     if entry == path:
         return None
-    _make_directory(entry.parent)
+    make_runtime_directory(entry.parent)
     try:
         with alone_in(entry.parent):
             # One that is right is that of the owner before, which hands it over (O138).
@@ -99,21 +100,6 @@ def make_entry(image: Place, address: UnixAddress) -> MadeFile | None:
             return MadeFile(entry)
     except OSError as error:
         raise device_error(error, f"cannot make {entry}") from error
-
-
-def _make_directory(directory: Path) -> None:
-    """Make the runtime directory, or see that no other user can put sockets there."""
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = directory.stat()
-    except OSError as error:
-        raise device_error(error, f"cannot make the runtime directory {directory}") from error
-    private = found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    if not private:
-        raise DeviceError(
-            f"others can write to the runtime directory {directory} [O2]",
-            hint="make it yours, with mode 0700",
-        )
 
 
 def _require_socket(path: Path) -> None:

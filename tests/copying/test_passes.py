@@ -246,7 +246,7 @@ def test_each_failure_of_the_destination_is_an_error_and_resumed_p45(
 @pytest.mark.parametrize("side", ["source", "destination"])
 def test_a_read_that_fails_is_an_error(tmp_path: Path, side: str) -> None:
     image = make("clear", tmp_path)
-    for number in range(1, 4):
+    for number in (1, 2):
         disk = MemoryDevice(0)
         source: BlockDevice = MemoryDevice(image)
         faulty = FaultyDevice(source if side == "source" else disk, "read", number)

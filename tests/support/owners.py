@@ -70,7 +70,7 @@ class OwnerProcess:
         """Start it.
 
         Args:
-            image: The image: its path, or its place on another machine.
+            image: Its place.
             runtime: The runtime directory.
             options: Of ``serve``.
             program: The module that is run, and what comes before ``serve``.

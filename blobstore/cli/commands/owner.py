@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from blobstore import owner
-from blobstore.cli.access import PATH
+from blobstore.cli.access import IMAGE, PATH
 from blobstore.cli.types import DigestType
 from formats.errors import DeviceError
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from blobstore import Place, StateDigest
 
-_IMAGE = click.argument("image", type=PATH)
+_IMAGE = click.argument("image", type=IMAGE)
 _SOCKET = click.option(
     "--socket", type=PATH, metavar="PATH", help="The owner's.  [default: that of IMAGE]"
 )

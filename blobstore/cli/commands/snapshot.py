@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import blobstore
-from blobstore.cli.access import PATH, Access, shared_access_options, snapshot_key
+from blobstore.cli.access import IMAGE, Access, shared_access_options, snapshot_key
 from blobstore.cli.differences import difference_options, show_differences
 from blobstore.cli.output import print_json, print_table
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from blobstore import Place, Snapshot, SnapshotKey
     from blobstore.owner import AnyStore, StoreClient
 
-_IMAGE = click.argument("image", type=PATH)
+_IMAGE = click.argument("image", type=IMAGE)
 _ID = click.option("--id", "id_", metavar="ID", help="Mean the snapshot with this ID.")
 _NAMED = click.option("--name", metavar="NAME", help="Mean the snapshot with this name.")
 _DIRECT = click.option(

@@ -43,6 +43,12 @@ class Watcher(ctypes.Structure):
     _fields_ = (("address", c_char_p), ("id", ctypes.c_int64), ("cookie", c_uint64))
 
 
+class Timestamp(ctypes.Structure):
+    """``struct timespec``."""
+
+    _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
+
+
 _FUNCTIONS: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
     "librados.so.2": {
         "rados_create2": (POINTER(c_void_p), c_char_p, c_char_p, c_uint64),
@@ -81,6 +87,7 @@ _FUNCTIONS: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
         "rbd_snap_create": (c_void_p, c_char_p),
         "rbd_snap_remove": (c_void_p, c_char_p),
         "rbd_snap_list": (c_void_p, POINTER(SnapshotInfo), POINTER(c_int)),
+        "rbd_snap_get_timestamp": (c_void_p, c_uint64, POINTER(Timestamp)),
         "rbd_snap_list_end": (POINTER(SnapshotInfo),),
     },
 }

@@ -14,6 +14,7 @@ from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from blobstore.image.remote.host_lock import HostLock
 from blobstore.image.remote.nbd_connection import Ask, NbdConnection
 from formats.devices.device import SharedDevice
 from formats.errors import (
@@ -29,6 +30,7 @@ from formats.process import Owned, Owner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from blobstore.image.remote.nbd_connection import NbdAddress
     from formats.devices.device import ReadableBuffer, WritableBuffer
@@ -60,7 +62,13 @@ class NbdDisk(Owned, SharedDevice):
     """
 
     def __init__(
-        self, address: NbdAddress, *, read_only: bool = True, reconnecting: float = 10
+        self,
+        address: NbdAddress,
+        *,
+        read_only: bool = True,
+        reconnecting: float = 10,
+        lock: bool = True,
+        lock_file: Path | None = None,
     ) -> None:
         """Connect to the server.
 
@@ -68,8 +76,11 @@ class NbdDisk(Owned, SharedDevice):
             address: Where the export is.
             read_only: Permit no writing.
             reconnecting: Seconds to try to connect again when the connection broke; 0 does not.
+            lock: Take the lock of ``lock_file`` until `close`, if it is to be written.
+            lock_file: Keeps other processes of this machine out: NBD has no lock (P17).
 
         Raises:
+            DeviceBusyError: Another process of this machine holds that lock.
             ReadOnlyError: It is to be written, and the export takes no writes.
             UnsupportedError: It is to be written, and the server cannot make that durable.
             DeviceError: No server answers, or it does not serve this export.
@@ -80,6 +91,7 @@ class NbdDisk(Owned, SharedDevice):
         self._reconnecting = reconnecting
         self._owner = Owner(f"the {address}")
         self._closed = False
+        self._host_lock = HostLock(lock_file)
         #: Held while something writes, flushes or connects again; reads need it for the last only.
         self._lock = threading.RLock()
         self._free = threading.Condition()
@@ -108,6 +120,12 @@ class NbdDisk(Owned, SharedDevice):
         self._limit = _CONNECTIONS if several else 1
         self._idle.append(first)
         self._count = 1
+        if lock and not read_only:
+            try:
+                self.lock()
+            except BaseException:
+                self.close()
+                raise
 
     @property
     def size(self) -> int:
@@ -118,12 +136,14 @@ class NbdDisk(Owned, SharedDevice):
         return max(512, self._served.least)
 
     def lock(self) -> None:
-        """Do nothing: NBD has no lock (P5)."""
+        """Keep other processes of this machine out; no other host is (P5, P17)."""
         self._owner.require()
+        self._host_lock.acquire(f"the {self.address}")
 
     def unlock(self) -> None:
-        """Do nothing: NBD has no lock (P5)."""
+        """Let other processes of this machine have it."""
         self._owner.require()
+        self._host_lock.release()
 
     def measure(self) -> None:
         """Do nothing: a server tells the size only once for each connection."""
@@ -239,6 +259,7 @@ class NbdDisk(Owned, SharedDevice):
                 connection.abandon()
             else:
                 connection.close()
+        self._host_lock.release()
 
     # ------------------------------------------------------------ writing
 

@@ -9,23 +9,26 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import threading
 from contextlib import closing
 from ctypes import byref, c_char, c_int, c_uint64, c_void_p
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from blobstore.image.remote import librbd
+from blobstore.image.remote import librbd, rbd_snapshots
 from blobstore.image.remote.librbd import LOCK_EXCLUSIVE, Cluster, DiffCallback, check, functions
 from formats.devices.device import SharedDevice
 from formats.errors import DeviceBusyError, DeviceError, ReadOnlyError
 from formats.logs import LateLogger
 from formats.process import Owned, Owner
+from formats.qcow2.snapshot_table import find_snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from formats.devices.device import ReadableBuffer, WritableBuffer
+    from formats.qcow2.snapshot_table import Snapshot, SnapshotKey
 
 _log = LateLogger(__name__)
 
@@ -64,7 +67,7 @@ class RbdAddress:
 
     @property
     def identity(self) -> str:
-        """The image and its cluster, whoever asks for it (P12)."""
+        """The image and its cluster, as any user (P12)."""
         conf = self.conf or os.environ.get("CEPH_CONF") or "/etc/ceph/ceph.conf"
         return f"{self} of {os.path.realpath(conf)}"
 
@@ -285,6 +288,45 @@ class RbdDisk(Owned, SharedDevice):
         )
         check(result, f"cannot look for data in {self.address}", writing=False)
         yield from sorted(found)
+
+    # ---------------------------------------------------------- snapshots
+
+    def snapshots(self) -> list[Snapshot]:
+        """Return its snapshots, in the order in which they were made.
+
+        Raises:
+            DeviceError: The cluster does not answer.
+        """
+        self._owner.require()
+        return rbd_snapshots.snapshots(self._handle, str(self.address))
+
+    def create_snapshot(self, name: str) -> Snapshot:
+        """Keep the image as it is now under a name; as `rbd_snapshots.create_snapshot`."""
+        self._owner.require()
+        self._require_writable()
+        self.flush()
+        return rbd_snapshots.create_snapshot(self._handle, str(self.address), name)
+
+    def delete_snapshot(self, which: str | SnapshotKey) -> Snapshot:
+        """Give up a snapshot; as `rbd_snapshots.delete_snapshot`."""
+        self._owner.require()
+        self._require_writable()
+        return rbd_snapshots.delete_snapshot(self._handle, str(self.address), which)
+
+    def at_snapshot(self, which: str | SnapshotKey) -> RbdDisk:
+        """Open what the image was when a snapshot was made, for reading.
+
+        Raises:
+            SnapshotNotFoundError, AmbiguousSnapshotError: It is not known which is meant.
+            DeviceError: It cannot be opened.
+        """
+        found = find_snapshot(self.snapshots(), which)
+        return RbdDisk(replace(self.address, snapshot=found.name))
+
+    def __del__(self) -> None:
+        """Release the image and its lock, if the code that opened it was interrupted."""
+        if hasattr(self, "_cluster") and not sys.is_finalizing():
+            self.close()
 
     def close(self) -> None:
         """Close the image and drop its lock; nothing is flushed. In a child, do nothing."""
