@@ -3,7 +3,7 @@
 An image has one writer. While a machine runs, that is the owner, and programs, scripts
 and the verbs of the command line reach the store through it: HTTP/1.1 on a Unix socket,
 in which a blob is the body of a resource and its ETag is its generation. The rules are
-O1 to O143 in ``spec/owner.md``, the schema is ``spec/owner.openapi.yaml``; why HTTP, h11
+O1 to O182 in ``spec/owner.md``, the schema is ``spec/owner.openapi.yaml``; why HTTP, h11
 and threads, spec/decisions/0030.
 
 All that the owner offers comes to one `blobstore.store.store.Store`: nothing here has a
@@ -16,7 +16,8 @@ What must not happen here:
   bounds: everything has a limit, and a thread that fails takes its connection with it.
 - No secret crosses a socket. The image is unlocked when the owner starts.
 - Nothing that depends on a client goes on while the store is locked: a request is
-  complete before anything is done, and the reply is sent after that.
+  complete before anything is done, and the reply is sent after that. Only the copy of an
+  image is waited for, half a minute at most (O176).
 - No commit waits for a client that watches or reads: what is told about is remembered, for
   a while, and those who are late are told that they missed something (O68).
 - No flush confirms data that is not durable, even if another process took the write (O64).
@@ -28,7 +29,8 @@ the store, `windows` its windows, `grouping` puts for many clients at once, and 
 was committed. `images` is what concerns the whole image
 (snapshots, backups, its LUKS header, of which `remote_header` is the other end), `maintenance`
 what puts a store right, and `lines` what takes long. `requests` and `documents` are what goes
-in and out, `problems` are errors as documents. `lifecycle` lets others have the image.
+in and out, `problems` are errors as documents. `lifecycle` lets others have the image, and
+`resting` keeps it as it is for a copy; both by connections that `upgrading` makes of HTTP.
 `connection` speaks HTTP with one client, out of the memory that `budget` has for all; `server`
 has the threads, `listening` the socket, and the room `serving` is the process. `client` is the
 other end, `exchange` its HTTP, and `client_transaction`, `client_windows` and `client_changes`

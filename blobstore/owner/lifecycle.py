@@ -78,20 +78,22 @@ class LifecycleResources:
     def _hand_over(self, request: Request, _resource: Found) -> Reply:
         if self._owner.hand_over is None:
             raise UnsupportedError("this owner is a part of another program", feature="hand-over")
-        return _upgraded(request, HAND_OVER, self._owner.hand_over)
+        return _upgraded(request, HAND_OVER, "O136", self._owner.hand_over)
 
     def _rest(self, request: Request, _resource: Found) -> Reply:
-        return _upgraded(request, REST, lambda sock: rest(self._owner, sock))
+        return _upgraded(request, REST, "O175", lambda sock: rest(self._owner, sock))
 
 
-def _upgraded(request: Request, protocol: str, use: Callable[[socket.socket], None]) -> Reply:
+def _upgraded(
+    request: Request, protocol: str, rule: str, use: Callable[[socket.socket], None]
+) -> Reply:
     """Return a reply that makes the connection another one, which goes on by itself."""
     headers = (("upgrade", protocol), ("connection", "upgrade"))
     if request.headers.get("upgrade") != protocol:
         raise RefusedError(
             HTTPStatus.UPGRADE_REQUIRED,
             "this is for another process, which says Upgrade",
-            "O135",
+            rule,
             headers,
         )
     return Reply(HTTPStatus.SWITCHING_PROTOCOLS, headers, upgrade=use)

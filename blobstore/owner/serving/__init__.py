@@ -3,8 +3,8 @@
 A configuration is one frozen value: a list of fronts, each with the sockets that it
 needs. The process opens the sockets, or gets them from systemd or from the process
 before it, starts the fronts on them, and waits in its main thread for what is to be done:
-end, read the configuration again, hand over. The rules are O123 to O143 in
-``spec/owner.md``; why fronts do not open sockets, spec/decisions/0037.
+end, read the configuration again, hand over. The rules are O123 to O143 and
+O178 to O182 in ``spec/owner.md``; why fronts do not open sockets, spec/decisions/0037.
 
 What must not happen here:
 
