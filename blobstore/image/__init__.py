@@ -33,6 +33,7 @@ measure and snapshots of a whole qcow2 image), `image` (what a store lies in), `
 plain values) and `regions` (what each byte of it is for). `opened` does things to an image
 while its store is open, `owners` names the process that has it. `handover` asks an image again
 that another process had meanwhile (C65), `markers` says what must not be opened at all (P41,
-P46), and `fencing` whether a process that had an image can still write to it (P50). `files` reads and makes whole files for the rooms
-above. The room `remote` has devices that are not files of this machine.
+P46), and `fencing` whether a process that had an image can still write to it (P50). `files`
+reads and makes whole files for the rooms above. The room `remote` has devices that are not
+files of this machine.
 """
