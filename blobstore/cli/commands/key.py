@@ -25,6 +25,7 @@ from blobstore.cli.output import check_other, print_json, print_table, waiting, 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from blobstore import Place
     from blobstore.cli.keys import KeySource
 
 
@@ -52,7 +53,7 @@ def command() -> None:
 @key_options
 def add(
     *,
-    image: Path,
+    image: Place,
     place: luks.Place,
     key: KeySource,
     new_key: KeySource,
@@ -88,7 +89,7 @@ def add(
 @key_options
 def change(
     *,
-    image: Path,
+    image: Place,
     place: luks.Place,
     key: KeySource,
     new_key: KeySource,
@@ -124,7 +125,7 @@ def change(
 @key_options
 def remove(
     *,
-    image: Path,
+    image: Place,
     place: luks.Place,
     key: KeySource,
     key_slot: int | None,
@@ -169,7 +170,7 @@ def _remove(
 @command.command("list")
 @image_and_header
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_(*, image: Path, place: luks.Place, as_json: bool) -> None:
+def list_(*, image: Place, place: luks.Place, as_json: bool) -> None:
     """List the keyslots of IMAGE: what they cost, and which tokens are for them."""
     del image
     header = luks.load_header(place)
@@ -203,7 +204,7 @@ def list_(*, image: Path, place: luks.Place, as_json: bool) -> None:
 @key_options
 def test(
     *,
-    image: Path,
+    image: Place,
     place: luks.Place,
     key: KeySource,
     key_slot: int | None,
@@ -255,7 +256,7 @@ def _report(place: luks.Place, secret: luks.Secret, keyslot: int | None) -> None
 )
 @click.option("--force", is_flag=True, help="Do not ask, and overwrite FILE.")
 @key_options
-def export(*, image: Path, place: luks.Place, key: KeySource, output: Path, force: bool) -> None:
+def export(*, image: Place, place: luks.Place, key: KeySource, output: Path, force: bool) -> None:
     """Write the volume key of IMAGE to a file, for escrow.
 
     Who has it reads the image for good: no change of passphrases takes it back.
@@ -272,7 +273,7 @@ def export(*, image: Path, place: luks.Place, key: KeySource, output: Path, forc
 @command.command("destroy")
 @image_and_changed_header
 @click.option("--force", is_flag=True, help="Do not ask.")
-def destroy(*, image: Path, place: luks.Place, force: bool) -> None:
+def destroy(*, image: Place, place: luks.Place, force: bool) -> None:
     """Remove all keyslots of IMAGE and erase their key material.
 
     Only a backup of the header or of the volume key opens it again.
