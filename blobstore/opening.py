@@ -139,15 +139,16 @@ def create_store(
 ) -> Store:
     """Make a new image and open its store.
 
-    A file appears under its name complete or not at all. A block device is
-    written in place; until the last write it holds no store.
+    A file appears under its name complete or not at all. A device, here or on another
+    machine, is written in place; until the last write it holds no store.
 
     Args:
-        path: Image file or block device. An existing file is replaced if it is
-            blank, or with ``overwrite``.
+        path: Image file, block device, or place on another machine (P1). An existing file
+            is replaced if it is blank, or with ``overwrite``; an image of Ceph RBD that is
+            not there is made.
         sections: To be made; those without content are registered, unwritten.
         secret: Passphrase or content of a key file.
-        header: File that gets the LUKS header, detached.
+        header: File or place that gets the LUKS header, detached.
         encrypted: False for an image in the clear; then there is no secret.
         image_format: ``"raw"`` or ``"qcow2"``.
         own_luks: Encrypt the qcow2 image by itself, as QEMU does with

@@ -209,7 +209,7 @@ def _header_device(
         resources.push(file)
         return file
     # Only as long as it is written: keys are changed later, while the image is open.
-    device = formatting.enter_context(_remote_device(place, resources))
+    device = formatting.enter_context(_remote_device(place, names, resources))
     if not new.overwrite:
         _require_blank(place, device)
     return device
@@ -221,7 +221,7 @@ def _image_file(
     """Return the device that becomes the image: a new file, or what is written in place."""
     if isinstance(place, Path):
         return _local_device(new, place, names, resources)
-    device = resources.enter_context(_remote_device(place, resources))
+    device = resources.enter_context(_remote_device(place, names, resources))
     if not new.overwrite:
         _require_blank(place, device)
     if device.size == 0:
@@ -231,8 +231,11 @@ def _image_file(
     return device
 
 
-def _remote_device(place: RemotePlace, resources: ExitStack) -> SharedDevice:
-    """Open a device of another machine, or make it where that is possible (P15)."""
+def _remote_device(place: RemotePlace, names: ExitStack, resources: ExitStack) -> SharedDevice:
+    """Open a device of another machine, or make it where that is possible (P15).
+
+    What was made is removed if the image is not: when `resources` has closed it.
+    """
     try:
         return open_place(place, read_only=False)
     except DeviceError as error:
@@ -243,11 +246,19 @@ def _remote_device(place: RemotePlace, resources: ExitStack) -> SharedDevice:
             raise
     rbd_disk.create_image(address)
 
+    is_made = False
+
+    def made(kind: type[BaseException] | None, *_: object) -> None:
+        nonlocal is_made
+        is_made = kind is None
+
     def undo(kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
+        # Not if closing fails, of an image that is whole: that may be much later.
+        if kind is not None and not is_made:
             rbd_disk.remove_image(address)
 
-    resources.push(undo)  # it is closed before that
+    names.push(made)
+    resources.push(undo)
     return open_place(place, read_only=False)
 
 

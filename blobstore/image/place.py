@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from formats.devices.file import FileDevice
-from formats.errors import DeviceBusyError
+from formats.errors import DeviceBusyError, DeviceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -131,8 +131,14 @@ def for_luks(place: Place, *, write: bool = False) -> Iterator[Path | SharedDevi
 
 
 def is_there(place: Place) -> bool:
-    """Say whether a detached header can be looked at: other machines are not asked before."""
-    return not isinstance(place, Path) or place.exists()
+    """Say whether something is at a place that can be looked at now, such as a detached header."""
+    if isinstance(place, Path):
+        return place.exists()
+    try:
+        open_place(place).close()
+    except DeviceError:
+        return False
+    return True
 
 
 @contextmanager

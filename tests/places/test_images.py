@@ -15,12 +15,14 @@ import luks
 from formats.errors import (
     ArgumentError,
     DeviceBusyError,
+    DeviceError,
     DeviceFullError,
     ForeignImageError,
     ReadOnlyError,
     SnapshotNotFoundError,
     UnsupportedError,
 )
+from formats.qcow2.device import Qcow2Device
 
 if TYPE_CHECKING:
     from tests.ceph.cluster import Cluster
@@ -63,6 +65,11 @@ def test_p10_an_image_lies_on_a_place_as_on_a_file(places: Places, kind: str) ->
         assert (store.get("a"), store.get("b")) == (content, b"b")
         assert store.verify().ok
     assert blobstore.is_encrypted(place) == (secret is not None)
+    if secret is not None:
+        with blobstore.luks_place(place, write=True) as header:
+            luks.add_keyslot(header, secret, b"another", kdf=QUICK)
+        with blobstore.open(place, b"another", read_only=True) as store:
+            assert store.get("b") == b"b"
     with pytest.raises(blobstore.ImageExistsError, match=r"holds a store"):
         make(place, encrypted=False)
     make(place, encrypted=False, overwrite=True).close()
@@ -228,6 +235,26 @@ def test_p3_a_snapshot_of_rbd_is_read_and_not_written(cluster: Cluster) -> None:
         assert store.get("a") == b"then"
     with pytest.raises(ReadOnlyError, match="is a snapshot"):
         blobstore.open(snapshot)
+
+
+@pytest.mark.interop
+@pytest.mark.slow
+def test_p15_an_image_of_rbd_that_is_whole_stays(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = f"rbd:rbd/stays:conf={cluster.conf}"
+    store = make(place, encrypted=False, image_format="qcow2")
+    store.put("a", b"whole")
+
+    def fail(_: object) -> None:
+        raise DeviceError("injected")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Qcow2Device, "close", fail)
+        with pytest.raises(DeviceError, match="injected"):
+            store.close()
+    with blobstore.open(place, read_only=True) as again:
+        assert again.get("a") == b"whole"
 
 
 @pytest.mark.interop
