@@ -13,6 +13,7 @@ powers of two. In place of the first there is a marker meanwhile (`blobstore.ima
 from __future__ import annotations
 
 import os
+import time
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from hashlib import sha256
@@ -47,9 +48,11 @@ _CONTAINER: Final = b"\x0c\x09blobstore"
 _PIECE: Final = 1 << 20
 _CHUNK: Final = 64 << 10
 _MOST_CHUNKS: Final = 1 << 20
-#: How often the image is copied again while it changes, and what may be left then.
+#: How often the image is copied again while it changes, unless a pass copied only so many
+#: bytes, or took only so many seconds: another one costs as much as the last, and gains little.
 _PASSES: Final = 10
 _LITTLE: Final = 1 << 20
+_SHORT: Final = 2.0
 
 #: Of SHA-256, which processors compute: twice as fast as BLAKE2 where it was measured.
 _DIGEST_SIZE: Final = 16
@@ -105,13 +108,15 @@ class ImageCopy:
             self._know_holes()
 
     def run(self) -> int:
-        """Copy the image while others write to it, until little of it changes.
+        """Copy the image while others write to it, until little of it can have changed.
 
         Returns:
             The number of passes.
         """
         for number in range(1, _PASSES + 1):
-            if self._pass(self._progress if number == 1 else None) <= _LITTLE:
+            began = time.monotonic()
+            copied = self._pass(self._progress if number == 1 else None)
+            if copied <= _LITTLE or time.monotonic() - began < _SHORT:
                 break
         with self._doubting():
             self._destination.flush()
@@ -159,11 +164,13 @@ class ImageCopy:
         before = self.copied
         size = self._source.size
         done, total = 0, sum(length for _, length in self._data(size)) if progress else 0
+        buffer = memoryview(bytearray(max(_PIECE, self._chunk)))
         for start, length, has_data in self._pieces(size):
-            data = read_exactly(self._source, start, length) if has_data else None
-            for at in range(start, start + length, self._chunk):
-                chunk = None if data is None else data[at - start : at - start + self._chunk]
-                self._copy_chunk(at, min(self._chunk, start + length - at), chunk)
+            if has_data:
+                self._source.read_into(start, buffer[:length])
+            for at in range(0, length, self._chunk):
+                chunk = buffer[at : min(at + self._chunk, length)]
+                self._copy_chunk(start + at, len(chunk), chunk if has_data else None)
             if progress and has_data:
                 done = min(done + length, total)
                 progress(done, total)
@@ -186,8 +193,9 @@ class ImageCopy:
         elif size:
             yield 0, size
 
-    def _copy_chunk(self, offset: int, length: int, data: bytes | None) -> None:
-        if data is not None and data.count(0) == length:
+    def _copy_chunk(self, offset: int, length: int, data: memoryview | None) -> None:
+        # The ends tell nearly always that it is not a hole.
+        if data is not None and not data[0] and not data[-1] and bytes(data).count(0) == length:
             data = None
         digest = _ZEROS if data is None else sha256(data).digest()[:_DIGEST_SIZE]
         first = offset // self._chunk * _DIGEST_SIZE
@@ -195,7 +203,7 @@ class ImageCopy:
         if known == digest:
             return
         self._digests[first : first + _DIGEST_SIZE] = digest
-        written = self._without_heads(offset, bytes(length) if data is None else data)
+        written = self._without_heads(offset, bytes(length if data is None else data))
         # What could not be written once may read as if it had been.
         compares = known == _UNKNOWN and not self._marker.doubted
         if compares and written == read_exactly(self._destination, offset, length):
