@@ -239,11 +239,11 @@ def _remote_device(place: RemotePlace, names: ExitStack, resources: ExitStack) -
     try:
         return open_place(place, read_only=False)
     except DeviceError as error:
-        from blobstore.image.remote import rbd_disk  # noqa: PLC0415  few images are remote
-
-        address, cause = place.address, error.__cause__
-        if not (isinstance(address, rbd_disk.RbdAddress) and isinstance(cause, FileNotFoundError)):
+        address = _missing_image(place, error)
+        if address is None:
             raise
+    from blobstore.image.remote import rbd_disk  # noqa: PLC0415  few images are remote
+
     rbd_disk.create_image(address)
 
     is_made = False
@@ -296,8 +296,9 @@ def _missing_image(place: RemotePlace, error: DeviceError) -> RbdAddress | None:
     from blobstore.image.remote.rbd_disk import RbdAddress  # noqa: PLC0415  few images are remote
 
     address = place.address
-    missing = isinstance(address, RbdAddress) and isinstance(error.__cause__, FileNotFoundError)
-    return address if isinstance(address, RbdAddress) and missing else None
+    if isinstance(address, RbdAddress) and isinstance(error.__cause__, FileNotFoundError):
+        return address
+    return None
 
 
 def _local_device(new: NewImage, path: Path, names: ExitStack, resources: ExitStack) -> FileDevice:

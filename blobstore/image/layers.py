@@ -248,9 +248,11 @@ def is_qcow2(file: BlockDevice, known: str | None) -> bool:
         DeviceError: It cannot be read.
         ValueError: There is no such format.
     """
-    if known is not None:
-        require_image_format(known)
-    return (known or image_format(file)) == QCOW2
+    if known is None:
+        return image_format(file) == QCOW2
+    require_image_format(known)
+    require_unmarked(first_bytes(file, MARK_SIZE))
+    return known == QCOW2
 
 
 def is_encrypted(

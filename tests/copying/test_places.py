@@ -227,6 +227,20 @@ def test_devices_do_not_wait_for_a_copy_that_takes_too_long_o176(
         other.put("a", b"goes on")
 
 
+def test_an_owner_that_is_to_end_does_not_wait_for_a_copy_o176(
+    image: Path, runtime: Path, tmp_path: Path
+) -> None:
+    with blobstore.open(image, direct=True) as store:
+        store.register("w", 8192, "window")
+    owner = OwnerProcess(image, runtime, "--nbd", tmp_path / "nbd.sock")
+    with StoreClient(owner.socket) as client, pytest.raises(DeviceBusyError), client.at_rest():
+        began = time.monotonic()
+        assert owner.end()[0] == 0
+        assert time.monotonic() - began < resting.LONGEST / 2
+    with blobstore.open(image) as store:
+        assert store.info().clean
+
+
 def test_what_is_not_an_upgrade_is_refused_o175(image: Path, tmp_path: Path) -> None:
     with (
         blobstore.open(image, direct=True) as store,

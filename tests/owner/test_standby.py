@@ -17,6 +17,7 @@ from formats.errors import DeviceBusyError, UnsupportedError
 from luks.errors import PolicyError
 from tests.nbd.servers import nbdkit
 from tests.nbd.support import Client
+from tests.owner.tpms import until
 from tests.support.cli import blobstore as run
 from tests.support.owners import OwnerProcess
 
@@ -73,6 +74,26 @@ def test_a_standby_writes_nothing_and_can_be_ended_o178(image: Path, runtime: Pa
         standby.process.send_signal(signal.SIGTERM)
         assert standby.ended() == 0
     assert image.read_bytes() == before
+
+
+def test_a_standby_in_the_background_is_ready_when_it_waits_o178(
+    image: Path, runtime: Path, tmp_path: Path
+) -> None:
+    number = tmp_path / "pid"
+    with blobstore.open(image, direct=True) as store:
+        store.put("a", b"before")
+        started = OwnerProcess(
+            image, runtime, "--standby", "--daemon", "--pid", f"file={number}", waits=False
+        )
+        assert started.ended() == 0
+        process = int(number.read_text())
+    try:
+        until(started.socket.exists)
+        with StoreClient(started.socket) as client:
+            assert client.get("a") == b"before"
+    finally:
+        os.kill(process, signal.SIGTERM)
+    until(lambda: not number.exists())
 
 
 def test_a_standby_refuses_a_store_that_was_set_back_o179(image: Path, runtime: Path) -> None:
@@ -133,6 +154,9 @@ def test_ways_to_begin_exclude_each_other(image: Path) -> None:
     refused = run("serve", image, "--standby", "--take-over")
     assert refused.returncode == 2
     assert b"--standby and --take-over exclude each other" in refused.stderr
+    refused = run("serve", image, "--unfenced")
+    assert refused.returncode == 2
+    assert b"--unfenced is for" in refused.stderr
 
 
 MOUNTS = """\

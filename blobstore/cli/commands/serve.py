@@ -104,6 +104,8 @@ def command(
     begins = _beginning(replace=replace, incoming=incoming, standby=standby, take_over=take_over)
     if standby or take_over:
         owner.require_fenced(image, waits=standby, consent=unfenced)
+    elif unfenced:
+        raise click.UsageError("--unfenced is for --standby and --take-over")
     quiet = bool(context.parent and context.parent.params["quiet"])
     if run.log is not None:
         service.set_up_log(run.log)
