@@ -106,10 +106,8 @@ def test_a_human_takes_over_at_once_and_the_old_owner_is_shut_out_o181(
 ) -> None:
     first = Host(place, tmp_path / "1")
     first.put(1)
-    began = time.monotonic()
     with pytest.raises(DeviceBusyError, match="holds its lock"):
         blobstore.open(place, direct=True)
-    assert time.monotonic() - began < 4  # librbd by itself asks for five seconds
     second = Host(place, tmp_path / "2", "--take-over")
     assert second.get() == 1
     second.put(2)

@@ -28,19 +28,12 @@ DiffCallback = ctypes.CFUNCTYPE(c_int, c_uint64, c_size_t, c_int, c_void_p)
 #: The mode of a lock that others cannot take, however they ask.
 LOCK_EXCLUSIVE: Final = 0
 _LOCK_OWNERS: Final = 8
-_WATCHERS: Final = 64
 
 
 class SnapshotInfo(ctypes.Structure):
     """``rbd_snap_info_t``."""
 
     _fields_ = (("id", c_uint64), ("size", c_uint64), ("name", c_char_p))
-
-
-class Watcher(ctypes.Structure):
-    """``rbd_image_watcher_t``."""
-
-    _fields_ = (("address", c_char_p), ("id", ctypes.c_int64), ("cookie", c_uint64))
 
 
 class Timestamp(ctypes.Structure):
@@ -81,8 +74,6 @@ _FUNCTIONS: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
         "rbd_lock_get_owners": (c_void_p, POINTER(c_int), POINTER(c_char_p), POINTER(c_size_t)),
         "rbd_lock_get_owners_cleanup": (POINTER(c_char_p), c_size_t),
         "rbd_lock_break": (c_void_p, c_int, c_char_p),
-        "rbd_watchers_list": (c_void_p, POINTER(Watcher), POINTER(c_size_t)),
-        "rbd_watchers_list_cleanup": (POINTER(Watcher), c_size_t),
         "rbd_is_exclusive_lock_owner": (c_void_p, POINTER(c_int)),
         "rbd_snap_create": (c_void_p, c_char_p),
         "rbd_snap_remove": (c_void_p, c_char_p),
@@ -93,7 +84,7 @@ _FUNCTIONS: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
 }
 _SIZES: Final = {"rbd_read", "rbd_write", "rbd_write_zeroes"}
 _NOTHING: Final = {"rados_ioctx_destroy", "rados_shutdown", "rbd_lock_get_owners_cleanup"}
-_NOTHING_MORE: Final = {"rbd_snap_list_end", "rbd_watchers_list_cleanup"}
+_NOTHING_MORE: Final = {"rbd_snap_list_end"}
 
 
 @functools.cache
@@ -216,19 +207,4 @@ def lock_owners(image: c_void_p) -> list[str]:
     check(result, "cannot ask who has the lock", writing=False)
     names = [(owners[number] or b"").decode(errors="replace") for number in range(count.value)]
     call["rbd_lock_get_owners_cleanup"](owners, count)
-    return names
-
-
-def watchers(image: c_void_p) -> set[str]:
-    """Return who has an image open for writing, and was heard of lately, as `lock_owners` does."""
-    call = functions()
-    count = c_size_t(_WATCHERS)
-    while True:
-        found = (Watcher * count.value)()
-        result = call["rbd_watchers_list"](image, found, byref(count))
-        if result != -errno.ERANGE:
-            break
-    check(result, "cannot ask who has the image open", writing=False)
-    names = {f"client.{found[number].id}" for number in range(count.value)}
-    call["rbd_watchers_list_cleanup"](found, count)
     return names

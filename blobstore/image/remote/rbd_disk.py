@@ -136,11 +136,7 @@ class RbdDisk(Owned, SharedDevice):
         """
         self._owner.require()
         owners = librbd.lock_owners(self._handle)
-        result = -errno.EBUSY
-        # Asking one that is alive takes five seconds. The lock of one that is not heard of any
-        # more librbd breaks, and shuts it out.
-        if self._has_lock() or not librbd.watchers(self._handle).intersection(owners):
-            result = self._call["rbd_lock_acquire"](self._handle, LOCK_EXCLUSIVE)
+        result = self._call["rbd_lock_acquire"](self._handle, LOCK_EXCLUSIVE)
         if result in (-errno.EROFS, -errno.EBUSY, -errno.EAGAIN):
             who = ", ".join(owners or librbd.lock_owners(self._handle)) or "another process"
             raise DeviceBusyError(
@@ -153,16 +149,13 @@ class RbdDisk(Owned, SharedDevice):
     def unlock(self) -> None:
         """Give up the lock; the image stays open. No error if it is not held."""
         self._owner.require()
-        if self._has_lock():
-            check(self._call["rbd_lock_release"](self._handle), f"cannot unlock {self.address}")
-
-    def _has_lock(self) -> bool:
         held = c_int()
         check(
             self._call["rbd_is_exclusive_lock_owner"](self._handle, byref(held)),
             "cannot ask for the lock",
         )
-        return bool(held.value)
+        if held.value:
+            check(self._call["rbd_lock_release"](self._handle), f"cannot unlock {self.address}")
 
     def fence(self) -> None:
         """Shut out the process that holds the lock, and take it: that can write no more.
