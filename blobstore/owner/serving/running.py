@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import enum
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blobstore.image.image import entry_of
 from blobstore.owner.owner import Owner
 from blobstore.owner.serving.config import ServeConfig
+from blobstore.owner.serving.fronts import PassingConfig
 from blobstore.owner.serving.handing import Predecessor
 from blobstore.owner.serving.places import Places
 from blobstore.owner.serving.service import Service
@@ -117,6 +118,8 @@ def _replace(owner: Owner, service: Service, config: ServeConfig) -> None:
             predecessor.failed(str(error))
             raise
         predecessor.taken()
+    # Not before: until then the owner may take everything back.
+    service.fronts.go_on()
     service.fronts.take_names(predecessor.offers)
     _log.warning("took everything over in %.0f ms", (time.monotonic() - began) * 1000)
 
@@ -124,25 +127,28 @@ def _replace(owner: Owner, service: Service, config: ServeConfig) -> None:
 def _take(owner: Owner, service: Service, config: ServeConfig, predecessor: Predecessor) -> float:
     """Take the image and start all fronts; return when it was released."""
     listeners = service.fronts.prepare(config)
-    try:
+    with ExitStack() as undo, ExitStack() as unused:
+        undo.callback(lambda: _close(listeners))
         used = {id(listener) for one in listeners.values() for listener in one.values()}
         wanted = [one.name for one in predecessor.offers if id(one.listener) in used]
-        digest = predecessor.released(wanted, _RELEASING)
+        released = predecessor.released(wanted, _RELEASING)
         began = time.monotonic()
-        if digest is None:
+        if released is None:
             # Its sockets may have lost their names.
             _log.warning("the owner ended before it handed over")
             _close(listeners)
             listeners = service.fronts.prepare(config)
+        else:
+            unused.enter_context(closing(released))
+            service.fronts.accept(released.passed)
+        digest = None if released is None else released.digest
         owner.take_over(expect_digest=digest, patience=_PATIENCE)
-    except BaseException:
-        _close(listeners)
-        raise
-    try:
-        service.fronts.start(config, listeners)
-    except BaseException:
-        owner.store.release()
-        raise
+        undo.pop_all()
+        try:
+            service.fronts.start(config, listeners)
+        except BaseException:
+            owner.store.release()
+            raise
     return began
 
 
@@ -152,7 +158,8 @@ def _predecessor(image: Path, config: ServeConfig) -> Predecessor | None:
     if path is None:
         return None
     try:
-        return Predecessor(path)
+        kinds = {one.kind for one in config.fronts() if isinstance(one, PassingConfig)}
+        return Predecessor(path, sorted(kinds))
     except DeviceError as error:
         if isinstance(error.__cause__, (ConnectionRefusedError, FileNotFoundError)):
             return None

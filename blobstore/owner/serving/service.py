@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from blobstore.owner.owner import Owner
     from blobstore.owner.serving.config import ServeConfig
+    from blobstore.owner.serving.fronts import Passed
     from blobstore.owner.serving.places import Places
     from blobstore.store.description import StateDigest
 
@@ -149,7 +150,7 @@ class Service:
             undo.callback(messages.close)
             try:
                 messages.require_trusted()
-                messages.receive(QUICK)
+                kinds = messages.receive(QUICK).get("kinds") or ()
                 if not self._succeeding.acquire(blocking=False):
                     raise DeviceBusyError("another process is taking over already [O136]")
                 undo.callback(self._succeeding.release)
@@ -163,9 +164,9 @@ class Service:
                     _refuse(messages, str(error))
                 return
             undo.pop_all()
-        self._put(lambda: self._hand_over(messages, wanted))
+        self._put(lambda: self._hand_over(messages, wanted, kinds))
 
-    def _hand_over(self, messages: Messages, wanted: Sequence[str]) -> bool:
+    def _hand_over(self, messages: Messages, wanted: Sequence[str], kinds: Sequence[str]) -> bool:
         """Give everything to a process that is ready; say whether this one goes on."""
         began = time.monotonic()
         process = messages.peer_process
@@ -182,7 +183,8 @@ class Service:
                 _log.error("nothing is handed over: %s", error)
                 _refuse(messages, str(error))
                 return True
-            if not self._is_taken(messages, digest):
+            passed = self.fronts.pass_on(wanted, kinds, MOST_SOCKETS)
+            if not self._is_taken(messages, digest, passed):
                 return True
         self.fronts.leave(wanted)
         _log.warning(
@@ -194,10 +196,11 @@ class Service:
             self.notifier.succeeded(process)
         return False
 
-    def _is_taken(self, messages: Messages, digest: StateDigest) -> bool:
+    def _is_taken(self, messages: Messages, digest: StateDigest, passed: Sequence[Passed]) -> bool:
         """Say whether a successor has taken the image; if not, it was taken back."""
+        descriptors = [descriptor for one in passed for descriptor in one.descriptors]
         try:
-            messages.send({"released": str(digest)})
+            messages.send({"released": str(digest), "passed": passed}, descriptors)
             messages.receive(_TAKING, "taken")
         except (OSError, StorageError) as error:
             _log.error("the other process does not take over: %s", error)

@@ -20,9 +20,11 @@ from blobstore.owner import problems
 from blobstore.owner.tpm.messages import (
     Begin,
     End,
+    Ended,
     Failed,
     Lines,
     Listening,
+    LogHere,
     Ready,
     Rest,
     Resting,
@@ -75,6 +77,7 @@ def main(arguments: list[str]) -> int:
     finally:
         server.close()
         tpm.stop()
+    lines.send(Ended())
     return 0
 
 
@@ -156,12 +159,16 @@ class Obedience:
 
     def _receive(self) -> None:
         while True:
-            message: ToWorker | None = self._lines.receive(Rest | Resume | End)  # type: ignore[arg-type]
+            message: ToWorker | None = self._lines.receive(
+                Rest | Resume | LogHere | End  # type: ignore[arg-type]
+            )
             if message is None:
                 self._abandoned()
                 return
             if isinstance(message, End):
                 self._end()
+            elif isinstance(message, LogHere):
+                _log_to(self._lines.descriptors.pop())
             elif not isinstance(message, Begin):
                 self._wishes.put(message)
 
@@ -176,6 +183,13 @@ class Obedience:
                     self._wishes.get()  # the owner always says when that is over
             except DeviceBusyError as error:
                 _log.warning("%s", error)
+
+
+def _log_to(descriptor: int) -> None:
+    """Write all that this process says to a descriptor, which is taken."""
+    for own in (1, 2):
+        os.dup2(descriptor, own)
+    os.close(descriptor)
 
 
 def _log_as(begin: Begin) -> None:
