@@ -16,7 +16,7 @@ from blobstore.owner.serving.handing import Predecessor
 from blobstore.owner.serving.places import Places
 from blobstore.owner.serving.service import Service
 from blobstore.owner.serving.store_front import StoreFront
-from formats.errors import DeviceError, StorageError
+from formats.errors import DeviceBusyError, DeviceError, StorageError
 from formats.logs import LateLogger
 
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ _log = LateLogger(__name__)
 _RELEASING = 45.0
 #: Seconds for which the image is tried, once its owner has released it.
 _PATIENCE = 3.0
+#: Seconds in which TPMs end whose owner was killed (V76), and between two looks.
+_ENDING = 1.0
+_PAUSE = 0.02
 
 
 class Beginning(enum.StrEnum):
@@ -97,7 +100,7 @@ def serve(
         if begins is Beginning.REPLACING:
             _replace(owner, service, config)
         else:
-            service.fronts.start(config, service.fronts.prepare(config))
+            service.fronts.start(config, _prepare(service, config))
         if ready is not None:
             ready(service.fronts.path)
         service.run(take_when_free=begins is Beginning.FREE)
@@ -108,7 +111,7 @@ def _replace(owner: Owner, service: Service, config: ServeConfig) -> None:
     predecessor = _predecessor(owner.image, config)
     if predecessor is None:
         owner.take_over()
-        service.fronts.start(config, service.fronts.prepare(config))
+        service.fronts.start(config, _prepare(service, config))
         return
     with predecessor:
         try:
@@ -137,7 +140,7 @@ def _take(owner: Owner, service: Service, config: ServeConfig, predecessor: Pred
             # Its sockets may have lost their names.
             _log.warning("the owner ended before it handed over")
             _close(listeners)
-            listeners = service.fronts.prepare(config)
+            listeners = _prepare(service, config)
         else:
             unused.enter_context(closing(released))
             service.fronts.accept(released.passed)
@@ -150,6 +153,18 @@ def _take(owner: Owner, service: Service, config: ServeConfig, predecessor: Pred
             owner.store.release()
             raise
     return began
+
+
+def _prepare(service: Service, config: ServeConfig) -> Mapping[str, Mapping[str, Listener]]:
+    """Prepare the sockets, once the TPMs of an owner that was killed have let go of theirs."""
+    deadline = time.monotonic() + _ENDING
+    while True:
+        try:
+            return service.fronts.prepare(config)
+        except DeviceBusyError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(_PAUSE)
 
 
 def _predecessor(image: Path, config: ServeConfig) -> Predecessor | None:
