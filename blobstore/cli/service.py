@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # As in `logging`: errors, warnings, what happens; then requests.
 _LEVELS: Final = (40, 30, 20, 10)
+STDERR: Final = 2
 #: From this level of swtpm's on, libtpms logs, too.
 _LIBTPMS_LEVEL: Final = 5
 
@@ -30,6 +31,8 @@ def set_up_log(options: LogOptions) -> None:
         DeviceError: The file cannot be opened, or the descriptor not written to.
     """
     import logging  # noqa: PLC0415, TID251  only if there is something to set up
+
+    from formats.patient_log import PatientHandler  # noqa: PLC0415  likewise
 
     # A full log must not stop a TPM, nor print tracebacks.
     logging.raiseExceptions = False
@@ -43,22 +46,23 @@ def set_up_log(options: LogOptions) -> None:
             raise device_error(error, f"cannot open log {options.file}") from error
     elif options.descriptor is not None:
         try:
-            # Closed with the process: nothing else uses it.
-            stream = os.fdopen(options.descriptor, "a", closefd=False)
+            os.fstat(options.descriptor)
         except OSError as error:
             place = f"descriptor {options.descriptor}"
             raise DeviceError(f"cannot log to {place}: {error.strerror}") from error
-        handler = logging.StreamHandler(stream)
+        # Closed with the process: nothing else uses it.
+        handler = PatientHandler(options.descriptor)
     else:
-        handler = logging.StreamHandler()
+        handler = PatientHandler(STDERR)
     handler.setFormatter(logging.Formatter(f"{options.prefix}blobstore: %(message)s"))
     root.handlers[:] = [handler]
     level = options.level
     root.setLevel(_LEVELS[min(level, len(_LEVELS) - 1)])
-    if level >= _LIBTPMS_LEVEL and isinstance(handler, logging.StreamHandler):
+    if level >= _LIBTPMS_LEVEL and isinstance(handler, PatientHandler | logging.FileHandler):
         from blobstore.vtpm import log_libtpms  # noqa: PLC0415  only for its log
 
-        log_libtpms(handler.stream.fileno(), level - _LIBTPMS_LEVEL + 1, options.prefix)
+        log = handler if isinstance(handler, PatientHandler) else handler.stream
+        log_libtpms(log.fileno(), level - _LIBTPMS_LEVEL + 1, options.prefix)
 
 
 def become_user(name: str) -> None:

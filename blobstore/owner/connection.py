@@ -229,7 +229,7 @@ class Connection:
             headers.append(("connection", "close"))
         response = h11.Response(
             status_code=reply.status,
-            headers=[(name, value.encode()) for name, value in headers],
+            headers=[(name.encode(), value.encode()) for name, value in headers],
             reason=HTTPStatus(reply.status).phrase,
         )
         if not isinstance(body, bytes):

@@ -184,15 +184,18 @@ def test_v85_programs_of_the_tpm_notice_nothing(image: Path, runtime: Path, tpm:
         except BaseException as error:  # noqa: BLE001  raised below
             failed.append(error)
 
+    def after(known: int) -> None:
+        until(lambda: counted > known or failed)
+
     thread = threading.Thread(target=count)
     thread.start()
     try:
         for _ in range(3):
-            until(lambda known=counted: counted > known or failed)
+            after(counted)
             successor = OwnerProcess(image, runtime, "--tpm", tpm.text(), "--replace")
             assert owner.ended() == 0, owner.said
             owner = successor
-        until(lambda known=counted: counted > known or failed)
+        after(counted)
     finally:
         ends.set()
         thread.join(60)

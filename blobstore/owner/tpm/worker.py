@@ -51,6 +51,7 @@ _log = LateLogger(__name__)
 
 #: How this ends when its owner has gone: nothing is left to be done in order (V76).
 _ABANDONED = 70
+_STDERR = 2
 
 
 def main(arguments: list[str]) -> int:
@@ -187,7 +188,7 @@ class Obedience:
 
 def _log_to(descriptor: int) -> None:
     """Write all that this process says to a descriptor, which is taken."""
-    for own in (1, 2):
+    for own in (1, _STDERR):
         os.dup2(descriptor, own)
     os.close(descriptor)
 
@@ -195,9 +196,12 @@ def _log_to(descriptor: int) -> None:
 def _log_as(begin: Begin) -> None:
     import logging  # noqa: PLC0415, TID251  only if there is something to say
 
+    from formats.patient_log import PatientHandler  # noqa: PLC0415  likewise
+
     logging.raiseExceptions = False
     name = begin.name.replace("%", "%%")
-    logging.basicConfig(level=begin.log_level, format=f"blobstore: TPM {name}: %(message)s")
+    form = f"blobstore: TPM {name}: %(message)s"
+    logging.basicConfig(level=begin.log_level, format=form, handlers=[PatientHandler(_STDERR)])
 
 
 if __name__ == "__main__":
