@@ -18,7 +18,7 @@ class PatientHandler(logging.Handler):
     """Writes each message to a descriptor, if that takes it now; else counts it, and goes on."""
 
     def __init__(self, descriptor: int) -> None:
-        """Write to ``descriptor``, which stays the caller's, and stays as it is."""
+        """Write to ``descriptor``, which stays open."""
         super().__init__()
         self._descriptor = descriptor
         self._lost = 0

@@ -40,8 +40,9 @@ def set_up_log(options: LogOptions) -> None:
     if options.silent:
         handler: logging.Handler = logging.NullHandler()
     elif options.file is not None:
+        how = os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if options.truncate else 0)
         try:
-            handler = logging.FileHandler(options.file, "w" if options.truncate else "a")
+            handler = PatientHandler(os.open(options.file, how, 0o666))
         except OSError as error:
             raise device_error(error, f"cannot open log {options.file}") from error
     elif options.descriptor is not None:
@@ -50,7 +51,6 @@ def set_up_log(options: LogOptions) -> None:
         except OSError as error:
             place = f"descriptor {options.descriptor}"
             raise DeviceError(f"cannot log to {place}: {error.strerror}") from error
-        # Closed with the process: nothing else uses it.
         handler = PatientHandler(options.descriptor)
     else:
         handler = PatientHandler(STDERR)
@@ -58,11 +58,10 @@ def set_up_log(options: LogOptions) -> None:
     root.handlers[:] = [handler]
     level = options.level
     root.setLevel(_LEVELS[min(level, len(_LEVELS) - 1)])
-    if level >= _LIBTPMS_LEVEL and isinstance(handler, PatientHandler | logging.FileHandler):
+    if level >= _LIBTPMS_LEVEL and isinstance(handler, PatientHandler):
         from blobstore.vtpm import log_libtpms  # noqa: PLC0415  only for its log
 
-        log = handler if isinstance(handler, PatientHandler) else handler.stream
-        log_libtpms(log.fileno(), level - _LIBTPMS_LEVEL + 1, options.prefix)
+        log_libtpms(handler.fileno(), level - _LIBTPMS_LEVEL + 1, options.prefix)
 
 
 def become_user(name: str) -> None:

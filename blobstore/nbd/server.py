@@ -14,6 +14,7 @@ from blobstore.nbd.catalogue import Catalogue
 from blobstore.nbd.connection import HANDSHAKE_TIME, STALL_TIME, Connection
 from blobstore.nbd.sockets import listen, require_address, shown
 from blobstore.sockets.peers import describe_peer
+from formats.errors import ArgumentError
 from formats.logs import LateLogger
 from formats.process import Owned, Owner
 
@@ -116,6 +117,21 @@ class NbdServer(Owned):
         self._listening = listening
         self._begin_accepting(listening)
         _log.info("serving NBD at %s", shown(self.address))
+
+    def use_tls(self, tls: NbdTls | None) -> None:
+        """Use other certificates or keys for connections to come (N71).
+
+        Args:
+            tls: Such that identifies clients as before; None only if there was none.
+
+        Raises:
+            ArgumentError: There is TLS now and was none, or the other way round; or it would
+                identify clients in another way.
+        """
+        kinds = {None if one is None else one.identifies_clients for one in (self._tls, tls)}
+        if len(kinds) > 1:
+            raise ArgumentError("a server that runs keeps its kind of TLS [N71]")
+        self._tls = tls
 
     def flush(self) -> None:
         """Make durable what clients have written until now; errors as `Window.flush`.

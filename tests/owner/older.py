@@ -6,5 +6,5 @@ from blobstore.__main__ import start
 from blobstore.owner.serving import tpm_front
 
 if __name__ == "__main__":
-    tpm_front.PROTOCOL = 0  # type: ignore[misc]
+    vars(tpm_front)["PROTOCOL"] = 0
     start()

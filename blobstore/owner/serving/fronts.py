@@ -15,7 +15,7 @@ from blobstore.sockets.addresses import UnixAddress, parse_address
 from formats.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from blobstore.owner.owner import Owner
@@ -69,12 +69,28 @@ class PassingFront(RunningFront, Protocol):
         """
 
 
+@runtime_checkable
+class RereadingFront(RunningFront, Protocol):
+    """A front that uses files which its entry names, such as certificates."""
+
+    def reread(self) -> Callable[[], None]:
+        """Read them again; return what has them used from then on.
+
+        Raises:
+            StorageError: They cannot be read, or used; nothing changed.
+        """
+
+
 class FrontConfig(Protocol):
     """An entry of the configuration: frozen, and equal to one that says the same."""
 
     @property
     def name(self) -> str:
         """What it is called: in messages, and by systemd if it has one socket only."""
+
+    @property
+    def socket_names(self) -> tuple[str, ...]:
+        """What `sockets` and systemd call its sockets; no two fronts have one such name."""
 
     def sockets(self, image: Path) -> Mapping[str, Address | None]:
         """Return what is listened at, by the names that systemd may give descriptors.

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
 from blobstore.owner.listening import make_entry, prepare_place, require_entry
-from blobstore.owner.serving.fronts import PassingConfig, PassingFront
+from blobstore.owner.serving.fronts import PassingConfig, PassingFront, RereadingFront
 from blobstore.owner.serving.places import place_of, set_mode
 from blobstore.owner.serving.store_front import STORE
 from blobstore.sockets.addresses import UnixAddress
@@ -131,6 +131,9 @@ class OpenFronts:
         wanted = {entry.name: entry for entry in config.fronts()}
         known = dict(self._running)
         gone = [one for name, one in known.items() if wanted.get(name) != one.entry]
+        # What stays may name files that are others now; what begins reads them anyway.
+        staying = [one.front for one in known.values() if one not in gone]
+        reread = [one.reread() for one in staying if isinstance(one, RereadingFront)]
         reusable: dict[str, Listener] = {}
         for one in gone:
             for socket_name, listener in one.listeners.items():
@@ -157,6 +160,8 @@ class OpenFronts:
                     self._stop(known[name])
                 self._start(undo, wanted[name], found[name])
             undo.pop_all()
+        for use in reread:
+            use()
         used = {id(one) for listeners in found.values() for one in listeners.values()}
         for one in gone:
             if one.entry.name not in wanted:

@@ -95,12 +95,17 @@ class TpmFront(
             startup=flags.startup,
         )
 
+    @property
+    def socket_names(self) -> tuple[str, ...]:
+        """The names of its sockets."""
+        return (f"{self.name}-ctrl", f"{self.name}-server")
+
     def sockets(self, image: Path) -> Mapping[str, Address | None]:
         """Return where its channels listen."""
         del image
         options = self.options(None)
-        named = {f"{self.name}-ctrl": options.ctrl, f"{self.name}-server": options.data}
-        return {name: address_of(one) for name, one in named.items() if one is not None}
+        channels = zip(self.socket_names, (options.ctrl, options.data), strict=True)
+        return {name: address_of(one) for name, one in channels if one is not None}
 
     @property
     def kind(self) -> str:
