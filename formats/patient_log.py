@@ -1,6 +1,6 @@
 """A handler for `logging` that never waits for who reads the log (O152).
 
-A pipe that nobody reads takes 64 KiB and then holds whoever writes to it: with a handler of
+A pipe that is not read takes 64 KiB and then holds whoever writes to it: with a handler of
 `logging`, one thread in the lock of the handler, and soon all others.
 """
 
@@ -30,7 +30,9 @@ class PatientHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write a message, cut to what is taken as a whole; called with the handler's lock."""
         if self._lost:
-            lost = logging.makeLogRecord({"msg": f"{self._lost} messages were lost: nobody read"})
+            lost = logging.makeLogRecord(
+                {"msg": f"{self._lost} messages were lost: not read in time"}
+            )
             lost.levelno, lost.levelname = record.levelno, record.levelname
             if self._write(lost):
                 self._lost = 0

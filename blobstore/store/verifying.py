@@ -22,8 +22,8 @@ def verify_ahead(
 ) -> Verified | None:
     """Return which records verify; threads that wait for the store have it in between.
 
-    None where the store is to be read at one moment anyway: nobody has its lock, or this
-    thread has it already; and where it became another store meanwhile.
+    None where the store is to be read at one moment anyway: its image is not locked, or this
+    thread has the store already; and where it became another store meanwhile.
 
     Raises:
         ValueError: It is closed.

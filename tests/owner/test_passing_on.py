@@ -365,7 +365,7 @@ def test_v86_a_tpm_that_the_successor_does_not_know_ends(
     code, said = successor.end()
     assert code == 0
     who = successor.said + said if way == "another entry" else owner.said
-    assert (b"begins anew" if way == "another entry" else b"cannot be passed on [O150]") in who
+    assert (b"is begun again" if way == "another entry" else b"cannot be passed on [O150]") in who
     with blobstore.open(image, direct=True) as store:
         assert store.verify().ok
 

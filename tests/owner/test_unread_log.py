@@ -1,4 +1,4 @@
-"""An owner whose log nobody reads goes on (O152)."""
+"""An owner whose log is not read goes on (O152)."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_o152_what_is_not_taken_is_counted(pipe: tuple[int, int]) -> None:
     assert 300 < len(said) < 700
     assert all(int(line[:4]) == number for number, line in enumerate(said))
     handler.handle(record("after that"))
-    lost = f"{2000 - len(said)} messages were lost: nobody read"
+    lost = f"{2000 - len(said)} messages were lost: not read in time"
     assert read_all(reading).decode().splitlines() == [lost, "after that"]
 
 

@@ -211,7 +211,7 @@ class OpenFronts:
             return None
         front = entry.start_passed(self._owner, listeners, passed)
         if front is None:
-            _log.warning("%r begins anew: the owner before said something else of it", entry.name)
+            _log.warning("%r is begun again: the owner before said otherwise of it", entry.name)
         else:
             self._resting.append(front)
         return front

@@ -156,7 +156,7 @@ def _take(owner: Owner, service: Service, config: ServeConfig, predecessor: Pred
 
 
 def _prepare(service: Service, config: ServeConfig) -> Mapping[str, Mapping[str, Listener]]:
-    """Prepare the sockets, once the TPMs of an owner that was killed have let go of theirs."""
+    """Prepare the sockets, once the TPMs of an owner that was killed have ended."""
     deadline = time.monotonic() + _ENDING
     while True:
         try:

@@ -31,7 +31,7 @@ class Life(Protocol):
         """End it without order, and wait for that."""
 
     def code(self) -> int | None:
-        """Return how it ended: its exit code, minus the signal, or None if nobody knows."""
+        """Return how it ended: its exit code, minus the signal, or None if that is not known."""
 
     def close(self) -> None:
         """Close the descriptor; the process goes on, if it has not ended."""
@@ -41,7 +41,7 @@ class Child:
     """A process that this one started."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        """Watch over a process that nobody has waited for yet."""
+        """Watch over a process that was not waited for yet."""
         self._process = process
         self.descriptor: int | None = None
         if sys.platform == "linux":
@@ -80,7 +80,7 @@ class Passed:
         self.descriptor: int | None = descriptor
 
     def ends_within(self, seconds: float | None) -> bool:
-        """Wait for its end. Whoever is its parent by now reaps it."""
+        """Wait for its end. Its parent reaps it."""
         poll = select.poll()
         poll.register(self._descriptor, select.POLLIN)
         return bool(poll.poll(None if seconds is None else seconds * 1000))

@@ -1,8 +1,8 @@
 """What an owner and the worker of a TPM tell each other: JSON, a message on each line.
 
 The store has a connection of its own; this one says when to begin, rest and end. A worker
-may have an owner of another version (V85), so whoever changes a message, here or in
-`states`, changes `PROTOCOL`, too.
+may have an owner of another version (V85), so a change of a message, here or in
+`states`, is a change of `PROTOCOL`, too.
 """
 
 from __future__ import annotations
