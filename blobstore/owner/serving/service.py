@@ -8,12 +8,12 @@ import threading
 import time
 from collections import deque
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from blobstore.owner.serving.handing import MOST_SOCKETS, QUICK, Messages
 from blobstore.owner.serving.open_fronts import OpenFronts
 from blobstore.sockets.notifying import Notifier
-from formats.errors import DeviceBusyError, StorageError
+from formats.errors import DeviceBusyError, FormatError, StorageError
 from formats.logs import LateLogger
 from formats.signals import Waker, handled
 
@@ -150,14 +150,14 @@ class Service:
             undo.callback(messages.close)
             try:
                 messages.require_trusted()
-                kinds = messages.receive(QUICK).get("kinds") or ()
+                kinds = _texts(messages.receive(QUICK).get("kinds", []))
                 if not self._succeeding.acquire(blocking=False):
                     raise DeviceBusyError("another process is taking over already [O136]")
                 undo.callback(self._succeeding.release)
                 found = self.fronts.listeners()[:MOST_SOCKETS]
                 sockets = [{"name": name, "removes": one.has_name} for name, one in found]
                 messages.send({"sockets": sockets}, [one.socket.fileno() for _, one in found])
-                wanted = messages.receive(QUICK, "wanted")
+                wanted = _texts(messages.receive(QUICK, "wanted"))
             except (OSError, StorageError) as error:
                 _log.warning("nothing is handed over: %s", error)
                 if isinstance(error, StorageError):
@@ -216,6 +216,12 @@ class Service:
 
 def _fail(error: BaseException) -> bool:
     raise error
+
+
+def _texts(said: Any) -> list[str]:
+    if not isinstance(said, list) or not all(isinstance(one, str) for one in said):
+        raise FormatError("a successor says something else than a list of names", rule="O136")
+    return said
 
 
 def _refuse(messages: Messages, reason: str) -> None:
