@@ -17,6 +17,7 @@ from blobstore.sockets.addresses import TcpAddress
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from blobstore.image.place import Place
     from blobstore.owner.owner import Owner
     from blobstore.sockets.addresses import Address
     from blobstore.sockets.listening import Listener
@@ -83,7 +84,7 @@ class NbdFront(
         """The name of its socket, which is its own."""
         return (self.name,)
 
-    def sockets(self, image: Path) -> Mapping[str, Address | None]:
+    def sockets(self, image: Place) -> Mapping[str, Address | None]:
         """Return where it listens."""
         del image
         return {self.name: self._address()}
