@@ -1,0 +1,441 @@
+"""What the product's code finds as `socket`, `select` and `selectors`."""
+
+from __future__ import annotations
+
+import select as real_select
+import selectors as real_selectors
+import socket as real_socket
+import struct
+from collections import deque
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from greenlet import getcurrent
+
+from tests.simulation.scheduler import KilledError, current_process
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tests.simulation.network import Address, Network
+    from tests.simulation.scheduler import Process, Task
+
+    Readable = bytes | bytearray | memoryview
+
+#: As in `network`: bytes of a stream that are on their way or were not read yet.
+_CAPACITY = 64 << 10
+
+
+class Stream:
+    """One direction of a connection.
+
+    Attributes:
+        sender: Its host.
+        receiver: Its host.
+        ended: Whether all that was sent has arrived, and nothing follows.
+        broken: Whether the connection was reset, as the reader sees it.
+    """
+
+    def __init__(self, network: Network, sender: str, receiver: str) -> None:
+        self.network = network
+        self.sender, self.receiver = sender, receiver
+        self.buffer = bytearray()
+        self.ended = self.broken = self.closed = False
+        self.is_deaf = False  # its reader is gone: whoever writes learns of it
+        self.is_lost = False  # its host lost power: nothing arrives, and nothing says so
+        self._flight: deque[tuple[float, bytes | None]] = deque()
+        self._in_flight = 0
+        self.readers: list[Task] = []
+        self.writers: list[Task] = []
+
+    @property
+    def room(self) -> int:
+        return max(_CAPACITY - len(self.buffer) - self._in_flight, 0)
+
+    @property
+    def is_readable(self) -> bool:
+        return bool(self.buffer) or self.ended or self.broken
+
+    def send(self, data: bytes | None) -> None:
+        """Send data, or the end; it arrives later, unless both are on one host."""
+        scheduler = self.network.scheduler
+        if self.sender == self.receiver:
+            self._arrive(data)
+            return
+        draw = scheduler.random
+        pieces: list[bytes | None] = [data]
+        if data is not None and len(data) > 1 and draw.random() < self.network.pieces:
+            middle = draw.randrange(1, len(data))
+            pieces = [data[:middle], data[middle:]]
+        for piece in pieces:
+            delay = draw.expovariate(1 / self.network.latency)
+            if draw.random() < self.network.loss:
+                delay += 0.2
+            time = scheduler.now + delay
+            if self._flight:
+                time = max(time, self._flight[-1][0])
+            self._flight.append((time, piece))
+            self._in_flight += len(piece or b"")
+            scheduler.at(time, "message", self.deliver)
+
+    def deliver(self) -> None:
+        """Have arrive what is due, if the link permits."""
+        now = self.network.scheduler.now
+        if self._flight and self.network.is_cut(self.sender, self.receiver):
+            self.network.hold(self)
+            return
+        while self._flight and self._flight[0][0] <= now:
+            _, piece = self._flight.popleft()
+            self._in_flight -= len(piece or b"")
+            self._arrive(piece)
+
+    def _arrive(self, data: bytes | None) -> None:
+        if self.broken or self.is_lost:
+            return
+        if data is None:
+            self.ended = True
+        else:
+            self.buffer += data
+        self.wake(self.readers)
+
+    def scheduled_break(self, delay: float) -> None:
+        """Reset it, for its reader, after some time."""
+        self.network.scheduler.after(delay, "reset", self.break_now)
+
+    def break_now(self) -> None:
+        self.broken = True
+        self.wake(self.readers)
+        self.wake(self.writers)
+
+    def wake(self, tasks: list[Task]) -> None:
+        for task in tasks:
+            self.network.scheduler.wake(task)
+        tasks.clear()
+
+
+class SimulatedSocket:
+    """A socket of a simulated process."""
+
+    type = real_socket.SOCK_STREAM
+
+    def __init__(self, network: Network, process: Process, *, is_local: bool) -> None:
+        self.network, self.process, self.is_local = network, process, is_local
+        self.family = real_socket.AF_UNIX if is_local else real_socket.AF_INET
+        self.accepting: list[SimulatedSocket] | None = None
+        self.outgoing: Stream | None = None
+        self.incoming: Stream | None = None
+        self._timeout: float | None = None
+        self._acceptors: list[Task] = []
+        self._no_more = False  # of what is received: SHUT_RD
+        self._number = network.add(self)
+
+    def connected(self, *, outgoing: Stream, incoming: Stream) -> None:
+        self.outgoing, self.incoming = outgoing, incoming
+
+    # ------------------------------------------------------- making, ending
+
+    def connect(self, address: Address) -> None:
+        self._require_open()
+        self.network.connect(self, address, self._timeout)
+
+    def accept(self) -> tuple[SimulatedSocket, object]:
+        self._require_open()
+        if not self.accepting:
+            raise BlockingIOError("nothing to accept")
+        return self.accepting.pop(0), None
+
+    def shutdown(self, how: int) -> None:
+        self._require_open()
+        if self.outgoing is None or self.incoming is None:
+            raise OSError("not connected")
+        if how in (real_socket.SHUT_RD, real_socket.SHUT_RDWR):
+            self._no_more = True
+            self.incoming.wake(self.incoming.readers)
+        if how in (real_socket.SHUT_WR, real_socket.SHUT_RDWR):
+            self._end_sending()
+
+    def close(self) -> None:
+        if self._number < 0:
+            return
+        self.network.forget(self, self._number)
+        self._number = -1
+        if self.accepting is not None:
+            for waiting in self.accepting:
+                waiting.close()
+        if self.incoming is not None:
+            self._end_sending()
+            self.incoming.is_deaf = True
+            self.incoming.wake(self.incoming.writers)
+            self.incoming.wake(self.incoming.readers)
+
+    def die(self) -> None:
+        """Be closed by the host of a process that died."""
+        self.close()
+
+    def vanish(self) -> None:
+        """Lose the host: what is sent here is lost, until the host is there again and resets it."""
+        if self._number < 0:
+            return
+        self.network.forget(self, self._number)
+        self._number = -1
+        for waiting in self.accepting or ():
+            waiting.vanish()
+        if self.incoming is not None and self.outgoing is not None:
+            self.incoming.is_lost = True
+            self.outgoing.scheduled_break(self.network.scheduler.random.choice((1.0, 5.0, 40.0)))
+
+    def _end_sending(self) -> None:
+        if self.outgoing is not None and not self.outgoing.closed:
+            self.outgoing.closed = True
+            self.outgoing.send(None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def fileno(self) -> int:
+        return self._number
+
+    # ------------------------------------------------------------ settings
+
+    def settimeout(self, seconds: float | None) -> None:
+        self._require_open()
+        self._timeout = seconds
+
+    def setblocking(self, blocking: bool) -> None:
+        self._timeout = None if blocking else 0.0
+
+    def setsockopt(self, *_: object) -> None:
+        self._require_open()
+
+    def getsockopt(self, _level: int, _option: int, _size: int) -> bytes:
+        return struct.pack("3i", 1, 0, 0)
+
+    def getpeername(self) -> tuple[str, int]:
+        assert self.incoming is not None
+        return self.incoming.sender, 1
+
+    def getsockname(self) -> tuple[str, int]:
+        return self.process.host, 1
+
+    # ----------------------------------------------------------- receiving
+
+    @property
+    def is_readable(self) -> bool:
+        if self.accepting is not None:
+            return bool(self.accepting)
+        return self.incoming is not None and (self._no_more or self.incoming.is_readable)
+
+    def add_reader(self, task: Task) -> None:
+        if self.accepting is not None:
+            self._acceptors.append(task)
+        elif self.incoming is not None:
+            self.incoming.readers.append(task)
+
+    def remove_reader(self, task: Task) -> None:
+        """Wake it no more: it was woken by another socket."""
+        for tasks in (self._acceptors, self.incoming.readers if self.incoming else []):
+            if task in tasks:
+                tasks.remove(task)
+
+    def wake_readers(self) -> None:
+        tasks, self._acceptors = self._acceptors, []
+        for task in tasks:
+            self.network.scheduler.wake(task)
+
+    def recv(self, most: int, flags: int = 0) -> bytes:
+        stream = self._wait_readable(self._deadline())
+        data = bytes(stream.buffer[:most])
+        if not flags & real_socket.MSG_PEEK:
+            self._taken(stream, len(data))
+        return data
+
+    def recv_into(self, view: memoryview) -> int:
+        stream = self._wait_readable(self._deadline())
+        count = min(len(view), len(stream.buffer))
+        view[:count] = stream.buffer[:count]
+        self._taken(stream, count)
+        return count
+
+    def _taken(self, stream: Stream, count: int) -> None:
+        del stream.buffer[:count]
+        if count and stream.writers:
+            stream.wake(stream.writers)
+
+    def _deadline(self) -> float | None:
+        return None if self._timeout is None else self.network.scheduler.now + self._timeout
+
+    def _wait_readable(self, deadline: float | None) -> Stream:
+        self._require_open()
+        stream = self.incoming
+        if stream is None:
+            raise OSError("not connected")
+        if not stream.buffer:
+            self.network.scheduler.pause()
+        while not stream.buffer:
+            if stream.broken:
+                raise ConnectionResetError("connection reset by peer")
+            if stream.ended or self._no_more:
+                break
+            self._require_open()
+            self._wait_for(stream.readers, deadline)
+        return stream
+
+    def _wait_for(self, tasks: list[Task], deadline: float | None) -> None:
+        if self._timeout == 0:
+            raise BlockingIOError("would wait")
+        left = None if deadline is None else deadline - self.network.scheduler.now
+        if left is not None and left <= 0:
+            raise TimeoutError("timed out")
+        me: Any = getcurrent()
+        tasks.append(me)
+        if not self.network.scheduler.wait(left) and me in tasks:
+            tasks.remove(me)
+
+    # ------------------------------------------------------------- sending
+
+    def send(self, data: Readable, flags: int = 0) -> int:
+        return self._send(bytes(data), self._deadline(), flags)
+
+    def sendall(self, data: Readable) -> None:
+        rest, deadline = bytes(data), self._deadline()
+        while rest:
+            rest = rest[self._send(rest, deadline) :]
+
+    def sendmsg(
+        self, pieces: Iterable[Readable], ancillary: Iterable[object] = (), flags: int = 0
+    ) -> int:
+        del ancillary
+        return self._send(b"".join(pieces), self._deadline(), flags)
+
+    def _send(self, data: bytes, deadline: float | None, flags: int = 0) -> int:
+        self._require_open()
+        stream = self.outgoing
+        if stream is None:
+            raise OSError("not connected")
+        self.network.scheduler.pause()
+        while True:
+            self._require_open()
+            if self.incoming is not None and self.incoming.broken:
+                raise ConnectionResetError("connection reset by peer")
+            if stream.is_deaf or stream.closed or stream.broken:
+                raise BrokenPipeError("the other end is closed")
+            sent = data[: stream.room]
+            if sent or not data:
+                stream.send(sent)
+                return len(sent)
+            if flags & real_socket.MSG_DONTWAIT:
+                raise BlockingIOError("would wait")
+            self._wait_for(stream.writers, deadline)
+
+    def _require_open(self) -> None:
+        if not self.process.alive:
+            raise KilledError
+        if self._number < 0:
+            raise OSError(9, "bad file descriptor")
+
+
+class SocketModule:
+    """A module `socket` of one simulation."""
+
+    AF_UNIX, AF_INET = real_socket.AF_UNIX, real_socket.AF_INET
+    SOCK_STREAM = real_socket.SOCK_STREAM
+    SHUT_RD, SHUT_WR, SHUT_RDWR = range(3)
+    MSG_PEEK, MSG_DONTWAIT = real_socket.MSG_PEEK, real_socket.MSG_DONTWAIT
+    SOL_SOCKET, SO_KEEPALIVE = real_socket.SOL_SOCKET, real_socket.SO_KEEPALIVE
+    SO_PEERCRED = 17
+    IPPROTO_TCP, TCP_NODELAY = real_socket.IPPROTO_TCP, real_socket.TCP_NODELAY
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+
+    def socket(self, family: int, _kind: int) -> SimulatedSocket:
+        return SimulatedSocket(self._network, _me(), is_local=family == self.AF_UNIX)
+
+    def socketpair(self) -> tuple[SimulatedSocket, SimulatedSocket]:
+        process = _me()
+        one = SimulatedSocket(self._network, process, is_local=True)
+        other = SimulatedSocket(self._network, process, is_local=True)
+        self._network.pair(one, other, hosts=(process.host, process.host))
+        return one, other
+
+    def create_connection(
+        self, address: tuple[str, int], timeout: float | None = None
+    ) -> SimulatedSocket:
+        sock = self.socket(self.AF_INET, self.SOCK_STREAM)
+        sock.settimeout(timeout)
+        try:
+            sock.connect(address)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+
+class SelectModule:
+    """A module `select` of one simulation."""
+
+    POLLIN = real_select.POLLIN
+
+    class poll:  # noqa: N801  as it is named there
+        def __init__(self) -> None:
+            self._sockets: list[SimulatedSocket] = []
+
+        def register(self, sock: SimulatedSocket, _events: int) -> None:
+            self._sockets.append(sock)
+
+        def poll(self, timeout: float) -> list[SimulatedSocket]:
+            assert timeout == 0, "nothing that is simulated waits so"
+            return [sock for sock in self._sockets if sock.is_readable]
+
+
+class _Key(NamedTuple):
+    fileobj: Any
+
+
+class SelectorsModule:
+    """A module `selectors` of one simulation."""
+
+    EVENT_READ = real_selectors.EVENT_READ
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+
+    def DefaultSelector(self) -> _Selector:  # noqa: N802  as it is named there
+        return _Selector(self._network)
+
+
+class _Selector:
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._registered: list[tuple[Any, SimulatedSocket]] = []
+
+    def register(self, fileobj: Any, _events: int) -> None:
+        self._registered.append((fileobj, self._network.sockets[fileobj.fileno()]))
+
+    def select(self) -> list[tuple[_Key, int]]:
+        me: Any = getcurrent()
+        self._network.scheduler.pause()
+        while True:
+            ready = [(_Key(one), 1) for one, sock in self._registered if sock.is_readable]
+            if ready:
+                return ready
+            for _, sock in self._registered:
+                sock.add_reader(me)
+            self._network.scheduler.wait()
+            for _, sock in self._registered:
+                sock.remove_reader(me)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._registered.clear()
+
+
+def _me() -> Process:
+    process = current_process()
+    assert process is not None, "only simulated processes have sockets"
+    process.require_alive()
+    return process
