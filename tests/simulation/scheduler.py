@@ -102,18 +102,18 @@ class Task(greenlet):  # type: ignore[misc]  # which greenlet permits
 class Timer:
     """An event that takes place at some time, unless it is cancelled."""
 
-    __slots__ = ("_number", "callback", "tag", "time")
+    __slots__ = ("callback", "tag")
 
-    def __init__(self, time: float, number: int, tag: str, callback: Callable[[], None]) -> None:
-        self.time, self._number = time, number
+    def __init__(self, tag: str, callback: Callable[[], None]) -> None:
         self.tag = tag
         self.callback: Callable[[], None] | None = callback
 
-    def __lt__(self, other: Timer) -> bool:
-        return (self.time, self._number) < (other.time, other._number)
-
     def cancel(self) -> None:
         self.callback = None
+
+
+#: When, by the clock or in steps; a number that keeps the order; and what.
+_Due = tuple[float, int, Timer]
 
 
 class Scheduler:
@@ -138,10 +138,10 @@ class Scheduler:
         self.hub = getcurrent()
         self.trace: deque[tuple[int, float, str]] = deque(maxlen=traced)
         self._ready: list[Task] = []
-        self._timers: list[Timer] = []
+        self._timers: list[_Due] = []
         self._number = 0
         # Events of a step, as others are of a time.
-        self._due: list[Timer] = []
+        self._due: list[_Due] = []
 
     # ------------------------------------------------------- for what runs
 
@@ -202,8 +202,8 @@ class Scheduler:
     def at(self, time: float, tag: str, callback: Callable[[], None]) -> Timer:
         """Have an event take place at some time."""
         self._number += 1
-        timer = Timer(time, self._number, tag, callback)
-        heapq.heappush(self._timers, timer)
+        timer = Timer(tag, callback)
+        heapq.heappush(self._timers, (time, self._number, timer))
         return timer
 
     def after(self, seconds: float, tag: str, callback: Callable[[], None]) -> Timer:
@@ -212,7 +212,8 @@ class Scheduler:
     def after_steps(self, steps: float, tag: str, callback: Callable[[], None]) -> None:
         """Have an event take place after so many steps, however long these take."""
         self._number += 1
-        heapq.heappush(self._due, Timer(self.steps + steps, self._number, tag, callback))
+        due = self.steps + steps
+        heapq.heappush(self._due, (due, self._number, Timer(tag, callback)))
 
     def note(self, text: str) -> None:
         """Add what happened to the trace, and to the digest."""
@@ -235,9 +236,9 @@ class Scheduler:
         ready, timers, due, draw = self._ready, self._timers, self._due, self.random.random
         while self.steps < steps and self.failure is None and not (until and until()):
             self.now += TICK
-            if due and due[0].time <= self.steps:
+            if due and due[0][0] <= self.steps:
                 self._ring(due)
-            elif timers and timers[0].time <= self.now:
+            elif timers and timers[0][0] <= self.now:
                 self._ring(timers)
             elif ready:
                 index = int(draw() * len(ready))
@@ -250,7 +251,7 @@ class Scheduler:
                 self.digest = zlib.crc32(task.tag, self.digest)
                 task.switch()
             elif timers:
-                self.now = max(self.now, timers[0].time)
+                self.now = max(self.now, timers[0][0])
                 self._ring(timers)
             else:
                 self.fail(SimulationError("stuck"), "nothing can happen any more")
@@ -258,8 +259,8 @@ class Scheduler:
             error, text = self.failure
             raise SimulationError(text) from error
 
-    def _ring(self, timers: list[Timer]) -> None:
-        timer = heapq.heappop(timers)
+    def _ring(self, timers: list[_Due]) -> None:
+        timer = heapq.heappop(timers)[2]
         callback = timer.callback
         if callback is None:
             return
