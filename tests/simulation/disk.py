@@ -18,6 +18,8 @@ from formats.errors import DeviceBusyError, DeviceError, DeviceFullError
 from tests.simulation.scheduler import KilledError, current_process
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from formats.devices.device import ReadableBuffer, WritableBuffer
     from tests.simulation.scheduler import Process, Scheduler
 
@@ -48,6 +50,7 @@ class SimulatedDisk:
     Attributes:
         weather: How it behaves; faults change it.
         holder: The host that has its lock; None if hosts do not share it.
+        when_written: Called once, when something is in the cache.
         lost: Sectors whose cached versions power cuts and failing flushes took, so far.
         failed: Requests that failed, or were refused.
         requests: All of them.
@@ -58,6 +61,7 @@ class SimulatedDisk:
         self.name = name
         self.weather = Weather()
         self.holder: str | None = None
+        self.when_written: Callable[[], None] | None = None
         self.lost = self.failed = self.requests = 0
         self._durable = bytearray(content)
         self._shown = bytearray(content)
@@ -120,6 +124,9 @@ class SimulatedDisk:
                 version = bytes(self._shown[sector * SECTOR : (sector + 1) * SECTOR])
                 self._cached.setdefault(sector, []).append(version)
             position += length
+        if self.when_written is not None:
+            self.when_written()
+            self.when_written = None
         if self._cached and draw() < self.weather.early:
             sector = self.scheduler.random.choice(list(self._cached))
             self._store(sector, self._cached[sector][-1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tests.simulation.disk import Weather
 
@@ -10,6 +10,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.simulation.world import World
+
+
+#: Faults that take what is not durable along.
+_DEADLY: Final = (
+    "kill the owner",
+    "cut the power",
+    "kill the storage",
+    "cut the power of the storage",
+    "take over",
+)
 
 
 class Faults:
@@ -20,7 +30,7 @@ class Faults:
         self._random = world.scheduler.random
         self._do: dict[str, Callable[[], None]] = {
             "kill the owner": self._kill_owner,
-            "stop the owner": lambda: world.stop_owner(),
+            "stop the owner": self._stop_owner,
             "kill a client": self._kill_client,
             "cut the power": lambda: world.cut_power(world.active),
             "bad disk": self._bad_disk,
@@ -44,14 +54,29 @@ class Faults:
         if world.stopping:
             return
         world.counts[name] = world.counts.get(name, 0) + 1
-        world.scheduler.note(name)
-        self._do[name]()
         self._later(name)
+
+        def do() -> None:
+            if not world.stopping:
+                world.scheduler.note(name)
+                self._do[name]()
+
+        def soon() -> None:
+            world.scheduler.after_steps(self._random.randrange(12), name, do)
+
+        # Often when something was written and not flushed: there is most to lose.
+        if name in _DEADLY and self._random.random() < 0.6:
+            world.disk.when_written = soon
+        else:
+            do()
 
     def _kill_owner(self) -> None:
         owner = self._world.owner()
         if owner is not None:
             owner.kill()
+
+    def _stop_owner(self) -> None:
+        self._world.stop_owner()
 
     def _kill_client(self) -> None:
         """Kill one that puts and reads; one that writes a window is alone with it."""

@@ -64,9 +64,7 @@ class Network:
         self._listening[_key(process.host, address)] = sock
         return sock
 
-    def pair(
-        self, one: SimulatedSocket, other: SimulatedSocket, *, hosts: tuple[str, str]
-    ) -> None:
+    def pair(self, one: SimulatedSocket, other: SimulatedSocket, *, hosts: tuple[str, str]) -> None:
         """Connect two sockets."""
         there = Stream(self, hosts[0], hosts[1])
         back = Stream(self, hosts[1], hosts[0])

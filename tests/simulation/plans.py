@@ -26,11 +26,20 @@ def plan_of(seed: int) -> Plan:
     draw = random.Random(seed)
     place = draw.choice(("local", "nbd", "nbd", "shared"))
     left_out = {
-        "local": ("kill the storage", "cut the power of the storage", "cut the link",
-                  "reset a connection", "take over"),
+        "local": (
+            "kill the storage",
+            "cut the power of the storage",
+            "cut the link",
+            "reset a connection",
+            "take over",
+        ),
         "nbd": ("take over",),
-        "shared": ("kill the storage", "cut the power of the storage", "cut the link",
-                   "reset a connection"),
+        "shared": (
+            "kill the storage",
+            "cut the power of the storage",
+            "cut the link",
+            "reset a connection",
+        ),
     }[place]
     pace = draw.choice((0.5, 1.0, 3.0))
     faults = {
@@ -43,5 +52,6 @@ def plan_of(seed: int) -> Plan:
         clients=draw.choice((1, 2, 4)),
         interleave=draw.choice((0.05, 0.3, 1.0)),
         stall=draw.choice((0.0, 0.0, 0.002, 0.02)),
+        stall_seconds=draw.choice((0.001, 0.02, 0.5)),
         faults=faults,
     )

@@ -57,7 +57,7 @@ class Process:
         self.scheduler.note(f"{self.name} dies")
         for task in list(self.tasks):
             task.ended = True
-            if task:  # it has begun
+            if task.has_begun:
                 task.throw(KilledError)
         self.tasks.clear()
         for give_back in list(self.at_death):
@@ -79,12 +79,13 @@ class Task(greenlet):  # type: ignore[misc]  # which greenlet permits
         self.wakes = 0
         self.is_waiting = False
         self.timed_out = False
-        self.ended = False
+        self.has_begun = self.ended = False
         self._do = work
         self.joining: list[Task] = []
 
     def _work(self) -> None:
         scheduler = self.process.scheduler
+        self.has_begun = True
         try:
             self._do()
         except KilledError:

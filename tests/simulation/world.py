@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Final
@@ -45,6 +46,7 @@ class Plan:
         clients: How many put and read blobs, at the same time.
         interleave: How likely a thread that takes a lock is held up.
         stall: How likely a thread that pauses is held up for long.
+        stall_seconds: For how long, on average.
         faults: Mean steps between two faults, by kind.
     """
 
@@ -54,6 +56,7 @@ class Plan:
     clients: int = 3
     interleave: float = 0.2
     stall: float = 0.0
+    stall_seconds: float = 0.01
     faults: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -72,6 +75,7 @@ class World:
         self.plan = plan
         self.scheduler = Scheduler(seed, traced)
         self.scheduler.stall = plan.stall
+        self.scheduler.stall_seconds = plan.stall_seconds
         self.network = Network(self.scheduler)
         self.checker = Checker(self.scheduler, BLOBS)
         self.windows = {
@@ -177,7 +181,8 @@ def _image(*, encrypted: bool) -> bytes:
     specs = [SectionSpec(name, size) for name, size in BLOBS.items()]
     specs += [SectionSpec(name, size, Kind.WINDOW) for name, size in WINDOWS.items()]
     device = MemoryDevice(64 << 10)
-    initialise(device, specs, encrypted=encrypted, block_size=512, random=_constant)
+    source = random.Random(0)
+    initialise(device, specs, encrypted=encrypted, block_size=512, random=source.randbytes)
     return bytes(device.content)
 
 
@@ -185,11 +190,3 @@ def _image(*, encrypted: bool) -> bytes:
 def _nested(content: bytes) -> bytes:
     """Return an image whose only section is a window with this content."""
     raise NotImplementedError
-
-
-def _constant(size: int) -> bytes:
-    _constant.count += 1  # type: ignore[attr-defined]
-    return (b"%08d" % _constant.count * size)[:size]  # type: ignore[attr-defined]
-
-
-_constant.count = 0  # type: ignore[attr-defined]
