@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import luks
 from blobstore.errors import BlobNotFoundError, CorruptStoreError, UnwrittenBlobError
 from blobstore.image.remote.nbd_connection import NbdAddress
 from blobstore.image.remote.nbd_disk import NbdDisk
@@ -72,8 +73,14 @@ def owner_program(world: World, process: Process) -> None:
     scheduler, checker = world.scheduler, world.checker
     trouble = world.trouble_before = world.trouble
     try:
-        device = _device(world, process)
-        store = Store.on_device(device, encrypted=False, at_least_generation=checker.generation)
+        device = disk = open_device(world, process)
+        if world.plan.encrypted:
+            device = world.keys.unlocked(lambda key: luks.open(disk, key, read_only=False))
+        store = Store.on_device(
+            device,
+            encrypted=world.plan.encrypted,
+            at_least_generation=checker.generation,
+        )
         report = store.verify()
         if not report.ok:
             raise CorruptStoreError(f"verify finds {report.problems}")
@@ -91,6 +98,7 @@ def owner_program(world: World, process: Process) -> None:
     try:
         with serving(world, process, FRONT, NbdSections(store, ("nbd",))):
             scheduler.note(f"{process.name} serves")
+            world.serving = process
             server.run()
         server.close()
         store.close()
@@ -116,7 +124,8 @@ class _Listening(NamedTuple):
     socket: Any
 
 
-def _device(world: World, process: Process) -> BlockDevice:
+def open_device(world: World, process: Process) -> BlockDevice:
+    """Open the disk as a process of the host has it."""
     from tests.simulation.world import STORAGE
 
     if world.plan.place == "nbd":

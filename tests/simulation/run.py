@@ -49,6 +49,7 @@ class Report:
             "read": checker.reads,
             "recovered": checker.recoveries,
             "flushed windows": sum(one.flushes for one in world.windows.values()),
+            "changed passphrases": world.keys.changes,
             "lost sectors": world.disk.lost,
             "disk requests": world.disk.requests,
         }
@@ -92,6 +93,8 @@ def simulate(
                 _start_client(world, f"blobs{number}-")
             for kind in ("transactions", "watch", "http_window", "nbd_window"):
                 _start_client(world, kind)
+            if world.plan.encrypted:
+                _start_client(world, "keys")
             Faults(world).start()
             world.scheduler.run(steps)
         except SimulationError as error:
@@ -124,7 +127,7 @@ def _start_client(world: World, name: str) -> None:
 
     hosts = ("a", "b") if world.plan.place == "shared" and kind != "nbd_window" else ("a",)
     for host in hosts:
-        world.start(f"{name}{host}", host, work)
+        world.start(name if kind == "keys" else f"{name}{host}", host, work)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from blobstore.owner import problems
 from blobstore.owner.client import StoreClient
 from blobstore.owner.exchange import Exchange
 from formats.errors import DeviceError, StorageError
+from tests.simulation.programs import open_device
 from tests.simulation.scheduler import SimulationError
 from tests.simulation.watches import WatchHistory
 from tests.simulation.windows import BLOCK
@@ -199,6 +201,16 @@ class Client:
                     history.flushed()
                 else:
                     history.was_read(disk.read(0, disk.size))
+
+    # ----------------------------------------------------------------- keys
+
+    def keys(self) -> None:
+        """Change the passphrase now and then, while an owner has the image."""
+        self.scheduler.sleep(self.random.random() * 0.3)
+        serving = self.world.serving
+        if serving is not None and serving.alive:
+            with closing(open_device(self.world, self.process)) as device:
+                self.world.keys.change(device)
 
 
 def _generation(answer: Answer) -> int:

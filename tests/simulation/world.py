@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
+import luks
 from blobstore.container.initialise import SectionSpec, initialise
 from formats.container.model import Kind
 from formats.devices.device import MemoryDevice
 from tests.simulation.checker import Checker
 from tests.simulation.disk import SimulatedDisk
+from tests.simulation.keys import CHEAP, FIRST, KeyHistory
 from tests.simulation.network import Network
 from tests.simulation.programs import owner_program, storage_program
 from tests.simulation.scheduler import TRACED, Process, Scheduler
@@ -31,6 +33,8 @@ BLOBS: Final[Mapping[str, int]] = {"a": 400, "b": 900, "c": 2500}
 WINDOWS: Final[Mapping[str, int]] = {"http": 6 * BLOCK, "nbd": 6 * BLOCK}
 OWNER: Final = "/run/owner"
 FRONT: Final = "/run/nbd"
+#: Bytes of a LUKS header with room for two keyslots, and one that is being made.
+_LUKS: Final = 416 << 10
 STORAGE: Final = ("storage", 10809)
 
 
@@ -42,7 +46,6 @@ class Plan:
         place: Where the image lies: on a disk of its host (``local``), of another host that
             serves it over NBD (``nbd``), or on one that two hosts share (``shared``).
         encrypted: Whether the container lies in a LUKS volume.
-        nested: Whether the NBD server exports a window of a store of its own.
         clients: How many put and read blobs, at the same time.
         interleave: How likely a thread that takes a lock is held up.
         stall: How likely a thread that pauses is held up for long.
@@ -52,7 +55,6 @@ class Plan:
 
     place: str
     encrypted: bool = False
-    nested: bool = False
     clients: int = 3
     interleave: float = 0.2
     stall: float = 0.0
@@ -67,6 +69,7 @@ class World:
         active: The host that has the image, or is to have it.
         stopping: Whether clients are to end.
         trouble_before: What `trouble` was when the last owner began to open the image.
+        serving: The owner that began to serve last.
         stop_owner: Has the owner that was started last end in order.
         counts: How often each kind of fault happened.
     """
@@ -83,8 +86,6 @@ class World:
             for name, size in WINDOWS.items()
         }
         content = _image(encrypted=plan.encrypted)
-        if plan.nested:
-            content = _nested(content)
         self.disk = SimulatedDisk(self.scheduler, "disk", content)
         self.processes: dict[str, Process] = {}
         self.down: dict[str, None] = {}
@@ -92,11 +93,16 @@ class World:
         self.stopping = False
         self.counts: dict[str, int] = {}
         self.trouble_before = 0
+        self.keys = KeyHistory(self.scheduler)
+        self.serving: Process | None = None
         self.stop_owner: Callable[[], None] = lambda: None
         self._started = 0
 
     def start(self, name: str, host: str, work: Callable[[Process], object]) -> Process:
         """Start a program, which is started again after its end for as long as it is wanted."""
+        if name.startswith("owner-") and "keys" in self.processes:
+            # The lock of the header keeps them apart, where there is one.
+            self.processes["keys"].kill()
         self._started += 1
         process = Process(self.scheduler, f"{name}{self._started}", host)
         self.processes[name] = process
@@ -178,15 +184,22 @@ class World:
 
 @cache
 def _image(*, encrypted: bool) -> bytes:
+    """Return the image that a simulation begins with."""
     specs = [SectionSpec(name, size) for name, size in BLOBS.items()]
     specs += [SectionSpec(name, size, Kind.WINDOW) for name, size in WINDOWS.items()]
-    device = MemoryDevice(64 << 10)
+    disk = payload = MemoryDevice((_LUKS if encrypted else 0) + (64 << 10))
     source = random.Random(0)
-    initialise(device, specs, encrypted=encrypted, block_size=512, random=source.randbytes)
-    return bytes(device.content)
-
-
-@cache
-def _nested(content: bytes) -> bytes:
-    """Return an image whose only section is a window with this content."""
-    raise NotImplementedError
+    if encrypted:
+        payload = luks.format(
+            disk,
+            FIRST,
+            key_size=32,
+            kdf=CHEAP,
+            sector_size=512,
+            metadata_size=16 << 10,
+            keyslots_size=_LUKS - (32 << 10),
+            alignment=512,
+            random=source.randbytes,
+        )
+    initialise(payload, specs, encrypted=encrypted, block_size=512, random=source.randbytes)
+    return bytes(disk.content)
