@@ -91,7 +91,9 @@ class Checker:
         reads: Observations by readers.
     """
 
-    def __init__(self, scheduler: Scheduler, sizes: Mapping[str, int]) -> None:
+    def __init__(self, scheduler: Scheduler, sizes: Mapping[str, int], *, moves: bool) -> None:
+        """Know of sections, with the largest blob of each, and whether they may be moved."""
+        self._moves = moves
         self._scheduler = scheduler
         self.sizes = sizes
         self._sections = {name: _Section() for name in sizes}
@@ -171,8 +173,8 @@ class Checker:
         for name in found:
             number = self._sections[name].at[found[name][0]]
             change = self.changes.get(number)
-            for other in change.names if change else ():
-                if found[other][0] < found[name][0]:
+            for other in change.names if change is not None else ():
+                if found[other][0] < (change.generation or 0):
                     raise self._wrong(
                         f"{owner} finds change {number} in {name}, and not in {other}"
                     )
@@ -214,17 +216,15 @@ class Checker:
         if change.refused:
             raise self._wrong(f"{name} has change {number}, which was refused")
         if change.generation not in (None, generation):
-            raise self._wrong(
-                f"change {number} is at generation {change.generation}, and at {generation}"
-            )
+            self._require_moved(name, section, change, generation)
+            return
         if change.limit is not None and generation > change.limit:
             raise self._wrong(
                 f"change {number} appears in {name} at generation {generation}, after its owner"
                 f" was gone at {change.limit}"
             )
-        if change.generation is None:
-            change.generation = generation
-            self._by_generation.setdefault(generation, []).append(change)
+        change.generation = generation
+        self._by_generation.setdefault(generation, []).append(change)
         if change.wanted is not None and name == change.names[0]:
             section.jumps[generation] = change.wanted
             before = section.order[place - 1] if place else 0
@@ -233,6 +233,16 @@ class Checker:
                     f"change {number} of {name} wanted generation {change.wanted}, and follows"
                     f" {before}"
                 )
+
+    def _require_moved(self, name: str, section: _Section, change: Change, generation: int) -> None:
+        """Check that a change at two generations was moved, which leaves the blob as it is."""
+        first = change.generation or 0
+        between = [section.at[one] for one in section.order if first <= one <= generation]
+        if not self._moves or generation < first or set(between) != {change.number}:
+            raise self._wrong(
+                f"change {change.number} of {name} is at generation {first}, and at {generation};"
+                f" between them are {between}"
+            )
 
     def _number_in(self, name: str, blob: bytes) -> int:
         try:

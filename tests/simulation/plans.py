@@ -50,6 +50,7 @@ def plan_of(seed: int) -> Plan:
     return Plan(
         place=place,
         encrypted=place != "shared" and draw.random() < 0.15,
+        structure=place != "shared" and draw.random() < 0.4,
         clients=draw.choice((1, 2, 4)),
         interleave=draw.choice((0.05, 0.3, 1.0)),
         stall=draw.choice((0.0, 0.0, 0.002, 0.02)),

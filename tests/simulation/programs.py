@@ -18,6 +18,7 @@ from blobstore.store.store import Store
 from formats.errors import DeviceError, StorageError
 from formats.nbd.model import Export
 from tests.simulation.scheduler import SimulationError
+from tests.simulation.structure import PREFIX, Found
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -135,13 +136,17 @@ def open_device(world: World, process: Process) -> BlockDevice:
 
 def _tell(world: World, process: Process, store: Store) -> None:
     found: dict[str, tuple[int, bytes | None]] = {}
+    made: dict[str, Found] = {}
     for section in store.sections():
         try:
             blob = store.get(section.name)
         except UnwrittenBlobError:
             blob = None
-        if section.name in world.windows:
+        if section.name.startswith(PREFIX):
+            made[section.name] = Found(section.max_size, blob)
+        elif section.name in world.windows:
             world.windows[section.name].was_recovered(blob)
         else:
             found[section.name] = section.generation, blob
+    world.structure.was_found(made)
     world.checker.recovered(process.name, found)

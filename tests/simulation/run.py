@@ -50,6 +50,7 @@ class Report:
             "recovered": checker.recoveries,
             "flushed windows": sum(one.flushes for one in world.windows.values()),
             "changed passphrases": world.keys.changes,
+            "changed structure": world.structure.changes,
             "lost sectors": world.disk.lost,
             "disk requests": world.disk.requests,
         }
@@ -93,6 +94,8 @@ def simulate(
                 _start_client(world, f"blobs{number}-")
             for kind in ("transactions", "watch", "http_window", "nbd_window"):
                 _start_client(world, kind)
+            if world.plan.structure:
+                _start_client(world, "structure")
             if world.plan.encrypted:
                 _start_client(world, "keys")
             Faults(world).start()

@@ -19,6 +19,7 @@ from blobstore.owner.exchange import Exchange
 from formats.errors import DeviceError, StorageError
 from tests.simulation.programs import open_device
 from tests.simulation.scheduler import SimulationError
+from tests.simulation.structure import PREFIX, Found
 from tests.simulation.watches import WatchHistory
 from tests.simulation.windows import BLOCK
 
@@ -201,6 +202,29 @@ class Client:
                     history.flushed()
                 else:
                     history.was_read(disk.read(0, disk.size))
+
+    # ------------------------------------------------------------ structure
+
+    def structure(self) -> None:
+        """Make sections, and change and delete them."""
+        history = self.world.structure
+        with StoreClient(self._owner) as client:
+            history.was_found(self._made(client))
+            while not self.world.stopping:
+                history.change(client)
+                if self.random.random() < 0.3:
+                    history.was_found(self._made(client))
+
+    def _made(self, client: StoreClient) -> dict[str, Found]:
+        found = {}
+        for section in client.sections():
+            if section.name.startswith(PREFIX):
+                try:
+                    blob = client.get(section.name)
+                except UnwrittenBlobError:
+                    blob = None
+                found[section.name] = Found(section.max_size, blob)
+        return found
 
     # ----------------------------------------------------------------- keys
 

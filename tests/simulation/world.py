@@ -22,6 +22,7 @@ from tests.simulation.keys import CHEAP, FIRST, KeyHistory
 from tests.simulation.network import Network
 from tests.simulation.programs import owner_program, storage_program
 from tests.simulation.scheduler import TRACED, Process, Scheduler
+from tests.simulation.structure import StructureHistory
 from tests.simulation.windows import BLOCK, WindowHistory
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Plan:
         place: Where the image lies: on a disk of its host (``local``), of another host that
             serves it over NBD (``nbd``), or on one that two hosts share (``shared``).
         encrypted: Whether the container lies in a LUKS volume.
+        structure: Whether a client makes and deletes sections.
         clients: How many put and read blobs, at the same time.
         interleave: How likely a thread that takes a lock is held up.
         stall: How likely a thread that pauses is held up for long.
@@ -55,6 +57,7 @@ class Plan:
 
     place: str
     encrypted: bool = False
+    structure: bool = False
     clients: int = 3
     interleave: float = 0.2
     stall: float = 0.0
@@ -80,7 +83,7 @@ class World:
         self.scheduler.stall = plan.stall
         self.scheduler.stall_seconds = plan.stall_seconds
         self.network = Network(self.scheduler)
-        self.checker = Checker(self.scheduler, BLOBS)
+        self.checker = Checker(self.scheduler, BLOBS, moves=plan.structure)
         self.windows = {
             name: WindowHistory(self.scheduler, name, size // BLOCK, replays=name == "nbd")
             for name, size in WINDOWS.items()
@@ -94,6 +97,7 @@ class World:
         self.counts: dict[str, int] = {}
         self.trouble_before = 0
         self.keys = KeyHistory(self.scheduler)
+        self.structure = StructureHistory(self.scheduler)
         self.serving: Process | None = None
         self.stop_owner: Callable[[], None] = lambda: None
         self._started = 0
