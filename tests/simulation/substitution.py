@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
+import random
 import secrets
 import select
 import selectors
@@ -26,7 +27,6 @@ from tests.simulation.sockets import SelectModule, SelectorsModule, SocketModule
 from tests.simulation.threads import Threads, Time
 
 if TYPE_CHECKING:
-    import random
     from collections.abc import Iterator
 
     from tests.simulation.network import Network
@@ -88,12 +88,14 @@ def substituted(scheduler: Scheduler, network: Network, interleave: float) -> It
         id(socket): SocketModule(network),
         id(select): SelectModule(),
         id(selectors): SelectorsModule(network),
-        id(secrets): _Secrets(scheduler.random),
+        id(secrets): _Secrets(source),
         id(OwnedLock): threads.owned_lock,
     }
     places, urandom = _places(), os.urandom
+    # A source of its own: the product tries its ciphers, with random keys, once in each process.
+    source = random.Random(scheduler.random.random())
     try:
-        os.urandom = scheduler.random.randbytes
+        os.urandom = source.randbytes
         for module, name, value in places:
             setattr(module, name, simulated[id(value)])
         yield

@@ -51,7 +51,8 @@ class WindowHistory:
         self.flushes = 0
         self._number = 0
         self._states: list[_State] = [(0,) * blocks]
-        # How many states, from the last one back, a client may read from the same owner.
+        # How many states, from the last one back, the client may read: one of which it knows that
+        # it was written, and those of which it does not know it.
         self._doubtful = 1
 
     def write(self, block: int) -> bytes:
@@ -89,7 +90,9 @@ class WindowHistory:
             self._states, self._doubtful = [found], 1
 
     def _settle(self, state: _State) -> None:
-        self._states = [*self._states[: -self._doubtful], state]
+        """Have only this one of the states that are in doubt; earlier ones may still be durable."""
+        known = self._states[: len(self._states) - self._doubtful + 1]
+        self._states = known if state == known[-1] else [*known, state]
         self._doubtful = 1
 
     def _found(self, content: bytes, possible: list[_State], verb: str) -> _State:
