@@ -81,6 +81,8 @@ def _places() -> list[tuple[Any, str, object]]:
 @contextmanager
 def substituted(scheduler: Scheduler, network: Network, interleave: float) -> Iterator[None]:
     """Have the product use the system of a simulation in the block."""
+    # A source of its own: the product tries its ciphers, with random keys, once in each process.
+    source = random.Random(scheduler.random.random())
     threads = Threads(scheduler, interleave)
     simulated: dict[int, object] = {
         id(threading): threads,
@@ -92,8 +94,6 @@ def substituted(scheduler: Scheduler, network: Network, interleave: float) -> It
         id(OwnedLock): threads.owned_lock,
     }
     places, urandom = _places(), os.urandom
-    # A source of its own: the product tries its ciphers, with random keys, once in each process.
-    source = random.Random(scheduler.random.random())
     try:
         os.urandom = source.randbytes
         for module, name, value in places:
