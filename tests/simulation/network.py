@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: Bytes of a stream that are on their way or were not read yet.
 CAPACITY: Final = 64 << 10
+#: The host with the disk, to which the others connect.
+SERVER: Final = "storage"
 #: Where a socket listens: a path, or host and port.
 Address = str | tuple[str, int]
 
@@ -109,14 +111,20 @@ class Network:
         held = self._cut.pop(frozenset((one, other)), [])
         self.scheduler.note(f"link {one} - {other} heals")
         for stream in held:
-            stream.deliver()
+            # TCP tries again after a pause that has become long meanwhile.
+            pause = self.scheduler.random.choice((0.0, 0.5, 20.0))
+            self.scheduler.after(pause, "message", stream.deliver)
 
     def hold(self, stream: Stream) -> None:
         """Deliver what a stream has on its way when the link heals."""
         self._cut[frozenset((stream.sender, stream.receiver))].append(stream)
 
     def break_one(self, one: str, other: str) -> None:
-        """Reset a connection between two hosts, as a middlebox may: at both ends, in any order."""
+        """Reset a connection between two hosts, as a middlebox may: the server sees it first.
+
+        Where the client did, a request that the server still has could come after those of the
+        next connection, which neither can prevent (spec/decisions/0042).
+        """
         draw = self.scheduler.random
         found = [
             sock
@@ -131,13 +139,14 @@ class Network:
         assert sock.outgoing is not None
         assert sock.incoming is not None
         for stream in (sock.outgoing, sock.incoming):
-            stream.scheduled_break(draw.choice((0.0, 0.001, 0.1)))
+            delay = 0.0 if stream.receiver == SERVER else draw.choice((0.0, 0.001, 0.1))
+            stream.scheduled_break(delay)
 
-    def power_lost(self, host: str) -> None:
-        """Have a host vanish without a word: its peers hear nothing, and later a reset."""
+    def power_lost(self, host: str, outage: float) -> None:
+        """Have a host vanish without a word; its peers give up on it before it is back."""
         for sock in list(self.sockets.values()):
             if sock.process.host == host:
-                sock.vanish()
+                sock.vanish(outage)
 
 
 def _key(host: str, address: Address) -> tuple[str, Address]:

@@ -54,6 +54,7 @@ def plan_of(seed: int) -> Plan:
         clients=draw.choice((1, 2, 4)),
         interleave=draw.choice((0.05, 0.3, 1.0)),
         stall=draw.choice((0.0, 0.0, 0.002, 0.02)),
+        stalled=draw.choice(("", "", "owner", "storage")),
         stall_seconds=draw.choice((0.001, 0.02, 0.5)),
         faults=faults,
     )

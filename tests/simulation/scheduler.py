@@ -126,6 +126,8 @@ class Scheduler:
         steps: Decisions so far.
         digest: Of all decisions so far: two runs with the same digest were the same.
         stall: How likely a task that pauses is held up for long, as by a busy machine.
+        stall_seconds: For how long, on average.
+        stalled: What the names of the tasks begin with that this happens to.
     """
 
     def __init__(self, seed: int, traced: int = TRACED) -> None:
@@ -135,6 +137,7 @@ class Scheduler:
         self.digest = 0
         self.stall = 0.0
         self.stall_seconds = 0.01
+        self.stalled = ""
         self.failure: tuple[BaseException, str] | None = None
         self.hub = getcurrent()
         self.trace: deque[tuple[int, float, str]] = deque(maxlen=traced)
@@ -161,7 +164,7 @@ class Scheduler:
             return
         if not task.process.alive:
             raise KilledError
-        if self.stall and self.random.random() < self.stall:
+        if self.stall and task.name.startswith(self.stalled) and self.random.random() < self.stall:
             self.wait(self.random.expovariate(1 / self.stall_seconds))
             return
         self._ready.append(task)

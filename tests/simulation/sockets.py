@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     Readable = bytes | bytearray | memoryview
 
+#: `SO_LINGER` of zero seconds.
+_RESETS = struct.pack("ii", 1, 0)
 #: As in `network`: bytes of a stream that are on their way or were not read yet.
 _CAPACITY = 64 << 10
 
@@ -97,6 +99,11 @@ class Stream:
             self.buffer += data
         self.wake(self.readers)
 
+    def drop(self) -> None:
+        """Lose what is on its way: its sender does not send it again."""
+        self._flight.clear()
+        self._in_flight = 0
+
     def scheduled_break(self, delay: float) -> None:
         """Reset it, for its reader, after some time."""
         self.network.scheduler.after(delay, "reset", self.break_now)
@@ -125,6 +132,7 @@ class SimulatedSocket:
         self.incoming: Stream | None = None
         self._timeout: float | None = None
         self._acceptors: list[Task] = []
+        self._resets = False  # when it is closed, whatever is on its way
         self._no_more = False  # of what is received: SHUT_RD
         self._number = network.add(self)
 
@@ -161,7 +169,11 @@ class SimulatedSocket:
         if self.accepting is not None:
             for waiting in self.accepting:
                 waiting.close()
-        if self.incoming is not None:
+        if self.incoming is not None and self.outgoing is not None:
+            if self._resets:
+                self.outgoing.drop()
+                if not self.network.is_cut(self.outgoing.sender, self.outgoing.receiver):
+                    self.outgoing.scheduled_break(0.0)
             self._end_sending()
             self.incoming.is_deaf = True
             self.incoming.wake(self.incoming.writers)
@@ -171,17 +183,17 @@ class SimulatedSocket:
         """Be closed by the host of a process that died."""
         self.close()
 
-    def vanish(self) -> None:
-        """Lose the host: what is sent here is lost, until the host is there again and resets it."""
+    def vanish(self, outage: float) -> None:
+        """Lose the host for a while: what is sent here is lost, and the other end gives up."""
         if self._number < 0:
             return
         self.network.forget(self, self._number)
         self._number = -1
         for waiting in self.accepting or ():
-            waiting.vanish()
+            waiting.vanish(outage)
         if self.incoming is not None and self.outgoing is not None:
             self.incoming.is_lost = True
-            self.outgoing.scheduled_break(self.network.scheduler.random.choice((1.0, 5.0, 40.0)))
+            self.outgoing.scheduled_break(outage * self.network.scheduler.random.random())
 
     def _end_sending(self) -> None:
         if self.outgoing is not None and not self.outgoing.closed:
@@ -206,8 +218,10 @@ class SimulatedSocket:
     def setblocking(self, blocking: bool) -> None:
         self._timeout = None if blocking else 0.0
 
-    def setsockopt(self, *_: object) -> None:
+    def setsockopt(self, _level: int, option: int, value: object) -> None:
         self._require_open()
+        if option == real_socket.SO_LINGER:
+            self._resets = value == _RESETS
 
     def getsockopt(self, _level: int, _option: int, _size: int) -> bytes:
         return struct.pack("3i", 1, 0, 0)
@@ -226,6 +240,11 @@ class SimulatedSocket:
         if self.accepting is not None:
             return bool(self.accepting)
         return self.incoming is not None and (self._no_more or self.incoming.is_readable)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the other end is known to send no more, whatever was not read yet."""
+        return self.incoming is not None and (self.incoming.ended or self.incoming.broken)
 
     def add_reader(self, task: Task) -> None:
         if self.accepting is not None:
@@ -343,6 +362,7 @@ class SocketModule:
     SOCK_STREAM = real_socket.SOCK_STREAM
     SHUT_RD, SHUT_WR, SHUT_RDWR = range(3)
     MSG_PEEK, MSG_DONTWAIT = real_socket.MSG_PEEK, real_socket.MSG_DONTWAIT
+    SO_LINGER = real_socket.SO_LINGER
     SOL_SOCKET, SO_KEEPALIVE = real_socket.SOL_SOCKET, real_socket.SO_KEEPALIVE
     SO_PEERCRED = 17
     IPPROTO_TCP, TCP_NODELAY = real_socket.IPPROTO_TCP, real_socket.TCP_NODELAY
@@ -377,17 +397,22 @@ class SelectModule:
     """A module `select` of one simulation."""
 
     POLLIN = real_select.POLLIN
+    POLLRDHUP = 0x2000
 
     class poll:  # noqa: N801  as it is named there
         def __init__(self) -> None:
-            self._sockets: list[SimulatedSocket] = []
+            self._sockets: list[tuple[SimulatedSocket, bool]] = []
 
-        def register(self, sock: SimulatedSocket, _events: int) -> None:
-            self._sockets.append(sock)
+        def register(self, sock: SimulatedSocket, events: int) -> None:
+            self._sockets.append((sock, bool(events & real_select.POLLIN)))
 
         def poll(self, timeout: float) -> list[SimulatedSocket]:
             assert timeout == 0, "nothing that is simulated waits so"
-            return [sock for sock in self._sockets if sock.is_readable]
+            return [
+                sock
+                for sock, data in self._sockets
+                if sock.has_ended or (data and sock.is_readable)
+            ]
 
 
 class _Key(NamedTuple):

@@ -52,6 +52,7 @@ class Plan:
         interleave: How likely a thread that takes a lock is held up.
         stall: How likely a thread that pauses is held up for long.
         stall_seconds: For how long, on average.
+        stalled: What the names of the processes begin with that this happens to.
         faults: Mean steps between two faults, by kind.
     """
 
@@ -62,6 +63,7 @@ class Plan:
     interleave: float = 0.2
     stall: float = 0.0
     stall_seconds: float = 0.01
+    stalled: str = ""
     faults: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -82,6 +84,7 @@ class World:
         self.scheduler = Scheduler(seed, traced)
         self.scheduler.stall = plan.stall
         self.scheduler.stall_seconds = plan.stall_seconds
+        self.scheduler.stalled = plan.stalled
         self.network = Network(self.scheduler)
         self.checker = Checker(self.scheduler, BLOBS, moves=plan.structure)
         self.windows = {
@@ -141,13 +144,13 @@ class World:
     def cut_power(self, host: str) -> None:
         """Have a host lose its power, with all that runs on it, and get it back after a while."""
         self.down[host] = None
-        self.network.power_lost(host)
+        outage = self.scheduler.random.choice((0.01, 0.2, 3.0, 40.0))
+        self.network.power_lost(host, outage)
         for process in list(self.processes.values()):
             if process.host == host:
                 process.kill()
         if (self.plan.place, host) in {("local", "a"), ("nbd", "storage")}:
             self.disk.cut_power()
-        outage = self.scheduler.random.choice((0.01, 0.2, 3.0))
         self.scheduler.after(outage, f"power {host}", lambda: self.down.pop(host, None))
 
     def take_over(self) -> None:
