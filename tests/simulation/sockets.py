@@ -380,17 +380,14 @@ class SocketModule:
         self._network.pair(one, other, hosts=(process.host, process.host))
         return one, other
 
-    def create_connection(
-        self, address: tuple[str, int], timeout: float | None = None
-    ) -> SimulatedSocket:
-        sock = self.socket(self.AF_INET, self.SOCK_STREAM)
-        sock.settimeout(timeout)
-        try:
-            sock.connect(address)
-        except BaseException:
-            sock.close()
-            raise
-        return sock
+    def getaddrinfo(
+        self,
+        host: str,
+        port: int,
+        *,
+        type: int,  # noqa: A002  as it is named there
+    ) -> list[tuple[int, int, int, str, tuple[str, int]]]:
+        return [(self.AF_INET, type, 0, "", (host, port))]
 
 
 class SelectModule:
