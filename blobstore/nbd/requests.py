@@ -92,7 +92,7 @@ class Requests:
         """
         try:
             with self._lock:
-                # With the lock: whoever has it next may have been told that this never happens.
+                # With the lock: the next connection may have written here before this was begun.
                 if request.command in _CHANGES and self._is_abandoned():
                     raise ConnectionAbortedError("the client left before its last request")
                 return self._methods[request.command](request)

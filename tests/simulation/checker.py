@@ -173,7 +173,9 @@ class Checker:
         for name in found:
             number = self._sections[name].at[found[name][0]]
             change = self.changes.get(number)
-            for other in change.names if change is not None else ():
+            if change is None:
+                continue
+            for other in change.names:
                 if found[other][0] < (change.generation or 0):
                     raise self._wrong(
                         f"{owner} finds change {number} in {name}, and not in {other}"

@@ -28,6 +28,8 @@ from tests.simulation.windows import BLOCK, WindowHistory
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from formats.devices.device import BlockDevice
+
 #: Sections with blobs, and the largest blob of each.
 BLOBS: Final[Mapping[str, int]] = {"a": 400, "b": 900, "c": 2500}
 #: Windows: one is written over HTTP, the other one over NBD.
@@ -194,8 +196,9 @@ def _image(*, encrypted: bool) -> bytes:
     """Return the image that a simulation begins with."""
     specs = [SectionSpec(name, size) for name, size in BLOBS.items()]
     specs += [SectionSpec(name, size, Kind.WINDOW) for name, size in WINDOWS.items()]
-    disk = payload = MemoryDevice((_LUKS if encrypted else 0) + (64 << 10))
+    disk = MemoryDevice((_LUKS if encrypted else 0) + (64 << 10))
     source = random.Random(0)
+    payload: BlockDevice = disk
     if encrypted:
         payload = luks.format(
             disk,
