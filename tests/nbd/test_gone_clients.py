@@ -1,7 +1,8 @@
-"""Nothing of a connection that is gone is done after the requests of the next one (P60, P61).
+"""What becomes of the writes of a client that is gone (P60 to P62).
 
-`tests.simulation` found it: a write that an NBD server had received, and not begun, when the
-connection broke was carried out after those of the next connection, and undid them.
+`tests.simulation` found these: a write that an NBD server had received, and not begun, when the
+connection broke was carried out after those of the next connection, and undid them; and one that
+was in the server's cache was read by the next client, and then lost with the server.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from blobstore.image.remote.nbd_connection import NbdAddress, NbdConnection
+from blobstore.image.remote.nbd_disk import NbdDisk
 from blobstore.nbd.exports import NbdDevice
 from blobstore.nbd.server import NbdServer
 from formats.devices.device import MemoryDevice
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from blobstore.nbd.sockets import Address
+    from formats.devices.device import WritableBuffer
 
 _OLD, _NEW = b"o" * 512, b"n" * 512
 
@@ -65,6 +68,34 @@ def test_p61_a_write_that_waits_is_carried_out_while_its_client_is_there(
             client.send(request(Command.WRITE, 0, data=_NEW))
         assert client.reply().error == 0
     assert bytes(device.content[:512]) == _NEW
+
+
+class Counting(MemoryDevice):
+    """Notes reads and flushes."""
+
+    def __init__(self) -> None:
+        super().__init__(4096)
+        self.log: list[str] = []
+
+    def read_into(self, offset: int, buffer: WritableBuffer, /) -> None:
+        self.log.append("read")
+        super().read_into(offset, buffer)
+
+    def flush(self) -> None:
+        self.log.append("flush")
+
+
+@pytest.mark.parametrize(("read_only", "done"), [(False, ["flush", "read"]), (True, ["read"])])
+def test_p62_a_device_is_flushed_before_a_writer_reads_it(
+    tmp_path: Path, read_only: bool, done: list[str]
+) -> None:
+    device, path = Counting(), tmp_path / "nbd.sock"
+    with NbdServer(path, NbdDevice("disk", device, writable=True)):
+        device.log.clear()
+        address = NbdAddress(socket=path, export="disk")
+        with NbdDisk(address, read_only=read_only) as disk:
+            disk.read(0, 512)
+    assert device.log == done
 
 
 def test_p60_a_connection_that_is_given_up_is_reset_and_one_that_is_closed_is_not() -> None:

@@ -16,6 +16,7 @@ from blobstore.container.durable import ATTEMPTS, DurableWriter
 from blobstore.container.recent import Recent
 from blobstore.image.remote.nbd_disk import NbdDisk
 from blobstore.nbd.requests import Requests
+from blobstore.owner.windows import WindowResources
 from blobstore.store.transaction import Transaction
 from blobstore.store.windows.buffered import BufferedWindow
 from formats.errors import DeviceError
@@ -99,5 +100,6 @@ MUTANTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "flush of the server": _replaced(Requests, "_flush", _answer_flush),
     "condition": _replaced(Transaction, "require_generation", _nothing),
     "flush of windows": _replaced(BufferedWindow, "_make_durable", _nothing),
+    "refusal of clients of an earlier owner": _replaced(WindowResources, "_require_sane", _nothing),
     "part of the news": _replaced(Recent, "with_commit", _forgetful),
 }
