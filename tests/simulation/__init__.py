@@ -18,14 +18,14 @@ How it runs
       and an NBD front, on a disk of its host, or over the network on one that an NBD server of
       the product exports, or on one that two hosts share, where the second takes over by fencing.
       `workload` is its clients: they put, read, compare and set, commit transactions, write
-      windows over HTTP and NBD, watch the changes, and change keys. `world` restarts what died.
+      windows over HTTP and NBD, make and delete sections, watch the changes, and change keys. `world` restarts what died.
     - `plans` draws from the seed which of these there are and which faults happen; `faults` has
       them happen: processes die, hosts lose power (unflushed writes are lost, torn, reordered),
       links are cut, connections reset, requests of disks are slow or fail or find no space, and
       another host takes the image.
-    - `checker`, `windows`, `watches` and `keys` know what was acknowledged and what each reader
-      may see, and `verify` has to be clean after each recovery. `mutants` breaks the product, and
-      each has to be found.
+    - `checker`, `windows`, `watches`, `structure` and `keys` know what was acknowledged and what
+      each reader may see, and `verify` has to be clean after each recovery. `mutants` breaks the
+      product, and each has to be found. `run` is one simulation, or many.
 
 What is not simulated is in spec/decisions/0042.
 
