@@ -12,13 +12,14 @@ How it runs
       rings, a fault strikes (`scheduler`). There is no other source of chance or of time.
     - The product is not changed for that. Its modules name the system by `threading`, `time`,
       `socket`, `select`, `selectors`, `secrets` and `os.urandom`; during a simulation these names
-      mean those of `threads` and `sockets` (`substitution`). What lies on the disk goes through a
-      `BlockDevice`, as anywhere (`disk`).
+      mean those of `threads` and `socket_modules` (`substitution`); `sockets` and `network` are
+      what the latter lead to. What lies on the disk goes through a `BlockDevice` (`disk`).
     - `programs` puts the product together as its commands do: a store with an owner's HTTP server
       and an NBD front, on a disk of its host, or over the network on one that an NBD server of
       the product exports, or on one that two hosts share, where the second takes over by fencing.
       `workload` is its clients: they put, read, compare and set, commit transactions, write
-      windows over HTTP and NBD, make and delete sections, watch the changes, and change keys. `world` restarts what died.
+      windows over HTTP and NBD, make and delete sections, watch changes, and change keys. `world`
+      restarts what died.
     - `plans` draws from the seed which of these there are and which faults happen; `faults` has
       them happen: processes die, hosts lose power (unflushed writes are lost, torn, reordered),
       links are cut, connections reset, requests of disks are slow or fail or find no space, and

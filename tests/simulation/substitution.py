@@ -23,7 +23,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from formats.process import OwnedLock
-from tests.simulation.sockets import SelectModule, SelectorsModule, SocketModule
+from tests.simulation.socket_modules import SelectModule, SelectorsModule, SocketModule
 from tests.simulation.threads import Threads, Time
 
 if TYPE_CHECKING:
