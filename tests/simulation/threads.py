@@ -125,6 +125,9 @@ class _RLock(_Lock):
         if not self._depth:
             super().release()
 
+    def _is_owned(self) -> bool:
+        return self._holder is getcurrent()
+
     def let_go(self) -> int:
         """Release it altogether; return how often it was taken."""
         depth, self._depth = self._depth, 1
