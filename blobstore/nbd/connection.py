@@ -121,7 +121,8 @@ class Connection:
 
     def _transmit(self, begun: Begun, shared: Shared) -> None:
         transmission = Transmission(begun)
-        requests = Requests(shared, Replies(structured=begun.structured))
+        replies = Replies(structured=begun.structured)
+        requests = Requests(shared, replies, self._wire.is_abandoned)
         while True:
             while (event := transmission.next_event()) is not None:
                 if isinstance(event, Ended):

@@ -39,6 +39,8 @@ _ERRORS: Final[tuple[tuple[type[StorageError], Errno], ...]] = (
     (StorageError, Errno.EIO),
 )
 
+_CHANGES: Final = frozenset({Command.WRITE, Command.TRIM, Command.WRITE_ZEROES})
+
 #: What is sent, in pieces.
 Answer = tuple[bytes | bytearray, ...]
 
@@ -46,8 +48,17 @@ Answer = tuple[bytes | bytearray, ...]
 class Requests:
     """Carries out the requests of one connection."""
 
-    def __init__(self, shared: Shared, replies: Replies) -> None:
-        """Use an open export, and answer with these replies."""
+    def __init__(
+        self, shared: Shared, replies: Replies, is_abandoned: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Use an open export, and answer with these replies.
+
+        Args:
+            shared: The export.
+            replies: What the answers look like.
+            is_abandoned: Says whether the client has gone.
+        """
+        self._is_abandoned = is_abandoned
         self._shared = shared
         self._fills = shared.opened.fills
         self._name = shared.opened.export.name
@@ -74,9 +85,16 @@ class Requests:
         return (self._replies.failed(refused.cookie, refused.error, refused.message),)
 
     def carry_out(self, request: Request) -> Answer:
-        """Carry out a request, and return its answer: also if it failed."""
+        """Carry out a request, and return its answer: also if it failed.
+
+        Raises:
+            ConnectionAbortedError: It changes something, and the client has gone (P61).
+        """
         try:
             with self._lock:
+                # With the lock: the next connection may have written here before this was begun.
+                if request.command in _CHANGES and self._is_abandoned():
+                    raise ConnectionAbortedError("the client left before its last request")
                 return self._methods[request.command](request)
         except StorageError as error:
             number = next(number for kind, number in _ERRORS if isinstance(error, kind))

@@ -84,6 +84,9 @@ class TlsWire:
                     self._send_rest(patience)
         self._send_rest(patience)
 
+    def is_abandoned(self) -> bool:
+        return self._below.is_abandoned()
+
     def finish(self) -> None:
         """Tell the client that nothing follows, if it takes that."""
         with suppress(OSError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -37,6 +38,9 @@ class Wire(Protocol):
             patience: Seconds that the client may take, each time, to take some.
         """
 
+    def is_abandoned(self) -> bool:
+        """Say whether the client has closed the connection, or is known to be gone."""
+
     def finish(self) -> None:
         """Send what tells the client that nothing follows, if anything does."""
 
@@ -49,6 +53,9 @@ class PlainWire:
         self._client = client
         self._patience: float | None = None
         client.settimeout(None)
+        self._end = select.poll()
+        # Where the system does not tell of an end before the data is read, a reset is seen.
+        self._end.register(client, getattr(select, "POLLRDHUP", 0))
 
     def receive(self, patience: float | None) -> bytes:
         self._wait_for(patience)
@@ -69,6 +76,9 @@ class PlainWire:
                 sent -= len(rest.pop(0))
             if sent:
                 rest[0] = rest[0][sent:]
+
+    def is_abandoned(self) -> bool:
+        return bool(self._end.poll(0))
 
     def finish(self) -> None:
         """Send nothing: the end of the connection tells it."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import struct
+import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 IN_FLIGHT: Final = 8
 #: Most bytes of an error, or of the extents, of one reply.
 _MOST_DETAIL: Final = 1 << 20
+
+_LINGER: Final = struct.Struct("HH" if sys.platform == "win32" else "ii")
 
 _CLASSES: Final[dict[int, type[DeviceError]]] = {
     Errno.EPERM: ReadOnlyError,
@@ -118,6 +122,7 @@ class NbdConnection:
     def close(self) -> None:
         """Say good-bye, and close the connection."""
         with suppress(OSError):
+            _let_close_send(self._socket)
             self._socket.settimeout(0.1)
             self._socket.sendall(asking.request(Command.DISC, 0, 0, 0))
         self._socket.close()
@@ -274,6 +279,9 @@ def _connect(address: NbdAddress) -> socket.socket:
             continue
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        # When it is given up, or this process dies, the system is to send nothing more: writes
+        # that arrive after those of the next connection would undo them (P60).
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER.pack(1, 0))
         return connected
     raise failure or OSError(errno.EHOSTUNREACH, f"{host} has no address")
 
@@ -287,6 +295,12 @@ def _connected(family: int, place: str | tuple[object, ...], timeout: float) -> 
         connected.close()
         raise
     return connected
+
+
+def _let_close_send(connected: socket.socket) -> None:
+    """Have the end of a connection in order wait for what was sent."""
+    if connected.family != getattr(socket, "AF_UNIX", None):
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER.pack(0, 0))
 
 
 def _failure(ask: Ask) -> DeviceError:

@@ -3,7 +3,8 @@
 Writes that the server answered are durable only after a flush, and a server that dies before
 takes them along. They are kept until then: when the connection breaks, a new one is made,
 and they are sent once more, in their order, before anything else. What was flushed is never
-written again, so a server that lost it is not papered over.
+written again, so a server that lost it is not papered over. What an earlier user of the export
+wrote is made durable before anything is read (P62).
 """
 
 from __future__ import annotations
@@ -136,9 +137,20 @@ class NbdDisk(Owned, SharedDevice):
         return max(512, self._served.least)
 
     def lock(self) -> None:
-        """Keep other processes of this machine out; no other host is (P5, P17)."""
+        """Keep other processes of this machine out; no other host is (P5, P17).
+
+        Raises:
+            DeviceError: What the last writer wrote cannot be made durable; the lock is free.
+        """
         self._owner.require()
         self._host_lock.acquire(f"the {self.address}")
+        try:
+            # What its last writer left in the server's cache is read next. If the server lost it
+            # after that, this would connect again and not notice (P62).
+            self.flush()
+        except BaseException:
+            self._host_lock.release()
+            raise
 
     def unlock(self) -> None:
         """Let other processes of this machine have it."""

@@ -26,7 +26,7 @@ class Alarm:
         *,
         idle: float,
         longest: float,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         """Be silent until `touch`.
 
@@ -36,7 +36,7 @@ class Alarm:
             lock: Guards this object; its methods are called with it held.
             idle: Seconds without a touch, from the last one on.
             longest: Seconds from the first touch on.
-            clock: Returns seconds; never goes back.
+            clock: Returns seconds; never goes back. By default `time.monotonic`.
         """
         if not (idle >= 0 and longest >= 0):  # NaN is refused as well
             raise ValueError(f"a delay is not negative: idle={idle}, longest={longest}")
@@ -44,7 +44,7 @@ class Alarm:
         self._lock = lock
         self._idle = idle
         self._longest = longest
-        self._clock = clock
+        self._clock = clock or time.monotonic
         self._first: float | None = None
         self._last = 0.0
         self._stopped = threading.Event()
