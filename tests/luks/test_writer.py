@@ -14,6 +14,7 @@ from formats.errors import ForeignImageError
 from formats.frozen import replace
 from luks.header import luks1, writer
 from luks.header.luks2 import PRIMARY, SECONDARY
+from luks.header.luks2_binary import MAX_SEQID
 from tests.luks.support import Template, json_of, template, with_json
 from tests.support.devices import Flush, RecordingDevice, Write
 
@@ -96,6 +97,26 @@ def test_a_blank_device_has_no_header_to_be_erased_first(version: int) -> None:
     writer.replace_header(device, new_header(version), {})
     first, *_ = steps(device)
     assert any(first[0].data)
+    assert max(length for _, length in device.reads) <= 4096
+
+
+def test_l13_a_secondary_copy_is_erased_where_the_primary_is_gone() -> None:
+    header = new_header(2)
+    content = bytearray(base(2).device.content)
+    content[: header.metadata_size] = bytes(header.metadata_size)
+    device = RecordingDevice(content)
+    writer.replace_header(device, header, {})
+    erased, *_ = steps(device)
+    assert erased == [Write(0, bytes(4096)), Write(header.metadata_size, bytes(4096))]
+
+
+def test_l13_of_a_copy_that_the_device_cuts_off_the_rest_is_erased() -> None:
+    header = base(2).header
+    size = header.metadata_size + 512
+    device = RecordingDevice(bytes(base(2).device.content[:size]))
+    writer.wipe_header(device, header)
+    erased, _ = steps(device)
+    assert erased == [Write(0, bytes(4096)), Write(header.metadata_size, bytes(512))]
 
 
 @VERSIONS
@@ -160,6 +181,49 @@ def test_what_is_erased_is_all_but_the_areas_in_use(version: int) -> None:
         ]
         assert sorted(covered) == sorted(set(range(start, end_there)) - used)
         assert device.content[:start] == old_content(size)[:start]
+
+
+def test_areas_in_use_stay_in_whatever_order_keyslots_have_them() -> None:
+    header = base(2).header
+    first = header.keyslots[0]
+    second = replace(first, area=replace(first.area, offset=first.area.end))
+    header = replace(header, keyslots=MappingProxyType({0: second, 1: first}))
+    content = old_content(base(2).device.size)
+    device = RecordingDevice(content)
+    writer.erase_unused(device, header)
+    assert device.content[: second.area.end] == content[: second.area.end]
+
+
+@VERSIONS
+def test_l90_a_header_that_would_be_refused_is_not_written(version: int) -> None:
+    header = base(version).header
+    slot = replace(header.keyslots[0], kdf=luks.Pbkdf2("sha256", 0))
+    device = RecordingDevice(bytes(base(version).device.content))
+    with pytest.raises(luks.LuksHeaderError):
+        writer.write_header(device, replace(header, keyslots=MappingProxyType({0: slot})), {})
+    assert device.log == []
+
+
+def test_l90_a_header_that_would_be_read_differently_is_not_written() -> None:
+    header = base(2).header
+    token = luks.Token("acme", (), {"type": "acme", "keyslots": [], "list": (1, 2)})
+    device = RecordingDevice(bytes(base(2).device.content))
+    with pytest.raises(luks.LuksHeaderError, match="read differently") as caught:
+        writer.write_header(device, replace(header, tokens=MappingProxyType({0: token})), {})
+    assert caught.value.rule == "L90"
+    assert device.log == []
+
+
+def test_l1_the_counter_of_writes_has_an_end() -> None:
+    last = replace(base(2).header, seqid=MAX_SEQID - 1)
+    device = RecordingDevice(bytes(base(2).device.content))
+    written = writer.write_header(device, last, {})
+    assert written.seqid == MAX_SEQID
+    device.log.clear()
+    with pytest.raises(luks.LuksHeaderError, match="limit") as caught:
+        writer.write_header(device, written, {})
+    assert caught.value.rule == "L1"
+    assert device.log == []
 
 
 def test_l1_a_write_is_counted_in_luks2() -> None:
