@@ -58,6 +58,7 @@ def test_l40_magic_and_version_are_luks1s(at: int) -> None:
 def test_decoding_undoes_encoding() -> None:
     data = luks1.encode(raw())
     assert luks1.decode(data) == raw()
+    assert luks1.decode(data + b"what follows") == raw()
     assert luks1.encode(luks1.decode(data)) == data
     assert luks1.from_model(luks1.to_model(raw())) == raw()
 
