@@ -88,7 +88,7 @@ def test_keyslots_change_through_the_model() -> None:
     header = base().header
     removed = luks1.from_model(replace(header, keyslots={}))
     assert not any(slot.active for slot in removed.keyslots)
-    assert removed.keyslots[0].salt == bytes(32)
+    assert (removed.keyslots[0].iterations, removed.keyslots[0].salt) == (0, bytes(32))
     assert removed.keyslots[0].material_sector == raw().keyslots[0].material_sector
     # Slot 7 differs from the template of slot 0 only in its area.
     moved = replace(header.keyslots[0], area=luks1.blank_keyslot(header, 7).area)
@@ -253,8 +253,9 @@ def test_an_image_that_ends_inside_the_header_is_truncated(size: int) -> None:
 
 
 def test_what_does_not_fit_a_field_is_the_callers_mistake() -> None:
-    with pytest.raises(ValueError, match="does not fit"):
-        luks1.encode(replace(raw(), cipher_mode="x" * 32))
+    for name in ("cipher_name", "cipher_mode", "hash_spec"):
+        with pytest.raises(ValueError, match="does not fit"):
+            luks1.encode(replace(raw(), **{name: "x" * 32}))
     with pytest.raises(ValueError, match="a LUKS1 header cannot hold"):
         luks1.encode(replace(raw(), payload_sector=2**32))
     with pytest.raises(ValueError, match=r"a field of 20 bytes .* cannot hold 19"):
@@ -297,7 +298,7 @@ def test_each_field_has_a_place_of_its_own() -> None:
     model = luks1.to_model(header)
     assert luks1.from_model(model).keyslots[2] == slots[2]
     assert sorted(model.keyslots) == [0, 2, 4, 6]
-    assert model.keyslots_offset == 4096
+    assert (model.metadata_size, model.keyslots_offset) == (592, 4096)
     end = (slots[7].material_sector + -(-16 * 4007 // 512)) * 512
     assert model.keyslots_size == -(-end // 4096) * 4096 - 4096
     assert model.digests[0].keyslots == (0, 2, 4, 6)
