@@ -86,6 +86,33 @@ def test_l61_limits_hold_for_changes_too(version: int) -> None:
 
 
 @BOTH
+def test_a_header_is_judged_before_anything_is_asked_of_it(version: int) -> None:
+    device = base(version).copy()
+    with pytest.raises(luks.PolicyError):
+        luks.HeaderEdit(device, policy=luks.Policy(uuid="another"))
+    area = base(version).header.keyslots[0].area
+    with pytest.raises(luks.TruncatedImageError):
+        luks.HeaderEdit(MemoryDevice(device.content[: area.end - 512]))
+    if version == 2:
+        root = json_of(base(2).header)
+        root["config"]["requirements"] = {"mandatory": ["acme"]}
+        with pytest.raises(luks.UnsupportedError):
+            luks.HeaderEdit(with_json(base(2), root))
+
+
+@BOTH
+def test_a_volume_key_is_wiped_when_another_takes_its_place(version: int) -> None:
+    with luks.HeaderEdit(base(version).copy()) as header:
+        header.unlock(OTHER)
+        first = header._key
+        assert first is not None
+        assert bytes(first.key.view()) == KEY
+        assert header.unlock(luks.verify_volume_key(header.header, KEY)) == -1
+        with pytest.raises(ValueError, match="wiped"):
+            first.key.view()
+
+
+@BOTH
 def test_only_the_keyslot_that_was_asked_for_is_tried(version: int) -> None:
     device = base(version).copy()
     luks.add_keyslot(device, OTHER, PASSPHRASE, kdf=PBKDF2)
