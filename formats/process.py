@@ -120,8 +120,8 @@ class OwnedLock(_thread.RLock):  # type: ignore[misc]  # which CPython permits
         try:
             yield self.acquire(timeout=seconds)
         finally:
-            # An interrupt may have come when it was taken and nobody had noted that, and
-            # another one may come after a question whether it is (C90).
+            # An interrupt may have come between taking the lock and anything that notes it, and
+            # another one may come after a question whether it is taken (C90).
             try:  # noqa: SIM105  `suppress` begins with a call, where signals are looked for
                 self.release()
             except RuntimeError:
