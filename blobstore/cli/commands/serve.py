@@ -134,9 +134,11 @@ def _configure(*, quiet: bool) -> None:
     """Log who connects, too (O5)."""
     import logging  # noqa: PLC0415, TID251  only if there is something to say
 
-    logging.basicConfig(
-        level=logging.ERROR if quiet else logging.INFO, format="blobstore: %(message)s"
-    )
+    from formats.patient_log import PatientHandler  # noqa: PLC0415  likewise
+
+    level = logging.ERROR if quiet else logging.INFO
+    handlers = [PatientHandler(service.STDERR)]
+    logging.basicConfig(level=level, format="blobstore: %(message)s", handlers=handlers)
 
 
 def _ready(in_background: Callable[[], None], *, quiet: bool) -> Callable[[Path], None]:
