@@ -12,14 +12,14 @@ from __future__ import annotations
 import _thread
 import os
 import threading
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
 from weakref import WeakSet
 
 from formats.errors import ForkedProcessError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 
 class Closable(Protocol):
@@ -92,12 +92,40 @@ class OwnedLock(_thread.RLock):  # type: ignore[misc]  # which CPython permits
         self._pid = os.getpid()
         self._forks = _forks
 
-    def __enter__(self) -> bool:  # type: ignore[override]
+    @property
+    def __enter__(self) -> Callable[[], bool]:  # type: ignore[override]
+        """What takes it, for ``with``.
+
+        Not a method: Python would look for signals between taking the lock and returning from
+        the method, and an interrupt would leave the lock taken (C90).
+        """
         # The code of `Owner.require`, without the calls that would slow down each put; that is
         # also why this is a subclass.
         if _getpid() != self._pid or self._forks != _forks:
             self.owner.require()
-        return self.acquire()
+        return self.acquire
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether this thread has it."""
+        return bool(self._is_owned())  # type: ignore[attr-defined]
+
+    @contextmanager
+    def within(self, seconds: float) -> Iterator[bool]:
+        """Hold it in the block, or yield False if another thread does not release it in time."""
+        if self.is_mine:
+            with self:
+                yield True
+            return
+        try:
+            yield self.acquire(timeout=seconds)
+        finally:
+            # An interrupt may have come between taking the lock and anything that notes it, and
+            # another one may come after a question whether it is taken (C90).
+            try:  # noqa: SIM105  `suppress` begins with a call, where signals are looked for
+                self.release()
+            except RuntimeError:
+                pass  # it was not taken
 
 
 class Owned:

@@ -51,15 +51,13 @@ def header_alone(session: Session) -> Iterator[None]:
     Raises:
         DeviceBusyError: Another thread changes it, for too long.
     """
-    if not session.header_lock.acquire(timeout=HEADER_TIMEOUT):
-        raise DeviceBusyError(
-            "another program is changing the LUKS header of the image",
-            hint="try again when it has finished",
-        )
-    try:
+    with session.header_lock.within(HEADER_TIMEOUT) as alone:
+        if not alone:
+            raise DeviceBusyError(
+                "another program is changing the LUKS header of the image",
+                hint="try again when it has finished",
+            )
         yield
-    finally:
-        session.header_lock.release()
 
 
 class HeaderArea(Device):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from abc import abstractmethod
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -106,7 +105,7 @@ class Session:
         self.resources = resources
         self.closed: bool = False
         self.out_of_step = False
-        self.header_lock = threading.Lock()
+        self.header_lock = OwnedLock(self.lock.owner)
         self.header_writes = 0
         self.transaction: Transaction | None = None
         self.transaction_block: Callable[[], object] = _no_block

@@ -327,12 +327,10 @@ class Tpm:
         Raises:
             DeviceBusyError: It executes a command for too long.
         """
-        if not self._lock.acquire(timeout=REST_TIME):
-            raise not_at_rest("the TPM executes a command")
-        try:
+        with self._lock.within(REST_TIME) as at_rest:
+            if not at_rest:
+                raise not_at_rest("the TPM executes a command")
             yield
-        finally:
-            self._lock.release()
 
     # ----------------------------------------------------- information
 

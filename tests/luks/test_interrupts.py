@@ -416,6 +416,24 @@ def test_l98_files_open_after_an_interrupt_attached_or_detached(
             luks.load_header(header)
 
 
+def test_c90_an_interrupt_leaves_no_lock_of_a_volume_taken() -> None:
+    """Other threads go on to read and write it, and closing waits for nobody."""
+    device = MemoryDevice(base(2))
+
+    def call() -> None:
+        volume.write(100, b"new " * 500)
+        assert volume.read(100, 4) == b"new "
+
+    with luks.open(device, PASSPHRASE, read_only=False) as volume:
+        points = InterruptPoints(call)
+        (segment,) = volume._segments
+        for point in points.chosen(4 * SAMPLE):
+            with suppress(KeyboardInterrupt), points.interrupted_at(point):
+                call()
+            assert not segment._lock.locked(), f"interrupted at {point}"
+        call()
+
+
 def test_l98_an_interrupt_gives_the_lock_back(tmp_path: Path) -> None:
     """At each point: a lock that is left would keep everybody from the header."""
     path = tmp_path / "image"

@@ -42,9 +42,26 @@ def test_the_header_is_592_bytes_as_specified() -> None:
     assert data[256:260] == bytes.fromhex("0000dead")
 
 
+@pytest.mark.parametrize("size", [0, 208, 591])
+def test_l40_a_header_that_is_cut_off_is_refused(size: int) -> None:
+    with pytest.raises(luks.LuksHeaderError, match=f"{size} bytes are too few") as caught:
+        luks1.decode(luks1.encode(raw())[:size])
+    assert caught.value.rule == "L40"
+
+
+@pytest.mark.parametrize("at", [0, 5, 6, 7])
+def test_l40_magic_and_version_are_luks1s(at: int) -> None:
+    data = bytearray(luks1.encode(raw()))
+    data[at] ^= 2
+    with pytest.raises(luks.LuksHeaderError, match="is not LUKS1") as caught:
+        luks1.decode(bytes(data))
+    assert (caught.value.rule, caught.value.offset) == ("L40", 0)
+
+
 def test_decoding_undoes_encoding() -> None:
     data = luks1.encode(raw())
     assert luks1.decode(data) == raw()
+    assert luks1.decode(data + b"what follows") == raw()
     assert luks1.encode(luks1.decode(data)) == data
     assert luks1.from_model(luks1.to_model(raw())) == raw()
 
@@ -71,7 +88,7 @@ def test_keyslots_change_through_the_model() -> None:
     header = base().header
     removed = luks1.from_model(replace(header, keyslots={}))
     assert not any(slot.active for slot in removed.keyslots)
-    assert removed.keyslots[0].salt == bytes(32)
+    assert (removed.keyslots[0].iterations, removed.keyslots[0].salt) == (0, bytes(32))
     assert removed.keyslots[0].material_sector == raw().keyslots[0].material_sector
     # Slot 7 differs from the template of slot 0 only in its area.
     moved = replace(header.keyslots[0], area=luks1.blank_keyslot(header, 7).area)
@@ -236,7 +253,101 @@ def test_an_image_that_ends_inside_the_header_is_truncated(size: int) -> None:
 
 
 def test_what_does_not_fit_a_field_is_the_callers_mistake() -> None:
-    with pytest.raises(ValueError, match="does not fit"):
-        luks1.encode(replace(raw(), cipher_mode="x" * 32))
+    for name in ("cipher_name", "cipher_mode", "hash_spec"):
+        with pytest.raises(ValueError, match="does not fit"):
+            luks1.encode(replace(raw(), **{name: "x" * 32}))
     with pytest.raises(ValueError, match="a LUKS1 header cannot hold"):
         luks1.encode(replace(raw(), payload_sector=2**32))
+    with pytest.raises(ValueError, match=r"a field of 20 bytes .* cannot hold 19"):
+        luks1.encode(replace(raw(), mk_digest=bytes(19)))
+    with pytest.raises(ValueError, match=r"a field of 32 bytes .* cannot hold 33"):
+        luks1.encode(replace(raw(), mk_digest_salt=bytes(33)))
+    with pytest.raises(ValueError, match=r"a field of 40 bytes .* cannot hold 36"):
+        luks1.encode(replace(raw(), uuid=bytes(36)))
+    with pytest.raises(ValueError, match=r"a field of 32 bytes .* cannot hold 0"):
+        luks1.encode(replace(raw(), keyslots=with_slot(raw(), 7, salt=b"")))
+    with pytest.raises(ValueError, match="must have 8 keyslots, not 7"):
+        luks1.encode(replace(raw(), keyslots=raw().keyslots[:7]))
+
+
+def test_each_field_has_a_place_of_its_own() -> None:
+    """Two headers that agree in nothing."""
+    slots = tuple(
+        luks1.RawKeyslot(
+            active=number % 2 == 0,
+            iterations=1000 + number,
+            salt=bytes([number]) * 32,
+            material_sector=8 + 256 * number,
+            stripes=4000 + number,
+        )
+        for number in range(8)
+    )
+    header = luks1.RawHeader(
+        cipher_name="serpent",
+        cipher_mode="cbc-plain64",
+        hash_spec="sha512",
+        payload_sector=1 << 20,
+        key_bytes=16,
+        mk_digest=b"d" * 20,
+        mk_digest_salt=b"s" * 32,
+        mk_digest_iterations=12345,
+        uuid=b"u" * 40,
+        keyslots=slots,
+    )
+    assert luks1.decode(luks1.encode(header)) == header
+    model = luks1.to_model(header)
+    assert luks1.from_model(model).keyslots[2] == slots[2]
+    assert sorted(model.keyslots) == [0, 2, 4, 6]
+    assert (model.metadata_size, model.keyslots_offset) == (592, 4096)
+    end = (slots[7].material_sector + -(-16 * 4007 // 512)) * 512
+    assert model.keyslots_size == -(-end // 4096) * 4096 - 4096
+    assert model.digests[0].keyslots == (0, 2, 4, 6)
+    (segment,) = model.segments.values()
+    assert (segment.type, segment.offset, segment.size) == ("crypt", 1 << 29, None)
+    assert model.keyslots[2].area == luks.Area(
+        slots[2].material_sector * 512, -(-16 * 4002 // 512) * 512, "serpent-cbc-plain64", 16
+    )
+
+
+@pytest.mark.parametrize(
+    ("payload", "end"),
+    [(0, 4096 * 258), (2058, 2058 * 512), (2057, 2057 * 512), (4096, 4096 * 258)],
+)
+def test_the_area_ends_at_a_boundary_or_the_payload(payload: int, end: int) -> None:
+    """The last of eight areas of 128,000 bytes, each 128 KiB after the one before."""
+    slots = tuple(
+        replace(slot, material_sector=8 + 256 * n) for n, slot in enumerate(raw().keyslots)
+    )
+    last = (slots[7].material_sector + 250) * 512
+    assert 4096 * 256 < last <= 4096 * 257
+    slots = (*slots[:7], replace(slots[7], material_sector=slots[7].material_sector + 8))
+    header = luks1.to_model(replace(raw(), payload_sector=payload, keyslots=slots))
+    assert header.keyslots_offset + header.keyslots_size == end
+
+
+def test_only_what_was_luks1_becomes_luks1() -> None:
+    other = template(version=2).header
+    for convert in (luks1.from_model, lambda header: luks1.blank_keyslot(header, 0)):
+        with pytest.raises(TypeError, match="not decoded from LUKS1"):
+            convert(other)
+    header = base().header
+    digest = header.digests[0]
+    for wrong in (replace(digest, value=bytes(32)), replace(digest, kdf=None)):
+        with pytest.raises(ValueError, match="PBKDF2 of 20 bytes"):
+            luks1.from_model(replace(header, digests={0: wrong}))
+    changed = replace(digest, value=b"v" * 20, salt=b"s" * 32, kdf=luks.Pbkdf2("sha256", 77))
+    new = luks1.from_model(replace(header, digests={0: changed}, uuid="new"))
+    assert (new.mk_digest, new.mk_digest_salt) == (b"v" * 20, b"s" * 32)
+    assert (new.mk_digest_iterations, new.uuid) == (77, b"new".ljust(40, b"\0"))
+
+
+def test_a_blank_keyslot_has_an_area_and_nothing_else() -> None:
+    blank = luks1.blank_keyslot(base().header, 3)
+    assert (blank.kdf, blank.salt) == (None, b"")
+    assert blank.area.offset == raw().keyslots[3].material_sector * 512
+    assert (blank.type, blank.key_size, blank.stripes, blank.af_hash) == (
+        "luks1",
+        32,
+        4000,
+        "sha256",
+    )

@@ -72,6 +72,59 @@ def test_a_keyslot_is_added_changed_and_removed(version: int) -> None:
 
 
 @BOTH
+def test_l61_limits_hold_for_changes_too(version: int) -> None:
+    device = base(version).copy()
+    low = luks.KdfLimits(iterations=1, memory_kib=1, time=1, lanes=1)
+    key = luks.verify_volume_key(luks.load_header(device), KEY)
+    with luks.edit(device, limits=low) as header:
+        for secret in (OTHER, key):
+            with pytest.raises(luks.PolicyError):
+                header.unlock(secret)
+        assert header.matching(OTHER) == ()
+    with luks.edit(device) as header:
+        assert header.matching(OTHER) == (0,)
+
+
+@BOTH
+def test_a_header_is_judged_before_anything_is_asked_of_it(version: int) -> None:
+    device = base(version).copy()
+    with pytest.raises(luks.PolicyError):
+        luks.HeaderEdit(device, policy=luks.Policy(uuid="another"))
+    area = base(version).header.keyslots[0].area
+    with pytest.raises(luks.TruncatedImageError):
+        luks.HeaderEdit(MemoryDevice(device.content[: area.end - 512]))
+    if version == 2:
+        root = json_of(base(2).header)
+        root["config"]["requirements"] = {"mandatory": ["acme"]}
+        with pytest.raises(luks.UnsupportedError):
+            luks.HeaderEdit(with_json(base(2), root))
+
+
+@BOTH
+def test_a_volume_key_is_wiped_when_another_takes_its_place(version: int) -> None:
+    with luks.HeaderEdit(base(version).copy()) as header:
+        header.unlock(OTHER)
+        first = header._key
+        assert first is not None
+        assert bytes(first.key.view()) == KEY
+        assert header.unlock(luks.verify_volume_key(header.header, KEY)) == -1
+        with pytest.raises(ValueError, match="wiped"):
+            first.key.view()
+
+
+@BOTH
+def test_only_the_keyslot_that_was_asked_for_is_tried(version: int) -> None:
+    device = base(version).copy()
+    luks.add_keyslot(device, OTHER, PASSPHRASE, kdf=PBKDF2)
+    with luks.edit(device) as header:
+        with pytest.raises(luks.UnlockError):
+            header.unlock(PASSPHRASE, keyslot=0)
+        assert header.unlock(PASSPHRASE, keyslot=1) == 1
+        assert header.matching(PASSPHRASE, keyslot=0) == ()
+        assert header.matching(PASSPHRASE, keyslot=1) == (1,)
+
+
+@BOTH
 def test_the_volume_key_serves_instead_of_a_secret(version: int) -> None:
     device = base(version).copy()
     key = luks.verify_volume_key(luks.load_header(device), KEY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from unittest import mock
 
@@ -12,6 +13,7 @@ import blobstore
 from blobstore.container.directory import Directory
 from blobstore.container.open_container import open_container
 from blobstore.container.scan import Damaged, scan
+from blobstore.container.sections import Section
 from blobstore.errors import CorruptStoreError, DamagedHeadError, PoisonedStoreError
 from formats.container.model import HEAD_SIZE
 from formats.devices.device import MemoryDevice
@@ -125,10 +127,12 @@ def test_c82_damaged_free_space_is_listed_where_anything_may_have_been_there() -
     assert (hidden.name, hidden.offset) == ("", free)
 
 
-def test_c82_what_adjacent_damaged_heads_hide_is_one_range() -> None:
-    damaged = [(1024, 512), (4096, 1024), (5120, 512), (5632, 512), (8192, 512)]
+def hidden(
+    damaged: list[tuple[int, int]], sections: dict[str, Section] | None = None
+) -> list[tuple[int, int]]:
+    """Return offset and length of what is hidden, given those of damaged items."""
     directory = Directory(
-        sections={},
+        sections=sections or {},
         free={},
         generation=1,
         rolled_back=None,
@@ -138,7 +142,25 @@ def test_c82_what_adjacent_damaged_heads_hide_is_one_range() -> None:
         clean=True,
         damaged=[(offset, Damaged(length)) for offset, length in damaged],
     )
-    assert directory.hidden() == [(1024, 512), (4096, 2048), (8192, 512)]
+    return directory.hidden()
+
+
+def test_c82_what_adjacent_damaged_heads_hide_is_one_range() -> None:
+    damaged = [(1024, 512), (4096, 1024), (5120, 512), (5632, 512), (8192, 512), (8704, 512)]
+    assert hidden(damaged) == [(1024, 512), (4096, 2048), (8192, 1024)]
+
+
+def test_c82_what_lies_after_the_missing_copy_of_a_section_is_hidden() -> None:
+    """One damaged item may take more than the copy: the framing that is left may be wrong."""
+    content = written()
+    section = open_container(MemoryDevice(content)).directory.sections["tpm"]
+    start, (_, second) = section.place[0], section.copies
+    assert second is not None
+    damaged = Section([None, second])
+    assert hidden([(start, 1024)], {"tpm": damaged}) == []
+    assert hidden([(start, 4096)], {"tpm": damaged}) == [(start + 1024, 3072)]
+    first = replace(second, offset=start, identity=second.identity._replace(copy=0))
+    assert hidden([(start + 1024, 1536)], {"tpm": Section([first, None])}) == [(start + 2048, 512)]
 
 
 def test_c13_a_section_that_gives_way_is_listed_without_its_name() -> None:

@@ -8,9 +8,10 @@ points; `BLOBSTORE_EVERY_INTERRUPT=1` tries all, `=classes` one of each kind.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import pytest
 
@@ -22,6 +23,7 @@ from blobstore.errors import (
 )
 from formats.container.model import Kind
 from formats.devices.device import MemoryDevice
+from formats.process import OwnedLock, Owner
 from tests.support.devices import RecordingDevice, crash_states
 from tests.support.interrupts import InterruptPoints
 from tests.support.stores import CORRUPT, UNWRITTEN, Contents, contents, image, open_store, spec
@@ -147,6 +149,52 @@ def test_c63_an_interrupt_anywhere(name: str) -> None:
     # Nearly everywhere the store goes on; it may refuse only around the writes themselves.
     assert outcomes.count("refused") < len(outcomes) // 2
     assert "went on" in outcomes
+
+
+def test_c90_an_interrupt_leaves_no_lock_of_threads_taken() -> None:
+    lock = OwnedLock(Owner("the store"))
+
+    def call() -> None:
+        with lock:
+            pass
+
+    points = InterruptPoints(call)
+    assert points.total > 5
+    for point in range(1, points.total + 1):
+        with suppress(KeyboardInterrupt), points.interrupted_at(point):
+            call()
+        assert not lock.is_mine, f"interrupted at {point}"
+
+
+class InterruptedLock(OwnedLock):  # type: ignore[misc]
+    """Is interrupted when it has just been taken."""
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> NoReturn:
+        super().acquire(blocking, timeout)
+        raise KeyboardInterrupt
+
+
+def test_c90_a_lock_whose_taking_was_interrupted_is_released() -> None:
+    lock = InterruptedLock(Owner("the store"))
+    with pytest.raises(KeyboardInterrupt), lock.within(10):
+        pass
+    assert not lock.is_mine
+
+
+def test_c90_a_lock_is_waited_for_no_longer_than_asked() -> None:
+    lock = OwnedLock(Owner("the store"))
+    with lock, lock.within(0) as taken:
+        assert taken  # by this thread already
+        with ThreadPoolExecutor(1) as threads:
+            assert not threads.submit(_is_free, lock).result()
+        assert lock.is_mine
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(_is_free, lock).result()
+
+
+def _is_free(lock: OwnedLock) -> bool:
+    with lock.within(0.01) as taken:
+        return taken
 
 
 #: Those of several steps, and points of each after which every crash is tried.

@@ -28,6 +28,7 @@ from __future__ import annotations
 import contextlib
 import dis
 import functools
+import gc
 import os
 import random
 import sys
@@ -35,10 +36,8 @@ from array import array
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from formats import process
-
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
     from types import CodeType, FrameType
 
@@ -103,6 +102,21 @@ class InterruptPoints:
         return f"{self.total} points{classes}"
 
 
+@contextlib.contextmanager
+def collecting_what_is_new() -> Iterator[None]:
+    """Have collections of garbage leave out what is there when the block begins.
+
+    A test collects after each point, to close what an interrupt left in a circle. To look
+    through all that pytest has imported takes longer than the interrupted call.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 class _Tracer(contextlib.AbstractContextManager["_Tracer"]):
     """Traces frames of the project; each time one is entered or resumed is an activation."""
 
@@ -144,7 +158,7 @@ class _Counter(_Tracer):
     def _entered(self, frame: FrameType) -> _Trace | None:
         self._number += 1
         activation, index = self._number, 0
-        unsafe = _calls_with_names(frame.f_code)
+        unsafe = _unsafe(frame.f_code)
         finalizing = _is_finalizing(frame)
         stack = self._stack(frame) if self._by_class else 0
         passive = _passive(frame.f_code)
@@ -156,7 +170,9 @@ class _Counter(_Tracer):
             if event == "opcode":
                 index += 1
                 at = frame.f_lasti
-                if not finalizing and at not in unsafe:
+                if at in unsafe:
+                    before = None  # it may be a call, after which everything has changed
+                elif not finalizing:
                     self.activations.append(activation)
                     self.indices.append(index)
                     if self._by_class and before != (self._number, handlers.get(at)):
@@ -187,14 +203,6 @@ class _Interrupter(_Tracer):
         self._number = 0
         self._is_overdue = False
 
-    def __exit__(self, *details: object) -> None:
-        super().__exit__(*details)
-        # Between a ``with`` block and its `__exit__` the interpreter looks for no signals, so
-        # no program loses this lock there. Here it does, and the next thread would hang.
-        registering: Any = process._registering
-        while registering._is_owned():
-            registering.release()
-
     def _entered(self, frame: FrameType) -> _Trace | None:
         del frame
         self._number += 1
@@ -214,11 +222,9 @@ class _Interrupter(_Tracer):
 def _is_safe(frame: FrameType) -> bool:
     """Say whether an exception may be raised before the bytecode that a frame is at.
 
-    Between the names of keyword arguments and their call it may not: the interpreter
-    keeps the names for whatever it calls next, if that call never happens. It looks
-    for no signals there. And what is raised in a finalizer reaches nobody.
+    At some it may not, see `_unsafe`. And what is raised in a finalizer reaches nobody.
     """
-    return frame.f_lasti not in _calls_with_names(frame.f_code) and not _is_finalizing(frame)
+    return frame.f_lasti not in _unsafe(frame.f_code) and not _is_finalizing(frame)
 
 
 def _is_finalizing(frame: FrameType) -> bool:
@@ -245,11 +251,31 @@ def _handlers(code: CodeType) -> dict[int, object]:
 
 
 @functools.cache
-def _calls_with_names(code: CodeType) -> frozenset[int]:
-    found = []
+def _unsafe(code: CodeType) -> frozenset[int]:
+    """Return bytecodes before which nothing may be raised, as no signal is looked for there.
+
+    - Between the names of keyword arguments and their call: the interpreter keeps the
+      names for whatever it calls next, if that call never happens.
+    - Between a ``with`` block and its `__exit__`, which would not be called: a program
+      loses no lock there, but here the next thread would wait for it without end.
+    """
+    instructions = list(dis.get_instructions(code))
+    found = set()
     named = False
-    for instruction in dis.get_instructions(code):
+    for number, instruction in enumerate(instructions):
         if named and instruction.opname in ("PRECALL", "CALL"):
-            found.append(instruction.offset)
+            found.add(instruction.offset)
         named = instruction.opname == "KW_NAMES" or (named and instruction.opname == "PRECALL")
+        found.update(_end_of_with(instructions[number : number + 5]))
+        if instruction.opname == "SWAP":  # what a ``return`` in the block returns
+            found.update(_end_of_with(instructions[number + 1 : number + 6], instruction.offset))
     return frozenset(found)
+
+
+def _end_of_with(instructions: list[dis.Instruction], *more: int) -> list[int]:
+    """Return where these are and ``more``, if they call `__exit__` as no exception was raised."""
+    names = [instruction.opname for instruction in instructions if instruction.opname != "PRECALL"]
+    values = [instruction.argval for instruction in instructions[:3]]
+    if names[:4] != ["LOAD_CONST"] * 3 + ["CALL"] or values != [None] * 3:
+        return []
+    return [*more, *(one.offset for one in instructions[: 3 + len(instructions) - len(names) + 1])]
