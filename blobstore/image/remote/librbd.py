@@ -28,6 +28,8 @@ DiffCallback = ctypes.CFUNCTYPE(c_int, c_uint64, c_size_t, c_int, c_void_p)
 #: The mode of a lock that others cannot take, however they ask.
 LOCK_EXCLUSIVE: Final = 0
 _LOCK_OWNERS: Final = 8
+#: How long the cluster refuses a process whose lock was broken: ten years.
+SHUT_OUT_SECONDS: Final = 10 * 365 * 86400
 
 
 class SnapshotInfo(ctypes.Structure):
@@ -158,6 +160,10 @@ class Cluster:
             )
             for key, value in (
                 ("rbd_cache", "false"),  # then what is written is with the cluster
+                # A process that was shut out stays so: it may come back after an hour, which is
+                # how long the cluster remembers by default, and still has what to write (P31).
+                ("rbd_blocklist_on_break_lock", "true"),
+                ("rbd_blocklist_expire_seconds", str(SHUT_OUT_SECONDS)),
                 ("client_mount_timeout", str(timeout)),
                 ("rados_mon_op_timeout", str(timeout)),
             ):

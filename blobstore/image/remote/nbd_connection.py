@@ -60,6 +60,7 @@ class Ask:
         command: What to do.
         offset: Where, in bytes.
         length: How many bytes.
+        flags: Of `CommandFlag`.
         data: Those to write.
         into: Where those that are read go.
         extents: Lengths, and whether each is known to be zeros.
@@ -111,6 +112,10 @@ class NbdConnection:
             self._socket.settimeout(0.1)
             self._socket.sendall(asking.request(Command.DISC, 0, 0, 0))
         self._socket.close()
+
+    def wait_at_most(self, seconds: float) -> None:
+        """Bound how long the server may be silent from now on, when it is expected to answer."""
+        self._socket.settimeout(seconds)
 
     def abandon(self) -> None:
         """Close the connection, in whatever state it is."""

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from blobstore.image.remote.nbd_connection import Ask, NbdConnection
@@ -24,11 +25,11 @@ from formats.errors import (
     device_error,
 )
 from formats.logs import LateLogger
-from formats.nbd.numbers import Command, TransmissionFlag
+from formats.nbd.numbers import Command, CommandFlag, TransmissionFlag
 from formats.process import Owned, Owner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from blobstore.image.remote.nbd_connection import NbdAddress
     from formats.devices.device import ReadableBuffer, WritableBuffer
@@ -153,14 +154,27 @@ class NbdDisk(Owned, Device):
             for at in range(start, end, _KEPT // 2):
                 self._write(at, view[at - start : at - start + _KEPT // 2])
 
+    def write_durably(self, offset: int, data: ReadableBuffer, /) -> None:
+        self._owner.require()
+        self._check_range(offset, len(data))
+        self._require_open_for_writing()
+        view = memoryview(data).cast("B")
+        with self._lock:
+            if not self._may_force(offset, len(view)):
+                self.write(offset, view)
+                self.flush()
+                return
+            ask = Ask(Command.WRITE, offset, len(view), CommandFlag.FUA, data=view)
+            self._change(Command.WRITE, offset, len(view), bytes(view), lambda: [ask])
+            self._forget()
+
     def flush(self) -> None:
         self._owner.require()
         if self.read_only:
             return
         with self._lock:
             self._attempt(lambda connection: connection.carry_out([Ask(Command.FLUSH)]))
-            self._kept.clear()
-            self._kept_size = 0
+            self._forget()
 
     def discard(self, offset: int, size: int, /) -> None:
         """Have the server fill a range with zeros, and give its space back if it can."""
@@ -229,8 +243,21 @@ class NbdDisk(Owned, Device):
     # ------------------------------------------------------------ writing
 
     def _write(self, offset: int, view: memoryview) -> None:
-        self._keep(Command.WRITE, offset, len(view), bytes(view))
-        self._attempt(lambda connection: connection.carry_out(self._writes(offset, view)))
+        self._change(
+            *(Command.WRITE, offset, len(view), bytes(view)), lambda: self._writes(offset, view)
+        )
+
+    def _may_force(self, offset: int, length: int) -> bool:
+        """Say whether one write that is durable when it is answered does as well as a flush.
+
+        It says nothing of earlier writes, so there must be none that were not flushed (N77).
+        """
+        return (
+            not self._kept
+            and self._served.can(TransmissionFlag.SEND_FUA)
+            and 0 < length <= self._most
+            and (offset, offset + length) == self._aligned(offset, length)
+        )
 
     def _writes(self, offset: int, view: memoryview) -> Iterator[Ask]:
         for at in range(0, len(view), self._most):
@@ -239,8 +266,34 @@ class NbdDisk(Owned, Device):
 
     def _zero(self, offset: int, length: int) -> None:
         ask = Ask(Command.WRITE_ZEROES, offset, length)
-        self._keep(ask.command, offset, length, b"")
-        self._attempt(lambda connection: connection.carry_out([ask]))
+        self._change(ask.command, offset, length, b"", lambda: [ask])
+
+    def _change(
+        self,
+        command: Command,
+        offset: int,
+        length: int,
+        data: bytes,
+        asks: Callable[[], Iterable[Ask]],
+    ) -> None:
+        """Carry out a change, and keep it until it is durable."""
+        self._keep(command, offset, length, data)
+
+        def carry_out(connection: NbdConnection) -> None:
+            try:
+                connection.carry_out(asks())
+            except DeviceError:
+                # The server refused it, and the caller is told so: it is not sent again (N78).
+                self._kept.pop()
+                self._kept_size -= len(data)
+                raise
+
+        self._attempt(carry_out)
+
+    def _forget(self) -> None:
+        """Keep nothing: everything that was written is durable."""
+        self._kept.clear()
+        self._kept_size = 0
 
     def _keep(self, command: Command, offset: int, length: int, data: bytes) -> None:
         """Keep a change until the next flush, which is made now if there are too many."""
@@ -354,10 +407,13 @@ class NbdDisk(Owned, Device):
         """
         pause = _PAUSE
         error: Exception = cause
-        while time.monotonic() < deadline:
+        while (left := deadline - time.monotonic()) > 0:
             _log.warning("%s: %s; connecting again", self.address, error)
             try:
-                connection = NbdConnection(self.address)
+                # Not longer than there is time: nothing answers from a host that is cut off.
+                connection = NbdConnection(
+                    replace(self.address, timeout=min(self.address.timeout, left))
+                )
             except (OSError, DeviceError, FormatError) as failure:
                 error = failure
                 time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
@@ -366,6 +422,7 @@ class NbdDisk(Owned, Device):
             try:
                 self._require_same(connection.served)
                 self._send_again(connection)
+                connection.wait_at_most(self.address.timeout)
             except (OSError, FormatError) as failure:
                 error = failure
                 connection.abandon()
