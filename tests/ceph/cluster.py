@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import signal
@@ -10,22 +11,24 @@ import subprocess
 import time
 import uuid
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Iterator, Sequence
 
 _PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "monmaptool", "rbd")
 
 _CONFIGURATION = """
 [global]
 fsid = {fsid}
-mon host = [v2:127.0.0.1:{port},v1:127.0.0.1:{next_port}]
-public addr = 127.0.0.1
-cluster addr = 127.0.0.1
+mon host = [v2:{host}:{port},v1:{host}:{next_port}]
+public addr = {host}
+cluster addr = {host}
 auth cluster required = none
 auth service required = none
 auth client required = none
@@ -71,11 +74,22 @@ osd client watch timeout = 5
 class Cluster:
     """The running cluster. Its OSD can be killed and started again."""
 
-    def __init__(self, directory: Path, *, durable: bool) -> None:
+    def __init__(
+        self, directory: Path, *, durable: bool, host: str = "127.0.0.1", within: Sequence[str] = ()
+    ) -> None:
+        """Make and start it.
+
+        Args:
+            directory: All of its files.
+            durable: Whether the OSD keeps its data when it is killed.
+            host: The address that it listens at.
+            within: What its commands begin with, if they run in another namespace.
+        """
         for program in _PROGRAMS:
             if shutil.which(program) is None:
                 pytest.fail(f"{program} is missing: see tools/system-packages.list")
         self.directory = directory
+        self._within = within
         for name in ("mon", "osd", "run"):
             (directory / name).mkdir(parents=True)
         self.conf = directory / "ceph.conf"
@@ -84,6 +98,7 @@ class Cluster:
         self.conf.write_text(
             _CONFIGURATION.format(
                 directory=directory,
+                host=host,
                 fsid=fsid,
                 port=port,
                 next_port=port + 1,
@@ -91,7 +106,7 @@ class Cluster:
             )
         )
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
-        addresses = f"[v2:127.0.0.1:{port},v1:127.0.0.1:{port + 1}]"
+        addresses = f"[v2:{host}:{port},v1:{host}:{port + 1}]"
         monmap = str(directory / "monmap")
         self.run("monmaptool", "--create", "--fsid", fsid, "--addv", "a", addresses, monmap)
         self.run("ceph-mon", "-i", "a", "--mkfs", "--monmap", monmap)
@@ -104,7 +119,7 @@ class Cluster:
 
     def run(self, *command: str) -> bytes:
         done = subprocess.run(
-            command,
+            [*self._within, *command],
             env={**os.environ, "CEPH_CONF": str(self.conf)},
             capture_output=True,
             timeout=120,
@@ -145,7 +160,7 @@ class Cluster:
     def _start(self, name: str, *command: str) -> None:
         with (self.directory / f"{name}.err").open("ab") as said:
             self._daemons[name] = subprocess.Popen(
-                command,
+                [*self._within, *command],
                 env={**os.environ, "CEPH_CONF": str(self.conf)},
                 stdout=subprocess.DEVNULL,
                 stderr=said,
@@ -153,13 +168,23 @@ class Cluster:
 
 
 @contextmanager
-def running_cluster(directory: Path, *, durable: bool) -> Iterator[Cluster]:
-    """Run a cluster, in memory or on a file that survives the OSD."""
-    cluster = Cluster(directory, durable=durable)
+def running_cluster(directory: Path, *, durable: bool, **where: Any) -> Iterator[Cluster]:
+    """Run a cluster, in memory or on a file that survives the OSD; ``where`` as in `Cluster`."""
+    cluster = Cluster(directory, durable=durable, **where)
     try:
         yield cluster
     finally:
         cluster.end()
+
+
+@cache
+def shared_cluster() -> Cluster:
+    """Return a cluster in memory, for all tests of this process; it ends with that."""
+    directory = TemporaryDirectory(prefix="blobstore-ceph-")
+    cluster = Cluster(Path(directory.name), durable=False)
+    atexit.register(directory.cleanup)
+    atexit.register(cluster.end)
+    return cluster
 
 
 def _free_ports() -> int:

@@ -11,14 +11,18 @@ from __future__ import annotations
 import ctypes
 import errno
 import functools
+import json
 import os
 from ctypes import POINTER, byref, c_char, c_char_p, c_int, c_size_t, c_uint64, c_void_p
 from typing import TYPE_CHECKING, Any, Final
 
 from formats.errors import DeviceError, UnsupportedError, device_error
+from formats.logs import LateLogger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+_log = LateLogger(__name__)
 
 REMEDY: Final = "install librbd: Debian's package is librbd1"
 
@@ -29,7 +33,7 @@ DiffCallback = ctypes.CFUNCTYPE(c_int, c_uint64, c_size_t, c_int, c_void_p)
 LOCK_EXCLUSIVE: Final = 0
 _LOCK_OWNERS: Final = 8
 #: How long the cluster refuses a process whose lock was broken: ten years.
-SHUT_OUT_SECONDS: Final = 10 * 365 * 86400
+_SHUT_OUT_SECONDS: Final = 10 * 365 * 86400
 
 
 class SnapshotInfo(ctypes.Structure):
@@ -45,6 +49,10 @@ _FUNCTIONS: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
         "rados_conf_set": (c_void_p, c_char_p, c_char_p),
         "rados_connect": (c_void_p,),
         "rados_shutdown": (c_void_p,),
+        "rados_mon_command": (
+            *(c_void_p, POINTER(c_char_p), c_size_t, c_char_p, c_size_t),
+            *(c_void_p, c_void_p, c_void_p, c_void_p),
+        ),
         "rados_ioctx_create": (c_void_p, c_char_p, POINTER(c_void_p)),
         "rados_ioctx_destroy": (c_void_p,),
     },
@@ -160,10 +168,7 @@ class Cluster:
             )
             for key, value in (
                 ("rbd_cache", "false"),  # then what is written is with the cluster
-                # A process that was shut out stays so: it may come back after an hour, which is
-                # how long the cluster remembers by default, and still has what to write (P31).
-                ("rbd_blocklist_on_break_lock", "true"),
-                ("rbd_blocklist_expire_seconds", str(SHUT_OUT_SECONDS)),
+                ("rbd_blocklist_on_break_lock", "true"),  # whatever the file says (P6)
                 ("client_mount_timeout", str(timeout)),
                 ("rados_mon_op_timeout", str(timeout)),
             ):
@@ -182,6 +187,26 @@ class Cluster:
         except BaseException:
             self.close()
             raise
+
+    def keep_out(self, client: str) -> None:
+        """Have the cluster refuse a client for ten years whose lock was broken (P31).
+
+        Breaking it does so for an hour. A host that was cut off for longer would come back,
+        and send what it still has to write. (The option for that time,
+        ``rbd_blocklist_expire_seconds``, makes librbd 16.2 fail to break locks.)
+
+        Args:
+            client: Its address, as `lock_owners` has it.
+        """
+        words = {"prefix": "osd blocklist", "blocklistop": "add", "addr": client}
+        command = json.dumps({**words, "expire": float(_SHUT_OUT_SECONDS)}).encode()
+        result = self._call["rados_mon_command"](
+            self._cluster, byref(c_char_p(command)), 1, None, 0, None, None, None, None
+        )
+        if result < 0:
+            _log.warning(
+                "%s is shut out for an hour, and not for longer: %s", client, os.strerror(-result)
+            )
 
     def close(self) -> None:
         """Let go of the cluster. It may be called twice."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 IN_FLIGHT: Final = 8
 #: Most bytes of an error, or of the extents, of one reply.
 _MOST_DETAIL: Final = 1 << 20
+
+#: Linger for no time: what was not sent is dropped, and the server is told so.
+_AT_ONCE: Final = struct.pack("ii", 1, 0)
 
 _CLASSES: Final[dict[int, type[DeviceError]]] = {
     Errno.EPERM: ReadOnlyError,
@@ -118,7 +122,13 @@ class NbdConnection:
         self._socket.settimeout(seconds)
 
     def abandon(self) -> None:
-        """Close the connection, in whatever state it is."""
+        """Close the connection, in whatever state it is; nothing more of it reaches the server.
+
+        Else the system would go on sending what is still in its buffers: a write that was sent
+        again on another connection would arrive once more, over later ones (N79).
+        """
+        with suppress(OSError):
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
         self._socket.close()
 
     @property
@@ -148,7 +158,7 @@ class NbdConnection:
                 if done is not None and done.error:
                     failed = failed or done
         except BaseException:
-            self._socket.close()  # half of something is on its way
+            self.abandon()  # half of something is on its way
             raise
         if failed is not None:
             raise _failure(failed)

@@ -29,7 +29,7 @@ from formats.nbd.numbers import Command, CommandFlag, TransmissionFlag
 from formats.process import Owned, Owner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     from blobstore.image.remote.nbd_connection import NbdAddress
     from formats.devices.device import ReadableBuffer, WritableBuffer
@@ -165,8 +165,7 @@ class NbdDisk(Owned, Device):
                 self.flush()
                 return
             ask = Ask(Command.WRITE, offset, len(view), CommandFlag.FUA, data=view)
-            self._change(Command.WRITE, offset, len(view), bytes(view), lambda: [ask])
-            self._forget()
+            self._attempt(lambda connection: connection.carry_out([ask]))
 
     def flush(self) -> None:
         self._owner.require()
@@ -243,9 +242,9 @@ class NbdDisk(Owned, Device):
     # ------------------------------------------------------------ writing
 
     def _write(self, offset: int, view: memoryview) -> None:
-        self._change(
-            *(Command.WRITE, offset, len(view), bytes(view)), lambda: self._writes(offset, view)
-        )
+        self._make_room(len(view))
+        self._attempt(lambda connection: connection.carry_out(self._writes(offset, view)))
+        self._keep(Command.WRITE, offset, len(view), bytes(view))
 
     def _may_force(self, offset: int, length: int) -> bool:
         """Say whether one write that is durable when it is answered does as well as a flush.
@@ -266,41 +265,27 @@ class NbdDisk(Owned, Device):
 
     def _zero(self, offset: int, length: int) -> None:
         ask = Ask(Command.WRITE_ZEROES, offset, length)
-        self._change(ask.command, offset, length, b"", lambda: [ask])
+        self._make_room(0)
+        self._attempt(lambda connection: connection.carry_out([ask]))
+        self._keep(ask.command, offset, length, b"")
 
-    def _change(
-        self,
-        command: Command,
-        offset: int,
-        length: int,
-        data: bytes,
-        asks: Callable[[], Iterable[Ask]],
-    ) -> None:
-        """Carry out a change, and keep it until it is durable."""
-        self._keep(command, offset, length, data)
+    def _keep(self, command: Command, offset: int, length: int, data: bytes) -> None:
+        """Keep a change that the server answered until the next flush.
 
-        def carry_out(connection: NbdConnection) -> None:
-            try:
-                connection.carry_out(asks())
-            except DeviceError:
-                # The server refused it, and the caller is told so: it is not sent again (N78).
-                self._kept.pop()
-                self._kept_size -= len(data)
-                raise
+        One that it refused is not kept: the caller is told, and repeats it or does not (N78).
+        """
+        self._kept.append((command, offset, length, data))
+        self._kept_size += len(data)
 
-        self._attempt(carry_out)
+    def _make_room(self, size: int) -> None:
+        """Flush now if too much would be kept otherwise."""
+        if self._kept_size + size > _KEPT or len(self._kept) >= _KEPT // 4096:
+            self.flush()
 
     def _forget(self) -> None:
         """Keep nothing: everything that was written is durable."""
         self._kept.clear()
         self._kept_size = 0
-
-    def _keep(self, command: Command, offset: int, length: int, data: bytes) -> None:
-        """Keep a change until the next flush, which is made now if there are too many."""
-        if self._kept_size + len(data) > _KEPT or len(self._kept) >= _KEPT // 4096:
-            self.flush()
-        self._kept.append((command, offset, length, data))
-        self._kept_size += len(data)
 
     def _require_open_for_writing(self) -> None:
         if self.read_only:

@@ -131,6 +131,9 @@ class RbdDisk(Owned, Device):
                 hint="if that host is dead, take the image over",
             )
         check(result, f"cannot lock {self.address}")
+        # librbd breaks the lock of an owner by itself that does not watch the image any more.
+        for owner in set(owners) - set(librbd.lock_owners(self._image)):
+            self._cluster.keep_out(owner)
         self.measure()
 
     def unlock(self) -> None:
@@ -158,6 +161,7 @@ class RbdDisk(Owned, Device):
                 result = self._call["rbd_lock_break"](self._image, LOCK_EXCLUSIVE, owner.encode())
                 if result != -errno.ENOENT:
                     check(result, f"cannot break the lock of {self.address}")
+                    self._cluster.keep_out(owner)
             try:
                 self.lock()
             except DeviceBusyError:
