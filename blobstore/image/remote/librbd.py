@@ -76,6 +76,8 @@ _FUNCTIONS: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
         "rbd_lock_get_owners": (c_void_p, POINTER(c_int), POINTER(c_char_p), POINTER(c_size_t)),
         "rbd_lock_get_owners_cleanup": (POINTER(c_char_p), c_size_t),
         "rbd_lock_break": (c_void_p, c_int, c_char_p),
+        "rbd_watchers_list": (c_void_p, c_void_p, POINTER(c_size_t)),
+        "rbd_watchers_list_cleanup": (c_void_p, c_size_t),
         "rbd_is_exclusive_lock_owner": (c_void_p, POINTER(c_int)),
         "rbd_snap_create": (c_void_p, c_char_p),
         "rbd_snap_remove": (c_void_p, c_char_p),
@@ -85,7 +87,7 @@ _FUNCTIONS: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
 }
 _SIZES: Final = {"rbd_read", "rbd_write", "rbd_write_zeroes"}
 _NOTHING: Final = {"rados_ioctx_destroy", "rados_shutdown", "rbd_lock_get_owners_cleanup"}
-_NOTHING_MORE: Final = {"rbd_snap_list_end"}
+_NOTHING_MORE: Final = {"rbd_snap_list_end", "rbd_watchers_list_cleanup"}
 
 
 @functools.cache
@@ -135,6 +137,12 @@ def check(result: int, what: str, *, writing: bool = True) -> int:
         )
     error = OSError(-result, os.strerror(-result))
     raise device_error(error, what, writing=writing) from error
+
+
+class _Watcher(ctypes.Structure):
+    """``rbd_image_watcher_t``."""
+
+    _fields_ = (("address", c_char_p), ("id", ctypes.c_int64), ("cookie", c_uint64))
 
 
 class Cluster:
@@ -189,11 +197,12 @@ class Cluster:
             raise
 
     def keep_out(self, client: str) -> None:
-        """Have the cluster refuse a client for ten years whose lock was broken (P31).
+        """Have the cluster refuse a client for ten years, whose lock is broken then (P31).
 
-        Breaking it does so for an hour. A host that was cut off for longer would come back,
-        and send what it still has to write. (The option for that time,
-        ``rbd_blocklist_expire_seconds``, makes librbd 16.2 fail to break locks.)
+        Breaking it does so too, for an hour. A host that was cut off for longer would come
+        back, and send what it still has to write. Monitors do not prolong what they have, so
+        this comes first. (The option for that time, ``rbd_blocklist_expire_seconds``, makes
+        librbd 16.2 fail to break locks.)
 
         Args:
             client: Its address, as `lock_owners` has it.
@@ -229,4 +238,19 @@ def lock_owners(image: c_void_p) -> list[str]:
     check(result, "cannot ask who has the lock", writing=False)
     names = [(owners[number] or b"").decode(errors="replace") for number in range(count.value)]
     call["rbd_lock_get_owners_cleanup"](owners, count)
+    return names
+
+
+def watchers(image: c_void_p) -> set[str]:
+    """Return who has an image open for writing, and was heard of lately."""
+    call = functions()
+    count = c_size_t(_LOCK_OWNERS)
+    while True:
+        found = (_Watcher * count.value)()
+        result = call["rbd_watchers_list"](image, found, byref(count))
+        if result != -errno.ERANGE:  # else it said how many there are
+            break
+    check(result, "cannot ask who has the image open", writing=False)
+    names = {(one.address or b"").decode(errors="replace") for one in found[: count.value]}
+    call["rbd_watchers_list_cleanup"](found, count)
     return names

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import threading
+import time
 from ctypes import byref, c_char, c_int, c_uint64, c_void_p
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -29,6 +30,9 @@ _log = LateLogger(__name__)
 
 #: Most bytes of one request.
 _PIECE: Final = 4 << 20
+#: Seconds that a lock is waited for, and between two looks whether it is free.
+_WAIT: Final = 5.0
+_PAUSE: Final = 0.2
 #: How often breaking a lock is tried that changes hands meanwhile.
 _TRIES: Final = 5
 
@@ -122,19 +126,35 @@ class RbdDisk(Owned, Device):
             DeviceError: The cluster does not answer.
         """
         self._owner.require()
-        owners = librbd.lock_owners(self._image)
+        for owner in self._silent_owners():
+            # Of one that the cluster does not hear of, librbd breaks the lock by itself.
+            self._cluster.keep_out(owner)
         result = self._call["rbd_lock_acquire"](self._image, LOCK_EXCLUSIVE)
         if result in (-errno.EROFS, -errno.EBUSY, -errno.EAGAIN):
-            who = ", ".join(owners or librbd.lock_owners(self._image)) or "another process"
-            raise DeviceBusyError(
-                f"{self.address} is in use: {who} holds its lock",
-                hint="if that host is dead, take the image over",
-            )
+            raise self._busy(librbd.lock_owners(self._image))
         check(result, f"cannot lock {self.address}")
-        # librbd breaks the lock of an owner by itself that does not watch the image any more.
-        for owner in set(owners) - set(librbd.lock_owners(self._image)):
-            self._cluster.keep_out(owner)
         self.measure()
+
+    def _silent_owners(self) -> list[str]:
+        """Return who holds the lock and is not heard of any more.
+
+        Raises:
+            DeviceBusyError: A process holds it that is alive.
+        """
+        deadline = time.monotonic() + _WAIT
+        while owners := librbd.lock_owners(self._image):
+            if librbd.watchers(self._image).isdisjoint(owners):
+                break
+            if time.monotonic() > deadline:
+                raise self._busy(owners)
+            time.sleep(_PAUSE)
+        return owners
+
+    def _busy(self, owners: list[str]) -> DeviceBusyError:
+        return DeviceBusyError(
+            f"{self.address} is in use: {', '.join(owners) or 'another process'} holds its lock",
+            hint="if that host is dead, take the image over",
+        )
 
     def unlock(self) -> None:
         """Give up the lock; the image stays open. No error if it is not held."""
@@ -158,10 +178,10 @@ class RbdDisk(Owned, Device):
         for _ in range(_TRIES):
             for owner in librbd.lock_owners(self._image):
                 _log.warning("%s: shutting out %s, which has the lock", self.address, owner)
+                self._cluster.keep_out(owner)
                 result = self._call["rbd_lock_break"](self._image, LOCK_EXCLUSIVE, owner.encode())
                 if result != -errno.ENOENT:
                     check(result, f"cannot break the lock of {self.address}")
-                    self._cluster.keep_out(owner)
             try:
                 self.lock()
             except DeviceBusyError:
