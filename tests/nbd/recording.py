@@ -115,7 +115,7 @@ class RecordingServer:
         with client, suppress(OSError, _Cut):
             if self.last and self.count >= self.last:
                 return
-            begun = self._greet(client)
+            begun = greet(client, len(self.content))
             replies = Replies(structured=begun.structured)
             while True:
                 request = _Request(*REQUEST.unpack(_exactly(client, REQUEST.size))[1:])
@@ -124,23 +124,6 @@ class RecordingServer:
                 with self._lock:
                     answer = self._answer(client, request, replies)
                 client.sendall(answer)
-
-    def _greet(self, client: socket.socket) -> Begun:
-        handshake = Handshake()
-        while True:
-            event = handshake.next_event()
-            client.sendall(handshake.outgoing())
-            if isinstance(event, ExportWanted):
-                handshake.tell_export(Export("", len(self.content), read_only=False))
-            elif isinstance(event, Begun):
-                return event
-            elif event is None:
-                data = client.recv(4096)
-                if not data:
-                    raise _Cut
-                handshake.receive(data)
-            else:
-                raise _Cut
 
     def _answer(self, client: socket.socket, request: _Request, replies: Replies) -> bytes:
         """Carry out a request; return the bytes of the reply."""
@@ -204,6 +187,25 @@ class RecordingServer:
             self.log.append(Write(offset, before))
         self._unflushed.clear()
         self.log.append(Flush())  # what is there when it starts again stays
+
+
+def greet(client: socket.socket, size: int) -> Begun:
+    """Do the handshake for an export of so many bytes."""
+    handshake = Handshake()
+    while True:
+        event = handshake.next_event()
+        client.sendall(handshake.outgoing())
+        if isinstance(event, ExportWanted):
+            handshake.tell_export(Export("", size, read_only=False))
+        elif isinstance(event, Begun):
+            return event
+        elif event is None:
+            data = client.recv(4096)
+            if not data:
+                raise _Cut
+            handshake.receive(data)
+        else:
+            raise _Cut
 
 
 def serving(content: bytes, path: Path) -> RecordingServer:

@@ -8,6 +8,8 @@ flushed, is not noticed at all if the server is there again.
 from __future__ import annotations
 
 import os
+import socket
+import threading
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,12 +18,13 @@ import pytest
 import blobstore
 import luks
 from blobstore.errors import DamagedHeadError, PoisonedStoreError
+from blobstore.image.remote.nbd_connection import NbdAddress
 from blobstore.image.remote.nbd_disk import NbdDisk
 from formats.devices.device import MemoryDevice
 from formats.errors import DeviceError, FormatError
 from formats.nbd.numbers import Command
 from tests.luks.support import OTHER, PASSPHRASE, PBKDF2
-from tests.nbd.recording import FAULTS, serving
+from tests.nbd.recording import FAULTS, greet, serving
 from tests.nbd.servers import nbdkit
 from tests.nbd.test_client_crash import commit_window
 from tests.store.test_faults import everything
@@ -244,3 +247,34 @@ def test_nothing_acknowledged_is_lost_at_nbdkit_s_filters(name: str, tmp_path: P
     assert (errors > 0) == ("error" in name and "again" not in name)
     assert acknowledged > 100
     assert acknowledged <= int(open_store(file.read_bytes()).get("a").strip()) <= attempted
+
+
+def test_n79_nothing_arrives_from_a_connection_that_was_given_up() -> None:
+    """What is on its way when the client turns to another connection is dropped, not sent on."""
+    arrived: list[bytes] = []
+    ended: list[str] = []
+    given_up = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            client, _ = listening.accept()
+            with client:
+                greet(client, 4 << 20)
+                given_up.wait(20)  # the network is cut: nothing is taken
+                client.settimeout(20)
+                try:
+                    while data := client.recv(1 << 20):
+                        arrived.append(data)
+                    ended.append("as if all of it had been sent")
+                except ConnectionResetError:
+                    ended.append("cut off")
+
+        serving_ = threading.Thread(target=serve)
+        serving_.start()
+        address = NbdAddress(socket=listening.getsockname(), timeout=0.5)
+        with NbdDisk(address, read_only=False, reconnecting=0) as disk:
+            with pytest.raises(DeviceError, match="broke"):
+                disk.write(0, bytes(4 << 20))
+            given_up.set()
+            serving_.join()
+    assert ended == ["cut off"]
