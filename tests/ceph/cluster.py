@@ -21,7 +21,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "monmaptool", "rbd")
+PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "monmaptool", "rbd")
 
 _CONFIGURATION = """
 [global]
@@ -85,7 +85,7 @@ class Cluster:
             host: The address that it listens at.
             within: What its commands begin with, if they run in another namespace.
         """
-        for program in _PROGRAMS:
+        for program in PROGRAMS:
             if shutil.which(program) is None:
                 pytest.fail(f"{program} is missing: see tools/system-packages.list")
         self.directory = directory
