@@ -224,9 +224,7 @@ def nbd_export_of_a_window(directory: Path, stack: ExitStack) -> BlockDevice:
     store = stack.enter_context(Store.on_device(device, encrypted=False))
     path = directory / "socket"
     stack.enter_context(NbdServer(path, NbdSections(store)))
-    return stack.enter_context(
-        NbdDisk(NbdAddress(socket=path, export="window"), read_only=False)
-    )
+    return stack.enter_context(NbdDisk(NbdAddress(socket=path, export="window"), read_only=False))
 
 
 def rbd_image(directory: Path, stack: ExitStack) -> BlockDevice:

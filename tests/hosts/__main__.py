@@ -1,4 +1,4 @@
-"""Rounds over all kinds of failures, and what they showed: python -m tests.hosts [ROUNDS [SEED]]."""
+"""Rounds over all kinds of failures: python -m tests.hosts [ROUNDS [SEED]]."""
 
 from __future__ import annotations
 
@@ -7,33 +7,23 @@ import statistics
 import sys
 import tempfile
 from collections import defaultdict
-from contextlib import ExitStack
 from pathlib import Path
 
 from tests.hosts.network import two_hosts
 from tests.hosts.rounds import EVERYWHERE, FENCED, Round, Scene
-from tests.hosts.storage import ceph_storage, nbd_storage
+from tests.hosts.storage import PLACES, serving
 
 
 def run(rounds: int, seed: int, directory: Path) -> dict[str, list[Round]]:
     """Run so many rounds; return them by the place of the store."""
     chance = random.Random(seed)
     found: dict[str, list[Round]] = defaultdict(list)
-    places = ("nbdkit", "qemu-nbd", "ceph")
     with two_hosts() as network:
-        for number, place in enumerate(places):
-            count = (rounds + number) // len(places)
+        for number, place in enumerate(PLACES):
+            count = (rounds + number) // len(PLACES)
             kinds = FENCED if place == "ceph" else EVERYWHERE
-            with ExitStack() as stack:
-                scene = Scene(
-                    network,
-                    stack.enter_context(
-                        ceph_storage(network, directory)
-                        if place == "ceph"
-                        else nbd_storage(network, place, directory)
-                    ),
-                    chance,
-                )
+            with serving(place, network, directory) as storage:
+                scene = Scene(network, storage, chance)
                 scene.make()
                 for turn in range(count):
                     found[place].append(kinds[turn % len(kinds)](scene))

@@ -93,8 +93,6 @@ def two_hosts() -> Iterator[Network]:
 
 
 def _ip(*command: str) -> None:
-    done = subprocess.run(
-        ["ip", *command], capture_output=True, text=True, timeout=30, check=False
-    )
+    done = subprocess.run(["ip", *command], capture_output=True, text=True, timeout=30, check=False)
     if done.returncode:
         pytest.fail(f"ip {' '.join(command)}: {done.stderr.strip()}")

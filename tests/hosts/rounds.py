@@ -7,7 +7,6 @@ other host takes the store over, and the writer, if it comes back, is refused.
 from __future__ import annotations
 
 import queue
-import random
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING
 from tests.hosts.host import RECONNECTING, SILENT
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Callable, Iterator
 
     from tests.hosts.network import Cut, Network
@@ -87,7 +87,8 @@ class Writer:
             self._lines.get()
         for _ in range(count):
             line = self._lines.get(timeout=end - time.monotonic())
-            assert line and not line.startswith("refused"), line or "the writer ended"
+            assert line, "the writer ended"
+            assert not line.startswith("refused"), line
 
     def ended(self) -> str | None:
         """Wait until it ends by itself; return what it was refused with."""
@@ -234,12 +235,11 @@ def long_cut(scene: Scene) -> Round:
         try:
             if scene.storage.place.startswith("nbd"):
                 # Nothing fences here: the other host waits until the writer has given up.
-                refusal = writer.ended()
+                writer.ended()
             seconds, number = heir.take_over()
         finally:
             scene.network.heal("one", how)
-        if not scene.storage.place.startswith("nbd"):
-            refusal = writer.ended()
+        refusal = writer.ended()
         # What was on its way from the old writer has had time to arrive.
         time.sleep(1)
         assert heir.still_has() == number + 1

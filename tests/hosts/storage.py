@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from tests.ceph.cluster import Cluster
     from tests.hosts.network import Network
 
+#: Kinds of storage: two NBD servers, and a cluster on files.
+PLACES = ("nbdkit", "qemu-nbd", "ceph")
 SIZE = 1 << 20
 _PORT = 10809
 
@@ -44,6 +46,7 @@ class NbdStorage:
     def __init__(self, network: Network, program: str, image: Path) -> None:
         if shutil.which(program) is None:
             pytest.fail(f"{program} is missing: see tools/system-packages.list")
+        image.parent.mkdir(exist_ok=True)
         image.write_bytes(bytes(SIZE))
         options = {
             "nbdkit": ("--foreground", "--ipaddr", STORAGE, "--port", str(_PORT), "file"),
@@ -98,18 +101,15 @@ class CephStorage:
 
 
 @contextmanager
-def nbd_storage(network: Network, program: str, directory: Path) -> Iterator[NbdStorage]:
-    """Serve an image by an NBD server."""
-    storage = NbdStorage(network, program, directory / f"{program}.img")
+def serving(kind: str, network: Network, directory: Path) -> Iterator[Storage]:
+    """Serve a device of one of `PLACES` to both hosts."""
+    if kind == "ceph":
+        within = network.within("storage")
+        with running_cluster(directory, durable=True, host=STORAGE, within=within) as cluster:
+            yield CephStorage(cluster)
+        return
+    storage = NbdStorage(network, kind, directory / f"{kind}.img")
     try:
         yield storage
     finally:
         storage.end()
-
-
-@contextmanager
-def ceph_storage(network: Network, directory: Path) -> Iterator[CephStorage]:
-    """Serve an image of Ceph."""
-    within = network.within("storage")
-    with running_cluster(directory, durable=True, host=STORAGE, within=within) as cluster:
-        yield CephStorage(cluster)

@@ -34,7 +34,7 @@ Fault = Literal["refused", "cut before", "cut after", "cut within", "died"]
 FAULTS: tuple[Fault, ...] = ("refused", "cut before", "cut after", "cut within", "died")
 
 
-class _Cut(Exception):
+class _CutError(Exception):
     """The connection ends here."""
 
 
@@ -112,7 +112,7 @@ class RecordingServer:
                 serving.start()
 
     def _serve(self, client: socket.socket) -> None:
-        with client, suppress(OSError, _Cut):
+        with client, suppress(OSError, _CutError):
             if self.last and self.count >= self.last:
                 return
             begun = greet(client, len(self.content))
@@ -129,23 +129,23 @@ class RecordingServer:
         """Carry out a request; return the bytes of the reply."""
         self.commands.append(request.command)
         if self.last and self.count > self.last:
-            raise _Cut
+            raise _CutError
         fault = self.faults.get(self.count)
         if request.command == Command.WRITE:
             if fault == "cut within":
                 half = _exactly(client, request.length // 2)
                 self._write(request.offset, half, forced=False)
-                raise _Cut
+                raise _CutError
             request.data = _exactly(client, request.length)
         if fault == "refused":
             return replies.failed(request.cookie, Errno.EIO, "as the test wants it")
         if fault in ("cut before", "cut within"):
-            raise _Cut
+            raise _CutError
         answer = self._carry_out(request, replies)
         if fault == "died":
             self._die()
         if fault in ("cut after", "died") or self.count == self.last:
-            raise _Cut
+            raise _CutError
         return answer
 
     def _carry_out(self, request: _Request, replies: Replies) -> bytes:
@@ -202,10 +202,10 @@ def greet(client: socket.socket, size: int) -> Begun:
         elif event is None:
             data = client.recv(4096)
             if not data:
-                raise _Cut
+                raise _CutError
             handshake.receive(data)
         else:
-            raise _Cut
+            raise _CutError
 
 
 def serving(content: bytes, path: Path) -> RecordingServer:
@@ -218,6 +218,6 @@ def _exactly(client: socket.socket, size: int) -> bytes:
     while len(data) < size:
         piece = client.recv(size - len(data))
         if not piece:
-            raise _Cut
+            raise _CutError
         data += piece
     return bytes(data)

@@ -8,14 +8,13 @@ written.
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import luks
 from blobstore.container.initialise import container_size, initialise
 from blobstore.image.remote.nbd_disk import NbdDisk
-from blobstore.store.store import Store
 from formats.devices.device import MemoryDevice
 from formats.errors import FormatError
 from formats.nbd.numbers import Command
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from blobstore.store.store import Store
     from tests.support.stores import Contents
 
     Step = Callable[[Store], object]
@@ -180,7 +180,9 @@ def test_p4_a_header_opens_with_the_old_key_or_the_new_one(
     name: str, version: int, tmp_path: Path
 ) -> None:
     device = MemoryDevice(0)
-    more = {"keyslots_size": 256 << 10, "data_offset": 288 << 10} if version == 2 else {}
+    more: dict[str, Any] = {}
+    if version == 2:
+        more = {"keyslots_size": 256 << 10, "data_offset": 288 << 10}
     luks.format(
         device, PASSPHRASE, version=version, key_size=32, size=4096, kdf=PBKDF2, **more
     ).close()

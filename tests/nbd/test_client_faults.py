@@ -7,7 +7,6 @@ flushed, is not noticed at all if the server is there again.
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 from functools import lru_cache
@@ -29,6 +28,7 @@ from tests.nbd.servers import nbdkit
 from tests.nbd.test_client_crash import commit_window
 from tests.store.test_faults import everything
 from tests.support.devices import crash_states
+from tests.support.effort import cases
 from tests.support.stores import contents, image, open_store, spec
 from tests.support.windows import window_image
 
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from tests.support.stores import Contents
 
 pytestmark = pytest.mark.slow
-
-THOROUGH = bool(os.environ.get("BLOBSTORE_THOROUGH"))
 
 SMALL = image([spec("a", 700, b"old a"), spec("b", 100, b"old b")], free=20_000)
 WINDOW = window_image(2700, b"\x55" * 2700)
@@ -59,6 +57,11 @@ def together(store: Store) -> None:
         changes.put("b", b"new b")
 
 
+def put_and_close(store: Store) -> None:
+    store.put("b", b"new b")
+    store.close()
+
+
 OPERATIONS: dict[str, tuple[bytes, Callable[[Store], object]]] = {
     "puts": (SMALL, puts),
     "several at once": (SMALL, together),
@@ -66,7 +69,7 @@ OPERATIONS: dict[str, tuple[bytes, Callable[[Store], object]]] = {
     "delete": (SMALL, lambda store: store.delete("a")),
     "transaction": (SMALL, everything),
     "window": (WINDOW, commit_window),
-    "close": (SMALL, lambda store: (store.put("b", b"new b"), store.close())),
+    "close": (SMALL, put_and_close),
 }
 ERRORS = (DeviceError, PoisonedStoreError, DamagedHeadError, FormatError)
 
@@ -136,7 +139,7 @@ def test_n66_faults_while_what_was_not_flushed_is_sent_again(
 ) -> None:
     states = expected("transaction")
     requests = run("transaction", tmp_path, {}).requests
-    for number in range(1, requests + 1, 1 if THOROUGH else 3):
+    for number in range(1, requests + 1, cases(3, 1)):
         for after in (1, 2, 3):
             outcome = run("transaction", tmp_path, {number: first, number + after: second})
             if second != "refused":
@@ -180,8 +183,9 @@ def test_n78_what_was_refused_is_not_sent_again(tmp_path: Path) -> None:
             disk.write(512, b"2" * 512)
         disk.write(1024, b"3" * 512)
         disk.flush()
-        assert server.commands == [*[Command.WRITE] * 3, Command.FLUSH, *[Command.WRITE] * 2] + [
-            Command.FLUSH
+        assert server.commands == [
+            *(Command.WRITE, Command.WRITE, Command.WRITE, Command.FLUSH),
+            *(Command.WRITE, Command.WRITE, Command.FLUSH),
         ]
         assert bytes(server.content) == b"1" * 512 + bytes(512) + b"3" * 512 + bytes(2560)
 

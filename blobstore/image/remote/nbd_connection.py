@@ -103,6 +103,7 @@ class NbdConnection:
             DeviceError, FormatError, UnsupportedError: As `formats.nbd.asking.negotiate`.
         """
         self._cookie = 0
+        self._encrypted = address.tls is not None
         self._socket = _connect(address)
         try:
             self.served: Served = self._negotiate(address)
@@ -203,11 +204,13 @@ class NbdConnection:
         head = asking.request(ask.command, cookie, ask.offset, ask.length, ask.flags)
         if ask.data is None:
             self._socket.sendall(head)
-        elif len(ask.data) <= 64 << 10 or not hasattr(self._socket, "sendmsg"):
+        elif self._encrypted:
             self._socket.sendall(b"".join((head, ask.data)))
         else:
-            self._socket.sendall(head)
-            self._socket.sendall(ask.data)
+            sent = self._socket.sendmsg((head, ask.data)) - len(head)
+            if sent < 0:
+                self._socket.sendall(head[sent:])
+            self._socket.sendall(ask.data[max(sent, 0) :])
 
     def _receive(self, pending: dict[int, Ask]) -> Ask | None:
         """Take one reply, or a part of one; return its request if that is the last part."""
