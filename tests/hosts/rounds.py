@@ -72,12 +72,13 @@ class Writer:
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.startswith("refused"):
-                self.refusal = line.strip().removeprefix("refused ")
-            else:
-                self.acknowledged = int(line)
-            self._lines.put(line)
+        with self.process.stdout as lines:
+            for line in lines:
+                if line.startswith("refused"):
+                    self.refusal = line.strip().removeprefix("refused ")
+                else:
+                    self.acknowledged = int(line)
+                self._lines.put(line)
         self._lines.put("")  # the end
 
     def wait_for_puts(self, count: int) -> None:
