@@ -15,8 +15,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from blobstore.image.remote.host_lock import HostLock
 from blobstore.image.remote.nbd_connection import Ask, NbdConnection
-from formats.devices.device import Device
+from blobstore.image.remote.unflushed import LIMIT, Unflushed, writes
+from formats.devices.device import SharedDevice
 from formats.errors import (
     DeviceError,
     FormatError,
@@ -30,6 +32,7 @@ from formats.process import Owned, Owner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from blobstore.image.remote.nbd_connection import NbdAddress
     from formats.devices.device import ReadableBuffer, WritableBuffer
@@ -41,8 +44,6 @@ _Result = TypeVar("_Result")
 
 #: Most bytes of one request; several are on their way at a time.
 _PIECE: Final = 1 << 20
-#: Bytes of writes that are kept until a flush; at that many they are flushed.
-_KEPT: Final = 16 << 20
 #: Connections at a time, where the server says that several are safe.
 _CONNECTIONS: Final = 4
 #: Seconds between two tries to connect again: first, and at most.
@@ -52,7 +53,7 @@ _LONGEST_PAUSE: Final = 1.0
 _STATUS: Final = 1 << 30
 
 
-class NbdDisk(Owned, Device):
+class NbdDisk(Owned, SharedDevice):
     """An export as a device. It may be used by several threads.
 
     Attributes:
@@ -61,7 +62,13 @@ class NbdDisk(Owned, Device):
     """
 
     def __init__(
-        self, address: NbdAddress, *, read_only: bool = True, reconnecting: float = 10
+        self,
+        address: NbdAddress,
+        *,
+        read_only: bool = True,
+        reconnecting: float = 10,
+        lock: bool = True,
+        lock_file: Path | None = None,
     ) -> None:
         """Connect to the server.
 
@@ -69,8 +76,11 @@ class NbdDisk(Owned, Device):
             address: Where the export is.
             read_only: Permit no writing.
             reconnecting: Seconds to try to connect again when the connection broke; 0 does not.
+            lock: Take the lock of ``lock_file`` until `close`, if it is to be written.
+            lock_file: Keeps other processes of this machine out: NBD has no lock (P17).
 
         Raises:
+            DeviceBusyError: Another process of this machine holds that lock.
             ReadOnlyError: It is to be written, and the export takes no writes.
             UnsupportedError: It is to be written, and the server cannot make that durable.
             DeviceError: No server answers, or it does not serve this export.
@@ -81,6 +91,7 @@ class NbdDisk(Owned, Device):
         self._reconnecting = reconnecting
         self._owner = Owner(f"the {address}")
         self._closed = False
+        self._host_lock = HostLock(lock_file)
         #: Held while something writes, flushes or connects again; reads need it for the last only.
         self._lock = threading.RLock()
         self._free = threading.Condition()
@@ -89,8 +100,7 @@ class NbdDisk(Owned, Device):
         #: Why a connection broke, until what was not flushed was sent again; and how often it was.
         self._broken: OSError | FormatError | None = None
         self._epoch = 0
-        self._kept: list[tuple[Command, int, int, bytes]] = []
-        self._kept_size = 0
+        self._unflushed = Unflushed()
         try:
             first = NbdConnection(address)
         except TimeoutError as error:
@@ -109,6 +119,12 @@ class NbdDisk(Owned, Device):
         self._limit = _CONNECTIONS if several else 1
         self._idle.append(first)
         self._count = 1
+        if lock and not read_only:
+            try:
+                self.lock()
+            except BaseException:
+                self.close()
+                raise
 
     @property
     def size(self) -> int:
@@ -117,6 +133,20 @@ class NbdDisk(Owned, Device):
     @property
     def block_size(self) -> int:
         return max(512, self._served.least)
+
+    def lock(self) -> None:
+        """Keep other processes of this machine out; no other host is (P5, P17)."""
+        self._owner.require()
+        self._host_lock.acquire(f"the {self.address}")
+
+    def unlock(self) -> None:
+        """Let other processes of this machine have it."""
+        self._owner.require()
+        self._host_lock.release()
+
+    def measure(self) -> None:
+        """Do nothing: a server tells the size only once for each connection."""
+        self._owner.require()
 
     def read_into(self, offset: int, buffer: WritableBuffer, /) -> None:
         self._owner.require()
@@ -136,6 +166,8 @@ class NbdDisk(Owned, Device):
         self._attempt(lambda connection: connection.carry_out(pieces()))
         if whole is not view:
             view[:] = whole[offset - start : offset - start + len(view)]
+        if self.observer is not None:
+            self.observer(offset, view)
 
     def write(self, offset: int, data: ReadableBuffer, /) -> None:
         self._owner.require()
@@ -151,8 +183,8 @@ class NbdDisk(Owned, Device):
                 self.read_into(start, block)
                 block[offset - start : offset - start + len(view)] = view
                 view = memoryview(block)
-            for at in range(start, end, _KEPT // 2):
-                self._write(at, view[at - start : at - start + _KEPT // 2])
+            for at in range(start, end, LIMIT // 2):
+                self._write(at, view[at - start : at - start + LIMIT // 2])
 
     def write_durably(self, offset: int, data: ReadableBuffer, /) -> None:
         self._owner.require()
@@ -173,7 +205,7 @@ class NbdDisk(Owned, Device):
             return
         with self._lock:
             self._attempt(lambda connection: connection.carry_out([Ask(Command.FLUSH)]))
-            self._forget()
+            self._unflushed.clear()
 
     def discard(self, offset: int, size: int, /) -> None:
         """Have the server fill a range with zeros, and give its space back if it can."""
@@ -235,16 +267,18 @@ class NbdDisk(Owned, Device):
             idle, self._idle = self._idle, deque()
         for connection in idle:
             if self._owner.is_other:
-                connection.abandon()
+                connection.release()
             else:
                 connection.close()
+        self._host_lock.release()
 
     # ------------------------------------------------------------ writing
 
     def _write(self, offset: int, view: memoryview) -> None:
         self._make_room(len(view))
-        self._attempt(lambda connection: connection.carry_out(self._writes(offset, view)))
-        self._keep(Command.WRITE, offset, len(view), bytes(view))
+        most = self._most
+        self._attempt(lambda connection: connection.carry_out(writes(offset, view, most)))
+        self._unflushed.add(Command.WRITE, offset, len(view), bytes(view))
 
     def _may_force(self, offset: int, length: int) -> bool:
         """Say whether one write that is durable when it is answered does as well as a flush.
@@ -252,40 +286,22 @@ class NbdDisk(Owned, Device):
         It says nothing of earlier writes, so there must be none that were not flushed (N77).
         """
         return (
-            not self._kept
+            not self._unflushed
             and self._served.can(TransmissionFlag.SEND_FUA)
             and 0 < length <= self._most
             and (offset, offset + length) == self._aligned(offset, length)
         )
 
-    def _writes(self, offset: int, view: memoryview) -> Iterator[Ask]:
-        for at in range(0, len(view), self._most):
-            piece = view[at : at + self._most]
-            yield Ask(Command.WRITE, offset + at, len(piece), data=piece)
-
     def _zero(self, offset: int, length: int) -> None:
         ask = Ask(Command.WRITE_ZEROES, offset, length)
         self._make_room(0)
         self._attempt(lambda connection: connection.carry_out([ask]))
-        self._keep(ask.command, offset, length, b"")
-
-    def _keep(self, command: Command, offset: int, length: int, data: bytes) -> None:
-        """Keep a change that the server answered until the next flush.
-
-        One that it refused is not kept: the caller is told, and repeats it or does not (N78).
-        """
-        self._kept.append((command, offset, length, data))
-        self._kept_size += len(data)
+        self._unflushed.add(ask.command, offset, length)
 
     def _make_room(self, size: int) -> None:
         """Flush now if too much would be kept otherwise."""
-        if self._kept_size + size > _KEPT or len(self._kept) >= _KEPT // 4096:
+        if not self._unflushed.has_room(size):
             self.flush()
-
-    def _forget(self) -> None:
-        """Keep nothing: everything that was written is durable."""
-        self._kept.clear()
-        self._kept_size = 0
 
     def _require_open_for_writing(self) -> None:
         if self.read_only:
@@ -370,7 +386,7 @@ class NbdDisk(Owned, Device):
         if self._count >= self._limit or not self._lock.acquire(blocking=False):
             return False
         try:
-            return not self._kept
+            return not self._unflushed
         finally:
             self._lock.release()
 
@@ -406,7 +422,7 @@ class NbdDisk(Owned, Device):
                 continue
             try:
                 self._require_same(connection.served)
-                self._send_again(connection)
+                self._unflushed.repeat(connection, self._most)
                 connection.wait_at_most(self.address.timeout)
             except (OSError, FormatError) as failure:
                 error = failure
@@ -437,10 +453,3 @@ class NbdDisk(Owned, Device):
             TransmissionFlag.SEND_FLUSH | TransmissionFlag.SEND_WRITE_ZEROES
         ):
             raise DeviceError(f"the {self.address} can do less than before [N66]")
-
-    def _send_again(self, connection: NbdConnection) -> None:
-        for command, offset, length, data in self._kept:
-            if command is Command.WRITE:
-                connection.carry_out(self._writes(offset, memoryview(data)))
-            else:
-                connection.carry_out([Ask(command, offset, length)])
