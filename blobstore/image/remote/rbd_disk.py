@@ -245,14 +245,10 @@ class RbdDisk(Owned, SharedDevice):
         self._require_writable()
         view = memoryview(data)
         for at in range(0, len(view), _PIECE):
-            piece = bytes(view[at : at + _PIECE])
+            piece = view[at : at + _PIECE]
+            memory = (c_char * len(piece)).from_buffer_copy(piece)
             count = check(
-                self._call["rbd_write"](
-                    self._handle,
-                    offset + at,
-                    len(piece),
-                    (c_char * len(piece)).from_buffer_copy(piece),
-                ),
+                self._call["rbd_write"](self._handle, offset + at, len(piece), memory),
                 f"cannot write {self.address} at byte {offset + at}",
             )
             if count != len(piece):
