@@ -92,7 +92,7 @@ class CryptSegment(Device):
 
     def write_durably(self, offset: int, data: ReadableBuffer, /) -> None:
         start, end = self._sectors(offset, len(data))
-        if end - start <= _CHUNK:
+        if 0 < end - start <= _CHUNK:
             self._write(offset, data, self._device.write_durably)
         else:
             super().write_durably(offset, data)

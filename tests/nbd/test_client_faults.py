@@ -153,7 +153,7 @@ def test_n66_a_server_that_goes_for_good(name: str, tmp_path: Path) -> None:
     states = expected(name)
     requests = run(name, tmp_path, {}).requests
     for last in range(1, requests + 1):
-        outcome = run(name, tmp_path, {}, reconnecting=0.05, dying_at=last)
+        outcome = run(name, tmp_path, {}, reconnecting=0.01, dying_at=last)
         assert not outcome.acknowledged
         check(outcome, states)
 

@@ -139,6 +139,9 @@ class RbdDisk(Owned, SharedDevice):
             DeviceError: The cluster does not answer.
         """
         self._owner.require()
+        if self._is_owner():
+            self.measure()
+            return
         for owner in self._silent_owners():
             self._cluster.keep_out(owner)  # librbd breaks their locks by itself
         result = self._call["rbd_lock_acquire"](self._handle, LOCK_EXCLUSIVE)
@@ -147,12 +150,14 @@ class RbdDisk(Owned, SharedDevice):
         check(result, f"cannot lock {self.address}")
         self.measure()
 
-    def _silent_owners(self) -> list[str]:
-        """Return who holds the lock and is not heard of any more.
+    def _is_owner(self) -> bool:
+        held = c_int()
+        asked = self._call["rbd_is_exclusive_lock_owner"](self._handle, byref(held))
+        check(asked, "cannot ask for the lock", writing=False)
+        return bool(held.value)
 
-        Raises:
-            DeviceBusyError: A process holds it that is alive.
-        """
+    def _silent_owners(self) -> list[str]:
+        """Return who has the lock and is not heard of; `DeviceBusyError` if one is alive."""
         deadline = time.monotonic() + _WAIT
         while owners := librbd.lock_owners(self._handle):
             if librbd.watchers(self._handle).isdisjoint(owners):
@@ -171,12 +176,7 @@ class RbdDisk(Owned, SharedDevice):
     def unlock(self) -> None:
         """Give up the lock; the image stays open. No error if it is not held."""
         self._owner.require()
-        held = c_int()
-        check(
-            self._call["rbd_is_exclusive_lock_owner"](self._handle, byref(held)),
-            "cannot ask for the lock",
-        )
-        if held.value:
+        if self._is_owner():
             check(self._call["rbd_lock_release"](self._handle), f"cannot unlock {self.address}")
 
     def fence(self) -> None:
