@@ -172,16 +172,26 @@ class DurableWriter:
         attempts = ATTEMPTS if spans and not self._unrepeatable else 1
         for attempt in range(1, attempts + 1):
             try:
-                for span in spans:
-                    for offset, piece in span.pieces():
-                        self._device.write(offset, piece)
-                self._device.flush()
+                self._write_and_flush(spans)
             except DeviceError as error:
                 _log.error("attempt %d of %d to write failed: %s", attempt, attempts, error)
                 if attempt == attempts:
                     raise
             else:
                 return
+
+    def _write_and_flush(self, spans: Sequence[Span]) -> None:
+        last: tuple[int, bytes] | None = None
+        for span in spans:
+            for piece in span.pieces():
+                if last is not None:
+                    self._device.write(*last)
+                last = piece
+        # Nearly every commit is one piece: on other machines' devices that is one round trip.
+        if last is None:
+            self._device.flush()
+        else:
+            self._device.write_durably(*last)
 
     @property
     def unflushed(self) -> bool:

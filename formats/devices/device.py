@@ -58,6 +58,13 @@ class BlockDevice(Protocol):
             DeviceError: The write failed; any part of it may have happened.
         """
 
+    def write_durably(self, offset: int, data: ReadableBuffer, /) -> None:
+        """Do as `write` and then `flush`, in one request where the device can.
+
+        Raises:
+            ReadOnlyError, DeviceFullError, DeviceError: As those; nothing is known to be durable.
+        """
+
     def flush(self) -> None:
         """Make everything written so far durable.
 
@@ -136,6 +143,17 @@ class Device(ABC):
     @abstractmethod
     def read_into(self, offset: int, buffer: WritableBuffer, /) -> None: ...
 
+    @abstractmethod
+    def write(self, offset: int, data: ReadableBuffer, /) -> None: ...
+
+    @abstractmethod
+    def flush(self) -> None: ...
+
+    def write_durably(self, offset: int, data: ReadableBuffer, /) -> None:
+        """Write and flush; subclasses that can do both in one request override it."""
+        self.write(offset, data)
+        self.flush()
+
     def read(self, offset: int, size: int) -> bytes:
         """Return the ``size`` bytes at ``offset``; errors as for `read_into`."""
         buffer = bytearray(size)
@@ -190,12 +208,6 @@ class SharedDevice(Device):
     @property
     @abstractmethod
     def block_size(self) -> int: ...
-
-    @abstractmethod
-    def write(self, offset: int, data: ReadableBuffer, /) -> None: ...
-
-    @abstractmethod
-    def flush(self) -> None: ...
 
     @abstractmethod
     def data_ranges(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
@@ -302,6 +314,10 @@ class SliceDevice(Device):
     def write(self, offset: int, data: ReadableBuffer, /) -> None:
         self._check_range(offset, len(data))
         self._device.write(self._offset + offset, data)
+
+    def write_durably(self, offset: int, data: ReadableBuffer, /) -> None:
+        self._check_range(offset, len(data))
+        self._device.write_durably(self._offset + offset, data)
 
     def flush(self) -> None:
         self._device.flush()

@@ -11,7 +11,7 @@ from luks.errors import LuksHeaderError, TruncatedImageError
 from luks.model import SECTOR_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from formats.devices.device import BlockDevice, ReadableBuffer, WritableBuffer
     from luks.crypto.spec import SectorCipher
@@ -88,18 +88,30 @@ class CryptSegment(Device):
             target[first - offset : last - offset] = chunk[first - at : last - at]
 
     def write(self, offset: int, data: ReadableBuffer, /) -> None:
+        self._write(offset, data, self._device.write)
+
+    def write_durably(self, offset: int, data: ReadableBuffer, /) -> None:
+        start, end = self._sectors(offset, len(data))
+        if 0 < end - start <= _CHUNK:
+            self._write(offset, data, self._device.write_durably)
+        else:
+            super().write_durably(offset, data)
+
+    def _write(
+        self, offset: int, data: ReadableBuffer, write: Callable[[int, memoryview], None]
+    ) -> None:
         self._check_range(offset, len(data))
         start, end = self._sectors(offset, len(data))
         source = memoryview(data)
         if 0 < end - start <= _CHUNK:
             with self._lock:
-                self._write_sectors(start, end, offset, source)
+                self._write_sectors(start, end, offset, source, write)
             return
         for at in range(start, end, _CHUNK):
             stop = min(at + _CHUNK, end)
             first, last = max(at, offset), min(stop, offset + len(data))
             with self._lock:
-                self._write_sectors(at, stop, first, source[first - offset : last - offset])
+                self._write_sectors(at, stop, first, source[first - offset : last - offset], write)
 
     def flush(self) -> None:
         self._device.flush()
@@ -174,7 +186,14 @@ class CryptSegment(Device):
         self._cipher.decrypt(self._number(offset), view, view)
         self._check_open()  # the key may have been wiped meanwhile
 
-    def _write_sectors(self, start: int, end: int, offset: int, data: memoryview) -> None:
+    def _write_sectors(
+        self,
+        start: int,
+        end: int,
+        offset: int,
+        data: memoryview,
+        write: Callable[[int, memoryview], None],
+    ) -> None:
         """Write the sectors from ``start`` to ``end``, which ``data`` covers but for edges.
 
         The caller holds the lock.
@@ -192,7 +211,7 @@ class CryptSegment(Device):
             except BaseException:
                 sectors[:] = bytes(end - start)  # parts of it are still in the clear
                 raise
-        self._device.write(self._offset + start, sectors)
+        write(self._offset + start, sectors)
 
     def _complete(
         self, sectors: memoryview, start: int, end: int, offset: int, data: memoryview

@@ -207,6 +207,18 @@ class Volume(Owned, Device):
         for segment, at, first, last in self._pieces(offset, len(view)):
             segment.write(at, view[first:last])
 
+    def write_durably(self, offset: int, data: ReadableBuffer, /) -> None:
+        self._check_open()
+        self._check_range(offset, len(data))
+        self._check_writable()
+        view = memoryview(data)
+        pieces = list(self._pieces(offset, len(view)))
+        if len(pieces) != 1:
+            super().write_durably(offset, data)
+            return
+        ((segment, at, _, _),) = pieces
+        segment.write_durably(at, view)
+
     def flush(self) -> None:
         self._check_open()
         self._device.flush()

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.bench import crossover, engine, images, kdfs, owner_puts, puts, startup
+from tests.bench import crossover, engine, images, kdfs, owner_puts, puts, remote, startup
 from tests.bench.machine import describe
 from tests.bench.peers import MissingPeerError, PeerDirectory
 from tests.bench.report import Report, table
@@ -22,6 +22,7 @@ SUITES: dict[str, Callable[[Setting], Report]] = {
     "engine": engine.run,
     "puts": puts.run,
     "owner": owner_puts.run,
+    "remote": remote.run,
     "startup": startup.run,
     "kdfs": kdfs.run,
 }

@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -137,7 +138,49 @@ WRITER = textwrap.dedent(
 )
 
 
-def test_a_dead_owner_is_shut_out(cluster: Cluster, address: RbdAddress) -> None:
+def refused(cluster: Cluster) -> list[str]:
+    """Return whom the cluster refuses, each with the time until when, and forget them."""
+    found = cluster.run("ceph", "osd", "blocklist", "ls").decode().strip().splitlines()
+    cluster.run("ceph", "osd", "blocklist", "clear")
+    return found
+
+
+def years_of(entry: str) -> float:
+    end = datetime.strptime(entry.split()[1], "%Y-%m-%dT%H:%M:%S.%f%z")
+    return (end - datetime.now(UTC)).days / 365
+
+
+def test_p31_an_owner_that_was_killed_is_kept_out_as_well(
+    cluster: Cluster, address: RbdAddress
+) -> None:
+    """librbd breaks such a lock without being asked, and the cluster would forget it in an hour."""
+    with RbdDisk(address, read_only=False) as disk:
+        blobstore.initialise(disk, [blobstore.SectionSpec("a", 100)], encrypted=False)
+    refused(cluster)
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, address.image, str(cluster.conf)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert writer.stdout is not None
+    acknowledged = [int(writer.stdout.readline()) for _ in range(5)][-1]
+    writer.kill()
+    acknowledged = max([acknowledged, *map(int, writer.communicate()[0].split())])
+    began = time.monotonic()
+    while True:
+        try:
+            disk = RbdDisk(address, read_only=False)
+        except DeviceBusyError:
+            assert time.monotonic() < began + 60
+            continue
+        break
+    with disk, blobstore.Store.on_device(disk, encrypted=False, read_only=True) as store:
+        assert int(store.get("a")) in (acknowledged, acknowledged + 1)
+    (entry,) = refused(cluster)
+    assert years_of(entry) > 9
+
+
+def test_p6_p31_an_owner_that_is_cut_off_is_shut_out(cluster: Cluster, address: RbdAddress) -> None:
     """The other host is not dead, but cut off: what it writes later is refused (fencing)."""
     with RbdDisk(address, read_only=False) as disk:
         blobstore.initialise(disk, [blobstore.SectionSpec("a", 100)], encrypted=False)
@@ -163,6 +206,8 @@ def test_a_dead_owner_is_shut_out(cluster: Cluster, address: RbdAddress) -> None
             assert int(store.get("a")) >= acknowledged
             store.put("a", b"mine")
         writer.wait(60)
+        (entry,) = refused(cluster)
+        assert years_of(entry) > 9
     finally:
         writer.kill()
         writer.communicate()

@@ -12,7 +12,11 @@ import pytest
 
 import luks
 from blobstore.container.initialise import SectionSpec, container_size, initialise
+from blobstore.image.remote.nbd_connection import NbdAddress
 from blobstore.image.remote.nbd_disk import NbdDisk
+from blobstore.image.remote.rbd_disk import RbdAddress, RbdDisk
+from blobstore.nbd.exports import NbdSections
+from blobstore.nbd.server import NbdServer
 from blobstore.store.store import Store
 from blobstore.store.windows.window import Window
 from formats.container.model import Kind
@@ -22,12 +26,16 @@ from formats.errors import ReadOnlyError, UnsupportedError
 from formats.qcow2.creation import Qcow2Options, create
 from formats.qcow2.opening import open_image
 from luks.crypto.ciphers import sector_cipher
+from tests.ceph.cluster import shared_cluster
 from tests.luks.support import PASSPHRASE, json_of, template, with_json
-from tests.nbd.servers import nbdkit
+from tests.nbd.servers import nbdkit, qemu_nbd, qemu_storage_daemon
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
+
+    from tests.nbd.servers import NbdServerProcess
 
 SIZE = 64 << 10
 _KDF = luks.Pbkdf2("sha256", 1000)
@@ -177,9 +185,53 @@ def qcow2_encrypted(_: Path, stack: ExitStack) -> BlockDevice:
     return _qcow2(Qcow2Options(cluster_size=8192, luks_header_size=2 << 20), stack, cipher=cipher)
 
 
+def _export(server: AbstractContextManager[NbdServerProcess], stack: ExitStack) -> BlockDevice:
+    return stack.enter_context(NbdDisk(stack.enter_context(server).address, read_only=False))
+
+
+def _file(directory: Path) -> Path:
+    path = directory / "image"
+    path.write_bytes(bytes(SIZE))
+    return path
+
+
 def nbd_export(directory: Path, stack: ExitStack) -> BlockDevice:
-    server = stack.enter_context(nbdkit(directory / "socket", "memory", str(SIZE)))
-    return stack.enter_context(NbdDisk(server.address, read_only=False))
+    return _export(nbdkit(directory / "socket", "memory", str(SIZE)), stack)
+
+
+def nbd_export_of_a_file(directory: Path, stack: ExitStack) -> BlockDevice:
+    return _export(nbdkit(directory / "socket", "file", str(_file(directory))), stack)
+
+
+def nbd_export_of_large_blocks(directory: Path, stack: ExitStack) -> BlockDevice:
+    options = ("blocksize-minimum=4096", "blocksize-maximum=16384", "blocksize-error-policy=error")
+    filtered = ("--filter=blocksize-policy", "memory", str(SIZE), *options)
+    return _export(nbdkit(directory / "socket", *filtered), stack)
+
+
+def nbd_export_of_qemu_nbd(directory: Path, stack: ExitStack) -> BlockDevice:
+    return _export(qemu_nbd(directory / "socket", _file(directory), "--format=raw"), stack)
+
+
+def nbd_export_of_qemu_storage_daemon(directory: Path, stack: ExitStack) -> BlockDevice:
+    return _export(qemu_storage_daemon(directory / "socket", _file(directory)), stack)
+
+
+def nbd_export_of_a_window(directory: Path, stack: ExitStack) -> BlockDevice:
+    """Of this project's own server."""
+    device = MemoryDevice(container_size([SectionSpec("window", SIZE)]))
+    initialise(device, [SectionSpec("window", SIZE, kind=Kind.WINDOW)], encrypted=False)
+    store = stack.enter_context(Store.on_device(device, encrypted=False))
+    path = directory / "socket"
+    stack.enter_context(NbdServer(path, NbdSections(store)))
+    return stack.enter_context(NbdDisk(NbdAddress(socket=path, export="window"), read_only=False))
+
+
+def rbd_image(directory: Path, stack: ExitStack) -> BlockDevice:
+    cluster = shared_cluster()
+    cluster.create(directory.name, SIZE)
+    address = RbdAddress(pool="rbd", image=directory.name, conf=str(cluster.conf))
+    return stack.enter_context(RbdDisk(address, read_only=False))
 
 
 MAKERS: list[Callable[[Path, ExitStack], BlockDevice]] = [
@@ -204,6 +256,12 @@ MAKERS: list[Callable[[Path, ExitStack], BlockDevice]] = [
     qcow2_over_a_backing_file,
     qcow2_encrypted,
     nbd_export,
+    nbd_export_of_a_file,
+    nbd_export_of_large_blocks,
+    nbd_export_of_qemu_nbd,
+    nbd_export_of_qemu_storage_daemon,
+    nbd_export_of_a_window,
+    rbd_image,
 ]
 #: What cannot be resized.
 FIXED = (SliceDevice, Window, NbdDisk)
@@ -268,6 +326,21 @@ def test_a_request_outside_is_the_caller_s_mistake(
     with pytest.raises(ValueError, match="outside"):
         device.read_into(offset, bytearray(size))
     assert read(device, 0, SIZE) == bytes(SIZE)
+
+
+@pytest.mark.parametrize(("offset", "size"), [(0, 4096), (512, 20_000), (7, 100), (SIZE, 0)])
+def test_what_is_written_durably_is_read_with_what_was_written_before(
+    device: BlockDevice, offset: int, size: int
+) -> None:
+    data = random.Random(4).randbytes(size)
+    device.write_durably(offset, data)
+    assert read(device, offset, size) == data
+    device.write(0, b"before")
+    device.write_durably(8192, data[:4096])
+    assert read(device, 0, 6) == b"before"
+    assert read(device, 8192, len(data[:4096])) == data[:4096]
+    with pytest.raises(ValueError, match="outside"):
+        device.write_durably(SIZE - 1, b"xy")
 
 
 def test_an_empty_request_at_the_end_is_fine(device: BlockDevice) -> None:

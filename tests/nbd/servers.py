@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 class NbdServerProcess:
     """A server on a Unix socket, which can be killed and started again."""
 
-    def __init__(self, command: list[str], place: Path) -> None:
+    def __init__(self, command: list[str], place: Path, *, export: str = "") -> None:
         if shutil.which(command[0]) is None:
             pytest.fail(f"{command[0]} is missing: see tools/system-packages.list")
         self.command, self.socket = command, place
-        self.address = NbdAddress(socket=place)
+        self.address = NbdAddress(socket=place, export=export)
         self.start()
 
     def start(self) -> None:
@@ -79,6 +79,25 @@ def qemu_nbd(place: Path, image: Path, *options: str) -> Iterator[NbdServerProce
             *(*options, str(image)),
         ],
         place,
+    )
+    try:
+        yield server
+    finally:
+        server.end()
+
+
+@contextmanager
+def qemu_storage_daemon(place: Path, image: Path) -> Iterator[NbdServerProcess]:
+    """Run qemu-storage-daemon for a raw image."""
+    server = NbdServerProcess(
+        [
+            *("qemu-storage-daemon", "--blockdev"),
+            f"driver=file,node-name=disk,filename={image},discard=unmap",
+            *("--nbd-server", f"addr.type=unix,addr.path={place}"),
+            *("--export", "type=nbd,id=it,node-name=disk,name=disk,writable=on"),
+        ],
+        place,
+        export="disk",
     )
     try:
         yield server

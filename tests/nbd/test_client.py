@@ -14,7 +14,7 @@ import blobstore
 from blobstore.image.remote.nbd_connection import NbdAddress
 from blobstore.image.remote.nbd_disk import NbdDisk
 from formats.errors import DeviceError, DeviceFullError, ReadOnlyError, UnsupportedError
-from tests.nbd.servers import nbdkit, qemu_nbd
+from tests.nbd.servers import nbdkit, qemu_nbd, qemu_storage_daemon
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,6 +51,7 @@ SERVERS: dict[str, Callable[[Path, Path], AbstractContextManager[NbdServerProces
         socket, "--filter=delay", "file", str(image), "rdelay=1ms", "wdelay=1ms"
     ),
     "qemu-nbd raw": lambda socket, image: qemu_nbd(socket, image, "--format=raw"),
+    "qemu-storage-daemon": qemu_storage_daemon,
 }
 
 

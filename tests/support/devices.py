@@ -33,6 +33,11 @@ class Write:
 
 
 @dataclass(frozen=True)
+class ForcedWrite(Write):
+    """One that was durable when it returned (FUA), whatever was written before."""
+
+
+@dataclass(frozen=True)
 class Resize:
     """A recorded change of size; new bytes are zero."""
 
@@ -145,6 +150,12 @@ class _Disk:
         self.durable = self.content(range(len(self.pending)))
         self.pending.clear()
 
+    def force(self, write: Write) -> None:
+        """Make one write durable, over anything older in the same sectors."""
+        sectors = dict(_sectors(write))
+        self.pending = [(at, data) for at, data in self.pending if at not in sectors]
+        self.durable[write.offset : write.offset + len(write.data)] = write.data
+
 
 def crash_states(
     before: bytes,
@@ -182,6 +193,9 @@ def crash_states(
             for resized in {True, disk.size == len(disk.durable)}:
                 content = disk.content(chosen, resized=resized)
                 yield CrashState(bytes(content), tuple(marks), point, len(chosen))
+        if isinstance(event, ForcedWrite):
+            disk.force(event)
+            yield CrashState(bytes(disk.durable), tuple(marks), point, 0)
     if marks:
         # What was issued last is still unflushed, and the marks now count.
         yield CrashState(bytes(disk.durable), tuple(marks), len(log), 0)

@@ -11,14 +11,18 @@ from __future__ import annotations
 import ctypes
 import errno
 import functools
+import json
 import os
 from ctypes import POINTER, byref, c_char, c_char_p, c_int, c_size_t, c_uint64, c_void_p
 from typing import TYPE_CHECKING, Any, Final
 
 from formats.errors import DeviceError, UnsupportedError, device_error
+from formats.logs import LateLogger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+_log = LateLogger(__name__)
 
 REMEDY: Final = "install librbd: Debian's package is librbd1"
 
@@ -28,6 +32,8 @@ DiffCallback = ctypes.CFUNCTYPE(c_int, c_uint64, c_size_t, c_int, c_void_p)
 #: The mode of a lock that others cannot take, however they ask.
 LOCK_EXCLUSIVE: Final = 0
 _LOCK_OWNERS: Final = 8
+#: How long the cluster refuses a process whose lock was broken: ten years.
+_SHUT_OUT_SECONDS: Final = 10 * 365 * 86400
 
 
 class SnapshotInfo(ctypes.Structure):
@@ -49,6 +55,10 @@ _FUNCTIONS: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
         "rados_conf_set": (c_void_p, c_char_p, c_char_p),
         "rados_connect": (c_void_p,),
         "rados_shutdown": (c_void_p,),
+        "rados_mon_command": (
+            *(c_void_p, POINTER(c_char_p), c_size_t, c_char_p, c_size_t),
+            *(c_void_p, c_void_p, c_void_p, c_void_p),
+        ),
         "rados_ioctx_create": (c_void_p, c_char_p, POINTER(c_void_p)),
         "rados_ioctx_destroy": (c_void_p,),
     },
@@ -74,6 +84,8 @@ _FUNCTIONS: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
         "rbd_lock_get_owners": (c_void_p, POINTER(c_int), POINTER(c_char_p), POINTER(c_size_t)),
         "rbd_lock_get_owners_cleanup": (POINTER(c_char_p), c_size_t),
         "rbd_lock_break": (c_void_p, c_int, c_char_p),
+        "rbd_watchers_list": (c_void_p, c_void_p, POINTER(c_size_t)),
+        "rbd_watchers_list_cleanup": (c_void_p, c_size_t),
         "rbd_is_exclusive_lock_owner": (c_void_p, POINTER(c_int)),
         "rbd_snap_create": (c_void_p, c_char_p),
         "rbd_snap_remove": (c_void_p, c_char_p),
@@ -84,7 +96,7 @@ _FUNCTIONS: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
 }
 _SIZES: Final = {"rbd_read", "rbd_write", "rbd_write_zeroes"}
 _NOTHING: Final = {"rados_ioctx_destroy", "rados_shutdown", "rbd_lock_get_owners_cleanup"}
-_NOTHING_MORE: Final = {"rbd_snap_list_end"}
+_NOTHING_MORE: Final = {"rbd_snap_list_end", "rbd_watchers_list_cleanup"}
 
 
 @functools.cache
@@ -136,6 +148,12 @@ def check(result: int, what: str, *, writing: bool = True) -> int:
     raise device_error(error, what, writing=writing) from error
 
 
+class _Watcher(ctypes.Structure):
+    """``rbd_image_watcher_t``."""
+
+    _fields_ = (("address", c_char_p), ("id", ctypes.c_int64), ("cookie", c_uint64))
+
+
 class Cluster:
     """A connection to a Ceph cluster, and one of its pools."""
 
@@ -167,6 +185,7 @@ class Cluster:
             )
             for key, value in (
                 ("rbd_cache", "false"),  # then what is written is with the cluster
+                ("rbd_blocklist_on_break_lock", "true"),  # whatever the file says (P6)
                 ("client_mount_timeout", str(timeout)),
                 ("rados_mon_op_timeout", str(timeout)),
             ):
@@ -185,6 +204,27 @@ class Cluster:
         except BaseException:
             self.close()
             raise
+
+    def keep_out(self, client: str) -> None:
+        """Have the cluster refuse a client for ten years, whose lock is broken then (P31).
+
+        Breaking it does so too, for an hour. A host that was cut off for longer would come
+        back, and send what it still has to write. Monitors do not prolong what they have, so
+        this comes first. (The option for that time, ``rbd_blocklist_expire_seconds``, makes
+        librbd 16.2 fail to break locks.)
+
+        Args:
+            client: Its address, as `lock_owners` has it.
+        """
+        words = {"prefix": "osd blocklist", "blocklistop": "add", "addr": client}
+        command = json.dumps({**words, "expire": float(_SHUT_OUT_SECONDS)}).encode()
+        result = self._call["rados_mon_command"](
+            self._cluster, byref(c_char_p(command)), 1, None, 0, None, None, None, None
+        )
+        if result < 0:
+            _log.warning(
+                "%s is shut out for an hour, and not for longer: %s", client, os.strerror(-result)
+            )
 
     def close(self) -> None:
         """Let go of the cluster. It may be called twice."""
@@ -207,4 +247,19 @@ def lock_owners(image: c_void_p) -> list[str]:
     check(result, "cannot ask who has the lock", writing=False)
     names = [(owners[number] or b"").decode(errors="replace") for number in range(count.value)]
     call["rbd_lock_get_owners_cleanup"](owners, count)
+    return names
+
+
+def watchers(image: c_void_p) -> set[str]:
+    """Return who has an image open for writing, and was heard of lately."""
+    call = functions()
+    count = c_size_t(_LOCK_OWNERS)
+    while True:
+        found = (_Watcher * count.value)()
+        result = call["rbd_watchers_list"](image, found, byref(count))
+        if result != -errno.ERANGE:  # else it said how many there are
+            break
+    check(result, "cannot ask who has the image open", writing=False)
+    names = {(one.address or b"").decode(errors="replace") for one in found[: count.value]}
+    call["rbd_watchers_list_cleanup"](found, count)
     return names

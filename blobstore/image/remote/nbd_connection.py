@@ -28,6 +28,7 @@ IN_FLIGHT: Final = 8
 #: Most bytes of an error, or of the extents, of one reply.
 _MOST_DETAIL: Final = 1 << 20
 
+#: Linger or not, and for how many seconds.
 _LINGER: Final = struct.Struct("HH" if sys.platform == "win32" else "ii")
 
 _CLASSES: Final[dict[int, type[DeviceError]]] = {
@@ -74,6 +75,7 @@ class Ask:
         command: What to do.
         offset: Where, in bytes.
         length: How many bytes.
+        flags: Of `CommandFlag`.
         data: Those to write.
         into: Where those that are read go.
         extents: Lengths, and whether each is known to be zeros.
@@ -112,6 +114,7 @@ class NbdConnection:
             DeviceError, FormatError, UnsupportedError: As `formats.nbd.asking.negotiate`.
         """
         self._cookie = 0
+        self._encrypted = address.tls is not None
         self._socket = _connect(address)
         try:
             self.served: Served = self._negotiate(address)
@@ -127,8 +130,20 @@ class NbdConnection:
             self._socket.sendall(asking.request(Command.DISC, 0, 0, 0))
         self._socket.close()
 
+    def release(self) -> None:
+        """Let go of the connection in a child; it stays its parent's."""
+        self._socket.close()
+
+    def wait_at_most(self, seconds: float) -> None:
+        """Bound how long the server may be silent from now on, when it is expected to answer."""
+        self._socket.settimeout(seconds)
+
     def abandon(self) -> None:
-        """Close the connection, in whatever state it is."""
+        """Close the connection, in whatever state it is; nothing more of it reaches the server.
+
+        What was sent, and is sent again on another connection, must not arrive once more, over
+        later writes (N79): it is reset, since it was told to linger for no time (P60).
+        """
         self._socket.close()
 
     @property
@@ -158,7 +173,7 @@ class NbdConnection:
                 if done is not None and done.error:
                     failed = failed or done
         except BaseException:
-            self._socket.close()  # half of something is on its way
+            self.abandon()  # half of something is on its way
             raise
         if failed is not None:
             raise _failure(failed)
@@ -205,11 +220,13 @@ class NbdConnection:
         head = asking.request(ask.command, cookie, ask.offset, ask.length, ask.flags)
         if ask.data is None:
             self._socket.sendall(head)
-        elif len(ask.data) <= 64 << 10 or not hasattr(self._socket, "sendmsg"):
+        elif self._encrypted:
             self._socket.sendall(b"".join((head, ask.data)))
         else:
-            self._socket.sendall(head)
-            self._socket.sendall(ask.data)
+            sent = self._socket.sendmsg((head, ask.data)) - len(head)
+            if sent < 0:
+                self._socket.sendall(head[sent:])
+            self._socket.sendall(ask.data[max(sent, 0) :])
 
     def _receive(self, pending: dict[int, Ask]) -> Ask | None:
         """Take one reply, or a part of one; return its request if that is the last part."""

@@ -13,10 +13,12 @@ import threading
 import time
 from collections import deque
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from blobstore.image.remote.host_lock import HostLock
 from blobstore.image.remote.nbd_connection import Ask, NbdConnection
+from blobstore.image.remote.unflushed import LIMIT, Unflushed, writes
 from formats.devices.device import SharedDevice
 from formats.errors import (
     DeviceError,
@@ -26,7 +28,7 @@ from formats.errors import (
     device_error,
 )
 from formats.logs import LateLogger
-from formats.nbd.numbers import Command, TransmissionFlag
+from formats.nbd.numbers import Command, CommandFlag, TransmissionFlag
 from formats.process import Owned, Owner
 
 if TYPE_CHECKING:
@@ -43,8 +45,6 @@ _Result = TypeVar("_Result")
 
 #: Most bytes of one request; several are on their way at a time.
 _PIECE: Final = 1 << 20
-#: Bytes of writes that are kept until a flush; at that many they are flushed.
-_KEPT: Final = 16 << 20
 #: Connections at a time, where the server says that several are safe.
 _CONNECTIONS: Final = 4
 #: Seconds between two tries to connect again: first, and at most.
@@ -101,8 +101,7 @@ class NbdDisk(Owned, SharedDevice):
         #: Why a connection broke, until what was not flushed was sent again; and how often it was.
         self._broken: OSError | FormatError | None = None
         self._epoch = 0
-        self._kept: list[tuple[Command, int, int, bytes]] = []
-        self._kept_size = 0
+        self._unflushed = Unflushed()
         try:
             first = NbdConnection(address)
         except TimeoutError as error:
@@ -196,8 +195,21 @@ class NbdDisk(Owned, SharedDevice):
                 self.read_into(start, block)
                 block[offset - start : offset - start + len(view)] = view
                 view = memoryview(block)
-            for at in range(start, end, _KEPT // 2):
-                self._write(at, view[at - start : at - start + _KEPT // 2])
+            for at in range(start, end, LIMIT // 2):
+                self._write(at, view[at - start : at - start + LIMIT // 2])
+
+    def write_durably(self, offset: int, data: ReadableBuffer, /) -> None:
+        self._owner.require()
+        self._check_range(offset, len(data))
+        self._require_open_for_writing()
+        view = memoryview(data).cast("B")
+        with self._lock:
+            if not self._may_force(offset, len(view)):
+                self.write(offset, view)
+                self.flush()
+                return
+            ask = Ask(Command.WRITE, offset, len(view), CommandFlag.FUA, data=view)
+            self._attempt(lambda connection: connection.carry_out([ask]))
 
     def flush(self) -> None:
         self._owner.require()
@@ -205,8 +217,7 @@ class NbdDisk(Owned, SharedDevice):
             return
         with self._lock:
             self._attempt(lambda connection: connection.carry_out([Ask(Command.FLUSH)]))
-            self._kept.clear()
-            self._kept_size = 0
+            self._unflushed.clear()
 
     def discard(self, offset: int, size: int, /) -> None:
         """Have the server fill a range with zeros, and give its space back if it can."""
@@ -268,7 +279,7 @@ class NbdDisk(Owned, SharedDevice):
             idle, self._idle = self._idle, deque()
         for connection in idle:
             if self._owner.is_other:
-                connection.abandon()
+                connection.release()
             else:
                 connection.close()
         self._host_lock.release()
@@ -276,25 +287,33 @@ class NbdDisk(Owned, SharedDevice):
     # ------------------------------------------------------------ writing
 
     def _write(self, offset: int, view: memoryview) -> None:
-        self._keep(Command.WRITE, offset, len(view), bytes(view))
-        self._attempt(lambda connection: connection.carry_out(self._writes(offset, view)))
+        self._make_room(len(view))
+        most = self._most
+        self._attempt(lambda connection: connection.carry_out(writes(offset, view, most)))
+        self._unflushed.add(Command.WRITE, offset, len(view), bytes(view))
 
-    def _writes(self, offset: int, view: memoryview) -> Iterator[Ask]:
-        for at in range(0, len(view), self._most):
-            piece = view[at : at + self._most]
-            yield Ask(Command.WRITE, offset + at, len(piece), data=piece)
+    def _may_force(self, offset: int, length: int) -> bool:
+        """Say whether one write that is durable when it is answered does as well as a flush.
+
+        It says nothing of earlier writes, so there must be none that were not flushed (N77).
+        """
+        return (
+            not self._unflushed
+            and self._served.can(TransmissionFlag.SEND_FUA)
+            and 0 < length <= self._most
+            and (offset, offset + length) == self._aligned(offset, length)
+        )
 
     def _zero(self, offset: int, length: int) -> None:
         ask = Ask(Command.WRITE_ZEROES, offset, length)
-        self._keep(ask.command, offset, length, b"")
+        self._make_room(0)
         self._attempt(lambda connection: connection.carry_out([ask]))
+        self._unflushed.add(ask.command, offset, length)
 
-    def _keep(self, command: Command, offset: int, length: int, data: bytes) -> None:
-        """Keep a change until the next flush, which is made now if there are too many."""
-        if self._kept_size + len(data) > _KEPT or len(self._kept) >= _KEPT // 4096:
+    def _make_room(self, size: int) -> None:
+        """Flush now if too much would be kept otherwise."""
+        if not self._unflushed.has_room(size):
             self.flush()
-        self._kept.append((command, offset, length, data))
-        self._kept_size += len(data)
 
     def _require_open_for_writing(self) -> None:
         if self.read_only:
@@ -379,7 +398,7 @@ class NbdDisk(Owned, SharedDevice):
         if self._count >= self._limit or not self._lock.acquire(blocking=False):
             return False
         try:
-            return not self._kept
+            return not self._unflushed
         finally:
             self._lock.release()
 
@@ -401,10 +420,13 @@ class NbdDisk(Owned, SharedDevice):
         """
         pause = _PAUSE
         error: Exception = cause
-        while time.monotonic() < deadline:
+        while (left := deadline - time.monotonic()) > 0:
             _log.warning("%s: %s; connecting again", self.address, error)
             try:
-                connection = NbdConnection(self.address)
+                # Not longer than there is time: nothing answers from a host that is cut off.
+                connection = NbdConnection(
+                    replace(self.address, timeout=min(self.address.timeout, left))
+                )
             except (OSError, DeviceError, FormatError) as failure:
                 error = failure
                 time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
@@ -412,7 +434,8 @@ class NbdDisk(Owned, SharedDevice):
                 continue
             try:
                 self._require_same(connection.served)
-                self._send_again(connection)
+                self._unflushed.repeat(connection, self._most)
+                connection.wait_at_most(self.address.timeout)
             except (OSError, FormatError) as failure:
                 error = failure
                 connection.abandon()
@@ -442,10 +465,3 @@ class NbdDisk(Owned, SharedDevice):
             TransmissionFlag.SEND_FLUSH | TransmissionFlag.SEND_WRITE_ZEROES
         ):
             raise DeviceError(f"the {self.address} can do less than before [N66]")
-
-    def _send_again(self, connection: NbdConnection) -> None:
-        for command, offset, length, data in self._kept:
-            if command is Command.WRITE:
-                connection.carry_out(self._writes(offset, memoryview(data)))
-            else:
-                connection.carry_out([Ask(command, offset, length)])

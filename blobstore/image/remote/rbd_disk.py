@@ -11,6 +11,7 @@ import errno
 import os
 import sys
 import threading
+import time
 from contextlib import closing
 from ctypes import byref, c_char, c_int, c_uint64, c_void_p
 from dataclasses import dataclass, replace
@@ -34,6 +35,9 @@ _log = LateLogger(__name__)
 
 #: Most bytes of one request.
 _PIECE: Final = 4 << 20
+#: Seconds that a lock is waited for, and between two looks whether it is free.
+_WAIT: Final = 5.0
+_PAUSE: Final = 0.2
 #: Of new images: layering, exclusive-lock, object-map, fast-diff, deep-flatten, as Ceph has it.
 _FEATURES: Final = 61
 #: How often breaking a lock is tried that changes hands meanwhile.
@@ -135,26 +139,44 @@ class RbdDisk(Owned, SharedDevice):
             DeviceError: The cluster does not answer.
         """
         self._owner.require()
-        owners = librbd.lock_owners(self._handle)
+        if self._is_owner():
+            self.measure()
+            return
+        for owner in self._silent_owners():
+            self._cluster.keep_out(owner)  # librbd breaks their locks by itself
         result = self._call["rbd_lock_acquire"](self._handle, LOCK_EXCLUSIVE)
         if result in (-errno.EROFS, -errno.EBUSY, -errno.EAGAIN):
-            who = ", ".join(owners or librbd.lock_owners(self._handle)) or "another process"
-            raise DeviceBusyError(
-                f"{self.address} is in use: {who} holds its lock",
-                hint="if that host is dead, take the image over",
-            )
+            raise self._busy(librbd.lock_owners(self._handle))
         check(result, f"cannot lock {self.address}")
         self.measure()
+
+    def _is_owner(self) -> bool:
+        held = c_int()
+        asked = self._call["rbd_is_exclusive_lock_owner"](self._handle, byref(held))
+        check(asked, "cannot ask for the lock", writing=False)
+        return bool(held.value)
+
+    def _silent_owners(self) -> list[str]:
+        """Return who has the lock and is not heard of; `DeviceBusyError` if one is alive."""
+        deadline = time.monotonic() + _WAIT
+        while owners := librbd.lock_owners(self._handle):
+            if librbd.watchers(self._handle).isdisjoint(owners):
+                break
+            if time.monotonic() > deadline:
+                raise self._busy(owners)
+            time.sleep(_PAUSE)
+        return owners
+
+    def _busy(self, owners: list[str]) -> DeviceBusyError:
+        return DeviceBusyError(
+            f"{self.address} is in use: {', '.join(owners) or 'another process'} holds its lock",
+            hint="if that host is dead, take the image over",
+        )
 
     def unlock(self) -> None:
         """Give up the lock; the image stays open. No error if it is not held."""
         self._owner.require()
-        held = c_int()
-        check(
-            self._call["rbd_is_exclusive_lock_owner"](self._handle, byref(held)),
-            "cannot ask for the lock",
-        )
-        if held.value:
+        if self._is_owner():
             check(self._call["rbd_lock_release"](self._handle), f"cannot unlock {self.address}")
 
     def fence(self) -> None:
@@ -168,6 +190,7 @@ class RbdDisk(Owned, SharedDevice):
         for _ in range(_TRIES):
             for owner in librbd.lock_owners(self._handle):
                 _log.warning("%s: shutting out %s, which has the lock", self.address, owner)
+                self._cluster.keep_out(owner)
                 result = self._call["rbd_lock_break"](self._handle, LOCK_EXCLUSIVE, owner.encode())
                 if result != -errno.ENOENT:
                     check(result, f"cannot break the lock of {self.address}")
@@ -222,14 +245,10 @@ class RbdDisk(Owned, SharedDevice):
         self._require_writable()
         view = memoryview(data)
         for at in range(0, len(view), _PIECE):
-            piece = bytes(view[at : at + _PIECE])
+            piece = view[at : at + _PIECE]
+            memory = (c_char * len(piece)).from_buffer_copy(piece)
             count = check(
-                self._call["rbd_write"](
-                    self._handle,
-                    offset + at,
-                    len(piece),
-                    (c_char * len(piece)).from_buffer_copy(piece),
-                ),
+                self._call["rbd_write"](self._handle, offset + at, len(piece), memory),
                 f"cannot write {self.address} at byte {offset + at}",
             )
             if count != len(piece):
