@@ -100,6 +100,8 @@ class Owner:
         self.watches = Watches(store)
         self._fronts: list[Front] = [self.windows]
         self._devices: list[Front] = []
+        # Whether a front is one is asked when it comes: it takes longer than the rest of a request.
+        self._exclusive: list[ExclusiveFront] = []
         # What concerns all fronts is done one after the other.
         self._resting = threading.RLock()
 
@@ -121,6 +123,8 @@ class Owner:
             self._fronts.append(front)
             if devices:
                 self._devices.append(front)
+            if isinstance(front, ExclusiveFront):
+                self._exclusive.append(front)
 
     def remove(self, front: Front) -> None:
         """Know a front no longer: it ends."""
@@ -128,6 +132,8 @@ class Owner:
             self._fronts.remove(front)
             if front in self._devices:
                 self._devices.remove(front)
+            if front in self._exclusive:
+                self._exclusive.remove(front)
 
     def require_free(self, name: str) -> None:
         """Refuse to change a section, or to make one, that belongs to a front (O100).
@@ -135,8 +141,8 @@ class Owner:
         Raises:
             DeviceBusyError: It does.
         """
-        for front in tuple(self._fronts):
-            holder = front.reserved.get(name) if isinstance(front, ExclusiveFront) else None
+        for front in tuple(self._exclusive):
+            holder = front.reserved.get(name)
             if holder is not None:
                 raise DeviceBusyError(
                     f"section {name!r} belongs to {holder}, which alone changes it [O100]",
