@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from blobstore.owner.client import find_owner as find_owner
     from blobstore.owner.client_changes import ClientWatch as ClientWatch
     from blobstore.owner.client_windows import ClientWindow as ClientWindow
-    from blobstore.owner.connection import Limits as Limits
+    from blobstore.owner.limits import Limits as Limits
     from blobstore.owner.owner import Front as Front
     from blobstore.owner.owner import Owner as Owner
     from blobstore.owner.serving.config import ServeConfig as ServeConfig

@@ -40,7 +40,8 @@ class _Put:
 class GroupedPuts:
     """Puts blobs for many threads. While one commit is flushed, those that come wait together.
 
-    The thread of one of them makes the next commit, for all.
+    The thread of one of them makes the next commit, for all. A put that finds no other one needs
+    no transaction, which would take a fifth of its time.
     """
 
     def __init__(self, store: Store) -> None:
@@ -62,6 +63,11 @@ class GroupedPuts:
             GenerationMismatchError: It is at another one.
             StorageError, ValueError: As `Store.put`.
         """
+        if wanted is None and self._leads_alone():
+            try:
+                return self._store.put(name, blob)
+            finally:
+                self._leave()
         mine = _Put(name, blob, wanted)
         with self._condition:
             self._waiting.append(mine)
@@ -69,13 +75,24 @@ class GroupedPuts:
             try:
                 self._commit()
             finally:
-                with self._condition:
-                    self._leads = False
-                    self._condition.notify_all()
+                self._leave()
         assert mine.outcome is not None, "only then a thread does not lead"
         if isinstance(mine.outcome, Exception):
             raise mine.outcome
         return mine.outcome
+
+    def _leads_alone(self) -> bool:
+        """Say whether no other thread puts; then this one does, and others wait until `_leave`."""
+        with self._condition:
+            if self._leads or self._waiting:
+                return False
+            self._leads = True
+            return True
+
+    def _leave(self) -> None:
+        with self._condition:
+            self._leads = False
+            self._condition.notify_all()
 
     def _becomes_leader(self, mine: _Put) -> bool:
         """Wait; say whether this thread makes the next commit, or else its put is done."""

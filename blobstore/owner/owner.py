@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from blobstore.owner.connection import Limits
+    from blobstore.owner.limits import Limits
     from blobstore.store.description import StateDigest
     from blobstore.store.store import Store
 

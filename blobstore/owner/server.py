@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from blobstore.owner.budget import Budget
 from blobstore.owner.changes import ChangeResources
-from blobstore.owner.connection import Connection, Limits
+from blobstore.owner.connection import Connection
+from blobstore.owner.limits import Limits
 from blobstore.owner.images import ImageResources
 from blobstore.owner.lifecycle import LifecycleResources
 from blobstore.owner.maintenance import MaintenanceResources

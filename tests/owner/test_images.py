@@ -15,7 +15,7 @@ import luks
 from blobstore.copies import convert_bytes
 from blobstore.image.image import entry_of
 from blobstore.owner import StoreClient
-from blobstore.owner.connection import Limits
+from blobstore.owner.limits import Limits
 from blobstore.owner.images import ImageResources
 from blobstore.owner.owner import Owner
 from blobstore.owner.resources import Reply, Request

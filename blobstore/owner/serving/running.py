@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Mapping
 
-    from blobstore.owner.connection import Limits
+    from blobstore.owner.limits import Limits
     from blobstore.owner.owner import Front
     from blobstore.sockets.listening import Listener
     from blobstore.store.store import Store
