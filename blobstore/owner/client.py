@@ -583,7 +583,7 @@ class StoreClient(Closing):
         self,
         method: str,
         target: str,
-        body: bytes = b"",
+        body: bytes | memoryview = b"",
         headers: dict[str, str] | None = None,
     ) -> Answer:
         self._require_writable()
@@ -597,7 +597,7 @@ class StoreClient(Closing):
         self,
         method: str,
         target: str,
-        body: bytes = b"",
+        body: bytes | memoryview = b"",
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
         kind = {"content-type": "application/json"} if method == "POST" else {}

@@ -95,7 +95,7 @@ class Connection:
             raise self._routes.too_large(head, limit, size)
         return None if "transfer-encoding" in head.headers else size
 
-    def _receive_body(self, head: Request, limit: int, size: int | None) -> bytes:
+    def _receive_body(self, head: Request, limit: int, size: int | None) -> bytes | bytearray:
         """Return the body of a request, which is not larger than it may be."""
         if size is not None:
             return self._receiving.sized_body(size) if size else b""

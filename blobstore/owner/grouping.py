@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from blobstore.store.store import Store
     from blobstore.store.transaction import Transaction
+    from formats.devices.device import ReadableBuffer
 
 #: Sections of one commit: as many as a watch is told of (O68).
 MOST: Final = 64
@@ -21,7 +22,7 @@ MOST: Final = 64
 class _Put:
     """A put that waits, and what becomes of it: the generation of its commit, or an error."""
 
-    def __init__(self, name: str, blob: bytes, wanted: int | None) -> None:
+    def __init__(self, name: str, blob: ReadableBuffer, wanted: int | None) -> None:
         self.name, self.blob, self.wanted = name, blob, wanted
         self.outcome: int | StorageError | ValueError | None = None
 
@@ -51,7 +52,7 @@ class GroupedPuts:
         self._waiting: deque[_Put] = deque()
         self._leads = False
 
-    def put(self, name: str, blob: bytes, wanted: int | None = None) -> int:
+    def put(self, name: str, blob: ReadableBuffer, wanted: int | None = None) -> int:
         """Replace the blob of a section, and return the generation of that, which is durable.
 
         Args:

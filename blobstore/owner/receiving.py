@@ -73,7 +73,7 @@ class Receiving:
         self.is_head = method == "HEAD"
         return Request(method, target, known.headers, peer=self._peer)
 
-    def sized_body(self, size: int) -> bytes:
+    def sized_body(self, size: int) -> bytes | bytearray:
         """Return a body of known size; errors as `head`."""
         self._begin_body()
         came = self._came
@@ -90,7 +90,7 @@ class Receiving:
                 if not received:
                     _refuse_half()
                 count += received
-        return bytes(body)
+        return body
 
     def chunked_body(self, limit: int, too_large: Callable[[], Exception]) -> bytes:
         """Return a body whose size its end shows; errors as `head`.
@@ -120,9 +120,7 @@ class Receiving:
 
     def _new_head(self) -> Request | None:
         """Have h11 read a head of which the first bytes came."""
-        http = self._http = h11.Connection(
-            h11.SERVER, max_incomplete_event_size=self._limits.head
-        )
+        http = self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=self._limits.head)
         came = self._came
         http.receive_data(came)
         try:

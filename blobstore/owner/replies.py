@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 _BEGINNINGS: Final = {
     int(status): f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus
 }
+#: That have no body, whatever their headers say.
+_BARE: Final = frozenset({101, 204, 304})
 #: What each reply has: nothing of it is kept by programs between us and the client.
 _EACH: Final = "cache-control: no-store\r\n"
 END_OF_BODY: Final = b"0\r\n\r\n"
@@ -42,10 +44,7 @@ def head_of(reply: Reply, *, last: bool = False) -> bytes:
 
 def sends_body(reply: Reply) -> bool:
     """Say whether there is a body, of 0 bytes or more."""
-    return reply.status >= HTTPStatus.OK and reply.status not in (
-        HTTPStatus.NO_CONTENT,
-        HTTPStatus.NOT_MODIFIED,
-    )
+    return reply.status not in _BARE
 
 
 def chunk(piece: bytes) -> bytes:

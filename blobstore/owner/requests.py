@@ -187,7 +187,7 @@ def path_of(kind: str, name: str, action: str = "") -> str:
     return f"/v1/{kind}/{segment}" + (f"/{action}" if action else "")
 
 
-def decode(body: bytes, kind: type[_Value]) -> _Value:
+def decode(body: bytes | bytearray, kind: type[_Value]) -> _Value:
     """Return what the body of a request says.
 
     Raises:
