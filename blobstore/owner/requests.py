@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
@@ -175,6 +176,7 @@ def names_of(change: Change) -> tuple[str, ...]:
     return (change.name,)
 
 
+@lru_cache(maxsize=64)  # devices ask for the same again and again
 def path_of(kind: str, name: str, action: str = "") -> str:
     """Return the path of a resource with a name (O13)."""
     try:
