@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from blobstore.cli.keys import KeySource
     from blobstore.cli.types import Command
 
+#: Priority of a keyslot to what it is called.
+PRIORITIES: Final = ("ignore", "normal", "prefer")
+
 #: Choice of a keyslot.
 KEY_SLOT = click.option(
     "--key-slot", type=click.IntRange(min=0), metavar="N", help="Number of the keyslot."

@@ -45,6 +45,7 @@ VERBS: Final = {
     "vtpm": "Be a TPM whose state is in an image, in swtpm's place.",
     "key": "Manage passphrases: add, change, remove, list, test, export, destroy.",
     "token": "Manage LUKS2 tokens, which say where passphrases are.",
+    "luks": "Make LUKS volumes, and configure, show and repair their headers.",
     "header": "Show, back up, restore or move the LUKS header.",
     "amend": "Make keyslots active or inactive, as QEMU's amend does.",
     "snapshot": "Manage snapshots in qcow2 images: create, list, apply, delete.",

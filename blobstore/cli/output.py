@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: A progress bar appears only for what takes longer, in seconds.
 _PROGRESS_AFTER = 1.0
 #: DEL and C1; the others are escaped already.
-_CONTROLS: Final = re.compile("[\x7f-\x9f]")
+_CONTROLS: Final = re.compile("[\x7f-\x9f\ud800-\udfff]")
 
 
 def check_other(file: Path, *others: object) -> None:
@@ -82,9 +82,10 @@ def print_json(value: Any) -> None:
 
 
 def escaped(text: str) -> str:
-    """Return TOML or JSON without the control characters that both leave in strings.
+    """Return text without what TOML and JSON leave in strings and a terminal must not get.
 
-    A terminal obeys them, and what is printed may come from an EEPROM that anyone wrote.
+    It obeys control characters, and what is printed may come from an EEPROM that anyone wrote.
+    Lone surrogates stand for bytes that are not UTF-8, and cannot be printed at all.
     """
     return _CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
@@ -97,7 +98,7 @@ def print_table(rows: list[tuple[str, ...]], *, right: frozenset[int] = frozense
             text.rjust(width) if number in right else text.ljust(width)
             for number, (text, width) in enumerate(zip(row, widths, strict=True))
         ]
-        click.echo("  ".join(cells).rstrip())
+        click.echo(escaped("  ".join(cells).rstrip()))
 
 
 @contextmanager

@@ -51,8 +51,7 @@ def load_header(path_or_device: Place) -> Header:
         ForeignImageError: It holds something else.
         TruncatedImageError: It ends inside the header.
         LuksHeaderError: The header is damaged, in LUKS2 both copies of it.
-        UnsupportedError: It has an unknown version, or names an unknown cipher or
-            hash.
+        UnsupportedError: It has an unknown version.
         DeviceError: It cannot be read.
     """
     with opened(path_or_device) as device:

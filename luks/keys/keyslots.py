@@ -21,7 +21,7 @@ from luks.errors import (
     UnlockError,
     UnsupportedError,
 )
-from luks.header.policy import DEFAULT_POLICY, check_key_size, check_openable, volume_key_sizes
+from luks.header.policy import DEFAULT_POLICY, check_fits, volume_digest, volume_key_sizes
 from luks.model import PRIORITY_IGNORE, PRIORITY_NORMAL, PRIORITY_PREFER, SECTOR_SIZE
 from luks.secret.secrets import Secret, view_of
 
@@ -61,7 +61,8 @@ def unlock(
     """Find the volume key that ``secret`` opens.
 
     Keyslots are tried by priority, then by number. A keyslot that cannot be tried
-    (damaged, unknown, or beyond ``limits``) is skipped.
+    (damaged, unknown, or beyond ``limits``) is skipped. The payload need not be one that can
+    be opened here (L76).
 
     Args:
         device: Holds the header and its keyslot areas.
@@ -80,7 +81,7 @@ def unlock(
     """
     policy.check_header(header)
     plain = policy.allow_unencrypted
-    digest = check_openable(header, allow_unencrypted=plain)
+    digest = volume_digest(header)
     if digest.kdf is not None:
         limits.check(digest.kdf)
     candidates = _candidates(header, digest, keyslot)
@@ -133,7 +134,7 @@ def matching(
     """
     policy.check_header(header)
     plain = policy.allow_unencrypted
-    digest = check_openable(header, allow_unencrypted=plain)
+    digest = volume_digest(header)
     found = []
     spent = 0.0
     for number in sorted(digest.keyslots):
@@ -167,7 +168,7 @@ def verify_volume_key(
         PolicyError, UnsupportedError: As `unlock`.
     """
     policy.check_header(header)
-    digest = check_openable(header, allow_unencrypted=policy.allow_unencrypted)
+    digest = volume_digest(header)
     view = memoryview(key).cast("B")
     _check_length(header, digest, len(view))
     if not confirms(digest, view, limits) or _is_padded(header, digest, view):
@@ -269,7 +270,7 @@ def _try_keyslot(
             feature=f"keyslot type {keyslot.type}",
         )
     # Every possible refusal comes before the key derivation starts.
-    check_key_size(header, keyslot.key_size, plain=plain)
+    check_fits(header, keyslot.key_size)
     check_usable(area.cipher, area.key_size, permit_null=plain)
     limits.check(keyslot.kdf)
     lookup(keyslot.af_hash)

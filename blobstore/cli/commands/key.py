@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import luks
-from blobstore.cli.encryption import kdf_options
+from blobstore.cli.encryption import HASH, kdf_options, with_hash
 from blobstore.cli.header import (
     KEY_SLOT,
+    PRIORITIES,
     consent,
     image_and_changed_header,
     image_and_header,
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from blobstore.cli.keys import KeySource
-
-#: Priority of a keyslot to what it is called.
-PRIORITIES: Final = ("ignore", "normal", "prefer")
 
 
 @click.group("key")
@@ -48,6 +46,7 @@ def command() -> None:
     help="When it is tried: only by its number, with the others, or before them (LUKS2).",
 )
 @volume_key_option
+@HASH
 @kdf_options
 @new_key_options
 @key_options
@@ -60,6 +59,7 @@ def add(
     key_slot: int | None,
     priority: str,
     volume_key_file: Path | None,
+    hash_name: str | None,
     kdf: dict[str, Any],
 ) -> None:
     """Let another passphrase open IMAGE, too. Prints its keyslot."""
@@ -74,7 +74,7 @@ def add(
             new,
             keyslot=key_slot,
             priority=PRIORITIES.index(priority),
-            **_cost(place, kdf),
+            **_cost(place, with_hash(kdf, hash_name)),
         )
     click.echo(f"keyslot {number}")
 
@@ -82,6 +82,7 @@ def add(
 @command.command("change")
 @image_and_changed_header
 @KEY_SLOT
+@HASH
 @kdf_options
 @new_key_options
 @key_options
@@ -92,19 +93,24 @@ def change(
     key: KeySource,
     new_key: KeySource,
     key_slot: int | None,
+    hash_name: str | None,
     kdf: dict[str, Any],
 ) -> None:
     """Replace a passphrase of IMAGE by another. Prints its keyslot.
 
     The old one opens until the new one is durable; then its key material is
-    erased. In LUKS2 the keyslot keeps its number, priority and tokens.
+    erased. In LUKS2 the keyslot keeps its number, priority and tokens; and its hash,
+    unless --hash names another.
     """
     with (
         passphrase(key, f"Passphrase to change, for {image}: ") as secret,
         new_passphrase(image, key, new_key) as new,
         waiting("deriving keys"),
+        luks.edit(place) as header,
     ):
-        number = luks.change_keyslot(place, secret, new, keyslot=key_slot, **_cost(place, kdf))
+        number = header.unlock(secret, keyslot=key_slot)
+        cost = with_hash(kdf, hash_name or header.header.keyslots[number].af_hash)
+        number = header.change_keyslot(number, new, **cost)
     click.echo(f"keyslot {number}")
 
 

@@ -9,7 +9,7 @@ import click
 import luks
 from blobstore.cli.header import image_and_changed_header, image_and_header
 from blobstore.cli.keys import PATH
-from blobstore.cli.output import print_json, print_table, write_output
+from blobstore.cli.output import print_json, print_table, write_blob
 from formats.errors import FormatError
 
 if TYPE_CHECKING:
@@ -115,11 +115,8 @@ def export(
 ) -> None:
     """Print the JSON object of the token NUMBER as it is stored."""
     del image
-    text = luks.format_token(luks.load_header(place), number)
-    if output is None:
-        click.echo(text)
-    else:
-        write_output(output, text.encode() + b"\n", force=force)
+    text = luks.format_token(luks.load_header(place), number) + "\n"
+    write_blob(output, text.encode(errors="surrogateescape"), force=force)
 
 
 @command.command("remove")
