@@ -80,6 +80,30 @@ def test_puts_that_wait_share_a_flush_o75() -> None:
     assert puts.put("s0", b"later") == begin + 2
 
 
+def test_a_put_that_is_alone_waits_for_no_other_o171() -> None:
+    store = store_of()
+    puts = GroupedPuts(store)
+    begin = store.info().generation
+    with pytest.raises(BlobNotFoundError):
+        puts.put("none", b"")
+    outcomes: dict[str, int] = {}
+    threads = [
+        threading.Thread(target=lambda name=name: outcomes.update({name: puts.put(name, b"1")}))
+        for name in ("s0", "s1", "s2")
+    ]
+    with store._session.lock:
+        for count, thread in enumerate(threads):
+            thread.start()
+            deadline = time.monotonic() + 60
+            while not puts._leads or len(puts._waiting) < count:
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
+    for thread in threads:
+        thread.join(60)
+    assert outcomes == {"s0": begin + 1, "s1": begin + 2, "s2": begin + 2}
+    assert not puts._leads
+
+
 def test_each_put_has_its_own_error_o75() -> None:
     store = store_of()
     puts = GroupedPuts(store)
