@@ -19,7 +19,7 @@ from blobstore.foreign.states import (
 from blobstore.foreign.swtpm_directory import read_directory
 from blobstore.image.files import read_file
 from formats.errors import ArgumentError, EmptyImageError
-from formats.state.edk2_varstore import decode_flash
+from formats.state.edk2_varstore import decode_flash, require_blank_flash
 from formats.state.swtpm import (
     PlainState,
     Slot,
@@ -72,6 +72,7 @@ def import_state(
     key: StateKey | None = None,
     overwrite: bool = False,
     allow_unprotected: bool = False,
+    blank: bool = False,
 ) -> tuple[str, ...]:
     """Store the device state that a program keeps in files, all of it or nothing (F1).
 
@@ -86,6 +87,8 @@ def import_state(
         key: Of encrypted TPM state.
         overwrite: Replace sections that were written (F3).
         allow_unprotected: Decrypt into a store that is not encrypted (F12).
+        blank: The source is a flash without variables, all ``00`` or ``ff``: the template of
+            a new machine. `StateFormat.OVMF_VARS` only.
 
     Returns:
         The names of the sections that now hold the state.
@@ -110,11 +113,13 @@ def import_state(
         raise ArgumentError(f"{form} is never encrypted: it takes no key")
     if max_size is not None and form not in (StateFormat.RAW, StateFormat.UEFI_VARS):
         raise ArgumentError(f"{form} has a worst case of its own")
+    if blank and form is not StateFormat.OVMF_VARS:
+        raise ArgumentError(f"{form} is never blank")
     if form.is_tpm:
         parts = _tpm_parts(store, source, form, name, key, allow_unprotected=allow_unprotected)
     else:
         content = _content(source)
-        part = _single_part(form, section_name(form, name), content)
+        part = _single_part(form, section_name(form, name), content, blank=blank)
         parts = [part if max_size is None else _Part(part.name, max_size, part.type, blob=content)]
     _store(store, parts, overwrite=overwrite)
     return tuple(part.name for part in parts if part.blob is not None)
@@ -126,10 +131,10 @@ def _content(source: Source) -> bytes:
     return source.read()
 
 
-def _single_part(form: StateFormat, name: str, content: bytes) -> _Part:
+def _single_part(form: StateFormat, name: str, content: bytes, *, blank: bool) -> _Part:
     """Check the content of a format of one section."""
     if form is StateFormat.OVMF_VARS:
-        size = decode_flash(content).size
+        size = require_blank_flash(content) if blank else decode_flash(content).size
         return _Part(name, size, str(form), "window", content, exact=True)
     if form is StateFormat.UEFI_VARS:
         decode_variables(content)
