@@ -105,8 +105,8 @@ class Connection:
 
     def _send(self, reply: Reply, *, last: bool = False) -> bool:
         """Send a reply; say whether all of it was there to be sent."""
-        self._is_answered = True
         head, body = head_of(reply, last=last), reply.body
+        self._is_answered = True
         if not isinstance(body, bytes):
             return self._send_pieces(head, body)
         self._write(head, body if sends_body(reply) and not self._receiving.is_head else b"")

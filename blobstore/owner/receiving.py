@@ -67,7 +67,8 @@ class Receiving:
         known = self._known.find(self._came)
         if known is None:
             return self._new_head()
-        self.idle_since = self._http = None
+        self.idle_since = None
+        self._http = None
         self._came = self._came[known.size :]
         method, target = known.start
         self.is_head = method == "HEAD"
