@@ -27,5 +27,6 @@ options that become one value), `access` (reaching a store: its secret, its head
 is permitted), `header` (reaching a LUKS header), `keys` and `state_key` (where secrets
 are), `encryption` (options of new images), `output` (files, JSON, progress), `streams`
 (stdout and stderr), `differences` and `put_speed`. `swtpm_options` and `service` are
-what only ``vtpm`` needs, `nbd_options` and `tpm_options` what only ``serve`` does.
+what only ``vtpm`` needs, `nbd_options` and `tpm_options` what only ``serve`` does, and
+`luks_dump` what only ``luks dump`` prints.
 """

@@ -12,17 +12,22 @@ import click
 import blobstore
 import luks
 from blobstore.cli.keys import PATH
-from blobstore.cli.types import option
+from blobstore.cli.output import waiting
+from blobstore.cli.types import IMAGE, option
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from blobstore import Place
     from blobstore.cli.keys import KeySource
     from blobstore.cli.types import Command
 
 #: Priority of a keyslot to what it is called.
 PRIORITIES: Final = ("ignore", "normal", "prefer")
+
+#: How often a passphrase can be typed until one opens the volume.
+_TRIES: Final = 3
 
 #: Choice of a keyslot.
 KEY_SLOT = click.option(
@@ -57,12 +62,12 @@ def image_and_changed_header(function: Command) -> Command:
 
 def _image_and_header(function: Command, *, write: bool) -> Command:
     @functools.wraps(function)
-    def wrapped(*, image: Path, header: Path | None, direct: bool = False, **rest: Any) -> Any:
+    def wrapped(*, image: Place, header: Place | None, direct: bool = False, **rest: Any) -> Any:
         with _luks_place(image, header, write=write, direct=direct) as place:
             return function(image=image, place=place, **rest)
 
     header_option = click.option(
-        "--header", type=PATH, metavar="FILE", help="The image's detached LUKS header."
+        "--header", type=IMAGE, metavar="FILE", help="The image's detached LUKS header."
     )
     wrapped = header_option(wrapped)
     if write:
@@ -71,12 +76,12 @@ def _image_and_header(function: Command, *, write: bool) -> Command:
             is_flag=True,
             help="Open IMAGE itself, and do not ask the process that owns it.",
         )(wrapped)
-    return click.argument("image", type=PATH)(wrapped)
+    return click.argument("image", type=IMAGE)(wrapped)
 
 
 @contextmanager
 def _luks_place(
-    image: Path, header: Path | None, *, write: bool, direct: bool
+    image: Place, header: Place | None, *, write: bool, direct: bool
 ) -> Iterator[luks.Place]:
     """Yield where an image's header is; only its owner can write one that lies in a qcow2 disk."""
     asks = write and header is None and not direct
@@ -100,7 +105,7 @@ def passphrase(key: KeySource, prompt: str, *, confirm: bool = False) -> Iterato
 
 
 @contextmanager
-def new_passphrase(image: Path, key: KeySource, new_key: KeySource) -> Iterator[luks.Secret]:
+def new_passphrase(image: Place, key: KeySource, new_key: KeySource) -> Iterator[luks.Secret]:
     """Yield the secret to be set; what is typed is asked for twice."""
     if key.is_stdin and new_key.is_stdin:
         raise click.UsageError("stdin holds one of the two passphrases")
@@ -110,7 +115,7 @@ def new_passphrase(image: Path, key: KeySource, new_key: KeySource) -> Iterator[
 
 @contextmanager
 def unlocking(
-    image: Path, place: luks.Place, key: KeySource, volume_key_file: Path | None
+    image: Place, place: luks.Place, key: KeySource, volume_key_file: Path | None
 ) -> Iterator[luks.Secret | luks.VolumeKey]:
     """Yield what opens the volume: a passphrase, or the verified volume key."""
     if volume_key_file is None:
@@ -119,6 +124,66 @@ def unlocking(
     else:
         with read_volume_key(place, key, volume_key_file) as volume_key:
             yield volume_key
+
+
+@contextmanager
+def unlocked(
+    place: luks.Place,
+    key: KeySource,
+    prompt: str,
+    *,
+    keyslot: int | None = None,
+    volume_key_file: Path | None = None,
+) -> Iterator[luks.VolumeKey]:
+    """Yield the volume key, so that nothing more is asked for if it cannot be had.
+
+    Args:
+        place: Where the header is.
+        key: What the options say. What is typed at the terminal instead has three tries.
+        prompt: For that.
+        keyslot: Try only this one.
+        volume_key_file: Has the volume key itself.
+
+    Raises:
+        StorageError: As `luks.unlock`.
+    """
+    if volume_key_file is not None:
+        with read_volume_key(place, key, volume_key_file) as given:
+            yield given
+        return
+    named = key.read()
+    if named is None:
+        volume_key = typed_key(place, prompt, keyslot=keyslot)
+    else:
+        with named:
+            volume_key = _unlock(place, named, keyslot)
+    with volume_key.key:
+        yield volume_key
+
+
+def typed_key(place: luks.Place, prompt: str, *, keyslot: int | None = None) -> luks.VolumeKey:
+    """Return the volume key that a passphrase typed at the terminal opens; the caller wipes it.
+
+    There are three tries.
+
+    Raises:
+        NoKeyslotMatchError: None of them opened a keyslot.
+        StorageError: As `luks.unlock`.
+    """
+    for left in reversed(range(_TRIES)):
+        with luks.Secret.from_terminal(prompt) as secret:
+            try:
+                return _unlock(place, secret, keyslot)
+            except luks.NoKeyslotMatchError:
+                if left == 0:
+                    raise
+        click.echo("blobstore: no keyslot opens with that", err=True)
+    raise AssertionError("the last try returns or raises")
+
+
+def _unlock(place: luks.Place, secret: luks.Secret, keyslot: int | None) -> luks.VolumeKey:
+    with luks.open_header(place) as (device, header), waiting("deriving keys"):
+        return luks.unlock(device, header, secret, keyslot=keyslot)
 
 
 @contextmanager

@@ -125,7 +125,8 @@ def cli(*, quiet: bool) -> None:
     """Keep the state of devices in one crash-safe, encrypted image.
 
     Blobs have names and lie in a DER container inside an ordinary LUKS volume.
-    Data goes to stdout, everything else to stderr.
+    Data goes to stdout, everything else to stderr. IMAGE is a file, a block
+    device, nbd://HOST/EXPORT, nbd+unix:///EXPORT?socket=PATH or rbd:POOL/IMAGE.
     """
 
     def configure() -> None:

@@ -18,7 +18,7 @@ from blobstore.foreign.states import (
 )
 from blobstore.foreign.swtpm_directory import read_directory
 from blobstore.image.files import read_file
-from formats.errors import ArgumentError, EmptyImageError
+from formats.errors import ArgumentError, EmptyImageError, FormatError
 from formats.state.edk2_varstore import decode_flash, require_blank_flash
 from formats.state.swtpm import (
     PlainState,
@@ -29,6 +29,7 @@ from formats.state.swtpm import (
     validate_slot,
 )
 from formats.state.swtpm_linear import decode_linear
+from formats.state.swtpm_older import is_in_the_clear, older_content
 from formats.state.uefi_vars import decode_variables
 from luks.errors import PolicyError, SecretRequiredError
 
@@ -183,8 +184,27 @@ def _tpm_parts(
 
 
 def _in_the_clear(slot: Slot, content: bytes, key: StateKey | None) -> tuple[PlainState, bytes]:
-    """Return a state, and the bytes to store: those found, unless they were encrypted (F4)."""
-    state = decode_state(content, f"the {slot.name.lower()} state")
+    """Return a state, and the bytes to store: those found, unless they were encrypted (F4).
+
+    One that is older than today's form is stored in that (F23).
+    """
+    what = f"the {slot.name.lower()} state"
+    older = older_content(content, what)
+    if older is not None and is_in_the_clear(older):
+        content = encode_state(PlainState(older))
+    elif older is not None and key is not None:
+        decrypted = key.decrypt_older(older)
+        return decrypted, encode_state(decrypted)
+    elif older is not None and older is not content:
+        raise _key_missing()
+    elif older is not None:
+        raise FormatError(
+            f"{what} does not begin as swtpm's state does",
+            offset=0,
+            rule="F8",
+            hint="if a swtpm before version 0.1 encrypted it, give its key with --swtpm-key",
+        )
+    state = decode_state(content, what)
     if isinstance(state, PlainState):
         if key is not None:
             raise PolicyError(
@@ -193,9 +213,13 @@ def _in_the_clear(slot: Slot, content: bytes, key: StateKey | None) -> tuple[Pla
             )
         return state, content
     if key is None:
-        raise SecretRequiredError("the TPM state is encrypted: the key of swtpm's --key is needed")
+        raise _key_missing()
     decrypted = key.decrypt(state)
     return decrypted, encode_state(decrypted)
+
+
+def _key_missing() -> SecretRequiredError:
+    return SecretRequiredError("the TPM state is encrypted: the key of swtpm's --key is needed")
 
 
 def _store(store: AnyStore, parts: list[_Part], *, overwrite: bool) -> None:

@@ -36,6 +36,12 @@ if TYPE_CHECKING:
 
 _log = LateLogger("luks")
 
+# Editors end files with one. Who knows that much of a secret knows nothing of it.
+_NEWLINE = (
+    "the secret ends with a newline, which counts: if an editor put it into the key file,"
+    " leave it out (--keyfile-size)"
+)
+
 
 class VolumeKey(Frozen):
     """A key that a header's digest has confirmed, made by the functions below.
@@ -104,6 +110,7 @@ def unlock(
         "no keyslot opens with this secret: it is wrong, or the key material is damaged,"
         f" which cannot be distinguished{not_tried}",
         tried={n: str(refusals.get(n, "the secret does not open it")) for n in candidates},
+        hint=_NEWLINE if bytes(view_of(secret)[-1:]) == b"\n" else None,
     )
 
 
@@ -227,11 +234,12 @@ def _candidates(header: Header, digest: Digest, keyslot: int | None) -> list[int
         if header.keyslots[number].priority == priority
     ]
     if not candidates:
-        ignored = any(header.keyslots[n].priority == PRIORITY_IGNORE for n in digest.keyslots)
-        raise UnlockError(
-            "no keyslot is active",
-            hint="some are tried only when they are named" if ignored else None,
-        )
+        if any(header.keyslots[n].priority == PRIORITY_IGNORE for n in digest.keyslots):
+            raise UnlockError(
+                "every keyslot that could be tried has the priority 'ignore'",
+                hint="they are tried only when they are named: --key-slot",
+            )
+        raise UnlockError("no keyslot is active")
     return candidates
 
 

@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING
 import click
 
 import blobstore
-from blobstore.cli.access import PATH, Access, shared_access_options
+from blobstore.cli.access import IMAGE, PATH, Access, shared_access_options
 from blobstore.cli.state_key import state_key, swtpm_key_option
 from blobstore.cli.types import SizeType
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from blobstore import Place
+
 
 @click.command("import")
-@click.argument("image", type=PATH)
+@click.argument("image", type=IMAGE)
 @click.argument("source", type=PATH)
 @click.option(
     "--from",
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
 def command(
     *,
     access: Access,
-    image: Path,
+    image: Place,
     source: Path,
     form: str,
     name: str | None,

@@ -16,6 +16,7 @@ from blobstore.cli.header import (
     image_and_header,
     new_passphrase,
     passphrase,
+    unlocked,
     unlocking,
     volume_key_option,
 )
@@ -25,6 +26,7 @@ from blobstore.cli.output import check_other, print_json, print_table, waiting, 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from blobstore import Place
     from blobstore.cli.keys import KeySource
 
 
@@ -52,7 +54,7 @@ def command() -> None:
 @key_options
 def add(
     *,
-    image: Path,
+    image: Place,
     place: luks.Place,
     key: KeySource,
     new_key: KeySource,
@@ -63,14 +65,15 @@ def add(
     kdf: dict[str, Any],
 ) -> None:
     """Let another passphrase open IMAGE, too. Prints its keyslot."""
+    prompt = f"Passphrase for {image}: "
     with (
-        unlocking(image, place, key, volume_key_file) as secret,
+        unlocked(place, key, prompt, volume_key_file=volume_key_file) as volume_key,
         new_passphrase(image, key, new_key) as new,
         waiting("deriving keys"),
     ):
         number = luks.add_keyslot(
             place,
-            secret,
+            volume_key,
             new,
             keyslot=key_slot,
             priority=PRIORITIES.index(priority),
@@ -88,7 +91,7 @@ def add(
 @key_options
 def change(
     *,
-    image: Path,
+    image: Place,
     place: luks.Place,
     key: KeySource,
     new_key: KeySource,
@@ -102,13 +105,16 @@ def change(
     erased. In LUKS2 the keyslot keeps its number, priority and tokens; and its hash,
     unless --hash names another.
     """
+    prompt = f"Passphrase to change, for {image}: "
     with (
-        passphrase(key, f"Passphrase to change, for {image}: ") as secret,
+        unlocked(place, key, prompt, keyslot=key_slot) as volume_key,
         new_passphrase(image, key, new_key) as new,
         waiting("deriving keys"),
         luks.edit(place) as header,
     ):
-        number = header.unlock(secret, keyslot=key_slot)
+        number = volume_key.keyslot
+        assert number is not None, "a passphrase opens a keyslot"
+        header.unlock(volume_key)
         cost = with_hash(kdf, hash_name or header.header.keyslots[number].af_hash)
         number = header.change_keyslot(number, new, **cost)
     click.echo(f"keyslot {number}")
@@ -124,7 +130,7 @@ def change(
 @key_options
 def remove(
     *,
-    image: Path,
+    image: Place,
     place: luks.Place,
     key: KeySource,
     key_slot: int | None,
@@ -135,25 +141,13 @@ def remove(
 
     Its key material is erased. Backups of the header still have it.
     """
-    if key_slot is not None and not key.is_named:
-        _remove(place, None, key_slot, with_tokens=with_tokens, force=force)
-        return
-    with passphrase(key, f"Passphrase to remove, for {image}: ") as secret:
-        _remove(place, secret, key_slot, with_tokens=with_tokens, force=force)
-
-
-def _remove(
-    place: luks.Place,
-    secret: luks.Secret | None,
-    number: int | None,
-    *,
-    with_tokens: bool,
-    force: bool,
-) -> None:
-    with waiting("deriving keys"), luks.edit(place) as header:
-        if secret is not None:
-            number = header.unlock(secret, keyslot=number)
-        assert number is not None, "without a number there is a secret"
+    number = key_slot
+    if key_slot is None or key.is_named:
+        prompt = f"Passphrase to remove, for {image}: "
+        with unlocked(place, key, prompt, keyslot=key_slot) as volume_key:
+            number = volume_key.keyslot
+    assert number is not None, "a passphrase opens a keyslot"
+    with luks.edit(place) as header:
         before = header.header.tokens
         header.remove_keyslot(number, force=force)
         left = [n for n, token in header.header.tokens.items() if not token.keyslots]
@@ -169,7 +163,7 @@ def _remove(
 @command.command("list")
 @image_and_header
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_(*, image: Path, place: luks.Place, as_json: bool) -> None:
+def list_(*, image: Place, place: luks.Place, as_json: bool) -> None:
     """List the keyslots of IMAGE: what they cost, and which tokens are for them."""
     del image
     header = luks.load_header(place)
@@ -203,7 +197,7 @@ def list_(*, image: Path, place: luks.Place, as_json: bool) -> None:
 @key_options
 def test(
     *,
-    image: Path,
+    image: Place,
     place: luks.Place,
     key: KeySource,
     key_slot: int | None,
@@ -255,7 +249,7 @@ def _report(place: luks.Place, secret: luks.Secret, keyslot: int | None) -> None
 )
 @click.option("--force", is_flag=True, help="Do not ask, and overwrite FILE.")
 @key_options
-def export(*, image: Path, place: luks.Place, key: KeySource, output: Path, force: bool) -> None:
+def export(*, image: Place, place: luks.Place, key: KeySource, output: Path, force: bool) -> None:
     """Write the volume key of IMAGE to a file, for escrow.
 
     Who has it reads the image for good: no change of passphrases takes it back.
@@ -272,7 +266,7 @@ def export(*, image: Path, place: luks.Place, key: KeySource, output: Path, forc
 @command.command("destroy")
 @image_and_changed_header
 @click.option("--force", is_flag=True, help="Do not ask.")
-def destroy(*, image: Path, place: luks.Place, force: bool) -> None:
+def destroy(*, image: Place, place: luks.Place, force: bool) -> None:
     """Remove all keyslots of IMAGE and erase their key material.
 
     Only a backup of the header or of the volume key opens it again.

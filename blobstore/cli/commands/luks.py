@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import click
 
+import blobstore
 import luks
 from blobstore.cli.encryption import HASH, SECTOR_SIZE, kdf_options, with_hash
 from blobstore.cli.header import (
@@ -18,11 +20,12 @@ from blobstore.cli.header import (
 from blobstore.cli.keys import PATH, key_options
 from blobstore.cli.luks_dump import dump as dump_text
 from blobstore.cli.output import escaped, waiting
-from blobstore.cli.types import SizeType
+from blobstore.cli.types import IMAGE, SizeType
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from blobstore import Place
     from blobstore.cli.keys import KeySource
 
 _BITS = click.IntRange(min=8)
@@ -38,7 +41,7 @@ def command() -> None:
 
 
 @command.command("format")
-@click.argument("image", type=PATH)
+@click.argument("image", type=IMAGE)
 @click.option("--size", type=SizeType(), help="Size of the payload; a new file needs it.")
 @click.option(
     "--type", "version", type=click.Choice(["1", "2"]), help="Version of LUKS.  [default: 2]"
@@ -69,14 +72,14 @@ def command() -> None:
 @click.option("--align-payload", "alignment", type=SizeType(), help="Of what it is a multiple.")
 @click.option("--keyslot-cipher", metavar="CIPHER", help="Cipher of the key material, in LUKS2.")
 @click.option("--keyslot-key-size", type=_BITS, metavar="BITS", help="Bits of the key of that.")
-@click.option("--header", type=PATH, metavar="FILE", help="Put the header here, detached.")
+@click.option("--header", type=IMAGE, metavar="FILE", help="Put the header here, detached.")
 @click.option("--volume-key-file", type=PATH, metavar="FILE", help="Take this volume key.")
 @click.option("--force", is_flag=True, help="Destroy what is there.")
 @kdf_options
 @key_options
 def format_(
     *,
-    image: Path,
+    image: Place,
     key: KeySource,
     size: int | None,
     version: str | None,
@@ -84,7 +87,7 @@ def format_(
     volume_key_size: int | None,
     keyslot_cipher: str | None,
     keyslot_key_size: int | None,
-    header: Path | None,
+    header: Place | None,
     volume_key_file: Path | None,
     force: bool,
     hash_name: str | None,
@@ -117,16 +120,21 @@ def format_(
 
 
 def _format(
-    image: Path,
+    image: Place,
     secret: luks.Secret,
     options: dict[str, Any],
-    header: Path | None,
+    header: Place | None,
     size: int | None,
     *,
     force: bool,
 ) -> None:
-    with waiting("deriving keys"):
-        luks.format(image, secret, header=header, size=size, overwrite=force, **options).close()
+    with ExitStack() as stack:
+        where = stack.enter_context(blobstore.for_luks(image, write=True))
+        apart = (
+            None if header is None else stack.enter_context(blobstore.for_luks(header, write=True))
+        )
+        with waiting("deriving keys"):
+            luks.format(where, secret, header=apart, size=size, overwrite=force, **options).close()
 
 
 def _octets(bits: int) -> int:
@@ -137,7 +145,7 @@ def _octets(bits: int) -> int:
 
 @command.command("dump")
 @image_and_header
-def dump(*, image: Path, place: luks.Place) -> None:
+def dump(*, image: Place, place: luks.Place) -> None:
     """Show the header of IMAGE in the form of `cryptsetup luksDump`.
 
     `blobstore header dump --json` is for programs.
@@ -149,7 +157,7 @@ def dump(*, image: Path, place: luks.Place) -> None:
 @image_and_header
 @click.option("--type", "version", type=click.Choice(["1", "2"]), help="Only this version counts.")
 @click.pass_context
-def is_(context: click.Context, *, image: Path, place: luks.Place, version: str | None) -> None:
+def is_(context: click.Context, *, image: Place, place: luks.Place, version: str | None) -> None:
     """Say by the exit code if IMAGE has a LUKS header: 0 if it has, 1 if not.
 
     A damaged header counts; with --type only one that can be read does.
@@ -163,7 +171,7 @@ def is_(context: click.Context, *, image: Path, place: luks.Place, version: str 
 
 @command.command("repair")
 @image_and_changed_header
-def repair(*, image: Path, place: luks.Place) -> None:
+def repair(*, image: Place, place: luks.Place) -> None:
     """Rewrite a damaged header copy of IMAGE from the other, and erase unused keyslots."""
     stale = luks.load_header(place).stale_copy
     luks.repair(place)
@@ -190,7 +198,7 @@ def repair(*, image: Path, place: luks.Place) -> None:
 @click.option("--no-flags", is_flag=True, help="Remove all activation flags.")
 def config(
     *,
-    image: Path,
+    image: Place,
     place: luks.Place,
     key_slot: int | None,
     priority: str | None,
