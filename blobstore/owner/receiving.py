@@ -130,9 +130,9 @@ class Receiving:
                 http.receive_data(piece)
                 came += piece
         except h11.RemoteProtocolError as error:
+            # It stays idle: it gives way while what it still sends is dropped (O73).
             raise RefusedError(error.error_status_hint, str(error), "O12") from error
-        finally:
-            self.idle_since = None
+        self.idle_since = None
         if not isinstance(event, h11.Request):
             return None
         self._came = http.trailing_data[0]
