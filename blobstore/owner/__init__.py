@@ -3,7 +3,7 @@
 An image has one writer. While a machine runs, that is the owner, and programs, scripts
 and the verbs of the command line reach the store through it: HTTP/1.1 on a Unix socket,
 in which a blob is the body of a resource and its ETag is its generation. The rules are
-O1 to O182 in ``spec/owner.md``, the schema is ``spec/owner.openapi.yaml``; why HTTP, h11
+O1 to O199 in ``spec/owner.md``, the schema is ``spec/owner.openapi.yaml``; why HTTP, h11
 and threads, spec/decisions/0030.
 
 All that the owner offers comes to one `blobstore.store.store.Store`: nothing here has a
@@ -22,6 +22,7 @@ What must not happen here:
   a while, and those who are late are told that they missed something (O68).
 - No flush confirms data that is not durable, even if another process took the write (O64).
 - No error changes its class on the way: clients raise what `Store` would (O30).
+- Nothing but h11 decides what is HTTP: what is known was read by it before (O170).
 
 Begin with `owner`, what one process has, and `routes`, which answers requests without
 knowing sockets. `resources` says what there can be to ask for; `sections` is what there is of
@@ -31,11 +32,12 @@ was committed. `images` is what concerns the whole image
 what puts a store right, and `lines` what takes long. `requests` and `documents` are what goes
 in and out, `problems` are errors as documents. `lifecycle` lets others have the image, and
 `resting` keeps it as it is for a copy; both by connections that `upgrading` makes of HTTP.
-`connection` speaks HTTP with one client, out of the memory that `budget` has for all; `server`
-has the threads, `listening` the socket, and the room `serving` is the process. `client` is the
-other end, `exchange` its HTTP, and `client_transaction`, `client_windows` and `client_changes`
-are what it makes; what it has in common with a store is `blobstore.store.protocol`, and
-`blobstore.reaching` finds it.
+`connection` answers one client, within its `limits` and out of the memory that `budget` has
+for all: `receiving` reads requests, some of them by `heads` that are known, and `replies` are
+bytes. `server` has the threads, `listening` the socket, and the room `serving` is the process.
+`client` is the other end, `exchange` its HTTP, and `client_transaction`, `client_windows` and
+`client_changes` are what it makes; what it has in common with a store is
+`blobstore.store.protocol`, and `blobstore.reaching` finds it.
 
 `sharing` serves a store beside another task, and the room `tpm` has the TPMs of an owner.
 """
@@ -55,7 +57,7 @@ if TYPE_CHECKING:
     from blobstore.owner.client import find_owner as find_owner
     from blobstore.owner.client_changes import ClientWatch as ClientWatch
     from blobstore.owner.client_windows import ClientWindow as ClientWindow
-    from blobstore.owner.connection import Limits as Limits
+    from blobstore.owner.limits import Limits as Limits
     from blobstore.owner.owner import Front as Front
     from blobstore.owner.owner import Owner as Owner
     from blobstore.owner.serving.config import ServeConfig as ServeConfig

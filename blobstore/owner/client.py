@@ -306,9 +306,9 @@ class StoreClient(Closing):
 
     # ---------------------------------------------------------- changing
 
-    def put(self, name: str, data: ReadableBuffer) -> None:
-        """Replace the blob of a section, as `Store.put`."""
-        self._change("PUT", _section(name), bytes(memoryview(data).cast("B")))
+    def put(self, name: str, data: ReadableBuffer) -> int:
+        """Replace the blob of a section, and return its generation, as `Store.put`."""
+        return _generation(self._change("PUT", _section(name), memoryview(data).cast("B")))
 
     @contextmanager
     def transaction(self) -> Iterator[ClientTransaction]:
@@ -543,10 +543,7 @@ class StoreClient(Closing):
     def blob_and_generation(self, name: str) -> tuple[bytes, int]:
         """Return a blob with the generation that it is of; errors as `get`."""
         answer = self._ask("GET", _section(name))
-        try:
-            return answer.body, int(answer.headers["etag"].strip('"'))
-        except (KeyError, ValueError) as error:
-            raise FormatError("the owner does not say which generation a blob is of") from error
+        return answer.body, _generation(answer)
 
     def commit(self, changes: list[requests.Change]) -> int | None:
         """Make all of these changes or none; return the generation of that."""
@@ -611,7 +608,7 @@ class StoreClient(Closing):
         self,
         method: str,
         target: str,
-        body: bytes = b"",
+        body: bytes | memoryview = b"",
         headers: dict[str, str] | None = None,
     ) -> Answer:
         self._require_writable()
@@ -625,7 +622,7 @@ class StoreClient(Closing):
         self,
         method: str,
         target: str,
-        body: bytes = b"",
+        body: bytes | memoryview = b"",
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
         kind = {"content-type": "application/json"} if method == "POST" else {}
@@ -641,6 +638,14 @@ def _encoded(document: msgspec.Struct) -> bytes:
 
 def _section(name: str, action: str = "") -> str:
     return requests.path_of("sections", name, action)
+
+
+def _generation(answer: Answer) -> int:
+    """Return the generation of a section, which is its ETag (O21)."""
+    try:
+        return int(answer.headers["etag"].strip('"'))
+    except (KeyError, ValueError) as error:
+        raise FormatError("the owner does not say which generation a blob is of") from error
 
 
 def _checked(answer: Answer) -> Answer:

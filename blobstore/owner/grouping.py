@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from blobstore.store.store import Store
     from blobstore.store.transaction import Transaction
+    from formats.devices.device import ReadableBuffer
 
 #: Sections of one commit: as many as a watch is told of (O68).
 MOST: Final = 64
@@ -21,7 +22,7 @@ MOST: Final = 64
 class _Put:
     """A put that waits, and what becomes of it: the generation of its commit, or an error."""
 
-    def __init__(self, name: str, blob: bytes, wanted: int | None) -> None:
+    def __init__(self, name: str, blob: ReadableBuffer, wanted: int | None) -> None:
         self.name, self.blob, self.wanted = name, blob, wanted
         self.outcome: int | StorageError | ValueError | None = None
 
@@ -40,7 +41,8 @@ class _Put:
 class GroupedPuts:
     """Puts blobs for many threads. While one commit is flushed, those that come wait together.
 
-    The thread of one of them makes the next commit, for all.
+    The thread of one of them makes the next commit, for all. A put that finds no other one needs
+    no transaction, which would take a fifth of its time (O171).
     """
 
     def __init__(self, store: Store) -> None:
@@ -50,7 +52,7 @@ class GroupedPuts:
         self._waiting: deque[_Put] = deque()
         self._leads = False
 
-    def put(self, name: str, blob: bytes, wanted: int | None = None) -> int:
+    def put(self, name: str, blob: ReadableBuffer, wanted: int | None = None) -> int:
         """Replace the blob of a section, and return the generation of that, which is durable.
 
         Args:
@@ -62,6 +64,11 @@ class GroupedPuts:
             GenerationMismatchError: It is at another one.
             StorageError, ValueError: As `Store.put`.
         """
+        if wanted is None and self._leads_alone():
+            try:
+                return self._store.put(name, blob)
+            finally:
+                self._leave()
         mine = _Put(name, blob, wanted)
         with self._condition:
             self._waiting.append(mine)
@@ -69,13 +76,24 @@ class GroupedPuts:
             try:
                 self._commit()
             finally:
-                with self._condition:
-                    self._leads = False
-                    self._condition.notify_all()
+                self._leave()
         assert mine.outcome is not None, "only then a thread does not lead"
         if isinstance(mine.outcome, Exception):
             raise mine.outcome
         return mine.outcome
+
+    def _leads_alone(self) -> bool:
+        """Say whether no other thread puts; then this one does, and others wait until `_leave`."""
+        with self._condition:
+            if self._leads or self._waiting:
+                return False
+            self._leads = True
+            return True
+
+    def _leave(self) -> None:
+        with self._condition:
+            self._leads = False
+            self._condition.notify_all()
 
     def _becomes_leader(self, mine: _Put) -> bool:
         """Wait; say whether this thread makes the next commit, or else its put is done."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from blobstore.image.place import Place
-    from blobstore.owner.connection import Limits
+    from blobstore.owner.limits import Limits
     from blobstore.store.description import StateDigest
     from blobstore.store.store import Store
 
@@ -101,6 +101,8 @@ class Owner:
         self.watches = Watches(store)
         self._fronts: list[Front] = [self.windows]
         self._devices: list[Front] = []
+        # Whether a front is one is asked when it comes: it takes longer than the rest of a request.
+        self._exclusive: list[ExclusiveFront] = []
         # What concerns all fronts is done one after the other.
         self._resting = threading.RLock()
 
@@ -122,6 +124,8 @@ class Owner:
             self._fronts.append(front)
             if devices:
                 self._devices.append(front)
+            if isinstance(front, ExclusiveFront):
+                self._exclusive.append(front)
 
     def remove(self, front: Front) -> None:
         """Know a front no longer: it ends."""
@@ -129,6 +133,8 @@ class Owner:
             self._fronts.remove(front)
             if front in self._devices:
                 self._devices.remove(front)
+            if front in self._exclusive:
+                self._exclusive.remove(front)
 
     def require_free(self, name: str) -> None:
         """Refuse to change a section, or to make one, that belongs to a front (O100).
@@ -136,8 +142,8 @@ class Owner:
         Raises:
             DeviceBusyError: It does.
         """
-        for front in tuple(self._fronts):
-            holder = front.reserved.get(name) if isinstance(front, ExclusiveFront) else None
+        for front in tuple(self._exclusive):
+            holder = front.reserved.get(name)
             if holder is not None:
                 raise DeviceBusyError(
                     f"section {name!r} belongs to {holder}, which alone changes it [O100]",

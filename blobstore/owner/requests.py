@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
@@ -175,6 +176,7 @@ def names_of(change: Change) -> tuple[str, ...]:
     return (change.name,)
 
 
+@lru_cache(maxsize=64)  # devices ask for the same again and again
 def path_of(kind: str, name: str, action: str = "") -> str:
     """Return the path of a resource with a name (O13)."""
     try:
@@ -187,7 +189,7 @@ def path_of(kind: str, name: str, action: str = "") -> str:
     return f"/v1/{kind}/{segment}" + (f"/{action}" if action else "")
 
 
-def decode(body: bytes, kind: type[_Value]) -> _Value:
+def decode(body: bytes | bytearray, kind: type[_Value]) -> _Value:
     """Return what the body of a request says.
 
     Raises:

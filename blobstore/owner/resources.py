@@ -37,7 +37,7 @@ class Request(NamedTuple):
     method: str
     target: str
     headers: Mapping[str, str]
-    body: bytes = b""
+    body: bytes | bytearray = b""
     peer: tuple[int, int, int] | None = None
 
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Final
 
 from blobstore.owner.budget import Budget
 from blobstore.owner.changes import ChangeResources
-from blobstore.owner.connection import Connection, Limits
+from blobstore.owner.connection import Connection
 from blobstore.owner.images import ImageResources
 from blobstore.owner.lifecycle import LifecycleResources
+from blobstore.owner.limits import Limits
 from blobstore.owner.maintenance import MaintenanceResources
 from blobstore.owner.problems import RefusedError
 from blobstore.owner.routes import Routes

@@ -16,7 +16,7 @@ from luks.errors import PolicyError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from blobstore.owner.connection import Limits
+    from blobstore.owner.limits import Limits
     from blobstore.owner.owner import Owner
     from blobstore.vtpm.tpm import Tpm
 

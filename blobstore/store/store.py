@@ -380,12 +380,15 @@ class Store(Closing):
 
     # ---------------------------------------------------------- changing
 
-    def put(self, name: str, data: ReadableBuffer) -> None:
+    def put(self, name: str, data: ReadableBuffer) -> int:
         """Replace the blob of a section, atomically and durably.
 
         Args:
             name: A registered section.
             data: The whole blob; not modified, and not kept.
+
+        Returns:
+            The generation of the section from then on.
 
         Raises:
             BlobNotFoundError: There is no such section.
@@ -410,6 +413,7 @@ class Store(Closing):
                 raise BlobTooLargeError.of(name, len(blob), section.max_size)
             lookup.require_no_window(name)
             commit(session.container, [Change(section, name, blob=blob, replaces=section)])
+            return session.container.directory.generation
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:

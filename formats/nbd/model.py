@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from formats.nbd.numbers import TransmissionFlag
 
@@ -97,9 +97,10 @@ class Ended:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """A request that is whole, and whose flags and range are right.
+
+    A tuple, which is made in a quarter of the time that a frozen dataclass takes.
 
     Attributes:
         command: What to do.

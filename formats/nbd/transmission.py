@@ -16,8 +16,12 @@ if TYPE_CHECKING:
     from formats.nbd.model import Begun
 
 
-#: Plain numbers: looking a member up takes longer than the rest of reading a request.
+#: Looking a member up in its class takes longer than the rest of reading a request.
 _WRITE: Final = int(Command.WRITE)
+_READ: Final = Command.READ
+_DISC: Final = Command.DISC
+_FLUSH: Final = Command.FLUSH
+_BLOCK_STATUS: Final = Command.BLOCK_STATUS
 _COMMANDS: Final = {int(command): command for command in Command}
 _CHANGING: Final = frozenset({Command.WRITE, Command.TRIM, Command.WRITE_ZEROES})
 _ON_RANGE: Final = _CHANGING | {Command.READ, Command.CACHE, Command.BLOCK_STATUS}
@@ -73,7 +77,7 @@ class Transmission:
                 return None
         data = self._in.take(size, skip=REQUEST.size)
         command = _COMMANDS.get(number)
-        if command is Command.DISC:
+        if command is _DISC:
             return self._end("")
         if command is None:
             return Refused(cookie, Errno.EINVAL, f"command {number} is not known [N16]")
@@ -93,14 +97,14 @@ class Transmission:
             found = Errno.EINVAL, f"{command.name} does not have flags {request.flags:#x}"
         elif self._export.read_only and command in _CHANGING:
             found = Errno.EPERM, f"export {self._export.name!r} takes no writes"
-        elif command is Command.FLUSH:
+        elif command is _FLUSH:
             if offset or length:
                 found = Errno.EINVAL, "FLUSH has an offset or a length"
         elif command in _ON_RANGE and offset + length > self._export.size:
             error = Errno.ENOSPC if command in _FILLING else Errno.EINVAL
             found = error, f"bytes {offset} to {offset + length} are not all in the export"
-        elif command is Command.READ and length > MAX_TRANSFER:
+        elif command is _READ and length > MAX_TRANSFER:
             found = Errno.EOVERFLOW, f"a read of {length} bytes is too long"
-        elif command is Command.BLOCK_STATUS and not (self._allocation and length):
+        elif command is _BLOCK_STATUS and not (self._allocation and length):
             found = Errno.EINVAL, "BLOCK_STATUS has no context or no length"
         return Refused(request.cookie, found[0], f"{found[1]} [N16]") if found else None

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     import blobstore
 
-    Write = Callable[[int], None]
+    Write = Callable[[int], object]
 
 TPMS, WINDOWS, BLOBS = 6, 7, 7
 WINDOW_SIZE, BLOB_SIZE = 64 << 10, 16 << 10

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from blobstore.owner import connection
+from blobstore.owner import receiving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,7 +53,7 @@ def test_bodies_arrive_however_they_are_cut_o10_o21(
 ) -> None:
     """Also where a body ends where a piece does that was received with the head."""
     generator = random.Random(15)
-    piece = connection._HEAD_PIECE
+    piece = receiving._HEAD_PIECE
     near = [piece - len(sized(b"x" * 3999)) + 3999 + n for n in (-1, 0, 1)]
     for size in (*near, 0, 1, piece, 2 * piece, 65536, 65537, 300_000):
         bodies = [generator.randbytes(size), b"short", generator.randbytes(size // 2)]
@@ -102,7 +102,7 @@ def test_a_body_is_asked_for_only_if_it_would_be_taken_o10_o11(
 ) -> None:
     expecting = sized(bytes(9000), b"Expect: 100-continue")
     sock.sendall(expecting[:-9000])
-    assert replies(sock, 1)[0] == b"HTTP/1.1 100 "
+    assert replies(sock, 1)[0] == b"HTTP/1.1 100 Continue"
     sock.sendall(bytes(9000))
     assert replies(sock, 1)[0].startswith(b"HTTP/1.1 204 ")
     sock.sendall(expecting[:-9000].replace(b"large", b"b"))  # which holds 3000 bytes

@@ -15,7 +15,7 @@ import pytest
 import blobstore
 from blobstore.owner import StoreClient
 from blobstore.owner.budget import Budget
-from blobstore.owner.connection import Limits
+from blobstore.owner.limits import Limits
 from blobstore.owner.problems import RefusedError
 from tests.owner.test_http import ask, request
 from tests.support.effort import cases

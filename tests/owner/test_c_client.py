@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import blobstore
-from blobstore.owner.connection import Limits
+from blobstore.owner.limits import Limits
 from formats.errors import ArgumentError
 from tests.support.c_client import (
     LOST,

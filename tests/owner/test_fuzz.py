@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import blobstore
 from blobstore.owner import StoreClient
-from blobstore.owner.connection import Limits
+from blobstore.owner.limits import Limits
 from tests.support.effort import cases
 from tests.support.owners import owner_thread
 

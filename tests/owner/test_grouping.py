@@ -35,10 +35,8 @@ def store_of(device: Callable[[bytes], BlockDevice] = MemoryDevice) -> blobstore
     return open_store(device(image(specs, free=20_000)))
 
 
-def together(
-    store: blobstore.Store, puts: GroupedPuts, wanted: Sequence[tuple[str, bytes, int | None]]
-) -> list[Outcome]:
-    """Put all at the same time: while the store is locked, so that all of them wait."""
+def together(puts: GroupedPuts, wanted: Sequence[tuple[str, bytes, int | None]]) -> list[Outcome]:
+    """Put all at the same time: all of them wait for a put that there is not."""
     outcomes: dict[int, Outcome] = {}
 
     def put(number: int) -> None:
@@ -48,14 +46,15 @@ def together(
             outcomes[number] = error
 
     threads = [threading.Thread(target=put, args=(number,)) for number in range(len(wanted))]
-    with store._session.lock:
-        for thread in threads:
-            before = len(puts._waiting)
-            thread.start()
-            deadline = time.monotonic() + 60
-            while thread.is_alive() and len(puts._waiting) <= before:
-                assert time.monotonic() < deadline
-                time.sleep(0.001)
+    puts._leads = True
+    for thread in threads:
+        before = len(puts._waiting)
+        thread.start()
+        deadline = time.monotonic() + 60
+        while len(puts._waiting) <= before:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+    puts._leave()
     for thread in threads:
         thread.join(60)
     return [outcomes[number] for number in range(len(wanted))]
@@ -72,7 +71,7 @@ def test_puts_that_wait_share_a_flush_o75() -> None:
     puts = GroupedPuts(store)
     begin = store.info().generation
     flushes = devices[0].flushes
-    outcomes = together(store, puts, [(f"s{n}", b"%d" % n, None) for n in range(COUNT)])
+    outcomes = together(puts, [(f"s{n}", b"%d" % n, None) for n in range(COUNT)])
     assert outcomes == [begin + 1] * COUNT
     assert devices[0].flushes == flushes + 1
     found = open_store(bytes(devices[0].content))
@@ -81,12 +80,35 @@ def test_puts_that_wait_share_a_flush_o75() -> None:
     assert puts.put("s0", b"later") == begin + 2
 
 
+def test_a_put_that_is_alone_waits_for_no_other_o171() -> None:
+    store = store_of()
+    puts = GroupedPuts(store)
+    begin = store.info().generation
+    with pytest.raises(BlobNotFoundError):
+        puts.put("none", b"")
+    outcomes: dict[str, int] = {}
+    threads = [
+        threading.Thread(target=lambda name=name: outcomes.update({name: puts.put(name, b"1")}))
+        for name in ("s0", "s1", "s2")
+    ]
+    with store._session.lock:
+        for count, thread in enumerate(threads):
+            thread.start()
+            deadline = time.monotonic() + 60
+            while not puts._leads or len(puts._waiting) < count:
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
+    for thread in threads:
+        thread.join(60)
+    assert outcomes == {"s0": begin + 1, "s1": begin + 2, "s2": begin + 2}
+    assert not puts._leads
+
+
 def test_each_put_has_its_own_error_o75() -> None:
     store = store_of()
     puts = GroupedPuts(store)
     known = store.section("s0").generation
     outcomes = together(
-        store,
         puts,
         [
             ("s0", b"right", known),
@@ -112,7 +134,7 @@ def test_what_can_only_be_put_alone_is_put_alone_o75() -> None:
     puts = GroupedPuts(store)
     with store.window("w"):
         wanted = [(name, b"new", None) for name in ("s0", "one", "w", "s1")]
-        outcomes = together(store, puts, wanted)
+        outcomes = together(puts, wanted)
     assert isinstance(outcomes[2], ValueError)
     numbers = [outcomes[n] for n in (0, 1, 3)]
     assert len(set(map(str, numbers))) == 3
@@ -126,7 +148,6 @@ def test_puts_to_one_section_are_made_one_after_the_other_o75() -> None:
     known = store.section("s0").generation
     puts = GroupedPuts(store)
     outcomes = together(
-        store,
         puts,
         [("s0", b"1", known), ("s0", b"2", known), ("s0", b"3", None), ("s1", b"1", None)],
     )
@@ -148,7 +169,7 @@ def test_none_is_acknowledged_where_the_commit_failed_o75(operation: str) -> Non
     store = store_of(faulty)
     puts = GroupedPuts(store)
     devices[0]._number = 0
-    outcomes = together(store, puts, [(f"s{n}", b"new", None) for n in range(COUNT)])
+    outcomes = together(puts, [(f"s{n}", b"new", None) for n in range(COUNT)])
     assert [type(one) for one in outcomes] == [DeviceError] * COUNT
     with pytest.raises(PoisonedStoreError):
         puts.put("s0", b"later")
@@ -162,7 +183,7 @@ def test_a_commit_has_so_many_sections_o75() -> None:
     store = open_store(image(specs))
     puts = GroupedPuts(store)
     begin = store.info().generation
-    outcomes = together(store, puts, [(f"s{n}", b"1", None) for n in range(MOST + 2)])
+    outcomes = together(puts, [(f"s{n}", b"1", None) for n in range(MOST + 2)])
     assert sorted(map(str, outcomes)) == [str(begin + 1)] * MOST + [str(begin + 2)] * 2
 
 

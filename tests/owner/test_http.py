@@ -14,7 +14,7 @@ import pytest
 
 import blobstore
 from blobstore.owner import StoreClient
-from blobstore.owner.connection import Limits
+from blobstore.owner.limits import Limits
 from tests.support.foreign import program
 from tests.support.owners import owner_thread
 

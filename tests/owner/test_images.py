@@ -15,8 +15,8 @@ import luks
 from blobstore.copies import convert_bytes
 from blobstore.image.place import entry_of
 from blobstore.owner import StoreClient
-from blobstore.owner.connection import Limits
 from blobstore.owner.images import ImageResources
+from blobstore.owner.limits import Limits
 from blobstore.owner.owner import Owner
 from blobstore.owner.resources import Reply, Request
 from blobstore.owner.routes import Routes

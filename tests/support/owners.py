@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import blobstore
-    from blobstore.owner.connection import Limits
+    from blobstore.owner.limits import Limits
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from blobstore.image.place import Place
-    from blobstore.owner.connection import Limits
+    from blobstore.owner.limits import Limits
     from blobstore.owner.owner import Front
     from blobstore.sockets.listening import Listener
     from blobstore.store.store import Store

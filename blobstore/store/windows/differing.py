@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
 from blobstore.container.commit import Change, commit
@@ -86,31 +85,30 @@ class DifferingWriter:
         Raises:
             DeviceError, PoisonedStoreError, DamagedHeadError: As `commit`.
         """
-        section = self.section
-        newest, older = section.newest, section.older
-        changed = set(changed)
+        section, known = self.section, self._known
+        newest, older = section.newest_and_older
+        changed = frozenset(changed)
         ranges = None
-        if self.copies_are_known:
+        # A commit that was not made here would have overwritten the older copy.
+        if older.version.generation == known.older:
             # The head is in block 0, whatever else changes.
-            ranges = self._ranges({0} | self._known.differing | changed)
-        is_newest_known = newest.version.generation == self._known.newest
+            ranges = self._ranges({0} | known.differing | changed)
         before = newest.version.generation
         change = Change(section, self._name, state, content, section, ranges, crc32)
         commit(self._container, [change])
         # At once: an interrupt must not leave the blocks of one commit with the
         # generations of another.
         self._known = _Known(
-            older.version.generation, before if is_newest_known else None, frozenset(changed)
+            older.version.generation, before if before == known.newest else None, changed
         )
 
     def _ranges(self, blocks: set[int]) -> list[tuple[int, int]]:
         """Return runs of blocks as byte ranges of the record."""
         block_size = self._container.block_size
-        ranges = []
-        # Neighbours have the same difference from their rank.
-        for _, group in itertools.groupby(
-            enumerate(sorted(blocks)), lambda pair: pair[1] - pair[0]
-        ):
-            run = [block for _, block in group]
-            ranges.append((run[0] * block_size, (run[-1] + 1) * block_size))
+        ranges: list[tuple[int, int]] = []
+        for block in sorted(blocks):
+            start = block * block_size
+            if ranges and ranges[-1][1] == start:
+                start, _ = ranges.pop()
+            ranges.append((start, (block + 1) * block_size))
         return ranges
