@@ -202,13 +202,13 @@ class Exchange:
             send_all(self._socket, request, body)
         came = self._socket.recv(_HEAD_PIECE)
         if not came:
-            raise _gone(self._path)
+            raise _gone(self.path)
         return came
 
     def _rest(self, content: bytes, size: int) -> bytes:
         """Return a body of known size, of which ``content`` came."""
         if len(content) > size:
-            raise FormatError(f"the owner at {self._path} sends more than a reply")
+            raise FormatError(f"the owner at {self.path} sends more than a reply")
         if len(content) == size:
             return content
         body = bytearray(size)
@@ -218,7 +218,7 @@ class Exchange:
             while count < size:
                 received = self._socket.recv_into(view[count:])
                 if not received:
-                    raise _gone(self._path)
+                    raise _gone(self.path)
                 count += received
         return bytes(body)
 
