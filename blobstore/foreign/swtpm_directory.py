@@ -72,8 +72,13 @@ def write_directory(
         raise device_error(error, f"cannot write directory {directory}") from error
 
 
+def state_file(version: TpmVersion, slot: Slot) -> str:
+    """Return the name that swtpm gives the file of a state (F7)."""
+    return f"{_PREFIXES[version]}.{_SUFFIXES[slot]}"
+
+
 def _path(directory: Path, version: TpmVersion, slot: Slot) -> Path:
-    return directory / f"{_PREFIXES[version]}.{_SUFFIXES[slot]}"
+    return directory / state_file(version, slot)
 
 
 def _present(directory: Path) -> dict[tuple[TpmVersion, Slot], Path]:

@@ -10,11 +10,11 @@ import click
 from blobstore import owner
 from blobstore.cli import service
 from blobstore.cli.access import PATH, Access, access_options
+from blobstore.cli.mount_options import mounts_options
 from blobstore.cli.nbd_options import nbd_options
 from blobstore.cli.tpm_options import TpmType
 from blobstore.cli.types import ParsedType, schema_option
 from blobstore.vtpm import swtpm_options
-from formats.logs import configure_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     help="Be a TPM, too, with the options of `blobstore vtpm`: ctrl=, server=, name=, flags=, "
     "locality=, migration-key=, tpm2, tpm1.2. May be given several times.",
 )
+@mounts_options
 @click.option("--check-config", is_flag=True, help="Say whether all this can be served, and end.")
 @schema_option(owner.serve_schema, "configurations")
 @click.option("--replace", is_flag=True, help="Replace the owner of IMAGE, without a gap.")
@@ -84,10 +85,7 @@ def command(
         raise click.UsageError("--replace and --incoming exclude each other")
     begins = owner.Beginning("replacing" if replace else incoming or "opened")
     quiet = bool(context.parent and context.parent.params["quiet"])
-    if run.log is not None:
-        service.set_up_log(run.log)
-    else:
-        configure_with(lambda: _configure(quiet=quiet))
+    service.log_to(run, quiet=quiet)
     in_background = run.begin()
     with (
         access.open(image, read_only=False, released=begins is not owner.Beginning.OPENED) as store,
@@ -111,10 +109,13 @@ def _config(
     socket_group: str | None,
     nbd: tuple[owner.NbdFront, ...],
     tpm: tuple[owner.TpmFront, ...],
+    mount: tuple[owner.MountFront, ...],
 ) -> owner.ServeConfig:
     """Return what the file says, with what options say in its place."""
     found = owner.ServeConfig() if config is None else owner.load_serve_config(config)
-    return found.with_options(socket=socket, mode=socket_mode, group=socket_group, nbd=nbd, tpm=tpm)
+    return found.with_options(
+        socket=socket, mode=socket_mode, group=socket_group, nbd=nbd, tpm=tpm, mount=mount
+    )
 
 
 def _image(image: Path | None, config: owner.ServeConfig) -> Path:
@@ -125,15 +126,6 @@ def _image(image: Path | None, config: owner.ServeConfig) -> Path:
     if image is None:
         raise click.UsageError("Missing argument 'IMAGE'.")
     return image
-
-
-def _configure(*, quiet: bool) -> None:
-    """Log who connects, too (O5)."""
-    import logging  # noqa: PLC0415, TID251  only if there is something to say
-
-    logging.basicConfig(
-        level=logging.ERROR if quiet else logging.INFO, format="blobstore: %(message)s"
-    )
 
 
 def _ready(in_background: Callable[[], None], *, quiet: bool) -> Callable[[Path], None]:
