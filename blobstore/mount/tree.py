@@ -65,7 +65,7 @@ class Tree:
         self.released = False
         self._began = time.time_ns()
         self._last_node = ROOT
-        #: Files that the kernel knows, or that are in memory, by name.
+        #: Files that were looked at, by name: their attributes are nowhere else.
         self._files: dict[str, File] = {}
         mode, now = 0o755 if settings.allow_other else 0o700, self._began
         self.root = File(ROOT, "", None, mode, os.getuid(), os.getgid(), now, now, now)
@@ -84,6 +84,8 @@ class Tree:
         with translated("listing the sections"):
             sections = self._store.sections()
         names = [self._shown(section) for section in sections]
+        for name in self._files.keys() - set(names):
+            self._find(name)  # another front may have deleted its section
         found = {name: file for name in names if name and (file := self._find(name))}
         found |= {name: file for name, file in self._files.items() if file.section is None}
         return [(file.node, stat.S_IFREG | file.mode, name) for name, file in found.items()]
@@ -274,7 +276,6 @@ class Tree:
                 window.close()
         if not file.is_in_memory_only or file.name is None:
             self.contents.forget(file)
-        self.forget(file, 0)
 
     def _drop(self, file: File) -> None:
         """Go back to what was committed; a file that never was is gone (M15)."""
@@ -330,10 +331,6 @@ class Tree:
     def forget(self, file: File, lookups: int) -> None:
         """Know no longer that the kernel knows a file, so many times."""
         file.lookups = max(0, file.lookups - lookups)
-        unused = not file.lookups and not file.handles
-        if unused and file.name and not file.is_in_memory_only:
-            self.contents.forget(file)
-            self._files.pop(file.name, None)
 
     def let_go(self) -> None:
         """Commit and close the windows: another process is to have the image (M57)."""

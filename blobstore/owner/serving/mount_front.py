@@ -212,7 +212,7 @@ class RunningMount:
         mounted = mount(directory, self._image, self._front.settings())
         self._mounted = mounted
         self._sessions.append(Session(self._tree, mounted.descriptor, self._ended))
-        _log.info("mounted at %s", directory)
+        _log.debug("mounted at %s", directory)
 
     def _unmount(self) -> None:
         mounted, self._mounted = self._mounted, None
