@@ -106,9 +106,7 @@ def test_m10_m11_m20_m21_a_crash_leaves_the_old_or_the_new_file(name: str) -> No
 
 @pytest.mark.parametrize("kind", ["read", "write", "flush"])
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_m11_a_device_that_fails_leaves_the_old_or_the_new_file(
-    name: str, kind: Operation
-) -> None:
+def test_m11_a_device_that_fails_leaves_the_old_or_the_new_file(name: str, kind: Operation) -> None:
     operation, new = OPERATIONS[name]
     before = image(SPECS, free=4 << 17)
     for number in range(1, 100):

@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import blobstore
 from blobstore.mount.settings import MountSettings
 from blobstore.mount.tree import Tree
 from tests.support.cli import with_signals
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from blobstore.mount.file import Handle
+    from blobstore.owner import AnyStore
     from blobstore.store.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -130,11 +132,10 @@ def _is_stale(directory: Path) -> bool:
 class MountProcess:
     """`blobstore mount`, ready when this is made; `end_mounts` comes after the test."""
 
-    def __init__(
-        self, image: Path, directory: Path, *options: object, verb: str = "mount"
-    ) -> None:
+    def __init__(self, image: Path, directory: Path, *options: object, verb: str = "mount") -> None:
         self.image, self.directory = image, directory
-        directory.mkdir(exist_ok=True)
+        with suppress(FileExistsError):
+            directory.mkdir()
         self.environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         where = [directory] if verb == "mount" else ["--mount", directory]
         self.process = subprocess.Popen(
@@ -155,6 +156,10 @@ class MountProcess:
             line = self.process.stderr.readline()
             assert line, self.said.decode()
             self.said += line
+
+    def store(self) -> AnyStore:
+        """Return the store of this owner, which the runtime directory of the test leads to."""
+        return blobstore.open(self.image)
 
     def run(self, *arguments: object, stdin: bytes = b"") -> bytes:
         """Run ``blobstore`` where it can find the owner; return what it printed."""

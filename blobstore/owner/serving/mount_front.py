@@ -92,10 +92,10 @@ class MountFront(
     def settings(self) -> MountSettings:
         """Return how files are made of sections."""
         return MountSettings(
-            layout=self.layout,
+            layout=Layout(self.layout),  # which the command line says as text
             tpm=self.tpm,
             temporary=self.temporary,
-            growth=self.growth,
+            growth=Growth(self.growth),
             new_file=self.new_file,
             largest_file=self.largest_file,
             memory=self.memory,
