@@ -28,7 +28,7 @@ class Contents:
     """Loads, changes and commits the content of files. `Tree` has the lock.
 
     Attributes:
-        require_free: Raises for a section that others alone may change (O100).
+        check_free: Raises for a section that another front alone changes (O100).
     """
 
     def __init__(self, store: Store, names: Names, settings: MountSettings) -> None:
@@ -39,7 +39,7 @@ class Contents:
         self._used = 0
         # Those with content, in the order in which they were used; the order is a dict's.
         self._loaded: dict[File, None] = {}
-        self.require_free: Callable[[str], None] = lambda _: None
+        self.check_free: Callable[[str], None] = lambda _: None
 
     # ------------------------------------------------------------ reading
 
@@ -187,6 +187,15 @@ class Contents:
             ):
                 self.stage(changes, file, section, file.name)
             self.committed(file, section, changes.generation)
+
+    def require_free(self, section: str) -> None:
+        """Refuse to change a section that another front alone changes.
+
+        Raises:
+            OSError: EBUSY: it does.
+        """
+        with translated(f"changing {section!r}"):
+            self.check_free(section)
 
     def place(self, file: File) -> str | None:
         """Return the section that a file is committed to; None if it stays in memory."""

@@ -11,7 +11,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -20,6 +20,9 @@ from formats.state.uefi_vars import decode_variables
 from tests.support.cli import succeeds
 from tests.support.foreign import run, swtpm, system_file, virt_fw_vars
 from tests.support.mounts import MountProcess, refused, wait_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = pytest.mark.interop
 
@@ -173,14 +176,14 @@ def test_posix_cases(mounted: MountProcess) -> None:
         os.rename(directory / "missing", directory / "a")
     with refused(errno.ENAMETOOLONG):
         os.open(directory / ("x" * 201), os.O_CREAT)
-    for call in (
-        lambda: os.mkdir(directory / "d"),
-        lambda: os.symlink("a", directory / "l"),
-        lambda: os.link(directory / "a", directory / "l"),
-        lambda: os.mkfifo(directory / "f"),
-    ):
-        with refused(errno.EPERM):
-            call()
+    with refused(errno.EPERM):
+        os.mkdir(directory / "d")
+    with refused(errno.EPERM):
+        os.symlink("a", directory / "l")
+    with refused(errno.EPERM):
+        os.link(directory / "a", directory / "l")
+    with refused(errno.EPERM):
+        os.mkfifo(directory / "f")
     with refused(errno.ENOTDIR):
         os.open(directory / "a" / "b", os.O_RDONLY)
     os.chmod(directory / "a", 0o400)
@@ -277,28 +280,25 @@ def test_virt_fw_vars(mounted: MountProcess, tmp_path: Path) -> None:
     assert json.loads(found["j"])["variables"]
 
 
-#: What QEMU's ``uefi-vars`` device does with its file when a variable changes, by strace.
-UEFI_VARS_TRACE = ("lseek", "ftruncate", "write", "fsync")
-
-
 def test_the_trace_of_uefi_vars_is_atomic(mounted: MountProcess) -> None:
     descriptor = os.open(mounted.directory / "uefi.json", os.O_RDWR | os.O_CREAT, 0o666)
     documents = [
         json.dumps({"version": 2, "variables": [variable(n) for n in range(count)]}).encode()
         for count in (3, 1, 2)
     ]
-    for number, document in enumerate(documents):
-        steps = {
-            "lseek": lambda: os.lseek(descriptor, 0, os.SEEK_SET),
-            "ftruncate": lambda: os.ftruncate(descriptor, 0),
-            "write": lambda document=document: os.write(descriptor, document),
-            "fsync": lambda: os.fsync(descriptor),
-        }
-        for step in UEFI_VARS_TRACE:
-            steps[step]()
-            if number and step != "fsync":
-                assert committed(mounted, "uefi.json") == documents[number - 1]
+    os.fsync(descriptor)
+    before = b""
+    for document in documents:
+        # What QEMU's device does with its file when a variable changes.
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        assert committed(mounted, "uefi.json") == before
+        os.ftruncate(descriptor, 0)
+        assert committed(mounted, "uefi.json") == before
+        os.write(descriptor, document)
+        assert committed(mounted, "uefi.json") == before
+        os.fsync(descriptor)
         assert committed(mounted, "uefi.json") == document
+        before = document
         assert len(decode_variables(document)) == len(json.loads(document)["variables"])
     os.close(descriptor)
 

@@ -113,7 +113,7 @@ class MountFront(
         """Mount the directory."""
         del listeners
         running = RunningMount(
-            owner.store, owner.image, self, require_free=owner.require_free, on_end=owner.on_end
+            owner.store, owner.image, self, check_free=owner.require_free, on_end=owner.on_end
         )
         try:
             owner.add(running)
@@ -132,7 +132,7 @@ class RunningMount:
         image: Path,
         front: MountFront,
         *,
-        require_free: Callable[[str], None] = lambda _: None,
+        check_free: Callable[[str], None] = lambda _: None,
         on_end: Callable[[BaseException | None], None] | None = None,
     ) -> None:
         """Mount it; the store stays the caller's.
@@ -141,7 +141,7 @@ class RunningMount:
             store: What is shown.
             image: Where that is, for the table of mounts.
             front: How.
-            require_free: Raises for sections that others alone may change (O100).
+            check_free: Raises for a section that another front alone changes (O100).
             on_end: Called when a user unmounted the directory and the process is to end, or
                 with what ended the thread that serves it.
 
@@ -150,7 +150,7 @@ class RunningMount:
         """
         self._image, self._front, self._on_end = image, front, on_end
         self._tree = Tree(store, front.settings(), SystemProcesses())
-        self._tree.contents.require_free = require_free
+        self._tree.contents.check_free = check_free
         self._sessions: list[Session] = []
         self._mounted: Mounted | None = None
         self._waits = False
