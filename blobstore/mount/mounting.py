@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _log = LateLogger(__name__)
 
-#: What the table of mounts says of ours.
+#: The type in the table of mounts.
 TYPE: Final = "fuse.blobstore"
 
 _DEVICE: Final = "/dev/fuse"
@@ -60,7 +60,7 @@ class Entry(NamedTuple):
 def mount(directory: Path, source: Path, settings: MountSettings) -> Mounted:
     """Mount a directory whose requests come from a descriptor.
 
-    What a process of ours left there that was killed is taken away first (M53).
+    If `blobstore` mounted it before and was killed, that mount is taken away first (M53).
 
     Args:
         directory: An empty directory.

@@ -34,7 +34,7 @@ class Names(Protocol):
         """Return the section that a file becomes; None if it is kept in memory only.
 
         Raises:
-            OSError: There can be no such file.
+            OSError: A file cannot have this name.
         """
 
     def is_temporary(self, file: str) -> bool:
