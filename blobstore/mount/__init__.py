@@ -23,9 +23,10 @@ What must not happen here:
 - No content beyond the limits is kept in memory (M31, M32), and none of it is in a message.
 - Nothing waits for a program: requests are answered one after the other, without waiting.
 
-Begin with `tree` and `contents`: they are the semantics of files, and are tested without a kernel: `tree` has
-names and handles, `contents` what is in files, when it is in memory, and how it is committed;
-`file` is what they know of a file, `names` how files and sections are called, `processes` what
-is known of the programs, `failures` the errors, and `settings` what can be chosen. `session`
-answers the kernel's requests (`formats.fuse`) with these, and `mounting` has the mount itself.
+Begin with `tree` and `contents`. They are the semantics of files, and are tested without a
+kernel: `tree` has names and handles, `contents` what is in files, when it is in memory, and how
+it is committed; `file` is what they know of a file, `names` how files and sections are called,
+`processes` what is known of the programs, `failures` the errors, and `settings` what can be
+chosen. `session` answers the kernel's requests (`formats.fuse`) with these, and `mounting` has
+the mount itself.
 """
