@@ -91,6 +91,10 @@ if TYPE_CHECKING:
     from blobstore.image.luks_header import attach_header as attach_header
     from blobstore.image.luks_header import detach_header as detach_header
     from blobstore.image.luks_header import luks_place as luks_place
+    from blobstore.image.place import Place as Place
+    from blobstore.image.place import RemotePlace as RemotePlace
+    from blobstore.image.place import for_luks as for_luks
+    from blobstore.image.place import place_of as place_of
     from blobstore.image.remote.nbd_disk import NbdDisk as NbdDisk
     from blobstore.image.remote.places import open_remote as open_remote
     from blobstore.image.remote.rbd_disk import RbdDisk as RbdDisk

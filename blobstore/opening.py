@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, TypedDict
 
 from blobstore.image.layers import RAW, LayersLock, open_layers
+from blobstore.image.place import keeps_out_writers
 from blobstore.store.store import Store
 from formats.container.model import DEFAULT_BLOCK_SIZE
 from formats.errors import ArgumentError
@@ -107,7 +108,7 @@ def open_store(
             image_lock=LayersLock(layers),
             layers=layers,
             released=released,
-            unlocked=released or not lock,
+            unlocked=released or not (lock and keeps_out_writers(path, read_only=read_only)),
         )
         guard.pop_all()
         return store
@@ -138,15 +139,16 @@ def create_store(
 ) -> Store:
     """Make a new image and open its store.
 
-    A file appears under its name complete or not at all. A block device is
-    written in place; until the last write it holds no store.
+    A file appears under its name complete or not at all. A device, here or on another
+    machine, is written in place; until the last write it holds no store.
 
     Args:
-        path: Image file or block device. An existing file is replaced if it is
-            blank, or with ``overwrite``.
+        path: Image file, block device, or place on another machine (P1). An existing file
+            is replaced if it is blank, or with ``overwrite``; an image of Ceph RBD that is
+            not there is made.
         sections: To be made; those without content are registered, unwritten.
         secret: Passphrase or content of a key file.
-        header: File that gets the LUKS header, detached.
+        header: File or place that gets the LUKS header, detached.
         encrypted: False for an image in the clear; then there is no secret.
         image_format: ``"raw"`` or ``"qcow2"``.
         own_luks: Encrypt the qcow2 image by itself, as QEMU does with

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, overload
 
-from blobstore.image.image import may_have_owner
+from blobstore.image.place import may_have_owner
 from blobstore.opening import open_store
 
 if TYPE_CHECKING:
@@ -82,10 +82,11 @@ def open_anywhere(
     ``direct``, with which type checkers know it as `Store`.
 
     Args:
-        path: Image file or block device, locked until the store is closed.
+        path: Image file, block device, or place on another machine (P1), such as
+            ``"rbd:pool/image"``. It is locked until the store is closed, as far as it can be.
         secret: Passphrase or content of a key file, for an encrypted image; or its
             volume key, from `luks.verify_volume_key`.
-        header: File of the detached LUKS header.
+        header: Likewise of the detached LUKS header.
         read_only: Permit no writing; several processes may read at once.
         allow_unprotected: Accept a secret for an image that is not encrypted,
             and a container less protected than it should be (C25).
@@ -159,7 +160,7 @@ def find_owner(
     """Return the store of the process that owns an image, or None if none does.
 
     Args:
-        path: Of the image; links are followed.
+        path: Place of the image; links are followed.
         read_only: Permit no writing.
         expect_digest: As for `blobstore.open`, asked of the owner.
         at_least_generation: Likewise.

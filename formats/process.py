@@ -12,9 +12,24 @@ from __future__ import annotations
 import _thread
 import os
 import threading
-from typing import NoReturn
+from contextlib import suppress
+from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
+from weakref import WeakSet
 
 from formats.errors import ForkedProcessError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Closable(Protocol):
+    """What has a descriptor, and closes it without telling the other end."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
+_Closable = TypeVar("_Closable", bound=Closable)
 
 # Number of forks between the first process with this module and this one: process ids
 # do not suffice, because processes in different namespaces can have the same id.
@@ -23,6 +38,9 @@ _forks = 0
 # Descriptors to close in children, with device and inode of the file they were opened
 # on: a number that was closed elsewhere may belong to another file now.
 _descriptors: dict[int, tuple[int, int]] = {}
+
+# What else children close, by its own method: an object would close a descriptor a second time.
+_closable: WeakSet[Closable] = WeakSet()
 
 # Held while a descriptor is opened or closed, and during a fork, so that none is missed.
 # It is reentrant because a signal handler may fork in the middle of that. It is never
@@ -112,9 +130,25 @@ def close_descriptor(fd: int) -> None:
         os.close(fd)
 
 
+def closed_in_children(make: Callable[[], _Closable]) -> _Closable:
+    """Return what ``make`` opens, such as a socket, and have children close it.
+
+    Args:
+        make: Called while no other thread can fork; does not wait for anything.
+    """
+    with _registering:
+        made = make()
+        _closable.add(made)
+        return made
+
+
 def _after_fork_in_child() -> None:
     global _forks  # noqa: PLW0603  a process has one of it
     _forks += 1
+    for one in list(_closable):
+        with suppress(OSError):
+            one.close()
+        _closable.discard(one)
     for fd, opened in list(_descriptors.items()):
         try:
             found = os.fstat(fd)

@@ -11,16 +11,18 @@ import blobstore
 import luks
 from blobstore.cli.header import VOLUME_KEY, read_volume_key
 from blobstore.cli.keys import PATH, KeySource, key_group, object_option
-from blobstore.cli.types import DigestType, Group, Option, option, taking
+from blobstore.cli.types import IMAGE, DigestType, Group, Option, option, taking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from blobstore import Place
     from blobstore.cli.types import Command
     from blobstore.owner import AnyStore, StoreClient
 
 __all__ = [
+    "IMAGE",
     "PATH",
     "Access",
     "NewAccess",
@@ -40,7 +42,7 @@ class Access(NamedTuple):
     """What the options of `access_options` say."""
 
     key: KeySource
-    header: Path | None
+    header: Place | None
     volume_key_file: Path | None
     allow_unprotected: bool
     expect_digest: blobstore.StateDigest | None
@@ -71,7 +73,7 @@ class Access(NamedTuple):
 
     @contextmanager
     def secret_for(
-        self, image: Path, *, encrypted: bool | None = None
+        self, image: Place, *, encrypted: bool | None = None
     ) -> Iterator[luks.Secret | luks.VolumeKey | None]:
         """Yield the image's secret, asked for if it needs one and none is named.
 
@@ -107,7 +109,7 @@ class Access(NamedTuple):
 
     def open(
         self,
-        image: Path,
+        image: Place,
         *,
         read_only: bool = True,
         released: bool = False,
@@ -139,7 +141,7 @@ class Access(NamedTuple):
             )
 
     def open_shared(
-        self, image: Path, *, read_only: bool = True, allow_damaged: bool = False
+        self, image: Place, *, read_only: bool = True, allow_damaged: bool = False
     ) -> AnyStore:
         """Return the store of the process that owns an image; if none does, open it here."""
         if not allow_damaged:
@@ -148,7 +150,7 @@ class Access(NamedTuple):
                 return client
         return self.open(image, read_only=read_only, allow_damaged=allow_damaged)
 
-    def find_owner(self, image: Path, *, read_only: bool = True) -> StoreClient | None:
+    def find_owner(self, image: Place, *, read_only: bool = True) -> StoreClient | None:
         """Return the store of the process that owns an image, if that is to be asked."""
         if self.direct or not self.lock or self.snapshot is not None:
             return None
@@ -164,7 +166,7 @@ class Access(NamedTuple):
         if has_data and self.key.is_stdin:
             raise click.UsageError("stdin cannot be both the key and the data")
 
-    def bad_luks_copy(self, image: Path) -> str | None:
+    def bad_luks_copy(self, image: Place) -> str | None:
         """Say which copy of the image's LUKS2 header is damaged or old, if one is."""
         if not (self.header or blobstore.is_encrypted(image)):
             return None
@@ -173,7 +175,7 @@ class Access(NamedTuple):
         return None if stale is None else ("primary", "secondary")[stale]
 
 
-def _has_owner(image: Path) -> bool:
+def _has_owner(image: Place) -> bool:
     """Say whether a process owns an image."""
     client = blobstore.find_owner(image)
     if client is not None:
@@ -185,11 +187,11 @@ class NewAccess(NamedTuple):
     """What the options of `new_access_options` say of an image to be made."""
 
     key: KeySource
-    header: Path | None
+    header: Place | None
     encrypted: bool
 
     @contextmanager
-    def secret_for(self, image: Path) -> Iterator[luks.Secret | None]:
+    def secret_for(self, image: Place) -> Iterator[luks.Secret | None]:
         """Yield the new image's secret, asked for twice if none is named.
 
         Yields None for an image in the clear.
@@ -206,7 +208,7 @@ class NewAccess(NamedTuple):
             yield secret
 
     @contextmanager
-    def existing_secret_for(self, image: Path) -> Iterator[luks.Secret | None]:
+    def existing_secret_for(self, image: Place) -> Iterator[luks.Secret | None]:
         """Yield the secret of an image that exists after all, asked for if it needs one."""
         secret = self.key.read()
         if secret is None and (self.header or blobstore.is_encrypted(image)):
@@ -222,7 +224,7 @@ class OtherAccess(NamedTuple):
     """What the options of `other_access_options` say of a second image."""
 
     key: KeySource
-    header: Path | None
+    header: Place | None
 
 
 def snapshot_key(
@@ -252,14 +254,14 @@ def _access(
     return Access(**said, lock=not no_lock, snapshot=which)
 
 
-def _new_access(*, key: KeySource, header: Path | None, no_encryption: bool = False) -> NewAccess:
+def _new_access(*, key: KeySource, header: Place | None, no_encryption: bool = False) -> NewAccess:
     return NewAccess(key, header, encrypted=not no_encryption)
 
 
 _OPTIONS: Final[dict[str, Option | Group]] = {
     "key": key_group(),
     "header": option(
-        "--header", type=PATH, metavar="FILE", help="The image's detached LUKS header."
+        "--header", type=IMAGE, metavar="FILE", help="The image's detached LUKS header."
     ),
     "volume_key_file": VOLUME_KEY,
     "allow_unprotected": option(
@@ -319,7 +321,7 @@ def new_access_options(function: Command) -> Command:
         {
             "key": key_group(),
             "header": option(
-                "--header", type=PATH, metavar="FILE", help="Put the LUKS header here, detached."
+                "--header", type=IMAGE, metavar="FILE", help="Put the LUKS header here, detached."
             ),
             "no_encryption": option(
                 "--no-encryption", is_flag=True, help="Make an image in the clear."
@@ -332,7 +334,7 @@ def new_access_options(function: Command) -> Command:
 _CONVERTED: Final[dict[str, Option | Group]] = {
     "key": key_group("new"),
     "header": option(
-        "--new-header", type=PATH, metavar="FILE", help="Put the new LUKS header here, detached."
+        "--new-header", type=IMAGE, metavar="FILE", help="Put the new LUKS header here, detached."
     ),
 }
 _CLONED: Final[dict[str, Option | Group]] = _CONVERTED | {
@@ -354,7 +356,7 @@ other_access_options: Final = taking(
             "key": key_group("other"),
             "header": option(
                 "--other-header",
-                type=PATH,
+                type=IMAGE,
                 metavar="FILE",
                 help="The other image's detached LUKS header.",
             ),

@@ -14,7 +14,25 @@ SECTOR_SIZE = click.Choice([512, 1024, 2048, 4096])
 #: A cluster size of qcow2 in bytes; becomes an int.
 CLUSTER_SIZE = click.Choice([1 << bits for bits in range(9, 22)])
 
+#: The hash of what a command makes; it gets the name as ``hash_name``.
+HASH: Final = click.option(
+    "--hash",
+    "hash_name",
+    metavar="NAME",
+    help="Hash of PBKDF2 and of splitting key material.  [default: sha256, or what is there]",
+)
+
 _KDFS = ("argon2id", "argon2i", "pbkdf2")
+
+
+def with_hash(kdf: dict[str, Any], hash_name: str | None) -> dict[str, Any]:
+    """Return the arguments that `kdf_options` makes, with the hash that `HASH` names."""
+    if hash_name is None:
+        return kdf
+    cost = kdf["kdf"]
+    if isinstance(cost, luks.Pbkdf2):
+        cost = luks.Pbkdf2(hash_name, cost.iterations)
+    return {**kdf, "kdf": cost, "hash_name": hash_name}
 
 
 def _cost(

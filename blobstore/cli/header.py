@@ -12,14 +12,18 @@ import click
 import blobstore
 import luks
 from blobstore.cli.keys import PATH
-from blobstore.cli.types import option
+from blobstore.cli.types import IMAGE, option
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from blobstore import Place
     from blobstore.cli.keys import KeySource
     from blobstore.cli.types import Command
+
+#: Priority of a keyslot to what it is called.
+PRIORITIES: Final = ("ignore", "normal", "prefer")
 
 #: Choice of a keyslot.
 KEY_SLOT = click.option(
@@ -54,12 +58,12 @@ def image_and_changed_header(function: Command) -> Command:
 
 def _image_and_header(function: Command, *, write: bool) -> Command:
     @functools.wraps(function)
-    def wrapped(*, image: Path, header: Path | None, direct: bool = False, **rest: Any) -> Any:
+    def wrapped(*, image: Place, header: Place | None, direct: bool = False, **rest: Any) -> Any:
         with _luks_place(image, header, write=write, direct=direct) as place:
             return function(image=image, place=place, **rest)
 
     header_option = click.option(
-        "--header", type=PATH, metavar="FILE", help="The image's detached LUKS header."
+        "--header", type=IMAGE, metavar="FILE", help="The image's detached LUKS header."
     )
     wrapped = header_option(wrapped)
     if write:
@@ -68,12 +72,12 @@ def _image_and_header(function: Command, *, write: bool) -> Command:
             is_flag=True,
             help="Open IMAGE itself, and do not ask the process that owns it.",
         )(wrapped)
-    return click.argument("image", type=PATH)(wrapped)
+    return click.argument("image", type=IMAGE)(wrapped)
 
 
 @contextmanager
 def _luks_place(
-    image: Path, header: Path | None, *, write: bool, direct: bool
+    image: Place, header: Place | None, *, write: bool, direct: bool
 ) -> Iterator[luks.Place]:
     """Yield where an image's header is; only its owner can write one that lies in a qcow2 disk."""
     asks = write and header is None and not direct
@@ -97,7 +101,7 @@ def passphrase(key: KeySource, prompt: str, *, confirm: bool = False) -> Iterato
 
 
 @contextmanager
-def new_passphrase(image: Path, key: KeySource, new_key: KeySource) -> Iterator[luks.Secret]:
+def new_passphrase(image: Place, key: KeySource, new_key: KeySource) -> Iterator[luks.Secret]:
     """Yield the secret to be set; what is typed is asked for twice."""
     if key.is_stdin and new_key.is_stdin:
         raise click.UsageError("stdin holds one of the two passphrases")
@@ -107,7 +111,7 @@ def new_passphrase(image: Path, key: KeySource, new_key: KeySource) -> Iterator[
 
 @contextmanager
 def unlocking(
-    image: Path, place: luks.Place, key: KeySource, volume_key_file: Path | None
+    image: Place, place: luks.Place, key: KeySource, volume_key_file: Path | None
 ) -> Iterator[luks.Secret | luks.VolumeKey]:
     """Yield what opens the volume: a passphrase, or the verified volume key."""
     if volume_key_file is None:

@@ -46,6 +46,7 @@ VERBS: Final = {
     "vtpm": "Be a TPM whose state is in an image, in swtpm's place.",
     "key": "Manage passphrases: add, change, remove, list, test, export, destroy.",
     "token": "Manage LUKS2 tokens, which say where passphrases are.",
+    "luks": "Make LUKS volumes, and configure, show and repair their headers.",
     "header": "Show, back up, restore or move the LUKS header.",
     "amend": "Make keyslots active or inactive, as QEMU's amend does.",
     "snapshot": "Manage snapshots in qcow2 images: create, list, apply, delete.",
@@ -125,7 +126,8 @@ def cli(*, quiet: bool) -> None:
     """Keep the state of devices in one crash-safe, encrypted image.
 
     Blobs have names and lie in a DER container inside an ordinary LUKS volume.
-    Data goes to stdout, everything else to stderr.
+    Data goes to stdout, everything else to stderr. IMAGE is a file, a block
+    device, nbd://HOST/EXPORT, nbd+unix:///EXPORT?socket=PATH or rbd:POOL/IMAGE.
     """
 
     def configure() -> None:

@@ -21,32 +21,34 @@ from formats.errors import device_error
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from blobstore import Place
+
 #: A progress bar appears only for what takes longer, in seconds.
 _PROGRESS_AFTER = 1.0
 #: DEL and C1; the others are escaped already.
-_CONTROLS: Final = re.compile("[\x7f-\x9f]")
+_CONTROLS: Final = re.compile("[\x7f-\x9f\ud800-\udfff]")
 
 
-def check_other(file: Path, *others: object) -> None:
+def check_other(file: Place, *others: object) -> None:
     """Refuse to make a file in the place of one that it is made from, ``--force`` or not.
 
     Args:
         file: To be made.
-        others: Paths; what is not one is not a file either.
+        others: Places; what is not one is not a file either.
     """
     for other in others:
-        if isinstance(other, Path) and blobstore.is_same_file(file, other):
+        if isinstance(other, Path | str) and blobstore.is_same_file(file, other):
             raise click.UsageError(f"{file} is what is read, and would be replaced")
 
 
-def write_output(path: Path, data: bytes | bytearray | memoryview, *, force: bool) -> None:
+def write_output(path: Place, data: bytes | bytearray | memoryview, *, force: bool) -> None:
     """Write a file that appears whole or not at all; or to a pipe or terminal.
 
     Raises:
         OutputExistsError: It exists, and not ``force``.
         DeviceError: It cannot be written.
     """
-    if path.is_fifo() or path.is_char_device():
+    if isinstance(path, Path) and (path.is_fifo() or path.is_char_device()):
         try:
             with path.open("wb", buffering=0) as stream:
                 written = 0
@@ -58,7 +60,7 @@ def write_output(path: Path, data: bytes | bytearray | memoryview, *, force: boo
     blobstore.write_file(path, data, overwrite=force)
 
 
-def write_blob(path: Path | None, data: bytes | bytearray | memoryview, *, force: bool) -> None:
+def write_blob(path: Place | None, data: bytes | bytearray | memoryview, *, force: bool) -> None:
     """Write to stdout if there is no path or it is ``-``, else as `write_output`."""
     if path is None or str(path) == "-":
         sys.stdout.buffer.write(data)
@@ -67,7 +69,7 @@ def write_blob(path: Path | None, data: bytes | bytearray | memoryview, *, force
         write_output(path, data, force=force)
 
 
-def sections_hidden(image: Path, info: blobstore.StoreInfo) -> DamagedHeadError:
+def sections_hidden(image: Place, info: blobstore.StoreInfo) -> DamagedHeadError:
     """Return the error for an image of which not all sections are known (C82)."""
     return DamagedHeadError(
         f"{image} has {len(info.damaged_heads)} damaged heads: sections may be missing",
@@ -82,9 +84,10 @@ def print_json(value: Any) -> None:
 
 
 def escaped(text: str) -> str:
-    """Return TOML or JSON without the control characters that both leave in strings.
+    """Return text without what TOML and JSON leave in strings and a terminal must not get.
 
-    A terminal obeys them, and what is printed may come from an EEPROM that anyone wrote.
+    It obeys control characters, and what is printed may come from an EEPROM that anyone wrote.
+    Lone surrogates stand for bytes that are not UTF-8, and cannot be printed at all.
     """
     return _CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
@@ -97,7 +100,7 @@ def print_table(rows: list[tuple[str, ...]], *, right: frozenset[int] = frozense
             text.rjust(width) if number in right else text.ljust(width)
             for number, (text, width) in enumerate(zip(row, widths, strict=True))
         ]
-        click.echo("  ".join(cells).rstrip())
+        click.echo(escaped("  ".join(cells).rstrip()))
 
 
 @contextmanager

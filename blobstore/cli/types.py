@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -26,6 +27,24 @@ class SizeType(click.ParamType[int]):
             return blobstore.parse_size(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+class ImageType(click.Path):
+    """Where an image lies: a path, or the text of a place on another machine (P10)."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            place = blobstore.place_of(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return super().convert(value, param, ctx) if isinstance(place, Path) else place
+
+
+#: An image, or a detached LUKS header, wherever it lies.
+IMAGE = ImageType()
 
 
 class DigestType(click.ParamType["blobstore.StateDigest"]):

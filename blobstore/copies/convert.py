@@ -14,6 +14,7 @@ from blobstore.errors import CorruptBlobError, StoreBusyError
 from blobstore.image.creation import new_image
 from blobstore.image.files import is_same_file
 from blobstore.image.layers import LayersLock
+from blobstore.image.place import is_file
 from formats.errors import ArgumentError, FormatError
 from luks.payload.options import FormatKeywords, require_format_keywords
 
@@ -177,7 +178,7 @@ def _carry_payload(
             raise ArgumentError("only a store has a digest and a generation")
         with _opened(destination, old, container) as new:
             create = isinstance(destination, Destination)
-            blank = create and not new.path.is_block_device()
+            blank = create and is_file(new.path)
             if container is None:
                 _copy(old, new, workers, blank=blank, holes=holes, progress=progress)
             else:

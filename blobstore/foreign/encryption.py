@@ -29,6 +29,7 @@ _KEY_SIZES: Final = {"aes-cbc": 16, "aes-256-cbc": 32}
 _SALT: Final = b"swtpm"
 _ITERATIONS: Final = 1000
 _IV_SIZE: Final = 16
+_DIGEST_SIZE: Final = 32  # of SHA-256, in bytes
 _HEX: Final = re.compile(rb"(?:0x)?((?:[0-9a-fA-F]{2})+)(?:\s.*)?", re.DOTALL)
 
 
@@ -107,18 +108,35 @@ class StateKey:
                 f"given has {len(key) * 8}"
             )
         if not hmac.compare_digest(_mac(key, state.ciphertext, state.iv), state.mac):
-            raise StateAuthenticationError(
-                "the encrypted TPM state does not verify: the key is another one, or the state is "
-                "damaged"
-            )
-        decryptor = _cipher(key, state.iv).decryptor()
-        padded = decryptor.update(state.ciphertext) + decryptor.finalize()
-        padding = padded[-1]
-        if not 1 <= padding <= len(key) or padded[-padding:] != bytes([padding]) * padding:
+            raise _does_not_verify()
+        data = _decrypted(key, state.iv, state.ciphertext)
+        if data is None:
             raise FormatError("an encrypted TPM state has wrong padding", rule="F10")
-        if padding == len(padded):
+        if not data:
             raise FormatError("a TPM state without data", rule="F9")
-        return PlainState(padded[:-padding])
+        return PlainState(data)
+
+    def decrypt_older(self, ciphertext: bytes) -> PlainState:
+        """Decrypt and verify a state of before swtpm had fields (F23).
+
+        Args:
+            ciphertext: Not empty.
+
+        Raises:
+            StateAuthenticationError: As `decrypt`.
+            FormatError: It verifies, and has no data.
+            SecretRequiredError: There is no key in what was given.
+        """
+        key = self._derive(None)
+        data = None
+        if len(ciphertext) % len(key) == 0:
+            data = _decrypted(key, bytes(_IV_SIZE), ciphertext)
+        digest, content = (data or b"")[:_DIGEST_SIZE], (data or b"")[_DIGEST_SIZE:]
+        if not hmac.compare_digest(hashlib.sha256(content).digest(), digest):
+            raise _does_not_verify()
+        if not content:
+            raise FormatError("a TPM state without data", rule="F23")
+        return PlainState(content)
 
     def _derive(self, wanted: int | None) -> bytes:
         """Return the key; ``wanted`` bytes of it where nothing else says how many."""
@@ -147,6 +165,22 @@ class StateKey:
 
 def _cipher(key: bytes, iv: bytes) -> Cipher[modes.CBC]:
     return Cipher(algorithms.AES(key), modes.CBC(iv[:_IV_SIZE]))
+
+
+def _decrypted(key: bytes, iv: bytes, ciphertext: bytes) -> bytes | None:
+    """Return what was encrypted, or None if its padding is wrong (F10)."""
+    decryptor = _cipher(key, iv).decryptor()
+    padded = decryptor.update(ciphertext) + decryptor.finalize()
+    padding = padded[-1]
+    if not 1 <= padding <= len(key) or padded[-padding:] != bytes([padding]) * padding:
+        return None
+    return padded[:-padding]
+
+
+def _does_not_verify() -> StateAuthenticationError:
+    return StateAuthenticationError(
+        "the encrypted TPM state does not verify: the key is another one, or the state is damaged"
+    )
 
 
 def _mac(key: bytes, ciphertext: bytes, iv: bytes) -> bytes:

@@ -10,8 +10,8 @@ from blobstore.errors import BlobNotFoundError, UnwrittenBlobError
 from blobstore.foreign.states import StateFormat, section_name, tpm_section_names
 from blobstore.foreign.swtpm_directory import write_directory
 from blobstore.image.files import write_file
-from formats.errors import ArgumentError, device_error
-from formats.state.edk2_varstore import decode_flash
+from formats.errors import ArgumentError, EmptyImageError, device_error
+from formats.state.edk2_varstore import decode_flash, require_blank_flash
 from formats.state.swtpm import (
     PlainState,
     Slot,
@@ -71,7 +71,7 @@ def export_state(
     if not form.is_tpm:
         content = store.get(section_name(form, name))
         if form is StateFormat.OVMF_VARS:
-            decode_flash(content)
+            _require_flash(content)
         elif form is StateFormat.UEFI_VARS:
             decode_variables(content)
         _write(destination, content, overwrite=overwrite)
@@ -84,6 +84,14 @@ def export_state(
         write_directory(Path(destination), version, states, overwrite=overwrite)
     else:
         raise ArgumentError("a directory cannot be written to something open")
+
+
+def _require_flash(content: bytes) -> None:
+    """Check that a section holds a flash; it is blank until firmware has written to it."""
+    try:
+        decode_flash(content)
+    except EmptyImageError:
+        require_blank_flash(content)
 
 
 def _tpm_states(

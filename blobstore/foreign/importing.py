@@ -18,8 +18,8 @@ from blobstore.foreign.states import (
 )
 from blobstore.foreign.swtpm_directory import read_directory
 from blobstore.image.files import read_file
-from formats.errors import ArgumentError, EmptyImageError
-from formats.state.edk2_varstore import decode_flash
+from formats.errors import ArgumentError, EmptyImageError, FormatError
+from formats.state.edk2_varstore import decode_flash, require_blank_flash
 from formats.state.swtpm import (
     PlainState,
     Slot,
@@ -29,6 +29,7 @@ from formats.state.swtpm import (
     validate_slot,
 )
 from formats.state.swtpm_linear import decode_linear
+from formats.state.swtpm_older import is_in_the_clear, older_content
 from formats.state.uefi_vars import decode_variables
 from luks.errors import PolicyError, SecretRequiredError
 
@@ -72,6 +73,7 @@ def import_state(
     key: StateKey | None = None,
     overwrite: bool = False,
     allow_unprotected: bool = False,
+    blank: bool = False,
 ) -> tuple[str, ...]:
     """Store the device state that a program keeps in files, all of it or nothing (F1).
 
@@ -86,6 +88,8 @@ def import_state(
         key: Of encrypted TPM state.
         overwrite: Replace sections that were written (F3).
         allow_unprotected: Decrypt into a store that is not encrypted (F12).
+        blank: The source is a flash without variables, all ``00`` or ``ff``: the template of
+            a new machine. `StateFormat.OVMF_VARS` only.
 
     Returns:
         The names of the sections that now hold the state.
@@ -110,11 +114,13 @@ def import_state(
         raise ArgumentError(f"{form} is never encrypted: it takes no key")
     if max_size is not None and form not in (StateFormat.RAW, StateFormat.UEFI_VARS):
         raise ArgumentError(f"{form} has a worst case of its own")
+    if blank and form is not StateFormat.OVMF_VARS:
+        raise ArgumentError(f"{form} is never blank")
     if form.is_tpm:
         parts = _tpm_parts(store, source, form, name, key, allow_unprotected=allow_unprotected)
     else:
         content = _content(source)
-        part = _single_part(form, section_name(form, name), content)
+        part = _single_part(form, section_name(form, name), content, blank=blank)
         parts = [part if max_size is None else _Part(part.name, max_size, part.type, blob=content)]
     _store(store, parts, overwrite=overwrite)
     return tuple(part.name for part in parts if part.blob is not None)
@@ -126,10 +132,10 @@ def _content(source: Source) -> bytes:
     return source.read()
 
 
-def _single_part(form: StateFormat, name: str, content: bytes) -> _Part:
+def _single_part(form: StateFormat, name: str, content: bytes, *, blank: bool) -> _Part:
     """Check the content of a format of one section."""
     if form is StateFormat.OVMF_VARS:
-        size = decode_flash(content).size
+        size = require_blank_flash(content) if blank else decode_flash(content).size
         return _Part(name, size, str(form), "window", content, exact=True)
     if form is StateFormat.UEFI_VARS:
         decode_variables(content)
@@ -178,8 +184,27 @@ def _tpm_parts(
 
 
 def _in_the_clear(slot: Slot, content: bytes, key: StateKey | None) -> tuple[PlainState, bytes]:
-    """Return a state, and the bytes to store: those found, unless they were encrypted (F4)."""
-    state = decode_state(content, f"the {slot.name.lower()} state")
+    """Return a state, and the bytes to store: those found, unless they were encrypted (F4).
+
+    One that is older than today's form is stored in that (F23).
+    """
+    what = f"the {slot.name.lower()} state"
+    older = older_content(content, what)
+    if older is not None and is_in_the_clear(older):
+        content = encode_state(PlainState(older))
+    elif older is not None and key is not None:
+        decrypted = key.decrypt_older(older)
+        return decrypted, encode_state(decrypted)
+    elif older is not None and older is not content:
+        raise _key_missing()
+    elif older is not None:
+        raise FormatError(
+            f"{what} does not begin as swtpm's state does",
+            offset=0,
+            rule="F8",
+            hint="if a swtpm before version 0.1 encrypted it, give its key with --swtpm-key",
+        )
+    state = decode_state(content, what)
     if isinstance(state, PlainState):
         if key is not None:
             raise PolicyError(
@@ -188,9 +213,13 @@ def _in_the_clear(slot: Slot, content: bytes, key: StateKey | None) -> tuple[Pla
             )
         return state, content
     if key is None:
-        raise SecretRequiredError("the TPM state is encrypted: the key of swtpm's --key is needed")
+        raise _key_missing()
     decrypted = key.decrypt(state)
     return decrypted, encode_state(decrypted)
+
+
+def _key_missing() -> SecretRequiredError:
+    return SecretRequiredError("the TPM state is encrypted: the key of swtpm's --key is needed")
 
 
 def _store(store: AnyStore, parts: list[_Part], *, overwrite: bool) -> None:

@@ -28,10 +28,16 @@ _SUFFIXES: Final = {
     Slot.SAVED: "savestate",
 }
 _LOCK: Final = ".lock"
+#: Where libvirt keeps the state of a machine's TPM, below the directory of its UUID.
+_LIBVIRT: Final = ("tpm2", "tpm1.2")
 
 
 def read_directory(directory: Path) -> tuple[TpmVersion, dict[Slot, bytes]]:
     """Return the files of a TPM, as they are.
+
+    Args:
+        directory: Of swtpm, or that of a machine's TPM as libvirt makes it, in which swtpm's
+            is `tpm2` or `tpm1.2` (F16).
 
     Raises:
         EmptyImageError: There are none.
@@ -40,6 +46,7 @@ def read_directory(directory: Path) -> tuple[TpmVersion, dict[Slot, bytes]]:
         DeviceError: It cannot be read.
     """
     try:
+        directory = _of_swtpm(directory)
         with _locked(directory, exclusive=False):
             return _read(directory)
     except OSError as error:
@@ -70,6 +77,15 @@ def write_directory(
             _make(directory, version, states)
     except OSError as error:
         raise device_error(error, f"cannot write directory {directory}") from error
+
+
+def _of_swtpm(directory: Path) -> Path:
+    if _present(directory):
+        return directory
+    below = [directory / name for name in _LIBVIRT if _present(directory / name)]
+    if len(below) > 1:
+        raise FormatError(f"{directory} has the state of a TPM 1.2 and a TPM 2.0", rule="F16")
+    return below[0] if below else directory
 
 
 def state_file(version: TpmVersion, slot: Slot) -> str:

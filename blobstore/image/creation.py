@@ -15,22 +15,18 @@ from typing import TYPE_CHECKING, Final
 import luks
 from blobstore.container.scan import looks_like_container
 from blobstore.errors import ImageExistsError
-from blobstore.image.files import is_same_file, new_file
-from blobstore.image.layers import (
-    QCOW2,
-    RAW,
-    Layers,
-    image_format,
-    open_place,
-    require_image_format,
-)
+from blobstore.image.files import new_file
+from blobstore.image.layers import QCOW2, RAW, Layers, image_format, require_image_format
+from blobstore.image.place import is_file, is_same_place, open_file, open_place, place_of
 from formats.devices.device import is_blank
-from formats.errors import ArgumentError, DeviceFullError, ForeignImageError
+from formats.errors import ArgumentError, DeviceError, DeviceFullError, ForeignImageError
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
 
+    from blobstore.image.place import Place, RemotePlace
+    from formats.devices.device import SharedDevice
     from formats.devices.file import FileDevice
     from formats.qcow2.creation import Qcow2Options
 
@@ -44,12 +40,12 @@ class NewImage:
     """What a new image is to be.
 
     Attributes:
-        path: Image file or block device. An existing file is replaced if it is
-            blank, or with ``overwrite``.
+        path: Place of the image. An existing file is replaced if it is blank, or with
+            ``overwrite``; a device is written in place.
         secret: Passphrase or content of a key file; None for an image in the clear.
         luks: How the volume is made, or the image's own encryption; None for an image
             in the clear.
-        header: File that gets the LUKS header, detached.
+        header: Place that gets the LUKS header, detached: a new file, or a device.
         size: Bytes of the whole image, or of the disk in it. A device or a blank file
             keeps its size.
         overwrite: Destroy what is there.
@@ -83,7 +79,7 @@ class NewImage:
             raise ArgumentError(
                 "only an encrypted qcow2 image, without another header, has its own LUKS"
             )
-        if self.header is not None and is_same_file(self.header, self.path):
+        if self.header is not None and is_same_place(self.header, self.path):
             raise ArgumentError(f"{self.path} cannot be both the image and its LUKS header")
 
 
@@ -161,12 +157,13 @@ def existing_images_refused() -> Iterator[None]:
 
 def _make(new: NewImage, payload_size: int, names: ExitStack, resources: ExitStack) -> Layers:
     """Put the layers on; `new_image` says what the two stacks are for."""
-    file = _image_file(new, names, resources)
-    layers = Layers(Path(new.path), file)
+    place = place_of(new.path)
+    file = _image_file(new, place, names, resources)
+    layers = Layers(place, file)
     if new.image_format == QCOW2:
         from blobstore.image.qcow2 import make_disk  # noqa: PLC0415  not for raw images
 
-        disk_size = new.size or (0 if file.path.is_block_device() else file.size)
+        disk_size = new.size or (file.size if is_file(place) else 0)
         if new.own_luks or new.luks is None:
             disk_size = disk_size or payload_size + -payload_size % _SECTOR_SIZE
         disk = make_disk(
@@ -183,30 +180,91 @@ def _make(new: NewImage, payload_size: int, names: ExitStack, resources: ExitSta
         if not device.size:
             device.resize(payload_size)
         return layers
-    header_device = None
-    if new.header is not None:
-        header_device = names.enter_context(new_file(new.header, 0, overwrite=new.overwrite))
-        resources.push(header_device)
-    volume = luks.format(
-        device,
-        new.secret,
-        new.luks,
-        header=header_device,
-        size=None if device.size else payload_size,
-        overwrite=True,  # whether it may be is decided already
-    )
-    resources.enter_context(volume)
-    header_path = None if new.header is None else Path(new.header)
+    with ExitStack() as formatting:
+        header_device = None
+        if new.header is not None:
+            header_device = _header_device(new.header, new, names, resources, formatting)
+        volume = luks.format(
+            device,
+            new.secret,
+            new.luks,
+            header=header_device,
+            size=None if device.size else payload_size,
+            overwrite=True,  # whether it may be is decided already
+        )
+        resources.enter_context(volume)
+    header_path = None if new.header is None else place_of(new.header)
     return replace(layers, volume=volume, header_path=header_path)
 
 
-def _image_file(new: NewImage, names: ExitStack, resources: ExitStack) -> FileDevice:
-    """Return the device that becomes the image: a new file, or a block device."""
-    path = Path(new.path)
+def _header_device(
+    path: AnyPath, new: NewImage, names: ExitStack, resources: ExitStack, formatting: ExitStack
+) -> SharedDevice:
+    """Return the device that gets the LUKS header: a new file, or what is written in place."""
+    place = place_of(path)
+    if isinstance(place, Path):
+        file = names.enter_context(new_file(place, 0, overwrite=new.overwrite))
+        resources.push(file)
+        return file
+    # Only as long as it is written: keys are changed later, while the image is open.
+    device = formatting.enter_context(_remote_device(place, names, resources))
+    if not new.overwrite:
+        _require_blank(place, device)
+    return device
+
+
+def _image_file(
+    new: NewImage, place: Place, names: ExitStack, resources: ExitStack
+) -> SharedDevice:
+    """Return the device that becomes the image: a new file, or what is written in place."""
+    if isinstance(place, Path):
+        return _local_device(new, place, names, resources)
+    device = resources.enter_context(_remote_device(place, names, resources))
+    if not new.overwrite:
+        _require_blank(place, device)
+    if device.size == 0:
+        device.resize(new.size or 0)
+    if (new.size or 0) > device.size:
+        raise DeviceFullError(f"{place} has {device.size} bytes, not {new.size}")
+    return device
+
+
+def _remote_device(place: RemotePlace, names: ExitStack, resources: ExitStack) -> SharedDevice:
+    """Open a device of another machine, or make it where that is possible (P15).
+
+    What was made is removed if the image is not: when `resources` has closed it.
+    """
+    try:
+        return open_place(place, read_only=False)
+    except DeviceError as error:
+        from blobstore.image.remote import rbd_disk  # noqa: PLC0415  few images are remote
+
+        address, cause = place.address, error.__cause__
+        if not (isinstance(address, rbd_disk.RbdAddress) and isinstance(cause, FileNotFoundError)):
+            raise
+    rbd_disk.create_image(address)
+
+    is_made = False
+
+    def made(kind: type[BaseException] | None, *_: object) -> None:
+        nonlocal is_made
+        is_made = kind is None
+
+    def undo(kind: type[BaseException] | None, *_: object) -> None:
+        # Not if closing fails, of an image that is whole: that may be much later.
+        if kind is not None and not is_made:
+            rbd_disk.remove_image(address)
+
+    names.push(made)
+    resources.push(undo)
+    return open_place(place, read_only=False)
+
+
+def _local_device(new: NewImage, path: Path, names: ExitStack, resources: ExitStack) -> FileDevice:
     size, existing = new.size or 0, None
     if path.exists():
         with ExitStack() as checked:
-            existing = checked.enter_context(open_place(path, read_only=False))
+            existing = checked.enter_context(open_file(path, read_only=False))
             if not new.overwrite:
                 _require_blank(path, existing)
                 size = size or existing.size
@@ -224,7 +282,7 @@ def _image_file(new: NewImage, names: ExitStack, resources: ExitStack) -> FileDe
     return device
 
 
-def _require_blank(path: Path, device: FileDevice) -> None:
+def _require_blank(path: Place, device: SharedDevice) -> None:
     if looks_like_container(device) or luks.is_luks(device) or image_format(device) != RAW:
         raise ImageExistsError(
             f"{path} holds a store, a LUKS volume or a qcow2 image already",

@@ -1,4 +1,4 @@
-"""What is done with a whole qcow2 image by its path: check, repair, measure, snapshots.
+"""What is done with a whole qcow2 image by its place: check, repair, measure, snapshots.
 
 None of it needs a key: it works on the tables of the image, not on what its disk holds.
 The work is that of `formats.qcow2`; here the image is opened and locked for it.
@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
-from blobstore.image.layers import open_place
+from blobstore.image.place import keeps_out_writers, open_place, place_of
 from blobstore.image.qcow2 import LUKS_HEADER_SIZE
+from blobstore.image.snapshot_devices import SnapshotDevice, not_set_back
+from formats.devices.steady import steadily
 from formats.errors import ArgumentError
 from formats.qcow2 import snapshots
 from formats.qcow2.check import check as check_tables
@@ -23,13 +25,17 @@ from formats.qcow2.repair import repair as repair_tables
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable
 
+    from formats.devices.device import SharedDevice
     from formats.qcow2.measure import Measure
     from formats.qcow2.opening import BackingOpener
     from formats.qcow2.report import CheckReport
     from formats.qcow2.snapshot_table import Snapshot, SnapshotKey
 
     AnyPath = str | os.PathLike[str]
+
+_Result = TypeVar("_Result")
 
 
 def check(path: AnyPath, *, repair: Literal["leaks", "all"] | None = None) -> CheckReport:
@@ -58,9 +64,9 @@ def check(path: AnyPath, *, repair: Literal["leaks", "all"] | None = None) -> Ch
     """
     if repair not in (None, "leaks", "all"):
         raise ArgumentError(f"a repair is of 'leaks' or of 'all', not of {repair!r}")
-    with open_place(path, read_only=repair is None) as file:
-        if repair is None:
-            return check_tables(file)
+    if repair is None:
+        return _read(path, check_tables)
+    with open_place(path, read_only=False) as file:
         return repair_tables(file, leaks_only=repair == "leaks")
 
 
@@ -106,21 +112,38 @@ def measure(
 
 
 def list_snapshots(path: AnyPath) -> list[Snapshot]:
-    """Return the internal snapshots of a qcow2 image, in the order of its table.
+    """Return the snapshots of a qcow2 image, in the order of its table, or of a raw one on RBD.
 
     Args:
-        path: The image.
+        path: Place of the image.
 
     Raises:
         FormatError, UnsupportedError: It is not a sound qcow2 image.
         DeviceBusyError, DeviceError: It cannot be read.
     """
+
+    def read(file: SharedDevice) -> list[Snapshot]:
+        keeping = _keeping(file)
+        return snapshots.list_snapshots(file) if keeping is None else keeping.snapshots()
+
+    return _read(path, read)
+
+
+def _keeping(file: SharedDevice) -> SnapshotDevice | None:
+    """Return the device that keeps the snapshots of an image; None if it is qcow2's affair."""
+    return file if isinstance(file, SnapshotDevice) and not is_qcow2(file) else None
+
+
+def _read(path: AnyPath, read: Callable[[SharedDevice], _Result]) -> _Result:
+    """Return what is read from the tables of an image, none of it while they change."""
     with open_place(path) as file:
-        return snapshots.list_snapshots(file)
+        if keeps_out_writers(path, read_only=True):
+            return read(file)
+        return steadily(file, lambda: read(file), settled=lambda _: False)
 
 
 def create_snapshot(path: AnyPath, name: str) -> Snapshot:
-    """Keep the disk in a qcow2 image as it is now, under a name.
+    """Keep the disk in a qcow2 image, or a raw image on RBD (P20), as it is now, under a name.
 
     Args:
         path: The image, which no other process uses: one that does, such as QEMU, makes
@@ -139,6 +162,9 @@ def create_snapshot(path: AnyPath, name: str) -> Snapshot:
         ValueError: This cannot be a name.
     """
     with open_place(path, read_only=False) as file:
+        keeping = _keeping(file)
+        if keeping is not None:
+            return keeping.create_snapshot(name)
         return snapshots.create_snapshot(file, name)
 
 
@@ -158,16 +184,19 @@ def apply_snapshot(path: AnyPath, which: str | SnapshotKey) -> Snapshot:
     Raises:
         SnapshotNotFoundError: There is no such snapshot.
         AmbiguousSnapshotError: Several could be meant.
-        FormatError, UnsupportedError: It is not a sound qcow2 image.
+        FormatError, UnsupportedError: It is not a sound qcow2 image, or a raw one, which
+            cannot be set back at once (P21).
         DeviceBusyError: Another process uses the image.
         DeviceError: It failed; the disk is as it was, or as it is to be.
     """
     with open_place(path, read_only=False) as file:
+        if _keeping(file) is not None:
+            raise not_set_back(place_of(path))
         return snapshots.apply_snapshot(file, which)
 
 
 def delete_snapshot(path: AnyPath, which: str | SnapshotKey) -> Snapshot:
-    """Give up a snapshot of a qcow2 image, and free what only it uses.
+    """Give up a snapshot of a qcow2 image, or of a raw one on RBD; free what only it uses.
 
     Args:
         path: The image, which no other process uses.
@@ -184,4 +213,7 @@ def delete_snapshot(path: AnyPath, which: str | SnapshotKey) -> Snapshot:
         DeviceError: It failed; the snapshot is there or not.
     """
     with open_place(path, read_only=False) as file:
+        keeping = _keeping(file)
+        if keeping is not None:
+            return keeping.delete_snapshot(which)
         return snapshots.delete_snapshot(file, which)

@@ -10,17 +10,17 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from blobstore.errors import OutputExistsError
-from blobstore.image.layers import open_place
-from formats.devices.identity import is_same_file
-from formats.devices.new_file import new_file, synchronise_directory
-from formats.errors import FormatError
+from blobstore.image.place import RemotePlace, is_same_place, open_place, place_of
+from formats.devices import new_file as local
+from formats.devices.new_file import synchronise_directory
+from formats.errors import FormatError, UnsupportedError
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
-    from pathlib import Path
 
     from formats.devices.device import ReadableBuffer
+    from formats.devices.file import FileDevice
 
     AnyPath = str | os.PathLike[str]
 
@@ -32,6 +32,38 @@ __all__ = [
     "synchronise_directory",
     "write_file",
 ]
+
+
+#: Its public name.
+is_same_file = is_same_place
+
+
+@contextmanager
+def new_file(
+    path: AnyPath, size: int, *, overwrite: bool = False, existing: FileDevice | None = None
+) -> Iterator[FileDevice]:
+    """Make a file that appears whole or not at all, as `formats.devices.new_file.new_file`.
+
+    Raises:
+        UnsupportedError: The path is a place on another machine (P16).
+    """
+    require_file(path)
+    with local.new_file(path, size, overwrite=overwrite, existing=existing) as device:
+        yield device
+
+
+def require_file(path: AnyPath) -> None:
+    """Refuse a place on another machine, where a file is to be made that appears whole (P16).
+
+    Raises:
+        UnsupportedError: It is one.
+    """
+    if isinstance(place_of(path), RemotePlace):
+        raise UnsupportedError(
+            f"a file is to be made, and {path} is a device of another machine [P16]",
+            feature="files on devices of other machines",
+            hint="./ before the name makes it that of a file",
+        )
 
 
 def read_file(path: AnyPath, *, lock: bool = True, largest: int | None = None) -> bytes:
@@ -72,7 +104,7 @@ def write_file(path: AnyPath, data: ReadableBuffer, *, overwrite: bool = False) 
 
 
 @contextmanager
-def outputs_kept(path: AnyPath | Path) -> Iterator[None]:
+def outputs_kept(path: AnyPath) -> Iterator[None]:
     """Turn the `FileExistsError` of a new file into an `OutputExistsError`."""
     try:
         yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import luks
+from blobstore.image.place import for_luks, is_there
 from formats.errors import CorruptImageError
 from formats.qcow2.features import CORRUPT, DIRTY
 from luks.errors import PolicyError
@@ -27,13 +28,20 @@ def require_same_encryption(layers: Layers) -> None:
         FormatError, UnsupportedError, DeviceError: It has no sound header by now.
     """
     if layers.volume is not None:
-        place = layers.header_path or layers.device
-        if layers.header_path is None or layers.header_path.exists():
-            require_same(layers.volume.header, luks.load_header(place))
+        if layers.header_path is None or is_there(layers.header_path):
+            require_same(layers.volume.header, load_header(layers))
     elif layers.own_luks is not None:
         from formats.qcow2.opening import luks_area  # noqa: PLC0415  not for raw images
 
         require_same(layers.own_luks, luks.load_header(luks_area(layers.file)))
+
+
+def load_header(layers: Layers) -> luks.Header:
+    """Read the header of the LUKS volume in an image again; errors as `luks.load_header`."""
+    if layers.header_path is None:
+        return luks.load_header(layers.device)
+    with for_luks(layers.header_path) as place:
+        return luks.load_header(place)
 
 
 def require_closed(layers: Layers) -> None:

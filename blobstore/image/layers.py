@@ -3,32 +3,39 @@
 Opening peels the layers off; `blobstore.image.creation` puts them on. What the payload
 holds, a container or a disk, is not looked at here.
 
-path ── FileDevice ─┬─ Qcow2Device ─┬─ luks.Volume ── payload
-                    └───────────────┴──────────────── payload     (unencrypted)
+place ── SharedDevice ─┬─ Qcow2Device ─┬─ luks.Volume ── payload
+                       └───────────────┴──────────────── payload     (unencrypted)
 
 A qcow2 image can be encrypted by itself, too; then LUKS lies beside the disk.
 """
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import luks
 from blobstore.container.scan import looks_like_container
 from blobstore.errors import StoreBusyError
 from blobstore.image.image import Image
-from formats.devices.file import FileDevice
-from formats.errors import ArgumentError, DeviceBusyError, SnapshotNotFoundError
+from blobstore.image.place import (
+    for_luks,
+    is_same_place,
+    keeps_out_writers,
+    open_place,
+    owner_named,
+    place_of,
+)
+from formats.errors import ArgumentError, SnapshotNotFoundError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
+    from blobstore.image.place import Place
     from blobstore.image.qcow2 import Disk
-    from formats.devices.device import BlockDevice
+    from formats.devices.device import BlockDevice, SharedDevice
     from formats.qcow2.creation import Qcow2Options
     from formats.qcow2.device import Qcow2Device
     from formats.qcow2.opening import BackingOpener
@@ -49,19 +56,19 @@ class Layers:
     """The layers of an image that is open; the function that opened them closes them all.
 
     Attributes:
-        path: Of the image.
-        file: The image file or block device.
+        path: Place of the image.
+        file: What it lies on: a file, a block device, or a device of another machine.
         qcow2: The disk in it, if it is a qcow2 image.
         volume: The unlocked LUKS volume in the file or disk, or None.
-        header_path: File of its detached LUKS header, or None.
+        header_path: Place of its detached LUKS header, or None.
         snapshot: Which snapshot the disk is; None for its active state.
     """
 
-    path: Path
-    file: FileDevice
+    path: Place
+    file: SharedDevice
     qcow2: Disk | None = None
     volume: luks.Volume | None = None
-    header_path: Path | None = None
+    header_path: Place | None = None
     snapshot: str | SnapshotKey | None = None
 
     @property
@@ -75,7 +82,7 @@ class Layers:
         return None if self.qcow2 is None else self.qcow2.luks
 
     @property
-    def device(self) -> FileDevice | Qcow2Device:
+    def device(self) -> SharedDevice | Qcow2Device:
         """What the payload, or the volume with it, lies on."""
         return self.disk or self.file
 
@@ -183,34 +190,6 @@ class LayersLock:
         return steadily(self._layers.file, follow_and_attempt, settled=settled, busy=StoreBusyError)
 
 
-def open_place(path: AnyPath, *, read_only: bool = True, lock: bool = True) -> FileDevice:
-    """Open what a path names: nothing else in `blobstore` does.
-
-    Args:
-        path: Image file or block device, or any other file.
-        read_only: Permit no writing.
-        lock: Keep other processes out until it is closed.
-
-    Raises:
-        DeviceBusyError, ImageReplacedError, ReadOnlyError, DeviceError: As
-            `formats.devices.file.FileDevice`. The first names the owner of the image, if
-            it has one (O93).
-    """
-    with owner_named(path):
-        return FileDevice(path, read_only=read_only, lock=lock)
-
-
-@contextmanager
-def owner_named(path: AnyPath) -> Iterator[None]:
-    """Have an error that says that an image is in use name its owner, if it has one."""
-    try:
-        yield
-    except DeviceBusyError as error:
-        from blobstore.image.owners import busy_error  # noqa: PLC0415  most images have no owner
-
-        raise busy_error(path, error) from error
-
-
 def qcow2_options(cluster_size: int | None) -> Qcow2Options | None:
     """Return the options of a new qcow2 image with clusters of so many bytes.
 
@@ -307,9 +286,9 @@ def open_layers(
 
     Args:
         resources: Closes what is opened.
-        path: Image file or block device.
+        path: Place of the image.
         secret: Opens what is encrypted.
-        header: File of the detached LUKS header.
+        header: Place of the detached LUKS header.
         read_only: Permit no writing.
         lock: Keep other processes out. Otherwise what is found is what the image was at
             one moment (C66).
@@ -327,8 +306,9 @@ def open_layers(
         DeviceBusyError, ReadOnlyError, DeviceError: As `formats.devices.file.FileDevice`.
         StoreBusyError: It changes too much to be read without the lock.
     """
-    file = resources.enter_context(open_place(path, read_only=read_only, lock=lock))
-
+    place = place_of(path)
+    file = resources.enter_context(open_place(place, read_only=read_only, lock=lock))
+    lock = lock and keeps_out_writers(place, read_only=read_only)
     peeled = resources.enter_context(ExitStack())
 
     def peel() -> Layers:
@@ -337,7 +317,7 @@ def open_layers(
             layers = _open_layers(
                 opened,
                 file,
-                Path(path),
+                place,
                 secret,
                 header=header,
                 locked=lock,
@@ -359,8 +339,8 @@ def open_layers(
 
 def _open_layers(
     resources: ExitStack,
-    file: FileDevice,
-    path: Path,
+    file: SharedDevice,
+    path: Place,
     secret: AnySecret | None,
     *,
     header: AnyPath | None,
@@ -386,7 +366,12 @@ def _open_layers(
         )
         layers = replace(layers, qcow2=disk, snapshot=snapshot)
     elif snapshot is not None:
-        raise SnapshotNotFoundError(f"{path} is not a qcow2 image and has no snapshots")
+        from blobstore.image.snapshot_devices import SnapshotDevice  # noqa: PLC0415  few are read
+
+        if not isinstance(file, SnapshotDevice):
+            raise SnapshotNotFoundError(f"{path} is not a qcow2 image and has no snapshots")
+        then = resources.enter_context(file.at_snapshot(snapshot))
+        layers = replace(layers, file=then, snapshot=snapshot)
     device = layers.device
     if encrypted is None:
         clear = header is None and (looks_like_container(device) or not luks.is_luks(device))
@@ -395,6 +380,14 @@ def _open_layers(
         return layers
     if secret is None:
         raise luks.SecretRequiredError(f"{path} is encrypted: a passphrase is needed")
-    volume = luks.open(device, secret, header=header, read_only=read_only)
+    if header is None:
+        volume = luks.open(device, secret, read_only=read_only)
+        resources.enter_context(volume)
+        return replace(layers, volume=volume)
+    header_path = place_of(header)
+    if is_same_place(header_path, path):
+        raise ArgumentError(f"{path} cannot be both the image and its LUKS header [L52]")
+    with for_luks(header_path) as found:
+        volume = luks.open(device, secret, header=found, read_only=read_only)
     resources.enter_context(volume)
-    return replace(layers, volume=volume, header_path=None if header is None else Path(header))
+    return replace(layers, volume=volume, header_path=header_path)

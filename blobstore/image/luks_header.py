@@ -10,8 +10,17 @@ from typing import TYPE_CHECKING
 
 import luks
 from blobstore.container.scan import looks_like_container
-from blobstore.image.files import is_same_file, outputs_kept
-from blobstore.image.layers import is_qcow2, open_place, owner_named
+from blobstore.image.files import outputs_kept, require_file
+from blobstore.image.layers import is_qcow2
+from blobstore.image.place import (
+    RemotePlace,
+    for_luks,
+    is_same_place,
+    open_place,
+    owner_named,
+    place_of,
+)
+from formats.devices.file import FileDevice
 from formats.devices.steady import steadily
 from formats.errors import ArgumentError, ForeignImageError, UnsupportedError
 from luks.header.detection import opened
@@ -21,7 +30,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
 
-    from formats.devices.file import FileDevice
+    from formats.devices.device import SharedDevice
 
     AnyPath = str | os.PathLike[str]
 
@@ -32,14 +41,15 @@ def luks_place(
 ) -> Iterator[luks.Place]:
     """Yield where the LUKS header of an image is, for the functions of `luks` that take a place.
 
-    It is a path, or a device in a qcow2 image that stays open in the block.
+    It is a path, or a device that stays open in the block: in a qcow2 image, or of another
+    machine.
 
         with blobstore.luks_place("machine.qcow2", write=True) as place:
             luks.add_keyslot(place, b"passphrase", b"another")
 
     Args:
-        path: The image.
-        header: File of its detached header.
+        path: Place of the image.
+        header: Place of its detached header.
         write: Whether the header is to be changed.
 
     Raises:
@@ -49,9 +59,10 @@ def luks_place(
         FormatError, UnsupportedError, DeviceError: The image cannot be opened.
     """
     if header is not None:
-        if is_same_file(header, path):
+        if is_same_place(header, path):
             raise ArgumentError(f"{path} cannot be both the image and its LUKS header [L52]")
-        yield header
+        with for_luks(place_of(header), write=write) as found:
+            yield found
         return
     with _attached(path, write=write, move=False) as place:
         yield place
@@ -76,6 +87,7 @@ def detach_header(path: AnyPath, header: AnyPath, *, overwrite: bool = False) ->
         ValueError: The file is the image itself.
         StorageError: As `luks.edit`, and for the file as for any.
     """
+    require_file(header)
     with outputs_kept(header), _attached(path, write=True, move=True) as place:
         return luks.detach_header(place, header, overwrite=overwrite)
 
@@ -89,7 +101,7 @@ def attach_header(path: AnyPath, header: AnyPath) -> luks.Header:
 
     Args:
         path: The image.
-        header: File of its detached header, which stays as it is.
+        header: Place of its detached header, which stays as it is.
 
     Returns:
         The header as it is at its new place.
@@ -109,23 +121,27 @@ def attach_header(path: AnyPath, header: AnyPath) -> luks.Header:
                     f"{path} holds a store in the clear, which the header would overwrite",
                     hint="convert encrypts a store",
                 )
-        return luks.attach_header(place, header)
+        with for_luks(place_of(header)) as found:
+            return luks.attach_header(place, found)
 
 
 @contextmanager
 def _attached(path: AnyPath, *, write: bool, move: bool) -> Iterator[luks.Place]:
     """Yield where an attached header is, or is to come."""
     with ExitStack() as stack:
-        file = stack.enter_context(open_place(path, read_only=not write, lock=False))
-        if not is_qcow2(file, None):
+        remote = isinstance(place_of(path), RemotePlace)
+        file = stack.enter_context(open_place(path, read_only=not write, lock=remote and write))
+        if is_qcow2(file, None):
+            yield _in_qcow2(stack, file, path, write=write, move=move)
+        elif remote:
+            yield file
+        else:
             stack.close()
             yield path
-        else:
-            yield _in_qcow2(stack, file, path, write=write, move=move)
 
 
 def _in_qcow2(
-    stack: ExitStack, file: FileDevice, path: AnyPath, *, write: bool, move: bool
+    stack: ExitStack, file: SharedDevice, path: AnyPath, *, write: bool, move: bool
 ) -> luks.Place:
     from blobstore.image.qcow2 import header_area, open_disk  # noqa: PLC0415  raw images need none of it
 
@@ -138,7 +154,7 @@ def _in_qcow2(
                 hint="one of luks1-in-qcow2 or luks2-in-qcow2 can be moved: convert makes it",
             )
         # It has its own place in the file, whatever happens to clusters meanwhile.
-        if write:
+        if write and isinstance(file, FileDevice):
             stack.enter_context(exclusive(path))
             file.require_name()
         return area

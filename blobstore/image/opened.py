@@ -6,7 +6,9 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import luks
-from blobstore.image.handover import require_same
+from blobstore.image.handover import load_header, require_same
+from blobstore.image.place import RemotePlace, is_there
+from blobstore.image.snapshot_devices import not_set_back, require_snapshot_device
 from formats.devices.device import SliceDevice
 from formats.errors import FormatError, StorageError, UnsupportedError
 from formats.logs import LateLogger
@@ -22,18 +24,25 @@ if TYPE_CHECKING:
 _log = LateLogger(__name__)
 
 
+def require_snapshots(layers: Layers) -> None:
+    """Refuse an image that has no snapshots, because it is raw and lies where none are made.
+
+    Raises:
+        UnsupportedError: It is such an image.
+    """
+    if layers.disk is None:
+        require_snapshot_device(layers.file, layers.path)
+
+
 def require_disk(layers: Layers) -> Qcow2Device:
-    """Return the disk of a qcow2 image.
+    """Return the disk of a qcow2 image, which can be set back to a snapshot.
 
     Raises:
         UnsupportedError: The image is not one.
     """
     if layers.disk is None:
-        raise UnsupportedError(
-            f"{layers.path} is a raw image, which has no snapshots [O80]",
-            feature="snapshots of raw images",
-            hint="back it up instead, or convert it to qcow2",
-        )
+        require_snapshots(layers)
+        raise not_set_back(layers.path)
     return layers.disk
 
 
@@ -41,7 +50,8 @@ def list_snapshots(layers: Layers) -> list[Snapshot]:
     """Return the snapshots of an image; errors as `formats.qcow2.snapshots.list_snapshots`."""
     from formats.qcow2.snapshots import list_snapshots  # noqa: PLC0415  not for raw images
 
-    require_disk(layers)
+    if layers.disk is None:
+        return require_snapshot_device(layers.file, layers.path).snapshots()
     return list_snapshots(layers.file)
 
 
@@ -49,14 +59,18 @@ def create_snapshot(layers: Layers, name: str) -> Snapshot:
     """Keep the disk as it is now; errors as `formats.qcow2.snapshots.create_snapshot`."""
     from formats.qcow2.snapshots import create_snapshot  # noqa: PLC0415  not for raw images
 
-    return require_disk(layers).rewrite(lambda device: create_snapshot(device, name))
+    if layers.disk is None:
+        return require_snapshot_device(layers.file, layers.path).create_snapshot(name)
+    return layers.disk.rewrite(lambda device: create_snapshot(device, name))
 
 
 def delete_snapshot(layers: Layers, which: str | SnapshotKey) -> Snapshot:
     """Give up a snapshot; errors as `formats.qcow2.snapshots.delete_snapshot`."""
     from formats.qcow2.snapshots import delete_snapshot  # noqa: PLC0415  not for raw images
 
-    return require_disk(layers).rewrite(lambda device: delete_snapshot(device, which))
+    if layers.disk is None:
+        return require_snapshot_device(layers.file, layers.path).delete_snapshot(which)
+    return layers.disk.rewrite(lambda device: delete_snapshot(device, which))
 
 
 def apply_snapshot(layers: Layers, which: str | SnapshotKey) -> Snapshot:
@@ -93,14 +107,16 @@ def snapshot_payload(layers: Layers, which: str | SnapshotKey) -> Iterator[Block
 
 
 def header_in_disk(layers: Layers) -> SliceDevice | None:
-    """Return where the LUKS header is, if it lies in the disk of a qcow2 image.
+    """Return where the LUKS header is, if only the process that has the image can change it.
 
-    Only the process that has the disk open can change it there. Elsewhere it has a place of
-    its own in a file, which `blobstore.image.luks_header.luks_place` finds.
+    So it is in the disk of a qcow2 image, and on a device of another machine (P14). Elsewhere
+    it has a place of its own, which `blobstore.image.luks_header.luks_place` finds.
     """
-    if layers.disk is None or layers.volume is None or layers.header_path is not None:
+    if layers.volume is None or layers.header_path is not None:
         return None
-    return SliceDevice(layers.disk, 0, layers.volume.header.data_offset)
+    if layers.disk is None and not isinstance(layers.path, RemotePlace):
+        return None
+    return SliceDevice(layers.device, 0, layers.volume.header.data_offset)
 
 
 def current_header(layers: Layers) -> luks.Header | None:
@@ -120,7 +136,7 @@ def header_problem(layers: Layers) -> str | None:
 
     A detached header that is not there any more is not wrong: it may be kept elsewhere.
     """
-    if layers.header_path is not None and not layers.header_path.exists():
+    if layers.header_path is not None and not is_there(layers.header_path):
         return None
     try:
         stale = layers.image(_load_header(layers)).damaged_header_copy
@@ -131,7 +147,7 @@ def header_problem(layers: Layers) -> str | None:
 
 def _load_header(layers: Layers) -> luks.Header | None:
     if layers.volume is not None:
-        return luks.load_header(layers.header_path or layers.device)
+        return load_header(layers)
     if layers.own_luks is None:
         return None
     from formats.qcow2.opening import luks_area  # noqa: PLC0415  not for raw images

@@ -1,31 +1,29 @@
-"""Which process owns an image: to name it where the image is in use (O93)."""
+"""Which process owns an image (O93), and the directory where owners are found (O2)."""
 
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blobstore.image.image import entry_of
+from formats.errors import DeviceBusyError, DeviceError, device_error
 
 if TYPE_CHECKING:
-    from formats.errors import DeviceBusyError
-
     AnyPath = str | os.PathLike[str]
 
 
-def busy_error(image: AnyPath, error: DeviceBusyError) -> DeviceBusyError:
+def busy_error(image: AnyPath, entry: Path | None, error: DeviceBusyError) -> DeviceBusyError:
     """Return an error that names the owner of an image that is in use (O93).
 
     Args:
-        image: Its path.
+        image: Its place.
+        entry: Where its owner would listen (O3).
         error: What opening it raised, which is returned where no owner answers.
     """
-    process = _owner_process(image)
+    process = None if entry is None else _owner_process(entry)
     if process is None:
         return error
-    from formats.errors import DeviceBusyError  # noqa: PLC0415  only for images with an owner
-
     name = _name_of(process)
     return DeviceBusyError(
         f"process {process}{f' ({name})' if name else ''} owns {os.fspath(image)} [O93]",
@@ -33,11 +31,8 @@ def busy_error(image: AnyPath, error: DeviceBusyError) -> DeviceBusyError:
     )
 
 
-def _owner_process(image: AnyPath) -> int | None:
+def _owner_process(entry: Path) -> int | None:
     """Return the process that listens at the entry of an image, if one does."""
-    entry = entry_of(image)
-    if entry is None:
-        return None
     import socket  # noqa: PLC0415  only for images that are in use
 
     from blobstore.sockets.peers import peer_credentials  # noqa: PLC0415  likewise
@@ -64,3 +59,22 @@ def _name_of(process: int) -> str:
             verbs = [one for one in words[place + 1 :] if one and not one.startswith("-")]
             return f"blobstore {verbs[0]}" if verbs else "blobstore"
     return called
+
+
+def make_runtime_directory(directory: Path) -> None:
+    """Make the runtime directory, or see that no other user can write to it (O2).
+
+    Raises:
+        DeviceError: It cannot be made, or others can.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = directory.stat()
+    except OSError as error:
+        raise device_error(error, f"cannot make the runtime directory {directory}") from error
+    private = found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if not private:
+        raise DeviceError(
+            f"others can write to the runtime directory {directory} [O2]",
+            hint="make it yours, with mode 0700",
+        )

@@ -34,12 +34,12 @@ from __future__ import annotations
 import copy
 import json
 import tomllib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from blobstore.container.initialise import SectionSpec
 from blobstore.errors import ManifestError
 from blobstore.image.layers import QCOW2, RAW
+from blobstore.image.place import place_of
 from blobstore.manifests.content import SIZES, SOURCES, ContentReader
 from blobstore.manifests.manifest import Manifest
 from blobstore.manifests.settings import apply_settings, has_field
@@ -49,6 +49,7 @@ from formats.container.model import BLOCK_SIZES, DEFAULT_BLOCK_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
 _IMAGE_KEYS: Final = {
     "format",
@@ -152,7 +153,7 @@ class ManifestFile:
             size=None
             if image.get("size", "fit") == "fit"
             else self._convert("image.size", parse_size, image["size"]),
-            header=Path(header) if header else None,
+            header=self._convert("image.header", place_of, header) if header else None,
             block_size=self._get(image, "image", "block-size", int, DEFAULT_BLOCK_SIZE),
             sector_size=self._get(image, "image", "sector-size", int, None),
             seed=self._seed(image),

@@ -9,9 +9,8 @@ from blobstore.errors import ManifestError
 from formats.container.model import DEFAULT_BLOCK_SIZE
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from blobstore.container.initialise import SectionSpec
+    from blobstore.image.place import Place
     from formats.devices.device import ReadableBuffer
 
 
@@ -23,7 +22,7 @@ class Manifest:
         sections: With their contents.
         luks_version: 1, 2, or None for no LUKS volume.
         size: Bytes of the whole image, or None for what the sections need.
-        header: File of the detached LUKS header, or None.
+        header: Place of the detached LUKS header, or None.
         block_size: Of the container, in bytes.
         sector_size: Of LUKS2, in bytes, or None for the default.
         image_format: ``"raw"`` or ``"qcow2"``.
@@ -35,7 +34,7 @@ class Manifest:
     sections: tuple[SectionSpec, ...]
     luks_version: int | None = 2
     size: int | None = None
-    header: Path | None = None
+    header: Place | None = None
     block_size: int = DEFAULT_BLOCK_SIZE
     sector_size: int | None = None
     image_format: str = "raw"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from blobstore.errors import ManifestError
 from blobstore.image.files import is_same_file
+from blobstore.image.place import RemotePlace, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +40,8 @@ class UnitTable:
             ManifestError: It cannot be read, or a column is not a field, or the names of
                 the files cannot be made.
         """
+        if isinstance(place_of(output), RemotePlace):
+            raise ManifestError(f"a table makes files, and {output} is on another machine [P16]")
         self._path = path
         self._kept: list[str] | None = None
         self._manifest = manifest

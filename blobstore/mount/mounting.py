@@ -57,7 +57,7 @@ class Entry(NamedTuple):
     source: str
 
 
-def mount(directory: Path, source: Path, settings: MountSettings) -> Mounted:
+def mount(directory: Path, source: str, settings: MountSettings) -> Mounted:
     """Mount a directory whose requests come from a descriptor.
 
     If `blobstore` mounted it before and was killed, that mount is taken away first (M53).
@@ -128,7 +128,7 @@ def _prepare(directory: Path) -> None:
         )
 
 
-def _mount_directly(directory: Path, source: Path, settings: MountSettings) -> int | None:
+def _mount_directly(directory: Path, source: str, settings: MountSettings) -> int | None:
     """Mount as root does; None if that is not permitted to this root."""
     try:
         descriptor = os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC)
@@ -141,7 +141,7 @@ def _mount_directly(directory: Path, source: Path, settings: MountSettings) -> i
     options += ",default_permissions" + ",allow_other" * settings.allow_other
     flags = _NO_SUID | _NO_DEVICES | _READ_ONLY * settings.read_only
     library = ctypes.CDLL(None, use_errno=True)
-    arguments = (os.fsencode(source), os.fsencode(directory), TYPE.encode())
+    arguments = (source.encode(errors="surrogateescape"), os.fsencode(directory), TYPE.encode())
     if library.mount(*arguments, ctypes.c_ulong(flags), options.encode()) == 0:
         return descriptor
     number = ctypes.get_errno()
@@ -151,10 +151,10 @@ def _mount_directly(directory: Path, source: Path, settings: MountSettings) -> i
     raise DeviceError(f"cannot mount at {directory}: {os.strerror(number)}")
 
 
-def _mount_with_helper(directory: Path, source: Path, settings: MountSettings) -> int:
+def _mount_with_helper(directory: Path, source: str, settings: MountSettings) -> int:
     """Mount as users do: a program with more rights does it, and sends the descriptor."""
     # A comma would begin another option.
-    name = re.sub(r"[\\,]", r"\\\g<0>", os.fspath(source))
+    name = re.sub(r"[\\,]", r"\\\g<0>", source)
     options = f"fsname={name},subtype=blobstore,default_permissions,nosuid,nodev"
     options += ",ro" * settings.read_only + ",allow_other" * settings.allow_other
     ours, theirs = socket.socketpair()

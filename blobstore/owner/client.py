@@ -20,8 +20,9 @@ from blobstore.errors import (
     PinMismatchError,
     StoreBusyError,
 )
-from blobstore.image.image import entry_of
+from blobstore.image.files import require_file
 from blobstore.image.info import ImageInfo
+from blobstore.image.place import RemotePlace, entry_of, place_of
 from blobstore.owner import documents, problems, requests
 from blobstore.owner.client_changes import ClientWatch
 from blobstore.owner.client_transaction import ClientTransaction
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     import luks
     from blobstore.container.regions import Region
     from blobstore.container.verification import Report
+    from blobstore.image.place import Place
     from blobstore.owner.exchange import Answer
     from blobstore.store.description import StoreInfo
     from formats.devices.device import ReadableBuffer
@@ -72,7 +74,7 @@ def find_owner(
     """Return the store of the process that owns an image, or None if none does.
 
     Args:
-        image: Path of the image; links are followed.
+        image: Place of the image; links are followed.
         read_only: Permit no writing.
         expect_digest: As for `blobstore.open`, asked of the owner.
         at_least_generation: Likewise.
@@ -87,7 +89,7 @@ def find_owner(
         return None
     try:
         client = StoreClient(entry, read_only=read_only)
-        client.image = Path(image)
+        client.image = place_of(image)
     except DeviceError as error:
         if isinstance(error.__cause__, (ConnectionRefusedError, FileNotFoundError)):
             return None  # it died, or is just ending
@@ -131,10 +133,10 @@ class StoreClient(Closing):
     `DeviceError` if the owner went away, and `FormatError` if what answers is not one.
 
     Attributes:
-        image: Path of the image by which the owner was found, or None.
+        image: Place of the image by which the owner was found, or None.
     """
 
-    image: Path | None = None
+    image: Place | None = None
 
     def __init__(
         self, path: AnyPath, *, timeout: float | None = None, read_only: bool = False
@@ -448,6 +450,7 @@ class StoreClient(Closing):
         Raises:
             FormatError: Neither root nor the user of the owner asks.
         """
+        require_file(destination)
         wanted = requests.Backup(str(Path(os.fsdecode(destination)).absolute()), overwrite)
         last = self._lines("/v1/backup", wanted, progress)
         if "generation" not in last:
@@ -457,8 +460,9 @@ class StoreClient(Closing):
     def luks_place(self, *, write: bool = False) -> Iterator[luks.Place]:
         """Yield where the LUKS header of the image is, as `Store.luks_place`.
 
-        A header in the disk of a qcow2 image is read and written by the owner; what needs a
-        secret is done here. Other headers are used without the owner, as it permits.
+        A header in the disk of a qcow2 image, or attached on a device of another machine, is
+        read and written by the owner; what needs a secret is done here. Other headers are
+        used without the owner, as it permits.
 
         Args:
             write: Whether the header is to be changed.
@@ -467,11 +471,13 @@ class StoreClient(Closing):
         if info is None:
             raise UnsupportedError("the owner does not know its image", feature="its LUKS header")
         header = info.luks
-        if info.format == "raw" or header is None or header.place != "attached":
+        place = self.image or place_of(info.path)
+        apart = info.format == "raw" and not isinstance(place, RemotePlace)
+        if apart or header is None or header.place != "attached":
             from blobstore.image.luks_header import luks_place  # noqa: PLC0415  not for LUKS in qcow2
 
-            with luks_place(self.image or info.path, info.header_path, write=write) as place:
-                yield place
+            with luks_place(place, info.header_path, write=write) as found:
+                yield found
             return
         if write:
             self._require_writable()

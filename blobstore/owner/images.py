@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from blobstore.copies.running import backup_store
 from blobstore.image.opened import header_in_disk
+from blobstore.image.place import absolute
 from blobstore.owner import documents, requests
 from blobstore.owner.lines import Lines
 from blobstore.owner.problems import RefusedError
@@ -74,8 +75,9 @@ class ImageResources:
             raise UnsupportedError(
                 "the store of this owner lies on a device that is not known", feature="its image"
             )
-        # Clients run in other directories.
-        header_path = None if info.header_path is None else str(Path(info.header_path).absolute())
+        layers = self._store.session.layers
+        header = None if layers is None else layers.header_path
+        header_path = None if header is None else str(absolute(header))  # for other directories
         info = replace(info, path=str(self._owner.image), header_path=header_path)
         return Reply(200, (JSON,), documents.encode(info))
 

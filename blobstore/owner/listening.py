@@ -7,7 +7,8 @@ import stat
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from blobstore.image.image import entry_of
+from blobstore.image.owners import make_runtime_directory
+from blobstore.image.place import entry_of
 from blobstore.sockets.addresses import UnixAddress
 from blobstore.sockets.listening import MadeFile, alone_in, listen
 from formats.errors import DeviceError, device_error
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from blobstore.image.place import Place
+
 _log = LateLogger(__name__)
 
 
 @contextmanager
-def listening(image: Path, path: Path | None = None) -> Iterator[socket.socket]:
+def listening(image: Place, path: Path | None = None) -> Iterator[socket.socket]:
     """Listen for clients of an image, which the caller has locked for writing.
 
     What an owner that died has left in the way is replaced. The socket and its entry are
@@ -46,7 +49,7 @@ def listening(image: Path, path: Path | None = None) -> Iterator[socket.socket]:
         yield listener.socket
 
 
-def require_entry(image: Path) -> Path:
+def require_entry(image: Place) -> Path:
     """Return the entry of an image in the runtime directory.
 
     Raises:
@@ -61,18 +64,18 @@ def require_entry(image: Path) -> Path:
     return entry
 
 
-def prepare_place(image: Path, address: UnixAddress) -> None:
+def prepare_place(image: Place, address: UnixAddress) -> None:
     """Make the runtime directory, if that is where the owner of an image is to listen.
 
     Raises:
         DeviceError: It cannot be made, or something else than a socket is there.
     """
     if entry_of(image) == address.path:
-        _make_directory(address.path.parent)
+        make_runtime_directory(address.path.parent)
     _require_socket(address.path)
 
 
-def make_entry(image: Path, address: UnixAddress) -> MadeFile | None:
+def make_entry(image: Place, address: UnixAddress) -> MadeFile | None:
     """Make the entry of an image a link to a socket that is elsewhere (O3).
 
     Whatever has that name is stale: this process has the image. None if the socket is the
@@ -87,7 +90,7 @@ def make_entry(image: Path, address: UnixAddress) -> MadeFile | None:
         return None
     if entry == path:
         return None
-    _make_directory(entry.parent)
+    make_runtime_directory(entry.parent)
     try:
         with alone_in(entry.parent):
             # One that is right is that of the owner before, which hands it over (O138).
@@ -97,21 +100,6 @@ def make_entry(image: Path, address: UnixAddress) -> MadeFile | None:
             return MadeFile(entry)
     except OSError as error:
         raise device_error(error, f"cannot make {entry}") from error
-
-
-def _make_directory(directory: Path) -> None:
-    """Make the runtime directory, or see that no other user can put sockets there."""
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = directory.stat()
-    except OSError as error:
-        raise device_error(error, f"cannot make the runtime directory {directory}") from error
-    private = found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    if not private:
-        raise DeviceError(
-            f"others can write to the runtime directory {directory} [O2]",
-            hint="make it yours, with mode 0700",
-        )
 
 
 def _require_socket(path: Path) -> None:

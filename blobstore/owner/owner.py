@@ -7,6 +7,7 @@ import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
+from blobstore.image.place import absolute
 from blobstore.owner.changes import Watches
 from blobstore.owner.windows import HeldWindows
 from formats.errors import DeviceBusyError, UnsupportedError
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
+    from blobstore.image.place import Place
     from blobstore.owner.connection import Limits
     from blobstore.store.description import StateDigest
     from blobstore.store.store import Store
@@ -68,7 +69,7 @@ class Owner:
 
     Attributes:
         store: Open for writing.
-        image: Absolute path of its image.
+        image: Place of its image; a path is absolute.
         ending: Set when what takes long is to be given up, for the process is to end (O7).
         released: Whether another process may have the image meanwhile (O140).
         hand_over: Hands everything over to the process at the other end of a connection,
@@ -82,16 +83,16 @@ class Owner:
         watches: Those who are told of commits over HTTP.
     """
 
-    def __init__(self, store: Store, image: Path, *, released: bool = False) -> None:
+    def __init__(self, store: Store, image: Place, *, released: bool = False) -> None:
         """Own a store, which stays the caller's to close; it has no fronts yet.
 
         Args:
             store: Open for writing.
-            image: Absolute path of its image.
+            image: Place of its image; a path is absolute.
         ending: Set when what takes long is to be given up, for the process is to end (O7).
             released: Whether the store was opened so.
         """
-        self.store, self.image = store, image.absolute()
+        self.store, self.image = store, absolute(image)
         self.ending = threading.Event()
         self.released = released
         self.limits: Limits | None = None

@@ -6,7 +6,7 @@ import threading
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final
 
-from blobstore.image.image import entry_of
+from blobstore.image.place import entry_of
 from blobstore.owner.listening import listening
 from blobstore.owner.server import OwnerServer
 from formats.errors import StorageError

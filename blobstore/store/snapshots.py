@@ -45,7 +45,7 @@ def list_snapshots(session: Session) -> list[Snapshot]:
 def create_snapshot(session: Session, name: str) -> Snapshot:
     """Keep the disk as it is now; as `Store.create_snapshot`."""
     layers = _require_layers(session)
-    opened.require_disk(layers)
+    opened.require_snapshots(layers)
     put_in_order(session)
     return opened.create_snapshot(layers, name)
 
@@ -53,7 +53,7 @@ def create_snapshot(session: Session, name: str) -> Snapshot:
 def delete_snapshot(session: Session, which: str | SnapshotKey) -> Snapshot:
     """Give up a snapshot; as `Store.delete_snapshot`."""
     layers = _require_layers(session)
-    opened.require_disk(layers)
+    opened.require_snapshots(layers)
     session.require_writable()
     return opened.delete_snapshot(layers, which)
 

@@ -790,10 +790,10 @@ class Store(Closing):
             yield place
 
     def snapshots(self) -> list[Snapshot]:
-        """Return the internal snapshots of the qcow2 image, in the order of its table.
+        """Return the snapshots of a qcow2 image, in the order of its table, or of a raw one on RBD.
 
         Raises:
-            UnsupportedError: It is a raw image.
+            UnsupportedError: It is a raw image, and does not lie on RBD.
             FormatError, DeviceError: The table cannot be read.
         """
         from blobstore.store.snapshots import list_snapshots  # noqa: PLC0415  few callers need it

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 from formats.errors import UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
 #: Bytes that a device takes in `write`.
@@ -174,6 +174,49 @@ class Device(ABC):
             raise ValueError(
                 f"bytes {offset} to {offset + size} are outside a device of {self.size} bytes"
             )
+
+
+class SharedDevice(Device):
+    """Base of the devices at the bottom, on which images lie: others may use them, too.
+
+    Attributes:
+        read_only: Whether writing is refused.
+        observer: Called with the offset and bytes of each read, if it is set.
+    """
+
+    read_only: bool
+    observer: Callable[[int, memoryview], None] | None = None
+
+    @property
+    @abstractmethod
+    def block_size(self) -> int: ...
+
+    @abstractmethod
+    def write(self, offset: int, data: ReadableBuffer, /) -> None: ...
+
+    @abstractmethod
+    def flush(self) -> None: ...
+
+    @abstractmethod
+    def data_ranges(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        """Yield the parts of a range that may hold data, as `SparseDevice.data_ranges`."""
+
+    @abstractmethod
+    def lock(self) -> None:
+        """Keep other processes out, as far as is possible, and note the size of today (C65).
+
+        Raises:
+            DeviceBusyError: Another process has it.
+            DeviceError: It failed.
+        """
+
+    @abstractmethod
+    def unlock(self) -> None:
+        """Let other processes have it; the device stays open."""
+
+    @abstractmethod
+    def measure(self) -> None:
+        """Note the size that it has now, if another process may have changed it."""
 
 
 class MemoryDevice(Device):

@@ -16,7 +16,7 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from formats.devices.device import Device
+from formats.devices.device import SharedDevice
 from formats.devices.locks import lock_image, unlock_image
 from formats.errors import (
     DeviceError,
@@ -29,7 +29,7 @@ from formats.errors import device_error as _translate
 from formats.process import Owned, Owner, close_descriptor, open_descriptor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from formats.devices.device import ReadableBuffer, WritableBuffer
@@ -42,7 +42,7 @@ BINARY: int = getattr(os, "O_BINARY", 0)
 _OPEN_ATTEMPTS = 20
 
 
-class FileDevice(Owned, Device):
+class FileDevice(Owned, SharedDevice):
     """An open image file or block device.
 
     Reading and writing are safe from several threads at once. In a child of the
@@ -79,7 +79,6 @@ class FileDevice(Owned, Device):
         self._name = os.fspath(path)
         self.read_only = read_only
         self._alone = alone or not read_only
-        self.observer: Callable[[int, memoryview], None] | None = None
         self._place = _absolute(self._name)  # does not depend on the working directory later
         self._owner = Owner(f"the image {self._name}")
         self._locked = False

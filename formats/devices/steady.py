@@ -12,8 +12,7 @@ import time
 import zlib
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from formats.devices.device import SliceDevice
-from formats.devices.file import FileDevice
+from formats.devices.device import SharedDevice, SliceDevice
 from formats.errors import DeviceBusyError, ForkedProcessError, StorageError
 
 if TYPE_CHECKING:
@@ -44,8 +43,8 @@ def steadily(
     """Return the result of ``attempt``, or raise its error, once the image did not change.
 
     Args:
-        device: The device that is read at the bottom. If it is not a file, or an outer
-            call of this function watches it already, ``attempt`` is simply called.
+        device: The device that is read at the bottom. If other processes cannot use it, or
+            an outer call of this function watches it already, ``attempt`` is simply called.
         attempt: Reads everything from the beginning, and reuses no earlier read.
         settled: Says whether a result shows that no process is writing the image; any
             other result counts only if the image did not change.
@@ -54,7 +53,7 @@ def steadily(
     Raises:
         StorageError: As ``attempt``; or ``busy``.
     """
-    file = _file(device)
+    file = _shared(device)
     if file is None or file.observer is not None:
         return attempt()
     end = time.monotonic() + SECONDS
@@ -86,9 +85,9 @@ def steadily(
 
 
 class _Reads:
-    """The bytes read from a file, and whether the file still holds them."""
+    """The bytes read from a device, and whether the device still holds them."""
 
-    def __init__(self, file: FileDevice) -> None:
+    def __init__(self, file: SharedDevice) -> None:
         self._file = file
         self._reads: list[tuple[int, int, int]] = []
         file.measure()
@@ -126,7 +125,7 @@ class _Reads:
             return False
 
 
-def _file(device: BlockDevice) -> FileDevice | None:
+def _shared(device: BlockDevice) -> SharedDevice | None:
     while isinstance(device, SliceDevice):
         device = device.base
-    return device if isinstance(device, FileDevice) else None
+    return device if isinstance(device, SharedDevice) else None

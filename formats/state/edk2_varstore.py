@@ -68,8 +68,13 @@ def decode_flash(flash: ReadableBuffer) -> VariableFlash:
         UnsupportedError: It is a qcow2 image.
     """
     content = memoryview(flash).cast("B")
-    if not bytes(content[:_FLASH_BLOCK]).strip(b"\0"):
-        raise EmptyImageError("the file of UEFI variables is empty", rule="F19")
+    first = bytes(content[:_FLASH_BLOCK])
+    if first in (bytes(len(first)), b"\xff" * len(first)):
+        raise EmptyImageError(
+            "the file of UEFI variables is empty",
+            rule="F19",
+            hint="if it is the template of a new machine, import it as a blank flash",
+        )
     if bytes(content[:4]) == _QCOW2:
         raise UnsupportedError(
             "the file of UEFI variables is a qcow2 image",
@@ -107,6 +112,24 @@ def decode_flash(flash: ReadableBuffer) -> VariableFlash:
     return VariableFlash(len(content), volume_size, store_size, _STORE_GUIDS[guid])
 
 
+def require_blank_flash(flash: ReadableBuffer) -> int:
+    """Check that these bytes are a flash that nothing has been written to; return their number.
+
+    Raises:
+        EmptyImageError: There are none.
+        ForeignImageError: Some are neither all ``00`` nor all ``ff``.
+        FormatError: It does not have the size of a flash.
+    """
+    content = bytes(flash)
+    if not content:
+        raise EmptyImageError("the file of UEFI variables is empty", rule="F19")
+    if content.strip(b"\0") and content.strip(b"\xff"):
+        raise ForeignImageError("the flash is not blank", rule="F20")
+    if len(content) % _FLASH_BLOCK:
+        raise FormatError(f"a flash cannot have {len(content)} bytes", rule="F20")
+    return len(content)
+
+
 def _validate_volume(content: memoryview, volume_size: int, header_size: int, revision: int) -> int:
     """Check the header of the volume; return where it ends."""
     blocks_end = header_size - _BLOCKS.size
@@ -121,6 +144,7 @@ def _validate_volume(content: memoryview, volume_size: int, header_size: int, re
     if sum(struct.unpack(f"<{header_size // 2}H", header)) & 0xFFFF:
         raise FormatError("the flash's volume has a wrong checksum", offset=50, rule="F19")
     *blocks, last = _BLOCKS.iter_unpack(header[_VOLUME.size :])
-    if last != (0, 0) or sum(number * size for number, size in blocks) != volume_size:
+    # The driver of flashes on ARM, RISC-V and LoongArch counts the blocks of the whole device.
+    if last != (0, 0) or sum(number * size for number, size in blocks) < volume_size:
         raise FormatError("the blocks of the flash's volume do not add up", offset=56, rule="F19")
     return header_size

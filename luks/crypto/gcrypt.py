@@ -47,6 +47,7 @@ _CIPHERS: Final = {
 # Hash, in LUKS spelling, to its number and the bytes of its digest.
 _HASHES: Final = {
     "ripemd160": (3, 20),
+    "md4": (301, 16),
     "whirlpool": (305, 64),
     "stribog256": (309, 32),
     "stribog512": (310, 64),

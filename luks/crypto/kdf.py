@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.hashes import HashAlgorithm
 
     from formats.devices.device import ReadableBuffer
+    from luks.crypto.hashes import Hash
 
 #: Smallest number of PBKDF2 iterations that is created here; headers may have fewer.
 MIN_ITERATIONS: Final = 1000
@@ -27,6 +28,7 @@ MIN_ARGON2_MEMORY_KIB: Final = 32
 # Limits of the libraries' own counters, regardless of the caller's limits.
 _MAX_INT32, _MAX_UINT32 = 2**31 - 1, 2**32 - 1
 _MIN_ARGON2_SALT, _MIN_ARGON2_LENGTH = 8, 4
+_HMAC_BLOCK: Final = 64  # bytes, of Whirlpool
 
 
 class KdfLimits(Frozen):
@@ -138,6 +140,9 @@ def _pbkdf2(cost: Pbkdf2, secret: ReadableBuffer, salt: bytes, key: bytearray) -
         )
     from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC  # noqa: PLC0415  not for Argon2
 
+    if hash_.is_truncated:
+        _pbkdf2_of_truncated(hash_, bytes(secret), salt, cost.iterations, key)
+        return
     if hash_.hashlib_name is None:
         from luks.crypto import gcrypt  # noqa: PLC0415  most volumes do not need it
 
@@ -153,6 +158,26 @@ def _pbkdf2(cost: Pbkdf2, secret: ReadableBuffer, salt: bytes, key: bytearray) -
         raise UnsupportedError(
             f"PBKDF2 with {hash_.name} is not available here", feature=f"PBKDF2 with {hash_.name}"
         ) from error
+
+
+def _pbkdf2_of_truncated(
+    hash_: Hash, secret: bytes, salt: bytes, iterations: int, key: bytearray
+) -> None:
+    """Do what no library does: HMAC has to use a hash that is cut short, inside as well."""
+    padded = (hash_.new(secret).digest() if len(secret) > _HMAC_BLOCK else secret).ljust(
+        _HMAC_BLOCK, b"\0"
+    )
+    inner, outer = (bytes(byte ^ pad for byte in padded) for pad in (0x36, 0x5C))
+    size, done = hash_.digest_size, 0
+    while done < len(key):
+        block = salt + (done // size + 1).to_bytes(4)
+        total = 0
+        for _ in range(iterations):
+            block = hash_.new(outer + hash_.new(inner + block).digest()).digest()
+            total ^= int.from_bytes(block)
+        piece = total.to_bytes(size)[: len(key) - done]
+        key[done : done + len(piece)] = piece
+        done += len(piece)
 
 
 def _for_cryptography(hashlib_name: str, digest_size: int) -> HashAlgorithm | None:

@@ -115,6 +115,13 @@ def takes_key(text: str, key_size: int) -> bool:
     return spec.is_null or key_size in _key_sizes(spec)
 
 
+def refuses_key(text: str, key_size: int) -> bool:
+    """Say whether a cipher is known not to take keys of ``key_size`` bytes."""
+    spec = parse(text)
+    sizes = _key_sizes(spec)
+    return bool(sizes) and not spec.is_null and key_size not in sizes
+
+
 def unsupported(spec: CipherSpec, why: str) -> UnsupportedError:
     """Return the error for a cipher: ``why`` completes "cipher ..."."""
     return UnsupportedError(f"cipher {spec.text!r} {why}", feature=f"cipher {spec.text}")

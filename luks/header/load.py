@@ -15,7 +15,6 @@ from formats.frozen import replace
 from formats.logs import LateLogger
 from luks.errors import (
     EmptyImageError,
-    ForeignImageError,
     FormatError,
     LuksHeaderError,
     TruncatedImageError,
@@ -51,8 +50,7 @@ def load_header(path_or_device: Place) -> Header:
         ForeignImageError: It holds something else.
         TruncatedImageError: It ends inside the header.
         LuksHeaderError: The header is damaged, in LUKS2 both copies of it.
-        UnsupportedError: It has an unknown version, or names an unknown cipher or
-            hash.
+        UnsupportedError: It has an unknown version.
         DeviceError: It cannot be read.
     """
     with opened(path_or_device) as device:
@@ -116,7 +114,9 @@ def _read_header(device: BlockDevice) -> Header:
     elif not secondary_offsets(device):
         if is_blank(device):
             raise EmptyImageError("the image is empty")
-        raise ForeignImageError("the image is not a LUKS volume")
+        from luks.header.other_signatures import foreign_image  # noqa: PLC0415  rarely needed
+
+        raise foreign_image(device)
     return _read_luks2(device)
 
 

@@ -185,8 +185,7 @@ def encode_copy(binary: BinaryHeader, json_area: bytes) -> bytes:
 
 def _checksum(hash_name: str, copy: bytes) -> bytes:
     """Hash a copy as if its checksum field were zero."""
-    # As in cryptsetup this name, unlike all others, may be in capitals.
-    hash_ = lookup(hash_name.lower()).new(copy[:_CHECKSUM_OFFSET])
+    hash_ = lookup(hash_name).new(copy[:_CHECKSUM_OFFSET])
     hash_.update(bytes(_CHECKSUM_SIZE))
     hash_.update(memoryview(copy)[_PADDING_OFFSET:])
     return hash_.digest()

@@ -1,8 +1,9 @@
 """The text of LUKS2's JSON area, and typed access to its content.
 
-The standard library's `json` is used with three restrictions that the format
-requires and `json` does not impose: no duplicate members, no NaN or Infinity, and
-bounded nesting (spec/decisions/0003).
+The standard library's `json` reads it, with two restrictions that the format requires and
+`json` does not impose: no duplicate members, and bounded nesting (spec/decisions/0003). What
+cryptsetup keeps of any token survives a rewrite as it is: NaN, numbers beyond a double's
+range, and bytes that are not UTF-8, which are lone surrogates here, as in file names.
 
 Source: LUKS2 On-Disk Format Specification 1.1, section 3.
 """
@@ -11,8 +12,9 @@ from __future__ import annotations
 
 import binascii
 import json
-import math
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from luks.errors import LuksHeaderError
 
@@ -27,6 +29,29 @@ TOKEN_DEPTH: Final = MAX_DEPTH - 2
 
 _MAX_UINT64: Final = 2**64 - 1
 _DIGITS: Final = frozenset("0123456789")
+
+# Escapes of JSON; `lone` is one that would stand for a byte that is not UTF-8.
+_ESCAPE: Final = re.compile(
+    r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    r"|(?P<lone>\\u[dD][cC][89a-fA-F][0-9a-fA-F])|\\.",
+    re.DOTALL,
+)
+# Lone surrogates that do not stand for bytes: only an escape can express them.
+_SURROGATE: Final = re.compile("[\ud800-\udc7f\udd00-\udfff]")
+
+
+class Number(float):
+    """A number that is not an integer, or none at all, with the text that it is written as."""
+
+    def __init__(self, text: str) -> None:
+        """Take ``text``, such as ``1e400`` or ``NaN``, of which this is the value."""
+        self.text = text
+
+    def __eq__(self, other: object) -> bool:
+        return self.text == other.text if isinstance(other, Number) else super().__eq__(other)
+
+    def __hash__(self) -> int:
+        return super().__hash__()
 
 
 def parse_area(area: bytes) -> dict[str, Any]:
@@ -59,10 +84,10 @@ def parse_object(text: bytes) -> dict[str, Any]:
         raise LuksHeaderError("the JSON text does not begin with '{'", rule="L23")
     try:
         root = json.loads(
-            text.decode(),
+            _ESCAPE.sub(_no_byte, text.decode(errors="surrogateescape")),
             object_pairs_hook=_object,
-            parse_constant=_refuse_constant,
-            parse_float=_finite,
+            parse_constant=Number,
+            parse_float=Number,
         )
     except (ValueError, RecursionError) as error:
         # The parser's own message would quote the text, which may contain secrets.
@@ -78,10 +103,7 @@ def format_area(root: dict[str, Any], size: int) -> bytes:
     Raises:
         LuksHeaderError: It does not fit with a final NUL.
     """
-    try:
-        text = _dump(root, ensure_ascii=False).encode()
-    except UnicodeEncodeError:  # a lone surrogate, which only an escape can express
-        text = _dump(root, ensure_ascii=True).encode()
+    text = format_object(root)
     if len(text) >= size:
         raise LuksHeaderError(
             f"metadata of {len(text)} bytes do not fit into a JSON area of {size}", rule="L23"
@@ -89,25 +111,37 @@ def format_area(root: dict[str, Any], size: int) -> bytes:
     return text.ljust(size, b"\0")
 
 
-def _dump(root: dict[str, Any], *, ensure_ascii: bool) -> str:
-    return json.dumps(root, separators=(",", ":"), ensure_ascii=ensure_ascii, allow_nan=False)
+def format_object(value: Mapping[str, Any]) -> bytes:
+    """Return the JSON text of an object, without white space; inverse of `parse_object`.
+
+    Raises:
+        ValueError, TypeError: It has a value that no JSON text expresses.
+    """
+    text = _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", _text(value))
+    return text.encode(errors="surrogateescape")
+
+
+def _text(value: object) -> str:
+    """Return a value as text; `json` would not keep that of a number."""
+    if isinstance(value, Number):
+        return value.text
+    if isinstance(value, Mapping):
+        members = (f"{_text(str(name))}:{_text(member)}" for name, member in value.items())
+        return f"{{{','.join(members)}}}"
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_text, value))}]"
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _no_byte(match: re.Match[str]) -> str:
+    """Replace what would be written as a byte by what json-c takes such an escape for."""
+    return r"\ufffd" if match["lone"] else match[0]
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
         raise LuksHeaderError("the JSON text has a duplicate member", rule="L23")
-    return value
-
-
-def _refuse_constant(text: str) -> NoReturn:
-    raise LuksHeaderError(f"the JSON text contains {text}", rule="L23")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise LuksHeaderError("the JSON text contains a number that is too large", rule="L23")
     return value
 
 

@@ -4,8 +4,10 @@ Nothing in a header is authentic: it can be replaced by one that asks for no
 encryption, or that any passphrase opens. All refusals here happen before the key
 derivation starts.
 
-`check_openable` has the requirements that always hold; a `Policy` adds those of a
-caller who knows the properties of the volume.
+`check_openable` has the requirements that always hold for the payload, and `volume_digest`
+those for its key, which are fewer: keyslots can be tried, added and removed although the
+payload cannot be opened here (L76). A `Policy` adds those of a caller who knows the
+properties of the volume.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from formats.frozen import Frozen
 from luks.crypto.ciphers import check_usable
-from luks.crypto.spec import parse
+from luks.crypto.hashes import canonical
+from luks.crypto.spec import parse, refuses_key, unsupported
 from luks.errors import LuksHeaderError, PolicyError, StorageError, UnsupportedError
 from luks.header.detection import header_uuids
 from luks.header.luks2_reencrypt_rules import REENCRYPT_REQUIREMENTS
@@ -96,7 +99,8 @@ class Policy(Frozen, kw_only=True):
     def _check_kdf(self, cost: KdfCost) -> None:
         if isinstance(cost, Pbkdf2):
             _check_member("key derivation", "pbkdf2", self.kdfs)
-            _check_member("hash of PBKDF2", cost.hash_name, self.hashes)
+            permitted = None if self.hashes is None else set(map(canonical, self.hashes))
+            _check_member("hash of PBKDF2", canonical(cost.hash_name), permitted)
             _check_least("PBKDF2", cost.iterations, self.min_iterations, "iterations")
         elif isinstance(cost, Argon2):
             _check_member("key derivation", cost.variant, self.kdfs)
@@ -159,6 +163,18 @@ def check_openable(header: Header, *, allow_unencrypted: bool = False) -> Digest
     check_requirements(header)
     for number, segment in header.segments.items():
         _check_segment(f"segment {number}", segment, plain=allow_unencrypted)
+    digest = volume_digest(header)
+    _check_ciphers(header, digest, plain=allow_unencrypted)
+    return digest
+
+
+def volume_digest(header: Header) -> Digest:
+    """Return the digest of the volume key, which need not be able to open the payload (L76).
+
+    Raises:
+        UnsupportedError: There is no such digest, or it is of an unknown kind.
+        LuksHeaderError: It makes no sense.
+    """
     chosen = header.volume_digest
     if chosen is None:
         raise UnsupportedError(
@@ -171,7 +187,6 @@ def check_openable(header: Header, *, allow_unencrypted: bool = False) -> Digest
         raise UnsupportedError(
             f"digest type {digest.type!r} is unknown", feature=f"digest type {digest.type}"
         )
-    _check_ciphers(header, digest, plain=allow_unencrypted)
     return digest
 
 
@@ -265,7 +280,7 @@ def _check_ciphers(header: Header, digest: Digest, *, plain: bool) -> None:
     sizes = volume_key_sizes(header, digest)
     for size in sizes:
         try:
-            check_key_size(header, size, plain=plain)
+            _check_key_size(header, size, plain=plain)
         except (PolicyError, UnsupportedError) as error:
             refused.append(error)
     if refused and len(refused) == len(sizes):  # otherwise some keyslots can be tried
@@ -284,7 +299,7 @@ def volume_key_sizes(header: Header, digest: Digest) -> tuple[int, ...]:
     return tuple(sorted({keyslot.key_size for keyslot in keyslots if keyslot.kdf is not None}))
 
 
-def check_key_size(header: Header, size: int, *, plain: bool) -> None:
+def _check_key_size(header: Header, size: int, *, plain: bool) -> None:
     """Check that the payload's ciphers are available here with keys of ``size`` bytes (L65).
 
     Raises:
@@ -294,3 +309,15 @@ def check_key_size(header: Header, size: int, *, plain: bool) -> None:
     for segment in header.data_segments:
         if segment.cipher:
             check_usable(segment.cipher, size, permit_null=plain)
+
+
+def check_fits(header: Header, size: int) -> None:
+    """Check that the payload's ciphers, as far as known, take keys of ``size`` bytes (L65).
+
+    Raises:
+        UnsupportedError: One does not.
+    """
+    for segment in header.data_segments:
+        # With integrity, the key has a part for that as well.
+        if segment.cipher and segment.integrity is None and refuses_key(segment.cipher, size):
+            raise unsupported(parse(segment.cipher), f"does not take a key of {size} bytes")

@@ -10,9 +10,7 @@ from collections import Counter
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from luks.crypto.hashes import is_known
-from luks.crypto.spec import check_spec, parse
-from luks.errors import LuksHeaderError, UnsupportedError
+from luks.errors import LuksHeaderError
 from luks.header.luks2_binary import BINARY_SIZE
 from luks.header.luks2_reencrypt_rules import check_reencryption
 from luks.model import SECTOR_SIZE
@@ -42,15 +40,9 @@ def validate_luks1(raw: RawHeader) -> None:
 
     Raises:
         LuksHeaderError: It contradicts itself.
-        UnsupportedError: LUKS volumes do not use such a cipher or hash.
     """
     if not 0 < raw.key_bytes <= _LUKS1_MAX_KEY_SIZE:
         raise LuksHeaderError(f"a volume key cannot have {raw.key_bytes} bytes", rule="L43")
-    check_spec(parse(raw.cipher), raw.key_bytes)
-    if not is_known(raw.hash_spec):
-        raise UnsupportedError(
-            f"hash {raw.hash_spec!r} is unknown", feature=f"hash {raw.hash_spec}"
-        )
     if raw.mk_digest_iterations == 0:
         raise LuksHeaderError("the digest has no iterations", rule="L43")
     areas = []

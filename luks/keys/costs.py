@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from formats.errors import ArgumentError
-from luks.crypto.hashes import lookup
+from formats.frozen import replace
+from luks.crypto.hashes import canonical, lookup
 from luks.crypto.kdf import MIN_ARGON2_MEMORY_KIB, MIN_ARGON2_TIME, MIN_ITERATIONS
 from luks.header import luks1
 from luks.keys.benchmark import DIGEST_TIME, benchmark_kdf, benchmark_pbkdf2
@@ -36,7 +37,7 @@ def check_kdf(kdf: KdfCost | str | None, version: int, hash_name: str) -> str:
     if isinstance(kdf, Pbkdf2):
         if kdf.iterations < MIN_ITERATIONS:
             raise ArgumentError(f"PBKDF2 needs at least {MIN_ITERATIONS} iterations")
-        if version == luks1.VERSION and kdf.hash_name != hash_name:
+        if version == luks1.VERSION and canonical(kdf.hash_name) != canonical(hash_name):
             raise ArgumentError("LUKS1 uses one hash for everything: PBKDF2 cannot have another")
         lookup(kdf.hash_name)
     elif isinstance(kdf, Argon2) and (
@@ -67,7 +68,10 @@ def keyslot_cost(
         ValueError, UnsupportedError: As `check_kdf`.
     """
     kind = check_kdf(kdf, version, hash_name)
-    if kdf is not None and not isinstance(kdf, str):
+    if isinstance(kdf, Pbkdf2):  # in LUKS1 the hash is that of the header, as it spells it
+        name = hash_name if version == luks1.VERSION else canonical(kdf.hash_name)
+        return replace(kdf, hash_name=name)
+    if isinstance(kdf, Argon2):
         return kdf
     return benchmark_kdf(kind, iter_time=iter_time, key_size=key_size, hash_name=hash_name)
 

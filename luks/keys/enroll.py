@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 from formats.errors import ArgumentError
 from formats.frozen import replace
+from luks.crypto.ciphers import check_usable
 from luks.crypto.kdf import derive
-from luks.errors import KeyslotsFullError
+from luks.crypto.spec import DEFAULT_CIPHER
+from luks.errors import KeyslotsFullError, PolicyError, UnsupportedError
 from luks.header import luks1
 from luks.header.layout import STRIPES, area_size
 from luks.header.validate import AREA_ALIGNMENT, MAX_OBJECTS
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from luks.secret.randomness import RandomSource
 
 SALT_SIZE: Final = 32
+_DEFAULT_KEY_SIZE: Final = 64  # of DEFAULT_CIPHER, in bytes
 #: Bytes of every LUKS1 digest; a LUKS2 digest has the length of its hash.
 LUKS1_DIGEST_SIZE: Final = 20
 
@@ -69,7 +72,8 @@ def enroll_key(
         digest_number: Digest that confirms the key; by default the volume's.
         in_use: Areas that it must not use, besides those of ``header``.
         cipher: Cipher string and key size for the key material, in LUKS2 only;
-            by default the payload's cipher with a key of the same size.
+            by default the payload's cipher with a key of the same size, or
+            AES-256-XTS if that is not available here.
         random: Source of its salt and its stripes.
 
     Returns:
@@ -87,7 +91,7 @@ def enroll_key(
         if any(area.offset == blank.area.offset for area in in_use):
             raise KeyslotsFullError(f"the area of keyslot {number} is still in use")
     else:
-        name, area_key_size = cipher or (header.cipher or "", len(key))
+        name, area_key_size = cipher or _area_cipher(header, len(key))
         blank = Keyslot(
             type="luks2",
             key_size=len(key),
@@ -110,6 +114,15 @@ def enroll_key(
         digests=MappingProxyType({**header.digests, digest_number: digest}),
     )
     return added, {keyslot.area.offset: seal(keyslot, secret, key, random)}
+
+
+def _area_cipher(header: Header, key_size: int) -> tuple[str, int]:
+    name = header.cipher or ""
+    try:
+        check_usable(name, key_size)
+    except (UnsupportedError, PolicyError):  # unknown, with a key for integrity too, or null
+        return DEFAULT_CIPHER, _DEFAULT_KEY_SIZE
+    return name, key_size
 
 
 def choose_keyslot(header: Header, keyslot: int | None, in_use: Iterable[int] = ()) -> int:

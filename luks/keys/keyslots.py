@@ -21,7 +21,7 @@ from luks.errors import (
     UnlockError,
     UnsupportedError,
 )
-from luks.header.policy import DEFAULT_POLICY, check_key_size, check_openable, volume_key_sizes
+from luks.header.policy import DEFAULT_POLICY, check_fits, volume_digest, volume_key_sizes
 from luks.model import PRIORITY_IGNORE, PRIORITY_NORMAL, PRIORITY_PREFER, SECTOR_SIZE
 from luks.secret.secrets import Secret, view_of
 
@@ -35,6 +35,12 @@ if TYPE_CHECKING:
     from luks.secret.randomness import RandomSource
 
 _log = LateLogger("luks")
+
+# Editors end files with one. Who knows that much of a secret knows nothing of it.
+_NEWLINE = (
+    "the secret ends with a newline, which counts: if an editor put it into the key file,"
+    " leave it out (--keyfile-size)"
+)
 
 
 class VolumeKey(Frozen):
@@ -61,7 +67,8 @@ def unlock(
     """Find the volume key that ``secret`` opens.
 
     Keyslots are tried by priority, then by number. A keyslot that cannot be tried
-    (damaged, unknown, or beyond ``limits``) is skipped.
+    (damaged, unknown, or beyond ``limits``) is skipped. The payload need not be one that can
+    be opened here (L76).
 
     Args:
         device: Holds the header and its keyslot areas.
@@ -80,7 +87,7 @@ def unlock(
     """
     policy.check_header(header)
     plain = policy.allow_unencrypted
-    digest = check_openable(header, allow_unencrypted=plain)
+    digest = volume_digest(header)
     if digest.kdf is not None:
         limits.check(digest.kdf)
     candidates = _candidates(header, digest, keyslot)
@@ -103,6 +110,7 @@ def unlock(
         "no keyslot opens with this secret: it is wrong, or the key material is damaged,"
         f" which cannot be distinguished{not_tried}",
         tried={n: str(refusals.get(n, "the secret does not open it")) for n in candidates},
+        hint=_NEWLINE if bytes(view_of(secret)[-1:]) == b"\n" else None,
     )
 
 
@@ -133,7 +141,7 @@ def matching(
     """
     policy.check_header(header)
     plain = policy.allow_unencrypted
-    digest = check_openable(header, allow_unencrypted=plain)
+    digest = volume_digest(header)
     found = []
     spent = 0.0
     for number in sorted(digest.keyslots):
@@ -167,7 +175,7 @@ def verify_volume_key(
         PolicyError, UnsupportedError: As `unlock`.
     """
     policy.check_header(header)
-    digest = check_openable(header, allow_unencrypted=policy.allow_unencrypted)
+    digest = volume_digest(header)
     view = memoryview(key).cast("B")
     _check_length(header, digest, len(view))
     if not confirms(digest, view, limits) or _is_padded(header, digest, view):
@@ -226,11 +234,12 @@ def _candidates(header: Header, digest: Digest, keyslot: int | None) -> list[int
         if header.keyslots[number].priority == priority
     ]
     if not candidates:
-        ignored = any(header.keyslots[n].priority == PRIORITY_IGNORE for n in digest.keyslots)
-        raise UnlockError(
-            "no keyslot is active",
-            hint="some are tried only when they are named" if ignored else None,
-        )
+        if any(header.keyslots[n].priority == PRIORITY_IGNORE for n in digest.keyslots):
+            raise UnlockError(
+                "every keyslot that could be tried has the priority 'ignore'",
+                hint="they are tried only when they are named: --key-slot",
+            )
+        raise UnlockError("no keyslot is active")
     return candidates
 
 
@@ -269,7 +278,7 @@ def _try_keyslot(
             feature=f"keyslot type {keyslot.type}",
         )
     # Every possible refusal comes before the key derivation starts.
-    check_key_size(header, keyslot.key_size, plain=plain)
+    check_fits(header, keyslot.key_size)
     check_usable(area.cipher, area.key_size, permit_null=plain)
     limits.check(keyslot.kdf)
     lookup(keyslot.af_hash)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from formats.errors import ArgumentError
 from formats.frozen import replace
-from luks.crypto.hashes import lookup
+from luks.crypto.hashes import canonical, lookup
 from luks.crypto.kdf import DEFAULT_LIMITS
 from luks.errors import DeviceBusyError, PolicyError, SecretRequiredError
 from luks.header import luks1
@@ -198,10 +198,12 @@ class HeaderEdit:
         if header.version == luks1.VERSION:
             if unbound_key is not None or cipher is not None or priority != PRIORITY_NORMAL:
                 raise ArgumentError("LUKS1 has no unbound keys, priorities, or ciphers of keyslots")
-            hash_name = hash_name or header.source.hash_spec
-            if hash_name != header.source.hash_spec:
+            its_hash: str = header.source.hash_spec
+            if hash_name is not None and canonical(hash_name) != canonical(its_hash):
                 raise ArgumentError("LUKS1 has one hash for everything")
-        hash_name = hash_name or "sha256"
+            hash_name = its_hash
+        else:
+            hash_name = canonical(hash_name or "sha256")
         there = self._keyslots_there()
         # The place of a LUKS1 keyslot is its own until the header says that it is free.
         in_use = [taken for taken, _ in there] if header.version == luks1.VERSION else ()
@@ -253,7 +255,7 @@ class HeaderEdit:
             secret: Passphrase or content of a key file. Not modified.
             kdf: As in `add_keyslot`.
             iter_time: As in `add_keyslot`.
-            hash_name: As in `add_keyslot`.
+            hash_name: As in `add_keyslot`; by default the one that the keyslot has.
 
         Returns:
             Its number. In LUKS2 it is the same, with the same priority and
@@ -266,6 +268,7 @@ class HeaderEdit:
         old = self.header
         if keyslot not in changes.volume_keyslots(old):
             raise ArgumentError(f"keyslot {keyslot} does not hold the volume key")
+        hash_name = hash_name or old.keyslots[keyslot].af_hash or None
         options: dict[str, Any] = {"kdf": kdf, "iter_time": iter_time, "hash_name": hash_name}
         self.header = changes.without_keyslot(old, keyslot)
         try:

@@ -78,6 +78,7 @@ def change_keyslot(
     keyslot: int | None = None,
     kdf: KdfCost | str | None = None,
     iter_time: int = 2000,
+    hash_name: str | None = None,
     limits: KdfLimits = DEFAULT_LIMITS,
 ) -> int:
     """Let ``new_secret`` open the volume instead of ``secret``.
@@ -89,6 +90,7 @@ def change_keyslot(
         keyslot: Keyslot that ``secret`` opens; by default the first that it does.
         kdf: As in `add_keyslot`.
         iter_time: As in `add_keyslot`.
+        hash_name: Hash of PBKDF2 and AF; by default the one that the keyslot has.
         limits: As in `add_keyslot`.
 
     Returns:
@@ -102,7 +104,9 @@ def change_keyslot(
     """
     with edit(path_or_device, limits=limits) as header:
         number = header.unlock(secret, keyslot=keyslot)
-        return header.change_keyslot(number, new_secret, kdf=kdf, iter_time=iter_time)
+        return header.change_keyslot(
+            number, new_secret, kdf=kdf, iter_time=iter_time, hash_name=hash_name
+        )
 
 
 def remove_keyslot(

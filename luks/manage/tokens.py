@@ -9,13 +9,12 @@ Source: LUKS2 On-Disk Format Specification 1.1, section 3.5; systemd, "systemd-t
 
 from __future__ import annotations
 
-import json
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from formats.errors import ArgumentError
 from luks.errors import FormatError, LuksHeaderError, SecretRequiredError, UnsupportedError
-from luks.header.luks2_json import TOKEN_DEPTH, is_deeper, parse_object
+from luks.header.luks2_json import TOKEN_DEPTH, format_object, is_deeper, parse_object
 from luks.secret.secrets import Secret
 
 if TYPE_CHECKING:
@@ -43,9 +42,11 @@ _NAMES: Final[Mapping[str, str]] = MappingProxyType(
 def token_name(token: Token) -> str:
     """Return what people call a token's type, with the description of a key in the keyring.
 
-    A type that is not known has no other name than itself.
+    A type that is not known has no other name than itself; bytes of it that are not UTF-8 are
+    replaced.
     """
     name = _NAMES.get(token.type, token.type)
+    name = name.encode(errors="surrogateescape").decode(errors="replace")
     description = token.body.get("key_description")
     if token.type == KEYRING and isinstance(description, str):
         return f"{name}: {description}"
@@ -104,10 +105,12 @@ def parse_token(text: bytes, name: str = "the token") -> dict[str, Any]:
 def format_token(header: Header, number: int) -> str:
     """Return the JSON object of a token, as it is stored.
 
+    Bytes that are not UTF-8 are lone surrogates, as in file names.
+
     Raises:
         ValueError: There is no such token.
     """
-    return json.dumps(dict(_token(header, number).body), indent=2, ensure_ascii=False)
+    return format_object(_token(header, number).body).decode(errors="surrogateescape")
 
 
 def token_secret(header: Header, number: int) -> Secret:

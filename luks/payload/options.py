@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, TypedDict
 from formats.errors import ArgumentError, refuse_unknown
 from formats.frozen import Frozen, field
 from luks.crypto.ciphers import check_usable
+from luks.crypto.hashes import canonical
 from luks.crypto.spec import DEFAULT_CIPHER
 from luks.header import layout, luks1
 from luks.header.luks2_binary import VERSION as LUKS2
@@ -114,6 +115,7 @@ class FormatOptions(Frozen, kw_only=True):
             raise ArgumentError(f"version is 1 or 2, not {self.version!r}")
         if self.uuid is not None:
             normal_uuid(self.uuid)
+        self.__dict__["hash_name"] = canonical(self.hash_name)  # not every program has its aliases
         check_usable(self.cipher, self.volume_key_size)
         if self.keyslot_cipher is not None:
             check_usable(*self.keyslot_cipher)

@@ -63,6 +63,7 @@ GETTING = OPENING | {
     "blobstore.errors",
     "blobstore.image.image",
     "blobstore.image.layers",
+    "blobstore.image.place",
     "blobstore.store.lookup",
     "blobstore.container.open_container",
     "blobstore.store.reliance",

@@ -262,6 +262,20 @@ def test_f20_a_flash_is_a_window_of_exactly_its_size() -> None:
     assert store.get("uefi-variables") == flash()
 
 
+@pytest.mark.parametrize("template", [bytes(8192), b"\xff" * 8192])
+def test_f20_a_blank_flash_comes_in_and_goes_out(template: bytes) -> None:
+    store = open_store(recorded())
+    with pytest.raises(EmptyImageError):
+        import_state(store, io.BytesIO(template), "ovmf-vars")
+    import_state(store, io.BytesIO(template), "ovmf-vars", blank=True)
+    assert store.section("uefi-variables").kind == "window"
+    out = io.BytesIO()
+    export_state(store, out, "ovmf-vars")
+    assert out.getvalue() == template
+    with pytest.raises(ValueError, match="never blank"):
+        import_state(store, io.BytesIO(template), "raw", name="x", blank=True)
+
+
 def test_f20_a_section_keeps_the_kind_it_was_made_with() -> None:
     from formats.container.model import Kind
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 import blobstore
 import luks
 from blobstore.errors import StateAuthenticationError
-from formats.errors import DeviceBusyError
+from formats.errors import DeviceBusyError, FormatError
 from tests.support.cli import succeeds
 from tests.support.foreign import ForeignProgramError, run, swtpm
 
@@ -264,3 +266,56 @@ def test_f18_an_export_replaces_another_tpm_whole(tmp_path: Path, opened: blobst
     # The volatile state was of the TPM that is gone.
     assert files(other.path) == files(source.path)
     other.check()
+
+
+def older(state: bytes, *, header: bool, key: bytes | None) -> bytes:
+    """Return a state in the clear as swtpm stored it before it had fields (F23)."""
+    data = state[16:]
+    if key is not None:
+        padded = hashlib.sha256(data).digest() + data
+        padding = len(key) - len(padded) % len(key)
+        encryptor = Cipher(algorithms.AES(key), modes.CBC(bytes(16))).encryptor()
+        data = encryptor.update(padded + bytes([padding]) * padding) + encryptor.finalize()
+    return struct.pack(">BBHHI", 1, 1, 10, 0, 10 + len(data)) + data if header else data
+
+
+@pytest.mark.parametrize("header", [False, True], ids=["no header", "version 1"])
+@pytest.mark.parametrize("key", [None, "hex", "hex-256"])
+def test_f23_older_states_are_imported_as_swtpm_starts_from_them(
+    tmp_path: Path, opened: blobstore.Store, key: str | None, header: bool
+) -> None:
+    source = Tpm(tmp_path / "source")
+    source.make(keep_volatile=True)
+    option = tpm_key(tmp_path, key) if key else None
+    bits = bytes.fromhex(KEYS[key][1].decode()) if key else None
+    for name, content in files(source.path).items():
+        (source.path / name).write_bytes(older(content, header=header, key=bits))
+    judge = Tpm(tmp_path / "judge", key=option)
+    shutil.copytree(source.path, judge.path)
+    judge.check()
+    state_key = blobstore.StateKey(KEYS[key][1]) if key else None
+    if key:
+        with pytest.raises((StateAuthenticationError, luks.SecretRequiredError, FormatError)):
+            blobstore.import_state(opened, source.path, source.form)
+        with pytest.raises(StateAuthenticationError):
+            other = blobstore.StateKey(HEX_16[::-1].encode())
+            blobstore.import_state(opened, source.path, source.form, key=other)
+        assert len(opened) == 0
+    names = blobstore.import_state(opened, source.path, source.form, key=state_key)
+    assert names == ("tpm-permanent-state", "tpm-volatile-state")
+    target = Tpm(tmp_path / "target")
+    blobstore.export_state(opened, target.path, target.form)
+    target.check()
+
+
+def test_f16_the_directory_of_libvirt_has_that_of_swtpm_below_it(
+    tmp_path: Path, opened: blobstore.Store
+) -> None:
+    machine = tmp_path / "7f2a6c5e-uuid"
+    machine.mkdir()
+    source = Tpm(machine / "tpm2")
+    source.make()
+    blobstore.import_state(opened, machine, source.form)
+    target = Tpm(tmp_path / "target")
+    blobstore.export_state(opened, target.path, target.form)
+    assert files(target.path) == files(source.path)

@@ -121,7 +121,7 @@ def test_l125_the_passphrase_is_in_the_kernel(add_key: Callable[[str, bytes], No
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "[]", "{", "{}{}", '{"type":"a","type":"b"}', '{"a":NaN}', '{"a":1}\0', "nul\0"),
+        *("", "[]", "{", "{}{}", '{"type":"a","type":"b"}', '{"a":1}\0', "nul\0"),
         "{" + '"a":{' * 40 + "}" * 41,
     ],
 )

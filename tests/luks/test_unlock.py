@@ -162,6 +162,7 @@ def test_priorities_order_the_keyslots() -> None:
     device = with_json(base, root)
     with pytest.raises(luks.UnlockError) as caught:
         luks.open(device, b"same")
+    assert "'ignore'" in str(caught.value)
     assert "only when they are named" in str(caught.value.hint)
     with luks.open(device, b"same", keyslot=2) as volume:
         assert volume.keyslot == 2
@@ -433,3 +434,25 @@ def test_no_error_repr_or_key_shows_a_secret(tmp_path: Path) -> None:
         luks.open(path, marked + b"x")
     shown += f"{caught.value!r} {caught.value} {caught.value.tried} {caught.value.hint}"
     assert "marked" not in shown
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_newline_at_the_end_is_pointed_out(version: int) -> None:
+    """Editors leave one, and a key file's is part of the passphrase."""
+    device = template(version).copy()
+    with pytest.raises(luks.NoKeyslotMatchError) as caught:
+        luks.open(device, PASSPHRASE + b"\n")
+    assert "newline" in str(caught.value.hint)
+    with pytest.raises(luks.NoKeyslotMatchError) as caught:
+        luks.open(device, PASSPHRASE + b"!")
+    assert caught.value.hint is None
+
+
+def test_what_was_given_instead_of_a_volume_is_named() -> None:
+    disk = MemoryDevice(bytes(510) + b"\x55\xaa" + b"EFI PART" + bytes(8192))
+    with pytest.raises(luks.ForeignImageError, match="GUID partition table") as caught:
+        luks.open(disk, PASSPHRASE)
+    assert "partitions" in str(caught.value.hint)
+    with pytest.raises(luks.ForeignImageError, match="not a LUKS volume") as caught:
+        luks.open(MemoryDevice(b"payload of some volume" * 1000), PASSPHRASE)
+    assert "--header" in str(caught.value.hint)

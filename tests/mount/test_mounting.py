@@ -55,15 +55,15 @@ def test_m52_what_is_there_is_not_hidden(
 ) -> None:
     settings = MountSettings()
     with pytest.raises(DeviceBusyError, match=r"is mounted at .* already"):
-        mounting.mount(mounted.directory, image, settings)
+        mounting.mount(mounted.directory, str(image), settings)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     with pytest.raises(DeviceError, match="is not empty"):
-        mounting.mount(tmp_path / "full", image, settings)
+        mounting.mount(tmp_path / "full", str(image), settings)
     with pytest.raises(DeviceError, match="No such file"):
-        mounting.mount(tmp_path / "missing", image, settings)
+        mounting.mount(tmp_path / "missing", str(image), settings)
     with pytest.raises(DeviceError, match="cannot mount at"):
-        mounting.mount(image, image, settings)
+        mounting.mount(image, str(image), settings)
 
 
 def test_m52_an_image_has_one_owner(mounted: MountProcess, tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_m53_what_another_program_left_is_named(
     mounted.end(signal.SIGKILL)
     monkeypatch.setattr(mounting, "TYPE", "fuse.another")
     with pytest.raises(DeviceBusyError, match="program that has ended") as caught:
-        mounting.mount(mounted.directory, mounted.image, MountSettings())
+        mounting.mount(mounted.directory, str(mounted.image), MountSettings())
     assert caught.value.hint == f"take it away with: fusermount3 -u -z {mounted.directory}"
 
 
@@ -206,10 +206,10 @@ def test_m51_what_is_missing_is_named(
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DeviceError, match="fusermount3 is needed") as caught:
-        mounting.mount(tmp_path / "mnt", image, MountSettings())
+        mounting.mount(tmp_path / "mnt", str(image), MountSettings())
     assert caught.value.hint == "install the package fuse3"
     monkeypatch.undo()
     monkeypatch.setattr(mounting, "_DEVICE", str(tmp_path / "fuse"))
     with pytest.raises(DeviceError, match=r"cannot open .*fuse: No such file") as caught:
-        mounting.mount(tmp_path / "mnt", image, MountSettings())
+        mounting.mount(tmp_path / "mnt", str(image), MountSettings())
     assert caught.value.hint == "load the module with: modprobe fuse"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
             "nbd+unix:///x%20y?socket=/run/a%3Fb",
             NbdAddress(socket=Path("/run/a?b"), export="x y"),
         ),
-        ("nbd+unix:///?socket=relative", NbdAddress(socket=Path("relative"))),
+        ("nbd+unix:///?socket=relative", NbdAddress(socket=Path("relative").absolute())),
         ("rbd:pool/image", RbdAddress(pool="pool", image="image")),
         (
             "rbd:pool/image@then:conf=/etc/c.conf:id=me",
@@ -45,7 +46,9 @@ def test_p2_an_s_means_encryption() -> None:
     found = address_of("nbds://host/x")
     assert isinstance(found, NbdAddress)
     assert found.tls is not None
-    assert found.tls.check_hostname
+    context = found.tls.context()
+    assert context.check_hostname
+    assert context.verify_mode is ssl.VerifyMode.CERT_REQUIRED
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 import blobstore
 import luks
 from blobstore.copies import convert_bytes
-from blobstore.image.image import entry_of
+from blobstore.image.place import entry_of
 from blobstore.owner import StoreClient
 from blobstore.owner.connection import Limits
 from blobstore.owner.images import ImageResources

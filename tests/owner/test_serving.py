@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import blobstore
-from blobstore.image.image import runtime_directory
+from blobstore.image.place import runtime_directory
 from blobstore.owner import StoreClient, find_owner
 from formats.errors import DeviceBusyError, DeviceError
 from tests.support.cli import QUICK, succeeds

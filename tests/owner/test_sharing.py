@@ -8,7 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from blobstore.image.image import entry_of
+from blobstore.image.place import entry_of
 from blobstore.owner import Limits, Owner, Sharing, find_owner
 from blobstore.owner import sharing as sharing_module
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,7 +26,6 @@ from tests.support.cli import blobstore as command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from formats.devices.device import BlockDevice
 
@@ -184,7 +184,7 @@ def read_windows(store: blobstore.Store) -> None:
 
 def path_of(store: blobstore.Store) -> Path:
     assert store.image
-    return store.image.path
+    return Path(store.image.path)
 
 
 def read_backup(store: blobstore.Store) -> None:

@@ -60,7 +60,7 @@ class OwnerProcess:
 
     def __init__(
         self,
-        image: Path,
+        image: Path | str,
         runtime: Path,
         *options: object,
         program: Sequence[str] = ("blobstore",),
@@ -69,7 +69,7 @@ class OwnerProcess:
         """Start it.
 
         Args:
-            image: The image.
+            image: Its place.
             runtime: The runtime directory.
             options: Of ``serve``.
             program: The module that is run, and what comes before ``serve``.
@@ -105,7 +105,7 @@ class OwnerProcess:
     @property
     def socket(self) -> Path:
         """The socket in the runtime directory."""
-        found = self.image.stat()
+        found = Path(self.image).stat()
         return self.runtime / f"{found.st_dev}-{found.st_ino}.sock"
 
     def run(self, *arguments: object, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:

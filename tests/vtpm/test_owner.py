@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from blobstore.errors import BlobNotFoundError
-from blobstore.image.image import entry_of
+from blobstore.image.place import entry_of
 from blobstore.owner import StoreClient, find_owner
 from formats.errors import DeviceBusyError
 from tests.vtpm import commands

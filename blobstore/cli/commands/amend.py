@@ -14,8 +14,7 @@ from blobstore.cli.keys import key_options
 from blobstore.cli.output import waiting
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from blobstore import Place
     from blobstore.cli.keys import KeySource
 
 # What QEMU calls the options of a keyslot, and the type of each.
@@ -48,7 +47,7 @@ _AROUND: Final = frozenset({"options", "force", "job-id", "node-name"})
 @key_options
 def command(
     *,
-    image: Path,
+    image: Place,
     place: luks.Place,
     key: KeySource,
     text: str,

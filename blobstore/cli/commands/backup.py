@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 import click
 
 import blobstore
-from blobstore.cli.access import PATH, Access, shared_access_options
+from blobstore.cli.access import IMAGE, Access, shared_access_options
 from blobstore.cli.output import check_other, progress
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from blobstore import Place
 
 
 @click.command("backup")
-@click.argument("image", type=PATH)
-@click.argument("destination", type=PATH)
+@click.argument("image", type=IMAGE)
+@click.argument("destination", type=IMAGE)
 @click.option("--force", is_flag=True, help="Overwrite DESTINATION.")
 @shared_access_options
-def command(*, access: Access, image: Path, destination: Path, force: bool) -> None:
+def command(*, access: Access, image: Place, destination: Place, force: bool) -> None:
     """Copy IMAGE to DESTINATION, consistently, also while it is in use.
 
     The copy opens with the same passphrases. A detached LUKS header is not

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 import blobstore
-from blobstore.cli.keys import PATH
 from blobstore.cli.output import print_json
+from blobstore.cli.types import IMAGE
 from formats.errors import CorruptImageError, LeakedClustersError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from blobstore import Place
 
 
 @click.command("check")
-@click.argument("image", type=PATH)
+@click.argument("image", type=IMAGE)
 @click.option(
     "--repair",
     "what",
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     help="Free what is lost; or put right all that can be.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with the names of qemu-img.")
-def command(*, image: Path, what: Literal["leaks", "all"] | None, as_json: bool) -> None:
+def command(*, image: Place, what: Literal["leaks", "all"] | None, as_json: bool) -> None:
     """Check the tables of a qcow2 IMAGE: does what is used count as used, and nothing else?
 
     No key is needed. What the disk in it contains is not looked at: `verify` does that.
@@ -49,7 +49,7 @@ def command(*, image: Path, what: Literal["leaks", "all"] | None, as_json: bool)
         )
 
 
-def _as_qemu_says(image: Path, report: blobstore.CheckReport) -> dict[str, Any]:
+def _as_qemu_says(image: Place, report: blobstore.CheckReport) -> dict[str, Any]:
     return {
         "filename": str(image),
         "format": "qcow2",

@@ -8,7 +8,7 @@ import click
 
 import blobstore
 from blobstore.cli.access import (
-    PATH,
+    IMAGE,
     Access,
     NewAccess,
     clone_access_options,
@@ -17,15 +17,15 @@ from blobstore.cli.access import (
 from blobstore.cli.encryption import kdf_options
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from blobstore import Place
 
 #: What can become of a TPM.
 _TPM: Final = ("keep", "fresh", "drop")
 
 
 @click.command("clone")
-@click.argument("image", type=PATH)
-@click.argument("destination", type=PATH)
+@click.argument("image", type=IMAGE)
+@click.argument("destination", type=IMAGE)
 @click.option(
     "--tpm",
     type=click.Choice(_TPM),
@@ -42,8 +42,8 @@ def command(
     *,
     access: Access,
     new_access: NewAccess,
-    image: Path,
-    destination: Path,
+    image: Place,
+    destination: Place,
     tpm: Literal["keep", "fresh", "drop"] | None,
     only: tuple[str, ...],
     without: tuple[str, ...],

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from blobstore.cli.access import PATH, Access, shared_access_options
+from blobstore.cli.access import IMAGE, Access, shared_access_options
 from blobstore.cli.output import progress
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from blobstore import Place
 
 
 @click.command("compact")
-@click.argument("image", type=PATH)
+@click.argument("image", type=IMAGE)
 @shared_access_options
-def command(*, access: Access, image: Path) -> None:
+def command(*, access: Access, image: Place) -> None:
     """Move the sections of IMAGE together, so that its free space is in larger pieces.
 
     The image does not get smaller.

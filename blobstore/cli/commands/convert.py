@@ -10,7 +10,7 @@ import click
 import blobstore
 import luks
 from blobstore.cli.access import (
-    PATH,
+    IMAGE,
     Access,
     NewAccess,
     access_options,
@@ -20,7 +20,7 @@ from blobstore.cli.encryption import CLUSTER_SIZE, SECTOR_SIZE, kdf_options
 from blobstore.cli.output import check_other, progress
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from blobstore import Place
 
 
 #: Word to the format of an image file, and whether there is a LUKS volume in it.
@@ -32,8 +32,8 @@ _SOURCES: Final = {
 
 
 @click.command("convert")
-@click.argument("source", type=PATH)
-@click.argument("destination", type=PATH)
+@click.argument("source", type=IMAGE)
+@click.argument("destination", type=IMAGE)
 @click.option(
     "--to",
     type=click.Choice(list(blobstore.IMAGE_KINDS)),
@@ -88,8 +88,8 @@ def command(
     *,
     access: Access,
     new_access: NewAccess,
-    source: Path,
-    destination: Path,
+    source: Place,
+    destination: Place,
     to: str | None,
     source_format: str | None,
     backing: str | None,

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 import blobstore
-from blobstore.cli.access import PATH, NewAccess, new_access_options
+from blobstore.cli.access import IMAGE, NewAccess, new_access_options
 from blobstore.cli.encryption import CLUSTER_SIZE, SECTOR_SIZE, kdf_options
 from blobstore.cli.types import SizeType
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from blobstore import Place
 
 
 _RAW: Final = "raw"
@@ -35,7 +35,7 @@ class _Section(click.ParamType["blobstore.SectionSpec"]):
 
 
 @click.command("create")
-@click.argument("image", type=PATH)
+@click.argument("image", type=IMAGE)
 @click.option(
     "--section",
     "sections",
@@ -83,7 +83,7 @@ class _Section(click.ParamType["blobstore.SectionSpec"]):
 def command(
     *,
     access: NewAccess,
-    image: Path,
+    image: Place,
     sections: tuple[blobstore.SectionSpec, ...],
     size: int | None,
     image_format: str,

@@ -8,7 +8,7 @@ import click
 
 import blobstore
 from blobstore.cli.access import (
-    PATH,
+    IMAGE,
     Access,
     OtherAccess,
     other_access_options,
@@ -18,12 +18,12 @@ from blobstore.cli.differences import difference_options, show_differences
 from blobstore.cli.output import sections_hidden
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from blobstore import Place
 
 
 @click.command("diff")
-@click.argument("image", type=PATH)
-@click.argument("other", type=PATH)
+@click.argument("image", type=IMAGE)
+@click.argument("other", type=IMAGE)
 @difference_options
 @shared_access_options
 @other_access_options
@@ -31,8 +31,8 @@ def command(
     *,
     access: Access,
     other_access: OtherAccess,
-    image: Path,
-    other: Path,
+    image: Place,
+    other: Place,
     as_json: bool,
     exit_code: bool,
 ) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 import blobstore
-from blobstore.cli.access import PATH, Access, shared_access_options
+from blobstore.cli.access import IMAGE, Access, shared_access_options
 from blobstore.cli.types import SettingType
 from formats.errors import DeviceError
 
+if TYPE_CHECKING:
+    from blobstore import Place
+
 
 @click.command("edit")
-@click.argument("image", type=PATH)
+@click.argument("image", type=IMAGE)
 @click.argument("name")
 @click.argument("settings", type=SettingType(), nargs=-1, required=True, metavar="FIELD=VALUE...")
 @click.option("--type", "type_", metavar="TYPE", help="It is of this, whatever its section says.")
@@ -21,7 +25,7 @@ from formats.errors import DeviceError
 def command(
     *,
     access: Access,
-    image: Path,
+    image: Place,
     name: str,
     settings: tuple[tuple[str, str], ...],
     type_: str | None,

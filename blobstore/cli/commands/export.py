@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING
 import click
 
 import blobstore
-from blobstore.cli.access import PATH, Access, damaged_option, shared_access_options
+from blobstore.cli.access import IMAGE, PATH, Access, damaged_option, shared_access_options
 from blobstore.cli.output import check_other
 from blobstore.cli.state_key import state_key, swtpm_key_option
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from blobstore import Place
+
 
 @click.command("export")
-@click.argument("image", type=PATH)
+@click.argument("image", type=IMAGE)
 @click.argument("destination", type=PATH)
 @click.option(
     "--to",
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 def command(
     *,
     access: Access,
-    image: Path,
+    image: Place,
     destination: Path,
     form: str,
     name: str | None,

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from blobstore.cli.access import PATH, Access, damaged_option, shared_access_options
+from blobstore.cli.access import IMAGE, PATH, Access, damaged_option, shared_access_options
 from blobstore.cli.output import check_other, write_blob
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from blobstore import Place
+
 
 @click.command("get")
-@click.argument("image", type=PATH)
+@click.argument("image", type=IMAGE)
 @click.argument("name")
 @click.option(
     "-o",
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 def command(
     *,
     access: Access,
-    image: Path,
+    image: Place,
     name: str,
     output: Path | None,
     allow_damaged: bool,

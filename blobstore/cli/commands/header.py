@@ -11,13 +11,17 @@ import luks
 from blobstore.cli.header import image_and_changed_header, image_and_header
 from blobstore.cli.keys import PATH
 from blobstore.cli.output import check_other, print_json, print_table
+from blobstore.cli.types import IMAGE
 from blobstore.errors import OutputExistsError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from blobstore import Place
+
 _FILE = click.argument("file", type=PATH)
-_IMAGE = click.argument("image", type=PATH)
+_PLACE = click.argument("file", type=IMAGE)
+_IMAGE = click.argument("image", type=IMAGE)
 _OVERWRITE = click.option("--force", is_flag=True, help="Overwrite FILE.")
 
 
@@ -29,7 +33,7 @@ def command() -> None:
 @command.command("dump")
 @image_and_header
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with all that is stored.")
-def dump(*, image: Path, place: luks.Place, as_json: bool) -> None:
+def dump(*, image: Place, place: luks.Place, as_json: bool) -> None:
     """Show what the LUKS header of IMAGE says. No passphrase is needed."""
     del image
     described = luks.describe_header(luks.load_header(place))
@@ -69,7 +73,7 @@ def _text(value: object) -> str:
 @image_and_header
 @_FILE
 @_OVERWRITE
-def backup(*, image: Path, place: luks.Place, file: Path, force: bool) -> None:
+def backup(*, image: Place, place: luks.Place, file: Path, force: bool) -> None:
     """Copy the LUKS header of IMAGE with its key material to FILE.
 
     It opens the image with the passphrases of today, whatever becomes of them.
@@ -87,7 +91,7 @@ def backup(*, image: Path, place: luks.Place, file: Path, force: bool) -> None:
 @click.option(
     "--force", is_flag=True, help="Even if nothing shows that the backup belongs to IMAGE."
 )
-def restore(*, image: Path, place: luks.Place, file: Path, force: bool) -> None:
+def restore(*, image: Place, place: luks.Place, file: Path, force: bool) -> None:
     """Put the LUKS header of IMAGE back as the backup FILE has it.
 
     Then its passphrases open IMAGE, and no others. Exits with 58 if it does not
@@ -99,9 +103,9 @@ def restore(*, image: Path, place: luks.Place, file: Path, force: bool) -> None:
 
 @command.command("detach")
 @_IMAGE
-@_FILE
+@_PLACE
 @_OVERWRITE
-def detach(*, image: Path, file: Path, force: bool) -> None:
+def detach(*, image: Place, file: Place, force: bool) -> None:
     """Move the LUKS header of IMAGE to FILE; random bytes take its place.
 
     From then on IMAGE is opened with --header FILE.
@@ -112,8 +116,8 @@ def detach(*, image: Path, file: Path, force: bool) -> None:
 
 @command.command("attach")
 @_IMAGE
-@_FILE
-def attach(*, image: Path, file: Path) -> None:
+@_PLACE
+def attach(*, image: Place, file: Place) -> None:
     """Write the detached LUKS header FILE to the start of IMAGE, if there is room.
 
     FILE stays: remove it when IMAGE opens without it.

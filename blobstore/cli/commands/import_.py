@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING
 import click
 
 import blobstore
-from blobstore.cli.access import PATH, Access, shared_access_options
+from blobstore.cli.access import IMAGE, PATH, Access, shared_access_options
 from blobstore.cli.state_key import state_key, swtpm_key_option
 from blobstore.cli.types import SizeType
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from blobstore import Place
+
 
 @click.command("import")
-@click.argument("image", type=PATH)
+@click.argument("image", type=IMAGE)
 @click.argument("source", type=PATH)
 @click.option(
     "--from",
@@ -38,17 +40,19 @@ if TYPE_CHECKING:
     metavar="SIZE",
     help="Worst-case size of the section, for raw and uefi-vars.",
 )
+@click.option("--blank", is_flag=True, help="SOURCE is a flash of ovmf-vars without variables yet.")
 @click.option("--force", is_flag=True, help="Replace sections that were written.")
 @swtpm_key_option
 @shared_access_options
 def command(
     *,
     access: Access,
-    image: Path,
+    image: Place,
     source: Path,
     form: str,
     name: str | None,
     max_size: int | None,
+    blank: bool,
     force: bool,
     swtpm_key: blobstore.StateKeySource | None,
 ) -> None:
@@ -57,7 +61,7 @@ def command(
     \b
     swtpm-dir    the directory of swtpm's --tpmstate dir=
     swtpm-file   the file or block device of swtpm's --tpmstate backend-uri=
-    ovmf-vars    the flash with the variables of OVMF
+    ovmf-vars    the flash with the variables of OVMF, AAVMF and their kin
     uefi-vars    the JSON file of QEMU's uefi-vars device
     raw          any file, into the section --name
 
@@ -65,7 +69,7 @@ def command(
     protects it. SOURCE - is stdin.
     """  # noqa: D301  \b is click's
     kind = blobstore.StateFormat(form)
-    _check(kind, name, max_size, swtpm_key)
+    _check(kind, name, max_size, swtpm_key, blank=blank)
     if str(source) == "-" and kind is blobstore.StateFormat.SWTPM_DIR:
         raise click.UsageError("a directory does not come from stdin")
     access.check_stdin(has_data=str(source) == "-")
@@ -79,6 +83,7 @@ def command(
             key=key,
             overwrite=force,
             allow_unprotected=access.allow_unprotected,
+            blank=blank,
         )
 
 
@@ -87,11 +92,15 @@ def _check(
     name: str | None,
     max_size: int | None,
     key: blobstore.StateKeySource | None,
+    *,
+    blank: bool,
 ) -> None:
     try:
         form.validate_name(name)
     except ValueError as error:
         raise click.UsageError(f"--name: {error}") from error
+    if blank and form is not blobstore.StateFormat.OVMF_VARS:
+        raise click.UsageError(f"{form} is never --blank")
     if key is not None and not form.is_tpm:
         raise click.UsageError(f"{form} takes no --swtpm-key")
     if max_size is not None and form not in (

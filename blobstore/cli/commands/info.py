@@ -8,22 +8,21 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import blobstore
-from blobstore.cli.access import PATH, Access, shared_access_options
+from blobstore.cli.access import IMAGE, Access, shared_access_options
 from blobstore.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
-    from blobstore import ImageInfo, Region, StoreInfo
+    from blobstore import ImageInfo, Place, Region, StoreInfo
     from blobstore.owner import AnyStore
 
 
 @click.command("info")
-@click.argument("image", type=PATH)
+@click.argument("image", type=IMAGE)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @shared_access_options
-def command(*, access: Access, image: Path, as_json: bool) -> None:
+def command(*, access: Access, image: Place, as_json: bool) -> None:
     """Show what IMAGE is and what each byte of it is for.
 
     Of an image that has an owner, what that one says, and which process it is.

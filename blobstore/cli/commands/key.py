@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import luks
-from blobstore.cli.encryption import kdf_options
+from blobstore.cli.encryption import HASH, kdf_options, with_hash
 from blobstore.cli.header import (
     KEY_SLOT,
+    PRIORITIES,
     consent,
     image_and_changed_header,
     image_and_header,
@@ -24,10 +25,8 @@ from blobstore.cli.output import check_other, print_json, print_table, waiting, 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from blobstore import Place
     from blobstore.cli.keys import KeySource
-
-#: Priority of a keyslot to what it is called.
-PRIORITIES: Final = ("ignore", "normal", "prefer")
 
 
 @click.group("key")
@@ -48,18 +47,20 @@ def command() -> None:
     help="When it is tried: only by its number, with the others, or before them (LUKS2).",
 )
 @volume_key_option
+@HASH
 @kdf_options
 @new_key_options
 @key_options
 def add(
     *,
-    image: Path,
+    image: Place,
     place: luks.Place,
     key: KeySource,
     new_key: KeySource,
     key_slot: int | None,
     priority: str,
     volume_key_file: Path | None,
+    hash_name: str | None,
     kdf: dict[str, Any],
 ) -> None:
     """Let another passphrase open IMAGE, too. Prints its keyslot."""
@@ -74,7 +75,7 @@ def add(
             new,
             keyslot=key_slot,
             priority=PRIORITIES.index(priority),
-            **_cost(place, kdf),
+            **_cost(place, with_hash(kdf, hash_name)),
         )
     click.echo(f"keyslot {number}")
 
@@ -82,29 +83,35 @@ def add(
 @command.command("change")
 @image_and_changed_header
 @KEY_SLOT
+@HASH
 @kdf_options
 @new_key_options
 @key_options
 def change(
     *,
-    image: Path,
+    image: Place,
     place: luks.Place,
     key: KeySource,
     new_key: KeySource,
     key_slot: int | None,
+    hash_name: str | None,
     kdf: dict[str, Any],
 ) -> None:
     """Replace a passphrase of IMAGE by another. Prints its keyslot.
 
     The old one opens until the new one is durable; then its key material is
-    erased. In LUKS2 the keyslot keeps its number, priority and tokens.
+    erased. In LUKS2 the keyslot keeps its number, priority and tokens; and its hash,
+    unless --hash names another.
     """
     with (
         passphrase(key, f"Passphrase to change, for {image}: ") as secret,
         new_passphrase(image, key, new_key) as new,
         waiting("deriving keys"),
+        luks.edit(place) as header,
     ):
-        number = luks.change_keyslot(place, secret, new, keyslot=key_slot, **_cost(place, kdf))
+        number = header.unlock(secret, keyslot=key_slot)
+        cost = with_hash(kdf, hash_name or header.header.keyslots[number].af_hash)
+        number = header.change_keyslot(number, new, **cost)
     click.echo(f"keyslot {number}")
 
 
@@ -118,7 +125,7 @@ def change(
 @key_options
 def remove(
     *,
-    image: Path,
+    image: Place,
     place: luks.Place,
     key: KeySource,
     key_slot: int | None,
@@ -163,7 +170,7 @@ def _remove(
 @command.command("list")
 @image_and_header
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_(*, image: Path, place: luks.Place, as_json: bool) -> None:
+def list_(*, image: Place, place: luks.Place, as_json: bool) -> None:
     """List the keyslots of IMAGE: what they cost, and which tokens are for them."""
     del image
     header = luks.load_header(place)
@@ -197,7 +204,7 @@ def list_(*, image: Path, place: luks.Place, as_json: bool) -> None:
 @key_options
 def test(
     *,
-    image: Path,
+    image: Place,
     place: luks.Place,
     key: KeySource,
     key_slot: int | None,
@@ -249,7 +256,7 @@ def _report(place: luks.Place, secret: luks.Secret, keyslot: int | None) -> None
 )
 @click.option("--force", is_flag=True, help="Do not ask, and overwrite FILE.")
 @key_options
-def export(*, image: Path, place: luks.Place, key: KeySource, output: Path, force: bool) -> None:
+def export(*, image: Place, place: luks.Place, key: KeySource, output: Path, force: bool) -> None:
     """Write the volume key of IMAGE to a file, for escrow.
 
     Who has it reads the image for good: no change of passphrases takes it back.
@@ -266,7 +273,7 @@ def export(*, image: Path, place: luks.Place, key: KeySource, output: Path, forc
 @command.command("destroy")
 @image_and_changed_header
 @click.option("--force", is_flag=True, help="Do not ask.")
-def destroy(*, image: Path, place: luks.Place, force: bool) -> None:
+def destroy(*, image: Place, place: luks.Place, force: bool) -> None:
     """Remove all keyslots of IMAGE and erase their key material.
 
     Only a backup of the header or of the volume key opens it again.

@@ -7,20 +7,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from blobstore.cli.access import PATH, Access, shared_access_options
+from blobstore.cli.access import IMAGE, Access, shared_access_options
 from blobstore.cli.output import print_json, print_table, sections_hidden
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from blobstore import SectionInfo
+    from blobstore import Place, SectionInfo
 
 
 @click.command("ls")
-@click.argument("image", type=PATH)
+@click.argument("image", type=IMAGE)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @shared_access_options
-def command(*, access: Access, image: Path, as_json: bool) -> None:
+def command(*, access: Access, image: Place, as_json: bool) -> None:
     """List the sections of IMAGE: size, worst case, generation, kind, name.
 
     What damage leaves without a name is listed too (in JSON with null as its name), and

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING
 import click
 
 import blobstore
-from blobstore.cli.keys import PATH
 from blobstore.cli.output import print_json
-from blobstore.cli.types import SizeType
+from blobstore.cli.types import IMAGE, SizeType
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from blobstore import Place
 
 
 @click.command("measure")
-@click.argument("source", type=PATH, required=False)
+@click.argument("source", type=IMAGE, required=False)
 @click.option("--size", type=SizeType(), help="Of the disk, instead of SOURCE.")
 @click.option(
     "--cluster-size", type=SizeType(), default="64KiB", show_default=True, help="Of the new image."
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, as qemu-img does.")
 def command(
     *,
-    source: Path | None,
+    source: Place | None,
     size: int | None,
     cluster_size: int,
     refcount_bits: str,

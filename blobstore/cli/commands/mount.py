@@ -8,16 +8,18 @@ import click
 
 from blobstore import owner
 from blobstore.cli import service
-from blobstore.cli.access import PATH, Access, access_options
+from blobstore.cli.access import IMAGE, PATH, Access, access_options
 from blobstore.cli.mount_options import mount_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from blobstore import Place
+
 
 @click.command("mount")
-@click.argument("image", type=PATH)
+@click.argument("image", type=IMAGE)
 @click.argument("directory", type=click.Path())
 @mount_options
 @click.option("--read-only", "-r", is_flag=True, help="Take no changes; others may read IMAGE.")
@@ -35,7 +37,7 @@ def command(
     /,
     *,
     access: Access,
-    image: Path,
+    image: Place,
     directory: str,
     how: dict[str, Any],
     read_only: bool,

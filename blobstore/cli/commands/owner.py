@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 import click
 
 from blobstore import owner
-from blobstore.cli.access import PATH
+from blobstore.cli.access import IMAGE, PATH
 from blobstore.cli.types import DigestType
 from formats.errors import DeviceError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from blobstore import StateDigest
+    from blobstore import Place, StateDigest
 
-_IMAGE = click.argument("image", type=PATH)
+_IMAGE = click.argument("image", type=IMAGE)
 _SOCKET = click.option(
     "--socket", type=PATH, metavar="PATH", help="The owner's.  [default: that of IMAGE]"
 )
@@ -33,7 +33,7 @@ def command() -> None:
 @_IMAGE
 @_SOCKET
 @_JSON
-def show(image: Path, socket: Path | None, *, as_json: bool) -> None:
+def show(image: Place, socket: Path | None, *, as_json: bool) -> None:
     """Print who owns IMAGE, and whether it has released it."""
     with _owner(image, socket) as client:
         state = client.state()
@@ -47,7 +47,7 @@ def show(image: Path, socket: Path | None, *, as_json: bool) -> None:
 @command.command("release")
 @_IMAGE
 @_SOCKET
-def release(image: Path, socket: Path | None) -> None:
+def release(image: Place, socket: Path | None) -> None:
     """Have the owner of IMAGE let another process take it, and print its digest.
 
     The owner goes on: it answers what it can read, and its devices stay connected. It takes
@@ -74,7 +74,7 @@ def release(image: Path, socket: Path | None) -> None:
     help="Refuse an image that has not reached this generation.",
 )
 def take_over(
-    image: Path,
+    image: Place,
     socket: Path | None,
     *,
     expect_digest: StateDigest | None,
@@ -88,7 +88,7 @@ def take_over(
         click.echo(str(taken))
 
 
-def _owner(image: Path, socket: Path | None) -> owner.StoreClient:
+def _owner(image: Place, socket: Path | None) -> owner.StoreClient:
     if socket is not None:
         return owner.StoreClient(socket)
     found = owner.find_owner(image)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +16,7 @@ from blobstore.cli.types import SettingType, schema_option
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from blobstore import ManifestFile
     from luks import Secret
@@ -75,7 +75,8 @@ def command(
         raise click.UsageError("a bare binary has no key and no LUKS header")
     if raw is None and output == "-":
         raise click.UsageError("an image is a file, and does not go to stdout")
-    check_other(Path(output), manifest_path, table, seed)
+    place = blobstore.place_of(output)
+    check_other(place, manifest_path, table, seed)
     source = blobstore.ManifestFile(
         manifest_path, settings, encrypted=None if access.encrypted else False, seed=seed
     )
@@ -92,7 +93,7 @@ def command(
         return
     manifest = source.manifest()
     if raw is not None:
-        write_blob(Path(output), manifest.content(raw), force=force)
+        write_blob(place, manifest.content(raw), force=force)
         return
     if access.header:
         manifest = replace(manifest, header=access.header)
@@ -107,4 +108,4 @@ def _secret(
     """Return what yields the secret of the images to be made, or None."""
     if raw is not None:
         return nullcontext()
-    return access._replace(encrypted=source.is_encrypted).secret_for(Path(output))
+    return access._replace(encrypted=source.is_encrypted).secret_for(blobstore.place_of(output))

@@ -6,18 +6,18 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from blobstore.cli.access import PATH, Access, shared_access_options
+from blobstore.cli.access import IMAGE, Access, shared_access_options
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from blobstore import Place
 
 
 @click.command("put")
-@click.argument("image", type=PATH)
+@click.argument("image", type=IMAGE)
 @click.argument("name")
 @click.argument("file", type=click.File("rb"))
 @shared_access_options
-def command(*, access: Access, image: Path, name: str, file: IO[bytes]) -> None:
+def command(*, access: Access, image: Place, name: str, file: IO[bytes]) -> None:
     """Replace the blob NAME of IMAGE by FILE, or by stdin if FILE is -."""
     access.check_stdin(has_data=file.name == "<stdin>")
     blob = file.read()

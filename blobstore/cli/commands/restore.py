@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from blobstore.cli.access import PATH, Access, shared_access_options
+from blobstore.cli.access import IMAGE, Access, shared_access_options
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from blobstore import Place
 
 
 @click.command("restore")
-@click.argument("image", type=PATH)
+@click.argument("image", type=IMAGE)
 @click.argument("name")
 @shared_access_options
-def command(*, access: Access, image: Path, name: str) -> None:
+def command(*, access: Access, image: Place, name: str) -> None:
     """Make the previous blob of the section NAME of IMAGE its newest one again.
 
     The blob before the newest is still there until the next put; get --previous

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from blobstore.cli.access import PATH, Access, shared_access_options
+from blobstore.cli.access import IMAGE, Access, shared_access_options
 from blobstore.cli.output import print_json, progress
 from blobstore.errors import CorruptBlobError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from blobstore import Place
 
 
 @click.command("scrub")
-@click.argument("image", type=PATH)
+@click.argument("image", type=IMAGE)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @shared_access_options
-def command(*, access: Access, image: Path, as_json: bool) -> None:
+def command(*, access: Access, image: Place, as_json: bool) -> None:
     """Rewrite both copies of every section of IMAGE, and write zeros where no section is.
 
     What was put before, or deleted, cannot be read any more, and restore has

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+import blobstore
 from blobstore import owner
 from blobstore.cli import service
-from blobstore.cli.access import PATH, Access, access_options
+from blobstore.cli.access import IMAGE, PATH, Access, access_options
 from blobstore.cli.mount_options import mounts_options
 from blobstore.cli.nbd_options import nbd_options
 from blobstore.cli.tpm_options import TpmType
@@ -18,10 +18,13 @@ from blobstore.vtpm import swtpm_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
+
+    from blobstore import Place
 
 
 @click.command("serve")
-@click.argument("image", type=PATH, required=False)
+@click.argument("image", type=IMAGE, required=False)
 @click.option(
     "--config", type=PATH, metavar="FILE", help="Serve what this file says, in TOML, too."
 )
@@ -64,7 +67,7 @@ def command(
     /,
     *,
     access: Access,
-    image: Path | None,
+    image: Place | None,
     run: service.RunOptions,
     check_config: bool,
     replace: bool,
@@ -118,11 +121,11 @@ def _config(
     )
 
 
-def _image(image: Path | None, config: owner.ServeConfig) -> Path:
+def _image(image: Place | None, config: owner.ServeConfig) -> Place:
     if config.image is not None:
-        if image is not None and image.absolute() != Path(config.image).absolute():
+        if image is not None and not blobstore.is_same_file(image, config.image):
             raise click.UsageError(f"the configuration is for {config.image}, not for {image}")
-        return Path(config.image)
+        return blobstore.place_of(config.image)
     if image is None:
         raise click.UsageError("Missing argument 'IMAGE'.")
     return image

@@ -7,24 +7,22 @@ from typing import TYPE_CHECKING
 import click
 
 import blobstore
-from blobstore.cli.access import PATH, Access, shared_access_options
+from blobstore.cli.access import IMAGE, Access, shared_access_options
 from blobstore.cli.output import escaped, print_json
 from formats.errors import FormatError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from blobstore import DecodedBlob
+    from blobstore import DecodedBlob, Place
 
 
 @click.command("show")
-@click.argument("image", type=PATH)
+@click.argument("image", type=IMAGE)
 @click.argument("name", required=False)
 @click.option("--type", "type_", metavar="TYPE", help="Read it as this, whatever its section says.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with what is wrong.")
 @shared_access_options
 def command(
-    *, access: Access, image: Path, name: str | None, type_: str | None, as_json: bool
+    *, access: Access, image: Place, name: str | None, type_: str | None, as_json: bool
 ) -> None:
     """Show the fields of the blob NAME of IMAGE, as a manifest has them.
 

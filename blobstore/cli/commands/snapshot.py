@@ -10,18 +10,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import blobstore
-from blobstore.cli.access import PATH, Access, shared_access_options, snapshot_key
+from blobstore.cli.access import IMAGE, Access, shared_access_options, snapshot_key
 from blobstore.cli.differences import difference_options, show_differences
 from blobstore.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
-    from blobstore import Snapshot, SnapshotKey
+    from blobstore import Place, Snapshot, SnapshotKey
     from blobstore.owner import AnyStore, StoreClient
 
-_IMAGE = click.argument("image", type=PATH)
+_IMAGE = click.argument("image", type=IMAGE)
 _ID = click.option("--id", "id_", metavar="ID", help="Mean the snapshot with this ID.")
 _NAMED = click.option("--name", metavar="NAME", help="Mean the snapshot with this name.")
 _DIRECT = click.option(
@@ -59,7 +58,7 @@ def _which(function: Callable[..., None]) -> Callable[..., None]:
 @_IMAGE
 @click.argument("name")
 @_DIRECT
-def create(*, image: Path, name: str, direct: bool) -> None:
+def create(*, image: Place, name: str, direct: bool) -> None:
     """Keep the disk in IMAGE as it is now under NAME."""
     with _owner(image, direct=direct) as owner:
         if owner is None:
@@ -72,7 +71,7 @@ def create(*, image: Path, name: str, direct: bool) -> None:
 @_IMAGE
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @_DIRECT
-def list_(*, image: Path, as_json: bool, direct: bool) -> None:
+def list_(*, image: Place, as_json: bool, direct: bool) -> None:
     """List the snapshots in IMAGE."""
     with _owner(image, direct=direct) as owner:
         snapshots = blobstore.list_snapshots(image) if owner is None else owner.snapshots()
@@ -97,7 +96,7 @@ def list_(*, image: Path, as_json: bool, direct: bool) -> None:
 @_IMAGE
 @_which
 @_DIRECT
-def apply(*, image: Path, which: str | SnapshotKey, direct: bool) -> None:
+def apply(*, image: Place, which: str | SnapshotKey, direct: bool) -> None:
     """Make the disk in IMAGE what it was when SNAPSHOT was made.
 
     What it is now is lost, unless another snapshot has it.
@@ -113,7 +112,7 @@ def apply(*, image: Path, which: str | SnapshotKey, direct: bool) -> None:
 @_IMAGE
 @_which
 @_DIRECT
-def delete(*, image: Path, which: str | SnapshotKey, direct: bool) -> None:
+def delete(*, image: Place, which: str | SnapshotKey, direct: bool) -> None:
     """Give up SNAPSHOT, and free what only it uses."""
     with _owner(image, direct=direct) as owner:
         if owner is None:
@@ -133,7 +132,7 @@ def delete(*, image: Path, which: str | SnapshotKey, direct: bool) -> None:
 def diff(
     *,
     access: Access,
-    image: Path,
+    image: Place,
     which: str | SnapshotKey,
     other: str | None,
     other_id: str | None,
@@ -163,7 +162,7 @@ def diff(
 
 
 @contextmanager
-def _owner(image: Path, *, direct: bool) -> Iterator[StoreClient | None]:
+def _owner(image: Place, *, direct: bool) -> Iterator[StoreClient | None]:
     """Yield the store of the process that owns an image, if there is one to be asked."""
     client = None if direct else blobstore.find_owner(image)
     if client is None:

@@ -9,11 +9,13 @@ import click
 import luks
 from blobstore.cli.header import image_and_changed_header, image_and_header
 from blobstore.cli.keys import PATH
-from blobstore.cli.output import print_json, print_table, write_output
+from blobstore.cli.output import print_json, print_table, write_blob
 from formats.errors import FormatError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from blobstore import Place
 
 _NUMBER = click.argument("number", type=click.IntRange(min=0))
 _KEY_SLOT = click.option(
@@ -38,7 +40,7 @@ def command() -> None:
 @command.command("list")
 @image_and_header
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_(*, image: Path, place: luks.Place, as_json: bool) -> None:
+def list_(*, image: Place, place: luks.Place, as_json: bool) -> None:
     """List the tokens of IMAGE, by the names that people know them by."""
     del image
     tokens = sorted(luks.load_header(place).tokens.items())
@@ -73,7 +75,7 @@ def list_(*, image: Path, place: luks.Place, as_json: bool) -> None:
 @_KEY_SLOT
 @_TOKEN_ID
 def add(
-    *, image: Path, place: luks.Place, key_description: str, key_slot: int, token_id: int | None
+    *, image: Place, place: luks.Place, key_description: str, key_slot: int, token_id: int | None
 ) -> None:
     """Say that a keyslot's passphrase is in the kernel's keyring. Prints the token."""
     del image
@@ -90,7 +92,7 @@ def add(
 @_TOKEN_ID
 @click.option("--force", is_flag=True, help="Replace a token of that number.")
 def import_(
-    *, image: Path, place: luks.Place, file: BinaryIO, token_id: int | None, force: bool
+    *, image: Place, place: luks.Place, file: BinaryIO, token_id: int | None, force: bool
 ) -> None:
     """Add the token whose JSON object is in FILE, - for stdin. Prints its number."""
     del image
@@ -111,21 +113,18 @@ def import_(
 @click.option("-o", "output", type=PATH, metavar="FILE", help="A file.  [default: stdout]")
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
 def export(
-    *, image: Path, place: luks.Place, number: int, output: Path | None, force: bool
+    *, image: Place, place: luks.Place, number: int, output: Path | None, force: bool
 ) -> None:
     """Print the JSON object of the token NUMBER as it is stored."""
     del image
-    text = luks.format_token(luks.load_header(place), number)
-    if output is None:
-        click.echo(text)
-    else:
-        write_output(output, text.encode() + b"\n", force=force)
+    text = luks.format_token(luks.load_header(place), number) + "\n"
+    write_blob(output, text.encode(errors="surrogateescape"), force=force)
 
 
 @command.command("remove")
 @image_and_changed_header
 @_NUMBER
-def remove(*, image: Path, place: luks.Place, number: int) -> None:
+def remove(*, image: Place, place: luks.Place, number: int) -> None:
     """Remove the token NUMBER; its keyslots stay."""
     del image
     with luks.edit(place) as header:
@@ -136,7 +135,7 @@ def remove(*, image: Path, place: luks.Place, number: int) -> None:
 @image_and_changed_header
 @_NUMBER
 @_KEY_SLOT
-def assign(*, image: Path, place: luks.Place, number: int, key_slot: int) -> None:
+def assign(*, image: Place, place: luks.Place, number: int, key_slot: int) -> None:
     """Say that the token NUMBER is for a keyslot, too."""
     del image
     with luks.edit(place) as header:
@@ -147,7 +146,7 @@ def assign(*, image: Path, place: luks.Place, number: int, key_slot: int) -> Non
 @image_and_changed_header
 @_NUMBER
 @_KEY_SLOT
-def unassign(*, image: Path, place: luks.Place, number: int, key_slot: int) -> None:
+def unassign(*, image: Place, place: luks.Place, number: int, key_slot: int) -> None:
     """Say that the token NUMBER is not for a keyslot."""
     del image
     with luks.edit(place) as header:

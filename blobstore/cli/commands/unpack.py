@@ -7,22 +7,24 @@ from typing import TYPE_CHECKING
 import click
 
 import blobstore
-from blobstore.cli.access import PATH, Access, damaged_option, shared_access_options
+from blobstore.cli.access import IMAGE, PATH, Access, damaged_option, shared_access_options
 from blobstore.cli.output import sections_hidden
 from blobstore.errors import CorruptBlobError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from blobstore import Place
+
 
 @click.command("unpack")
-@click.argument("image", type=PATH)
+@click.argument("image", type=IMAGE)
 @click.option("-o", "--output", "directory", type=PATH, required=True, metavar="DIR")
 @click.option("--force", is_flag=True, help="Write into DIR although it is not empty.")
 @damaged_option
 @shared_access_options
 def command(
-    *, access: Access, image: Path, directory: Path, allow_damaged: bool, force: bool
+    *, access: Access, image: Place, directory: Path, allow_damaged: bool, force: bool
 ) -> None:
     """Write the blobs of IMAGE to files in DIR, and a manifest that packs them again.
 

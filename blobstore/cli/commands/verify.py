@@ -10,18 +10,16 @@ import click
 
 import blobstore
 import luks
-from blobstore.cli.access import PATH, Access, shared_access_options
+from blobstore.cli.access import IMAGE, Access, shared_access_options
 from blobstore.cli.output import print_json, print_table, progress
 from blobstore.errors import CorruptBlobError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from blobstore import Report
+    from blobstore import Place, Report
 
 
 @click.command("verify")
-@click.argument("image", type=PATH)
+@click.argument("image", type=IMAGE)
 @click.option("--repair", is_flag=True, help="Repair what something proves.")
 @click.option(
     "--accept-previous",
@@ -47,7 +45,7 @@ if TYPE_CHECKING:
 def command(
     *,
     access: Access,
-    image: Path,
+    image: Place,
     repair: bool,
     accept_previous: tuple[str, ...],
     accept_lost: bool,
@@ -92,7 +90,7 @@ def _described(report: Report) -> dict[str, Any]:
     return described
 
 
-def _repaired(access: Access, image: Path, **consent: Any) -> Report:
+def _repaired(access: Access, image: Place, **consent: Any) -> Report:
     """Repair with what `Store.repair` takes; also a LUKS header copy."""
     stale = access.bad_luks_copy(image)
     with access.open_shared(image, read_only=False) as store, progress("verifying") as advance:
@@ -105,7 +103,7 @@ def _repaired(access: Access, image: Path, **consent: Any) -> Report:
     return report
 
 
-def _erase_leaked_keys(access: Access, image: Path) -> None:
+def _erase_leaked_keys(access: Access, image: Place) -> None:
     """Overwrite what no keyslot refers to: a crash may have left key material there (L91)."""
     if access.header or blobstore.is_encrypted(image):
         with suppress(luks.ForeignImageError):  # opening it has told of that

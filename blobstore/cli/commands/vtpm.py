@@ -11,17 +11,16 @@ import click
 
 from blobstore import StateFormat, owner, vtpm
 from blobstore.cli import service
-from blobstore.cli.access import PATH, Access, access_options
+from blobstore.cli.access import IMAGE, Access, access_options
 from blobstore.cli.state_key import KeyType, state_key
 from blobstore.cli.types import ParsedType
 from blobstore.vtpm import swtpm_options as options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     import blobstore
-    from blobstore import Store
+    from blobstore import Place, Store
 
 _STATE_NAMES: Final = {
     vtpm.Slot.PERMANENT: "permall",
@@ -41,7 +40,7 @@ class _Service:
 
 
 @click.command("vtpm")
-@click.argument("image", type=PATH, required=False)
+@click.argument("image", type=IMAGE, required=False)
 @click.option(
     "--server",
     "data",
@@ -112,7 +111,7 @@ class _Service:
 def command(
     *,
     access: Access,
-    image: Path | None,
+    image: Place | None,
     name: str | None,
     chosen: str | None,
     locality: set[str],

@@ -36,6 +36,12 @@ class SnapshotInfo(ctypes.Structure):
     _fields_ = (("id", c_uint64), ("size", c_uint64), ("name", c_char_p))
 
 
+class Timestamp(ctypes.Structure):
+    """``struct timespec``."""
+
+    _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
+
+
 _FUNCTIONS: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
     "librados.so.2": {
         "rados_create2": (POINTER(c_void_p), c_char_p, c_char_p, c_uint64),
@@ -49,6 +55,8 @@ _FUNCTIONS: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
     "librbd.so.1": {
         "rbd_open": (c_void_p, c_char_p, POINTER(c_void_p), c_char_p),
         "rbd_open_read_only": (c_void_p, c_char_p, POINTER(c_void_p), c_char_p),
+        "rbd_create2": (c_void_p, c_char_p, c_uint64, c_uint64, POINTER(c_int)),
+        "rbd_remove": (c_void_p, c_char_p),
         "rbd_close": (c_void_p,),
         "rbd_get_size": (c_void_p, POINTER(c_uint64)),
         "rbd_read": (c_void_p, c_uint64, c_size_t, POINTER(c_char)),
@@ -70,6 +78,7 @@ _FUNCTIONS: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
         "rbd_snap_create": (c_void_p, c_char_p),
         "rbd_snap_remove": (c_void_p, c_char_p),
         "rbd_snap_list": (c_void_p, POINTER(SnapshotInfo), POINTER(c_int)),
+        "rbd_snap_get_timestamp": (c_void_p, c_uint64, POINTER(Timestamp)),
         "rbd_snap_list_end": (POINTER(SnapshotInfo),),
     },
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from contextlib import suppress
@@ -12,11 +13,12 @@ from typing import TYPE_CHECKING, Final
 from formats.errors import DeviceError, DeviceFullError, FormatError, ReadOnlyError
 from formats.nbd import asking
 from formats.nbd.numbers import Chunk, Command, Errno
+from formats.process import closed_in_children
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Iterable
 
+    from blobstore.image.remote.tls import ClientTls
     from formats.nbd.asking import Served
 
 #: Requests of one caller that are on their way at a time.
@@ -43,13 +45,21 @@ class NbdAddress:
 
     socket: Path | tuple[str, int]
     export: str = ""
-    tls: ssl.SSLContext | None = field(default=None, repr=False)
+    tls: ClientTls | None = None
     timeout: float = 30
 
     def __str__(self) -> str:
         """Return the place as a message names it."""
         where = self.socket if isinstance(self.socket, Path) else "{}:{}".format(*self.socket)
         return f"NBD export {self.export!r} at {where}"
+
+    @property
+    def identity(self) -> str:
+        """The export, however it is reached: by TLS or not (P12)."""
+        if isinstance(self.socket, Path):
+            return f"nbd+unix:{os.path.realpath(self.socket)}:{self.export}"
+        host, port = self.socket
+        return f"nbd:{host.lower()}:{port}:{self.export}"
 
 
 @dataclass(slots=True)
@@ -170,7 +180,9 @@ class NbdConnection:
     def _encrypt(self, address: NbdAddress) -> None:
         assert address.tls is not None, "asked for by `_negotiate`"
         name = address.socket[0] if isinstance(address.socket, tuple) else None
-        self._socket = address.tls.wrap_socket(self._socket, server_hostname=name)
+        encrypted = address.tls.wrap(self._socket, name)
+        self._socket = encrypted
+        encrypted.do_handshake()
 
     def _exactly(self, size: int) -> bytes:
         data = bytearray(size)
@@ -251,17 +263,29 @@ def _part(ask: Ask, offset: int, length: int) -> memoryview:
 
 def _connect(address: NbdAddress) -> socket.socket:
     if isinstance(address.socket, Path):
-        connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        return _connected(socket.AF_UNIX, os.fspath(address.socket), address.timeout)
+    host, port = address.socket
+    failure: OSError | None = None
+    for family, _, _, _, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
         try:
-            connected.settimeout(address.timeout)
-            connected.connect(os.fspath(address.socket))
-        except BaseException:
-            connected.close()
-            raise
+            connected = _connected(family, place, address.timeout)
+        except OSError as error:
+            failure = failure or error
+            continue
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         return connected
-    connected = socket.create_connection(address.socket, address.timeout)
-    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    raise failure or OSError(errno.EHOSTUNREACH, f"{host} has no address")
+
+
+def _connected(family: int, place: str | tuple[object, ...], timeout: float) -> socket.socket:
+    connected = closed_in_children(lambda: socket.socket(family, socket.SOCK_STREAM))
+    try:
+        connected.settimeout(timeout)
+        connected.connect(place)
+    except BaseException:
+        connected.close()
+        raise
     return connected
 
 

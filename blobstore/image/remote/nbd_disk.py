@@ -14,8 +14,9 @@ from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from blobstore.image.remote.host_lock import HostLock
 from blobstore.image.remote.nbd_connection import Ask, NbdConnection
-from formats.devices.device import Device
+from formats.devices.device import SharedDevice
 from formats.errors import (
     DeviceError,
     FormatError,
@@ -29,6 +30,7 @@ from formats.process import Owned, Owner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from blobstore.image.remote.nbd_connection import NbdAddress
     from formats.devices.device import ReadableBuffer, WritableBuffer
@@ -51,7 +53,7 @@ _LONGEST_PAUSE: Final = 1.0
 _STATUS: Final = 1 << 30
 
 
-class NbdDisk(Owned, Device):
+class NbdDisk(Owned, SharedDevice):
     """An export as a device. It may be used by several threads.
 
     Attributes:
@@ -60,7 +62,13 @@ class NbdDisk(Owned, Device):
     """
 
     def __init__(
-        self, address: NbdAddress, *, read_only: bool = True, reconnecting: float = 10
+        self,
+        address: NbdAddress,
+        *,
+        read_only: bool = True,
+        reconnecting: float = 10,
+        lock: bool = True,
+        lock_file: Path | None = None,
     ) -> None:
         """Connect to the server.
 
@@ -68,8 +76,11 @@ class NbdDisk(Owned, Device):
             address: Where the export is.
             read_only: Permit no writing.
             reconnecting: Seconds to try to connect again when the connection broke; 0 does not.
+            lock: Take the lock of ``lock_file`` until `close`, if it is to be written.
+            lock_file: Keeps other processes of this machine out: NBD has no lock (P17).
 
         Raises:
+            DeviceBusyError: Another process of this machine holds that lock.
             ReadOnlyError: It is to be written, and the export takes no writes.
             UnsupportedError: It is to be written, and the server cannot make that durable.
             DeviceError: No server answers, or it does not serve this export.
@@ -80,6 +91,7 @@ class NbdDisk(Owned, Device):
         self._reconnecting = reconnecting
         self._owner = Owner(f"the {address}")
         self._closed = False
+        self._host_lock = HostLock(lock_file)
         #: Held while something writes, flushes or connects again; reads need it for the last only.
         self._lock = threading.RLock()
         self._free = threading.Condition()
@@ -108,6 +120,12 @@ class NbdDisk(Owned, Device):
         self._limit = _CONNECTIONS if several else 1
         self._idle.append(first)
         self._count = 1
+        if lock and not read_only:
+            try:
+                self.lock()
+            except BaseException:
+                self.close()
+                raise
 
     @property
     def size(self) -> int:
@@ -116,6 +134,20 @@ class NbdDisk(Owned, Device):
     @property
     def block_size(self) -> int:
         return max(512, self._served.least)
+
+    def lock(self) -> None:
+        """Keep other processes of this machine out; no other host is (P5, P17)."""
+        self._owner.require()
+        self._host_lock.acquire(f"the {self.address}")
+
+    def unlock(self) -> None:
+        """Let other processes of this machine have it."""
+        self._owner.require()
+        self._host_lock.release()
+
+    def measure(self) -> None:
+        """Do nothing: a server tells the size only once for each connection."""
+        self._owner.require()
 
     def read_into(self, offset: int, buffer: WritableBuffer, /) -> None:
         self._owner.require()
@@ -135,6 +167,8 @@ class NbdDisk(Owned, Device):
         self._attempt(lambda connection: connection.carry_out(pieces()))
         if whole is not view:
             view[:] = whole[offset - start : offset - start + len(view)]
+        if self.observer is not None:
+            self.observer(offset, view)
 
     def write(self, offset: int, data: ReadableBuffer, /) -> None:
         self._owner.require()
@@ -225,6 +259,7 @@ class NbdDisk(Owned, Device):
                 connection.abandon()
             else:
                 connection.close()
+        self._host_lock.release()
 
     # ------------------------------------------------------------ writing
 

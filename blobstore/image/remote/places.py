@@ -22,10 +22,13 @@ if TYPE_CHECKING:
 _NBD: Final = re.compile(r"nbds?(\+unix)?://", re.IGNORECASE)
 _RBD: Final = "rbd:"
 _PORT: Final = 10809
+_TLS_OPTIONS: Final = ("tls-certificates", "tls-hostname")
 _RBD_OPTIONS: Final = ("conf", "id")
 
 
-def open_remote(place: str, *, read_only: bool = True, lock: bool = True) -> NbdDisk | RbdDisk:
+def open_remote(
+    place: str, *, read_only: bool = True, lock: bool = True, lock_file: Path | None = None
+) -> NbdDisk | RbdDisk:
     """Open a device that is not a file of this machine.
 
     A store on it is opened with `Store.on_device`, a LUKS volume with `luks.open`; the device
@@ -36,6 +39,7 @@ def open_remote(place: str, *, read_only: bool = True, lock: bool = True) -> Nbd
             TLS, or ``rbd:POOL/IMAGE[@SNAPSHOT][:conf=FILE][:id=USER]``.
         read_only: Permit no writing.
         lock: Lock an image of RBD that is to be written; there is no lock in NBD (P5).
+        lock_file: Lock this file instead, for an export of NBD that is to be written.
 
     Raises:
         ArgumentError: It is not such a place.
@@ -53,7 +57,7 @@ def open_remote(place: str, *, read_only: bool = True, lock: bool = True) -> Nbd
         return RbdDisk(address, read_only=read_only, lock=lock)
     from blobstore.image.remote.nbd_disk import NbdDisk  # noqa: PLC0415  likewise
 
-    return NbdDisk(address, read_only=read_only)
+    return NbdDisk(address, read_only=read_only, lock=lock, lock_file=lock_file)
 
 
 def address_of(place: str) -> NbdAddress | RbdAddress:
@@ -77,7 +81,8 @@ def _nbd(text: str) -> NbdAddress:
         port = uri.port or _PORT
     except ValueError as error:
         raise ArgumentError(f"{text!r} is not a place: {error} [P2]") from error
-    options = _options(text, uri.query, {"socket"})
+    encrypted = uri.scheme.startswith("nbds")
+    options = _options(text, uri.query, {"socket", *(_TLS_OPTIONS if encrypted else ())})
     name = unquote(uri.path.removeprefix("/"))
     if "\0" in name or uri.fragment:
         raise ArgumentError(f"{text!r} is not a place [P2]")
@@ -86,17 +91,26 @@ def _nbd(text: str) -> NbdAddress:
             raise ArgumentError(
                 f"{text!r} does not say where the server is: nbd+unix:///NAME?socket=PATH [P2]"
             )
-        address = NbdAddress(socket=Path(options["socket"]), export=name)
+        address = NbdAddress(socket=Path(options["socket"]).absolute(), export=name)
     else:
         if not uri.hostname or "socket" in options:
             raise ArgumentError(
                 f"{text!r} does not say where the server is: nbd://HOST[:PORT]/NAME [P2]"
             )
         address = NbdAddress(socket=(uri.hostname, port), export=name)
-    if uri.scheme.startswith("nbds"):
-        import ssl  # noqa: PLC0415  few places are encrypted
+    if encrypted:
+        from blobstore.image.remote.tls import ClientTls  # noqa: PLC0415  few places are encrypted
 
-        address = replace(address, tls=ssl.create_default_context())
+        directory, hostname = map(options.get, _TLS_OPTIONS)
+        if not (hostname or uri.hostname):
+            raise ArgumentError(
+                f"{text!r} does not say whom to expect at its socket: tls-hostname= does [P18]"
+            )
+        tls = ClientTls(
+            certificates=None if directory is None else Path(directory).absolute(),
+            hostname=hostname,
+        )
+        address = replace(address, tls=tls)
     return address
 
 

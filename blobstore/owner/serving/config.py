@@ -51,7 +51,7 @@ class ServeConfig(
     """What is served. Each field but ``image`` is a kind of front.
 
     Attributes:
-        image: Path of the image; None if the caller knows it.
+        image: Place of the image; None if the caller knows it.
         store: Where the store is served.
         nbd: Servers of NBD.
         tpm: TPMs.

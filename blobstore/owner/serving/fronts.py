@@ -16,8 +16,8 @@ from formats.errors import ArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
+    from blobstore.image.place import Place
     from blobstore.owner.owner import Owner
     from blobstore.sockets.addresses import Address
     from blobstore.sockets.listening import Listener
@@ -48,13 +48,13 @@ class FrontConfig(Protocol):
     def name(self) -> str:
         """What it is called: in messages, and by systemd if it has one socket only."""
 
-    def sockets(self, image: Path) -> Mapping[str, Address | None]:
+    def sockets(self, image: Place) -> Mapping[str, Address | None]:
         """Return what is listened at, by the names that systemd may give descriptors.
 
         None says that a descriptor has to be given.
 
         Args:
-            image: Path of the image.
+            image: Place of the image.
 
         Raises:
             DeviceError: It cannot be listened there.

@@ -29,6 +29,7 @@ from formats.logs import LateLogger
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from blobstore.image.place import Place
     from blobstore.mount.mounting import Mounted
     from blobstore.owner.owner import Owner
     from blobstore.sockets.addresses import Address
@@ -104,7 +105,7 @@ class MountFront(
             allow_other=self.allow_other,
         )
 
-    def sockets(self, image: Path) -> Mapping[str, Address | None]:
+    def sockets(self, image: Place) -> Mapping[str, Address | None]:
         """Return that it needs none."""
         del image
         return {}
@@ -129,7 +130,7 @@ class RunningMount:
     def __init__(
         self,
         store: Store,
-        image: Path,
+        image: Place,
         front: MountFront,
         *,
         check_free: Callable[[str], None] = lambda _: None,
@@ -209,7 +210,7 @@ class RunningMount:
 
     def _mount(self) -> None:
         directory = Path(self._front.directory)
-        mounted = mount(directory, self._image, self._front.settings())
+        mounted = mount(directory, str(self._image), self._front.settings())
         self._mounted = mounted
         self._sessions.append(Session(self._tree, mounted.descriptor, self._ended))
         _log.debug("mounted at %s", directory)

@@ -17,6 +17,7 @@ from blobstore.sockets.addresses import TcpAddress
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from blobstore.image.place import Place
     from blobstore.owner.owner import Owner
     from blobstore.sockets.addresses import Address
     from blobstore.sockets.listening import Listener
@@ -78,7 +79,7 @@ class NbdFront(
             tls_psk_file=self.tls_psk,
         )
 
-    def sockets(self, image: Path) -> Mapping[str, Address | None]:
+    def sockets(self, image: Place) -> Mapping[str, Address | None]:
         """Return where it listens."""
         del image
         return {self.name: self._address()}

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blobstore.image.image import entry_of
+from blobstore.image.place import entry_of, place_of
 from blobstore.owner.owner import Owner
 from blobstore.owner.serving.config import ServeConfig
 from blobstore.owner.serving.handing import Predecessor
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Mapping
 
+    from blobstore.image.place import Place
     from blobstore.owner.connection import Limits
     from blobstore.owner.owner import Front
     from blobstore.sockets.listening import Listener
@@ -67,7 +68,7 @@ def serve(
     Args:
         store: Opened for writing from ``image``; released, unless it begins `OPENED`.
             Stays the caller's to close.
-        image: Path of the image.
+        image: Place of the image.
         config: What is served, where; by default the store at its entry in the runtime
             directory (O3).
         socket: Path of the store's socket, in place of ``config``.
@@ -85,7 +86,7 @@ def serve(
     """
     if config is None:
         config = ServeConfig(store=StoreFront(path=None if socket is None else str(socket)))
-    owner = Owner(store, Path(image), released=begins is not Beginning.OPENED)
+    owner = Owner(store, place_of(image), released=begins is not Beginning.OPENED)
     owner.limits = limits
     for front in fronts:
         owner.add(front)
@@ -146,7 +147,7 @@ def _take(owner: Owner, service: Service, config: ServeConfig, predecessor: Pred
     return began
 
 
-def _predecessor(image: Path, config: ServeConfig) -> Predecessor | None:
+def _predecessor(image: Place, config: ServeConfig) -> Predecessor | None:
     """Return the owner of the image, if there is one."""
     path = entry_of(image) if config.store.path is None else Path(config.store.path)
     if path is None:

@@ -5,25 +5,25 @@ from __future__ import annotations
 import select
 import signal
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from blobstore.image.place import absolute
 from blobstore.owner.serving.mount_front import RunningMount
 from formats.signals import Waker, handled
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable
 
+    from blobstore.image.place import Place
     from blobstore.owner.serving.mount_front import MountFront
     from blobstore.store.store import Store
 
 
 def show(
     store: Store,
-    image: str | os.PathLike[str],
+    image: Place,
     front: MountFront,
     *,
     ready: Callable[[], None] | None = None,
@@ -34,7 +34,7 @@ def show(
 
     Args:
         store: Open for reading; stays the caller's to close.
-        image: Its path, for the table of mounts.
+        image: Where it lies, for the table of mounts.
         front: Where, and how.
         ready: Called when it is mounted.
 
@@ -53,7 +53,7 @@ def show(
         ending.callback(waker.close)
         numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         ending.enter_context(handled(numbers, lambda _: end(None), waker))
-        running = RunningMount(store, Path(image), front, on_end=end)
+        running = RunningMount(store, absolute(image), front, on_end=end)
         ending.callback(running.stop)
         if ready is not None:
             ready()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from blobstore.image.image import entry_of
+from blobstore.image.place import entry_of
 from blobstore.owner.server import OwnerServer
 from blobstore.owner.serving.fronts import DEFAULT_MODE, Mode, socket_address
 from blobstore.sockets.addresses import UnixAddress
@@ -16,8 +16,8 @@ from formats.errors import ArgumentError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
+    from blobstore.image.place import Place
     from blobstore.owner.owner import Owner
     from blobstore.sockets.addresses import Address
     from blobstore.sockets.listening import Listener
@@ -52,7 +52,7 @@ class StoreFront(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename
         """Its name: there is one."""
         return STORE
 
-    def sockets(self, image: Path) -> Mapping[str, Address | None]:
+    def sockets(self, image: Place) -> Mapping[str, Address | None]:
         """Return where it listens: its path, or the image's entry if there is a place for one."""
         found = self._address()
         if self.path is not None:

@@ -18,9 +18,9 @@ from formats.state.swtpm import TpmVersion
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from blobstore.foreign.encryption import StateKey
+    from blobstore.image.place import Place
     from blobstore.owner.owner import Owner
     from blobstore.sockets.addresses import Address
     from blobstore.sockets.listening import Listener
@@ -92,7 +92,7 @@ class TpmFront(
             startup=flags.startup,
         )
 
-    def sockets(self, image: Path) -> Mapping[str, Address | None]:
+    def sockets(self, image: Place) -> Mapping[str, Address | None]:
         """Return where its channels listen."""
         del image
         options = self.options(None)

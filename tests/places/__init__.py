@@ -1,0 +1,1 @@
+"""Images and LUKS headers on devices of other machines, named by their places."""
