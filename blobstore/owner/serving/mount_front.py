@@ -170,16 +170,18 @@ class RunningMount:
         Raises:
             StorageError: What was written to windows cannot be committed.
         """
+        if waiting:
+            self._unmount()  # without the lock: the kernel may have something to ask
         self._tree.lock.acquire()
         try:
             self._in_order(self._tree.let_go)
         except BaseException:
             self._tree.lock.release()
+            self._mount_again()
             raise
         self._tree.released = True
         if waiting:
             self._waits = True  # with the lock, which `resume` gives back in the same thread
-            self._unmount()
         else:
             self._tree.lock.release()
 
@@ -189,8 +191,7 @@ class RunningMount:
             self._tree.released = False
             self._in_order(self._tree.go_on)
         self._stop_waiting()
-        if self._mounted is None:
-            self._mount()
+        self._mount_again()
 
     def stop(self) -> None:
         """Take the directory away. What programs did not commit is dropped, and logged (M54)."""
@@ -215,6 +216,14 @@ class RunningMount:
         self._sessions.append(Session(self._tree, mounted.descriptor, self._ended))
         _log.debug("mounted at %s", directory)
 
+    def _mount_again(self) -> None:
+        """Mount what was taken away for a successor. The other fronts go on if this fails."""
+        if self._mounted is None:
+            try:
+                self._mount()
+            except StorageError as error:
+                _log.error("%s is not mounted any more: %s", self._front.directory, error)
+
     def _unmount(self) -> None:
         mounted, self._mounted = self._mounted, None
         if mounted is not None:
@@ -226,7 +235,10 @@ class RunningMount:
             if self._mounted is None:
                 return  # taken away by this process
             _log.warning("%s was unmounted", self._front.directory)
-        if self._on_end is not None and (failed is not None or self._front.terminate):
+        if self._on_end is None:
+            if failed is not None:
+                raise failed
+        elif failed is not None or self._front.terminate:
             self._on_end(failed)
 
     def _in_order(self, done: Callable[[], None]) -> None:
