@@ -112,9 +112,8 @@ class Dispatcher:
         """Let go of all files; what is not committed is dropped (M54)."""
         with self._tree.lock:
             for handle in self._handles.values():
-                handle.killed = True
                 try:
-                    self._tree.release(handle)
+                    self._tree.give_up(handle)
                 except OSError as error:
                     _log.error("%r: %s", handle.file.name, error.strerror)
             self._handles.clear()

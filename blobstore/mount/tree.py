@@ -254,7 +254,7 @@ class Tree:
         others = [other for other in file.pending() if other is not handle]
         pending = handle.wrote or handle.made
         if pending and not others:
-            if handle.killed:
+            if handle.killed and file.window is None:
                 _log.warning("%r: a signal ended the program: its changes are dropped", file.name)
                 self._drop(file)
             else:
@@ -263,6 +263,14 @@ class Tree:
                 except OSError as error:
                     _log.error("%r: what was written is lost: %s", file.name, error.strerror)
                     self._drop(file)
+        self._close(handle)
+
+    def give_up(self, handle: Handle) -> None:
+        """Let go of a file without a commit: no program can use it any more (M19)."""
+        file = handle.file
+        if (handle.wrote or handle.made) and file.window is None:
+            _log.warning("%r: what was not committed is dropped", file.name)
+            self._drop(file)
         self._close(handle)
 
     def _close(self, handle: Handle) -> None:
@@ -353,14 +361,7 @@ class Tree:
             if file.window is not None:
                 self.contents.commit(file)
 
-    def uncommitted(self) -> list[str]:
-        """Return the names of files whose changes would be lost now."""
-        return [n for n, file in self._files.items() if self._would_lose(file)]
-
     # ----------------------------------------------------------- internal
-
-    def _would_lose(self, file: File) -> bool:
-        return file.is_draft and self.contents.place(file) is not None
 
     def _open_files(self) -> list[File]:
         return [file for file in self._files.values() if file.handles]

@@ -199,9 +199,6 @@ class RunningMount:
         self._stop_waiting()
         for session in self._sessions:
             session.stop()
-        with self._tree.lock:
-            for name in self._tree.uncommitted():
-                _log.warning("%r: what was not committed is dropped", name)
         self._sessions = []
 
     def _stop_waiting(self) -> None:
