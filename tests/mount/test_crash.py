@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from blobstore.errors import PoisonedStoreError
+from blobstore.mount.settings import Layout
 from formats.devices.device import MemoryDevice
 from tests.support.devices import FaultyDevice, Operation, RecordingDevice, crash_states
 from tests.support.interrupts import InterruptPoints
@@ -102,6 +103,31 @@ def test_m10_m11_m20_m21_a_crash_leaves_the_old_or_the_new_file(name: str) -> No
         assert contents(found) in ([new] if state.marks else [OLD, new])
         assert found.verify().ok
     assert count >= 10
+
+
+@pytest.mark.parametrize("way", ["fsync", "backup"])
+def test_m3_m20_swtpm_finds_a_whole_state_after_each_crash(way: str) -> None:
+    """As newer versions of swtpm write: with fsync, or with the state before as a backup."""
+    device = RecordingDevice(image([], free=4 << 20))
+    programs = Programs(open_store(device), layout=Layout.SWTPM)
+    name, states = "tpm2-00.permall", [b"%d" % number * 3000 for number in range(4)]
+    programs.save(name, states[0])
+    device.before, device.log = device.content, []
+    for number, state in enumerate(states[1:], 1):
+        if way == "backup":
+            programs.tree.rename(name, f"{name}.bak", 0)
+        handle = programs.create(name if way == "backup" else "TMP2-00.permall")
+        programs.write(handle, state)
+        programs.tree.fsync(handle)
+        programs.close(handle)
+        if way == "fsync":
+            programs.tree.rename("TMP2-00.permall", name, 0)
+        device.mark(number)
+    for crash in crash_states(device.before, device.log, exhaustive=4, samples=6):
+        found = Programs(open_store(crash.content), layout=Layout.SWTPM)
+        last = len(crash.marks)
+        newest = name if name in found.names() else f"{name}.bak"
+        assert found.read(newest) in states[last : last + 2]
 
 
 @pytest.mark.parametrize("kind", ["read", "write", "flush"])
