@@ -56,13 +56,17 @@ class Contents:
             return None
         with translated(f"looking at {file.section!r}"):
             found = self._store.section(file.section)
+        self.follow(file, found)
+        return found
+
+    def follow(self, file: File, found: SectionInfo) -> None:
+        """As `look`, for a caller that has looked at the section just now."""
         if found.generation != file.generation and not file.is_draft:
             if file.generation is not None:
                 self.forget(file)
                 file.mtime = file.ctime = time.time_ns()
             file.generation = found.generation
             file.size = found.max_size if found.kind == "window" else found.size or 0
-        return found
 
     def load(self, file: File) -> bytearray:
         """Return the content of a file, and keep it in memory.
@@ -71,7 +75,8 @@ class Contents:
             OSError: EIO: it cannot be read, or does not verify. EFBIG: it is larger than files
                 may be. ENOMEM: there is no room in memory.
         """
-        self.look(file)
+        if not file.is_draft:
+            self.look(file)
         if file.content is None:
             if file.size > self._settings.memory:
                 raise failure(errno.EFBIG, file.name)
@@ -127,8 +132,9 @@ class Contents:
             with translated(f"writing window {file.section!r}"):
                 file.window.discard(size, file.window.size - size)
             return
-        if size == 0 and file.content is None:
-            file.content = bytearray()  # what it was does not have to be read
+        if size == 0 and not file.is_draft:  # what it was does not have to be read
+            self.forget(file)
+            file.content, file.is_draft = bytearray(), True
         content = self._draft(file, size)
         self._resize(file, content, size)
         self._touched(file)
@@ -136,9 +142,8 @@ class Contents:
     def _draft(self, file: File, size: int) -> bytearray:
         if size > self._settings.largest_file:
             raise failure(errno.EFBIG, file.name)
-        content = self.load(file) if file.content is None or not file.is_draft else file.content
+        content = self.load(file)
         file.is_draft = True
-        self._loaded[file] = None
         return content
 
     def _resize(self, file: File, content: bytearray, size: int) -> None:

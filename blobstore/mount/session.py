@@ -143,7 +143,7 @@ class Dispatcher:
         return self._entry(self._tree.lookup(self._name(header, body)))
 
     def _entry(self, file: File) -> bytes:
-        found = replies.encode_entry(self._tree.attributes(file))
+        found = replies.encode_entry(self._tree.attributes(file, looks=False))
         file.lookups += 1
         self._nodes[file.node] = file
         return found

@@ -296,12 +296,18 @@ class Tree:
 
     # --------------------------------------------------------- attributes
 
-    def attributes(self, file: File) -> Attributes:
-        """Return what stat(2) says of a file, or of the directory."""
+    def attributes(self, file: File, *, looks: bool = True) -> Attributes:
+        """Return what stat(2) says of a file, or of the directory.
+
+        Args:
+            file: The file.
+            looks: Whether to look at its section, which `lookup` has done.
+        """
         if file is self.root:
             kind, links = stat.S_IFDIR, 2
         else:
-            self.contents.look(file)
+            if looks:
+                self.contents.look(file)
             kind, links = stat.S_IFREG, int(file.name is not None)
         size = file.window.size if file.window is not None else file.length
         return Attributes(
@@ -388,7 +394,7 @@ class Tree:
             settings = self._settings
             owner = (os.getuid(), os.getgid())
             known = self._add(name, found.name, settings.mode, *owner, self._began)
-        self.contents.look(known)
+        self.contents.follow(known, found)
         return known
 
     def _shown(self, section: SectionInfo) -> str | None:
