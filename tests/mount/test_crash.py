@@ -163,6 +163,7 @@ def test_m11_an_interrupt_leaves_the_old_or_the_new_file(name: str) -> None:
     def begun(device: MemoryDevice) -> Programs:
         return Programs(open_store(device), new_file=1024)
 
+    operation(begun(MemoryDevice(before)))  # what is imported now is not imported later
     programs = begun(MemoryDevice(before))
     points = InterruptPoints(lambda: operation(programs))
     for point in points.chosen(100):
