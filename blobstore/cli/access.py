@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
 import blobstore
 import luks
-from blobstore.cli.header import VOLUME_KEY, read_volume_key
+from blobstore.cli.header import VOLUME_KEY, read_volume_key, typed_key
 from blobstore.cli.keys import PATH, KeySource, key_group, object_option
 from blobstore.cli.types import IMAGE, DigestType, Group, Option, option, taking
 
@@ -96,16 +96,34 @@ class Access(NamedTuple):
             with luks.Secret.from_file(self.volume_key_file) as key:
                 yield key
             return
-        secret = None
-        if needed or not self.borrowed_key:
-            secret = self.key.read()
-        if secret is None and needed:
-            secret = luks.Secret.from_terminal(f"Passphrase for {image}: ")
+        if needed and not self.key.is_named and self.key.held is None:
+            with self._typed(image) as typed:
+                yield typed
+            return
+        secret = self.key.read() if needed or not self.borrowed_key else None
         if secret is None:
             yield None
             return
         with secret:
             yield secret
+
+    @contextmanager
+    def _typed(self, image: Place) -> Iterator[luks.Secret | luks.VolumeKey]:
+        """Yield what is typed at the terminal; or what it opens, if that can be tried."""
+        prompt, volume_key = f"Passphrase for {image}: ", None
+        with ExitStack() as opened:
+            place = None
+            # QEMU's old encryption has no header, and every passphrase opens it.
+            with suppress(luks.UnsupportedError):
+                place = opened.enter_context(blobstore.luks_place(image, self.header))
+            if place is not None:
+                volume_key = typed_key(place, prompt)
+        if volume_key is None:
+            with luks.Secret.from_terminal(prompt) as secret:
+                yield secret
+            return
+        with volume_key.key:
+            yield volume_key
 
     def open(
         self,

@@ -12,6 +12,7 @@ import click
 import blobstore
 import luks
 from blobstore.cli.keys import PATH
+from blobstore.cli.output import waiting
 from blobstore.cli.types import IMAGE, option
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 #: Priority of a keyslot to what it is called.
 PRIORITIES: Final = ("ignore", "normal", "prefer")
+
+#: How often a passphrase can be typed until one opens the volume.
+_TRIES: Final = 3
 
 #: Choice of a keyslot.
 KEY_SLOT = click.option(
@@ -120,6 +124,66 @@ def unlocking(
     else:
         with read_volume_key(place, key, volume_key_file) as volume_key:
             yield volume_key
+
+
+@contextmanager
+def unlocked(
+    place: luks.Place,
+    key: KeySource,
+    prompt: str,
+    *,
+    keyslot: int | None = None,
+    volume_key_file: Path | None = None,
+) -> Iterator[luks.VolumeKey]:
+    """Yield the volume key, so that nothing more is asked for if it cannot be had.
+
+    Args:
+        place: Where the header is.
+        key: What the options say. What is typed at the terminal instead has three tries.
+        prompt: For that.
+        keyslot: Try only this one.
+        volume_key_file: Has the volume key itself.
+
+    Raises:
+        StorageError: As `luks.unlock`.
+    """
+    if volume_key_file is not None:
+        with read_volume_key(place, key, volume_key_file) as given:
+            yield given
+        return
+    named = key.read()
+    if named is None:
+        volume_key = typed_key(place, prompt, keyslot=keyslot)
+    else:
+        with named:
+            volume_key = _unlock(place, named, keyslot)
+    with volume_key.key:
+        yield volume_key
+
+
+def typed_key(place: luks.Place, prompt: str, *, keyslot: int | None = None) -> luks.VolumeKey:
+    """Return the volume key that a passphrase typed at the terminal opens; the caller wipes it.
+
+    There are three tries.
+
+    Raises:
+        NoKeyslotMatchError: None of them opened a keyslot.
+        StorageError: As `luks.unlock`.
+    """
+    for left in reversed(range(_TRIES)):
+        with luks.Secret.from_terminal(prompt) as secret:
+            try:
+                return _unlock(place, secret, keyslot)
+            except luks.NoKeyslotMatchError:
+                if left == 0:
+                    raise
+        click.echo("blobstore: no keyslot opens with that", err=True)
+    raise AssertionError("the last try returns or raises")
+
+
+def _unlock(place: luks.Place, secret: luks.Secret, keyslot: int | None) -> luks.VolumeKey:
+    with luks.open_header(place) as (device, header), waiting("deriving keys"):
+        return luks.unlock(device, header, secret, keyslot=keyslot)
 
 
 @contextmanager

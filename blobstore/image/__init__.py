@@ -29,8 +29,9 @@ function that opens what a path or text names. Then `layers`: opening, and the d
 combinations. Then `creation` (making images: what a new one is to be, and in which order
 making is undone), `qcow2` (disks of qcow2 images, and the encryption that qcow2 has of its
 own), `luks_header` (where the header of an image is, and moving it), `disks` (check, repair,
-measure and snapshots of a whole qcow2 image), `image` (what a store lies in), `info` (that as
-plain values) and `regions` (what each byte of it is for). `opened` does things to an image
+measure and snapshots of a whole qcow2 image), `snapshot_devices` (raw images whose device keeps
+snapshots), `image` (what a store lies in), `info` (that as plain values) and `regions` (what
+each byte of it is for). `opened` does things to an image
 while its store is open, `owners` names the process that has it. `handover` asks an image again
 that another process had meanwhile (C65). `files` reads and makes whole files for the rooms
 above. The room `remote` has devices that are not files of this machine.

@@ -254,6 +254,17 @@ def test_the_passphrase_is_asked_for_twice_and_not_echoed(tmp_path: Path) -> Non
     with library.open(path, b"top secret") as store:
         store.put("a", b"x")
     assert b"NAME" in _at_terminal(["ls", str(path)], [b"top secret\n"])
+    wrong = [b"top secrets\n", b"\n"]
+    assert b"NAME" in _at_terminal(["ls", str(path)], [*wrong, b"top secret\n"])
+    shown = _at_terminal(["ls", str(path)], [*wrong, b"TOP SECRET\n"], code=51)
+    assert shown.count(b"no keyslot opens with that") == 2
+    shown = _at_terminal(["key", "add", str(path), *QUICK], [*wrong, b"?\n"], code=51)
+    assert b"New passphrase" not in shown
+    new = [b"new\n"] * 2
+    for verb, old in (("add", b"top secret\n"), ("change", b"top secret\n")):
+        _at_terminal(["key", verb, str(path), *QUICK], [wrong[0], old, *new])
+    _at_terminal(["key", "remove", str(path)], [wrong[0], new[0]])
+    assert b"NAME" in _at_terminal(["ls", str(path)], new[:1])
     _at_terminal(["create", str(tmp_path / "other"), *QUICK], [b"one\n", b"two\n"], code=52)
     assert not (tmp_path / "other").exists()
 

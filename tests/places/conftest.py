@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,18 +14,19 @@ from tests.support.owners import end_owners
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.ceph.cluster import Cluster
 
 
 @pytest.fixture(autouse=True)
-def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A runtime directory of this test's own; the owners that it starts end with it."""
-    directory = tmp_path / "run"
-    monkeypatch.setenv("BLOBSTORE_RUNTIME_DIR", str(directory))
-    yield directory
-    end_owners()
+    # Not pytest's tmp_path, which may be too long for the name of a socket.
+    with tempfile.TemporaryDirectory(prefix="run-") as name:
+        directory = Path(name)
+        monkeypatch.setenv("BLOBSTORE_RUNTIME_DIR", name)
+        yield directory
+        end_owners()
 
 
 @pytest.fixture(scope="session")

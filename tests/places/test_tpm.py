@@ -23,7 +23,7 @@ def test_p10_a_tpm_lies_on_a_place(places: Places) -> None:
         client.send(commands.nv_define(INDEX, 8))
         client.send(commands.nv_write(INDEX, b"precious"))
         client.close()
-        with pytest.raises(blobstore.StorageError, match="owns|in use"):
+        with pytest.raises(blobstore.StorageError, match=r"owns|in use"):
             blobstore.open(place, direct=True)
         assert tpm.end() == 0
     with serving(command(place, *STARTED)) as tpm:

@@ -16,6 +16,7 @@ from blobstore.cli.header import (
     image_and_header,
     new_passphrase,
     passphrase,
+    unlocked,
     unlocking,
     volume_key_option,
 )
@@ -64,14 +65,15 @@ def add(
     kdf: dict[str, Any],
 ) -> None:
     """Let another passphrase open IMAGE, too. Prints its keyslot."""
+    prompt = f"Passphrase for {image}: "
     with (
-        unlocking(image, place, key, volume_key_file) as secret,
+        unlocked(place, key, prompt, volume_key_file=volume_key_file) as volume_key,
         new_passphrase(image, key, new_key) as new,
         waiting("deriving keys"),
     ):
         number = luks.add_keyslot(
             place,
-            secret,
+            volume_key,
             new,
             keyslot=key_slot,
             priority=PRIORITIES.index(priority),
@@ -103,13 +105,16 @@ def change(
     erased. In LUKS2 the keyslot keeps its number, priority and tokens; and its hash,
     unless --hash names another.
     """
+    prompt = f"Passphrase to change, for {image}: "
     with (
-        passphrase(key, f"Passphrase to change, for {image}: ") as secret,
+        unlocked(place, key, prompt, keyslot=key_slot) as volume_key,
         new_passphrase(image, key, new_key) as new,
         waiting("deriving keys"),
         luks.edit(place) as header,
     ):
-        number = header.unlock(secret, keyslot=key_slot)
+        number = volume_key.keyslot
+        assert number is not None, "a passphrase opens a keyslot"
+        header.unlock(volume_key)
         cost = with_hash(kdf, hash_name or header.header.keyslots[number].af_hash)
         number = header.change_keyslot(number, new, **cost)
     click.echo(f"keyslot {number}")
@@ -136,25 +141,13 @@ def remove(
 
     Its key material is erased. Backups of the header still have it.
     """
-    if key_slot is not None and not key.is_named:
-        _remove(place, None, key_slot, with_tokens=with_tokens, force=force)
-        return
-    with passphrase(key, f"Passphrase to remove, for {image}: ") as secret:
-        _remove(place, secret, key_slot, with_tokens=with_tokens, force=force)
-
-
-def _remove(
-    place: luks.Place,
-    secret: luks.Secret | None,
-    number: int | None,
-    *,
-    with_tokens: bool,
-    force: bool,
-) -> None:
-    with waiting("deriving keys"), luks.edit(place) as header:
-        if secret is not None:
-            number = header.unlock(secret, keyslot=number)
-        assert number is not None, "without a number there is a secret"
+    number = key_slot
+    if key_slot is None or key.is_named:
+        prompt = f"Passphrase to remove, for {image}: "
+        with unlocked(place, key, prompt, keyslot=key_slot) as volume_key:
+            number = volume_key.keyslot
+    assert number is not None, "a passphrase opens a keyslot"
+    with luks.edit(place) as header:
         before = header.header.tokens
         header.remove_keyslot(number, force=force)
         left = [n for n, token in header.header.tokens.items() if not token.keyslots]

@@ -18,5 +18,6 @@ What must not happen here:
 Begin with `places`, what can be named; `blobstore.image.place` decides what is one. `nbd_disk`
 is an export as a device and `nbd_connection` one connection to its server; `tls` encrypts it,
 and `host_lock` keeps other processes of this machine away. `rbd_disk` is an image of Ceph as
-a device, and `librbd` binds Ceph's libraries, which are loaded only for that.
+a device, `rbd_snapshots` are its snapshots, and `librbd` binds Ceph's libraries, which are
+loaded only for that.
 """

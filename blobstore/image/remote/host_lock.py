@@ -41,7 +41,7 @@ class HostLock:
             self._held = FileDevice(self._path, read_only=False)
         except DeviceBusyError:
             raise DeviceBusyError(
-                f"another process of this machine writes to {what} [P17]"
+                f"{what} is in use: another process of this machine writes to it [P17]"
             ) from None
         except (OSError, DeviceError) as error:
             _log.warning("nothing keeps other processes of this machine from %s: %s", what, error)
