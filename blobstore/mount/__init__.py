@@ -27,6 +27,6 @@ Begin with `tree` and `contents`. They are the semantics of files, and are teste
 kernel: `tree` has names and handles, `contents` what is in files, when it is in memory, and how
 it is committed; `file` is what they know of a file, `names` how files and sections are called,
 `processes` what is known of the programs, `failures` the errors, and `settings` what can be
-chosen. `session` answers the kernel's requests (`formats.fuse`) with these, and `mounting` has
-the mount itself.
+chosen. `dispatcher` answers the kernel's requests (`formats.fuse`) with these, `session` is the
+thread in which it does so, and `mounting` has the mount itself.
 """

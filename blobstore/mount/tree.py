@@ -1,7 +1,8 @@
 """The directory: names, and what is done to files by name or by handle (M1 to M43).
 
 This is all of the semantics; it knows nothing of FUSE and can be tested without it.
-`blobstore.mount.session` calls it for the kernel.
+`blobstore.mount.dispatcher` calls it for the kernel. One class has all calls, because they share
+what is open; that is why the module is so long.
 """
 
 from __future__ import annotations

@@ -59,7 +59,6 @@ if TYPE_CHECKING:
     from blobstore.owner.serving.config import load_serve_config as load_serve_config
     from blobstore.owner.serving.config import serve_schema as serve_schema
     from blobstore.owner.serving.mount_front import MountFront as MountFront
-    from blobstore.owner.serving.mount_front import RunningMount as RunningMount
     from blobstore.owner.serving.nbd_front import NbdFront as NbdFront
     from blobstore.owner.serving.running import Beginning as Beginning
     from blobstore.owner.serving.running import serve as serve

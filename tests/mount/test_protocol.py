@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobstore.mount.session import Dispatcher
+from blobstore.mount.dispatcher import Dispatcher
 from blobstore.mount.settings import MountSettings
 from blobstore.mount.tree import Tree
 from formats.errors import FormatError

@@ -55,8 +55,8 @@ class MountFront(
         tpm: First part of the names of that TPM's sections.
         temporary: Patterns of names that programs give files until they rename them.
         growth: ``double``, sections become larger when their files do; or ``never``.
-        new-file: Worst case of new sections, in bytes, unless their file is larger.
-        largest-file: Bytes that a file may have.
+        new_file: Worst case of new sections, in bytes, unless their file is larger.
+        largest_file: Bytes that a file may have.
         memory: Bytes of all content in memory.
         mode: Permissions of files that were there before.
         read_only: Take no changes.
