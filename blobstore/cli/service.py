@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # As in `logging`: errors, warnings, what happens; then requests.
 _LEVELS: Final = (40, 30, 20, 10)
+STDERR: Final = 2
 #: From this level of swtpm's on, libtpms logs, too.
 _LIBTPMS_LEVEL: Final = 5
 
@@ -32,34 +33,36 @@ def set_up_log(options: LogOptions) -> None:
     """
     import logging  # noqa: PLC0415, TID251  only if there is something to set up
 
+    from formats.patient_log import PatientHandler  # noqa: PLC0415  likewise
+
     # A full log must not stop a TPM, nor print tracebacks.
     logging.raiseExceptions = False
     root = logging.getLogger()
     if options.silent:
         handler: logging.Handler = logging.NullHandler()
     elif options.file is not None:
+        how = os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if options.truncate else 0)
         try:
-            handler = logging.FileHandler(options.file, "w" if options.truncate else "a")
+            handler = PatientHandler(os.open(options.file, how, 0o666))
         except OSError as error:
             raise device_error(error, f"cannot open log {options.file}") from error
     elif options.descriptor is not None:
         try:
-            # Closed with the process: nothing else uses it.
-            stream = os.fdopen(options.descriptor, "a", closefd=False)
+            os.fstat(options.descriptor)
         except OSError as error:
             place = f"descriptor {options.descriptor}"
             raise DeviceError(f"cannot log to {place}: {error.strerror}") from error
-        handler = logging.StreamHandler(stream)
+        handler = PatientHandler(options.descriptor)
     else:
-        handler = logging.StreamHandler()
+        handler = PatientHandler(STDERR)
     handler.setFormatter(logging.Formatter(f"{options.prefix}blobstore: %(message)s"))
     root.handlers[:] = [handler]
     level = options.level
     root.setLevel(_LEVELS[min(level, len(_LEVELS) - 1)])
-    if level >= _LIBTPMS_LEVEL and isinstance(handler, logging.StreamHandler):
+    if level >= _LIBTPMS_LEVEL and isinstance(handler, PatientHandler):
         from blobstore.vtpm import log_libtpms  # noqa: PLC0415  only for its log
 
-        log_libtpms(handler.stream.fileno(), level - _LIBTPMS_LEVEL + 1, options.prefix)
+        log_libtpms(handler.fileno(), level - _LIBTPMS_LEVEL + 1, options.prefix)
 
 
 def log_to(run: RunOptions, *, quiet: bool) -> None:
@@ -77,9 +80,11 @@ def log_to(run: RunOptions, *, quiet: bool) -> None:
 def _configure(*, quiet: bool) -> None:
     import logging  # noqa: PLC0415, TID251  only if there is something to say
 
-    logging.basicConfig(
-        level=logging.ERROR if quiet else logging.INFO, format="blobstore: %(message)s"
-    )
+    from formats.patient_log import PatientHandler  # noqa: PLC0415  likewise
+
+    level = logging.ERROR if quiet else logging.INFO
+    handlers = [PatientHandler(STDERR)]
+    logging.basicConfig(level=level, format="blobstore: %(message)s", handlers=handlers)
 
 
 def become_user(name: str) -> None:

@@ -31,6 +31,7 @@ from formats.container.model import (
     record_length,
     validate_label,
 )
+from formats.devices.device import SpaceDevice
 from formats.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ def initialise(
     Raises:
         ValueError: Two sections have one name, or a size or name breaks a rule.
         NoSpaceError: The device is too small.
+        DeviceFullError: It is a file that cannot get as much space; nothing was written.
         DeviceError: Writing failed; there is no container, or a complete one.
     """
     if block_size not in BLOCK_SIZES or block_size < device.block_size:
@@ -151,6 +153,8 @@ def initialise(
     items = _Items(authenticator, specs, block_size, total, draw)
     header = replace(header, root=items.root)
     writer = DurableWriter(device)
+    if isinstance(device, SpaceDevice):
+        device.reserve(0, needed)  # not found out when everything is full
     # Wherever a reader looks for a header copy, there may be an old one.
     writer.write([Span(0, (), min(BLOCK_SIZES[-1] + block_size, total))])
     writer.write(list(items.spans()))

@@ -7,6 +7,7 @@ and of void records too.
 
 from __future__ import annotations
 
+import time
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from formats.container.asn1 import require_canonical
 from formats.container.decoder import locate_check
 from formats.container.der import OCTET_STRING, encode, read_framing
-from formats.container.model import DIGEST_SIZE, FREE_TAG, HEAD_SIZE, State
+from formats.container.model import DIGEST_SIZE, FREE_TAG, HEAD_SIZE, State, Version
 from formats.devices.device import read_exactly
 from formats.errors import DeviceError, FormatError
 
@@ -110,7 +111,60 @@ class Report:
         return self.ok
 
 
-def verify(container: OpenContainer, progress: Progress | None = None) -> Report:
+class Verified:
+    """Records that verify, found while others use the container between two calls of `look`.
+
+    A record stays what it is until a commit gives its place another version, which is known
+    by its generation and mac. So `verify` needs to read again only what changed meanwhile.
+    """
+
+    def __init__(self, container: OpenContainer, progress: Progress | None = None) -> None:
+        """Know none yet.
+
+        Args:
+            container: Not modified. Nothing else uses it during a call.
+            progress: As for `verify`.
+        """
+        self._container = container
+        self._progress = progress
+        self._known: set[tuple[int, Version]] = set()
+        self._names = iter(list(container.directory.sections))
+        self._done = 0
+        self._total = _blob_bytes(container)
+
+    def look(self, seconds: float) -> bool:
+        """Read records for so long, or one that takes longer; return whether more are left."""
+        deadline = time.monotonic() + seconds
+        for name in self._names:
+            section = self._container.directory.sections.get(name)
+            for copy in () if section is None else filter(None, section.copies):
+                # What is written in place changes without a commit.
+                if copy.version.state is State.LIVE and not self._problem(copy):
+                    self._known.add((copy.offset, copy.version))
+            if time.monotonic() > deadline:
+                return True
+        return False
+
+    def includes(self, copy: Copy) -> bool:
+        """Say whether a record was found to verify, and is the same now."""
+        return (copy.offset, copy.version) in self._known
+
+    def told(self, done: int, total: int) -> None:
+        """Report progress of what comes after: not less than there was before."""
+        self._done = max(self._done, done)
+        if self._progress:
+            self._progress(min(self._done, total), total)
+
+    def _problem(self, copy: Copy) -> str:
+        return _problem_of(self._container, copy, self._advance)
+
+    def _advance(self, size: int) -> None:
+        self.told(self._done + size, self._total)
+
+
+def verify(
+    container: OpenContainer, progress: Progress | None = None, verified: Verified | None = None
+) -> Report:
     """Check both headers, every head, and every blob in every copy.
 
     Writes nothing.
@@ -118,25 +172,52 @@ def verify(container: OpenContainer, progress: Progress | None = None) -> Report
     Args:
         container: Not modified.
         progress: Called with the blob bytes done and in all.
+        verified: Records that need not be read again; it gets the progress instead.
     """
-    return _Verifier(container, progress).report()
+    return _Verifier(container, progress, verified).report()
+
+
+def _blob_bytes(container: OpenContainer) -> int:
+    return sum(
+        copy.version.size
+        for _, section in container.directory.every_section()
+        for copy in section.copies
+        if copy and copy.version.state is State.LIVE
+    )
+
+
+def _problem_of(container: OpenContainer, copy: Copy, advance: Callable[[int], None]) -> str:
+    """Read a record; return what is wrong with it, or nothing."""
+    crc32 = 0
+
+    def observe(piece: bytearray) -> None:
+        nonlocal crc32
+        crc32 = zlib.crc32(piece, crc32)
+        advance(len(piece))
+
+    try:
+        if not container.blobs.verifies(copy, observe):
+            return "does not verify [C23]"
+        if copy.version.state is not State.IN_PLACE and crc32 != copy.version.crc32:
+            return "has another crc32 than its record says [C10]"
+    except DeviceError as error:
+        return f"cannot be read: {error}"
+    return ""
 
 
 class _Verifier:
-    def __init__(self, container: OpenContainer, progress: Progress | None) -> None:
+    def __init__(
+        self, container: OpenContainer, progress: Progress | None, verified: Verified | None
+    ) -> None:
         self._container = container
-        self._progress = progress
+        self._verified = verified
+        self._progress = progress if verified is None else verified.told
         self._problems: list[Problem] = []
         self._notes: list[Problem] = []
         self._items: list[CheckedItem] = []
         self._records = 0
         self._done = 0
-        self._total = sum(
-            copy.version.size
-            for _, section in container.directory.every_section()
-            for copy in section.copies
-            if copy and copy.version.state is State.LIVE
-        )
+        self._total = _blob_bytes(container)
 
     def report(self) -> Report:
         directory = self._container.directory
@@ -256,25 +337,15 @@ class _Verifier:
         )
 
     def _check_record(self, name: str, copy: Copy, *, newest: bool) -> str:
-        """Read a record; return what is wrong with it, or nothing."""
+        """Read a record, unless that was done; return what is wrong with it, or nothing."""
         version = copy.version
-        crc32 = 0
-
-        def observe(piece: bytearray) -> None:
-            nonlocal crc32
-            crc32 = zlib.crc32(piece, crc32)
-            self._advance(len(piece))
-
         self._records += 1
-        try:
-            if not self._container.blobs.verifies(copy, observe):
-                reason = "does not verify [C23]"
-            elif version.state is not State.IN_PLACE and crc32 != version.crc32:
-                reason = "has another crc32 than its record says [C10]"
-            else:
-                return ""
-        except DeviceError as error:
-            reason = f"cannot be read: {error}"
+        if self._verified is not None and self._verified.includes(copy):
+            self._advance(version.size)
+            return ""
+        reason = _problem_of(self._container, copy, self._advance)
+        if not reason:
+            return ""
         what = "blob" if newest else "previous blob"
         message = f"{_titled(name)}: the {what} of generation {version.generation} {reason}"
         found = self._problems if newest else self._notes

@@ -31,7 +31,12 @@ STALL_TIME: Final = 30.0
 
 
 class Connection:
-    """Serves one client until it ends, in the thread that calls `serve`."""
+    """Serves one client until it ends, in the thread that calls `serve`.
+
+    Attributes:
+        choosing_since: When it connected, if it has not chosen an export yet; seconds, as
+            `time.monotonic` says.
+    """
 
     def __init__(
         self,
@@ -49,6 +54,7 @@ class Connection:
         self._handshake_time = handshake_time
         self._stall_time = stall_time
         self._shared: Shared | None = None
+        self.choosing_since: float | None = time.monotonic()
 
     def serve(self) -> None:
         """Answer until the client or the server ends the connection.
@@ -59,6 +65,7 @@ class Connection:
         try:
             begun = self._shake_hands()
             if begun is not None and self._shared is not None:
+                self.choosing_since = None
                 self._transmit(begun, self._shared)
         finally:
             if self._shared is not None:

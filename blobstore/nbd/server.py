@@ -14,11 +14,12 @@ from blobstore.nbd.catalogue import Catalogue
 from blobstore.nbd.connection import HANDSHAKE_TIME, STALL_TIME, Connection
 from blobstore.nbd.sockets import listen, require_address, shown
 from blobstore.sockets.peers import describe_peer
+from formats.errors import ArgumentError
 from formats.logs import LateLogger
 from formats.process import Owned, Owner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from types import TracebackType
 
     from blobstore.nbd.credentials import NbdTls
@@ -30,6 +31,8 @@ _log = LateLogger(__name__)
 
 #: Most clients at once (N29).
 MOST_CONNECTIONS: Final = 64
+#: Seconds for which a client may choose an export while others wait for its place (N70).
+_CHOOSING: Final = 0.25
 #: Seconds to wait after a connection that could not be accepted.
 _PAUSE: Final = 0.1
 #: Seconds that clients have to take their last answers when the server stops.
@@ -80,7 +83,7 @@ class NbdServer(Owned):
         self._times = handshake_time, stall_time
         self._owner = Owner("the NBD server")
         self._lock = threading.Lock()
-        self._clients: dict[socket.socket, threading.Thread] = {}
+        self._clients: dict[socket.socket, tuple[Connection, threading.Thread]] = {}
         self._listening: Listener | None = None
         self._acceptor: threading.Thread | None = None
         self._wake: socket.socket | None = None
@@ -114,6 +117,21 @@ class NbdServer(Owned):
         self._listening = listening
         self._begin_accepting(listening)
         _log.info("serving NBD at %s", shown(self.address))
+
+    def use_tls(self, tls: NbdTls | None) -> None:
+        """Use other certificates or keys for connections to come (N71).
+
+        Args:
+            tls: Such that identifies clients as before; None only if there was none.
+
+        Raises:
+            ArgumentError: There is TLS now and was none, or the other way round; or it would
+                identify clients in another way.
+        """
+        kinds = {None if one is None else one.identifies_clients for one in (self._tls, tls)}
+        if len(kinds) > 1:
+            raise ArgumentError("a server that runs keeps its kind of TLS [N71]")
+        self._tls = tls
 
     def flush(self) -> None:
         """Make durable what clients have written until now; errors as `Window.flush`.
@@ -170,7 +188,7 @@ class NbdServer(Owned):
                 self._listening.close()
             self._listening = None
         with self._lock:
-            clients = dict(self._clients)
+            clients = {client: thread for client, (_, thread) in self._clients.items()}
         # The process that has the store now answers the requests that are left.
         _shut(clients, socket.SHUT_RDWR if self._abandons else socket.SHUT_RD)
         self._catalogue.end_waiting()
@@ -224,17 +242,24 @@ class NbdServer(Owned):
                 self._begin(client)
 
     def _begin(self, client: socket.socket) -> None:
+        if not self._make_room():
+            who = describe_peer(client)
+            _log.warning("%s is turned away: there are %d clients", who, self._most)
+            client.close()
+            return
+        handshake_time, stall_time = self._times
+        connection = Connection(
+            client,
+            self._catalogue,
+            tls=self._tls,
+            handshake_time=handshake_time,
+            stall_time=stall_time,
+        )
+        thread = threading.Thread(
+            target=self._serve, args=(client, connection), name="blobstore nbd client", daemon=True
+        )
         with self._lock:
-            if len(self._clients) >= self._most:
-                _log.warning(
-                    "%s is turned away: there are %d clients", describe_peer(client), self._most
-                )
-                client.close()
-                return
-            thread = threading.Thread(
-                target=self._serve, args=(client,), name="blobstore nbd client", daemon=True
-            )
-            self._clients[client] = thread
+            self._clients[client] = connection, thread
             try:
                 thread.start()
             except RuntimeError as error:  # the system has no more threads
@@ -242,20 +267,32 @@ class NbdServer(Owned):
                 del self._clients[client]
                 client.close()
 
-    def _serve(self, client: socket.socket) -> None:
-        handshake_time, stall_time = self._times
+    def _make_room(self) -> bool:
+        """Say whether there is room for a client; one that has not begun gives way (N70)."""
+        with self._lock:
+            if len(self._clients) < self._most:
+                return True
+            choosing = [
+                (connection.choosing_since, number, client, thread)
+                for number, (client, (connection, thread)) in enumerate(self._clients.items())
+                if connection.choosing_since is not None
+            ]
+        if not choosing:
+            return False
+        since, _, client, thread = min(choosing)
+        if since > time.monotonic() - _CHOOSING:
+            return False
+        _log.warning("%s has not begun, and gives way to another client", describe_peer(client))
+        _shut([client], socket.SHUT_RDWR)
+        thread.join(_CHOOSING)
+        return not thread.is_alive()
+
+    def _serve(self, client: socket.socket, connection: Connection) -> None:
         who = describe_peer(client)
         try:
             _log.info("%s is connected", who)
             if client.family != socket.AF_UNIX:
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection = Connection(
-                client,
-                self._catalogue,
-                tls=self._tls,
-                handshake_time=handshake_time,
-                stall_time=stall_time,
-            )
             connection.serve()
             _log.info("%s has gone", who)
         except ConnectionError:
@@ -268,7 +305,7 @@ class NbdServer(Owned):
             client.close()
 
 
-def _shut(clients: dict[socket.socket, threading.Thread], how: int) -> None:
+def _shut(clients: Iterable[socket.socket], how: int) -> None:
     for client in clients:
         with suppress(OSError):  # it is closed already
             client.shutdown(how)

@@ -228,7 +228,9 @@ class Connection:
         if last:
             headers.append(("connection", "close"))
         response = h11.Response(
-            status_code=reply.status, headers=headers, reason=HTTPStatus(reply.status).phrase
+            status_code=reply.status,
+            headers=[(name.encode(), value.encode()) for name, value in headers],
+            reason=HTTPStatus(reply.status).phrase,
         )
         if not isinstance(body, bytes):
             return self._send_pieces(response, body)

@@ -37,6 +37,8 @@ from formats.errors import (
 
 CONTENT_TYPE: Final = "application/problem+json"
 
+#: Bytes of a message in a field of a head (O151).
+_MOST_OF_MESSAGE: Final = 700
 #: What cannot be asked for is wrong usage, as on the command line.
 _USAGE: Final = 2
 
@@ -85,6 +87,19 @@ class RefusedError(Exception):
 
 def problem_of(error: StorageError | ValueError | RefusedError) -> tuple[int, bytes]:
     """Return the status and the document of an error (O31)."""
+    document = _document(error)
+    return document["status"], msgspec.json.encode(document)
+
+
+def summary_of(error: StorageError | ValueError | RefusedError) -> str:
+    """Return an error as one line: exit code, class and message (O151)."""
+    document = _document(error)
+    message = "".join(c if c.isprintable() else " " for c in document["detail"])
+    cut = message.encode(errors="replace")[:_MOST_OF_MESSAGE].decode(errors="ignore").strip()
+    return f"{document['exit_code']} {document['class']} {cut or '-'}"
+
+
+def _document(error: StorageError | ValueError | RefusedError) -> dict[str, Any]:
     kind: type[Exception] = type(error)
     known: dict[str, str | int | None] = {}
     if isinstance(error, RefusedError):
@@ -105,7 +120,7 @@ def problem_of(error: StorageError | ValueError | RefusedError) -> tuple[int, by
             }
         else:
             kind = ArgumentError if isinstance(error, ArgumentError) else ValueError
-    document = {
+    return {
         "type": f"urn:blobstore:{kind.__name__}",
         "title": (kind.__doc__ or "").partition("\n")[0],
         "status": status,
@@ -115,7 +130,6 @@ def problem_of(error: StorageError | ValueError | RefusedError) -> tuple[int, by
         "hint": None,
         **known,
     }
-    return status, msgspec.json.encode(document)
 
 
 def error_of(status: int, document: bytes) -> StorageError | ValueError:

@@ -102,4 +102,5 @@ def reply_of(error: StorageError | ValueError | RefusedError) -> Reply:
     """Return what says that a request failed."""
     status, document = problems.problem_of(error)
     more = error.headers if isinstance(error, RefusedError) else ()
-    return Reply(status, (("content-type", problems.CONTENT_TYPE), *more), document)
+    summary = "blobstore-error", problems.summary_of(error)
+    return Reply(status, (("content-type", problems.CONTENT_TYPE), summary, *more), document)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
+    from blobstore.store.description import SectionInfo
     from blobstore.store.store import Store
 
 _ETAG = re.compile(r'"(0|[1-9][0-9]{0,19})"')
@@ -86,8 +87,7 @@ class SectionResources:
         return Reply(200, (JSON,), documents.encode(documents.Sections(sections)))
 
     def _section(self, _request: Request, resource: Found) -> Reply:
-        section = self._store.section(resource.name)
-        return Reply(200, (JSON, _etag(section.generation)), documents.encode(section))
+        return _described(self._store.section(resource.name))
 
     def _get(self, request: Request, resource: Found) -> Reply:
         store, name = self._store, resource.name
@@ -146,7 +146,7 @@ class SectionResources:
         section = self._store.register(
             resource.name, wanted.max_size, wanted.kind, copies=wanted.copies, type=wanted.type
         )
-        return Reply(200, (JSON, _etag(section.generation)), documents.encode(section))
+        return _described(section)
 
     def _transaction(self, request: Request, _resource: Found) -> Reply:
         wanted = requests.decode(request.body, requests.ChangeList)
@@ -172,6 +172,13 @@ def _wanted(request: Request) -> int | None:
     if wanted is not None and len(wanted) > 1:
         raise RefusedError(400, "If-Match names one generation", "O23")
     return wanted[0] if wanted else None
+
+
+def _described(section: SectionInfo) -> Reply:
+    """Return a section, also in fields of the head, for clients without JSON (O151)."""
+    size = "-" if section.size is None else section.size
+    fields = (JSON, _etag(section.generation), ("blobstore-section", f"{section.max_size} {size}"))
+    return Reply(200, fields, documents.encode(section))
 
 
 def _etag(generation: int) -> tuple[str, str]:

@@ -29,7 +29,8 @@ its methods share, and ask before they begin, is in `session`. Then read `transa
 said of those that are missing), `description` (what a store says of itself), `reliance`,
 `handover` (letting another process have the image), `payload` (what lies below, to be
 read), `snapshots` (of the disk that the store lies in), `header_area` (the LUKS header in it),
-and `changes` and `news` (telling those who watch of commits). `protocol` is what a store has
+`changes` and `news` (telling those who watch of commits), and `verifying` (reading records
+while others use the store). `protocol` is what a store has
 in common with the client of an owner. The room `windows` makes
 sections into block devices.
 """

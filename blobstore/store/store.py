@@ -658,7 +658,10 @@ class Store(Closing):
     def verify(self, progress: Callable[[int, int], None] | None = None) -> Report:
         """Read and check everything there is (see `blobstore.container.verification`).
 
-        Both copies of a LUKS2 header around it must be sound now as well.
+        Both copies of a LUKS2 header around it must be sound now as well. Others may use the
+        store meanwhile: they wait for a fiftieth of a second at a time, or for one section, and
+        at the end for heads, and records that changed since they were read. The report is of
+        that end.
 
         Args:
             progress: Called now and then with bytes done and bytes in all.
@@ -667,11 +670,13 @@ class Store(Closing):
 
         from blobstore.container.verification import Problem, verify  # noqa: PLC0415  few callers need it
         from blobstore.image.opened import header_problem  # noqa: PLC0415  likewise
+        from blobstore.store.verifying import verify_ahead  # noqa: PLC0415  likewise
 
         session = self._session
+        verified = verify_ahead(session, progress)
 
         def look() -> Report:
-            report = verify(session.container, progress)
+            report = verify(session.container, progress, verified)
             found = None if session.layers is None else header_problem(session.layers)
             if found is None:
                 return report

@@ -1,15 +1,13 @@
 /* A client of `blobstore serve` in C99, for Linux; README.md explains it. O2, O34 and so on are
  * rules of spec/owner.md. A handle is for one thread at a time; handles share nothing. */
-#ifndef BLOBSTORE_H
-#define BLOBSTORE_H
+#pragma once
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-/* What functions return: 0; or the exit code of the owner's error, 1 to 255 (README.md of
- * blobstore lists them); or less than 0, if there was no reply that says more. */
+/* Functions return 0; or the exit code of the owner's error, 1 to 255 (README.md of blobstore
+ * lists them); or less than 0, if there was no reply that says more. */
 enum {
-    BLOBSTORE_OK = 0,
     BLOBSTORE_USAGE = -1,     /* an argument is not valid */
     BLOBSTORE_NO_OWNER = -2,  /* no process serves the image */
     BLOBSTORE_UNTRUSTED = -3, /* the process that does belongs to another user (O5) */
@@ -32,21 +30,17 @@ struct blobstore {
     bool found, changes, sent;
     int fd, timeout_ms;
     long long deadline;
-    size_t start, end;
     char path[108], buffer[8192];
 };
-
 struct blobstore_section {
     bool written;
     uint64_t size, max_size, generation; /* the size is 0 if it was never written */
 };
 
 /* Connect to the socket `path`, which the caller trusts; or if that is NULL, find the owner of an
- * image (O2, O3). `timeout_ms` is for each call as a whole; 0 waits for ever. Later calls
- * connect again where that is needed. */
+ * image (O2, O3). `timeout_ms` is for each call as a whole; 0 waits for ever. */
 int blobstore_open(struct blobstore *s, const char *image, const char *path, int timeout_ms);
 void blobstore_close(struct blobstore *s);
-
 /* Get a blob into `buffer`, which needs the section's `max_size`. */
 int blobstore_get(struct blobstore *s, const char *name, void *buffer, size_t capacity,
                   size_t *size, uint64_t *generation);
@@ -58,4 +52,3 @@ int blobstore_register(struct blobstore *s, const char *name, uint64_t max_size,
                        struct blobstore_section *section);
 int blobstore_info(struct blobstore *s, const char *name, struct blobstore_section *section);
 int blobstore_delete(struct blobstore *s, const char *name, uint64_t if_match);
-#endif

@@ -18,5 +18,6 @@ What must not happen here:
 - A length that was read is compared with the bytes at hand before anything is allocated.
 
 Begin with `swtpm`, the header and fields of a TPM's state; `swtpm_linear` and
-`swtpm_migration` are built from it, and `swtpm_older` is what there was before. `edk2_varstore` and `uefi_vars` are independent.
+`swtpm_migration` are built from it, and `swtpm_older` is what there was before.
+`edk2_varstore` and `uefi_vars` are independent.
 """

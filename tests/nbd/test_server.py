@@ -472,6 +472,22 @@ def test_n29_connections_are_bounded_and_places_become_free(store: Store, tmp_pa
             assert next_one.read(0, 6).data == b"window"
 
 
+def test_n70_clients_that_do_not_begin_give_way(store: Store, tmp_path: Path) -> None:
+    with serving(store, tmp_path, most_connections=8) as server, ExitStack() as stack:
+        held = [stack.enter_context(client(server, "w")) for _ in range(3)]
+        silent = [stack.enter_context(Client(server.address)) for _ in range(5)]
+        for one in silent:
+            one.greet()
+        time.sleep(0.3)
+        held += [stack.enter_context(client(server, "w")) for _ in range(5)]
+        for one in silent:
+            with pytest.raises((EOFError, ConnectionError)):
+                one.greet()
+        assert all(one.read(0, 6).data == b"window" for one in held)
+        with Client(server.address) as turned_away, pytest.raises((EOFError, ConnectionError)):
+            turned_away.greet()  # those that have begun keep their places
+
+
 def test_many_connections_write_at_once(store: Store, server: NbdServer) -> None:
     failures = []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+import signal
 import socket
 import ssl
 import time
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
+import blobstore
 from blobstore.nbd.credentials import NbdTls
 from blobstore.nbd.exports import NbdDevice
 from blobstore.nbd.server import NbdServer
@@ -23,6 +25,7 @@ from formats.errors import ArgumentError, DeviceError, FormatError
 from formats.nbd.numbers import Option, OptionReply
 from tests.nbd.support import FLAGS, Client, go, option, request
 from tests.support.foreign import ForeignProgramError, run
+from tests.support.owners import OwnerProcess
 from tests.support.pki import Authority
 
 if TYPE_CHECKING:
@@ -142,6 +145,45 @@ def test_n34_certificates_of_servers_are_not_those_of_clients(pki: Pki, server: 
     wrong.load_cert_chain(pki.server / "server-cert.pem", pki.server / "server-key.pem")
     with Client(server.address) as client, pytest.raises((ssl.SSLError, EOFError)):
         client.begin("d", tls=wrong)
+
+
+def test_n71_certificates_are_read_again_with_the_configuration(tmp_path: Path) -> None:
+    """The same file, other certificates: those who are connected stay."""
+    image, directory = tmp_path / "image", tmp_path / "tls"
+    with blobstore.create(image, {"a": 100}, encrypted=False) as store:
+        store.put("a", b"state")
+    before, after = Authority("before"), Authority("after")
+    before.server(directory)
+    old, new = before.client(tmp_path / "old"), after.client(tmp_path / "new")
+    config = tmp_path / "serve.toml"
+    config.write_text(f'[[nbd]]\nlisten = "{tmp_path / "n"}"\nauto = true\ntls = "{directory}"\n')
+    owner = OwnerProcess(image, tmp_path / "run", "--config", config, "--log", "fd=2,level=1")
+    try:
+        assert owner.process.stderr is not None
+
+        def reread(said: bytes) -> None:
+            owner.process.send_signal(signal.SIGHUP)
+            line = b""
+            while said not in line:
+                line = owner.process.stderr.readline()  # type: ignore[union-attr]
+                assert line
+
+        with Client(tmp_path / "n") as connected:
+            connected.begin("a", tls=context(old))
+            (directory / "server-key.pem").rename(directory / "kept")
+            reread(b"cannot read")
+            with Client(tmp_path / "n") as client:
+                client.begin("a", tls=context(old))
+            after.server(directory)
+            reread(b"was read again")
+            with Client(tmp_path / "n") as client:
+                client.begin("a", tls=context(new))
+            with Client(tmp_path / "n") as client, pytest.raises((ssl.SSLError, EOFError)):
+                client.begin("a", tls=context(old))
+            assert connected.read(0, 5).data == b"state"
+    finally:
+        code, said = owner.end()
+    assert code == 0, said
 
 
 def test_n31_nothing_is_told_in_the_clear(server: NbdServer) -> None:

@@ -74,11 +74,20 @@ class Qemu:
     """A machine that runs the writer."""
 
     def __init__(
-        self, owning: Owning, directory: Path, application: Path, *, through: bool = True
+        self,
+        owning: Owning,
+        directory: Path,
+        application: Path,
+        *,
+        through: bool = True,
+        reconnects: bool = False,
     ) -> None:
         self.serial = directory / "serial"
         self.serial.unlink(missing_ok=True)
         flash = f"file=nbd+unix:///{VARIABLES}?socket={owning.nbd}"
+        if reconnects:
+            flash = f"file.driver=nbd,file.export={VARIABLES},file.reconnect-delay=60"
+            flash += f",file.server.type=unix,file.server.path={owning.nbd}"
         if through:
             flash += ",cache=writethrough"
         with (directory / "qemu.log").open("wb") as log:

@@ -271,6 +271,12 @@ def test_nothing_that_was_acknowledged_is_lost_o22_o34(
         acknowledged = found
 
 
+def test_the_client_stays_small() -> None:
+    sources = [SOURCES / "blobstore.h", SOURCES / "blobstore.c"]
+    assert sum(source.read_text().count("\n") for source in sources) < 300
+    assert max(len(line) for one in sources for line in one.read_text().splitlines()) <= 100
+
+
 def test_the_example_counts(image: Path, runtime: Path, tmp_path: Path) -> None:
     directory = tmp_path / "c"
     shutil.copytree(SOURCES, directory)

@@ -405,6 +405,9 @@ def test_silent_and_wrong_successors_change_nothing_o135_o136(
         b"{}\n",
         b"nonsense\n",
         b"{}\n[]\n",
+        b'{"kinds": 5}\n',
+        b'{}\n{"wanted": 5}\n',
+        b'{"kinds": ["tpm-1"]}\n{"wanted": [[]]}\n',
         b"{}\n" + b"x" * 70000,
         b'{}\n{"error": "no"}\n',
     ):

@@ -122,6 +122,29 @@ def test_if_match_makes_changes_conditional_o23(path: Path, store: blobstore.Sto
     assert 'etag: "3"' in headers
 
 
+def test_heads_tell_errors_and_sections_without_json_o151(
+    path: Path, store: blobstore.Store
+) -> None:
+    """So does one that is answered without a body."""
+    for options in ((), ("-I",)):
+        status, _, headers = curl(path, "/v1/sections/none", *options)
+        assert status == 404
+        assert "blobstore-error: 61 blobnotfounderror there is no section 'none'" in headers
+        assert "\nblobstore-section: 5000 -\r" in curl(path, "/v1/sections/a/info", *options)[2]
+    store.put("a", b"123")
+    assert "\nblobstore-section: 5000 3\r" in curl(path, "/v1/sections/a/info")[2]
+    _, _, headers = curl(path, "/v1/sections/%C3%BC%0A%00", "-I")
+    assert "blobstore-error: 61 blobnotfounderror there is no section 'ü" in headers
+    _, body, headers = curl(
+        path, "/v1/sections/c/register", "-d", '{"max_size": 7}', "-H", "content-type: x/y"
+    )
+    assert json.loads(body)["max_size"] == 7
+    assert "\nblobstore-section: 7 -\r" in headers
+    # What is refused before it is a request says it in the same way.
+    refused = ask(path, b"nonsense\r\n\r\n")
+    assert b"blobstore-error: 30 FormatError " in refused
+
+
 def test_one_of_many_conditional_puts_wins_o23(path: Path, store: blobstore.Store) -> None:
     store.put("a", b"0")
     won: list[int] = []

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import blobstore
 from blobstore.errors import PoisonedStoreError
 from formats.devices.device import MemoryDevice
 from formats.errors import DeviceFullError
@@ -90,3 +91,21 @@ def test_c51_a_put_that_fails_poisons() -> None:
     device.full_from = 1 << 60
     with pytest.raises(PoisonedStoreError):
         store.put("a", b"new a")
+
+
+@pytest.mark.parametrize("image_format", ["raw", "qcow2"])
+def test_c57_c59_what_no_disk_holds_is_refused_before_anything_is_written(
+    tmp_path: Path, image_format: str
+) -> None:
+    path = tmp_path / "image"
+    huge = 1 << 42
+    with pytest.raises(DeviceFullError):
+        blobstore.create(path, {"a": huge}, encrypted=False, image_format=image_format)
+    assert list(tmp_path.iterdir()) == []
+    with blobstore.create(path, {"a": 9}, encrypted=False, image_format=image_format) as store:
+        before = path.stat()
+        with pytest.raises(DeviceFullError):
+            store.register("b", huge)
+        assert path.stat().st_blocks <= before.st_blocks + 1024
+        assert path.stat().st_size <= before.st_size + (1 << 20)
+        store.register("c", 9)

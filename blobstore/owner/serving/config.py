@@ -68,14 +68,19 @@ class ServeConfig(
         """Refuse what contradicts itself.
 
         Raises:
-            ArgumentError: Two fronts have one name.
+            ArgumentError: Two fronts, or sockets of two, have one name.
         """
-        names = [front.name for front in self.fronts()]
-        for name in names:
-            if not name or ":" in name:  # systemd's separator
-                raise ArgumentError(f"the name of a front must be a word, not {name!r}")
-            if names.count(name) > 1:
-                raise ArgumentError(f"two fronts are called {name!r}: give one another name")
+        known: dict[str, FrontConfig] = {}
+        for front in self.fronts():
+            for name in {front.name, *front.socket_names}:
+                if not name or ":" in name:  # systemd's separator
+                    raise ArgumentError(f"the name of a front must be a word, not {name!r}")
+                if name in known:
+                    raise ArgumentError(
+                        f"two fronts, or sockets of two, are called {name!r}: give one another "
+                        "name [O124]"
+                    )
+                known[name] = front
 
     def fronts(self) -> tuple[FrontConfig, ...]:
         """Return all fronts, in the order in which they begin."""

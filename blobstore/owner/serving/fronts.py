@@ -6,7 +6,7 @@ whose fields are the keys of its table, and list it in `ServeConfig` (`config`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Final, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol, runtime_checkable
 
 import msgspec
 
@@ -15,7 +15,7 @@ from blobstore.sockets.addresses import UnixAddress, parse_address
 from formats.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from blobstore.image.place import Place
     from blobstore.owner.owner import Owner
@@ -41,12 +41,56 @@ class RunningFront(Front, Protocol):
         """
 
 
+class Passed(msgspec.Struct):
+    """A front whose devices run, on its way from one owner to the next (O150).
+
+    Attributes:
+        front: Its name.
+        kind: What the other attributes are, with a version (`PassingConfig.kind`).
+        said: What the next owner has to know of it.
+        descriptors: What the devices are reached by.
+    """
+
+    front: str
+    kind: str
+    said: dict[str, Any]
+    descriptors: list[int]
+
+
+@runtime_checkable
+class PassingFront(RunningFront, Protocol):
+    """A front whose devices may run on under the next owner."""
+
+    def pass_on(self) -> Passed | None:
+        """Return what the next owner goes on with, after `suspend`; None if there is nothing.
+
+        Descriptors stay this process's. From then on `stop` leaves the devices to the other
+        process, unless `resume` comes before.
+        """
+
+
+@runtime_checkable
+class RereadingFront(RunningFront, Protocol):
+    """A front that uses files which its entry names, such as certificates."""
+
+    def reread(self) -> Callable[[], None]:
+        """Read them again; return what has them used from then on.
+
+        Raises:
+            StorageError: They cannot be read, or used; nothing changed.
+        """
+
+
 class FrontConfig(Protocol):
     """An entry of the configuration: frozen, and equal to one that says the same."""
 
     @property
     def name(self) -> str:
         """What it is called: in messages, and by systemd if it has one socket only."""
+
+    @property
+    def socket_names(self) -> tuple[str, ...]:
+        """What `sockets` and systemd call its sockets; no two fronts have one such name."""
 
     def sockets(self, image: Place) -> Mapping[str, Address | None]:
         """Return what is listened at, by the names that systemd may give descriptors.
@@ -65,6 +109,32 @@ class FrontConfig(Protocol):
 
         Raises:
             StorageError: It cannot be started; nothing of it runs.
+        """
+
+
+@runtime_checkable
+class PassingConfig(FrontConfig, Protocol):
+    """An entry whose devices may run on under the next owner."""
+
+    @property
+    def kind(self) -> str:
+        """Say what is passed on, and in which version: another one is not understood."""
+
+    def start_passed(
+        self, owner: Owner, listeners: Mapping[str, Listener], passed: Passed
+    ) -> RunningFront | None:
+        """Go on with what another process passed on, from `resume` on; else like `start`.
+
+        Args:
+            owner: As for `start`.
+            listeners: Likewise; all of them are those that the other process had.
+            passed: What it passed on. Its descriptors are taken, if this goes on with it.
+
+        Returns:
+            None if it is not what this entry says.
+
+        Raises:
+            StorageError: As `start`; the devices stay with the other process.
         """
 
 

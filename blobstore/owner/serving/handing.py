@@ -4,13 +4,15 @@ On a connection to the owner's socket that was HTTP before. Each message is a li
 JSON; sockets come with it (SCM_RIGHTS):
 
     successor                        owner
-    {}                          →
+    {"kinds": [kind, …]}        →
                                 ←    {"sockets": [{"name", "removes"}, …]} and descriptors
     {"wanted": [name, …]}       →         now everything waits
-                                ←    {"released": digest}
+                                ←    {"released": digest, "passed": […]} and descriptors
     {"taken": true}             →
 
-Either may send ``{"error": message}`` instead, or end the connection.
+Kinds are those of devices that the successor can go on with, and ``passed`` is such devices
+(O150); processes from before O150 send and know neither. Either process may send
+``{"error": message}`` instead, or end the connection.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import h11
 import msgspec
 
 from blobstore.owner.lifecycle import HAND_OVER
+from blobstore.owner.serving.fronts import Passed
 from blobstore.owner.serving.places import adopt
 from blobstore.sockets.peers import peer_credentials
 from blobstore.store.description import StateDigest
@@ -88,7 +91,7 @@ class Messages:
 
         Args:
             timeout: Seconds that it may take.
-            key: The member that it has to have, and that is returned; None returns nothing.
+            key: The member that it has to have, and that is returned; None returns all.
 
         Raises:
             OSError: The connection ended, or it took too long.
@@ -142,11 +145,34 @@ class Offer(NamedTuple):
     removes: bool
 
 
+class Released(NamedTuple):
+    """What a successor takes.
+
+    Attributes:
+        digest: What the state of the store is.
+        passed: Devices that run on, with descriptors of this process.
+    """
+
+    digest: StateDigest
+    passed: list[Passed]
+
+    def close(self) -> None:
+        """Close the descriptors that were not taken out of ``passed``."""
+        for one in self.passed:
+            for descriptor in one.descriptors:
+                os.close(descriptor)
+        self.passed.clear()
+
+
 class Predecessor:
     """The owner that is to be replaced, seen from the process that replaces it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, kinds: Sequence[str] = ()) -> None:
         """Ask the owner that listens at ``path``; it goes on until `released`.
+
+        Args:
+            path: Of its socket.
+            kinds: Of devices that this process can go on with (O150).
 
         Raises:
             DeviceError: None listens there (its cause is the `OSError`), or it refuses.
@@ -159,7 +185,7 @@ class Predecessor:
             sock.connect(os.fspath(path))
             self._messages.require_trusted()
             _upgrade(sock)
-            self._messages.send({})
+            self._messages.send({"kinds": list(kinds)})
             self.offers = self._receive_offers()
         except OSError as error:
             self._messages.close()
@@ -175,7 +201,7 @@ class Predecessor:
         """Close the connection; unless `taken` was called, the owner goes on."""
         self._messages.close()
 
-    def released(self, wanted: Sequence[str], timeout: float) -> StateDigest | None:
+    def released(self, wanted: Sequence[str], timeout: float) -> Released | None:
         """Say that all is ready, and wait until the image can be taken.
 
         Args:
@@ -183,7 +209,7 @@ class Predecessor:
             timeout: Seconds for that.
 
         Returns:
-            What the state is; None if the owner ended, and its sockets may have lost
+            What there is to take; None if the owner ended, and its sockets may have lost
             their names.
 
         Raises:
@@ -191,12 +217,14 @@ class Predecessor:
         """
         try:
             self._messages.send({"wanted": list(wanted)})
-            return StateDigest.parse(str(self._messages.receive(timeout, "released")))
+            message = self._messages.receive(timeout)
+            digest = StateDigest.parse(str(message.get("released")))
+            return Released(digest, self._receive_passed(message.get("passed", [])))
         except TimeoutError as error:
             raise DeviceBusyError("the owner does not hand over [O136]") from error
         except OSError:
             return None
-        except ValueError as error:
+        except (ValueError, msgspec.MsgspecError) as error:
             raise FormatError(str(error), rule="O136") from error
 
     def taken(self) -> None:
@@ -223,6 +251,15 @@ class Predecessor:
             listener = adopt(descriptors.pop(0))
             offers.append(Offer(str(entry.get("name")), listener, bool(entry.get("removes"))))
         return offers
+
+    def _receive_passed(self, entries: Any) -> list[Passed]:
+        passed = msgspec.convert(entries, list[Passed])
+        descriptors = self._messages.descriptors
+        if sum(len(one.descriptors) for one in passed) != len(descriptors):
+            raise FormatError("an owner passes on other devices than it says", rule="O150")
+        for one in passed:
+            one.descriptors = [descriptors.pop(0) for _ in one.descriptors]
+        return passed
 
 
 def _upgrade(sock: socket.socket) -> None:

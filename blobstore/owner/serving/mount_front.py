@@ -105,6 +105,11 @@ class MountFront(
             allow_other=self.allow_other,
         )
 
+    @property
+    def socket_names(self) -> tuple[str, ...]:
+        """What systemd may give it: nothing."""
+        return ()
+
     def sockets(self, image: Place) -> Mapping[str, Address | None]:
         """Return that it needs none."""
         del image

@@ -15,7 +15,7 @@ from blobstore.owner.serving.fronts import DEFAULT_MODE, Mode, socket_address
 from blobstore.sockets.addresses import TcpAddress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from blobstore.image.place import Place
     from blobstore.owner.owner import Owner
@@ -79,6 +79,11 @@ class NbdFront(
             tls_psk_file=self.tls_psk,
         )
 
+    @property
+    def socket_names(self) -> tuple[str, ...]:
+        """The name of its socket, which is its own."""
+        return (self.name,)
+
     def sockets(self, image: Place) -> Mapping[str, Address | None]:
         """Return where it listens."""
         del image
@@ -103,11 +108,21 @@ class RunningNbd:
 
     def __init__(self, owner: Owner, settings: NbdSettings, listener: Listener) -> None:
         """Begin to serve; the socket stays the caller's."""
+        self._settings = settings
         address = listener.address
         place = (address.host, address.port) if isinstance(address, TcpAddress) else Path("-")
         self._server = NbdServer(place, *settings.sources(owner.store), tls=settings.tls())
         owner.add(self)  # before it takes clients: where the store is released, it is suspended
         self._server.start(listener)
+
+    def reread(self) -> Callable[[], None]:
+        """Read certificates and keys again, for connections to come (N71).
+
+        Raises:
+            StorageError: They cannot be read, or used; nothing changed.
+        """
+        tls = self._settings.tls()
+        return lambda: self._server.use_tls(tls)
 
     @contextmanager
     def at_rest(self) -> Iterator[None]:

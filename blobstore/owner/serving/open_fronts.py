@@ -6,22 +6,26 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
 from blobstore.owner.listening import make_entry, prepare_place, require_entry
+from blobstore.owner.serving.fronts import PassingConfig, PassingFront, RereadingFront
 from blobstore.owner.serving.places import place_of, set_mode
 from blobstore.owner.serving.store_front import STORE
 from blobstore.sockets.addresses import UnixAddress
 from formats.errors import ArgumentError
+from formats.logs import LateLogger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from pathlib import Path
 
     from blobstore.owner.owner import Owner
     from blobstore.owner.serving.config import ServeConfig
-    from blobstore.owner.serving.fronts import FrontConfig, RunningFront
+    from blobstore.owner.serving.fronts import FrontConfig, Passed, RunningFront
     from blobstore.owner.serving.handing import Offer
     from blobstore.owner.serving.places import Places
     from blobstore.sockets.addresses import Address
     from blobstore.sockets.listening import Listener, MadeFile
+
+_log = LateLogger(__name__)
 
 
 class _Running(NamedTuple):
@@ -46,6 +50,9 @@ class OpenFronts:
         self._places = places
         self._running: dict[str, _Running] = {}
         self._entry: MadeFile | None = None
+        # Fronts that another process passed on, by their names, until they begin here.
+        self._passed: dict[str, Passed] = {}
+        self._resting: list[RunningFront] = []
         owner.on_taken = self._make_entry
 
     @property
@@ -124,6 +131,9 @@ class OpenFronts:
         wanted = {entry.name: entry for entry in config.fronts()}
         known = dict(self._running)
         gone = [one for name, one in known.items() if wanted.get(name) != one.entry]
+        # What stays may name files that are others now; what begins reads them anyway.
+        staying = [one.front for one in known.values() if one not in gone]
+        reread = [one.reread() for one in staying if isinstance(one, RereadingFront)]
         reusable: dict[str, Listener] = {}
         for one in gone:
             for socket_name, listener in one.listeners.items():
@@ -150,6 +160,8 @@ class OpenFronts:
                     self._stop(known[name])
                 self._start(undo, wanted[name], found[name])
             undo.pop_all()
+        for use in reread:
+            use()
         used = {id(one) for listeners in found.values() for one in listeners.values()}
         for one in gone:
             if one.entry.name not in wanted:
@@ -188,9 +200,21 @@ class OpenFronts:
     def _start(
         self, undo: ExitStack, entry: FrontConfig, listeners: Mapping[str, Listener]
     ) -> None:
-        running = _Running(entry, listeners, entry.start(self._owner, listeners))
+        front = self._go_on(entry, listeners) or entry.start(self._owner, listeners)
+        running = _Running(entry, listeners, front)
         self._running[entry.name] = running
         undo.callback(self._stop, running)
+
+    def _go_on(self, entry: FrontConfig, listeners: Mapping[str, Listener]) -> RunningFront | None:
+        passed = self._passed.pop(entry.name, None)
+        if passed is None or not isinstance(entry, PassingConfig) or passed.kind != entry.kind:
+            return None
+        front = entry.start_passed(self._owner, listeners, passed)
+        if front is None:
+            _log.warning("%r is begun again: the owner before said otherwise of it", entry.name)
+        else:
+            self._resting.append(front)
+        return front
 
     def _stop(self, running: _Running) -> None:
         self._owner.remove(running.front)
@@ -208,6 +232,38 @@ class OpenFronts:
             if self._entry is not None and (entry is None or entry.path != self._entry.path):
                 self._entry.remove()
             self._entry = entry
+
+    def pass_on(self, names: Collection[str], kinds: Collection[str], most: int) -> list[Passed]:
+        """Return the devices that a successor goes on with; after `Owner.release` (O150).
+
+        Args:
+            names: Of the sockets that it has.
+            kinds: Of the devices that it can go on with.
+            most: Descriptors that there may be.
+        """
+        passed: list[Passed] = []
+        for entry, listeners, front in self._running.values():
+            if not isinstance(entry, PassingConfig) or not isinstance(front, PassingFront):
+                continue
+            found = None
+            if entry.kind in kinds and listeners.keys() <= set(names):
+                found = front.pass_on()
+            if found is None or len(found.descriptors) > most:
+                _log.warning("what runs of %r ends: it cannot be passed on [O150]", entry.name)
+            else:
+                passed.append(found)
+                most -= len(found.descriptors)
+        return passed
+
+    def accept(self, passed: Iterable[Passed]) -> None:
+        """Have fronts that `start` starts go on with these, from `go_on` on (O150)."""
+        self._passed = {one.front: one for one in passed}
+
+    def go_on(self) -> None:
+        """Let what was passed on go on: the other process has it no longer."""
+        for front in self._resting:
+            front.resume()
+        self._resting.clear()
 
     def leave(self, names: Iterable[str]) -> None:
         """Leave these sockets' names, and the image's entry, where they are at the end."""

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import enum
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blobstore.image.place import entry_of, place_of
 from blobstore.owner.owner import Owner
 from blobstore.owner.serving.config import ServeConfig
+from blobstore.owner.serving.fronts import PassingConfig
 from blobstore.owner.serving.handing import Predecessor
 from blobstore.owner.serving.places import Places
 from blobstore.owner.serving.service import Service
 from blobstore.owner.serving.store_front import StoreFront
-from formats.errors import DeviceError, StorageError
+from formats.errors import DeviceBusyError, DeviceError, StorageError
 from formats.logs import LateLogger
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ _log = LateLogger(__name__)
 _RELEASING = 45.0
 #: Seconds for which the image is tried, once its owner has released it.
 _PATIENCE = 3.0
+#: Seconds in which TPMs end whose owner was killed (V76), and between two looks.
+_ENDING = 1.0
+_PAUSE = 0.02
 
 
 class Beginning(enum.StrEnum):
@@ -97,7 +101,7 @@ def serve(
         if begins is Beginning.REPLACING:
             _replace(owner, service, config)
         else:
-            service.fronts.start(config, service.fronts.prepare(config))
+            service.fronts.start(config, _prepare(service, config))
         if ready is not None:
             ready(service.fronts.path)
         service.run(take_when_free=begins is Beginning.FREE)
@@ -108,7 +112,7 @@ def _replace(owner: Owner, service: Service, config: ServeConfig) -> None:
     predecessor = _predecessor(owner.image, config)
     if predecessor is None:
         owner.take_over()
-        service.fronts.start(config, service.fronts.prepare(config))
+        service.fronts.start(config, _prepare(service, config))
         return
     with predecessor:
         try:
@@ -118,6 +122,8 @@ def _replace(owner: Owner, service: Service, config: ServeConfig) -> None:
             predecessor.failed(str(error))
             raise
         predecessor.taken()
+    # Not before: until then the owner may take everything back.
+    service.fronts.go_on()
     service.fronts.take_names(predecessor.offers)
     _log.warning("took everything over in %.0f ms", (time.monotonic() - began) * 1000)
 
@@ -125,26 +131,41 @@ def _replace(owner: Owner, service: Service, config: ServeConfig) -> None:
 def _take(owner: Owner, service: Service, config: ServeConfig, predecessor: Predecessor) -> float:
     """Take the image and start all fronts; return when it was released."""
     listeners = service.fronts.prepare(config)
-    try:
+    with ExitStack() as undo, ExitStack() as unused:
+        undo.callback(lambda: _close(listeners))
         used = {id(listener) for one in listeners.values() for listener in one.values()}
         wanted = [one.name for one in predecessor.offers if id(one.listener) in used]
-        digest = predecessor.released(wanted, _RELEASING)
+        released = predecessor.released(wanted, _RELEASING)
         began = time.monotonic()
-        if digest is None:
+        if released is None:
             # Its sockets may have lost their names.
             _log.warning("the owner ended before it handed over")
             _close(listeners)
-            listeners = service.fronts.prepare(config)
+            listeners = _prepare(service, config)
+        else:
+            unused.enter_context(closing(released))
+            service.fronts.accept(released.passed)
+        digest = None if released is None else released.digest
         owner.take_over(expect_digest=digest, patience=_PATIENCE)
-    except BaseException:
-        _close(listeners)
-        raise
-    try:
-        service.fronts.start(config, listeners)
-    except BaseException:
-        owner.store.release()
-        raise
+        undo.pop_all()
+        try:
+            service.fronts.start(config, listeners)
+        except BaseException:
+            owner.store.release()
+            raise
     return began
+
+
+def _prepare(service: Service, config: ServeConfig) -> Mapping[str, Mapping[str, Listener]]:
+    """Prepare the sockets, once the TPMs of an owner that was killed have ended."""
+    deadline = time.monotonic() + _ENDING
+    while True:
+        try:
+            return service.fronts.prepare(config)
+        except DeviceBusyError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(_PAUSE)
 
 
 def _predecessor(image: Place, config: ServeConfig) -> Predecessor | None:
@@ -153,7 +174,8 @@ def _predecessor(image: Place, config: ServeConfig) -> Predecessor | None:
     if path is None:
         return None
     try:
-        return Predecessor(path)
+        kinds = {one.kind for one in config.fronts() if isinstance(one, PassingConfig)}
+        return Predecessor(path, sorted(kinds))
     except DeviceError as error:
         if isinstance(error.__cause__, (ConnectionRefusedError, FileNotFoundError)):
             return None

@@ -8,12 +8,12 @@ import threading
 import time
 from collections import deque
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from blobstore.owner.serving.handing import MOST_SOCKETS, QUICK, Messages
 from blobstore.owner.serving.open_fronts import OpenFronts
 from blobstore.sockets.notifying import Notifier
-from formats.errors import DeviceBusyError, StorageError
+from formats.errors import DeviceBusyError, FormatError, StorageError
 from formats.logs import LateLogger
 from formats.signals import Waker, handled
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from blobstore.owner.owner import Owner
     from blobstore.owner.serving.config import ServeConfig
+    from blobstore.owner.serving.fronts import Passed
     from blobstore.owner.serving.places import Places
     from blobstore.store.description import StateDigest
 
@@ -150,23 +151,23 @@ class Service:
             undo.callback(messages.close)
             try:
                 messages.require_trusted()
-                messages.receive(QUICK)
+                kinds = _texts(messages.receive(QUICK).get("kinds", []))
                 if not self._succeeding.acquire(blocking=False):
                     raise DeviceBusyError("another process is taking over already [O136]")
                 undo.callback(self._succeeding.release)
                 found = self.fronts.listeners()[:MOST_SOCKETS]
                 sockets = [{"name": name, "removes": one.has_name} for name, one in found]
                 messages.send({"sockets": sockets}, [one.socket.fileno() for _, one in found])
-                wanted = messages.receive(QUICK, "wanted")
+                wanted = _texts(messages.receive(QUICK, "wanted"))
             except (OSError, StorageError) as error:
                 _log.warning("nothing is handed over: %s", error)
                 if isinstance(error, StorageError):
                     _refuse(messages, str(error))
                 return
             undo.pop_all()
-        self._put(lambda: self._hand_over(messages, wanted))
+        self._put(lambda: self._hand_over(messages, wanted, kinds))
 
-    def _hand_over(self, messages: Messages, wanted: Sequence[str]) -> bool:
+    def _hand_over(self, messages: Messages, wanted: Sequence[str], kinds: Sequence[str]) -> bool:
         """Give everything to a process that is ready; say whether this one goes on."""
         began = time.monotonic()
         process = messages.peer_process
@@ -183,7 +184,8 @@ class Service:
                 _log.error("nothing is handed over: %s", error)
                 _refuse(messages, str(error))
                 return True
-            if not self._is_taken(messages, digest):
+            passed = self.fronts.pass_on(wanted, kinds, MOST_SOCKETS)
+            if not self._is_taken(messages, digest, passed):
                 return True
         self.fronts.leave(wanted)
         _log.warning(
@@ -195,10 +197,11 @@ class Service:
             self.notifier.succeeded(process)
         return False
 
-    def _is_taken(self, messages: Messages, digest: StateDigest) -> bool:
+    def _is_taken(self, messages: Messages, digest: StateDigest, passed: Sequence[Passed]) -> bool:
         """Say whether a successor has taken the image; if not, it was taken back."""
+        descriptors = [descriptor for one in passed for descriptor in one.descriptors]
         try:
-            messages.send({"released": str(digest)})
+            messages.send({"released": str(digest), "passed": passed}, descriptors)
             messages.receive(_TAKING, "taken")
         except (OSError, StorageError) as error:
             _log.error("the other process does not take over: %s", error)
@@ -214,6 +217,12 @@ class Service:
 
 def _fail(error: BaseException) -> bool:
     raise error
+
+
+def _texts(said: Any) -> list[str]:
+    if not isinstance(said, list) or not all(isinstance(one, str) for one in said):
+        raise FormatError("a successor says something else than a list of names", rule="O136")
+    return said
 
 
 def _refuse(messages: Messages, reason: str) -> None:

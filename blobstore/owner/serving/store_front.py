@@ -52,6 +52,11 @@ class StoreFront(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename
         """Its name: there is one."""
         return STORE
 
+    @property
+    def socket_names(self) -> tuple[str, ...]:
+        """The name of its socket: there is one."""
+        return (STORE,)
+
     def sockets(self, image: Place) -> Mapping[str, Address | None]:
         """Return where it listens: its path, or the image's entry if there is a place for one."""
         found = self._address()

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from blobstore.foreign.key_source import StateKeySource
+from blobstore.owner.serving.fronts import Passed
+from blobstore.owner.tpm.messages import PROTOCOL
 from blobstore.owner.tpm.options import TpmOptions
+from blobstore.owner.tpm.process import PassedTpm
 from blobstore.owner.tpm.tpms import Tpms
 from blobstore.vtpm import swtpm_options
 from blobstore.vtpm.behaviour import Behaviour
@@ -92,33 +95,70 @@ class TpmFront(
             startup=flags.startup,
         )
 
+    @property
+    def socket_names(self) -> tuple[str, ...]:
+        """The names of its sockets."""
+        return (f"{self.name}-ctrl", f"{self.name}-server")
+
     def sockets(self, image: Place) -> Mapping[str, Address | None]:
         """Return where its channels listen."""
         del image
         options = self.options(None)
-        named = {f"{self.name}-ctrl": options.ctrl, f"{self.name}-server": options.data}
-        return {name: address_of(one) for name, one in named.items() if one is not None}
+        channels = zip(self.socket_names, (options.ctrl, options.data), strict=True)
+        return {name: address_of(one) for name, one in channels if one is not None}
+
+    @property
+    def kind(self) -> str:
+        """Say what is passed to the next owner: a worker that speaks this protocol (V86)."""
+        return f"tpm-{PROTOCOL}"
 
     def start(self, owner: Owner, listeners: Mapping[str, Listener]) -> RunningTpm:
         """Be the TPM."""
         return RunningTpm(owner, self, list(listeners.values()))
 
+    def start_passed(
+        self, owner: Owner, listeners: Mapping[str, Listener], passed: Passed
+    ) -> RunningTpm | None:
+        """Go on with a TPM that runs, if it was told the same (V85)."""
+        if passed.said.get("entry") != msgspec.to_builtins(self):
+            return None
+        found = PassedTpm(int(passed.said["rests"]), passed.descriptors)
+        return RunningTpm(owner, self, list(listeners.values()), found)
+
 
 class RunningTpm:
     """A TPM that the owner knows."""
 
-    def __init__(self, owner: Owner, front: TpmFront, listeners: list[Listener]) -> None:
+    def __init__(
+        self,
+        owner: Owner,
+        front: TpmFront,
+        listeners: list[Listener],
+        passed: PassedTpm | None = None,
+    ) -> None:
         """Start it, at once or when the owner has the image; the sockets stay the caller's.
+
+        Args:
+            owner: Of the image.
+            front: What is said of it.
+            listeners: Its sockets.
+            passed: What runs already, and goes on with `resume`.
 
         Raises:
             StorageError: It cannot be started; nothing of it runs.
         """
+        self._front = front
         with ExitStack() as running:
             source = front.migration_key
             key = None
             if source is not None:
                 key = running.enter_context(StateKeySource.parse(source).read())
-            self._tpms = Tpms(owner.store, [front.options(key)], listeners=listeners)
+            self._tpms = Tpms(
+                owner.store,
+                [front.options(key)],
+                listeners=listeners,
+                passed=None if passed is None else {front.name: passed},
+            )
             owner.add(self)  # which suspends it where the image is another process's
             try:
                 running.enter_context(self._tpms)
@@ -146,6 +186,17 @@ class RunningTpm:
         """Let it go on, from the state that the store has now (V82)."""
         self._tpms.resume()
 
+    def pass_on(self) -> Passed | None:
+        """Return its worker, for the next owner (V85)."""
+        found = self._tpms.pass_on().get(self._front.name)
+        if found is None:
+            return None
+        said = {"entry": msgspec.to_builtins(self._front), "rests": found.rests}
+        return Passed(self._front.name, self._front.kind, said, found.descriptors)
+
     def stop(self) -> None:
-        """Switch it off in order, or end it where the image is not there (V77, V82)."""
+        """Switch it off in order, or end it where the image is not there (V77, V82).
+
+        One that was passed on is left to the next owner.
+        """
         self._running.close()

@@ -1,10 +1,13 @@
 """What an owner and the worker of a TPM tell each other: JSON, a message on each line.
 
-The store has a connection of its own; this one says when to begin, rest and end.
+The store has a connection of its own; this one says when to begin, rest and end. A worker
+may have an owner of another version (V85), so a change of a message, here or in
+`states`, is a change of `PROTOCOL`, too.
 """
 
 from __future__ import annotations
 
+import socket
 import time
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -13,10 +16,12 @@ import msgspec
 from formats.errors import FormatError
 
 if TYPE_CHECKING:
-    import socket
+    from collections.abc import Sequence
 
     from blobstore.foreign.encryption import StateKey
 
+#: Version of all messages between an owner and a worker (V86).
+PROTOCOL: Final = 1
 _PIECE: Final = 64 << 10
 _Value = TypeVar("_Value")
 
@@ -79,6 +84,10 @@ class Resume(msgspec.Struct, tag=True):
     number: int
 
 
+class LogHere(msgspec.Struct, tag=True):
+    """Write messages to the descriptor that comes with this: the owner is another one (V85)."""
+
+
 class End(msgspec.Struct, tag=True):
     """End in order (V59)."""
 
@@ -100,22 +109,37 @@ class Resting(msgspec.Struct, tag=True):
     number: int
 
 
-ToWorker = Begin | Rest | Resume | End
-ToOwner = Ready | Failed | Resting
+class Ended(msgspec.Struct, tag=True):
+    """The TPM was switched off, and the process ends (V74)."""
+
+
+ToWorker = Begin | Rest | Resume | LogHere | End
+ToOwner = Ready | Failed | Resting | Ended
 
 
 class Lines:
-    """Sends and receives messages over a connection; one thread receives at a time."""
+    """Sends and receives messages over a connection; one thread receives at a time.
+
+    Attributes:
+        descriptors: Those that came with messages; who uses one takes it out.
+    """
 
     def __init__(self, connection: socket.socket) -> None:
         """Use ``connection``, which is closed with this."""
         self._connection = connection
         self._received = bytearray()
+        self.descriptors: list[int] = []
 
-    def send(self, message: ToWorker | ToOwner) -> bool:
+    def fileno(self) -> int:
+        """Return the descriptor of the connection."""
+        return self._connection.fileno()
+
+    def send(self, message: ToWorker | ToOwner, descriptors: Sequence[int] = ()) -> bool:
         """Send a message; return whether the other end may still be there."""
+        data = msgspec.json.encode(message) + b"\n"
         try:
-            self._connection.sendall(msgspec.json.encode(message) + b"\n")
+            sent = socket.send_fds(self._connection, [data], descriptors) if descriptors else 0
+            self._connection.sendall(data[sent:])
         except OSError:
             return False
         return True
@@ -132,9 +156,12 @@ class Lines:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 raise TimeoutError
-            self._connection.settimeout(left)
             try:
-                piece = self._connection.recv(_PIECE)
+                self._connection.settimeout(left)
+                piece, found, _, _ = socket.recv_fds(
+                    self._connection, _PIECE, 1, socket.MSG_CMSG_CLOEXEC
+                )
+                self.descriptors += found
             except TimeoutError:
                 raise
             except OSError:

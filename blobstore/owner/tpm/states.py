@@ -7,6 +7,7 @@ for it on each command that changes its state.
 
 from __future__ import annotations
 
+import select
 import struct
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -18,6 +19,7 @@ from blobstore.owner import problems, requests
 from blobstore.store.description import SectionInfo  # noqa: TC001  msgspec reads it
 from formats.errors import DeviceError, FormatError, StorageError
 from formats.logs import LateLogger
+from formats.signals import Waker
 from luks import PolicyError
 
 if TYPE_CHECKING:
@@ -97,14 +99,39 @@ class StatesServer:
             names: Of the sections that there are for the process.
         """
         self._connection, self._store, self._names = connection, store, frozenset(names)
+        self._waker = Waker()
+        self._pausing = False
 
-    def serve(self) -> None:
-        """Answer until the process ends, or does not keep to the rules (O101)."""
+    def serve(self) -> bool:
+        """Answer until the process ends, does not keep to the rules (O101), or `pause`.
+
+        Returns:
+            Whether it is paused: what the process asks next is another's to answer.
+        """
+        poll = select.poll()
+        for one in (self._connection, self._waker):
+            poll.register(one, select.POLLIN)
         try:
-            while (message := _receive(self._connection)) is not None:
+            while True:
+                poll.poll()
+                if self._pausing:
+                    return True
+                message = _receive(self._connection)
+                if message is None:
+                    return False
                 self._connection.sendall(_framed(self._answer(_questions.decode(message))))
         except (OSError, FormatError, msgspec.MsgspecError) as error:
             _log.warning("the process of a TPM is not understood: %s", error)
+        return False
+
+    def pause(self) -> None:
+        """Have `serve` return before the next question; from another thread, once."""
+        self._pausing = True
+        self._waker.wake()
+
+    def close(self) -> None:
+        """Let go of what this waits with, after `serve`."""
+        self._waker.close()
 
     def _answer(self, question: Get | Describe | Apply) -> Blob | Described | Applied | Refused:
         try:

@@ -18,10 +18,11 @@ from formats.logs import LateLogger
 from formats.state.swtpm import Slot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
     from blobstore.owner.tpm.options import TpmOptions
+    from blobstore.owner.tpm.process import PassedTpm
     from blobstore.sockets.listening import Listener
     from blobstore.store.store import Store
 
@@ -44,6 +45,7 @@ class Tpms:
         options: Iterable[TpmOptions],
         *,
         listeners: Sequence[Listener] | None = None,
+        passed: Mapping[str, PassedTpm] | None = None,
     ) -> None:
         """Be ready to start.
 
@@ -52,12 +54,14 @@ class Tpms:
             options: Of each TPM.
             listeners: The sockets of all channels, in their order, which stay the
                 caller's to close; None makes them as ``options`` say.
+            passed: TPMs that run already, by their names; they rest until `resume` (V85).
 
         Raises:
             ArgumentError: Two have one name.
         """
         given = None if listeners is None else iter(listeners)
-        self._tpms = [_Tpm(store, one, given) for one in options]
+        passed = passed or {}
+        self._tpms = [_Tpm(store, one, given, passed.get(one.name)) for one in options]
         names = [one.name for one in self._tpms]
         for name in names:
             if names.count(name) > 1:
@@ -109,6 +113,14 @@ class Tpms:
         for one in self._tpms:
             one.resume()
 
+    def pass_on(self) -> dict[str, PassedTpm]:
+        """Return those that another owner can go on with, after `suspend` (V85).
+
+        `stop` leaves them to that owner, unless `resume` comes before.
+        """
+        found = {one.name: one.pass_on() for one in self._tpms}
+        return {name: passed for name, passed in found.items() if passed is not None}
+
     def start(self) -> None:
         """Serve from now on; all of them when this returns (V73).
 
@@ -144,9 +156,14 @@ class _Tpm:
     """One TPM: its sockets, and the process that it has now."""
 
     def __init__(
-        self, store: Store, options: TpmOptions, listeners: Iterator[Listener] | None
+        self,
+        store: Store,
+        options: TpmOptions,
+        listeners: Iterator[Listener] | None,
+        passed: PassedTpm | None,
     ) -> None:
         self.name = options.name
+        self._passed = passed
         self._given = listeners and [next(listeners) for _ in options.channels]
         self._store, self._options = store, options
         self._descriptors: list[int] = []
@@ -157,6 +174,8 @@ class _Tpm:
         self._failures: list[float] = []
         # What the TPM was when the image was given up; None while the owner has it.
         self._left: bytes | None = None
+        # Whether another owner has the process, too: then only `resume` makes it this one's.
+        self._is_shared = False
         self._sockets = ExitStack()
         self._thread = threading.Thread(
             target=self._supervise, name=f"TPM {self.name}", daemon=True
@@ -170,7 +189,9 @@ class _Tpm:
                 if not self._given:
                     making.callback(listening.close)
                 self._descriptors.append(listening.socket.fileno())
-            if self._left is None:
+            if self._passed is not None:
+                self._adopt(self._passed)
+            elif self._left is None:
                 self._process = self._begin()
             self._thread.start()
             self._sockets = making.pop_all()
@@ -182,6 +203,9 @@ class _Tpm:
             self._process.ask_end()
 
     def stop(self) -> None:
+        if self._is_shared:
+            self._leave()
+            return
         process = self._abandoned() if self._left is not None else self._ended()
         if process is not None and not process.ends_within(_END_TIME):
             _log.error("TPM %r does not end, and was killed [V77]", self.name)
@@ -210,12 +234,42 @@ class _Tpm:
     def resume(self) -> None:
         """Go on from the state that was left, or have the next process go on from another."""
         left, self._left = self._left, None
+        if self._is_shared and self._process is not None:
+            self._is_shared = False
+            if self._passed is None:
+                self._process.take_back()
+            else:
+                self._passed = None
+                self._process.log_here()
         try:
             if left != self._state() and self._process is not None:
                 _log.warning("TPM %r was changed by another process meanwhile [V82]", self.name)
                 self._process.kill()
         finally:
             self._go_on()
+
+    def pass_on(self) -> PassedTpm | None:
+        passed = None if self._process is None else self._process.pass_on()
+        self._is_shared = passed is not None
+        return passed
+
+    def _adopt(self, passed: PassedTpm) -> None:
+        """Have the process of another owner, as if this one had suspended it."""
+        self._left = self._state()
+        self._process = TpmProcess.adopt(self._store, self.name, passed)
+        self._is_shared = True
+        self._lock.acquire()
+
+    def _leave(self) -> None:
+        """Let go of a process that another owner goes on with.
+
+        The thread waits for its end on: it is what reaps the process, where this one lives on.
+        """
+        assert self._process is not None, "it was passed on"
+        self._ending.set()
+        self._lock.release()
+        self._sockets.close()
+        self._process.leave()
 
     def _rest(self) -> None:
         if not self._lock.acquire(timeout=REST_TIME):
@@ -256,7 +310,7 @@ class _Tpm:
         return self._process
 
     def _begin(self) -> TpmProcess:
-        process = TpmProcess(self._store, self._options, self._descriptors)
+        process = TpmProcess.start(self._store, self._options, self._descriptors)
         try:
             process.wait_until_ready()
         except BaseException:
@@ -269,12 +323,7 @@ class _Tpm:
         """Start a process whenever one has ended, until that is enough."""
         while not self._ending.is_set():
             if self._process is not None:
-                code = self._process.wait()
-                if code == 0:
-                    _log.info("TPM %r was switched off", self.name)
-                elif not self._ending.is_set() and not self._process.was_killed:
-                    _log.error("the process of TPM %r ended: %s [V75]", self.name, _said(code))
-                    self._failures.append(time.monotonic())
+                self._process.ends_within(None)
             with self._lock:
                 if self._ending.is_set():
                     return
@@ -290,6 +339,7 @@ class _Tpm:
 
     def _replace(self) -> None:
         if self._process is not None:
+            self._note_end(self._process)
             self._process.close()
             self._process = None
         if self._is_hopeless():
@@ -300,11 +350,15 @@ class _Tpm:
             _log.error("TPM %r cannot be started again: %s", self.name, error)
             self._failures.append(time.monotonic())
 
+    def _note_end(self, process: TpmProcess) -> None:
+        failure = process.failure()
+        if failure is None:
+            _log.info("TPM %r was switched off", self.name)
+        elif not process.was_killed:
+            _log.error("the process of TPM %r ended: %s [V75]", self.name, failure)
+            self._failures.append(time.monotonic())
+
     def _is_hopeless(self) -> bool:
         since = time.monotonic() - _FAILURES_WITHIN
         self._failures = [one for one in self._failures if one > since]
         return len(self._failures) >= _MOST_FAILURES
-
-
-def _said(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -20,9 +20,11 @@ from blobstore.owner import problems
 from blobstore.owner.tpm.messages import (
     Begin,
     End,
+    Ended,
     Failed,
     Lines,
     Listening,
+    LogHere,
     Ready,
     Rest,
     Resting,
@@ -49,6 +51,7 @@ _log = LateLogger(__name__)
 
 #: How this ends when its owner has gone: nothing is left to be done in order (V76).
 _ABANDONED = 70
+_STDERR = 2
 
 
 def main(arguments: list[str]) -> int:
@@ -75,6 +78,7 @@ def main(arguments: list[str]) -> int:
     finally:
         server.close()
         tpm.stop()
+    lines.send(Ended())
     return 0
 
 
@@ -156,12 +160,16 @@ class Obedience:
 
     def _receive(self) -> None:
         while True:
-            message: ToWorker | None = self._lines.receive(Rest | Resume | End)  # type: ignore[arg-type]
+            message: ToWorker | None = self._lines.receive(
+                Rest | Resume | LogHere | End  # type: ignore[arg-type]
+            )
             if message is None:
                 self._abandoned()
                 return
             if isinstance(message, End):
                 self._end()
+            elif isinstance(message, LogHere):
+                _log_to(self._lines.descriptors.pop())
             elif not isinstance(message, Begin):
                 self._wishes.put(message)
 
@@ -178,12 +186,22 @@ class Obedience:
                 _log.warning("%s", error)
 
 
+def _log_to(descriptor: int) -> None:
+    """Write all that this process says to a descriptor, which is taken."""
+    for own in (1, _STDERR):
+        os.dup2(descriptor, own)
+    os.close(descriptor)
+
+
 def _log_as(begin: Begin) -> None:
     import logging  # noqa: PLC0415, TID251  only if there is something to say
 
+    from formats.patient_log import PatientHandler  # noqa: PLC0415  likewise
+
     logging.raiseExceptions = False
     name = begin.name.replace("%", "%%")
-    logging.basicConfig(level=begin.log_level, format=f"blobstore: TPM {name}: %(message)s")
+    form = f"blobstore: TPM {name}: %(message)s"
+    logging.basicConfig(level=begin.log_level, format=form, handlers=[PatientHandler(_STDERR)])
 
 
 if __name__ == "__main__":
