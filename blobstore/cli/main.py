@@ -42,6 +42,7 @@ VERBS: Final = {
     "import": "Store the state that swtpm, OVMF or QEMU keep in files.",
     "export": "Write such files.",
     "serve": "Own an image, and serve its store on a socket.",
+    "mount": "Show the sections of an image as files in a directory.",
     "owner": "Ask the owner of an image: show, release, take-over.",
     "vtpm": "Be a TPM whose state is in an image, in swtpm's place.",
     "key": "Manage passphrases: add, change, remove, list, test, export, destroy.",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from blobstore.cli.types import Group, ParsedType, option, taking
 from blobstore.vtpm import swtpm_options
 from formats.errors import DeviceError, device_error
+from formats.logs import configure_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,6 +63,28 @@ def set_up_log(options: LogOptions) -> None:
         from blobstore.vtpm import log_libtpms  # noqa: PLC0415  only for its log
 
         log_libtpms(handler.fileno(), level - _LIBTPMS_LEVEL + 1, options.prefix)
+
+
+def log_to(run: RunOptions, *, quiet: bool) -> None:
+    """Let the log of a service go where ``--log`` says; else to stderr, with what happens (O5).
+
+    Raises:
+        DeviceError: As `set_up_log`.
+    """
+    if run.log is not None:
+        set_up_log(run.log)
+    else:
+        configure_with(lambda: _configure(quiet=quiet))
+
+
+def _configure(*, quiet: bool) -> None:
+    import logging  # noqa: PLC0415, TID251  only if there is something to say
+
+    from formats.patient_log import PatientHandler  # noqa: PLC0415  likewise
+
+    level = logging.ERROR if quiet else logging.INFO
+    handlers = [PatientHandler(STDERR)]
+    logging.basicConfig(level=level, format="blobstore: %(message)s", handlers=handlers)
 
 
 def become_user(name: str) -> None:

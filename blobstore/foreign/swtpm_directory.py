@@ -88,8 +88,13 @@ def _of_swtpm(directory: Path) -> Path:
     return below[0] if below else directory
 
 
+def state_file(version: TpmVersion, slot: Slot) -> str:
+    """Return the name that swtpm gives the file of a state (F7)."""
+    return f"{_PREFIXES[version]}.{_SUFFIXES[slot]}"
+
+
 def _path(directory: Path, version: TpmVersion, slot: Slot) -> Path:
-    return directory / f"{_PREFIXES[version]}.{_SUFFIXES[slot]}"
+    return directory / state_file(version, slot)
 
 
 def _present(directory: Path) -> dict[tuple[TpmVersion, Slot], Path]:

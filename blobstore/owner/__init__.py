@@ -63,9 +63,11 @@ if TYPE_CHECKING:
     from blobstore.owner.serving.config import ServeConfig as ServeConfig
     from blobstore.owner.serving.config import load_serve_config as load_serve_config
     from blobstore.owner.serving.config import serve_schema as serve_schema
+    from blobstore.owner.serving.mount_front import MountFront as MountFront
     from blobstore.owner.serving.nbd_front import NbdFront as NbdFront
     from blobstore.owner.serving.running import Beginning as Beginning
     from blobstore.owner.serving.running import serve as serve
+    from blobstore.owner.serving.showing import show as show
     from blobstore.owner.serving.store_front import StoreFront as StoreFront
     from blobstore.owner.serving.tpm_front import TpmFront as TpmFront
     from blobstore.owner.sharing import OnlyTpm as OnlyTpm

@@ -77,6 +77,8 @@ class Owner:
         limits: What clients may ask for; None is what `Limits` says.
         on_taken: Called when the image was taken over.
         on_failed: Called with what ended a thread that was to go on.
+        on_end: Called when the process is to end, or with what ended a thread that was to
+            go on; None if this process does not end because of a front.
         windows: Those that are open for HTTP: a front, too.
         watches: Those who are told of commits over HTTP.
     """
@@ -96,6 +98,7 @@ class Owner:
         self.limits: Limits | None = None
         self.on_taken: Callable[[], None] | None = None
         self.on_failed: Callable[[BaseException], None] | None = None
+        self.on_end: Callable[[BaseException | None], None] | None = None
         self.hand_over: Callable[[socket.socket], None] | None = None
         self.windows = HeldWindows(store, released=released)
         self.watches = Watches(store)

@@ -8,7 +8,17 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.bench import crossover, engine, images, kdfs, owner_puts, puts, remote, startup
+from tests.bench import (
+    crossover,
+    engine,
+    images,
+    kdfs,
+    mounted_files,
+    owner_puts,
+    puts,
+    remote,
+    startup,
+)
 from tests.bench.machine import describe
 from tests.bench.peers import MissingPeerError, PeerDirectory
 from tests.bench.report import Report, table
@@ -23,6 +33,7 @@ SUITES: dict[str, Callable[[Setting], Report]] = {
     "puts": puts.run,
     "owner": owner_puts.run,
     "remote": remote.run,
+    "mount": mounted_files.run,
     "startup": startup.run,
     "kdfs": kdfs.run,
 }

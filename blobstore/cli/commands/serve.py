@@ -10,11 +10,11 @@ import blobstore
 from blobstore import owner
 from blobstore.cli import service
 from blobstore.cli.access import IMAGE, PATH, Access, access_options
+from blobstore.cli.mount_options import mounts_options
 from blobstore.cli.nbd_options import nbd_options
 from blobstore.cli.tpm_options import TpmType
 from blobstore.cli.types import ParsedType, schema_option
 from blobstore.vtpm import swtpm_options
-from formats.logs import configure_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     help="Be a TPM, too, with the options of `blobstore vtpm`: ctrl=, server=, name=, flags=, "
     "locality=, migration-key=, tpm2, tpm1.2. May be given several times.",
 )
+@mounts_options
 @click.option("--check-config", is_flag=True, help="Say whether all this can be served, and end.")
 @schema_option(owner.serve_schema, "configurations")
 @click.option("--replace", is_flag=True, help="Replace the owner of IMAGE, without a gap.")
@@ -107,10 +108,7 @@ def command(
     elif unfenced:
         raise click.UsageError("--unfenced is for --standby and --take-over")
     quiet = bool(context.parent and context.parent.params["quiet"])
-    if run.log is not None:
-        service.set_up_log(run.log)
-    else:
-        configure_with(lambda: _configure(quiet=quiet))
+    service.log_to(run, quiet=quiet)
     in_background = _once(run.begin())
     with (
         access.open(image, read_only=False, released=begins is not owner.Beginning.OPENED) as store,
@@ -135,10 +133,13 @@ def _config(
     socket_group: str | None,
     nbd: tuple[owner.NbdFront, ...],
     tpm: tuple[owner.TpmFront, ...],
+    mount: tuple[owner.MountFront, ...],
 ) -> owner.ServeConfig:
     """Return what the file says, with what options say in its place."""
     found = owner.ServeConfig() if config is None else owner.load_serve_config(config)
-    return found.with_options(socket=socket, mode=socket_mode, group=socket_group, nbd=nbd, tpm=tpm)
+    return found.with_options(
+        socket=socket, mode=socket_mode, group=socket_group, nbd=nbd, tpm=tpm, mount=mount
+    )
 
 
 def _image(image: Place | None, config: owner.ServeConfig) -> Place:
@@ -149,17 +150,6 @@ def _image(image: Place | None, config: owner.ServeConfig) -> Place:
     if image is None:
         raise click.UsageError("Missing argument 'IMAGE'.")
     return image
-
-
-def _configure(*, quiet: bool) -> None:
-    """Log who connects, too (O5)."""
-    import logging  # noqa: PLC0415, TID251  only if there is something to say
-
-    from formats.patient_log import PatientHandler  # noqa: PLC0415  likewise
-
-    level = logging.ERROR if quiet else logging.INFO
-    handlers = [PatientHandler(service.STDERR)]
-    logging.basicConfig(level=level, format="blobstore: %(message)s", handlers=handlers)
 
 
 def _beginning(

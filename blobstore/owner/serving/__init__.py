@@ -14,7 +14,8 @@ What must not happen here:
 - Nothing that depends on another process is waited for without a limit.
 
 Begin with `config`, what can be said, and `fronts`, what a front is: the store itself
-(`store_front`), NBD (`nbd_front`) and TPMs (`tpm_front`). `places` has the sockets,
-`open_fronts` what runs, `service` what the process waits for, and `running` starts it.
-`handing` is how one process gives everything to the next.
+(`store_front`), NBD (`nbd_front`), TPMs (`tpm_front`) and files (`mount_front`). `places` has
+the sockets, `open_fronts` what runs, `service` what the process waits for, and `running` starts
+it; `showing` has a directory without an owner. `handing` is how one process gives everything to
+the next.
 """

@@ -13,6 +13,9 @@ exports = ["uefi-variables"]  # default: all
 
 [[tpm]]                   # a TPM, by swtpm's options
 ctrl = "type=unixio,path=tpm.sock"
+
+[[mount]]                 # sections as files
+directory = "/run/machine/state"
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from blobstore.errors import ConfigError
+from blobstore.owner.serving.mount_front import MountFront  # noqa: TC001  likewise
 from blobstore.owner.serving.nbd_front import NbdFront  # noqa: TC001  msgspec reads annotations
 from blobstore.owner.serving.store_front import StoreFront
 from blobstore.owner.serving.tpm_front import TpmFront  # noqa: TC001  likewise
@@ -51,12 +55,14 @@ class ServeConfig(
         store: Where the store is served.
         nbd: Servers of NBD.
         tpm: TPMs.
+        mount: Directories.
     """
 
     image: str | None = None
     store: StoreFront = StoreFront()
     nbd: tuple[NbdFront, ...] = ()
     tpm: tuple[TpmFront, ...] = ()
+    mount: tuple[MountFront, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself.
@@ -78,7 +84,7 @@ class ServeConfig(
 
     def fronts(self) -> tuple[FrontConfig, ...]:
         """Return all fronts, in the order in which they begin."""
-        return (self.store, *self.nbd, *self.tpm)
+        return (self.store, *self.nbd, *self.tpm, *self.mount)
 
     def with_options(
         self,
@@ -88,6 +94,7 @@ class ServeConfig(
         group: str | int | None = None,
         nbd: Sequence[NbdFront] = (),
         tpm: Sequence[TpmFront] = (),
+        mount: Sequence[MountFront] = (),
     ) -> ServeConfig:
         """Return this with what options say in its place.
 
@@ -97,6 +104,7 @@ class ServeConfig(
             group: Likewise.
             nbd: Servers of NBD, instead of all that are said here.
             tpm: TPMs, likewise.
+            mount: Directories, likewise.
 
         Raises:
             ArgumentError: It contradicts itself then.
@@ -116,7 +124,13 @@ class ServeConfig(
                 for front in nbd
             )
         store = msgspec.structs.replace(self.store, **where, **access)
-        return msgspec.structs.replace(self, store=store, nbd=fronts, tpm=tuple(tpm) or self.tpm)
+        return msgspec.structs.replace(
+            self,
+            store=store,
+            nbd=fronts,
+            tpm=tuple(tpm) or self.tpm,
+            mount=tuple(mount) or self.mount,
+        )
 
 
 def load_serve_config(path: Path) -> ServeConfig:

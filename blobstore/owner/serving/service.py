@@ -67,6 +67,7 @@ class Service:
         self._stands_by = False
         owner.hand_over = self._offer
         owner.on_failed = lambda error: self._put(lambda: _fail(error))
+        owner.on_end = lambda error: self._put(self._end if error is None else lambda: _fail(error))
 
     # ------------------------------------------------------------ events
 
