@@ -29,7 +29,7 @@ from formats.errors import (
 )
 from formats.logs import LateLogger
 from formats.nbd.numbers import Command, CommandFlag, TransmissionFlag
-from formats.process import Owned, Owner
+from formats.process import Owned, OwnedLock, Owner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -94,7 +94,7 @@ class NbdDisk(Owned, SharedDevice):
         self._closed = False
         self._host_lock = HostLock(lock_file)
         #: Held while something writes, flushes or connects again; reads need it for the last only.
-        self._lock = threading.RLock()
+        self._lock = OwnedLock(self._owner)
         self._free = threading.Condition()
         self._idle: deque[NbdConnection] = deque()
         self._count = 0
@@ -395,12 +395,10 @@ class NbdDisk(Owned, SharedDevice):
 
         It may reach a server that was started again, and that lacks what was not flushed.
         """
-        if self._count >= self._limit or not self._lock.acquire(blocking=False):
+        if self._count >= self._limit:
             return False
-        try:
-            return not self._unflushed
-        finally:
-            self._lock.release()
+        with self._lock.within(0) as is_mine:
+            return is_mine and not self._unflushed
 
     def _give_back(self, connection: NbdConnection) -> None:
         with self._free:
