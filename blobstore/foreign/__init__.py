@@ -1,4 +1,4 @@
-"""The device state of other programs, in and out (``spec/foreign-state.md``, F1 to F22).
+"""The device state of other programs, in and out (``spec/foreign-state.md``, F1 to F25).
 
 swtpm keeps a TPM in a directory or in one linear file; OVMF keeps its variables in a
 flash image; QEMU keeps them in JSON. An import puts what is there into sections of a

@@ -10,6 +10,7 @@ from blobstore.errors import BlobNotFoundError, UnwrittenBlobError
 from blobstore.foreign.states import StateFormat, section_name, tpm_section_names
 from blobstore.foreign.swtpm_directory import write_directory
 from blobstore.image.files import write_file
+from blobstore.image.layers import RAW, require_image_format
 from formats.errors import ArgumentError, EmptyImageError, device_error
 from formats.state.edk2_varstore import decode_flash, require_blank_flash
 from formats.state.swtpm import (
@@ -41,6 +42,7 @@ def export_state(
     name: str | None = None,
     key: StateKey | None = None,
     overwrite: bool = False,
+    image_format: str = "raw",
 ) -> None:
     """Write the state of a device as the program keeps it that the device belongs to.
 
@@ -53,6 +55,8 @@ def export_state(
         name: As in `blobstore.import_state`.
         key: Encrypt the state of a TPM with it.
         overwrite: Replace what is there.
+        image_format: ``"qcow2"`` makes the flash of `StateFormat.OVMF_VARS` the disk of a
+            qcow2 image (F25); otherwise ``"raw"``.
 
     Raises:
         BlobNotFoundError, UnwrittenBlobError: There is no such state.
@@ -68,10 +72,13 @@ def export_state(
     form = StateFormat(form)
     if key is not None and not form.is_tpm:
         raise ArgumentError(f"{form} is never encrypted: it takes no key")
+    require_image_format(image_format)
+    if image_format != RAW and form is not StateFormat.OVMF_VARS:
+        raise ArgumentError(f"{form} is never in a {image_format} image")
     if not form.is_tpm:
         content = store.get(section_name(form, name))
         if form is StateFormat.OVMF_VARS:
-            _require_flash(content)
+            content = _flash_file(content, image_format)
         elif form is StateFormat.UEFI_VARS:
             decode_variables(content)
         _write(destination, content, overwrite=overwrite)
@@ -86,12 +93,17 @@ def export_state(
         raise ArgumentError("a directory cannot be written to something open")
 
 
-def _require_flash(content: bytes) -> None:
-    """Check that a section holds a flash; it is blank until firmware has written to it."""
+def _flash_file(content: bytes, image_format: str) -> bytes:
+    """Check that a section holds a flash, and return it as a file has it (F25)."""
     try:
         decode_flash(content)
-    except EmptyImageError:
+    except EmptyImageError:  # until firmware has written to it
         require_blank_flash(content)
+    if image_format == RAW:
+        return content
+    from blobstore.image.small_disks import qcow2_with  # noqa: PLC0415  only flashes have any
+
+    return qcow2_with(content)
 
 
 def _tpm_states(

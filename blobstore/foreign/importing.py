@@ -80,7 +80,8 @@ def import_state(
     Args:
         store: Changed by one transaction.
         source: The file, block device or directory; not modified.
-        form: What the source is.
+        form: What the source is. The flash of `StateFormat.OVMF_VARS` may be the disk of a
+            qcow2 image (F24).
         name: The section, or the first part of the names of a TPM's sections;
             None is the format's own. `StateFormat.RAW` must have one.
         max_size: Worst case of the section in bytes, for `StateFormat.RAW` and
@@ -103,7 +104,8 @@ def import_state(
         PolicyError: See F12.
         SectionExistsError: A section was written, and not ``overwrite``.
         SectionMismatchError: A section is unfit for the state.
-        UnsupportedError: The source is of a version that is not implemented.
+        UnsupportedError: The source is of a version that is not implemented, or a qcow2
+            image that is encrypted or has a backing file.
         DeviceBusyError: Another process is using the source.
         BlobTooLargeError, NoSpaceError, CorruptBlobError, ReadOnlyError,
         DeviceError, PoisonedStoreError: As `Store.transaction`.
@@ -119,7 +121,7 @@ def import_state(
     if form.is_tpm:
         parts = _tpm_parts(store, source, form, name, key, allow_unprotected=allow_unprotected)
     else:
-        content = _content(source)
+        content = _flash(source) if form is StateFormat.OVMF_VARS else _content(source)
         part = _single_part(form, section_name(form, name), content, blank=blank)
         parts = [part if max_size is None else _Part(part.name, max_size, part.type, blob=content)]
     _store(store, parts, overwrite=overwrite)
@@ -130,6 +132,13 @@ def _content(source: Source) -> bytes:
     if isinstance(source, str | os.PathLike):
         return read_file(source)
     return source.read()
+
+
+def _flash(source: Source) -> bytes:
+    """Return a flash, which may be the disk of a qcow2 image (F24)."""
+    from blobstore.image.small_disks import read_disk  # noqa: PLC0415  only flashes have any
+
+    return read_disk(source if isinstance(source, str | os.PathLike) else source.read())
 
 
 def _single_part(form: StateFormat, name: str, content: bytes, *, blank: bool) -> _Part:

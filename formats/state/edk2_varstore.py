@@ -16,7 +16,6 @@ from formats.errors import (
     ForeignImageError,
     FormatError,
     TruncatedImageError,
-    UnsupportedError,
 )
 
 if TYPE_CHECKING:
@@ -37,7 +36,6 @@ _SIGNATURE: Final = b"_FVH"
 _REVISION: Final = 2
 _FORMATTED, _HEALTHY = 0x5A, 0xFE
 _FLASH_BLOCK: Final = 4096
-_QCOW2: Final = b"QFI\xfb"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +63,6 @@ def decode_flash(flash: ReadableBuffer) -> VariableFlash:
         ForeignImageError: It is something else: firmware code, for example.
         TruncatedImageError: It ends before its volume does.
         FormatError: Its headers are damaged, or it does not have the size of a flash.
-        UnsupportedError: It is a qcow2 image.
     """
     content = memoryview(flash).cast("B")
     first = bytes(content[:_FLASH_BLOCK])
@@ -74,12 +71,6 @@ def decode_flash(flash: ReadableBuffer) -> VariableFlash:
             "the file of UEFI variables is empty",
             rule="F19",
             hint="if it is the template of a new machine, import it as a blank flash",
-        )
-    if bytes(content[:4]) == _QCOW2:
-        raise UnsupportedError(
-            "the file of UEFI variables is a qcow2 image",
-            feature="UEFI variables in qcow2",
-            hint="convert it with: qemu-img convert -O raw",
         )
     if len(content) < _VOLUME.size + _BLOCKS.size:
         raise ForeignImageError("the file is not a flash with UEFI variables", rule="F19")

@@ -10,6 +10,7 @@ import pytest
 import blobstore as library
 import luks
 from blobstore.foreign.encryption import StateKey
+from blobstore.image.small_disks import qcow2_with
 from formats.state.swtpm import PlainState, Slot, encode_state
 from formats.state.swtpm_linear import encode_linear
 from tests.foreign.samples import BOOT, flash, uefi_json
@@ -39,6 +40,8 @@ def keyed(image: Path) -> tuple[str, Path]:
 
 
 #: What to import, how, and the exit code.
+# Its refcounts are impossible.
+DAMAGED_QCOW2 = b"\xff\xff\xff\xff".join((qcow2_with(flash())[:96], qcow2_with(flash())[100:]))
 REFUSED: dict[str, tuple[bytes, tuple[str, ...], int]] = {
     "empty linear file": (b"", ("swtpm-file",), 31),
     "foreign linear file": (b"GIF89a" * 99, ("swtpm-file",), 32),
@@ -64,7 +67,9 @@ REFUSED: dict[str, tuple[bytes, tuple[str, ...], int]] = {
     "foreign flash": (b"GIF89a" * 999, ("ovmf-vars",), 32),
     "truncated flash": (flash()[:-1], ("ovmf-vars",), 33),
     "damaged flash": (flash(checksum=1), ("ovmf-vars",), 30),
-    "qcow2 flash": (b"QFI\xfb" + bytes(9999), ("ovmf-vars",), 40),
+    "flash in a damaged qcow2 image": (DAMAGED_QCOW2, ("ovmf-vars",), 30),
+    "flash in a cut qcow2 image": (b"QFI\xfb\0\0\0\3", ("ovmf-vars",), 33),
+    "flash in qcow2 of a later version": (b"QFI\xfb\0\0\0\4" + bytes(9999), ("ovmf-vars",), 40),
     "empty JSON": (b"", ("uefi-vars",), 31),
     "foreign JSON": (b"[]", ("uefi-vars",), 32),
     "truncated JSON": (uefi_json(BOOT)[:-5], ("uefi-vars",), 33),
@@ -74,6 +79,8 @@ REFUSED: dict[str, tuple[bytes, tuple[str, ...], int]] = {
     "name too long": (LINEAR, ("swtpm-file", "--name", "n" * 190), 2),
     "no such format": (b"x", ("vmgs",), 2),
     "a key for raw": (b"x", ("raw", "--name", "a", "--swtpm-key", "file=WRONG"), 2),
+    "no flash in a qcow2 image": (qcow2_with(b"GIF89a  " * 512), ("ovmf-vars",), 32),
+    "blank flash in a qcow2 image": (qcow2_with(bytes(8192)), ("ovmf-vars",), 31),
     "a size for a flash": (flash(), ("ovmf-vars", "--max-size", "9000"), 2),
 }
 

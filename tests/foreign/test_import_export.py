@@ -10,6 +10,8 @@ import pytest
 import blobstore
 from blobstore.foreign.exporting import export_state
 from blobstore.foreign.importing import import_state
+from blobstore.image.small_disks import qcow2_with
+from formats.devices.device import MemoryDevice
 from formats.devices.file import FileDevice
 from formats.errors import (
     DeviceBusyError,
@@ -21,6 +23,8 @@ from formats.errors import (
     TruncatedImageError,
     UnsupportedError,
 )
+from formats.qcow2.creation import Qcow2Options, create
+from formats.qcow2.opening import open_image
 from formats.state.swtpm import PlainState, Slot, encode_state
 from luks import PolicyError, SecretRequiredError
 from tests.foreign.samples import (
@@ -276,6 +280,61 @@ def test_f20_a_blank_flash_comes_in_and_goes_out(template: bytes) -> None:
         import_state(store, io.BytesIO(template), "raw", name="x", blank=True)
 
 
+@pytest.mark.parametrize("filler", [b"\0", b"\xff"])
+def test_f24_f25_a_flash_in_a_qcow2_image_comes_in_and_goes_out(
+    tmp_path: Path, filler: bytes
+) -> None:
+    content = flash(rest=filler * (1 << 20))
+    path = tmp_path / "vars.qcow2"
+    path.write_bytes(qcow2_with(content))
+    assert (path.stat().st_size < len(content)) == (filler == b"\0")
+    sources: tuple[Path | io.BytesIO, ...] = (path, io.BytesIO(path.read_bytes()))
+    for source in sources:
+        store = open_store(recorded(free=5 << 20))
+        import_state(store, source, "ovmf-vars")
+        assert contents(store) == {"uefi-variables": content}
+        out = io.BytesIO()
+        export_state(store, out, "ovmf-vars", image_format="qcow2")
+        assert out.getvalue() == path.read_bytes()
+        export_state(store, tmp_path / "raw", "ovmf-vars", overwrite=True)
+        assert (tmp_path / "raw").read_bytes() == content
+
+
+def test_f24_a_blank_flash_in_a_qcow2_image() -> None:
+    store = open_store(recorded())
+    import_state(store, io.BytesIO(qcow2_with(bytes(8192))), "ovmf-vars", blank=True)
+    assert store.get("uefi-variables") == bytes(8192)
+    out = io.BytesIO()
+    export_state(store, out, "ovmf-vars", image_format="qcow2")
+    with open_image(MemoryDevice(out.getvalue())) as disk:
+        assert disk.read(0, disk.size) == bytes(8192)
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "error", "match"),
+    [
+        ((256 << 20) + 4096, Qcow2Options(), FormatError, "at most 268435456"),
+        (8192, Qcow2Options(luks_header_size=4096), UnsupportedError, "is encrypted"),
+        (
+            8192,
+            Qcow2Options(backing_name="base", backing_format="raw"),
+            UnsupportedError,
+            "backing file",
+        ),
+    ],
+)
+def test_f24_what_is_not_read_from_a_qcow2_image(
+    size: int, options: Qcow2Options, error: type[StorageError], match: str
+) -> None:
+    image = MemoryDevice(0)
+    create(image, size, options)
+    store = open_store(recorded())
+    with pytest.raises(error, match=match) as raised:
+        import_state(store, io.BytesIO(image.content), "ovmf-vars")
+    assert type(raised.value) is error
+    assert not store.sections()
+
+
 def test_f20_a_section_keeps_the_kind_it_was_made_with() -> None:
     from formats.container.model import Kind
 
@@ -360,3 +419,7 @@ def test_arguments_that_do_not_fit_together_are_the_callers_mistake(tmp_path: Pa
         export_state(store, stream, "swtpm-dir")
     with pytest.raises(ValueError, match="takes no key"):
         export_state(store, tmp_path / "out", "raw", name="a", key=KEY)
+    with pytest.raises(ValueError, match="never in a qcow2 image"):
+        export_state(store, stream, "swtpm-file", image_format="qcow2")
+    with pytest.raises(ValueError, match="not a format of images"):
+        export_state(store, stream, "ovmf-vars", image_format="vmdk")

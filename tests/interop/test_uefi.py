@@ -12,6 +12,7 @@ import luks
 from formats.errors import ForeignImageError
 from formats.state.edk2_varstore import decode_flash
 from formats.state.uefi_vars import decode_variables
+from tests.qcow2.support import assert_clean, qemu_img
 from tests.support.cli import succeeds
 from tests.support.foreign import system_file, virt_fw_vars
 
@@ -54,6 +55,30 @@ def test_f4_f20_a_flash_of_ovmf_survives(tmp_path: Path, image: Path, name: str)
             assert window.size == 540_672
             assert window.read(0, window.size) == source.read_bytes()
         assert store.verify().ok
+
+
+@pytest.mark.parametrize("name", [EMPTY, ENROLLED, None])
+def test_f24_f25_a_flash_in_qcow2_survives(tmp_path: Path, image: Path, name: str | None) -> None:
+    raw, source = tmp_path / "blank.fd", tmp_path / "vars.qcow2"
+    if name is None:
+        raw.write_bytes(bytes(4 << 20))  # as templates for AArch64 are
+    else:
+        raw = system_file(name)
+    # As Fedora makes its templates.
+    qemu_img("convert", "-O", "qcow2", "-o", "cluster_size=4096", "-S", "4096", raw, source)
+    qemu_img("snapshot", "-c", "of another time", source)
+    key = ("--key-file", tmp_path / "key")
+    blank = ("--blank",) if name is None else ()
+    succeeds("import", image, source, "--from", "ovmf-vars", *blank, *key)
+    raw_again, again = tmp_path / "again.fd", tmp_path / "again.qcow2"
+    succeeds("export", image, raw_again, "--to", "ovmf-vars", *key)
+    assert raw_again.read_bytes() == raw.read_bytes()
+    succeeds("export", image, again, "--to", "ovmf-vars", "--format", "qcow2", *key)
+    assert_clean(again)
+    qemu_img("compare", "-f", "raw", "-F", "qcow2", raw, again)
+    assert again.stat().st_size <= source.stat().st_size
+    information = json.loads(qemu_img("info", "--output=json", again))
+    assert (information["format"], information["cluster-size"]) == ("qcow2", 4096)
 
 
 def test_f19_a_flash_that_others_changed_is_one_still(tmp_path: Path) -> None:

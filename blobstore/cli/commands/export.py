@@ -34,6 +34,14 @@ if TYPE_CHECKING:
     help="The section; for a TPM the first part of its sections' names.  "
     "[default: tpm, uefi-variables, uefi-vars-json]",
 )
+@click.option(
+    "--format",
+    "image_format",
+    type=click.Choice(["raw", "qcow2"]),
+    default="raw",
+    show_default=True,
+    help="Of the file, for ovmf-vars.",
+)
 @click.option("--force", is_flag=True, help="Overwrite DESTINATION.")
 @swtpm_key_option
 @damaged_option
@@ -45,6 +53,7 @@ def command(
     destination: Path,
     form: str,
     name: str | None,
+    image_format: str,
     allow_damaged: bool,
     force: bool,
     swtpm_key: blobstore.StateKeySource | None,
@@ -61,6 +70,8 @@ def command(
         raise click.UsageError(f"--name: {error}") from error
     if swtpm_key is not None and not kind.is_tpm:
         raise click.UsageError(f"{kind} takes no --swtpm-key")
+    if image_format != "raw" and kind is not blobstore.StateFormat.OVMF_VARS:
+        raise click.UsageError(f"{kind} takes no --format")
     if str(destination) == "-" and kind is blobstore.StateFormat.SWTPM_DIR:
         raise click.UsageError("a directory does not go to stdout")
     check_other(destination, image, access.header)
@@ -75,4 +86,5 @@ def command(
             name=name,
             key=key,
             overwrite=force,
+            image_format=image_format,
         )

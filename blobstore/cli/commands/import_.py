@@ -61,7 +61,8 @@ def command(
     \b
     swtpm-dir    the directory of swtpm's --tpmstate dir=
     swtpm-file   the file or block device of swtpm's --tpmstate backend-uri=
-    ovmf-vars    the flash with the variables of OVMF, AAVMF and their kin
+    ovmf-vars    the flash with the variables of OVMF, AAVMF and their kin,
+                 raw or in qcow2
     uefi-vars    the JSON file of QEMU's uefi-vars device
     raw          any file, into the section --name
 
