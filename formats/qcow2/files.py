@@ -31,15 +31,18 @@ class BackingFiles:
     already, as in a loop.
     """
 
-    def __init__(self, *, anywhere: bool = False, lock: bool = True) -> None:
+    def __init__(self, *, anywhere: bool = False, lock: bool = True, probe: bool = False) -> None:
         """Make an opener for one image and its whole chain of backing files.
 
         Args:
             anywhere: Permit all paths, absolute ones as well.
             lock: Keep writers out of backing files while they are open.
+            probe: Permit a guess at the format of those whose image does not name it, as
+                `formats.qcow2.opening.BackingOpener` says.
         """
         self._anywhere = anywhere
         self._lock = lock
+        self.probe = probe
         self._opened: list[Path] = []
 
     def __call__(self, backing: BackingFile, referrer: BlockDevice, /) -> FileDevice:

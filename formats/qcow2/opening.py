@@ -46,7 +46,12 @@ class BackingFile:
 
 
 class BackingOpener(Protocol):
-    """Opens those backing files that it permits, for reading."""
+    """Opens those backing files that it permits, for reading.
+
+    One that has an attribute ``probe``, and it is true, permits a guess too: whether a
+    backing file is raw or qcow2, if the image does not name its format. A guest that could
+    write a raw file can make it look like another format (Q6).
+    """
 
     def __call__(self, backing: BackingFile, referrer: BlockDevice, /) -> BlockDevice:
         """Return the backing file that the image on ``referrer`` names; the caller closes it.
@@ -62,7 +67,6 @@ def open_image(
     read_only: bool = True,
     cipher: ClusterCipher | None = None,
     open_backing: BackingOpener | None = None,
-    probe: bool = False,
     snapshot: str | SnapshotKey | None = None,
     depth: int = MAX_DEPTH,
 ) -> Qcow2Device:
@@ -75,8 +79,6 @@ def open_image(
         read_only: Refuse writing.
         cipher: For an encrypted image. Without it, its content cannot be read.
         open_backing: Opens backing files; without it, an image that has one is refused.
-        probe: Detect the format of a backing file if the image does not name it. A guest
-            that could write a raw file can make it look like another format.
         snapshot: Name or ID of an internal snapshot to read instead; read-only. A
             `SnapshotKey` says which of the two it is.
         depth: Longest chain of backing files.
@@ -113,7 +115,7 @@ def open_image(
     with ExitStack() as stack:
         backing = None
         if header.backing_name is not None:
-            backing = _open_backing(device, header, open_backing, probe=probe, depth=depth)
+            backing = _open_backing(device, header, open_backing, depth=depth)
             stack.callback(backing.close)
         metadata = Metadata(host, header, l1, read_only=read_only)
         owned = () if backing is None else (backing,)
@@ -163,7 +165,6 @@ def _open_backing(
     header: Qcow2Header,
     open_backing: BackingOpener | None,
     *,
-    probe: bool,
     depth: int,
 ) -> BlockDevice:
     assert header.backing_name is not None
@@ -184,14 +185,16 @@ def _open_backing(
         file = open_backing(backing, device)
         stack.callback(file.close)
         looks = is_qcow2(file)
-        if backing.format is None and looks and not probe:
+        if backing.format is None and looks and not getattr(open_backing, "probe", False):
             raise UnsupportedError(
                 f"the image does not name the format of backing file {backing.name!r}, which may"
                 " be raw or qcow2 [Q6]",
                 feature="unnamed backing format",
+                hint="if no guest could write to that file as a raw one, permit a guess:"
+                " --probe-backing, or BackingFiles(probe=True)",
             )
         if backing.format == "qcow2" or (backing.format is None and looks):
-            image = open_image(file, open_backing=open_backing, probe=probe, depth=depth - 1)
+            image = open_image(file, open_backing=open_backing, depth=depth - 1)
             if image.header.crypt_method != CRYPT_NONE:
                 raise UnsupportedError(
                     f"backing file {backing.name!r} is encrypted", feature="encrypted backing file"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 from typing import TYPE_CHECKING, Any
@@ -150,6 +151,27 @@ def test_backing_files_are_followed_only_when_asked(tmp_path: Path) -> None:
         elsewhere / "top", tmp_path / "two", to="raw", open_backing=BackingFiles(anywhere=True)
     )
     assert (tmp_path / "two").read_bytes() == base.read_bytes()
+
+
+def test_q6_the_format_of_a_backing_file_is_guessed_when_permitted(tmp_path: Path) -> None:
+    raw, base, top = (tmp_path / name for name in ("raw", "base", "top"))
+    raw.write_bytes(b"b" * (1 << 20))
+    for path, below in ((base, raw), (top, base)):
+        kind = "raw" if below == raw else "qcow2"
+        run("qemu-img", "create", "-q", "-f", "qcow2", "-b", below.name, "-F", kind, path)
+        # As old images are; an extension of type 0 ends the list.
+        path.write_bytes(path.read_bytes().replace(b"\xe2\x79\x2a\xca", bytes(4), 1))
+    qemu_io(top, "write -P 0x61 64k 64k")
+    convert = ("convert", top, tmp_path / "out", "--to", "raw")
+    assert fails(*convert, "--backing-files", "beside") == 40
+    assert fails(*convert, "--probe-backing") == 2
+    succeeds(*convert, "--backing-files", "beside", "--probe-backing")
+    run("qemu-img", "compare", "-F", "raw", top, tmp_path / "out")
+    assert fails("measure", top, "--backing") == 40
+    assert fails("measure", top, "--probe-backing") == 2
+    found = json.loads(succeeds("measure", top, "--backing", "--probe-backing", "--json"))
+    theirs = json.loads(run("qemu-img", "measure", "-O", "qcow2", "--output=json", top))
+    assert found == {name: theirs[name] for name in found}
 
 
 def test_a_raw_disk_that_looks_like_qcow2_is_taken_as_it_is_when_told(tmp_path: Path) -> None:

@@ -352,6 +352,6 @@ def test_the_format_of_a_backing_file_is_not_guessed(tmp_path: Path) -> None:
         device.write(at, bytes(4))
         with pytest.raises(UnsupportedError, match="does not name the format"):
             open_image(device, open_backing=BackingFiles())
-        with open_image(device, open_backing=BackingFiles(), probe=True) as disk:
+        with open_image(device, open_backing=BackingFiles(probe=True)) as disk:
             assert disk.read(5000, 4) == bytes(range(4))
     qemu_img("check", "-f", "qcow2", path)

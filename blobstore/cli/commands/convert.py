@@ -52,6 +52,12 @@ _SOURCES: Final = {
     help="Follow SOURCE to its backing files: beside it, or wherever it says.",
 )
 @click.option(
+    "--probe-backing",
+    "probe",
+    is_flag=True,
+    help="Guess the format of backing files where SOURCE does not name it.",
+)
+@click.option(
     "-n",
     "--no-create",
     is_flag=True,
@@ -93,6 +99,7 @@ def command(
     to: str | None,
     source_format: str | None,
     backing: str | None,
+    probe: bool,
     no_create: bool,
     sparse: bool,
     as_bytes: bool,
@@ -113,6 +120,8 @@ def command(
     authenticates it; any other payload byte for byte.
     """
     check_other(destination, source, access.header, new_access.header)
+    if probe and backing is None:
+        raise click.UsageError("--probe-backing needs --backing-files")
     chosen = {
         "cipher": cipher,
         "key_size": key_size and _bytes_of(key_size),
@@ -126,7 +135,7 @@ def command(
     source_encrypted = encrypted
     if source_encrypted is None:
         source_encrypted = bool(access.header) or blobstore.is_encrypted(
-            source, image_format=image_format, open_backing=_backing_files(backing)
+            source, image_format=image_format, open_backing=_backing_files(backing, probe=probe)
         )
     becomes_encrypted = source_encrypted if to is None else kinds[to].encrypted
     wanted = new_access.key.is_named or new_access.header or options
@@ -159,7 +168,7 @@ def command(
             image_format=image_format,
             encrypted=encrypted,
             snapshot=access.snapshot,
-            open_backing=_backing_files(backing),
+            open_backing=_backing_files(backing, probe=probe),
             header=access.header,
             new_header=new_access.header,
             create=not no_create,
@@ -183,8 +192,8 @@ def _bytes_of(bits: int) -> int:
     return bits // 8
 
 
-def _backing_files(where: str | None) -> blobstore.BackingFiles | None:
+def _backing_files(where: str | None, *, probe: bool) -> blobstore.BackingFiles | None:
     """Return what opens the backing files of one image, once."""
     if where is None:
         return None
-    return blobstore.BackingFiles(anywhere=where == "anywhere")
+    return blobstore.BackingFiles(anywhere=where == "anywhere", probe=probe)

@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 )
 @click.option("--luks", is_flag=True, help="The new image is encrypted with LUKS.")
 @click.option("--backing", is_flag=True, help="SOURCE may use backing files beside it.")
+@click.option(
+    "--probe-backing",
+    "probe",
+    is_flag=True,
+    help="Guess the format of backing files where SOURCE does not name it.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, as qemu-img does.")
 def command(
     *,
@@ -38,6 +44,7 @@ def command(
     refcount_bits: str,
     luks: bool,
     backing: bool,
+    probe: bool,
     as_json: bool,
 ) -> None:
     """Say how large a qcow2 image becomes that holds a disk as large as SOURCE, or of SIZE.
@@ -48,6 +55,8 @@ def command(
     """
     if (source is None) == (size is None):
         raise click.UsageError("name either a SOURCE or a --size")
+    if probe and not backing:
+        raise click.UsageError("--probe-backing needs --backing")
     try:
         options = blobstore.Qcow2Options(
             cluster_size=cluster_size, refcount_bits=int(refcount_bits)
@@ -58,7 +67,7 @@ def command(
         size or 0 if source is None else source,
         options,
         encrypted=luks,
-        open_backing=blobstore.BackingFiles() if backing else None,
+        open_backing=blobstore.BackingFiles(probe=probe) if backing else None,
     )
     if as_json:
         print_json({"required": found.required, "fully-allocated": found.fully_allocated})
