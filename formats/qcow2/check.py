@@ -13,7 +13,7 @@ from formats.errors import CorruptImageError, FormatError
 from formats.qcow2 import features
 from formats.qcow2.bitmaps import MAX_TABLE, TABLE_OFFSET_MASK, read_bitmaps
 from formats.qcow2.compression import decompress
-from formats.qcow2.header import MAX_L1_SIZE, read_header
+from formats.qcow2.header import MAX_L1_SIZE, is_refcount_table_lost, read_header
 from formats.qcow2.host import Host
 from formats.qcow2.lost import Lost
 from formats.qcow2.refcounts import TABLE_OFFSET_MASK as BLOCK_OFFSET_MASK
@@ -286,11 +286,7 @@ class Checker:
 
     def _use_refcounts(self) -> None:
         header, report = self.header, self.report
-        self._use(
-            header.refcount_table_offset,
-            header.refcount_table_clusters * header.cluster_size,
-            "the refcount table",
-        )
+        self._use_refcount_table()
         table = Refcounts(self.host, header).table
         for number, entry in enumerate(table):
             offset = entry & BLOCK_OFFSET_MASK
@@ -312,6 +308,23 @@ class Checker:
                         f"refcount block {number} at byte {offset} is used more than once"
                     )
                     self.bad_blocks = True
+
+    def _use_refcount_table(self) -> None:
+        """Count the uses of the refcount table, which may be lost (Q30)."""
+        header = self.header
+        offset, size = header.refcount_table_offset, header.refcount_table_clusters
+        size <<= header.cluster_bits
+        if not size:
+            self.report.findings.append("the image has no refcount table")
+        elif not offset:
+            self.report.corrupt("the refcount table is at byte 0")
+        elif self._use(offset, size, "the refcount table") and offset + size > self.host.size:
+            self.report.corrupt("the refcount table is cut off")
+            self.lost.note_part()
+        if is_refcount_table_lost(header, self.host.size):
+            self.bad_blocks = True
+            # In a longer file it could be a table of zeros, which counts everything as free.
+            self.lost_blocks = bool(size) and 0 < offset >> header.cluster_bits < self.lost.window
 
     def _compare(self) -> SparseCounts:
         """Compare with the counts on disk, and return these."""

@@ -263,19 +263,24 @@ def check_header(header: Qcow2Header, device_size: int) -> None:
         raise UnsupportedError(
             "the refcount table is larger than 8 MiB [Q3]", feature="refcount table size"
         )
-    if not header.refcount_table_clusters:
-        raise FormatError("the header has no refcount table", offset=56, rule="Q3")
+    if header.refcount_table_offset % header.cluster_size:
+        raise FormatError("the refcount table is not on a cluster boundary", offset=48, rule="Q3")
     if header.snapshot_count > MAX_SNAPSHOTS:
         raise UnsupportedError("the image has more than 65536 snapshots", feature="snapshots")
     for offset, size, what in (
         (header.l1_offset, header.l1_size * 8, "L1 table"),
-        (header.refcount_table_offset, table_size, "refcount table"),
         (header.snapshots_offset, header.snapshot_count * 40, "snapshot table"),
     ):
         check_table(header, offset, size, device_size, what)
     encryption = header.extensions.encryption
     if encryption is not None:
         check_table(header, encryption.offset, encryption.length, device_size, "LUKS header")
+
+
+def is_refcount_table_lost(header: Qcow2Header, device_size: int) -> bool:
+    """Say whether there is no refcount table where the header says, or not all of it (Q30)."""
+    offset, clusters = header.refcount_table_offset, header.refcount_table_clusters
+    return not (offset and clusters) or offset + (clusters << header.cluster_bits) > device_size
 
 
 def check_table(header: Qcow2Header, offset: int, size: int, device_size: int, what: str) -> None:

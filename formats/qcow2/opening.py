@@ -15,7 +15,13 @@ from formats.errors import CorruptImageError, FormatError, UnsupportedError
 from formats.logs import LateLogger
 from formats.qcow2 import features
 from formats.qcow2.device import Qcow2Device
-from formats.qcow2.header import CRYPT_AES, CRYPT_NONE, is_qcow2, read_header
+from formats.qcow2.header import (
+    CRYPT_AES,
+    CRYPT_NONE,
+    is_qcow2,
+    is_refcount_table_lost,
+    read_header,
+)
 from formats.qcow2.host import Host
 from formats.qcow2.metadata import Metadata
 from formats.qcow2.snapshot_table import find_snapshot, read_snapshots, snapshot_l1
@@ -86,7 +92,8 @@ def open_image(
     Raises:
         EmptyImageError, ForeignImageError, TruncatedImageError, FormatError: The
             device does not hold a sound qcow2 image.
-        CorruptImageError: It is marked as corrupt, and writing was requested.
+        CorruptImageError: It is marked as corrupt or has lost its refcount table, and
+            writing was requested.
         SnapshotNotFoundError: The image has no such snapshot.
         AmbiguousSnapshotError: Several snapshots match.
         UnsupportedError: It needs a feature that is not implemented or not permitted.
@@ -96,7 +103,7 @@ def open_image(
         raise ValueError("a snapshot can be opened for reading only")
     header = read_header(device)
     if not read_only:
-        header = _prepare(device, header)
+        header = prepare_writing(device, header)
         if header.crypt_method == CRYPT_AES:
             raise UnsupportedError(
                 "images with QEMU's old AES encryption can be read only [Q7]",
@@ -145,12 +152,29 @@ def luks_area(device: BlockDevice, header: Qcow2Header | None = None) -> SliceDe
     return SliceDevice(device, pointer.offset, pointer.length)
 
 
-def _prepare(device: BlockDevice, header: Qcow2Header) -> Qcow2Header:
-    """Refuse or repair an image that must not be written as it is."""
+def prepare_writing(device: BlockDevice, header: Qcow2Header) -> Qcow2Header:
+    """Refuse or repair an image that must not be written as it is (Q5, Q30).
+
+    Args:
+        device: Holds the image; written if its refcounts were deferred.
+        header: Its header.
+
+    Returns:
+        The header as it is now.
+
+    Raises:
+        CorruptImageError: It is marked as corrupt, or has no refcount table.
+        StorageError: As `formats.qcow2.repair.repair_counts`.
+    """
     if header.incompatible & features.CORRUPT:
         raise CorruptImageError(
             "the qcow2 image is marked as corrupt and cannot be written [Q5]",
             hint="examine it with blobstore check, and repair it with --repair all",
+        )
+    if is_refcount_table_lost(header, device.size):
+        raise CorruptImageError(
+            "the qcow2 image has lost its refcount table and can only be read [Q30]",
+            hint="repair it with blobstore check --repair all",
         )
     if header.incompatible & features.DIRTY:
         from formats.qcow2.repair import repair_counts  # noqa: PLC0415  hardly ever needed

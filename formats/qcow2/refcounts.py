@@ -52,8 +52,11 @@ class Refcounts:
         self._cluster_size = header.cluster_size
         #: Clusters that one refcount block counts.
         self.region = header.cluster_size * 8 // header.refcount_bits
-        self.table = host.read_table(
-            header.refcount_table_offset, header.refcount_table_clusters * header.cluster_size // 8
+        # A lost table counts nothing; then the image is only read, checked or repaired (Q30).
+        there = 0 < header.refcount_table_offset < host.size
+        size = header.refcount_table_clusters * header.cluster_size if there else 0
+        self.table = (
+            host.read_table(header.refcount_table_offset, size // 8) if size else array("Q")
         )
         self.table_offset = header.refcount_table_offset
         #: Where the table on disk is, while a larger one replaces it.

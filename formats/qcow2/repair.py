@@ -19,9 +19,11 @@ from formats.qcow2.host import encode_table
 from formats.qcow2.lost import HINT
 from formats.qcow2.metadata import change_header
 from formats.qcow2.rewrite import Rewrite, load_counts
+from formats.qcow2.snapshot_table import completed, read_snapshots
 
 if TYPE_CHECKING:
     from formats.devices.device import BlockDevice
+    from formats.qcow2.header import Qcow2Header
     from formats.qcow2.report import CheckReport
 
 _log = LateLogger(__name__)
@@ -127,13 +129,27 @@ def _make_anew(checker: Checker) -> None:
     try:
         l1 = rewrite.flagged(host.read_table(header.l1_offset, header.l1_size))
         rewrite.finish(
-            l1_offset=rewrite.write_new(encode_table(l1)), incompatible=header.incompatible
+            l1_offset=rewrite.write_new(encode_table(l1)),
+            incompatible=header.incompatible,
+            snapshots_offset=_completed_snapshots(rewrite, header),
         )
     except TruncatedImageError:
         if host.size == size:
             change_header(host, header)
             host.flush()
         raise
+
+
+def _completed_snapshots(rewrite: Rewrite, header: Qcow2Header) -> int:
+    """Return where a snapshot table is whose entries have what version 3 needs (Q31).
+
+    It is a new one if the old one lacks that.
+    """
+    old = read_snapshots(rewrite.host, header)
+    new = [completed(snapshot, header.size) for snapshot in old]
+    if header.version == 2 or new == old:
+        return header.snapshots_offset
+    return rewrite.write_snapshots(new)
 
 
 def _free_leaks(checker: Checker) -> None:

@@ -20,14 +20,16 @@ from formats.qcow2.host import encode_table
 from formats.qcow2.lost import Lost, cut_off
 from formats.qcow2.metadata import change_header
 from formats.qcow2.refcounts import Refcounts
+from formats.qcow2.snapshot_table import MAX_TABLE_SIZE, encode_snapshots, read_snapshots
 from formats.qcow2.sparse import SparseCounts
 from formats.qcow2.tables import COMPRESSED, COPIED, OFFSET_MASK, clusters_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from formats.qcow2.header import Qcow2Header
     from formats.qcow2.host import Host
+    from formats.qcow2.snapshot_table import Snapshot
 
 _OFFSET: Final = OFFSET_MASK
 
@@ -71,7 +73,8 @@ class Rewrite:
         """Count the old refcount table and its blocks as free afterwards."""
         header, bits = self._header, self._header.cluster_bits
         first = header.refcount_table_offset >> bits
-        self.release_clusters(range(first, first + header.refcount_table_clusters))
+        if first:  # otherwise it is lost, and the first cluster is the header's (Q30)
+            self.release_clusters(range(first, first + header.refcount_table_clusters))
         end = -(-self.host.size // header.cluster_size) if self._lost is None else self._lost.window
         for offset in Refcounts(self.host, header).metadata():
             # Other entries are not blocks, and were not counted.
@@ -107,6 +110,29 @@ class Rewrite:
         offset = self.allocate(max(1, -(-len(data) // size)))
         self.host.write(offset, data.ljust(-(-len(data) // size) * size, b"\0"))
         return offset
+
+    def write_snapshots(self, snapshots: Sequence[Snapshot]) -> int:
+        """Write a snapshot table, and count the old one as free.
+
+        Returns:
+            The byte offset of the new one, or 0 if there are no snapshots.
+
+        Raises:
+            UnsupportedError: It would be larger than 64 MiB.
+            StorageError: As `read_snapshots`, or `write_new`.
+        """
+        header = self._header
+        if header.snapshot_count:
+            old = read_snapshots(self.host, header)
+            self.release_table(header.snapshots_offset, len(encode_snapshots(old)))
+        if not snapshots:
+            return 0
+        table = encode_snapshots(snapshots)
+        if len(table) > MAX_TABLE_SIZE:
+            raise UnsupportedError(
+                "the snapshot table is larger than 64 MiB", feature="more snapshots"
+            )
+        return self.write_new(table)
 
     def release_clusters(self, clusters: Iterable[int]) -> None:
         """Lower the counts of clusters by one.

@@ -6,7 +6,7 @@ Source: QEMU's docs/interop/qcow2, "Snapshots".
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from formats.errors import (
@@ -148,6 +148,19 @@ def encode_snapshots(snapshots: Iterable[Snapshot]) -> bytes:
 def new_extra(disk_size: int) -> bytes:
     """Return the extra data of a new snapshot without a machine's state."""
     return _EXTRA.pack(0, disk_size, _NO_ICOUNT)
+
+
+def completed(snapshot: Snapshot, disk_size: int) -> Snapshot:
+    """Return a snapshot whose entry states the size of its disk, as version 3 needs (Q31).
+
+    Args:
+        snapshot: An entry; returned as it is if it states the size.
+        disk_size: Bytes of the disk now, which QEMU too takes for those of the snapshot's.
+    """
+    if snapshot.disk_size is not None:
+        return snapshot
+    extra = _EXTRA.pack(snapshot.vm_state_size, disk_size, _NO_ICOUNT)
+    return replace(snapshot, disk_size=disk_size, extra=extra)
 
 
 class SnapshotKey(NamedTuple):

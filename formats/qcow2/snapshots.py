@@ -10,17 +10,15 @@ import time
 from array import array
 from typing import TYPE_CHECKING
 
-from formats.errors import ArgumentError, CorruptImageError, SnapshotExistsError, UnsupportedError
-from formats.qcow2 import features
+from formats.errors import ArgumentError, SnapshotExistsError, UnsupportedError
 from formats.qcow2.header import MAX_SNAPSHOTS, l1_entries, read_header
 from formats.qcow2.host import Host, encode_table
 from formats.qcow2.lost import cut_off, first_lost
+from formats.qcow2.opening import prepare_writing
 from formats.qcow2.rewrite import Rewrite, load_counts, tables_once
 from formats.qcow2.snapshot_table import (
-    MAX_TABLE_SIZE,
     Snapshot,
     SnapshotKey,
-    encode_snapshots,
     find_snapshot,
     new_extra,
     read_snapshots,
@@ -94,7 +92,7 @@ def create_snapshot(device: BlockDevice, name: str, *, when: float | None = None
         extra=new_extra(header.size),
     )
     active = rewrite.write_new(encode_table(l1))
-    table = _write_table(rewrite, header, [*snapshots, snapshot])
+    table = rewrite.write_snapshots([*snapshots, snapshot])
     rewrite.finish(l1_offset=active, snapshot_count=len(snapshots) + 1, snapshots_offset=table)
     return snapshot
 
@@ -173,7 +171,7 @@ def delete_snapshot(
     rewrite.release_table(header.l1_offset, header.l1_size * 8)
     l1 = rewrite.flagged(host.read_table(header.l1_offset, header.l1_size))
     rest = [other for other in snapshots if other is not snapshot]
-    table = _write_table(rewrite, header, rest)
+    table = rewrite.write_snapshots(rest)
     rewrite.finish(
         l1_offset=rewrite.write_new(encode_table(l1)),
         snapshot_count=len(rest),
@@ -190,17 +188,7 @@ def _key(which: str | SnapshotKey | None, id_: str | None, name: str | None) -> 
 
 
 def _load(device: BlockDevice) -> tuple[Host, Qcow2Header, list[Snapshot]]:
-    header = read_header(device)
-    if header.incompatible & features.CORRUPT:
-        raise CorruptImageError(
-            "the qcow2 image is marked as corrupt and cannot be written [Q5]",
-            hint="repair it: blobstore check --repair all",
-        )
-    if header.incompatible & features.DIRTY:
-        from formats.qcow2.repair import repair_counts  # noqa: PLC0415  hardly ever needed
-
-        repair_counts(device)
-        header = read_header(device)
+    header = prepare_writing(device, read_header(device))
     lost = first_lost(device)
     if lost is not None:
         raise cut_off(lost, header)
@@ -231,19 +219,6 @@ def _shared(rewrite: Rewrite, l1: array[int], header: Qcow2Header) -> array[int]
             rewrite.release_clusters([offset >> bits])
         rewrite.counts.add(shared[index] >> bits, 1)
     return shared
-
-
-def _write_table(rewrite: Rewrite, header: Qcow2Header, snapshots: list[Snapshot]) -> int:
-    """Write a snapshot table and count the old one as free; return the new offset."""
-    if header.snapshot_count:
-        old = read_snapshots(rewrite.host, header)
-        rewrite.release_table(header.snapshots_offset, len(encode_snapshots(old)))
-    if not snapshots:
-        return 0
-    table = encode_snapshots(snapshots)
-    if len(table) > MAX_TABLE_SIZE:
-        raise UnsupportedError("the snapshot table is larger than 64 MiB", feature="more snapshots")
-    return rewrite.write_new(table)
 
 
 def _new_id(snapshots: list[Snapshot]) -> str:
