@@ -34,6 +34,7 @@ from formats.qcow2.tables import (
 )
 
 if TYPE_CHECKING:
+    from array import array
     from collections.abc import Iterable
 
     from formats.devices.device import BlockDevice
@@ -43,14 +44,15 @@ def check(device: BlockDevice) -> CheckReport:
     """Check the tables of an image: refcounts, overlaps, flags, bounds. Nothing is written.
 
     Args:
-        device: Holds the image, which must not be written meanwhile.
+        device: Holds the image, which must not be written meanwhile. It may be one whose
+            disk cannot be read here (Q32).
 
     Raises:
         FormatError, UnsupportedError: The header, or the snapshot table, is not sound
             enough to say what belongs to the image.
         DeviceError: It cannot be read.
     """
-    return Checker(device).run()
+    return Checker(device, features.CHECKABLE).run()
 
 
 class Checker:
@@ -67,15 +69,17 @@ class Checker:
         lost_blocks: Whether some are beyond the end.
     """
 
-    def __init__(self, device: BlockDevice) -> None:
+    def __init__(self, device: BlockDevice, implemented: int = features.IMPLEMENTED) -> None:
         self.host = Host(device)
-        self.header = read_header(device)
+        self.header = read_header(device, implemented)
         self.report = CheckReport()
         self.used = SparseCounts()
         self.lost = Lost(self.header, self.host.size)
         self.bad_blocks = False
         self.lost_blocks = False
         self._clusters = self.lost.end
+        # Data clusters are then in another file, where nothing is counted.
+        self._external = bool(self.header.incompatible & features.EXTERNAL_DATA)
         self._inflated: dict[int, bool] = {}
         self._l2_seen: Counter[int] = Counter()
         self._active: Counter[int] = Counter()
@@ -174,9 +178,14 @@ class Checker:
                 there = False
             if not there:
                 continue
-            entries = self.host.read_table(offset, self.header.l2_entries)
+            entries = self._l2(offset)
             active = bool(self._active[offset])
             self._use_entries(entries, offset, times, active=active)
+
+    def _l2(self, offset: int) -> array[int]:
+        """Return the entries of an L2 table, without the bitmaps of extended ones."""
+        entries = self.host.read_table(offset, self.header.l2_entries)
+        return entries[::2] if self.header.incompatible & features.EXTENDED_L2 else entries
 
     def _use_entries(self, entries: Iterable[int], table: int, times: int, *, active: bool) -> None:
         bits, size = self.header.cluster_bits, self.header.cluster_size
@@ -197,9 +206,9 @@ class Checker:
             if entry & L2_RESERVED:
                 self.report.corrupt(f"{place} has reserved bits, {entry:#x}", times)
             offset = entry & OFFSET_MASK
-            if not offset:
+            if not offset and not (self._external and entry & COPIED):
                 continue
-            if active and kind is EntryKind.DATA:
+            if active:
                 self.report.allocated_clusters += 1
                 if expected and offset != expected:
                     self.report.fragmented_clusters += 1
@@ -209,7 +218,10 @@ class Checker:
                     f"{place} refers to byte {offset}, which is not a cluster", times
                 )
                 # As QEMU does: to count too much is better than to count too little.
-                self._use(offset, size, place, times)
+                if not self._external:
+                    self._use(offset, size, place, times)
+            elif self._external:
+                continue
             elif offset >> bits >= end:
                 self.report.corrupt(f"{place} refers to byte {offset}, beyond the end", times)
                 self.lost.note(used, offset >> bits, offset >> bits, times)
@@ -223,6 +235,9 @@ class Checker:
     def _use_compressed(self, entry: int, place: str, times: int) -> None:
         if entry & COPIED:
             self.report.corrupt(f"{place} is compressed and marked as used once", times)
+        if self._external:
+            self.report.corrupt(f"{place} is compressed, with an external data file", times)
+            return
         offset, size = compressed_place(entry & ~COPIED, self.header.cluster_bits)
         # The sectors of the last one may end beyond the file.
         bits = self.header.cluster_bits
@@ -355,11 +370,12 @@ class Checker:
         for offset, times in self._active.items():
             if offset % size or offset >> bits >= self._clusters:
                 continue
-            for number, entry in enumerate(self.host.read_table(offset, header.l2_entries)):
+            for number, entry in enumerate(self._l2(offset)):
                 place = entry & OFFSET_MASK
                 if not place or entry & COMPRESSED:
                     continue
-                if (stored[place >> bits] == 1) != bool(entry & COPIED):
+                alone = self._external or stored[place >> bits] == 1
+                if alone != bool(entry & COPIED):
                     report.miscount(
                         f"the flag of entry {number} of the L2 table at byte {offset} contradicts"
                         " the count of its cluster",

@@ -30,6 +30,9 @@ BITMAPS: Final = 1 << 0
 #: Incompatible features that are implemented.
 IMPLEMENTED: Final = DIRTY | CORRUPT | COMPRESSION_TYPE
 
+#: Those with which tables can be checked and snapshots listed (Q32).
+CHECKABLE: Final = IMPLEMENTED | EXTERNAL_DATA | EXTENDED_L2
+
 #: (kind, bit number) to name; the names are those that QEMU writes.
 FeatureNames = dict[tuple[int, int], str]
 
@@ -64,17 +67,20 @@ def encode_names(names: Mapping[tuple[int, int], str]) -> bytes:
     )
 
 
-def check_implemented(incompatible: int, names: FeatureNames) -> None:
+def check_implemented(
+    incompatible: int, names: FeatureNames, implemented: int = IMPLEMENTED
+) -> None:
     """Refuse incompatible features that are not implemented, by name.
 
     Args:
         incompatible: The header's bits.
         names: The image's own names, used only for features that are unknown here.
+        implemented: Those that what is done with the image can cope with.
 
     Raises:
         UnsupportedError: The header has such features.
     """
-    missing = list(_missing(incompatible & ~IMPLEMENTED, names))
+    missing = list(_missing(incompatible & ~implemented, names))
     if missing:
         features = ", ".join(missing)
         raise UnsupportedError(

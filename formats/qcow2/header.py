@@ -127,8 +127,12 @@ def is_qcow2(device: BlockDevice) -> bool:
     )
 
 
-def read_header(device: BlockDevice) -> Qcow2Header:
+def read_header(device: BlockDevice, implemented: int = features.IMPLEMENTED) -> Qcow2Header:
     """Read and check the header of an image.
+
+    Args:
+        device: Holds the image.
+        implemented: The incompatible features that the caller can cope with (Q4, Q32).
 
     Raises:
         EmptyImageError, ForeignImageError: It is not a qcow2 image.
@@ -151,7 +155,7 @@ def read_header(device: BlockDevice) -> Qcow2Header:
         size = min(header.cluster_size, device.size)
         cluster = start + read_exactly(device, len(start), size - len(start))
     header = _with_rest(header, cluster)
-    check_header(header, device.size)
+    check_header(header, device.size, implemented)
     return header
 
 
@@ -233,17 +237,20 @@ def _with_rest(header: Qcow2Header, cluster: bytes) -> Qcow2Header:
     return Qcow2Header(**{**header.__dict__, "backing_name": name, "extensions": extensions})
 
 
-def check_header(header: Qcow2Header, device_size: int) -> None:
+def check_header(
+    header: Qcow2Header, device_size: int, implemented: int = features.IMPLEMENTED
+) -> None:
     """Check the header's description of tables before any of them is read.
 
     Args:
         header: The header.
         device_size: Bytes of the device that holds it.
+        implemented: As `read_header`.
 
     Raises:
         FormatError, TruncatedImageError, UnsupportedError: As `read_header`.
     """
-    features.check_implemented(header.incompatible, header.extensions.feature_names)
+    features.check_implemented(header.incompatible, header.extensions.feature_names, implemented)
     if header.crypt_method > CRYPT_LUKS:
         raise UnsupportedError(
             f"encryption method {header.crypt_method} is not implemented [Q7]",

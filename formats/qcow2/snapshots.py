@@ -11,6 +11,7 @@ from array import array
 from typing import TYPE_CHECKING
 
 from formats.errors import ArgumentError, SnapshotExistsError, UnsupportedError
+from formats.qcow2 import features
 from formats.qcow2.header import MAX_SNAPSHOTS, l1_entries, read_header
 from formats.qcow2.host import Host, encode_table
 from formats.qcow2.lost import cut_off, first_lost
@@ -41,12 +42,12 @@ __all__ = [
 
 
 def list_snapshots(device: BlockDevice) -> list[Snapshot]:
-    """Return the snapshots of an image, in the order of its table.
+    """Return the snapshots of an image, in the order of its table; also of those of Q32.
 
     Raises:
         StorageError: The image is not sound.
     """
-    header = read_header(device)
+    header = read_header(device, features.CHECKABLE)
     return read_snapshots(Host(device), header)
 
 
