@@ -35,6 +35,6 @@ each byte of it is for). `opened` does things to an image
 while its store is open, `owners` names the process that has it. `handover` asks an image again
 that another process had meanwhile (C65), `markers` says what must not be opened at all (P41,
 P46), and `fencing` whether a process that had an image can still write to it (P50). `files`
-reads and makes whole files for the rooms above. The room `remote` has devices that are not
-files of this machine.
+reads and makes whole files for the rooms above, and `small_disks` the disks of small qcow2
+images. The room `remote` has devices that are not files of this machine.
 """

@@ -91,7 +91,8 @@ class Checker:
         self.count()
         stored = self._compare()
         self._check_flags(stored)
-        report.image_end_offset = stored.end(self._clusters) << header.cluster_bits
+        end = max(stored.end(self._clusters), self.used.end(self._clusters))
+        report.image_end_offset = end << header.cluster_bits
         if header.incompatible & features.CORRUPT:
             report.findings.append("the image is marked as corrupt")
         return report

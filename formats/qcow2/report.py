@@ -14,7 +14,7 @@ class CheckReport:
     """The findings in an image; true if nothing is wrong.
 
     Attributes:
-        image_end_offset: Offset at which the last used cluster ends.
+        image_end_offset: Offset at which the last cluster ends that is used, or counts as used.
         total_clusters: Clusters of the disk.
         allocated_clusters: Clusters of the disk that are in the image.
         fragmented_clusters: Those of them that do not follow their neighbour.
