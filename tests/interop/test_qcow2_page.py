@@ -11,6 +11,7 @@ import pytest
 
 from tests.qcow2.support import assert_clean, qemu_img
 from tests.support.cli import QUICK, blobstore
+from tests.support.foreign import system_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +40,8 @@ def test_the_commands(tmp_path: Path) -> None:
     (tmp_path / "disk.img").write_bytes(b"disk" * 50_000 + bytes(1 << 20))
     qemu_img("create", "-q", "-f", "qcow2", tmp_path / "vm.qcow2", "8M")
     qemu_img("snapshot", "-c", "yesterday", tmp_path / "vm.qcow2")
+    variables = tmp_path / "fedora_VARS.qcow2"
+    qemu_img("convert", "-O", "qcow2", system_file("/usr/share/OVMF/OVMF_VARS_4M.fd"), variables)
     qemu_img("create", "-q", "-f", "qcow2", "-b", "vm.qcow2", "-F", "qcow2",
              tmp_path / "overlay.qcow2")  # fmt: skip
     seen = set()
@@ -50,7 +53,17 @@ def test_the_commands(tmp_path: Path) -> None:
             output.unlink(missing_ok=True)
         done = blobstore(*words, *(QUICK if encrypts else ()), cwd=tmp_path)
         assert done.returncode == 0, (words, done.stderr.decode())
-    assert seen >= {"create", "put", "snapshot", "get", "convert", "measure", "check"}
+    assert seen >= {
+        "create",
+        "put",
+        "snapshot",
+        "get",
+        "convert",
+        "measure",
+        "check",
+        "import",
+        "export",
+    }
     assert (tmp_path / "old.bin").read_bytes() == b"state"
     assert_clean(tmp_path / "machine.qcow2")
 
