@@ -172,6 +172,7 @@ def command(
             expect_digest=access.expect_digest,
             at_least_generation=access.at_least_generation,
             lock=access.lock,
+            limits=access.key.limits,
             progress=advance,
             **options,
         )
