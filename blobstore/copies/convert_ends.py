@@ -59,7 +59,7 @@ class Source:
     allow_unprotected: bool = False
     expect_digest: StateDigest | None = None
     at_least_generation: int = 0
-    limits: luks.KdfLimits | None = (None,)
+    limits: luks.KdfLimits | None = None
 
     @property
     def is_pinned(self) -> bool:
@@ -187,7 +187,7 @@ class ExistingDestination:
     path: AnyPath
     secret: bytes | luks.Secret | None = field(default=None, repr=False)
     header: AnyPath | None = None
-    limits: luks.KdfLimits | None = (None,)
+    limits: luks.KdfLimits | None = None
 
     def open(self, resources: ExitStack, needed: int) -> Layers:
         """Open it for writing; errors as `blobstore.image.layers.open_layers`.

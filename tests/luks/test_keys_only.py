@@ -108,7 +108,7 @@ def test_l142_adiantum_is_refused_by_name(cipher: str, tmp_path: Path) -> None:
     assert "cryptsetup reencrypt" in str(caught.value.hint)
 
 
-def test_l142_adiantum_in_a_keyslot_is_refused_by_name(tmp_path: Path) -> None:
+def test_l142_adiantum_in_a_keyslot_is_refused_by_name() -> None:
     base = template(key_size=32, keyslots_size=1 << 20, data_offset=None)
     root = json_of(base.header)
     adiantum = "xchacha12,aes-adiantum-plain64"

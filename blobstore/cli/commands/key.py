@@ -85,7 +85,7 @@ def add(
 ) -> None:
     """Let another passphrase open IMAGE, too. Prints its keyslot.
 
-    With --unbound it opens another key, which IMAGE keeps for whoever needs it; no
+    With --unbound it opens another key, which IMAGE keeps beside its own; no
     passphrase of IMAGE is needed then. `key export --key-slot N` gives it out.
     """
     new_slot: dict[str, Any] = {"keyslot": key_slot, "priority": PRIORITIES.index(priority)}
