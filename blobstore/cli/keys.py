@@ -224,8 +224,13 @@ object_option: Final = click.option(
 
 
 def key_options(function: Command) -> Command:
-    """Add the options that name the secret of a command; it gets them as ``key``."""
+    """Add the options that name the secret of a volume; the command gets them as ``key``."""
     return object_option(taking("key", opening_key_group())(function))
+
+
+def first_key_options(function: Command) -> Command:
+    """Add those that name the secret of a volume to be made; it gets them as ``key``."""
+    return object_option(taking("key", key_group())(function))
 
 
 #: Adds those that name a passphrase to be set; the command gets them as ``new_key``.
