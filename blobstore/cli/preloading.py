@@ -42,7 +42,7 @@ _LATE: Final = (
 
 
 def import_everything() -> None:
-    """Import every module of ours and what they import later; it takes about a second."""
+    """Import every module of the project and what they import later, in about a second."""
     for name in _LATE:
         _import(name)
     for package in _PACKAGES:

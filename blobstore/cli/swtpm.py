@@ -20,7 +20,7 @@ from blobstore.cli.main import run, set_up_messages
 from blobstore.cli.state_key import KeyType
 from blobstore.cli.types import ParsedType
 from blobstore.vtpm import swtpm_options as options
-from formats.errors import UnsupportedError
+from formats.errors import DeviceError, UnsupportedError
 
 if TYPE_CHECKING:
     from blobstore import StateKeySource
@@ -46,17 +46,26 @@ def _image_of(place: Path | str | None) -> str | None:
 
     Raises:
         click.UsageError: Its URI has another form.
+        DeviceError: The image is to be in a directory, and is not.
     """
     if place is None:
-        directory = os.environ.get("TPM_PATH")
-        return None if not directory else str(Path(directory, _IMAGE))
+        place = Path(os.environ["TPM_PATH"]) if os.environ.get("TPM_PATH") else None
+    elif isinstance(place, str) and place.startswith(_DIRECTORIES):
+        place = Path(place.removeprefix(_DIRECTORIES))
     if isinstance(place, Path):
-        return str(place / _IMAGE)
+        image = place / _IMAGE
+        if not image.exists():
+            raise DeviceError(
+                f"there is no image {image} [V98]",
+                hint=f"make one with `blobstore create {image}`, and import the state that swtpm"
+                " has there if it is to go on",
+            )
+        return str(image)
+    if place is None:
+        return None
     for scheme in _FILES:
         if place.startswith(scheme):
             return place.removeprefix(scheme)
-    if place.startswith(_DIRECTORIES):
-        return str(Path(place.removeprefix(_DIRECTORIES), _IMAGE))
     known = ", ".join((*_FILES, _DIRECTORIES))
     raise click.UsageError(f"--tpmstate: backend-uri={place} is none of {known}")
 
@@ -95,7 +104,10 @@ def socket(
         return
     image = _image_of(tpmstate)
     arguments = [*rest, f"--tpm{version}" if version is vtpm.TpmVersion.TPM_12 else "--tpm2"]
-    if image is not None:
+    if image is None:
+        if not any(one.startswith("--print-info") for one in rest):
+            raise click.UsageError("there is no --tpmstate, which names the image")
+    else:
         arguments += [*_key_options(key), "--", image]
     verb.command.main(arguments, prog_name=f"{_NAME} socket", standalone_mode=False)
 

@@ -52,7 +52,12 @@ def _refused(
             raise UnsupportedError(f"{name} is not implemented [V96]", feature=feature, hint=hint)
 
     return click.option(
-        name, is_flag=is_flag, expose_value=False, is_eager=True, hidden=True, callback=refuse
+        name,
+        is_flag=is_flag,
+        expose_value=False,
+        is_eager=True,
+        callback=refuse,
+        help=f"Not implemented: {hint}.",
     )
 
 
