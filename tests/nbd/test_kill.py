@@ -11,7 +11,7 @@ import random
 import ssl
 import subprocess
 import sys
-import time
+import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -91,15 +91,17 @@ def kills(image: Path, socket: Path, tls: Tls | None) -> Iterator[tuple[int, int
         assert process.stdout is not None
         with process.stdout as said:
             assert said.readline() == b"ready\n"
-            until = time.monotonic() + generator.uniform(0.0, 0.25)
+            # By the number of writes: on a busy machine a time may pass without any.
+            after = done + generator.randrange(2, 100)
             flushed = sent = done
             killed = False
             with Client(socket) as client:
                 client.begin("w", tls=tls and tls.context)
                 try:
                     while True:
-                        if time.monotonic() > until and not killed:
-                            process.kill()  # it may still answer a few requests
+                        if sent >= after and not killed:
+                            # In the middle of one of the next; it may still answer a few.
+                            threading.Timer(generator.uniform(0, 0.01), process.kill).start()
                             killed = True
                         fua = generator.random() < 0.1
                         data, offset = block(sent), sent % BLOCKS * BLOCK
