@@ -69,7 +69,9 @@ class StateKeySource:
         if is_descriptor and not place.isdecimal():
             raise ValueError(f"{place!r} is not a file descriptor")
         mode = options.pop("mode", None)
-        remove = options.pop("remove", "false").lower() if removable else "false"
+        if "remove" in options and not removable:
+            raise ValueError("remove is not taken here: the file may be needed again")
+        remove = options.pop("remove", "false").lower()
         if remove not in _TRUTH:
             raise ValueError(f"remove={remove} is neither true nor false")
         if source.startswith("pwd"):

@@ -43,16 +43,24 @@ class _Service:
 
 
 def _refused(
-    name: str, feature: str, hint: str, *, is_flag: bool = False
+    names: str, feature: str, hint: str, *, is_flag: bool = False
 ) -> Callable[[Command], Command]:
-    """Return what adds an option of swtpm's that is understood, and not here (V96)."""
+    """Return what adds an option of swtpm's that is not implemented, to say so (V96).
+
+    Args:
+        names: Such as ``--name``, or ``-n,--name``.
+        feature: What it would be.
+        hint: What to do instead.
+        is_flag: Whether it has no value.
+    """
+    name = names.rpartition(",")[2]
 
     def refuse(_context: click.Context, _parameter: click.Parameter, value: object) -> None:
         if value:
             raise UnsupportedError(f"{name} is not implemented [V96]", feature=feature, hint=hint)
 
     return click.option(
-        name,
+        *names.split(","),
         is_flag=is_flag,
         expose_value=False,
         is_eager=True,
@@ -135,7 +143,7 @@ def _refused(
 @_refused("--profile", "a profile of a TPM", "the TPM gets the one that libtpms gives by default")
 @_refused("--print-profiles", "a list of profiles", "see --print-info", is_flag=True)
 @_refused("--pcap", "a recording of commands", "--log with level=3 has their codes")
-@_refused("--chroot", "chroot", "start it in one, such as systemd's RootDirectory=")
+@_refused("-R,--chroot", "chroot", "start it in one, such as systemd's RootDirectory=")
 @click.option("--print-capabilities", is_flag=True, help="Print what this can, as JSON.")
 @click.option(
     "--print-info",
