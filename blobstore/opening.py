@@ -71,6 +71,7 @@ def open_store(
     lock: bool = True,
     released: bool = False,
     snapshot: str | SnapshotKey | None = None,
+    limits: luks.KdfLimits | None = None,
 ) -> Store:
     """Open the store in an image.
 
@@ -93,6 +94,7 @@ def open_store(
             read_only=read_only,
             lock=lock and not released,
             snapshot=snapshot,
+            limits=limits,
         )
         store = Store.on_device(
             layers.payload,

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         lock: bool
         released: bool
         snapshot: str | SnapshotKey | None
+        limits: luks.KdfLimits | None
 
 
 @overload
@@ -69,6 +70,7 @@ def open_anywhere(
     lock: bool = True,
     released: bool = False,
     snapshot: str | SnapshotKey | None = None,
+    limits: luks.KdfLimits | None = None,
     direct: bool = False,
 ) -> AnyStore:
     """Open the store in an image, or have the process that owns the image do what is asked.
@@ -106,6 +108,8 @@ def open_anywhere(
         snapshot: Name or ID of the internal snapshot of a qcow2 image to read, or a
             `SnapshotKey` that says which of the two; only with ``read_only``. It opens with
             what was a passphrase when it was made. No owner is asked.
+        limits: What a key derivation of LUKS may cost at most; None is what
+            `luks.KdfLimits` says (L61).
         direct: Open the image here and ask no owner: with one, the image is in use.
 
     Raises:
@@ -147,6 +151,7 @@ def open_anywhere(
         lock=lock,
         released=released,
         snapshot=snapshot,
+        limits=limits,
     )
 
 

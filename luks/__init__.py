@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from luks.header.repair_copy import repair as repair
     from luks.keys.benchmark import benchmark_kdf as benchmark_kdf
     from luks.keys.keyslots import VolumeKey as VolumeKey
+    from luks.keys.keyslots import unbound_key as unbound_key
     from luks.keys.keyslots import unlock as unlock
     from luks.keys.keyslots import verify_volume_key as verify_volume_key
     from luks.keys.throughput import CipherSpeed as CipherSpeed

@@ -242,6 +242,12 @@ class Header(Frozen):
         return self.data_segments[0].sector_size
 
     @property
+    def unbound_keyslots(self) -> tuple[int, ...]:
+        """Numbers of the keyslots that hold a key of no segment, in order (L141)."""
+        unbound = (digest.keyslots for digest in self.digests.values() if not digest.segments)
+        return tuple(sorted({number for keyslots in unbound for number in keyslots}))
+
+    @property
     def volume_digest(self) -> int | None:
         """Number of the digest of the one key that decrypts all encrypted segments, or None."""
         wanted = {

@@ -10,7 +10,13 @@ import click
 import blobstore
 import luks
 from blobstore.cli.header import VOLUME_KEY, read_volume_key, typed_key
-from blobstore.cli.keys import PATH, KeySource, key_group, object_option
+from blobstore.cli.keys import (
+    PATH,
+    KeySource,
+    key_group,
+    object_option,
+    opening_key_group,
+)
 from blobstore.cli.types import IMAGE, DigestType, Group, Option, option, taking
 
 if TYPE_CHECKING:
@@ -60,8 +66,9 @@ class Access(NamedTuple):
         """
         borrowed = not other.key.is_named
         first = self._replace(key=self.key.reusable()) if borrowed else self
+        key = first.key if borrowed else other.key
         second = first._replace(
-            key=first.key if borrowed else other.key,
+            key=key._replace(slow_factor=self.key.slow_factor),
             header=other.header,
             volume_key_file=self.volume_key_file if borrowed else None,
             expect_digest=None,
@@ -117,7 +124,7 @@ class Access(NamedTuple):
             with suppress(luks.UnsupportedError):
                 place = opened.enter_context(blobstore.luks_place(image, self.header))
             if place is not None:
-                volume_key = typed_key(place, prompt)
+                volume_key = typed_key(place, prompt, limits=self.key.limits)
         if volume_key is None:
             with luks.Secret.from_terminal(prompt) as secret:
                 yield secret
@@ -155,6 +162,7 @@ class Access(NamedTuple):
                 lock=lock,
                 released=released,
                 snapshot=self.snapshot,
+                limits=None if secret is None else self.key.limits,
                 direct=True,
             )
 
@@ -277,7 +285,7 @@ def _new_access(*, key: KeySource, header: Place | None, no_encryption: bool = F
 
 
 _OPTIONS: Final[dict[str, Option | Group]] = {
-    "key": key_group(),
+    "key": opening_key_group(),
     "header": option(
         "--header", type=IMAGE, metavar="FILE", help="The image's detached LUKS header."
     ),

@@ -153,15 +153,17 @@ def unlocked(
         return
     named = key.read()
     if named is None:
-        volume_key = typed_key(place, prompt, keyslot=keyslot)
+        volume_key = typed_key(place, prompt, keyslot=keyslot, limits=key.limits)
     else:
         with named:
-            volume_key = _unlock(place, named, keyslot)
+            volume_key = _unlock(place, named, keyslot, key.limits)
     with volume_key.key:
         yield volume_key
 
 
-def typed_key(place: luks.Place, prompt: str, *, keyslot: int | None = None) -> luks.VolumeKey:
+def typed_key(
+    place: luks.Place, prompt: str, *, keyslot: int | None = None, limits: luks.KdfLimits
+) -> luks.VolumeKey:
     """Return the volume key that a passphrase typed at the terminal opens; the caller wipes it.
 
     There are three tries.
@@ -173,7 +175,7 @@ def typed_key(place: luks.Place, prompt: str, *, keyslot: int | None = None) -> 
     for left in reversed(range(_TRIES)):
         with luks.Secret.from_terminal(prompt) as secret:
             try:
-                return _unlock(place, secret, keyslot)
+                return _unlock(place, secret, keyslot, limits)
             except luks.NoKeyslotMatchError:
                 if left == 0:
                     raise
@@ -181,9 +183,11 @@ def typed_key(place: luks.Place, prompt: str, *, keyslot: int | None = None) -> 
     raise AssertionError("the last try returns or raises")
 
 
-def _unlock(place: luks.Place, secret: luks.Secret, keyslot: int | None) -> luks.VolumeKey:
+def _unlock(
+    place: luks.Place, secret: luks.Secret, keyslot: int | None, limits: luks.KdfLimits
+) -> luks.VolumeKey:
     with luks.open_header(place) as (device, header), waiting("deriving keys"):
-        return luks.unlock(device, header, secret, keyslot=keyslot)
+        return luks.unlock(device, header, secret, keyslot=keyslot, limits=limits)
 
 
 @contextmanager
@@ -196,7 +200,8 @@ def read_volume_key(place: luks.Place, key: KeySource, file: Path) -> Iterator[l
     if key.is_named:
         raise click.UsageError("--volume-key-file and a passphrase exclude each other")
     with luks.Secret.from_file(file) as secret:
-        volume_key = luks.verify_volume_key(luks.load_header(place), secret.view())
+        header = luks.load_header(place)
+        volume_key = luks.verify_volume_key(header, secret.view(), limits=key.limits)
     with volume_key.key:
         yield volume_key
 

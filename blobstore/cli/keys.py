@@ -39,6 +39,7 @@ class KeySource(NamedTuple):
         size: Bytes of the key file to take, or None for all.
         objects: Definitions of secrets.
         held: The secret itself, if it was read before.
+        slow_factor: How many times the usual cost its key derivation may have.
     """
 
     file: Path | None = None
@@ -50,6 +51,12 @@ class KeySource(NamedTuple):
     size: int | None = None
     objects: tuple[luks.SecretObject, ...] = ()
     held: luks.Secret | None = None
+    slow_factor: int = 1
+
+    @property
+    def limits(self) -> luks.KdfLimits:
+        """What deriving the key may cost at most (L140)."""
+        return luks.KdfLimits().scaled(self.slow_factor)
 
     @property
     def named(self) -> list[object]:
@@ -174,6 +181,19 @@ def key_group(whose: str = "", of: str | None = None) -> Group:
     )
 
 
+def opening_key_group() -> Group:
+    """Return `key_group` for a volume that exists, whose header says what its key costs."""
+    group = key_group()
+    slow = option(
+        "--allow-slow-keys",
+        type=click.IntRange(min=1),
+        default=1,
+        metavar="FACTOR",
+        help="Permit a key derivation of so many times the usual cost, in time and memory.",
+    )
+    return group._replace(members={**group.members, "slow_factor": slow})
+
+
 def _key_source(**said: Any) -> KeySource:
     """Return what the options of `key_group` say; at most one may name a secret."""
     key = KeySource(**said, objects=click.get_current_context().meta.get(_OBJECTS, ()))
@@ -204,7 +224,12 @@ object_option: Final = click.option(
 
 
 def key_options(function: Command) -> Command:
-    """Add the options that name the secret of a command; it gets them as ``key``."""
+    """Add the options that name the secret of a volume; the command gets them as ``key``."""
+    return object_option(taking("key", opening_key_group())(function))
+
+
+def first_key_options(function: Command) -> Command:
+    """Add those that name the secret of a volume to be made; it gets them as ``key``."""
     return object_option(taking("key", key_group())(function))
 
 

@@ -130,6 +130,11 @@ def cli(*, quiet: bool) -> None:
     Data goes to stdout, everything else to stderr. IMAGE is a file, a block
     device, nbd://HOST/EXPORT, nbd+unix:///EXPORT?socket=PATH or rbd:POOL/IMAGE.
     """
+    set_up_messages(quiet=quiet)
+
+
+def set_up_messages(*, quiet: bool) -> None:
+    """Let what the library logs go to stderr: warnings and errors, or errors only."""
 
     def configure() -> None:
         import logging  # noqa: PLC0415, TID251  only if there is something to say
@@ -143,8 +148,13 @@ def cli(*, quiet: bool) -> None:
 
 def main() -> None:
     """Run the command line and exit with its code, once all that it printed is written."""
+    run(cli, "blobstore")
+
+
+def run(command: click.Command, name: str) -> None:
+    """Run a program of that name and exit with its code, as `main`."""
     secure()
-    code = _code_of(lambda: cli.main(prog_name="blobstore", standalone_mode=False))
+    code = _code_of(lambda: command.main(prog_name=name, standalone_mode=False))
     late = _code_of(sys.stdout.flush)
     sys.exit(code or late)
 

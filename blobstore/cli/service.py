@@ -90,6 +90,8 @@ def _configure(*, quiet: bool) -> None:
 def become_user(name: str) -> None:
     """Give up root's rights for those of a user, by name or number.
 
+    Everything is imported before (V94): afterwards the files may not be readable.
+
     Raises:
         ValueError: There is no such user.
         DeviceError: It is not permitted.
@@ -100,6 +102,10 @@ def become_user(name: str) -> None:
         user = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
     except KeyError as error:
         raise ValueError(f"there is no user {name!r}") from error
+    if user.pw_uid != os.geteuid():
+        from blobstore.cli.preloading import import_everything  # noqa: PLC0415  only here
+
+        import_everything()
     try:
         os.initgroups(user.pw_name, user.pw_gid)
         os.setgid(user.pw_gid)

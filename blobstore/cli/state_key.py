@@ -30,11 +30,17 @@ class KeyType(click.ParamType[StateKeySource]):
 
     name = "swtpm-key"
 
+    def __init__(self, *, removable: bool = False) -> None:
+        """Take ``remove`` as well, if the key is needed once."""
+        self._removable = removable
+
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> StateKeySource:
+        if isinstance(value, StateKeySource):
+            return value
         try:
-            return value if isinstance(value, StateKeySource) else StateKeySource.parse(str(value))
+            return StateKeySource.parse(str(value), removable=self._removable)
         except ValueError as error:
             self.fail(str(error), param, ctx)
 

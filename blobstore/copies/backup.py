@@ -44,6 +44,7 @@ def backup(
     *,
     header: AnyPath | None = None,
     overwrite: bool = False,
+    limits: luks.KdfLimits | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Copy an image so that the copy holds one state of the store, whoever writes meanwhile.
@@ -63,6 +64,7 @@ def backup(
         secret: Opens an image that is named by its path, to read the heads.
         header: File of its detached LUKS header.
         overwrite: Replace what is there.
+        limits: As `blobstore.open`, of an image that is named by its path.
         progress: Called with bytes done and in all.
 
     Raises:
@@ -79,7 +81,11 @@ def backup(
         _require_no_key(secret, header)
         backup_store(source, destination, overwrite=overwrite, progress=progress)
     elif isinstance(source, str | os.PathLike):
-        _backup_path(source, destination, secret, header, overwrite, progress)
+        with ExitStack() as stack:
+            if any(one and is_same_file(destination, one) for one in (source, header)):
+                raise ArgumentError(f"{destination} is the image itself, or its header")
+            layers = open_layers(stack, source, secret, header=header, lock=False, limits=limits)
+            _backup_layers(stack, layers, destination, overwrite=overwrite, progress=progress)
     else:
         _require_no_key(secret, header)
         source.backup(destination, overwrite=overwrite, progress=progress)
@@ -90,24 +96,20 @@ def _require_no_key(secret: object, header: object) -> None:
         raise ArgumentError("a store that is open needs neither secret nor header to be copied")
 
 
-def _backup_path(
-    path: AnyPath,
+def _backup_layers(
+    stack: ExitStack,
+    layers: Layers,
     destination: AnyPath,
-    secret: bytes | luks.Secret | luks.VolumeKey | None,
-    header: AnyPath | None,
+    *,
     overwrite: bool,
     progress: Progress | None,
 ) -> None:
-    if any(one and is_same_file(destination, one) for one in (path, header)):
-        raise ArgumentError(f"{destination} is the image itself, or its header")
-    with ExitStack() as stack:
-        layers = open_layers(stack, path, secret, header=header, lock=False)
-        with existing_images_refused(), new_copy(stack, layers, destination, overwrite) as copy:
-            Copier(layers, copy, progress).run()
-            volume = layers.volume
-            view = copy if volume is None else stack.enter_context(volume.over(copy))
-            _require_same_health(layers, view)
-            copy.flush()
+    with existing_images_refused(), new_copy(stack, layers, destination, overwrite) as copy:
+        Copier(layers, copy, progress).run()
+        volume = layers.volume
+        view = copy if volume is None else stack.enter_context(volume.over(copy))
+        _require_same_health(layers, view)
+        copy.flush()
 
 
 def _require_same_health(layers: Layers, copy: BlockDevice) -> None:

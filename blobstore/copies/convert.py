@@ -63,6 +63,7 @@ def convert(
     expect_digest: StateDigest | None = None,
     at_least_generation: int = 0,
     lock: bool = True,
+    limits: luks.KdfLimits | None = None,
     progress: Progress | None = None,
     **luks_options: Unpack[FormatKeywords],
 ) -> None:
@@ -103,6 +104,7 @@ def convert(
         at_least_generation: Likewise.
         lock: False reads a source that others use: a store as it was at one moment, a
             disk whatever they just write.
+        limits: As `blobstore.open`, of images that exist.
         progress: Called with bytes done and in all.
         luks_options: Fields of `luks.FormatOptions`, such as ``kdf``, ``cipher`` or
             ``sector_size``, for the destination.
@@ -135,6 +137,7 @@ def convert(
         allow_unprotected=allow_unprotected,
         expect_digest=expect_digest,
         at_least_generation=at_least_generation,
+        limits=limits,
     )
     written: Destination | ExistingDestination
     if create:
@@ -152,7 +155,9 @@ def convert(
             f"{', '.join(luks_options)} cannot be changed: create=False writes into what exists"
         )
     else:
-        written = ExistingDestination(path=destination, secret=new_secret, header=new_header)
+        written = ExistingDestination(
+            path=destination, secret=new_secret, header=new_header, limits=limits
+        )
     _carry_payload(read, written, as_bytes=as_bytes, holes=holes, jobs=jobs, progress=progress)
 
 

@@ -45,6 +45,7 @@ class Source:
         allow_unprotected: Take a store that is less protected than it should be (C25).
         expect_digest: What `Store.digest` said of the state that it must be in.
         at_least_generation: The generation that it must have reached.
+        limits: As `open_layers`.
     """
 
     path: AnyPath
@@ -58,6 +59,7 @@ class Source:
     allow_unprotected: bool = False
     expect_digest: StateDigest | None = None
     at_least_generation: int = 0
+    limits: luks.KdfLimits | None = None
 
     @property
     def is_pinned(self) -> bool:
@@ -80,6 +82,7 @@ class Source:
             encrypted=self.encrypted,
             open_backing=self.open_backing,
             snapshot=self.snapshot,
+            limits=self.limits,
         )
         if not self.allow_unprotected:
             _require_encrypted(layers, self.secret)
@@ -178,11 +181,13 @@ class ExistingDestination:
         path: Of the image.
         secret: Opens it, if it is encrypted.
         header: File of its detached LUKS header.
+        limits: As `open_layers`.
     """
 
     path: AnyPath
     secret: bytes | luks.Secret | None = field(default=None, repr=False)
     header: AnyPath | None = None
+    limits: luks.KdfLimits | None = None
 
     def open(self, resources: ExitStack, needed: int) -> Layers:
         """Open it for writing; errors as `blobstore.image.layers.open_layers`.
@@ -191,7 +196,14 @@ class ExistingDestination:
             PolicyError: There is a secret, and the image is not encrypted (C25).
             DeviceFullError: Its payload has less than ``needed`` bytes.
         """
-        layers = open_layers(resources, self.path, self.secret, header=self.header, read_only=False)
+        layers = open_layers(
+            resources,
+            self.path,
+            self.secret,
+            header=self.header,
+            read_only=False,
+            limits=self.limits,
+        )
         _require_encrypted(layers, self.secret)
         if layers.payload.size < needed:
             raise DeviceFullError(

@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from blobstore.foreign.encryption import StateKey
+from formats.logs import LateLogger
 from luks.secret.secrets import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_log = LateLogger(__name__)
+
 _SOURCES: Final = ("file", "fd", "pwdfile", "pwdfd")
+_TRUTH: Final = {"true": True, "1": True, "false": False, "0": False}
 
 
 @dataclass(frozen=True)
@@ -25,20 +29,24 @@ class StateKeySource:
         is_descriptor: Which of the two.
         source: As in `StateKey`.
         mode: As in `StateKey`.
+        remove: Whether the file is removed when the key was read.
     """
 
     place: str
     is_descriptor: bool
     source: str
     mode: str | None
+    remove: bool = False
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str, *, removable: bool = False) -> Self:
         """Return what a text says, as swtpm's ``--key`` takes it.
 
         Args:
             text: ``file=FILE[,mode=MODE][,format=FORMAT]`` or
                 ``pwdfile=FILE[,mode=MODE][,kdf=KDF]``, or with a descriptor ``fd`` or ``pwdfd``.
+            removable: Whether ``remove`` or ``remove=true`` may be there (V91): the caller
+                needs the key once.
 
         Raises:
             ValueError: It does not say where a key is.
@@ -46,7 +54,11 @@ class StateKeySource:
         options: dict[str, str] = {}
         for part in text.split(","):
             key, separator, value = part.partition("=")
-            if not separator or not value or key in options:
+            if part == "remove":
+                value = "true"
+            elif not separator:
+                value = ""
+            if not value or key in options:
                 raise ValueError(f"{part!r} is not what swtpm's --key takes")
             options[key] = value
         sources = [key for key in _SOURCES if key in options]
@@ -57,6 +69,11 @@ class StateKeySource:
         if is_descriptor and not place.isdecimal():
             raise ValueError(f"{place!r} is not a file descriptor")
         mode = options.pop("mode", None)
+        if "remove" in options and not removable:
+            raise ValueError("remove is not taken here: the file may be needed again")
+        remove = options.pop("remove", "false").lower()
+        if remove not in _TRUTH:
+            raise ValueError(f"remove={remove} is neither true nor false")
         if source.startswith("pwd"):
             made_of, known = options.pop("kdf", StateKey.DERIVATIONS[0]), StateKey.DERIVATIONS
         else:
@@ -67,11 +84,11 @@ class StateKeySource:
             raise ValueError(f"{mode!r} is not one of {', '.join(StateKey.MODES)}")
         if options:
             raise ValueError(f"{', '.join(options)} does not go with {source}")
-        return cls(place, is_descriptor, made_of, mode)
+        return cls(place, is_descriptor, made_of, mode, _TRUTH[remove])
 
     @contextmanager
     def read(self) -> Iterator[StateKey]:
-        """Yield the key; its secret is wiped at the end.
+        """Yield the key; its secret is wiped at the end, and its file removed at once if asked.
 
         Raises:
             DeviceError: It cannot be read.
@@ -79,4 +96,9 @@ class StateKeySource:
         place = self.place
         opened = Secret.from_fd(int(place)) if self.is_descriptor else Secret.from_file(Path(place))
         with opened as secret:
+            if self.remove and not self.is_descriptor:
+                try:
+                    Path(place).unlink()
+                except OSError as error:  # swtpm goes on, too: the key is there
+                    _log.warning("key file %s cannot be removed: %s", place, error.strerror)
             yield StateKey(secret, self.source, self.mode)

@@ -294,6 +294,7 @@ def open_layers(
     encrypted: bool | None = None,
     open_backing: BackingOpener | None = None,
     snapshot: str | SnapshotKey | None = None,
+    limits: luks.KdfLimits | None = None,
 ) -> Layers:
     """Open an image down to its payload.
 
@@ -310,6 +311,7 @@ def open_layers(
         encrypted: Whether there is a LUKS volume in the file or disk; likewise.
         open_backing: Opens backing files of a qcow2 image; None refuses them.
         snapshot: Which internal snapshot to read, of a qcow2 image.
+        limits: What one key derivation of LUKS may cost at most; None is the default.
 
     Raises:
         SecretRequiredError: It is encrypted, and there is no secret.
@@ -338,6 +340,7 @@ def open_layers(
                 encrypted=encrypted,
                 open_backing=open_backing,
                 snapshot=snapshot,
+                limits=limits or luks.KdfLimits(),
             )
             peeled.push(opened.pop_all())
             return layers
@@ -362,6 +365,7 @@ def _open_layers(
     encrypted: bool | None,
     open_backing: BackingOpener | None,
     snapshot: str | SnapshotKey | None,
+    limits: luks.KdfLimits,
 ) -> Layers:
     read_only = file.read_only
     layers = Layers(path, file)
@@ -376,6 +380,7 @@ def _open_layers(
             locked=locked,
             open_backing=open_backing,
             snapshot=snapshot,
+            limits=limits,
         )
         layers = replace(layers, qcow2=disk, snapshot=snapshot)
     elif snapshot is not None:
@@ -394,13 +399,13 @@ def _open_layers(
     if secret is None:
         raise luks.SecretRequiredError(f"{path} is encrypted: a passphrase is needed")
     if header is None:
-        volume = luks.open(device, secret, read_only=read_only)
+        volume = luks.open(device, secret, read_only=read_only, limits=limits)
         resources.enter_context(volume)
         return replace(layers, volume=volume)
     header_path = place_of(header)
     if is_same_place(header_path, path):
         raise ArgumentError(f"{path} cannot be both the image and its LUKS header [L52]")
     with for_luks(header_path) as found:
-        volume = luks.open(device, secret, header=found, read_only=read_only)
+        volume = luks.open(device, secret, header=found, read_only=read_only, limits=limits)
     resources.enter_context(volume)
     return replace(layers, volume=volume, header_path=header_path)

@@ -83,6 +83,7 @@ def open_disk(
     locked: bool = True,
     open_backing: BackingOpener | None = None,
     snapshot: str | SnapshotKey | None = None,
+    limits: luks.KdfLimits | None = None,
 ) -> Disk:
     """Open the disk in a qcow2 image, and decrypt it if the image itself is encrypted.
 
@@ -94,6 +95,7 @@ def open_disk(
         locked: Whether others are kept from writing to the image.
         open_backing: Opens backing files; None refuses images that have one.
         snapshot: Name or ID of the internal snapshot to read, or a key that says which.
+        limits: What one key derivation of LUKS may cost at most; None is the default.
 
     Raises:
         SecretRequiredError, NoKeyslotMatchError, PolicyError: As `luks.open`.
@@ -111,7 +113,7 @@ def open_disk(
         if secret is None:
             raise luks.SecretRequiredError("the qcow2 image is encrypted: a passphrase is needed")
         if method == CRYPT_LUKS:
-            header, cipher = _unlock(resources, luks_area(file), secret)
+            header, cipher = _unlock(resources, luks_area(file), secret, limits or luks.KdfLimits())
         elif method == CRYPT_AES:
             cipher = _old_cipher(resources, secret)
     device = open_image(
@@ -239,14 +241,14 @@ def header_area(file: BlockDevice) -> BlockDevice | None:
 
 
 def _unlock(
-    resources: ExitStack, area: BlockDevice, secret: AnySecret
+    resources: ExitStack, area: BlockDevice, secret: AnySecret, limits: luks.KdfLimits
 ) -> tuple[luks.Header, ClusterCipher]:
     header = luks.load_header(area)
     check_openable(header)
     if isinstance(secret, luks.VolumeKey):
-        key = luks.verify_volume_key(header, secret.key.view())
+        key = luks.verify_volume_key(header, secret.key.view(), limits=limits)
     else:
-        key = luks.unlock(area, header, secret)
+        key = luks.unlock(area, header, secret, limits=limits)
     return header, _cipher(resources, header, key)
 
 

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
     from blobstore.vtpm.abi import log_libtpms as log_libtpms
     from blobstore.vtpm.behaviour import Behaviour as Behaviour
+    from blobstore.vtpm.capabilities import libtpms_info as libtpms_info
     from blobstore.vtpm.capabilities import swtpm_capabilities as swtpm_capabilities
     from blobstore.vtpm.commands import Startup as Startup
     from blobstore.vtpm.nvram import StoreNvram as StoreNvram

@@ -1,4 +1,4 @@
-"""What `blobstore vtpm` can, in the terms in which swtpm says what it can (V64)."""
+"""What `blobstore vtpm` can, in the terms in which swtpm says what it can (V64, V95)."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ _FEATURES: Final = (
 )
 
 
-def swtpm_capabilities(version: TpmVersion | None) -> dict[str, Any]:
+def swtpm_capabilities(version: TpmVersion | None, *more: str) -> dict[str, Any]:
     """Return what swtpm's ``--print-capabilities`` would print.
 
     Args:
         version: Of the TPM that is asked about; None is a TPM 2.0.
+        more: Words for what the program around this can.
 
     Raises:
         UnsupportedError: libtpms is not installed, or too old.
@@ -38,9 +39,22 @@ def swtpm_capabilities(version: TpmVersion | None) -> dict[str, Any]:
         sizes = list(_key_sizes())
     return {
         "type": "swtpm",
-        "features": [*versions, *_FEATURES, *sizes],
+        "features": [*versions, *_FEATURES, *more, *sizes],
         "version": __version__,
     }
+
+
+def libtpms_info(version: TpmVersion | None, flags: int) -> str:
+    """Return what libtpms says of a kind of TPM, as JSON (V95).
+
+    Args:
+        version: Of the TPM that is asked about; None is a TPM 2.0.
+        flags: What is asked, as the bits of `TPMLIB_GetInfo`.
+
+    Raises:
+        UnsupportedError: libtpms is not installed, or too old.
+    """
+    return abi.describe(version or TpmVersion.TPM_2, abi.Info(flags)).decode()
 
 
 def _key_sizes() -> Iterator[str]:

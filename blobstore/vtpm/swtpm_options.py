@@ -7,12 +7,16 @@ What is wrong with one is a `ValueError`: the caller's mistake.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from blobstore.vtpm.commands import Startup
 from blobstore.vtpm.sockets import Channel
+
+_OCTAL: Final = re.compile("[0-7]+")
+_TRUTH: Final = {"": True, "true": True, "1": True, "false": False, "0": False}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +92,17 @@ def parse_migration(text: str) -> set[str]:
     return _words(text, {"release-lock-outgoing", "incoming"})
 
 
+def parse_info(text: str) -> int:
+    """Return the bits that ``--print-info`` asks for, a number as C has it (V95)."""
+    try:
+        flags = int(text, 8 if _OCTAL.fullmatch(text) and text.startswith("0") else 0)
+    except ValueError:
+        flags = -1
+    if not 0 <= flags < 1 << 32:
+        raise ValueError(f"{text} is not a number of 32 bits")
+    return flags
+
+
 def parse_pid(text: str) -> Path | int:
     """Return the file or descriptor of ``--pid``."""
     fields = _fields(text, words=set())
@@ -111,15 +126,38 @@ def parse_log(text: str) -> LogOptions:
     return LogOptions(file=place, level=level, prefix=prefix, truncate=truncate)
 
 
+def parse_state_place(text: str) -> Path | str:
+    """Return the directory or the URI of ``--tpmstate`` (V92).
+
+    What else it says is checked and left out: a mode of files that are not made, a lock
+    that is always taken, a backup and a flush that every put is.
+    """
+    fields = _fields(text, words={"lock", "backup", "fsync"})
+    if "mode" in fields:
+        parse_mode(fields.pop("mode"))
+    for word in ("lock", "backup", "fsync"):
+        parse_truth(word, fields.pop(word, ""))
+    if set(fields) == {"dir"}:
+        return Path(fields["dir"])
+    if set(fields) == {"backend-uri"}:
+        return fields["backend-uri"]
+    raise ValueError("--tpmstate takes dir or backend-uri, and mode, lock, backup, fsync")
+
+
 def parse_mode(text: str) -> int:
-    """Return the mode of a file that octal digits say."""
-    try:
-        mode = int(text, 8)
-    except ValueError:
-        mode = -1
-    if not text.startswith("0") or not 0 <= mode <= 0o777:
+    """Return the mode of a file that octal digits say (V90)."""
+    mode = int(text, 8) if _OCTAL.fullmatch(text) else -1
+    if not 0 <= mode <= 0o777:
         raise ValueError(f"mode={text} is not a mode of a file in octal digits")
     return mode
+
+
+def parse_truth(name: str, text: str) -> bool:
+    """Return what a word says that may have a value; without one it is true."""
+    try:
+        return _TRUTH[text.lower()]
+    except KeyError:
+        raise ValueError(f"{name}={text} is neither true nor false") from None
 
 
 def _channel(
@@ -196,8 +234,21 @@ def _file_or_descriptor(fields: dict[str, str]) -> Path | int:
 
 
 def _owner(fields: dict[str, str], name: str) -> int:
+    """Return the number of a user or group, which may be named (V90)."""
     text = fields.get(name, "-1")  # which swtpm's users write out, too
-    return -1 if text == "-1" else _number(text, name)
+    if text == "-1" or text.isdecimal():
+        return int(text)
+    try:
+        if name == "uid":
+            import pwd  # noqa: PLC0415  absent on Windows
+
+            return pwd.getpwnam(text).pw_uid
+        import grp  # noqa: PLC0415  absent on Windows
+
+        return grp.getgrnam(text).gr_gid
+    except KeyError:
+        kind = "user" if name == "uid" else "group"
+        raise ValueError(f"{name}={text}: there is no such {kind}") from None
 
 
 def _number(text: str, name: str) -> int:

@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 
 #: Largest number of bytes passed to a mode at a time, because it works on copies.
 _CHUNK: Final = 64 << 10
+#: What to do about a volume that is not encrypted (L62).
+UNENCRYPTED: Final = (
+    "if that is intended, permit it in Python with luks.Policy(allow_unencrypted=True);"
+    " the command line does not open it, cryptsetup does"
+)
 
 
 def check_usable(text: str, key_size: int, *, permit_null: bool = False) -> None:
@@ -43,7 +48,8 @@ def check_usable(text: str, key_size: int, *, permit_null: bool = False) -> None
         if permit_null:
             return
         raise PolicyError(
-            f"cipher {text!r} encrypts nothing, and any passphrase would seem right [L62]"
+            f"cipher {text!r} encrypts nothing, and any passphrase would seem right [L62]",
+            hint=UNENCRYPTED,
         )
     check_spec(spec, key_size)
     if (spec.mode, spec.iv) == ("ctr", "benbi"):

@@ -36,8 +36,8 @@ class KdfLimits(Frozen):
 
     A header is not authentic: without limits, a manipulated one could take all
     memory or run for days. The defaults permit the costs that cryptsetup chooses on
-    any machine, and take up to about a minute (L61). Pass larger ones to open
-    volumes that were deliberately made more expensive.
+    any machine, and take up to about a minute (L61). Pass larger ones, such as
+    ``KdfLimits().scaled(4)``, to open volumes that were deliberately made more expensive.
 
     Attributes:
         iterations: Largest number of PBKDF2 iterations, in a keyslot or a digest.
@@ -77,8 +77,20 @@ class KdfLimits(Frozen):
                 raise PolicyError(
                     f"the header demands a key derivation with {name}={value},"
                     f" more than the permitted {limit} [L61]",
-                    hint="if this is intended, open it with larger luks.KdfLimits",
+                    hint="if this is intended, permit it with --allow-slow-keys FACTOR,"
+                    " or larger luks.KdfLimits in Python",
                 )
+
+    def scaled(self, factor: int) -> KdfLimits:
+        """Return limits that permit one keyslot ``factor`` times as much of everything."""
+        return KdfLimits(
+            iterations=self.iterations * factor,
+            memory_kib=self.memory_kib * factor,
+            time=self.time * factor,
+            work_kib=self.work_kib * factor,
+            lanes=self.lanes * factor,
+            total=self.total,
+        )
 
     def share(self, cost: KdfCost) -> float:
         """Return a cost as a fraction of the limit for one keyslot."""

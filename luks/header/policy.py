@@ -18,7 +18,7 @@ from hmac import compare_digest
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from formats.frozen import Frozen
-from luks.crypto.ciphers import check_usable
+from luks.crypto.ciphers import UNENCRYPTED, check_usable
 from luks.crypto.hashes import canonical
 from luks.crypto.spec import parse, refuses_key, unsupported
 from luks.errors import LuksHeaderError, PolicyError, StorageError, UnsupportedError
@@ -180,9 +180,19 @@ def volume_digest(header: Header) -> Digest:
         raise UnsupportedError(
             "no single key decrypts the whole payload", feature="several volume keys"
         )
-    digest = header.digests[chosen]
+    return usable_digest(header, chosen)
+
+
+def usable_digest(header: Header, number: int) -> Digest:
+    """Return a digest that can be computed here.
+
+    Raises:
+        UnsupportedError: It is of an unknown kind.
+        LuksHeaderError: It makes no sense.
+    """
+    digest = header.digests[number]
     if digest.problem:
-        raise LuksHeaderError(f"digest {chosen} cannot be used: {digest.problem}")
+        raise LuksHeaderError(f"digest {number} cannot be used: {digest.problem}")
     if digest.kdf is None:
         raise UnsupportedError(
             f"digest type {digest.type!r} is unknown", feature=f"digest type {digest.type}"
@@ -242,7 +252,7 @@ def _check_segment(name: str, segment: Segment, *, plain: bool) -> None:
         if not plain:
             raise PolicyError(
                 f"{name} of the payload is not encrypted [L62]",
-                hint="if that is intended, permit it with luks.Policy(allow_unencrypted=True)",
+                hint=UNENCRYPTED,
             )
         if segment.type == "linear":
             return

@@ -21,7 +21,13 @@ from luks.errors import (
     UnlockError,
     UnsupportedError,
 )
-from luks.header.policy import DEFAULT_POLICY, check_fits, volume_digest, volume_key_sizes
+from luks.header.policy import (
+    DEFAULT_POLICY,
+    check_fits,
+    usable_digest,
+    volume_digest,
+    volume_key_sizes,
+)
 from luks.model import PRIORITY_IGNORE, PRIORITY_NORMAL, PRIORITY_PREFER, SECTOR_SIZE
 from luks.secret.secrets import Secret, view_of
 
@@ -110,7 +116,7 @@ def unlock(
         "no keyslot opens with this secret: it is wrong, or the key material is damaged,"
         f" which cannot be distinguished{not_tried}",
         tried={n: str(refusals.get(n, "the secret does not open it")) for n in candidates},
-        hint=_NEWLINE if bytes(view_of(secret)[-1:]) == b"\n" else None,
+        hint=_hint(secret),
     )
 
 
@@ -159,6 +165,55 @@ def matching(
             key.wipe()
             found.append(number)
     return tuple(found)
+
+
+def unbound_key(
+    device: BlockDevice,
+    header: Header,
+    secret: bytes | Secret,
+    keyslot: int,
+    *,
+    limits: KdfLimits = DEFAULT_LIMITS,
+    policy: Policy = DEFAULT_POLICY,
+) -> Secret:
+    """Return the key in an unbound keyslot, which is not that of the payload (L141).
+
+    Args:
+        device: Holds the header and its keyslot areas.
+        header: As it was loaded.
+        secret: Passphrase or key file content. Not modified.
+        keyslot: One of ``header.unbound_keyslots``.
+        limits: Largest permitted cost of a key derivation.
+        policy: Requirements for header and keyslot.
+
+    Returns:
+        The key; it is the caller's to wipe.
+
+    Raises:
+        NoKeyslotMatchError: The secret does not open it.
+        UnlockError: The keyslot is not unbound.
+        PolicyError, UnsupportedError, FormatError, DeviceError: It cannot be tried.
+    """
+    policy.check_header(header)
+    if keyslot not in header.unbound_keyslots:
+        raise UnlockError(f"keyslot {keyslot} is not an unbound one")
+    policy.check_keyslot(header.keyslots[keyslot])
+    number = next(
+        number
+        for number, digest in header.digests.items()
+        if keyslot in digest.keyslots and not digest.segments
+    )
+    digest = usable_digest(header, number)
+    _charge(0.0, header.keyslots[keyslot], digest, limits)
+    plain = policy.allow_unencrypted
+    key = _try_keyslot(device, header, keyslot, digest, view_of(secret), limits, plain=plain)
+    if key is None:
+        raise NoKeyslotMatchError(
+            f"the unbound keyslot {keyslot} does not open with this secret",
+            tried={keyslot: "the secret does not open it"},
+            hint=_hint(secret),
+        )
+    return key
 
 
 def verify_volume_key(
@@ -252,7 +307,8 @@ def _charge(spent: float, keyslot: Keyslot, digest: Digest, limits: KdfLimits) -
     if spent and charged > limits.total:
         raise PolicyError(
             f"the keyslots ask for more than {limits.total} times what one of them may [L61]",
-            hint="name the keyslot, or open it with a larger luks.KdfLimits.total",
+            hint="name the keyslot (--key-slot), or permit more with --allow-slow-keys FACTOR,"
+            " or a larger luks.KdfLimits.total in Python",
         )
     return charged
 
@@ -278,7 +334,8 @@ def _try_keyslot(
             feature=f"keyslot type {keyslot.type}",
         )
     # Every possible refusal comes before the key derivation starts.
-    check_fits(header, keyslot.key_size)
+    if digest.segments:  # of an unbound key nothing is known
+        check_fits(header, keyslot.key_size)
     check_usable(area.cipher, area.key_size, permit_null=plain)
     limits.check(keyslot.kdf)
     lookup(keyslot.af_hash)
@@ -342,6 +399,11 @@ def _is_padded(header: Header, digest: Digest, key: memoryview) -> bool:
         ciphers = [segment.cipher for segment in header.data_segments if segment.cipher]
         shorter = (n for n in range(len(key)) if all(takes_key(name, n) for name in ciphers))
     return any(size < len(key) and not any(key[size:]) for size in shorter)
+
+
+def _hint(secret: bytes | Secret) -> str | None:
+    """Return what may be wrong with a secret that opens nothing."""
+    return _NEWLINE if bytes(view_of(secret)[-1:]) == b"\n" else None
 
 
 def _material_size(keyslot: Keyslot) -> int:

@@ -90,3 +90,28 @@ def test_a_key_of_a_wrong_size_is_refused_if_the_cipher_is_known(tmp_path: Path)
         pytest.raises(luks.UnsupportedError, match="64 bytes"),
     ):
         luks.unlock(device, header, PASSPHRASE)
+
+
+@pytest.mark.parametrize(
+    "cipher",
+    [
+        "xchacha12,aes-adiantum-plain64",
+        "xchacha20,aes-adiantum-plain64",
+        "capi:adiantum(xchacha12,aes)-plain64",
+    ],
+)
+def test_l142_adiantum_is_refused_by_name(cipher: str, tmp_path: Path) -> None:
+    image = image_with(tmp_path, {"encryption": cipher})
+    with pytest.raises(luks.UnsupportedError, match="is Adiantum") as caught:
+        luks.open(image, PASSPHRASE)
+    assert caught.value.feature == "Adiantum"
+    assert "cryptsetup reencrypt" in str(caught.value.hint)
+
+
+def test_l142_adiantum_in_a_keyslot_is_refused_by_name() -> None:
+    base = template(key_size=32, keyslots_size=1 << 20, data_offset=None)
+    root = json_of(base.header)
+    adiantum = "xchacha12,aes-adiantum-plain64"
+    root["keyslots"]["0"]["area"].update({"encryption": adiantum, "key_size": 32})
+    with pytest.raises(luks.UnsupportedError, match="is Adiantum"):
+        luks.open(with_json(base, root), PASSPHRASE)

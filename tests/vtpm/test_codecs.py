@@ -181,7 +181,7 @@ def test_v60_channels() -> None:
         "type=tcp,port=0",
         "type=tcp,port=65536",
         "type=tcp,port=x",
-        "type=unixio,path=/a,mode=600",
+        "type=unixio,path=/a,mode=1777",
         "type=unixio,path=/a,mode=0888",
         "type=unixio,path=/a,path=/b",
         "type=unixio,path=",

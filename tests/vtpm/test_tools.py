@@ -144,13 +144,13 @@ def test_v64_swtpm_setup_makes_endorsement_keys_and_certificates(
 ) -> None:
     state, authority = tmp_path / "state", tmp_path / "authority"
     state.mkdir()
-    config = _local_authority(authority)
+    config = local_authority(authority)
     setup = [
         *("--tpm2", "--tpmstate", state, "--createek", "--create-ek-cert", "--config", config),
         *("--logfile", tmp_path / "log", "--not-overwrite"),
         *("--tpm", " ".join(command(image, "--key-file", key_of(image)))),
     ]
-    _setup(*setup)
+    run_setup(*setup)
     assert [path.name for path in state.iterdir()] == []
     with vtpm_of(image, *STARTED) as tpm:
         handles = tpm.tpm2("getcap", "handles-persistent").decode().upper()
@@ -162,7 +162,7 @@ def test_v64_swtpm_setup_makes_endorsement_keys_and_certificates(
     # A second time it finds that there is a TPM, and leaves it alone.
     with opened(image, read_only=True) as store:
         before = store.get(PERMANENT)
-    _setup(*setup)
+    run_setup(*setup)
     with opened(image, read_only=True) as store:
         assert store.get(PERMANENT) == before
 
@@ -170,15 +170,15 @@ def test_v64_swtpm_setup_makes_endorsement_keys_and_certificates(
 def test_what_swtpm_setup_made_with_swtpm_is_imported(image: Path, tmp_path: Path) -> None:
     state = tmp_path / "state"
     state.mkdir()
-    config = _local_authority(tmp_path / "authority")
-    _setup("--tpm2", "--tpmstate", state, "--create-ek-cert", "--config", config)
+    config = local_authority(tmp_path / "authority")
+    run_setup("--tpm2", "--tpmstate", state, "--create-ek-cert", "--config", config)
     key = ("--key-file", key_of(image))
     assert blobstore_command("import", image, state, "--from", "swtpm-dir", *key).returncode == 0
     with vtpm_of(image, *STARTED) as tpm:
         assert tpm.tpm2("nvread", "0x1c00002")[:1] == b"\x30"
 
 
-def _setup(*arguments: object) -> None:
+def run_setup(*arguments: object) -> None:
     done = subprocess.run(
         [program("swtpm_setup"), *map(str, arguments)],
         stdin=subprocess.DEVNULL,
@@ -191,7 +191,7 @@ def _setup(*arguments: object) -> None:
     assert done.returncode == 0, done.stderr.decode() + done.stdout.decode()
 
 
-def _local_authority(directory: Path) -> Path:
+def local_authority(directory: Path) -> Path:
     """Return the configuration of a certificate authority that exists for this test alone."""
     directory.mkdir()
     (directory / "localca.conf").write_text(

@@ -89,6 +89,7 @@ def command(
                 iter_time=options.get("iter-time"),
                 force=force or forced,
                 strict_qemu=strict_qemu,
+                limits=key.limits,
             )
     for number in changed:
         click.echo(f"keyslot {number} is {options['state']}")

@@ -38,5 +38,6 @@ def command(*, access: Access, image: Place, destination: Place, force: bool) ->
             secret,
             header=access.header,
             overwrite=force,
+            limits=access.key.limits,
             progress=advance,
         )

@@ -181,6 +181,7 @@ def command(
             expect_digest=access.expect_digest,
             at_least_generation=access.at_least_generation,
             lock=access.lock,
+            limits=access.key.limits,
             progress=advance,
             **options,
         )

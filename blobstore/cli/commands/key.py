@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -48,6 +49,21 @@ def command() -> None:
     help="When it is tried: only by its number, with the others, or before them (LUKS2).",
 )
 @volume_key_option
+@click.option(
+    "--unbound",
+    is_flag=True,
+    help="Store a key that is not the volume's and does not open it (LUKS2).",
+)
+@click.option(
+    "--key-size",
+    "bits",
+    type=click.IntRange(8, 4096),
+    metavar="BITS",
+    help="With --unbound: make a random key of this size.",
+)
+@click.option(
+    "--unbound-key-file", type=PATH, metavar="FILE", help="With --unbound: store this key."
+)
 @HASH
 @kdf_options
 @new_key_options
@@ -61,10 +77,33 @@ def add(
     key_slot: int | None,
     priority: str,
     volume_key_file: Path | None,
+    unbound: bool,
+    bits: int | None,
+    unbound_key_file: Path | None,
     hash_name: str | None,
     kdf: dict[str, Any],
 ) -> None:
-    """Let another passphrase open IMAGE, too. Prints its keyslot."""
+    """Let another passphrase open IMAGE, too. Prints its keyslot.
+
+    With --unbound it opens another key, which IMAGE keeps beside its own; no
+    passphrase of IMAGE is needed then. `key export --key-slot N` gives it out.
+    """
+    new_slot: dict[str, Any] = {"keyslot": key_slot, "priority": PRIORITIES.index(priority)}
+    if unbound:
+        if key.is_named or volume_key_file:
+            raise click.UsageError("--unbound needs nothing that opens IMAGE")
+        with (
+            _unbound_key(bits, unbound_key_file) as stored,
+            new_passphrase(image, key, new_key) as new,
+            waiting("deriving keys"),
+            luks.edit(place) as header,
+        ):
+            cost = with_hash(kdf, hash_name)
+            number = header.add_keyslot(new, unbound_key=stored, **new_slot, **cost)
+        click.echo(f"keyslot {number}")
+        return
+    if bits or unbound_key_file:
+        raise click.UsageError("--key-size and --unbound-key-file go with --unbound")
     prompt = f"Passphrase for {image}: "
     with (
         unlocked(place, key, prompt, volume_key_file=volume_key_file) as volume_key,
@@ -75,11 +114,23 @@ def add(
             place,
             volume_key,
             new,
-            keyslot=key_slot,
-            priority=PRIORITIES.index(priority),
+            limits=key.limits,
+            **new_slot,
             **_cost(place, with_hash(kdf, hash_name)),
         )
     click.echo(f"keyslot {number}")
+
+
+def _unbound_key(bits: int | None, file: Path | None) -> luks.Secret:
+    """Return the key to store: a random one, or the content of a file."""
+    if (bits is None) == (file is None):
+        raise click.UsageError("--unbound goes with one of --key-size and --unbound-key-file")
+    if file is not None:
+        return luks.Secret.from_file(file)
+    assert bits is not None, "one of them is given"
+    if bits % 8:
+        raise click.UsageError(f"a key of {bits} bits is not a whole number of bytes")
+    return luks.Secret(os.urandom(bits // 8))
 
 
 @command.command("change")
@@ -110,7 +161,7 @@ def change(
         unlocked(place, key, prompt, keyslot=key_slot) as volume_key,
         new_passphrase(image, key, new_key) as new,
         waiting("deriving keys"),
-        luks.edit(place) as header,
+        luks.edit(place, limits=key.limits) as header,
     ):
         number = volume_key.keyslot
         assert number is not None, "a passphrase opens a keyslot"
@@ -206,28 +257,30 @@ def test(
 ) -> None:
     """Find out if a passphrase or volume key opens IMAGE. Prints the keyslot.
 
+    With --key-slot also if a passphrase opens a keyslot whose key is not the volume's.
+
     Exits with 51 if a passphrase opens no keyslot, with 50 if it is not the volume
     key. Nothing is written.
     """
     if token is not None:
         if key.is_named or volume_key_file:
             raise click.UsageError("--token and a key exclude each other")
-        _test_token(place, token)
+        _test_token(place, token, key.limits)
         return
     with unlocking(image, place, key, volume_key_file) as secret:
         if isinstance(secret, luks.VolumeKey):
             click.echo("volume key")
         else:
-            _report(place, secret, key_slot)
+            _report(place, secret, key_slot, key.limits)
 
 
-def _test_token(place: luks.Place, number: int) -> None:
+def _test_token(place: luks.Place, number: int, limits: luks.KdfLimits) -> None:
     header = luks.load_header(place)
     with luks.token_secret(header, number) as secret:
         error: luks.StorageError = luks.UnlockError(f"token {number} is for no keyslot")
         for keyslot in header.tokens[number].keyslots:
             try:
-                _report(place, secret, keyslot)
+                _report(place, secret, keyslot, limits)
             except luks.NoKeyslotMatchError as wrong:
                 error = wrong
             else:
@@ -235,11 +288,23 @@ def _test_token(place: luks.Place, number: int) -> None:
         raise error
 
 
-def _report(place: luks.Place, secret: luks.Secret, keyslot: int | None) -> None:
+def _report(
+    place: luks.Place, secret: luks.Secret, keyslot: int | None, limits: luks.KdfLimits
+) -> None:
+    opened = _open_keyslot(place, secret, keyslot, limits)
+    with opened.key:
+        click.echo(f"keyslot {opened.keyslot}")
+
+
+def _open_keyslot(
+    place: luks.Place, secret: luks.Secret, keyslot: int | None, limits: luks.KdfLimits
+) -> luks.VolumeKey:
+    """Return the key that a secret opens, in an unbound keyslot only if that is named (L141)."""
     with luks.open_header(place) as (device, header), waiting("deriving keys"):
-        volume_key = luks.unlock(device, header, secret, keyslot=keyslot)
-    with volume_key.key:
-        click.echo(f"keyslot {volume_key.keyslot}")
+        if keyslot is not None and keyslot in header.unbound_keyslots:
+            key = luks.unbound_key(device, header, secret, keyslot, limits=limits)
+            return luks.VolumeKey(key, keyslot)
+        return luks.unlock(device, header, secret, keyslot=keyslot, limits=limits)
 
 
 @command.command("export")
@@ -248,19 +313,27 @@ def _report(place: luks.Place, secret: luks.Secret, keyslot: int | None) -> None
     "-o", "output", type=PATH, required=True, metavar="FILE", help="Where the volume key goes."
 )
 @click.option("--force", is_flag=True, help="Do not ask, and overwrite FILE.")
+@KEY_SLOT
 @key_options
-def export(*, image: Place, place: luks.Place, key: KeySource, output: Path, force: bool) -> None:
-    """Write the volume key of IMAGE to a file, for escrow.
+def export(
+    *,
+    image: Place,
+    place: luks.Place,
+    key: KeySource,
+    key_slot: int | None,
+    output: Path,
+    force: bool,
+) -> None:
+    """Write the volume key of IMAGE, or an unbound key, to a file, for escrow.
 
     Who has it reads the image for good: no change of passphrases takes it back.
     """
     check_other(output, image, place)
     consent(f"Write the key that opens {image} for good to {output}?", force=force)
     with passphrase(key, f"Passphrase for {image}: ") as secret:
-        with luks.open_header(place) as (device, header), waiting("deriving keys"):
-            volume_key = luks.unlock(device, header, secret)
-        with volume_key.key:
-            write_output(output, volume_key.key.view(), force=force)
+        opened = _open_keyslot(place, secret, key_slot, key.limits)
+        with opened.key:
+            write_output(output, opened.key.view(), force=force)
 
 
 @command.command("destroy")

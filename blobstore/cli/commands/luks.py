@@ -17,7 +17,7 @@ from blobstore.cli.header import (
     image_and_header,
     passphrase,
 )
-from blobstore.cli.keys import PATH, key_options
+from blobstore.cli.keys import PATH, first_key_options
 from blobstore.cli.luks_dump import dump as dump_text
 from blobstore.cli.output import escaped, waiting
 from blobstore.cli.types import IMAGE, SizeType
@@ -76,7 +76,7 @@ def command() -> None:
 @click.option("--volume-key-file", type=PATH, metavar="FILE", help="Take this volume key.")
 @click.option("--force", is_flag=True, help="Destroy what is there.")
 @kdf_options
-@key_options
+@first_key_options
 def format_(
     *,
     image: Place,

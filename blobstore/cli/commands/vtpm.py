@@ -15,12 +15,15 @@ from blobstore.cli.access import IMAGE, Access, access_options
 from blobstore.cli.state_key import KeyType, state_key
 from blobstore.cli.types import ParsedType
 from blobstore.vtpm import swtpm_options as options
+from formats.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import blobstore
-    from blobstore import Place, Store
+    from blobstore import Place
+    from blobstore.cli.types import Command
+    from blobstore.owner import AnyStore
 
 _STATE_NAMES: Final = {
     vtpm.Slot.PERMANENT: "permall",
@@ -37,6 +40,33 @@ class _Service:
     ctrl: vtpm.Channel | None
     terminate: bool
     flags: options.Flags
+
+
+def _refused(
+    names: str, feature: str, hint: str, *, is_flag: bool = False
+) -> Callable[[Command], Command]:
+    """Return what adds an option of swtpm's that is not implemented, to say so (V96).
+
+    Args:
+        names: Such as ``--name``, or ``-n,--name``.
+        feature: What it would be.
+        hint: What to do instead.
+        is_flag: Whether it has no value.
+    """
+    name = names.rpartition(",")[2]
+
+    def refuse(_context: click.Context, _parameter: click.Parameter, value: object) -> None:
+        if value:
+            raise UnsupportedError(f"{name} is not implemented [V96]", feature=feature, hint=hint)
+
+    return click.option(
+        *names.split(","),
+        is_flag=is_flag,
+        expose_value=False,
+        is_eager=True,
+        callback=refuse,
+        help=f"Not implemented: {hint}.",
+    )
 
 
 @click.command("vtpm")
@@ -92,9 +122,10 @@ class _Service:
 )
 @click.option(
     "--migration-key",
-    type=KeyType(),
+    type=KeyType(removable=True),
     metavar="SPEC",
-    help="Encrypt state on its way, with a key as for --swtpm-key of import.",
+    help="Encrypt state on its way, with a key as for --swtpm-key of import; with remove the "
+    "file is removed when it was read.",
 )
 @click.option("-t", "--terminate", is_flag=True, help="End when the data connection ends.")
 @service.options
@@ -103,9 +134,23 @@ class _Service:
     "--seccomp", type=click.Choice(["action=none"]), help="Taken for the sake of scripts."
 )
 @click.option(
-    "--tpmstate", metavar="ANY", help="Taken for the sake of scripts: the state is in IMAGE."
+    "--tpmstate",
+    type=ParsedType("tpmstate", options.parse_state_place),
+    metavar="dir=DIR|backend-uri=URI[,...]",
+    help="Taken for the sake of scripts: the state is in IMAGE, locked, flushed and with the "
+    "state before it.",
 )
+@_refused("--profile", "a profile of a TPM", "the TPM gets the one that libtpms gives by default")
+@_refused("--print-profiles", "a list of profiles", "see --print-info", is_flag=True)
+@_refused("--pcap", "a recording of commands", "--log with level=3 has their codes")
+@_refused("-R,--chroot", "chroot", "start it in one, such as systemd's RootDirectory=")
 @click.option("--print-capabilities", is_flag=True, help="Print what this can, as JSON.")
+@click.option(
+    "--print-info",
+    type=ParsedType("info", options.parse_info),
+    metavar="FLAGS",
+    help="Print what libtpms says of itself, as JSON; FLAGS are those of TPMLIB_GetInfo.",
+)
 @click.option("--print-states", is_flag=True, help="Print which states IMAGE has, as JSON.")
 @access_options
 def command(
@@ -120,6 +165,7 @@ def command(
     run: service.RunOptions,
     runas: str | None,
     print_capabilities: bool,
+    print_info: int | None,
     print_states: bool,
     **run_options: Any,
 ) -> None:
@@ -133,6 +179,9 @@ def command(
     if print_capabilities:
         click.echo(json.dumps(vtpm.swtpm_capabilities(version)))
         return
+    if print_info is not None:
+        click.echo(vtpm.libtpms_info(version, print_info))
+        return
     if image is None:
         raise click.UsageError("Missing argument 'IMAGE'.")
     try:
@@ -144,7 +193,7 @@ def command(
     if run.log is not None:
         service.set_up_log(run.log)
     if print_states:
-        with access.open(image) as store:
+        with access.open_shared(image) as store:
             _print_states(store, name)
         return
     served = _service(**run_options)
@@ -187,7 +236,7 @@ def _service(
     fd: int | None,
     flags: options.Flags,
     seccomp: str | None,
-    tpmstate: str | None,
+    tpmstate: object,
     **rest: Any,
 ) -> _Service:
     del seccomp, tpmstate
@@ -235,7 +284,7 @@ def _serve(
         tpm.stop()
 
 
-def _print_states(store: Store, name: str | None) -> None:
+def _print_states(store: AnyStore, name: str | None) -> None:
     sizes = vtpm.StoreNvram(store, name).sizes()
     states = [{"name": _STATE_NAMES[slot], "size": size} for slot, size in sizes.items()]
     click.echo(json.dumps({"type": "swtpm", "states": states}))
