@@ -6,7 +6,7 @@ import errno
 import os
 import select
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from blobstore.mount.dispatcher import Dispatcher
 from formats.fuse.messages import REQUEST_SIZE
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from blobstore.mount.tree import Tree
+
+#: What the kernel answers when a directory was unmounted: in order, or by force.
+_UNMOUNTED: Final = (errno.ENODEV, errno.ECONNABORTED)
 
 
 class Session:
@@ -74,7 +77,7 @@ class Session:
                 poll.poll()
                 continue
             except OSError as error:
-                if error.errno == errno.ENODEV:  # unmounted
+                if error.errno in _UNMOUNTED:
                     return
                 if error.errno in (errno.ENOENT, errno.EINTR):  # the request was withdrawn
                     continue
@@ -88,5 +91,5 @@ class Session:
             os.write(self._descriptor, reply)
         except OSError as error:
             # The program does not wait any more, or the directory was unmounted.
-            if error.errno not in (errno.ENOENT, errno.ENODEV):
+            if error.errno not in (errno.ENOENT, *_UNMOUNTED):
                 raise

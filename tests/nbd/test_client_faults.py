@@ -177,14 +177,14 @@ def test_n78_what_was_refused_is_not_sent_again(tmp_path: Path) -> None:
         serving(bytes(4096), tmp_path / "socket") as server,
         NbdDisk(server.address, read_only=False) as disk,
     ):
-        server.faults = {2: "refused", 4: "cut before"}
+        server.faults = {3: "refused", 5: "cut before"}
         disk.write(0, b"1" * 512)
         with pytest.raises(DeviceError, match="EIO"):
             disk.write(512, b"2" * 512)
         disk.write(1024, b"3" * 512)
         disk.flush()
         assert server.commands == [
-            *(Command.WRITE, Command.WRITE, Command.WRITE, Command.FLUSH),
+            *(Command.FLUSH, Command.WRITE, Command.WRITE, Command.WRITE, Command.FLUSH),
             *(Command.WRITE, Command.WRITE, Command.FLUSH),
         ]
         assert bytes(server.content) == b"1" * 512 + bytes(512) + b"3" * 512 + bytes(2560)
@@ -276,7 +276,7 @@ def test_n79_nothing_arrives_from_a_connection_that_was_given_up() -> None:
         serving_ = threading.Thread(target=serve)
         serving_.start()
         address = NbdAddress(socket=listening.getsockname(), timeout=0.5)
-        with NbdDisk(address, read_only=False, reconnecting=0) as disk:
+        with NbdDisk(address, read_only=False, lock=False, reconnecting=0) as disk:
             with pytest.raises(DeviceError, match="broke"):
                 disk.write(0, bytes(4 << 20))
             given_up.set()

@@ -157,6 +157,8 @@ def test_p10_every_verb_takes_a_place(places: Places, shell: Shell) -> None:
     shell("backup", disk, "copy.qcow2")
     assert shell("get", "copy.qcow2", "tpm-volatile-state") == "key"
     assert shell.fails("backup", disk, image)[0] == 40
+    shell("copy", image, "whole")
+    assert shell("get", "whole", "tpm-volatile-state", *key) == "key"
     assert "LUKS header information" in shell("luks", "dump", image)
     shell("luks", "is", image)
     shell("luks", "config", image, "--label", "a label")
@@ -167,7 +169,8 @@ def test_p10_every_verb_takes_a_place(places: Places, shell: Shell) -> None:
     shell("create", image, "--section", "a=100", "--no-encryption", "--force")
     assert shell("ls", image)
     not_run = {*verbs_with_images()} - shell.ran
-    assert not_run == {"serve", "vtpm", "owner show", "owner release", "owner take-over"}
+    owners = {"serve", "vtpm", "mount", "owner show", "owner release", "owner take-over"}
+    assert not_run == owners
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from unittest.mock import patch
 from blobstore.container import open_container, recovery
 from blobstore.container.durable import ATTEMPTS, DurableWriter
 from blobstore.container.recent import Recent
-from blobstore.image.remote.nbd_disk import NbdDisk
+from blobstore.image.remote.unflushed import Unflushed
 from blobstore.nbd.requests import Requests
 from blobstore.store.transaction import Transaction
 from blobstore.store.windows.buffered import BufferedWindow
@@ -95,7 +95,7 @@ MUTANTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "new generation": _replaced(open_container.OpenContainer, "next_generation", _same_generation),
     "fence": _replaced(SimulatedDisk, "fence", _nothing),
     "recovery": _replaced(recovery, "recover", _nothing),
-    "replay of writes": _replaced(NbdDisk, "_send_again", _nothing),
+    "replay of writes": _replaced(Unflushed, "repeat", _nothing),
     "flush of the server": _replaced(Requests, "_flush", _answer_flush),
     "condition": _replaced(Transaction, "require_generation", _nothing),
     "flush of windows": _replaced(BufferedWindow, "_make_durable", _nothing),
