@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import statistics
 import subprocess
+import tempfile
 import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -102,8 +103,12 @@ def _mounted(image: Path) -> Iterator[Path]:
     key.write_bytes(PASSPHRASE)
     directory.mkdir()
     command = [*BLOBSTORE, "--quiet", "mount", image, directory, "--key-file", key]
-    environment = {**os.environ, "BLOBSTORE_RUNTIME_DIR": str(image.with_suffix(".run"))}
-    with subprocess.Popen(command, cwd=ROOT, env=environment) as process:
+    with (
+        tempfile.TemporaryDirectory() as runtime,  # whose path is short, as a socket needs it
+        subprocess.Popen(
+            command, cwd=ROOT, env={**os.environ, "BLOBSTORE_RUNTIME_DIR": runtime}
+        ) as process,
+    ):
         try:
             while not os.path.ismount(directory):
                 if process.poll() is not None:
