@@ -82,7 +82,7 @@ class Qemu:
         through: bool = True,
         reconnects: bool = False,
     ) -> None:
-        self.serial = directory / "serial"
+        self.serial, self.log = directory / "serial", directory / "qemu.log"
         self.serial.unlink(missing_ok=True)
         flash = f"file=nbd+unix:///{VARIABLES}?socket={owning.nbd}"
         if reconnects:
@@ -90,7 +90,7 @@ class Qemu:
             flash += f",file.server.type=unix,file.server.path={owning.nbd}"
         if through:
             flash += ",cache=writethrough"
-        with (directory / "qemu.log").open("wb") as log:
+        with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [
                     *(program("qemu-system-x86_64"), "-accel", "tcg", "-cpu", "max", "-m", "256"),
@@ -115,7 +115,7 @@ class Qemu:
     def wait(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + _PATIENCE
         while not condition():
-            assert self.process.poll() is None, self.said()[-5:]
+            assert self.process.poll() is None, (self.said()[-5:], self.log.read_text())
             assert time.monotonic() < deadline, self.said()[-5:]
             time.sleep(0.02)
 
