@@ -72,7 +72,7 @@ def test_s30_every_verb_has_every_option(verb: str) -> None:
         names = {name for parameter in command.params for name in parameter.opts}
         # Any option of a key file, or what goes with an image's store.
         before = {name.removesuffix("key-file") for name in names if name.endswith("key-file")}
-        before.discard("--volume-")  # is no passphrase
+        before -= {"--volume-", "--unbound-"}  # are keys, not passphrases
         if names & {"--allow-unprotected", "--no-encryption"}:
             before.add("--")
         for whose in before:
