@@ -9,7 +9,7 @@ import click
 
 import blobstore
 import luks
-from blobstore.cli.header import VOLUME_KEY, read_volume_key, typed_key
+from blobstore.cli.header import HEADER_COPIES, VOLUME_KEY, read_volume_key, typed_key
 from blobstore.cli.keys import (
     PATH,
     KeySource,
@@ -198,7 +198,7 @@ class Access(NamedTuple):
             return None
         with blobstore.luks_place(image, self.header) as place:
             stale = luks.load_header(place).stale_copy
-        return None if stale is None else ("primary", "secondary")[stale]
+        return None if stale is None else HEADER_COPIES[stale]
 
 
 def _has_owner(image: Place) -> bool:

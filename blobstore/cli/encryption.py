@@ -25,6 +25,17 @@ HASH: Final = click.option(
 _KDFS = ("argon2id", "argon2i", "pbkdf2")
 
 
+def bytes_of(bits: int) -> int:
+    """Return the bytes of a key whose size an option gives in bits.
+
+    Raises:
+        click.UsageError: They are not whole.
+    """
+    if bits % 8:
+        raise click.UsageError(f"a key of {bits} bits is not a whole number of bytes")
+    return bits // 8
+
+
 def with_hash(kdf: dict[str, Any], hash_name: str | None) -> dict[str, Any]:
     """Return the arguments that `kdf_options` makes, with the hash that `HASH` names."""
     if hash_name is None:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 #: Priority of a keyslot to what it is called.
 PRIORITIES: Final = ("ignore", "normal", "prefer")
 
+#: The copies of a LUKS2 header, as `luks.Header.stale_copy` numbers them.
+HEADER_COPIES: Final = ("primary", "secondary")
+
 #: How often a passphrase can be typed until one opens the volume.
 _TRIES: Final = 3
 

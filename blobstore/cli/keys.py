@@ -189,7 +189,7 @@ def opening_key_group() -> Group:
         type=click.IntRange(min=1),
         default=1,
         metavar="FACTOR",
-        help="Permit a key derivation of so many times the usual cost, in time and memory.",
+        help="Permit key derivations up to FACTOR times the usual limits of time and memory.",
     )
     return group._replace(members={**group.members, "slow_factor": slow})
 

@@ -34,7 +34,7 @@ def check_other(file: Place, *others: object) -> None:
 
     Args:
         file: To be made.
-        others: Places; what is not one is not a file either.
+        others: Places it must not be; whatever is not a place, such as None, is passed over.
     """
     for other in others:
         if isinstance(other, Path | str) and blobstore.is_same_file(file, other):

@@ -344,7 +344,7 @@ class Tree:
     # ------------------------------------------------------------ the end
 
     def forget(self, file: File, lookups: int) -> None:
-        """Know no longer that the kernel knows a file, so many times."""
+        """Note that the kernel has dropped so many of its references to a file."""
         file.lookups = max(0, file.lookups - lookups)
 
     def let_go(self) -> None:

@@ -17,7 +17,7 @@ _BLOCK: Final = 16  # of AES, in bytes
 
 
 def older_content(state: bytes, what: str) -> bytes | None:
-    """Return what follows the header of version 1, or all if there is no header.
+    """Return what follows the header of version 1, or the whole state if it has no header.
 
     It is libtpms's data, or ciphertext: `is_in_the_clear` tells.
 

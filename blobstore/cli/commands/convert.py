@@ -16,7 +16,7 @@ from blobstore.cli.access import (
     access_options,
     converted_access_options,
 )
-from blobstore.cli.encryption import CLUSTER_SIZE, SECTOR_SIZE, kdf_options
+from blobstore.cli.encryption import CLUSTER_SIZE, SECTOR_SIZE, bytes_of, kdf_options
 from blobstore.cli.output import check_other, progress
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def command(
         raise click.UsageError("--probe-backing needs --backing-files")
     chosen = {
         "cipher": cipher,
-        "key_size": key_size and _bytes_of(key_size),
+        "key_size": key_size and bytes_of(key_size),
         "sector_size": sector_size,
     }
     options: dict[str, Any] = {n: value for n, value in chosen.items() if value is not None}
@@ -185,12 +185,6 @@ def command(
             progress=advance,
             **options,
         )
-
-
-def _bytes_of(bits: int) -> int:
-    if bits % 8:
-        raise click.UsageError(f"a key of {bits} bits is not a whole number of bytes")
-    return bits // 8
 
 
 def _backing_files(where: str | None, *, probe: bool) -> blobstore.BackingFiles | None:

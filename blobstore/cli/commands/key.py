@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import luks
-from blobstore.cli.encryption import HASH, kdf_options, with_hash
+from blobstore.cli.encryption import HASH, bytes_of, kdf_options, with_hash
 from blobstore.cli.header import (
     KEY_SLOT,
     PRIORITIES,
@@ -128,9 +128,7 @@ def _unbound_key(bits: int | None, file: Path | None) -> luks.Secret:
     if file is not None:
         return luks.Secret.from_file(file)
     assert bits is not None, "one of them is given"
-    if bits % 8:
-        raise click.UsageError(f"a key of {bits} bits is not a whole number of bytes")
-    return luks.Secret(os.urandom(bits // 8))
+    return luks.Secret(os.urandom(bytes_of(bits)))
 
 
 @command.command("change")

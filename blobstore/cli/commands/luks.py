@@ -9,8 +9,9 @@ import click
 
 import blobstore
 import luks
-from blobstore.cli.encryption import HASH, SECTOR_SIZE, kdf_options, with_hash
+from blobstore.cli.encryption import HASH, SECTOR_SIZE, bytes_of, kdf_options, with_hash
 from blobstore.cli.header import (
+    HEADER_COPIES,
     KEY_SLOT,
     PRIORITIES,
     image_and_changed_header,
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from blobstore.cli.keys import KeySource
 
 _BITS = click.IntRange(min=8)
-_DAMAGED = {0: "primary", 1: "secondary"}
 
 
 @click.group("luks")
@@ -107,9 +107,9 @@ def format_(
     if version is not None:
         options["version"] = int(version)
     if volume_key_size is not None:
-        options["key_size"] = _octets(volume_key_size)
+        options["key_size"] = bytes_of(volume_key_size)
     if keyslot_cipher is not None and keyslot_key_size is not None:
-        options["keyslot_cipher"] = (keyslot_cipher, _octets(keyslot_key_size))
+        options["keyslot_cipher"] = (keyslot_cipher, bytes_of(keyslot_key_size))
     with passphrase(key, f"Passphrase to set for {image}: ", confirm=True) as secret:
         if volume_key_file is None:
             _format(image, secret, options, header, size, force=force)
@@ -135,12 +135,6 @@ def _format(
         )
         with waiting("deriving keys"):
             luks.format(where, secret, header=apart, size=size, overwrite=force, **options).close()
-
-
-def _octets(bits: int) -> int:
-    if bits % 8:
-        raise click.UsageError(f"a key of {bits} bits is not whole bytes")
-    return bits // 8
 
 
 @command.command("dump")
@@ -178,7 +172,7 @@ def repair(*, image: Place, place: luks.Place) -> None:
     if stale is None:
         click.echo(f"the header of {image} is sound; what no keyslot uses is erased")
     else:
-        click.echo(f"the {_DAMAGED[stale]} header copy of {image} is rewritten")
+        click.echo(f"the {HEADER_COPIES[stale]} header copy of {image} is rewritten")
 
 
 @command.command("config")
