@@ -20,7 +20,7 @@ from blobstore.owner import StoreClient, resting
 from formats.errors import ArgumentError, DeviceBusyError, DeviceError, ReadOnlyError
 from tests.nbd.servers import nbdkit
 from tests.support.cli import blobstore as run
-from tests.support.owners import OwnerProcess, end_owners, owner_thread
+from tests.support.owners import OwnerProcess, own_runtime, owner_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,10 +33,7 @@ SIZE = 4 << 20
 
 @pytest.fixture(autouse=True)
 def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    directory = tmp_path / "run"
-    monkeypatch.setenv("BLOBSTORE_RUNTIME_DIR", str(directory))
-    yield directory
-    end_owners()
+    yield from own_runtime(tmp_path, monkeypatch)
 
 
 @pytest.fixture

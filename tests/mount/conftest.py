@@ -8,7 +8,7 @@ import pytest
 
 import blobstore
 from tests.support.mounts import MountProcess, end_mounts
-from tests.support.owners import end_owners
+from tests.support.owners import own_runtime
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,11 +18,7 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A runtime directory of this test's own; what it starts ends with it."""
-    directory = tmp_path / "run"
-    monkeypatch.setenv("BLOBSTORE_RUNTIME_DIR", str(directory))
-    yield directory
-    end_mounts()
-    end_owners()
+    yield from own_runtime(tmp_path, monkeypatch, end_mounts)
 
 
 @pytest.fixture

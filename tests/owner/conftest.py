@@ -10,7 +10,7 @@ import blobstore
 from blobstore.owner import StoreClient
 from tests.support.c_client import CClient, build_driver
 from tests.support.foreign import system_file
-from tests.support.owners import end_owners, owner_thread
+from tests.support.owners import own_runtime, owner_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,10 +22,7 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A runtime directory of this test's own; the owners that it starts end with it."""
-    directory = tmp_path / "run"
-    monkeypatch.setenv("BLOBSTORE_RUNTIME_DIR", str(directory))
-    yield directory
-    end_owners()
+    yield from own_runtime(tmp_path, monkeypatch)
 
 
 @pytest.fixture

@@ -17,7 +17,9 @@ from blobstore.owner.server import OwnerServer
 from tests.support.cli import with_signals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+
+    import pytest
 
     import blobstore
     from blobstore.owner.limits import Limits
@@ -53,6 +55,24 @@ def end_owners() -> None:
     """End what a test has started, however it went."""
     while _STARTED:
         _STARTED.pop().end(signal.SIGKILL)
+
+
+def own_runtime(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *end: Callable[[], None]
+) -> Iterator[Path]:
+    """Yield a runtime directory of one test's own; what it starts ends with it.
+
+    Args:
+        tmp_path: Where to make it.
+        monkeypatch: Names it in the environment.
+        end: Called before the owners are ended.
+    """
+    directory = tmp_path / "run"
+    monkeypatch.setenv("BLOBSTORE_RUNTIME_DIR", str(directory))
+    yield directory
+    for one in end:
+        one()
+    end_owners()
 
 
 class OwnerProcess:
