@@ -22,6 +22,7 @@ from formats.errors import DeviceBusyError, DeviceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
 # Permissions, by their bit in QEMU's BLK_PERM_*.
 _CONSISTENT_READ, _WRITE, _RESIZE = 0, 1, 3
@@ -126,9 +127,16 @@ def _holders(fd: int) -> Iterator[str]:
 
     for process in Path("/proc").glob("[1-9]*"):
         try:
-            opened = [link.stat() for link in (process / "fd").iterdir()]
+            links = list((process / "fd").iterdir())
             name = (process / "comm").read_text().strip()
         except OSError:
             continue  # it ended meanwhile, or belongs to another user
-        if process.name != own and any(os.path.samestat(wanted, found) for found in opened):
+        if process.name != own and any(_leads_to(link, wanted) for link in links):
             yield f"{name} (process {process.name})"
+
+
+def _leads_to(link: Path, wanted: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(wanted, link.stat())
+    except OSError:
+        return False  # closed since the process's descriptors were listed

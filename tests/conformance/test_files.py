@@ -210,6 +210,28 @@ def test_the_lock_ends_with_its_holder(path: Path) -> None:
     FileDevice(path, read_only=False).close()
 
 
+def test_the_message_names_a_holder_that_opens_and_closes_other_files(path: Path) -> None:
+    code = (
+        "import os, sys\n"
+        "from formats.devices.file import FileDevice\n"
+        "device = FileDevice(sys.argv[1], read_only=False)\n"
+        "print('locked', flush=True)\n"
+        "while True:\n"
+        "    several = [os.open('/dev/null', os.O_RDONLY) for _ in range(50)]\n"
+        "    for one in several:\n"
+        "        os.close(one)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout
+        assert holder.stdout.readline() == b"locked\n"
+        try:
+            for _ in range(100):
+                with pytest.raises(DeviceBusyError, match=f"process {holder.pid}"):
+                    FileDevice(path)
+        finally:
+            holder.kill()
+
+
 @pytest.mark.interop
 def test_qemu_refuses_an_image_that_we_write(path: Path) -> None:
     command = ("-f", "raw", "-c", "write 0 512", path)
