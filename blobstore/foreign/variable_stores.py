@@ -160,15 +160,6 @@ def edit_variables_file(
     return variables
 
 
-def flash_as_json(flash: bytes) -> bytes:
-    """Return the variables of a flash as QEMU's ``uefi-vars`` keeps them (F43).
-
-    Raises:
-        FormatError: As `read_variables`.
-    """
-    return encode_variables(read_store(flash).variables)
-
-
 def _form(type_: str) -> StateFormat:
     if not type_:
         return StateFormat.OVMF_VARS

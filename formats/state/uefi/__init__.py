@@ -9,7 +9,7 @@ one. When the store is full, its live records are written to the spare area, the
 Rules: F30 to F42 of ``spec/foreign-state.md``, with the sources they were taken from.
 
 The room is as pure as `formats.state`: bytes to values and back. `blobstore.foreign.variables`
-has the sections and files, `blobstore.foreign.certificates` the certificates and signatures.
+has the changes of users, `blobstore.foreign.certificates` the certificates and signatures.
 
 What must not happen here:
 
@@ -22,5 +22,5 @@ What must not happen here:
 Begin with `flash`, which reads, writes and repairs the whole; `records` is the store and
 `fault_tolerant` the other two areas. `names` knows the variables of the UEFI specification,
 `values` decodes and encodes their data, with `boot` and `device_path` for boot entries and
-`signatures` for Secure Boot.
+`signatures` for Secure Boot. `flaws` is what is reported.
 """

@@ -204,6 +204,12 @@ def _file(body: bytes) -> str:
     return text
 
 
+def _ram_disk(body: bytes) -> str:
+    start, end, kind, instance = struct.unpack_from("<QQ16sH", body)
+    guid = str(uuid.UUID(bytes_le=kind)).upper()
+    return f"RamDisk({_hex(start)},{_hex(end)},{instance},{guid})"
+
+
 def _bbs(body: bytes) -> str:
     kind, _ = struct.unpack_from("<HH", body)
     name, _, _ = body[4:].partition(b"\0")
@@ -242,10 +248,6 @@ _FORMS: Final[dict[tuple[int, int], Callable[[bytes], str]]] = {
     (_MEDIA, 6): _of_guid("FvFile"),
     (_MEDIA, 7): _of_guid("Fv"),
     (_MEDIA, 8): _unpacked("IQQ", "Offset(0x{1:X},0x{2:X})"),
-    (_MEDIA, 9): lambda body: "RamDisk(0x{:X},0x{:X},{},{})".format(
-        *struct.unpack_from("<QQ", body),
-        struct.unpack_from("<H", body, 32)[0],
-        str(_guid(body, 16)).upper(),
-    ),
+    (_MEDIA, 9): _ram_disk,
     (_BBS, 1): _bbs,
 }

@@ -68,19 +68,21 @@ class Pending:
     size: int
 
 
-def find_work_area(flash: bytes) -> Areas | None:
+def find_work_area(flash: bytes, first: int, end: int) -> Areas | None:
     """Return where a valid work area lies, and the spare area after it; None if there is none.
 
-    The spare area is taken to reach to the end of the flash, or to have the size of what
-    precedes it, whichever is less (F34).
+    Args:
+        flash: All of it.
+        first: Offset after the store: what lies in that may be a guest's imitation.
+        end: Offset of the end of the volume, where the spare area ends (F34).
     """
-    at = flash.find(_SIGNATURE)
+    at = flash.find(_SIGNATURE, first, end)
     while at >= 0:
         if at % _BLOCK == 0 and is_sound(flash, at):
             size = _WORK.size + _WORK.unpack_from(flash, at)[3]
-            if size % _BLOCK == 0 and at + size < len(flash):
-                return Areas(at, size, min(len(flash) - at - size, at + size))
-        at = flash.find(_SIGNATURE, at + 1)
+            if size % _BLOCK == 0 and at + size < end:
+                return Areas(at, size, end - at - size)
+        at = flash.find(_SIGNATURE, at + 1, end)
     return None
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from formats.errors import (
@@ -17,11 +17,12 @@ from formats.errors import (
     FormatError,
     TruncatedImageError,
 )
-from formats.state.edk2_varstore import decode_flash, header_end
+from formats.state.edk2_varstore import VariableFlash, decode_flash, header_end
 from formats.state.uefi.fault_tolerant import (
     Areas,
     blank_work_area,
     find_work_area,
+    is_sound,
     pending_write,
 )
 from formats.state.uefi.flaws import Flaw, Flaws
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 _SIGNATURE_AT: Final = 40
 _GUID_AT: Final = 16
 _HEAD_SIZE: Final = 72
+#: No build of edk2 has a larger one, in bytes.
+_LARGEST_STORE: Final = 4 << 20
 _VOLUME_GUID: Final = uuid.UUID("fff12b8d-7696-4c8b-a985-2747075b4f50").bytes_le
 _STORE_GUID: Final = uuid.UUID("aaf32c78-947b-439a-a180-2e144ec37792").bytes_le
 _HINT: Final = "blobstore edit --repair rescues what is left of it"
@@ -167,29 +170,34 @@ def repair_store(flash: ReadableBuffer) -> tuple[bytes, VariableStore]:
 def _open(flash: bytes) -> tuple[bytes, _Place, Flaws]:
     """Return the flash as firmware has it after its start, and where things lie in it."""
     flaws = Flaws()
-    areas = find_work_area(flash)
-    if areas is not None:
-        flash = _finished(flash, areas, flaws)
+    build = _build_of(len(flash))
     try:
         headers = decode_flash(flash)
-    except EmptyImageError as error:
-        error.hint = f"firmware prepares a new flash at its first start; of one in use, {_HINT}"
-        raise
-    except (ForeignImageError, TruncatedImageError):
-        raise
     except FormatError as error:
-        error.hint = error.hint or _HINT
-        raise
+        # A write that was copying them counts as finished, if it is known where it is noted.
+        if build is None or not is_sound(flash, build.areas.work_at):
+            raise _with_hint(error) from None
+        finished = _finished(flash, build.areas, flaws)
+        if finished is flash:
+            raise _with_hint(error) from None
+        flash = finished
+        headers = _decode(flash)
     store_at = header_end(flash)
-    known = _build_of(len(flash))
-    if areas is None or areas.work_at < store_at + headers.store_size:
-        areas = None
-        if known is not None and known.volume_size == headers.volume_size:
-            areas = known.areas
-            flaws.add(areas.work_at, "F34", "the area for fault-tolerant writes has no header")
-    elif areas.end > headers.volume_size:
-        spare_size = headers.volume_size - areas.spare_at
-        areas = replace(areas, spare_size=spare_size) if spare_size > 0 else None
+    store_end = store_at + headers.store_size
+    if headers.store_size > _LARGEST_STORE:
+        raise FormatError(
+            f"a store of {headers.store_size} bytes is larger than any", offset=store_at, rule="F30"
+        )
+    areas = find_work_area(flash, store_end, headers.volume_size)
+    if areas is not None:
+        finished = _finished(flash, areas, flaws)
+        if finished is not flash:
+            flash = finished
+            headers = _decode(flash)
+            store_at = header_end(flash)
+    elif build is not None and build.volume_size == headers.volume_size:
+        areas = build.areas if store_end <= build.areas.work_at else None
+        flaws.add(build.areas.work_at, "F34", "the work area of fault-tolerant writes is damaged")
     place = _Place(
         store_at + STORE_HEADER_SIZE,
         headers.store_size - STORE_HEADER_SIZE,
@@ -197,6 +205,21 @@ def _open(flash: bytes) -> tuple[bytes, _Place, Flaws]:
         areas,
     )
     return flash, place, flaws
+
+
+def _decode(flash: bytes) -> VariableFlash:
+    try:
+        return decode_flash(flash)
+    except FormatError as error:
+        raise _with_hint(error) from None
+
+
+def _with_hint(error: FormatError) -> FormatError:
+    if isinstance(error, EmptyImageError):
+        error.hint = f"firmware prepares a new flash at its first start; of one in use, {_HINT}"
+    elif not isinstance(error, ForeignImageError | TruncatedImageError):
+        error.hint = error.hint or _HINT
+    return error
 
 
 def _finished(flash: bytes, areas: Areas, flaws: Flaws) -> bytes:
@@ -211,49 +234,39 @@ def _finished(flash: bytes, areas: Areas, flaws: Flaws) -> bytes:
 
 def _without_headers(flash: bytes, cause: FormatError) -> tuple[bytes, _Place, Flaws]:
     """Open a flash whose headers are lost: from its spare area, or with new ones (F39)."""
-    first = flash[_SIGNATURE_AT : _SIGNATURE_AT + 4] == b"_FVH"
-    if first and flash[_GUID_AT : _GUID_AT + 16] != _VOLUME_GUID:
-        raise cause
-    if isinstance(cause, TruncatedImageError):
-        raise cause
+    volume = flash[_SIGNATURE_AT : _SIGNATURE_AT + 4] == b"_FVH"
     build = _build_of(len(flash))
-    areas = find_work_area(flash) or (build.areas if build is not None else None)
-    if areas is not None and flash[areas.spare_at :].startswith(bytes(16) + _VOLUME_GUID):
-        spare = flash[areas.spare_at : areas.end]
-        end = min(len(spare), areas.work_at)
-        restored = spare[:end] + flash[end:]
-        try:
-            content, place, flaws = _open(restored)
-        except FormatError:
-            pass
-        else:
-            flaws.add(0, "F39", "the store is lost, and its copy in the spare area is not,")
-            return content, place, flaws
-    if build is None:
+    if (
+        build is None
+        or isinstance(cause, TruncatedImageError)
+        or (volume and flash[_GUID_AT : _GUID_AT + 16] != _VOLUME_GUID)
+    ):
         raise cause
+    areas = build.areas
+    copied = min(areas.work_at, areas.spare_size)
+    restored = flash[areas.spare_at : areas.spare_at + copied] + flash[copied:]
+    try:
+        content, place, flaws = _open(restored)
+    except FormatError:  # there is no copy of the store in the spare area
+        pass
+    else:
+        flaws.add(0, "F39", "the store is lost; its copy in the spare area is used,")
+        return content, place, flaws
     flaws = Flaws()
     flaws.add(0, "F39", "the headers of the flash are lost")
     headers = build.headers(len(flash))
-    place = _Place(len(headers), build.store_size - STORE_HEADER_SIZE, True, build.areas)
     restored = headers + flash[len(headers) :]
-    if (
-        decode_flash_or_none(restored) is None
-        or not _read(restored, place, Flaws(), rescue=True).variables
-    ):
+    place = _Place(
+        len(headers), build.store_size - STORE_HEADER_SIZE, authenticated=True, areas=areas
+    )
+    decode_flash(restored)  # what follows the volume may still be something else
+    if not _read(restored, place, Flaws(), rescue=True).variables:
         raise FormatError(
             "no variable can be rescued from this flash",
             rule="F39",
             hint="restore a backup, or import the template of a new machine",
         ) from cause
     return restored, place, flaws
-
-
-def decode_flash_or_none(flash: bytes) -> int | None:
-    """Return the size of a flash of variables, or None if it is not one."""
-    try:
-        return decode_flash(flash).size
-    except FormatError:
-        return None
 
 
 def _build_of(size: int) -> _Build | None:

@@ -38,6 +38,8 @@ _LIVE: Final = (_ADDED, _IN_DELETION)
 _DELETED_BIT: Final = 0x02
 
 _TIME_SIZE: Final = 16
+#: Of a name with its end, in bytes.
+_LONGEST_NAME: Final = 2048
 #: Of ``time``, for a variable whose changes are authenticated by it.
 TIME_BASED: Final = 0x20
 
@@ -93,10 +95,14 @@ def read_records(
 def _walk(
     region: bytes, offset: int, flaws: Flaws, *, authenticated: bool, rescue: bool
 ) -> Iterator[_Record]:
-    position = 0
+    position, found_after_gap = 0, False
     while True:
         record = _record(region, position, offset, flaws, authenticated=authenticated)
         if record is not None:
+            if found_after_gap and record.variable and record.variable.attributes & TIME_BASED:
+                # The gap may be the header of a variable whose data imitate records.
+                name = record.variable.name
+                flaws.add(offset + position, "F39", f"{name!r}, which may be an imitation,")
             yield record
             position = record.end
             continue
@@ -107,7 +113,7 @@ def _walk(
         following = _next_start(region, position, authenticated=authenticated) if rescue else None
         if following is None:
             return
-        position = following
+        position, found_after_gap = following, True
 
 
 def _next_start(region: bytes, position: int, *, authenticated: bool) -> int | None:
@@ -155,7 +161,7 @@ def _record(
         if state & _DELETED_BIT and state != _HEADER_VALID:
             flaws.add(offset + position, "F31", f"a variable in the unknown state {state:#04x}")
         return skipped
-    name = _name(region[at : at + name_size])
+    name = _name(region[at : at + min(name_size, _LONGEST_NAME + 2)])
     if name is None or data_size == 0:
         flaws.add(offset + position, "F31", "a variable without a name or without data")
         return skipped
@@ -173,7 +179,7 @@ def _record(
 
 def _name(content: bytes) -> str | None:
     """Return the name that UCS-2 has, or None if it is not one."""
-    if len(content) < 4 or len(content) % 2 or content[-2:] != b"\0\0":
+    if not 4 <= len(content) <= _LONGEST_NAME or len(content) % 2 or content[-2:] != b"\0\0":
         return None
     name = content[:-2].decode("utf-16-le", "surrogatepass")
     return None if "\0" in name else name
@@ -218,7 +224,12 @@ def encoded_name(name: str) -> bytes:
     """
     if not name or "\0" in name:
         raise FieldError("", f"a UEFI variable cannot have the name {name!r}")
-    return name.encode("utf-16-le", "surrogatepass") + b"\0\0"
+    encoded = name.encode("utf-16-le", "surrogatepass") + b"\0\0"
+    if len(encoded) > _LONGEST_NAME:
+        raise FieldError(
+            name[:32], f"the name of a UEFI variable has at most {_LONGEST_NAME} bytes"
+        )
+    return encoded
 
 
 def _check(variable: UefiVariable, *, authenticated: bool) -> None:
