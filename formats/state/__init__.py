@@ -11,8 +11,8 @@ the TPM.
 
 What must not happen here:
 
-- Nothing is repaired or completed, except by `uefi` on request. Bytes are as their program wrote them, or they are
-  refused with the offset and the rule.
+- Nothing is repaired or completed, except by `uefi` on request. Bytes are as their
+  program wrote them, or they are refused with the offset and the rule.
 - The inside of a state, which belongs to libtpms or edk2, is kept byte for byte: an
   export must equal what was imported (F4).
 - A length that was read is compared with the bytes at hand before anything is allocated.

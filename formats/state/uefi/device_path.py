@@ -237,7 +237,7 @@ _FORMS: Final[dict[tuple[int, int], Callable[[bytes], str]]] = {
     (_MESSAGING, 20): _unpacked("H", "Vlan({0})"),
     (_MESSAGING, 23): _nvme,
     (_MESSAGING, 24): _uri,
-    (_MESSAGING, 25): _unpacked("BBB", "UFS(0x{0:X},0x{1:X})"),
+    (_MESSAGING, 25): _unpacked("BB", "UFS(0x{0:X},0x{1:X})"),
     (_MESSAGING, 26): _unpacked("B", "SD(0x{0:X})"),
     (_MESSAGING, 29): _unpacked("B", "eMMC(0x{0:X})"),
     (_MEDIA, 1): _hard_drive,

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final
 from formats.errors import (
     EmptyImageError,
     FieldError,
-    ForeignImageError,
     FormatError,
     TruncatedImageError,
 )
@@ -217,7 +216,7 @@ def _decode(flash: bytes) -> VariableFlash:
 def _with_hint(error: FormatError) -> FormatError:
     if isinstance(error, EmptyImageError):
         error.hint = f"firmware prepares a new flash at its first start; of one in use, {_HINT}"
-    elif not isinstance(error, ForeignImageError | TruncatedImageError):
+    elif not isinstance(error, TruncatedImageError):
         error.hint = error.hint or _HINT
     return error
 
