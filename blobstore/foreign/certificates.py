@@ -219,8 +219,8 @@ class _Pkcs7:
         Raises:
             FormatError: It is not PKCS#7, or of a form that firmware does not take.
         """
-        _, outer, end = _element(der, 0)
-        if any(der[end:]):
+        tag, outer, end = _element(der, 0)
+        if tag != _SEQUENCE or any(der[end:]):
             raise _not_pkcs7()
         if outer.startswith(_SIGNED_DATA):
             (_, body, _) = _element(outer, len(_SIGNED_DATA))

@@ -19,18 +19,18 @@ VARS: Final = "/usr/share/OVMF/OVMF_VARS_4M.fd"
 ENROLLED: Final = "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"
 
 _LINE: Final = re.compile(rb"@LIST (\w+) (\w+) (\w+) (\w*)\r\n")
-_SECONDS = 240
+_SECONDS: Final = 240
 
 Found = dict[tuple[uuid.UUID, str], tuple[int, bytes]]
 
 
 def started_variables(
-    flash: Path, application: Path, *, secure: bool = False
+    flash: Path | str, application: Path, *, secure: bool = False
 ) -> tuple[Found | None, bytes]:
     """Start a machine on a flash, which it changes.
 
     Args:
-        flash: OVMF's variables, of 528 KiB.
+        flash: OVMF's variables, of 528 KiB: a file, or the URI of an NBD export.
         application: `tests.owner.guest.build_lister` made it.
         secure: Use the build of OVMF that has Secure Boot.
 
@@ -38,7 +38,7 @@ def started_variables(
         The variables that the application found, None if firmware refused to start it; and
         what appeared on the serial port.
     """
-    serial = flash.with_suffix(".serial")
+    serial = application.with_suffix(".serial")
     serial.unlink(missing_ok=True)
     code = system_file(SECURE_CODE if secure else CODE)
     command = [program("qemu-system-x86_64"), "-accel", "tcg", "-cpu", "max", "-m", "256"]

@@ -172,6 +172,8 @@ def command(
         )
         _report(after)
         return
+    if force:
+        raise click.UsageError("--force goes with --output")
     if not words:
         raise click.UsageError("name a section, or for a bare file the --output")
     name, settings = words[0], _settings(words[1:], required=not changes_variables)

@@ -89,7 +89,8 @@ def _show_variables(variables: UefiVariables, names: Sequence[str], *, as_json: 
             content |= {"used": variables.used, "capacity": variables.capacity}
         print_json(content | {"problems": _plain(variables.problems)})
     else:
-        _print_toml({one: variables.describe(one)["value"] for one in names} or variables.fields())
+        named = {one: variables.describe(one)["value"] for one in names}
+        _print_toml(named or {one: _short(value) for one, value in variables.fields().items()})
     _report(variables.problems)
 
 
