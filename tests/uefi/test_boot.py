@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import lzma
 import os
+import re
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,10 +26,13 @@ from tests.uefi.test_keys import Keys, make_keys
 
 if TYPE_CHECKING:
     import uuid
-    from pathlib import Path
+    from collections.abc import Iterable
+
+    from tests.uefi.machine import Found
 
 pytestmark = [pytest.mark.interop, pytest.mark.slow]
 
+DATA = Path(__file__).with_name("data")
 NOTE = f"note-{OTHER}"
 _THOROUGH = bool(os.environ.get("BLOBSTORE_THOROUGH"))
 #: Variables that OVMF itself sets at a start.
@@ -79,6 +85,11 @@ def test_f33_f38_f41_ovmf_finds_what_was_set_and_secure_boot_is_in_force(
     blobstore.edit_variables_file(flash, forbidden, lambda v: v.append("dbx", lists))
     found, said = started_variables(forbidden, signed, secure=True)
     assert found is None, said
+    told = re.findall(rb'start (Boot\w{4}) "[^"]+" from (.+): Security Violation', said)
+    assert told  # device paths, in the words of OVMF
+    refusing = blobstore.read_variables_file(forbidden)
+    for name, path in told:
+        assert refusing.describe(name.decode())["value"]["path"] == path.decode()
     if _THOROUGH:
         found, said = started_variables(unsigned, lister, secure=True)
         assert found is None, said
@@ -146,12 +157,34 @@ def test_f31_f32_f39_each_cut_of_what_ovmf_writes_is_read_and_repaired(
     _starts_repaired(lost, tmp_path / "lost.fd", lister)
 
 
+def test_f35_f36_ovmf_does_not_undo_an_edit_of_an_unfinished_write(
+    tmp_path: Path, lister: Path
+) -> None:
+    """OVMF 2022.11 was cut at write 400,000 of 798,119, while it compacted a store."""
+    torn, changed = tmp_path / "torn.fd", tmp_path / "changed.fd"
+    torn.write_bytes(lzma.decompress(DATA.joinpath("compacting.fd.xz").read_bytes()))
+    before = blobstore.read_variables_file(torn)
+    assert [problem.rule for problem in before.problems] == ["F35"]
+    assert len(before) == 26
+    after = blobstore.edit_variables_file(torn, changed, lambda v: v.set(NOTE, b"new"))
+    assert after.problems == ()
+    assert after.variables[:-1] == before.variables
+    found, said = started_variables(changed, lister)
+    assert found is not None, said
+    assert found[OTHER, "note"] == (7, b"new")
+    _check_found(found, after)
+
+
 def _starts_repaired(content: bytes, flash: Path, lister: Path) -> None:
     result, store = repair_store(content)
     assert store.flaws
     flash.write_bytes(result)
-    found, _ = started_variables(flash, lister)
-    assert found is not None
-    for variable in store.variables:
+    found, said = started_variables(flash, lister)
+    assert found is not None, said
+    _check_found(found, store.variables)
+
+
+def _check_found(found: Found, variables: Iterable[blobstore.UefiVariable]) -> None:
+    for variable in variables:
         if variable.name not in SET_BY_FIRMWARE:
             assert found[variable.key][1] == variable.data, variable.name

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import blobstore
-from blobstore import Signatures, UefiVariables
-from formats.state.uefi.flash import read_store, repair_store
+from blobstore import Signatures, UefiVariable, UefiVariables
+from formats.state.uefi.flash import read_store, repair_store, write_store
 from formats.state.uefi_vars import decode_variables
 from tests.support.foreign import system_file, virt_fw_vars
 from tests.uefi.machine import ENROLLED, VARS
@@ -109,6 +109,14 @@ def test_a_repaired_flash_is_one_for_virt_fw_vars(tmp_path: Path) -> None:
         target.write_bytes(content)
         assert listed(target).keys() == {one.name for one in store.variables}
         assert {one.key for one in store.variables} <= before
+
+
+@pytest.mark.parametrize("template", [VARS, AAVMF])
+def test_f39_headers_made_again_are_those_of_the_build(template: str) -> None:
+    whole = system_file(template).read_bytes()
+    variables = (*read_store(whole).variables, UefiVariable(uuid.UUID(OWNER), "note", 7, b"1"))
+    whole = write_store(whole, variables)
+    assert repair_store(bytes(100) + whole[100:])[0] == whole
 
 
 def test_f43_json_goes_in_and_out(tmp_path: Path) -> None:
