@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 #: Who put a signature there, if the caller does not say.
 NO_OWNER: Final = uuid.UUID(int=0)
 
-_PEM: Final = b"-----BEGIN "
+_PEM: Final = b"-----BEGIN CERTIFICATE-----"
 _SEQUENCE, _OCTETS, _OID, _SET, _CONTEXT_0 = 0x30, 0x04, 0x06, 0x31, 0xA0
 _SIGNED_DATA: Final = bytes.fromhex("06092a864886f70d010702")
 _MESSAGE_DIGEST: Final = bytes.fromhex("06092a864886f70d010904")
@@ -77,7 +77,7 @@ class Signatures:
         Raises:
             FormatError: It is nothing of that, or damaged.
         """
-        if content.startswith(_PEM):
+        if _PEM in content:
             found = _certificates(x509.load_pem_x509_certificates, content)
             entries = (Signature(X509, owner, entry.public_bytes(Encoding.DER)) for entry in found)
             return cls(tuple(entries))

@@ -92,6 +92,7 @@ def edit_variables(
             `problems` of the result say what was wrong.
 
     Raises:
+        FormatError: The flash has damage (F31) at which firmware stops reading, and not ``repair``.
         GenerationMismatchError: The section was changed by others meanwhile.
         StorageError: As `Store.get`, `Store.put`, `read_variables` and ``change``; nothing is put.
         FieldError: The variables do not fit.
@@ -186,6 +187,18 @@ def _of_store(store: VariableStore) -> UefiVariables:
     return UefiVariables(store.variables, store.flaws, store.used, store.capacity)
 
 
+def _require_whole(variables: UefiVariables) -> None:
+    """Refuse a flash with variables that firmware does not find: they would be lost (F43)."""
+    damage = next((problem for problem in variables.problems if problem.rule == "F31"), None)
+    if damage is not None:
+        raise FormatError(
+            damage.message,
+            offset=damage.offset,
+            rule=damage.rule,
+            hint="edit --repair rescues variables that firmware does not find any more",
+        )
+
+
 def _edited(
     form: StateFormat, content: bytes, change: Change, *, repair: bool
 ) -> tuple[bytes, UefiVariables]:
@@ -203,6 +216,7 @@ def _edited(
         before = _of_store(store)
     else:
         before = _decode(form, content)
+        _require_whole(before)
     after = change(before)
     if after.variables == before.variables:
         return content, after

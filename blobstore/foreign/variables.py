@@ -166,7 +166,7 @@ class UefiVariables:
         Raises:
             FieldError: There is neither the entry nor its number in an order.
         """
-        entry = boot.entry_number(name) or boot.entry_number(f"Boot{name}")
+        entry = boot.entry_number(name) or boot.entry_number(f"Boot{name.upper()}")
         if entry is None or entry[0] not in boot.ORDERS:
             raise FieldError(name, "this is not the name of a boot entry, such as Boot0003")
         kind, number = entry

@@ -116,6 +116,13 @@ def test_f32_a_header_cut_anywhere_has_no_body(size: int) -> None:
     assert rules(write_store(content, read_store(content).variables)) == []
 
 
+@pytest.mark.parametrize("sizes", [(0xFFFFFFFF, 4), (4, 0xFFFFFFFF)])
+def test_f32_a_size_that_was_not_written_is_none(sizes: tuple[int, int]) -> None:
+    cut = record("A", state=0x7F, sizes=sizes)[:60]
+    assert found(flash(cut, record("B", b"2"))) == {"B": b"2"}
+    assert rules(flash(cut, record("B", b"2"))) == ["F32"]
+
+
 def test_f33_a_store_is_written_compact_and_the_rest_stays() -> None:
     log = flash(record("A", b"1", state=0x3C), RECORDS[0], record("B", state=0x7F), RECORDS[1])
     page = b"event log".ljust(4096, b"\xff")
@@ -159,7 +166,7 @@ def test_f34_areas_of_other_builds_are_found_by_their_header() -> None:
 
 def test_f34_a_guest_cannot_imitate_the_work_area_in_a_variable() -> None:
     lead = 4096 - RECORDS_AT - 60 - 4
-    note = write_note(distance=8192 - SPARE_AT, offset=0, length=4096)
+    note = write_note(distance=-8192, offset=0, length=4096)
     forged = flash(record("Fake", b"forged"))[:4096]
     data = bytes(lead) + work_area(note) + forged
     content = flash(record("X", data), RECORDS[0])
@@ -175,7 +182,6 @@ COPY = first_part(record("A", b"new")).ljust(0xE000, b"\xff")[:0xE000]
 
 @pytest.mark.parametrize("erased", [0, 72, 4096, 0xE000])
 def test_f35_f36_an_unfinished_write_is_finished_first(erased: int) -> None:
-    work = work_area(write_note(header=0xF8) + write_note())
     work = work_area(write_note(header=0xF8, bits=0xF9) + write_note())
     torn = b"\xff" * erased + OLD[erased:]
     content = torn[:WORK_AT] + work + COPY.ljust(SIZE - SPARE_AT, b"\xff")
@@ -205,6 +211,14 @@ def test_f35_other_notes_are_not_acted_on(note: bytes) -> None:
     assert found(content) == {"A": b"old"}
     assert rules(content) == []
     assert write_store(content, read_store(content).variables) == OLD
+
+
+def test_f35_a_note_in_a_damaged_work_area_is_not_acted_on() -> None:
+    work = bytearray(work_area(write_note(header=0xF8, bits=0xF9) + write_note()))
+    work[16] ^= 1
+    content = b"\xff" * 72 + OLD[72:WORK_AT] + work + COPY.ljust(SIZE - SPARE_AT, b"\xff")
+    with pytest.raises(FormatError):
+        read_store(content)
 
 
 def test_f35_a_copy_that_is_not_a_store_is_an_error_with_a_hint() -> None:

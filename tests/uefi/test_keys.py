@@ -89,7 +89,7 @@ def test_f38_certificates_are_taken_as_pem_and_der_and_lists(keys: Keys) -> None
         keys.der("db"),
         keys.der("KEK"),
     ]
-    assert Signatures.decode(both).entries[0].owner == uuid.UUID(int=0)
+    assert Signatures.decode(b"Subject: db\n" + both).entries[0].owner == uuid.UUID(int=0)
 
 
 def test_f38_damaged_certificates_are_refused(keys: Keys) -> None:

@@ -108,6 +108,20 @@ def test_f39_f43_a_section_is_repaired_by_one_commit() -> None:
     assert lost.get("v") == NEW
 
 
+def test_f43_an_edit_does_not_lose_what_a_repair_could_rescue() -> None:
+    damaged = flash(record("Timeout", b"\1\0"), bytes(8), record("Lang", b"en\0"))
+    store = store_with(damaged)
+    with pytest.raises(FormatError, match=r"followed by something else.*F31") as raised:
+        edit_variables(store, "v", two)
+    assert "--repair" in str(raised.value.hint)
+    assert store.get("v") == damaged
+    after = edit_variables(store, "v", two, repair=True)
+    assert [one.name for one in after] == ["Timeout", "Lang"]
+    unfinished = store_with(TORN)
+    edit_variables(unfinished, "v", two)  # nothing is lost with what was never finished
+    assert unfinished.get("v") == NEW
+
+
 def test_f43_the_type_of_a_section_says_how_it_is_read() -> None:
     store = store_with(JSON)
     assert not holds_variables(store, "v")
