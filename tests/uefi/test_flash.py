@@ -186,7 +186,7 @@ def test_f35_f36_an_unfinished_write_is_finished_first(erased: int) -> None:
     torn = b"\xff" * erased + OLD[erased:]
     content = torn[:WORK_AT] + work + COPY.ljust(SIZE - SPARE_AT, b"\xff")
     assert found(content) == {"A": b"new"}
-    assert "F35" in rules(content)
+    assert rules(content) == ["F35"]
     assert write_store(content, read_store(content).variables) == NEW
 
 
@@ -226,6 +226,14 @@ def test_f35_a_copy_that_is_not_a_store_is_an_error_with_a_hint() -> None:
     with pytest.raises(EmptyImageError) as raised:
         read_store(content.ljust(SIZE, b"\xff"))
     assert "--repair" in str(raised.value.hint)
+
+
+def test_f35_a_copy_with_other_sizes_does_not_reach_the_areas() -> None:
+    forged = bytearray(COPY)
+    forged[88:92] = (SIZE - 72).to_bytes(4, "little")
+    content = OLD[:WORK_AT] + work_area(write_note()) + forged.ljust(SIZE - SPARE_AT, b"\xff")
+    assert len(write_store(content, (ONE,))) == SIZE
+    assert found(write_store(content, (ONE,))) == {"One": b"1"}
 
 
 def test_f19_damaged_headers_are_an_error_with_a_hint() -> None:

@@ -170,33 +170,32 @@ def _open(flash: bytes) -> tuple[bytes, _Place, Flaws]:
     """Return the flash as firmware has it after its start, and where things lie in it."""
     flaws = Flaws()
     build = _build_of(len(flash))
+    finished = flash
     try:
         headers = decode_flash(flash)
     except FormatError as error:
         # A write that was copying them counts as finished, if it is known where it is noted.
-        if build is None or not is_sound(flash, build.areas.work_at):
-            raise _with_hint(error) from None
-        finished = _finished(flash, build.areas, flaws)
+        if build is not None and is_sound(flash, build.areas.work_at):
+            finished = _finished(flash, build.areas, flaws)
         if finished is flash:
             raise _with_hint(error) from None
-        flash = finished
-        headers = _decode(flash)
+        headers = _decode(finished)
+    else:
+        areas = _areas(flash, headers)
+        if areas is not None:
+            finished = _finished(flash, areas, flaws)
+        if finished is not flash:
+            headers = _decode(finished)
+    flash = finished
     store_at = header_end(flash)
-    store_end = store_at + headers.store_size
     if headers.store_size > _LARGEST_STORE:
         raise FormatError(
             f"a store of {headers.store_size} bytes is larger than any", offset=store_at, rule="F30"
         )
-    areas = find_work_area(flash, store_end, headers.volume_size)
-    if areas is not None:
-        finished = _finished(flash, areas, flaws)
-        if finished is not flash:
-            flash = finished
-            headers = _decode(flash)
-            store_at = header_end(flash)
-    elif build is not None and build.volume_size == headers.volume_size:
-        areas = build.areas if store_end <= build.areas.work_at else None
+    areas = _areas(flash, headers)
+    if areas is None and build is not None and build.volume_size == headers.volume_size:
         flaws.add(build.areas.work_at, "F34", "the work area of fault-tolerant writes is damaged")
+        areas = build.areas if store_at + headers.store_size <= build.areas.work_at else None
     place = _Place(
         store_at + STORE_HEADER_SIZE,
         headers.store_size - STORE_HEADER_SIZE,
@@ -204,6 +203,11 @@ def _open(flash: bytes) -> tuple[bytes, _Place, Flaws]:
         areas,
     )
     return flash, place, flaws
+
+
+def _areas(flash: bytes, headers: VariableFlash) -> Areas | None:
+    store_end = header_end(flash) + headers.store_size
+    return find_work_area(flash, store_end, headers.volume_size)
 
 
 def _decode(flash: bytes) -> VariableFlash:
@@ -238,6 +242,7 @@ def _without_headers(flash: bytes, cause: FormatError) -> tuple[bytes, _Place, F
     if (
         build is None
         or isinstance(cause, TruncatedImageError)
+        or cause.rule not in ("F19", "F39")
         or (volume and flash[_GUID_AT : _GUID_AT + 16] != _VOLUME_GUID)
     ):
         raise cause
