@@ -76,7 +76,7 @@ def test_f38_f40_any_file_of_keys_is_taken_or_refused(content: bytes, start: byt
 
 @pytest.mark.parametrize("pattern", [b"\xaa\x55\x3f\0", b"\xaa\x55\x3f\0" * 8 + b"\4\4\0\0" * 3])
 def test_f39_the_slowest_flash_takes_seconds(pattern: bytes) -> None:
-    size = 4 << 20
+    size = 1 << 20
     head = bytearray(flash()[:100])
     head[32:40] = (2 * size).to_bytes(8, "little")
     head[56:60] = (2 * size >> 12).to_bytes(4, "little")
@@ -88,4 +88,4 @@ def test_f39_the_slowest_flash_takes_seconds(pattern: bytes) -> None:
     content = content[:size].ljust(2 * size, b"\xff")
     begin = time.process_time()
     repair_store(content)
-    assert time.process_time() - begin < 30
+    assert time.process_time() - begin < 10
