@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from formats.eeprom.framework.codec import Findings
 from formats.eeprom.framework.mirror import mirror_of
-from formats.eeprom.framework.registry import MODULES, built_in_codec
+from formats.eeprom.framework.registry import MODULES, UNMARKED, built_in_codec
 from formats.eeprom.framework.schema import schemas_of
 from formats.errors import EmptyImageError, ForeignImageError
 
@@ -45,10 +45,6 @@ def test_e7_a_blank_chip_is_said_to_be_blank(name: str, blank: bytes) -> None:
     for report in (Findings.strict(), Findings.tolerant()):
         with pytest.raises(EmptyImageError):
             built_in_codec(name).decode(blank, report)
-
-
-#: Only a checksum tells that bytes are not the EEPROM of a controller.
-UNMARKED = {"raw", "intel-nic"}
 
 
 @pytest.mark.parametrize("name", sorted(set(MODULES) - UNMARKED))

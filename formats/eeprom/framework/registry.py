@@ -27,6 +27,9 @@ MODULES: Final[dict[str, str]] = {
     "uboot-env-redundant": "formats.eeprom.uboot_env_redundant",
 }
 
+#: Types of which any bytes can be, because nothing marks them (E7).
+UNMARKED: Final = frozenset({"intel-nic", "raw"})
+
 
 def built_in_codec(name: str) -> Codec[Any]:
     """Return the codec of that name.
