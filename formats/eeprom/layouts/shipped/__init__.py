@@ -1,0 +1,1 @@
+"""The layouts that come with the project: a TOML file each, named by its type."""
