@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from blobstore.image import files
-from blobstore.manifests.codecs import codec_names, find_codec
+from blobstore.manifests.codecs import USUAL
 from formats.eeprom.framework.codec import Finding, Findings, cautions_of
 from formats.eeprom.framework.fields import from_plain, to_plain
 from formats.eeprom.framework.paths import assign
-from formats.errors import FieldError, FormatError, UnsupportedError
+from formats.errors import FieldError, FormatError
 from formats.logs import LateLogger
 
 if TYPE_CHECKING:
@@ -46,47 +46,37 @@ class DecodedBlob:
     problems: tuple[Finding, ...]
 
 
-def require_codec(type_: str) -> Codec[Any]:
-    """Return the codec for a type of section.
-
-    Raises:
-        UnsupportedError: There is none.
-    """
-    codec = find_codec(type_)
-    if codec is None:
-        known = ", ".join(codec_names())
-        raise UnsupportedError(
-            f"there is no codec for {type_!r}; there are {known}" if type_ else "it has no type",
-            feature="a codec",
-            hint=None if type_ else "name one with --type",
-        )
-    return codec
+def _codec_for(type_: str | Codec[Any]) -> Codec[Any]:
+    return USUAL.require(type_) if isinstance(type_, str) else type_
 
 
-def decode_blob(blob: bytes, type_: str) -> DecodedBlob:
+def decode_blob(blob: bytes, type_: str | Codec[Any]) -> DecodedBlob:
     """Read a blob, and go on where it breaks rules.
 
     Args:
         blob: All that the EEPROM holds.
-        type_: The type of section, such as ``"pci-vpd"``.
+        type_: The type of section, such as ``"pci-vpd"``, or what `load_layout` returned.
 
     Raises:
         FormatError: It cannot be read at all.
         UnsupportedError: There is no codec for the type, or for this version of it.
     """
-    codec = require_codec(type_)
+    codec = _codec_for(type_)
     report = Findings.tolerant()
     model = codec.decode(blob, report)
     return DecodedBlob(codec.name, model, to_plain(model), tuple(report.problems))
 
 
-def decode_section(store: AnyStore, name: str, type_: str | None = None) -> DecodedBlob:
+def decode_section(
+    store: AnyStore, name: str, type_: str | Codec[Any] | None = None
+) -> DecodedBlob:
     """Read the blob of a section as the format that its section names.
 
     Args:
         store: Not modified.
         name: Of the section.
-        type_: Read it as this type instead, such as ``"pci-vpd"``.
+        type_: Read it as this type instead, such as ``"pci-vpd"``, or as the layout that
+            `load_layout` returned.
 
     Returns:
         Its fields, and what breaks the rules of its format.
@@ -102,12 +92,12 @@ def decode_section(store: AnyStore, name: str, type_: str | None = None) -> Deco
     return decode_blob(store.get(name), section.type if type_ is None else type_)
 
 
-def decode_file(path: str | os.PathLike[str], type_: str) -> DecodedBlob:
+def decode_file(path: str | os.PathLike[str], type_: str | Codec[Any]) -> DecodedBlob:
     """Read a bare binary, such as the content of an EEPROM that was read out.
 
     Args:
         path: The file or block device.
-        type_: What it is, such as ``"pci-vpd"``.
+        type_: What it is, such as ``"pci-vpd"``, or what `load_layout` returned.
 
     Returns:
         Its fields, and what breaks the rules of its format.
@@ -125,7 +115,7 @@ def edit_section(
     name: str,
     assignments: Iterable[tuple[str, str]],
     *,
-    type_: str | None = None,
+    type_: str | Codec[Any] | None = None,
     read_file: ReadFile | None = None,
     repair: bool = False,
 ) -> None:
@@ -149,7 +139,7 @@ def edit_section(
 
 def edit_file(
     path: str | os.PathLike[str],
-    type_: str,
+    type_: str | Codec[Any],
     assignments: Iterable[tuple[str, str]],
     *,
     read_file: ReadFile | None = None,
@@ -162,7 +152,7 @@ def edit_file(
 
     Args:
         path: A regular file.
-        type_: What it is, such as ``"pci-vpd"``.
+        type_: What it is, such as ``"pci-vpd"``, or what `load_layout` returned.
         assignments: As for `edit_blob`.
         read_file: As for `edit_blob`.
         repair: As for `edit_blob`.
@@ -226,7 +216,7 @@ def size_to_encode(codec: Codec[Any], model: Any, blob: bytes) -> int | None:
 
 def edit_blob(
     blob: bytes,
-    type_: str,
+    type_: str | Codec[Any],
     assignments: Iterable[tuple[str, str]],
     read_file: ReadFile | None = None,
     *,
@@ -239,7 +229,7 @@ def edit_blob(
 
     Args:
         blob: Nothing in it may get lost: its fields have to give the same bytes again.
-        type_: The type of section.
+        type_: The type of section, or what `load_layout` returned.
         assignments: Paths of fields, and the new values as text
             (`formats.eeprom.framework.fields.parse_value`).
         read_file: For values that name files; None refuses them.
@@ -250,7 +240,7 @@ def edit_blob(
         FormatError: The blob breaks a rule such that something would get lost.
         UnsupportedError: There is no codec for the type.
     """
-    codec = require_codec(type_)
+    codec = _codec_for(type_)
     report = Findings.tolerant()
     model = codec.decode(blob, report)
     same = _written_again(codec, model, blob, report.problems, repair=repair)

@@ -12,11 +12,14 @@ import blobstore
 import luks
 from blobstore.cli.access import IMAGE, Access, shared_access_options
 from blobstore.cli.output import print_json, print_table, progress
+from blobstore.cli.types import layout_option
 from blobstore.errors import CorruptBlobError
 from formats.errors import FormatError
 
 if TYPE_CHECKING:
-    from blobstore import ContentProblem, Place, Report
+    from pathlib import Path
+
+    from blobstore import ContentProblem, DeclaredCodec, Place, Report
 
 
 @click.command("verify")
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     multiple=True,
     help="With --repair: what a section was renamed to, if its head is lost. Repeatable.",
 )
+@layout_option
 @click.option("--items", is_flag=True, help="List every item: records, headers, free space.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @shared_access_options
@@ -51,6 +55,7 @@ def command(
     accept_previous: tuple[str, ...],
     accept_lost: bool,
     names: tuple[str, ...],
+    layouts: tuple[Path, ...],
     items: bool,
     as_json: bool,
 ) -> None:
@@ -69,10 +74,12 @@ def command(
     """
     if not repair and (accept_previous or accept_lost or names):
         raise click.UsageError("--accept-previous, --accept-lost and --name go with --repair")
+    declared = [blobstore.load_layout(path) for path in layouts]
     if repair:
         report, contents = _repaired(
             access,
             image,
+            declared,
             accept_previous=frozenset(accept_previous),
             accept_lost=accept_lost,
             names=frozenset(names),
@@ -80,7 +87,7 @@ def command(
     else:
         with access.open_shared(image) as store, progress("verifying") as advance:
             report = store.verify(advance)
-            contents = blobstore.check_contents(store)
+            contents = blobstore.check_contents(store, declared)
     if as_json:
         print_json(_described(report) | {"contents": [asdict(problem) for problem in contents]})
     else:
@@ -101,13 +108,13 @@ def _described(report: Report) -> dict[str, Any]:
 
 
 def _repaired(
-    access: Access, image: Place, **consent: Any
+    access: Access, image: Place, layouts: list[DeclaredCodec], **consent: Any
 ) -> tuple[Report, tuple[ContentProblem, ...]]:
     """Repair with what `Store.repair` takes; also a LUKS header copy."""
     stale = access.bad_luks_copy(image)
     with access.open_shared(image, read_only=False) as store, progress("verifying") as advance:
         report = store.repair(**consent, progress=advance)
-        contents = blobstore.check_contents(store)
+        contents = blobstore.check_contents(store, layouts)
     _erase_leaked_keys(access, image)
     if stale and not access.bad_luks_copy(image):
         # Opening a volume for writing restores its header copy, and so does what was just done.

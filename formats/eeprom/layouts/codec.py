@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from formats.eeprom.framework.fields import validate
+from formats.eeprom.framework.fields import to_plain, validate
 from formats.eeprom.layouts.compiling import Compiler
 from formats.eeprom.layouts.declaration import Constant
 from formats.eeprom.layouts.streams import Site
@@ -39,6 +39,11 @@ class DeclaredCodec:
             and field.when is None
             and (field.offset is not None or not index)
         ]
+
+    @property
+    def declaration(self) -> dict[str, Any]:
+        """The layout as plain data, which is a table of a manifest."""
+        return to_plain(self._layout)
 
     @property
     def is_marked(self) -> bool:
