@@ -80,8 +80,14 @@ def _layout(layout: DeclaredCodec) -> str:
     # The library writes a table in an array on one line, which is hard to read.
     declaration = layout.declaration
     fields = declaration.pop("field")
-    head = "[[layout]]\n" + tomli_w.dumps(declaration)
-    return head + "".join(f"\n[[layout.field]]\n{tomli_w.dumps(field)}" for field in fields)
+    return "[[layout]]\n" + tomli_w.dumps(declaration) + "".join(map(_layout_field, fields))
+
+
+def _layout_field(field: dict[str, Any]) -> str:
+    tables = {key: value for key, value in field.items() if isinstance(value, dict)}
+    values = {key: value for key, value in field.items() if key not in tables}
+    text = "\n[[layout.field]]\n" + tomli_w.dumps(values)
+    return text + (tomli_w.dumps({"layout": {"field": tables}}) if tables else "")
 
 
 def _pieces(

@@ -42,7 +42,7 @@ LAYOUTS: Final[dict[str, str]] = {
 _LOADING: Final = "formats.eeprom.layouts.loading"
 
 #: Types of which any bytes can be, because nothing marks them (E7).
-UNMARKED: Final = frozenset({"intel-nic", "raw"})
+UNMARKED: Final = frozenset({"intel-nic", "qsfp", "raw", "sfp"})
 
 
 def built_in_names() -> list[str]:

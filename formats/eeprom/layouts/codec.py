@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from formats.eeprom.framework.fields import to_plain, validate
 from formats.eeprom.layouts.compiling import Compiler
 from formats.eeprom.layouts.declaration import Constant
+from formats.eeprom.layouts.records import Around
 from formats.eeprom.layouts.streams import Site
 from formats.eeprom.parts.gaps import check_gaps, lay_out, others_as_pieces, read_gaps
 from formats.eeprom.parts.recognising import require_content, require_size
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from formats.devices.device import ReadableBuffer
     from formats.eeprom.framework.codec import Findings
     from formats.eeprom.layouts.declaration import Layout
+    from formats.eeprom.layouts.records import Piece
 
 
 class DeclaredCodec:
@@ -70,12 +72,12 @@ class DeclaredCodec:
         layout = self._layout
         if layout.size is not None and size not in (None, layout.size):
             raise FieldError("", f"{self.title} has {layout.size} bytes, not {size}")
-        pieces = self._record.pieces(model, "")
+        size = layout.size if size is None else size
+        others = others_as_pieces(model.other)
+        pieces = self._record.pieces(model, "", Around(tuple(others), model.fill, size))
         taken = sorted((at, at + len(octets)) for at, octets, _ in pieces if octets)
         check_gaps(model.other, _merged(taken), model.fill)
-        pieces = [piece for piece in pieces if piece[1]]
-        whole = [*pieces, *others_as_pieces(model.other)]
-        return lay_out(whole, layout.size if size is None else size, model.fill)
+        return lay_out([*filter(_has_bytes, pieces), *others], size, model.fill)
 
     def _require_mark(self, content: bytes) -> None:
         """Check that one of the constants is there, if there are any."""
@@ -84,6 +86,10 @@ class DeclaredCodec:
             raise ForeignImageError(
                 f"the EEPROM has no {self.title}", offset=self._marks[0][0], rule="E-LAY2"
             )
+
+
+def _has_bytes(piece: Piece) -> bool:
+    return bool(piece[1])
 
 
 def _merged(taken: list[tuple[int, int]]) -> list[tuple[int, int]]:

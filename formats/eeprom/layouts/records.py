@@ -27,6 +27,21 @@ _NOTHING: Final = 0
 
 
 @dataclass(frozen=True, slots=True)
+class Around:
+    """What is outside of the fields of a record.
+
+    Attributes:
+        pieces: Bytes at their offsets.
+        fill: All other bytes.
+        size: Bytes of it all; None for as many as the fields need.
+    """
+
+    pieces: tuple[Piece, ...] = ()
+    fill: int = _NOTHING
+    size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """A field as it was declared, and what reads and writes it.
 
@@ -81,17 +96,22 @@ class Record(construct.Construct):
 
     # ------------------------------------------------------------------ writing
 
-    def pieces(self, model: Any, path: str) -> list[Piece]:
+    def pieces(self, model: Any, path: str, around: Around) -> list[Piece]:
         """Return the bytes of all fields, each with its offset and path.
+
+        Args:
+            model: The values.
+            path: Of all of them.
+            around: What checksums find between the fields.
 
         Raises:
             FieldError: One cannot be stored.
         """
-        return _Writing(self, model, path).pieces
+        return _Writing(self, model, path, around).pieces
 
     def _build(self, obj: Any, stream: Sink, context: Any, path: str) -> None:
         del context, path
-        pieces = self.pieces(obj, stream.path)
+        pieces = self.pieces(obj, stream.path, Around())
         stream.write(lay_out(pieces, None, _NOTHING) if pieces else b"")
 
 
@@ -209,8 +229,9 @@ class _Reading:
 class _Writing:
     """One pass over the fields of a record that is written."""
 
-    def __init__(self, record: Record, model: Any, path: str) -> None:
+    def __init__(self, record: Record, model: Any, path: str, around: Around) -> None:
         self.pieces: list[Piece] = []
+        self._around = around
         self._path = path
         values = {
             part.attribute: getattr(model, part.attribute)
@@ -284,7 +305,8 @@ class _Writing:
             if isinstance(part.declared, Checksum):
                 assert part.compute is not None
                 start, octets, path = self.pieces[index]
-                image = lay_out(self.pieces, None, _NOTHING)
+                around = self._around
+                image = lay_out([*self.pieces, *around.pieces], around.size, around.fill)
                 covered = _covered(image, part.declared, start, len(octets))
                 self.pieces[index] = start, part.compute(covered), path
 
