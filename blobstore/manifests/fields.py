@@ -200,7 +200,7 @@ def _written_again(
     if not repair:
         raise _as_error(
             next(problem for problem in problems if problem.checksum),
-            hint="--repair (in Python, repair=True) computes checksums anew",
+            hint="--repair (in Python, repair=True) computes checksums again",
         )
     return made
 
@@ -233,7 +233,7 @@ def edit_blob(
         assignments: Paths of fields, and the new values as text
             (`formats.eeprom.framework.fields.parse_value`).
         read_file: For values that name files; None refuses them.
-        repair: Checksums that are wrong may get lost: they are computed anew.
+        repair: Checksums that are wrong may get lost: they are computed again.
 
     Raises:
         FieldError: There is no such field, or the value breaks a limit.

@@ -20,5 +20,7 @@ What must not happen here:
 - A layout from a stranger is data: it reads no files, runs nothing, and takes time in proportion
   to its own size and to the bytes it reads. Patterns are those of the declaration's author.
 
-``shipped`` has the layouts that come with the project, each with its source.
+Begin with `declaration`, then `codec` and `compiling`. `streams` is what the constructs share
+while they read and write, `algorithms` the checksums. The folder ``shipped`` has the layouts
+that come with the project, each with its source.
 """

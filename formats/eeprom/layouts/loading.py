@@ -36,5 +36,5 @@ def layout_of_table(table: dict[str, Any]) -> DeclaredCodec:
 
 def shipped_layout(file: str) -> DeclaredCodec:
     """Return the codec of a layout that comes with the project, by the name of its file."""
-    text = resources.files("formats.eeprom.layouts.shipped").joinpath(file).read_text("utf-8")
+    text = resources.files("formats.eeprom.layouts").joinpath("shipped", file).read_text("utf-8")
     return layout_of_text(text)
