@@ -102,6 +102,18 @@ if TYPE_CHECKING:
     from luks.payload.profiles import PROFILES as PROFILES
     from luks.payload.volume import Volume as Volume
     from luks.payload.volume import open as open  # noqa: A004
+    from luks.reencryption.interface import Reencryption as Reencryption
+    from luks.reencryption.interface import ReencryptionOptions as ReencryptionOptions
+    from luks.reencryption.interface import ReencryptionStatus as ReencryptionStatus
+    from luks.reencryption.operations import abort_reencryption as abort_reencryption
+    from luks.reencryption.operations import begin_decryption as begin_decryption
+    from luks.reencryption.operations import begin_encryption as begin_encryption
+    from luks.reencryption.operations import begin_reencryption as begin_reencryption
+    from luks.reencryption.operations import decrypt as decrypt
+    from luks.reencryption.operations import encrypt as encrypt
+    from luks.reencryption.operations import reencrypt as reencrypt
+    from luks.reencryption.operations import reencryption_status as reencryption_status
+    from luks.reencryption.operations import resume_reencryption as resume_reencryption
     from luks.secret.randomness import SeededSource as SeededSource
     from luks.secret.secret_objects import SecretObject as SecretObject
     from luks.secret.secret_objects import SecretObjects as SecretObjects
