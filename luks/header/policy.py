@@ -28,6 +28,7 @@ from luks.header.luks2_reencrypt_rules import (
     BACKUP_PREVIOUS,
     MOVING_DECRYPTION,
     REENCRYPT_REQUIREMENTS,
+    check_layout,
 )
 from luks.header.validate import SECTOR_SIZES
 from luks.model import SECTOR_SIZE, Argon2, Pbkdf2
@@ -181,6 +182,8 @@ def check_openable(header: Header, *, allow_unencrypted: bool = False) -> None:
         # What a payload was, or will be, need not be encrypted.
         if not (moving and segment.is_backup):
             _check_segment(f"segment {number}", segment, plain=allow_unencrypted)
+    if moving:
+        check_layout(header)
     for number in key_digests(header):
         _check_ciphers(header, usable_digest(header, number), plain=allow_unencrypted)
 
