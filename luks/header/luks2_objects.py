@@ -290,16 +290,19 @@ def _decode_segment(node: Node) -> Segment:
 
 
 def _encode_segment(segment: Segment) -> dict[str, Any]:
-    if segment.type != "crypt" or segment.integrity is not None:
+    if segment.type not in {"crypt", "linear"} or segment.integrity is not None:
         raise ValueError(f"a segment of type {segment.type!r} can only be kept or removed")
     value: dict[str, Any] = {
         "type": segment.type,
         "offset": str(segment.offset),
         "size": _DYNAMIC if segment.size is None else str(segment.size),
-        "iv_tweak": str(segment.iv_tweak),
-        "encryption": segment.cipher,
-        "sector_size": segment.sector_size,
     }
+    if segment.type == "crypt":
+        value |= {
+            "iv_tweak": str(segment.iv_tweak),
+            "encryption": segment.cipher,
+            "sector_size": segment.sector_size,
+        }
     if segment.flags:
         value["flags"] = list(segment.flags)
     return value
