@@ -70,7 +70,7 @@ def decode(root: dict[str, Any]) -> DecodedJson:
     if config.has("requirements") and config.child("requirements").has("mandatory"):
         requirements = config.child("requirements").words("mandatory")
     return DecodedJson(
-        keyslots={n: _decode_keyslot(item) for n, item in node.numbered("keyslots", "keyslot")},
+        keyslots={n: decode_keyslot(item) for n, item in node.numbered("keyslots", "keyslot")},
         digests={n: _decode_digest(item) for n, item in node.numbered("digests", "digest")},
         segments={n: _decode_segment(item) for n, item in node.numbered("segments", "segment")},
         tokens={n: _decode_token(item) for n, item in node.numbered("tokens", "token")},
@@ -110,7 +110,8 @@ def encode(header: Header, old: Mapping[str, Any], json_size: int) -> dict[str, 
     }
 
 
-def _decode_keyslot(node: Node) -> Keyslot:
+def decode_keyslot(node: Node) -> Keyslot:
+    """Decode one keyslot; errors as `decode`."""
     type_, area = node.text("type"), node.child("area")
     area.text("type")  # it must exist
     priority = PRIORITY_NORMAL
@@ -337,7 +338,7 @@ class _Section(NamedTuple, Generic[ItemT]):
 
 
 _KEYSLOTS: Final = _Section(
-    _decode_keyslot,
+    decode_keyslot,
     _encode_keyslot,
     frozenset({"type", "key_size", "af", "area", "kdf", "priority"}),
     {"priority": lambda priority: priority},

@@ -106,7 +106,7 @@ def _plan(header: Header, record: ReencryptRecord, device: BlockDevice) -> Plan:
         else:
             size = device.size - new.offset
         kind = ForwardPlan if record.direction == "forward" else BackwardPlan
-        plan: Plan = kind(record, old, new, size, is_fixed=fixed)
+        plan: Plan = kind(record, old, new, size, fixed)
     else:
         plan = _moved_plan(record, old, new, _plain(header.segments[moved]), device.size)
     if plan.size <= 0 or max(plan.old.offset, plan.new.offset) + plan.size > device.size:
@@ -136,7 +136,7 @@ def _moved_plan(
         and moved.offset >= old.size + shift
         and moved.offset + moved.size <= device_size
     ):
-        return ShiftedEncryption(record, old, new, old.size, moved=moved)
+        return ShiftedEncryption(record, old, new, old.size, False, moved)
     if (
         record.mode == "decrypt"
         and record.direction == "forward"
@@ -146,7 +146,7 @@ def _moved_plan(
         and moved.size <= shift
     ):
         size = device_size - old.offset if old.size is None else old.size
-        return ShiftedDecryption(record, old, new, size, moved=moved)
+        return ShiftedDecryption(record, old, new, size, False, moved)
     raise _unsupported(record)
 
 
@@ -183,11 +183,10 @@ def _digests_fit(header: Header, plan: Plan, progress: Progress, digests: KeyDig
     for number, digest in header.digests.items():
         for segment in digest.segments:
             belongs.setdefault(segment, set()).add(number)
-    for number, (segment, kind) in enumerate(plan.segments(progress)):
-        expected = digests.of(kind) if segment.type == "crypt" else frozenset()
-        if belongs.get(number, set()) != expected:
-            return False
-    return True
+    return all(
+        belongs.get(number, set()) == (digests.of(kind) if segment.type == "crypt" else set())
+        for number, (segment, kind) in enumerate(plan.segments(progress))
+    )
 
 
 def with_progress(header: Header, plan: Plan, progress: Progress, digests: KeyDigests) -> Header:
@@ -255,9 +254,7 @@ def _unmarked(header: Header) -> Header:
     return replace(header, requirements=rest)
 
 
-def _with_segments(
-    header: Header, described: Iterable[tuple[Segment, frozenset[int]]]
-) -> Header:
+def _with_segments(header: Header, described: Iterable[tuple[Segment, frozenset[int]]]) -> Header:
     """Return the header with these segments, each with the numbers of its digests."""
     segments = {}
     of_digest: dict[int, list[int]] = {number: [] for number in header.digests}
@@ -269,9 +266,7 @@ def _with_segments(
         number: replace(digest, segments=tuple(of_digest[number]))
         for number, digest in header.digests.items()
     }
-    return replace(
-        header, segments=MappingProxyType(segments), digests=MappingProxyType(digests)
-    )
+    return replace(header, segments=MappingProxyType(segments), digests=MappingProxyType(digests))
 
 
 def without_keyslots(header: Header, gone: set[int]) -> Header:
@@ -290,7 +285,9 @@ def without_keyslots(header: Header, gone: set[int]) -> Header:
 
 
 def _tokens_without(tokens: Mapping[int, Token], gone: set[int]) -> Mapping[int, Token]:
-    return MappingProxyType({n: with_keyslots(t, set(t.keyslots) - gone) for n, t in tokens.items()})
+    return MappingProxyType(
+        {n: with_keyslots(t, set(t.keyslots) - gone) for n, t in tokens.items()}
+    )
 
 
 def with_keyslots(token: Token, keyslots: set[int]) -> Token:

@@ -44,9 +44,7 @@ class _Layout(NamedTuple):
 class Payload(Device):
     """The plaintext payload, whose bytes are found where they are durable."""
 
-    def __init__(
-        self, device: BlockDevice, plan: Plan, converter: Converter, mover: Mover
-    ) -> None:
+    def __init__(self, device: BlockDevice, plan: Plan, converter: Converter, mover: Mover) -> None:
         """Serve the payload on ``device``, which ``mover`` moves as ``plan`` says."""
         self._device = device
         self._plan = plan

@@ -84,7 +84,7 @@ class Plan(Frozen, ABC):
     old: Segment
     new: Segment
     size: int
-    is_fixed: bool = False
+    is_fixed: bool
 
     @abstractmethod
     def pieces(self, progress: Progress) -> Iterable[Piece]:
