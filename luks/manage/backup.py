@@ -109,6 +109,8 @@ def restore_header(path_or_device: Place, backup: Place, *, force: bool = False)
         material = material_of(source, new)
         device = stack.enter_context(opened_for_header(path_or_device))
         old = _header_there(device)
+        if old is not None and not force:
+            check_requirements(old)
         difference = _difference(old, new)
         if difference and not force:
             raise HeaderMismatchError(
