@@ -12,9 +12,12 @@ import luks
 from formats.devices.device import MemoryDevice
 from tests.luks.reencryption_support import CASES, KIB, PLAIN, Case, Content, options, volume
 from tests.luks.support import OTHER, PASSPHRASE, PBKDF2, pattern, small_volume
+from tests.support.devices import FaultyDevice, RecordingDevice, crash_states
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tests.support.devices import Operation
 
 SIZE = 48 * KIB
 HEADER_SIZE = 320 * KIB
@@ -260,3 +263,41 @@ def test_l188_a_luks1_image_that_ends_inside_an_active_keyslot_is_refused(keyslo
         with pytest.raises(luks.TruncatedImageError, match="L188"):
             luks.open(cut, PASSPHRASE)
     assert luks.load_header(MemoryDevice(image.content[:end])).keyslots
+
+
+def has_keys(content: bytes) -> bool:
+    """Whether the volume still opens, or all its keyslots are gone."""
+    image = MemoryDevice(content)
+    header = luks.load_header(image)
+    if any(slot.type == "luks2" for slot in header.keyslots.values()):
+        luks.open(image, PASSPHRASE).close()
+        return True
+    assert header.requirements
+    return False
+
+
+def test_l114_destroying_the_keys_of_a_reencryption_is_one_transaction() -> None:
+    before = bytes(reencrypted().content)
+    device = RecordingDevice(before)
+    luks.destroy_keys(device)
+    found = {has_keys(state.content) for state in crash_states(before, device.log, samples=4)}
+    assert found == {True, False}
+
+
+@pytest.mark.parametrize("operation", ["read", "write", "flush"])
+def test_l114_a_failing_device_leaves_all_keys_or_none(operation: Operation) -> None:
+    before = bytes(reencrypted().content)
+    for number in range(1, 100):
+        memory = MemoryDevice(before)
+        device = FaultyDevice(memory, operation, number)
+        try:
+            luks.destroy_keys(device)
+        except luks.DeviceError:
+            has_keys(bytes(memory.content))
+            luks.destroy_keys(memory)  # it can be repeated
+            assert not has_keys(bytes(memory.content))
+        else:
+            assert not device.failed
+            assert number > 3
+            return
+    pytest.fail("it never ends")
