@@ -52,7 +52,7 @@ def begin_decryption(
             new = Segment("linear", old.offset - shift, None)
             # Forward also where cryptsetup would go backward: after a crash in the last zone
             # of a backward run it forgets that it has finished, and begins again (L169).
-            intent = Intent("decrypt", "forward", old.sector_size, shift)
+            intent = Intent("decrypt", "forward", old.sector_size, size, shift)
             composed = with_record(header, intent, options)
             record = record_of(composed)
             plan: Plan
