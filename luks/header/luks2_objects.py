@@ -98,10 +98,8 @@ def encode(header: Header, old: Mapping[str, Any], json_size: int) -> dict[str, 
     if header.flags or "flags" in config:
         config["flags"] = list(header.flags)
     if header.requirements or "requirements" in config:
-        before = config.get("requirements", {})
-        config["requirements"] = {**before, "mandatory": list(header.requirements)}
-        if not header.requirements and before.get("mandatory") and len(before) == 1:
-            del config["requirements"]  # which came with those that are gone
+        mandatory = {"mandatory": list(header.requirements)}
+        config["requirements"] = {**config.get("requirements", {}), **mandatory}
     return {
         **old,
         "keyslots": _merge(header.keyslots, old.get("keyslots", {}), _KEYSLOTS),

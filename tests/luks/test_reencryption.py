@@ -24,7 +24,7 @@ from luks.reencryption.plan import (
 )
 from luks.reencryption.resilience import ChecksumRecovery, Converter, checksums, payload_cipher
 from tests.luks.reencryption_support import CASES, KIB, Case, by_name, options, volume
-from tests.luks.support import OTHER, PASSPHRASE, PBKDF2, pattern
+from tests.luks.support import OTHER, PASSPHRASE, PBKDF2, json_of, pattern
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -155,7 +155,8 @@ def test_l163_what_has_moved_nothing_is_taken_back(name: str) -> None:
         case.begin(image, header)
     luks.abort_reencryption(image, PASSPHRASE, header=header)
     after = luks.load_header(place)
-    assert luks.header_digest(after) == luks.header_digest(before)
+    empty = {"requirements": {"mandatory": []}}
+    assert json_of(after) == {**json_of(before), "config": {**json_of(before)["config"], **empty}}
     with luks.open(image, PASSPHRASE, header=header) as opened:
         assert opened.read(0, case.size) == case.plain
     with pytest.raises(luks.NoReencryptionError):
@@ -235,7 +236,7 @@ def test_l154_segments_that_no_run_writes_are_refused() -> None:
     numbers = sorted(header.segments)
     first = header.segments[0]
     odd = {
-        "in the middle": {0: replace(first, sector_size=512, size=1000 * 512)},
+        "another IV": {0: replace(first, iv_tweak=8)},
         "shifted": {0: replace(first, offset=first.offset + 4096)},
     }
     for changed in odd.values():
