@@ -213,9 +213,9 @@ def test_l185_the_moved_segment_does_not_grow() -> None:
     template, image = base(case)
     root = json_of(template.header)
     first, second = (root["segments"][number] for number in "01")
-    first["size"] = str(int(first["size"]) + 4096)
-    second["size"] = str(int(second["size"]) - 4096)
-    second["offset"] = str(int(second["offset"]) + 4096)
+    first["size"] = str(int(first["size"]) + 512)
+    second["size"] = str(int(second["size"]) - 512)
+    second["offset"] = str(int(second["offset"]) + 512)
     refusal = opened(template, image, root)
     assert isinstance(refusal, luks.LuksHeaderError)
     assert refusal.rule == "L185"
