@@ -145,8 +145,11 @@ class Plan(Frozen, ABC):
             return False
         return not self.is_fixed or progress.done == self.size
 
-    def find_progress(self, segments: Sequence[Segment]) -> Progress | None:
-        """Return how far it is if the payload has these segments, or None if it never has.
+    def find_progress(self, segments: Sequence[Segment]) -> Iterator[Progress]:
+        """Yield how far it is if the payload has these segments; nothing if it never has.
+
+        Before the first step and after the last there may be one and the same segment, of
+        which only the key has changed.
 
         Args:
             segments: Those of the payload in a header, in order.
@@ -154,8 +157,7 @@ class Plan(Frozen, ABC):
         for guess in dict.fromkeys(self.guesses(segments)):
             whole = 0 <= guess.done <= self.size and 0 <= guess.hot <= self.size - guess.done
             if whole and [segment for segment, _ in self.segments(guess)] == list(segments):
-                return guess
-        return None
+                yield guess
 
 
 class ForwardPlan(Plan):
