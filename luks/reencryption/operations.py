@@ -210,7 +210,7 @@ def resume_reencryption(
         UnlockError: Nothing is in progress, or a secret opens no keyslot.
         UnsupportedError, FormatError, DeviceError: As `begin_reencryption`.
     """
-    from luks.header.policy import usable_digest  # noqa: PLC0415  see `_opened_places`
+    from luks.header.key_digests import usable_digest  # noqa: PLC0415  see `_opened_places`
     from luks.keys.keyslots import unlock_digest  # noqa: PLC0415
     from luks.keys.reencryption import VolumeKeys, unlock_all  # noqa: PLC0415
     from luks.reencryption.headers import key_digests, read_plan  # noqa: PLC0415
