@@ -47,7 +47,7 @@ class Preparer:
         self._converter = converter
         self._workers = workers
         self._ahead: tuple[Zone, Future[Prepared]] | None = None
-        # Large memory that is allocated for each zone anew takes as long as encrypting it.
+        # To allocate large memory for each zone would take as long as to encrypt it.
         self._rooms: list[bytearray] = []
         self._pool = ThreadPoolExecutor(1, "reencryption")
         self._slices = ThreadPoolExecutor(workers, "reencryption") if workers > 1 else None
