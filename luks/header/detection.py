@@ -61,9 +61,12 @@ def header_uuids(device: BlockDevice) -> set[str]:
     offsets = secondary_offsets(device)
     if read_at_most(device, 0, len(PRIMARY_MAGIC)) == PRIMARY_MAGIC:
         offsets.append(0)
-    return {
-        decode_field(read_at_most(device, offset + _UUID_OFFSET, UUID_SIZE)) for offset in offsets
-    }
+    return {uuid_at(device, offset) for offset in offsets}
+
+
+def uuid_at(device: BlockDevice, offset: int) -> str:
+    """Return the UUID in what seems to be a header, or a copy of one."""
+    return decode_field(read_at_most(device, offset + _UUID_OFFSET, UUID_SIZE))
 
 
 def is_same_place(one: Place, other: Place) -> bool:
