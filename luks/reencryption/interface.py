@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Final, Literal, Self
 
+from formats.errors import ArgumentError
 from formats.frozen import Frozen, field
+from luks.crypto.hashes import canonical, lookup
+from luks.header.validate import SECTOR_SIZES
+from luks.model import SECTOR_SIZE
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -27,6 +31,11 @@ Direction = Literal["forward", "backward"]
 Resilience = Literal[
     "checksum", "journal", "none", "datashift", "datashift-journal", "datashift-checksum"
 ]
+
+
+_CHOICES: Final = ("checksum", "journal", "none")
+#: Most threads that encrypt.
+MAX_WORKERS: Final = 16
 
 
 class ReencryptionStatus(Frozen):
@@ -84,11 +93,13 @@ class ReencryptionOptions(Frozen, kw_only=True):
         hotzone_size: Most bytes moved in a step; by default what resilience and memory permit.
         drop_keyslots: Permit that keyslots vanish whose secrets are not given: without
             their passphrases they cannot hold the new key.
-        data_shift: Bytes by which `begin_encryption` without a detached header, or
-            `begin_decryption` with one that is exported, move the payload; by default
-            twice the room that the header needs.
-        grow: Let `begin_encryption` enlarge the image to make that room; if it is false, the
-            last ``2 * data_shift`` bytes of the image must be unused, and are lost.
+        data_shift: Bytes by which the payload moves. For `begin_encryption` without a detached
+            header it is the offset that the payload gets; by default the next multiple of
+            1 MiB after the header. For `begin_decryption` with a detached header that exists
+            already it is the offset that the payload has, or 0 to leave it there.
+        grow: Let `begin_encryption` enlarge the image to make that room; it is cut to what it
+            needs at the end. Otherwise the last ``2 * data_shift + 4096`` bytes of the image
+            must not be in use, and become a part of the payload with random content.
         workers: Threads that encrypt and compute checksums; 1 to 16.
 
     Raises:
@@ -111,6 +122,22 @@ class ReencryptionOptions(Frozen, kw_only=True):
     data_shift: int | None = None
     grow: bool = True
     workers: int = 1
+
+    def __post_init__(self) -> None:
+        self.__dict__["hash_name"] = canonical(self.hash_name)
+        lookup(self.hash_name)
+        if self.resilience not in _CHOICES:
+            raise ArgumentError(f"resilience is one of {', '.join(_CHOICES)}")
+        if lookup(self.resilience_hash).is_truncated:
+            raise ArgumentError(f"resilience_hash cannot be {self.resilience_hash!r}")
+        if self.sector_size not in {None, *SECTOR_SIZES}:
+            raise ArgumentError(f"sector_size must be one of {SECTOR_SIZES}")
+        if self.hotzone_size is not None and self.hotzone_size < SECTOR_SIZE:
+            raise ArgumentError(f"hotzone_size is at least {SECTOR_SIZE} bytes")
+        if self.data_shift is not None and (self.data_shift < 0 or self.data_shift % SECTOR_SIZE):
+            raise ArgumentError(f"data_shift is a multiple of {SECTOR_SIZE} bytes, or 0")
+        if not 1 <= self.workers <= MAX_WORKERS:
+            raise ArgumentError(f"workers must be 1 to {MAX_WORKERS}, not {self.workers}")
 
 
 class Reencryption(ABC):
@@ -145,6 +172,15 @@ class Reencryption(ABC):
         Raises:
             DeviceError: A read, write or flush failed. Nothing is lost: call it again, or
                 close this and resume.
+        """
+
+    @abstractmethod
+    def take_back(self) -> None:
+        """Make the image what it was before, if nothing has been moved; then only close this.
+
+        Raises:
+            UnfinishedReencryptionError: Something has been moved.
+            DeviceError: A read, write or flush failed; nothing is lost.
         """
 
     @abstractmethod
