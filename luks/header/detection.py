@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 #: A place that the API accepts: a path, or an open device.
 Place: TypeAlias = "str | os.PathLike[str] | BlockDevice"
 
+#: Begins a LUKS1 header while its journal counts instead of it (L210); cryptsetup's old
+#: program for re-encryption of LUKS1 marked headers so, too.
+MARKED_MAGIC: Final = b"LUKS\xde\xad"
+
 _UUID_OFFSET: Final = 168  # in LUKS1, and in both copies of LUKS2
 
 
@@ -32,7 +36,7 @@ def is_luks(path_or_device: Place) -> bool:
     """
     with opened(path_or_device) as device:
         start = read_at_most(device, 0, len(PRIMARY_MAGIC))
-        return start == PRIMARY_MAGIC or bool(secondary_offsets(device))
+        return start in (PRIMARY_MAGIC, MARKED_MAGIC) or bool(secondary_offsets(device))
 
 
 @contextmanager
