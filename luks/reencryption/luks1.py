@@ -302,11 +302,11 @@ class Luks1Reencryption(Reencryption):
         return self._running.volume
 
     def step(self) -> bool:
-        if self._running.step():
-            return True
+        moved = self._running.step()
         with self._running.lock:
-            if self._is_final:
-                return False
+            if self._is_final or not self._running.status.is_finished:
+                return moved
+            # It is in doubt until memory knows of it: then it is done again.
             finish(self._places)
             self._is_final = True
         return True

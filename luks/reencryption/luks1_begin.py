@@ -71,13 +71,15 @@ def journal_place(image: Place, journal: Place | None) -> Place:
     """Return where the journal of an image is: beside it, unless that is said.
 
     Raises:
-        ArgumentError: The image is an open device, which has no place beside it.
+        UnsupportedError: The image is an open device, which has no place beside it.
     """
     if journal is not None:
         return journal
     if not isinstance(image, str | os.PathLike):
-        raise ArgumentError(
-            "to re-encrypt a LUKS1 volume on an open device, say where its journal is [L211]"
+        raise UnsupportedError(
+            "the journal of a LUKS1 volume that is not a file has no place of its own [L211]",
+            feature="re-encryption of LUKS1 without a place for the journal",
+            hint="say where the journal is (options.journal), or convert the header to LUKS2 first",
         )
     path = Path(os.path.realpath(image))
     return path.with_name(f"{path.name}.luks1-reencryption")

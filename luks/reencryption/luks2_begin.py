@@ -12,8 +12,9 @@ from formats.frozen import replace
 from luks.crypto.ciphers import check_usable
 from luks.crypto.hashes import lookup
 from luks.errors import PolicyError, UnfinishedReencryptionError, UnsupportedError
+from luks.header.key_digests import is_reencrypted
 from luks.header.load import check_areas, read_header
-from luks.header.policy import check_openable, check_payload_place, is_reencrypted
+from luks.header.policy import check_openable, check_payload_place
 from luks.header.writer import erase_unused, rewrite_header
 from luks.keys.costs import check_kdf, digest_cost, keyslot_cost
 from luks.keys.enroll import choose_keyslot, enroll_key, new_digest
@@ -93,8 +94,9 @@ def begin_reencryption(
                     composed, number, new_digest_number, view_of(secret), fresh, new, options
                 )
                 material.update(added)
-            block = max(old.sector_size, new.sector_size)
-            composed = with_record(composed, Intent("reencrypt", "forward", block), options)
+            largest = max(old.sector_size, new.sector_size)
+            intent = Intent("reencrypt", "forward", largest, size)
+            composed = with_record(composed, intent, options)
             plan = ForwardPlan(record_of(composed), old, new, size, False)
             digests = KeyDigests(old_digest, new_digest_number)
             return begun(places, composed, material, plan, keys, digests, options)
@@ -117,7 +119,14 @@ def begun(
     written = rewrite_header(places.header, proved, material)
     erase_unused(places.header, written)
     return Luks2Reencryption(
-        places, written, plan, Progress(0), keys, digests, hotzone_size=options.hotzone_size
+        places,
+        written,
+        plan,
+        Progress(0),
+        keys,
+        digests,
+        hotzone_size=options.hotzone_size,
+        workers=options.workers,
     )
 
 

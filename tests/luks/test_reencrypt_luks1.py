@@ -260,7 +260,7 @@ def test_l215_plain_payloads_have_no_luks1_header_in_between(image: Path, tmp_pa
 def test_l211_an_open_device_needs_a_place_for_the_journal() -> None:
     base = known_volume(1)
     device, journal = base.copy(), MemoryDevice(0)
-    with pytest.raises(ValueError, match="L211"):
+    with pytest.raises(luks.UnsupportedError, match="L211"):
         luks.begin_reencryption(device, OTHER, options=options())
     changed = options(journal=journal)
     with luks.begin_reencryption(device, OTHER, options=changed) as running:
