@@ -22,7 +22,14 @@ from tests.luks.converting import (
 )
 from tests.luks.programs import accepts, key_file, qemu_read
 from tests.luks.support import shared_corpus
-from tests.support.devices import SECTOR, FaultyDevice, RecordingDevice, crash_states
+from tests.support.devices import (
+    SECTOR,
+    FaultyDevice,
+    Flush,
+    RecordingDevice,
+    Write,
+    crash_states,
+)
 from tests.support.effort import cases
 from tests.support.interrupts import InterruptPoints, collecting_what_is_new
 
@@ -41,6 +48,38 @@ LAYOUTS = {
 _TRIED = list(LAYOUTS)[: cases(3, 4)]
 CASES = [(name, version) for name in _TRIED for version in (1, 2)]
 BOTH = pytest.mark.parametrize(("name", "version"), CASES, ids=str)
+
+
+@BOTH
+def test_l201_the_first_sector_is_written_alone(name: str, version: int) -> None:
+    """All before it is durable, and so is it before anything else; then no copy is damaged."""
+    content, _ = before(name, version)
+    device = RecordingDevice(content)
+    luks.convert_header(device, version)
+    switched = 0
+    for number, event in enumerate(device.log):
+        if isinstance(event, Write) and (event.offset, len(event.data)) == (0, SECTOR):
+            around = device.log[number - 1 : number + 2 : 2]
+            assert number == 0 or all(isinstance(other, Flush) for other in around)
+            states = list(crash_states(content, device.log[: number + 2], exhaustive=0, samples=1))
+            there = luks.load_header(MemoryDevice(states[-1].content))
+            assert there.stale_copy is None
+            switched += there.version == version
+    assert switched
+
+
+@pytest.mark.parametrize("copy", [0, 1])
+def test_l201_a_damaged_copy_is_restored_before_the_other_one_is_given_up(copy: int) -> None:
+    damaged = bytearray(luks2_volume((0, 3, 7), CROWDED))
+    damaged[copy * 16384 + 5000] ^= 1
+    recorded = RecordingDevice(damaged)
+    luks.convert_header(recorded, 1)
+    seen: set[bytes] = set()
+    for state in crash_states(bytes(damaged), recorded.log, exhaustive=2, samples=1):
+        digest = hashlib.sha256(state.content).digest()
+        if digest not in seen:
+            seen.add(digest)
+            check_and_finish(state.content, 1, (0, 3, 7))
 
 
 class WholeSectors(FaultyDevice):

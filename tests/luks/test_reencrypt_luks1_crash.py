@@ -49,6 +49,11 @@ def made(plain: bytes) -> Content:
         kdf=PBKDF2,
     ) as volume:
         volume.write(0, plain)
+    with luks.edit(image) as header:
+        # The header is written in two sectors: this keyslot is in the second one.
+        header.unlock(PASSPHRASE)
+        header.add_keyslot(PASSPHRASE, keyslot=7, kdf=PBKDF2)
+        header.remove_keyslot(0)
     return Content(bytes(image.content), bytes(JOURNAL))
 
 
