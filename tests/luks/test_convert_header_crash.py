@@ -70,7 +70,9 @@ def test_l201_the_first_sector_is_written_alone(name: str, version: int) -> None
 
 @pytest.mark.parametrize("copy", [0, 1])
 def test_l201_a_damaged_copy_is_restored_before_the_other_one_is_given_up(copy: int) -> None:
-    damaged = bytearray(luks2_volume((0, 3, 7), CROWDED))
+    # All material is in places of LUKS1 already, so that nothing else writes the header before.
+    keyslots = tuple(range(7))
+    damaged = bytearray(luks2_volume(keyslots, TIGHT))
     damaged[copy * 16384 + 5000] ^= 1
     recorded = RecordingDevice(damaged)
     luks.convert_header(recorded, 1)
@@ -79,7 +81,7 @@ def test_l201_a_damaged_copy_is_restored_before_the_other_one_is_given_up(copy: 
         digest = hashlib.sha256(state.content).digest()
         if digest not in seen:
             seen.add(digest)
-            check_and_finish(state.content, 1, (0, 3, 7))
+            check_and_finish(state.content, 1, keyslots)
 
 
 class WholeSectors(FaultyDevice):
