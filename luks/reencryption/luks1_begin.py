@@ -22,10 +22,9 @@ from luks.header.detection import MARKED_MAGIC, opened
 from luks.header.key_digests import is_reencrypted
 from luks.header.layout import area_size
 from luks.header.load import check_areas, read_header
-from luks.header.policy import check_openable, check_payload_place
+from luks.header.policy import DEFAULT_POLICY, check_openable, check_payload_place
 from luks.header.writer import replace_header
 from luks.keys.keyslots import unlock
-from luks.keys.reencryption import unlock_all
 from luks.model import SECTOR_SIZE, Argon2, Pbkdf2
 from luks.payload.creation import prepare
 from luks.payload.profiles import default_key_size
@@ -180,7 +179,8 @@ def resume(
         image = payload_of(places.image, header, journal)
         plan, progress = read_plan(journal, image)
         check_areas(device, journal)
-        keys = unlock_all(device, journal, secret, limits=access.limits)
+        inner = access._replace(policy=DEFAULT_POLICY)  # that of the caller is for LUKS1
+        keys = luks2_begin.unlocked(device, journal, plan, progress, inner)
         running = Luks2Reencryption(
             Places(image, device, None, owned),
             journal,
@@ -189,6 +189,7 @@ def resume(
             keys,
             key_digests(journal),
             hotzone_size=options.hotzone_size,
+            workers=options.workers,
         )
         failed.callback(running.close)
         if not is_marked:

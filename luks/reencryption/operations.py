@@ -214,17 +214,16 @@ def resume_reencryption(
         UnlockError: Nothing is in progress, or a secret opens no keyslot.
         UnsupportedError, FormatError, DeviceError: As `begin_reencryption`.
     """
-    from luks.keys.reencryption import unlock_all  # noqa: PLC0415  see `_opened_places`
-    from luks.reencryption import luks1_begin, luks2_begin  # noqa: PLC0415
+    from luks.reencryption import luks1_begin, luks2_begin  # noqa: PLC0415  see `_opened_places`
     from luks.reencryption.headers import key_digests, read_plan  # noqa: PLC0415
     from luks.reencryption.luks2 import Luks2Reencryption  # noqa: PLC0415
     from luks.reencryption.placing import complete_placing  # noqa: PLC0415
 
     view_of(secret)
+    access = luks2_begin.Access((secret,), limits, policy)
     with _opened_places(path_or_device, header) as places:
         if luks1_begin.is_luks1(places.header):
             journal = luks1_begin.journal_place(path_or_device, options.journal)
-            access = luks2_begin.Access((secret,), limits, policy)
             return luks1_begin.resume(places, access, options, journal)
         if header is None:
             complete_placing(places.image)
@@ -233,7 +232,7 @@ def resume_reencryption(
         policy.check_header(loaded)
         plan, progress = read_plan(loaded, places.image)
         check_areas(places.header, loaded)
-        keys = unlock_all(places.header, loaded, secret, limits=limits, policy=policy)
+        keys = luks2_begin.unlocked(places.header, loaded, plan, progress, access)
         return Luks2Reencryption(
             places,
             loaded,
