@@ -45,6 +45,7 @@ from luks.reencryption.luks1 import (
     mark,
     payload_of,
     read_luks1,
+    require_size,
 )
 from luks.reencryption.luks2 import Luks2Reencryption, Places, status_of
 from luks.secret.secrets import view_of
@@ -117,6 +118,9 @@ def begin_reencryption(
             f"{os.fspath(where)} is there already: a re-encryption has begun [L211]",
             hint="resume or abort it",
         )
+    if header.data_offset == 0:
+        # It must not turn out at the end that a detached header cannot grow.
+        require_size(places.header, luks1.AREA_ALIGNMENT + luks1.KEYSLOT_COUNT * new_size)
     journal = journal_for(header, new_size)
     material = journal_material(places.header, header, journal)
     # At the end of `names` the journal takes its name, or vanishes if something failed.

@@ -24,9 +24,9 @@ from tests.luks.programs import accepts, key_file, qemu_read
 from tests.luks.support import shared_corpus
 from tests.support.devices import (
     SECTOR,
-    FaultyDevice,
     Flush,
     RecordingDevice,
+    WholeSectorFaults,
     Write,
     crash_states,
 )
@@ -36,7 +36,6 @@ from tests.support.interrupts import InterruptPoints, collecting_what_is_new
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from formats.devices.device import ReadableBuffer
     from tests.support.devices import Operation
 
 LAYOUTS = {
@@ -82,19 +81,6 @@ def test_l201_a_damaged_copy_is_restored_before_the_other_one_is_given_up(copy: 
         if digest not in seen:
             seen.add(digest)
             check_and_finish(state.content, 1, keyslots)
-
-
-class WholeSectors(FaultyDevice):
-    """A failing write stores its first half, but sectors whole or not at all (L12)."""
-
-    def write(self, offset: int, data: ReadableBuffer, /) -> None:
-        try:
-            self._count("write")
-        except luks.DeviceError:
-            half = len(data) // 2 // SECTOR * SECTOR
-            self._device.write(offset, bytes(data)[:half])
-            raise
-        self._device.write(offset, data)
 
 
 @pytest.fixture(autouse=True)
@@ -149,7 +135,7 @@ def test_l201_a_failing_device_loses_no_passphrase(
     while True:
         number += step
         memory = MemoryDevice(content)
-        device = WholeSectors(memory, operation, number)
+        device = WholeSectorFaults(memory, operation, number)
         try:
             luks.convert_header(device, version)
         except luks.DeviceError:
