@@ -8,7 +8,7 @@ thread, and in several if the caller wants (spec/decisions/0048).
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from luks.model import SECTOR_SIZE
 from luks.reencryption.resilience import checksums
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from formats.devices.device import BlockDevice
     from luks.reencryption.plan import Plan, Zone
     from luks.reencryption.resilience import Converter
+#: Zones of which the memory is kept.
+_ROOMS: Final = 2
 
 
 class Prepared(NamedTuple):
@@ -26,11 +28,13 @@ class Prepared(NamedTuple):
         zone: Which.
         protection: What restores it, or b"" if that is not needed.
         data: Its new form.
+        room: The memory that it lies in, for `Preparer.give_back`.
     """
 
     zone: Zone
     protection: bytes | bytearray
-    data: bytearray
+    data: memoryview
+    room: bytearray
 
 
 class Preparer:
@@ -43,6 +47,8 @@ class Preparer:
         self._converter = converter
         self._workers = workers
         self._ahead: tuple[Zone, Future[Prepared]] | None = None
+        # Large memory that is allocated for each zone anew takes as long as encrypting it.
+        self._rooms: list[bytearray] = []
         self._pool = ThreadPoolExecutor(1, "reencryption")
         self._slices = ThreadPoolExecutor(workers, "reencryption") if workers > 1 else None
 
@@ -66,6 +72,11 @@ class Preparer:
         """Drop what was prepared ahead: the payload has been written to."""
         self._ahead = None
 
+    def give_back(self, prepared: Prepared) -> None:
+        """Use the memory of a zone, which is not needed any more, for another one."""
+        if len(self._rooms) < _ROOMS:
+            self._rooms.append(prepared.room)
+
     def close(self) -> None:
         """Wait for the threads, which use the keys."""
         self._ahead = None
@@ -74,13 +85,18 @@ class Preparer:
             self._slices.shutdown(cancel_futures=True)
 
     def _prepare(self, zone: Zone) -> Prepared:
-        data = bytearray(zone.size)
-        view = memoryview(data)
+        try:
+            room = self._rooms.pop()
+        except IndexError:
+            room = bytearray()
+        if len(room) < zone.size:
+            room = bytearray(zone.size)
+        view = memoryview(room)[: zone.size]
         self._device.read_into(self._plan.source(zone), view)
         protection: bytes | bytearray = b""
         kind = self._plan.protection(zone)
         if kind == "journal":
-            protection = bytes(data)
+            protection = bytes(view)
         if self._slices is None:
             sums = self._convert(zone.first_sector, view, with_sums=kind == "checksum")
         else:
@@ -97,7 +113,7 @@ class Preparer:
                 for at in range(0, zone.size, step)
             ]
             sums = bytearray().join(part.result() for part in parts)
-        return Prepared(zone, protection or sums, data)
+        return Prepared(zone, protection or sums, view, room)
 
     def _convert(self, first_sector: int, data: memoryview, *, with_sums: bool) -> bytearray:
         """Convert a part of a zone in place; return the checksums of its old form."""

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from luks.reencryption.plan import Plan
 
 #: Bytes that a step moves unless the caller says otherwise; a step has them in memory.
-DEFAULT_ZONE: Final = 8 << 20
+DEFAULT_ZONE: Final = 12 << 20
 #: Bytes that recovery reads at a time; a multiple of every block that a checksum covers.
 _CHUNK: Final = 4 << 20
 
@@ -87,9 +87,8 @@ class _Step:
     """A step in doubt: all that it writes, and the stage that it has reached."""
 
     def __init__(self, prepared: Prepared, stage: int = _PROTECT) -> None:
+        self.prepared = prepared
         self.zone = prepared.zone
-        self.protection = prepared.protection
-        self.data = prepared.data
         self.stage = stage
         self.final: Header | None = None
 
@@ -256,8 +255,8 @@ class Luks2Reencryption(Owned, Reencryption):
         done = self._memory.progress.done
         after = Progress(done + step.zone.size)
         if step.stage == _PROTECT:
-            if step.protection:
-                places.header.write(plan.record.area.offset, step.protection)
+            if step.prepared.protection:
+                places.header.write(plan.record.area.offset, step.prepared.protection)
                 places.header.flush()
             step.stage = _MARK
         if step.stage == _MARK:
@@ -265,7 +264,7 @@ class Luks2Reencryption(Owned, Reencryption):
                 self._write_progress(Progress(done, step.zone.size))
             step.stage = _MOVE
         if step.stage == _MOVE:
-            places.image.write(plan.target(step.zone), step.data)
+            places.image.write(plan.target(step.zone), step.prepared.data)
             places.image.flush()
             step.stage = _COMMIT
         if step.stage == _COMMIT:
@@ -280,6 +279,7 @@ class Luks2Reencryption(Owned, Reencryption):
             erase_unused(places.header, self._header)
             tidy(places.image, plan)
         self._memory = _Memory(after)
+        self._preparer.give_back(step.prepared)
 
     def _restore(self, zone: Zone) -> None:
         """Write the new form of a whole zone, durably.
@@ -345,7 +345,7 @@ class Luks2Reencryption(Owned, Reencryption):
 
 def _moved(zone: Zone) -> _Step:
     """Return the step of which only the header is left to be written."""
-    return _Step(Prepared(zone, b"", bytearray()), _COMMIT)
+    return _Step(Prepared(zone, b"", memoryview(b""), bytearray()), _COMMIT)
 
 
 def zone_size(plan: Plan, wanted: int | None) -> int:

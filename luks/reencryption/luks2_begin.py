@@ -5,6 +5,7 @@ Key material and the header are durable before anything of the payload is touche
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
 from formats.errors import ArgumentError
@@ -68,42 +69,35 @@ def begin_reencryption(
     places: Places, access: Access, options: ReencryptionOptions
 ) -> Luks2Reencryption:
     """Begin to re-encrypt a LUKS2 volume; see `luks.begin_reencryption`."""
-    with places.locked():
+    # Whatever fails before the end, the keys are wiped.
+    with places.locked(), ExitStack() as failed:
         header, old = loaded(places, access)
         size = payload_size(places, old)
         opened = _opened(places, header, access, options)
+        failed.callback(_wipe, opened)
         old_digest = header.volume_digest
         assert old_digest is not None  # or unlock had refused
         key = opened[0][0]
-        try:
-            new = _new_form(old, options)
-            _check_size(size, old, new)
-            fresh = _new_key(options, old, new, key)
-        except BaseException:
-            _wipe(opened)
-            raise
-        keys = VolumeKeys({old_digest: key})
-        new_digest_number = free_digest(header)
-        for other, _ in opened[1:]:
-            other.key.wipe()
-        keys = VolumeKeys({**keys.by_digest, new_digest_number: VolumeKey(fresh, None)})
-        try:
-            composed = with_digest(header, new_digest_number, _digest(fresh, options))
-            material: dict[int, bytes] = {}
-            for secret, (_, number) in zip(access.secrets, opened, strict=True):
-                composed, added = _reenrolled(
-                    composed, number, new_digest_number, view_of(secret), fresh, new, options
-                )
-                material.update(added)
-            largest = max(old.sector_size, new.sector_size)
-            intent = Intent("reencrypt", "forward", largest, size)
-            composed = with_record(composed, intent, options)
-            plan = ForwardPlan(record_of(composed), old, new, size, False)
-            digests = KeyDigests(old_digest, new_digest_number)
-            return begun(places, composed, material, plan, keys, digests, options)
-        except BaseException:
-            keys.wipe()
-            raise
+        new = _new_form(old, options)
+        _check_size(size, old, new)
+        fresh = _new_key(options, old, new, key)
+        failed.callback(fresh.wipe)
+        digests = KeyDigests(old_digest, free_digest(header))
+        composed = with_digest(header, free_digest(header), _digest(fresh, options))
+        material: dict[int, bytes] = {}
+        for secret, (_, number) in zip(access.secrets, opened, strict=True):
+            composed, added = _reenrolled(
+                composed, number, free_digest(header), view_of(secret), fresh, new, options
+            )
+            material.update(added)
+        intent = Intent("reencrypt", "forward", max(old.sector_size, new.sector_size), size)
+        composed = with_record(composed, intent, options)
+        plan = ForwardPlan(record_of(composed), old, new, size, False)
+        keys = VolumeKeys({old_digest: key, free_digest(header): VolumeKey(fresh, None)})
+        running = begun(places, composed, material, plan, keys, digests, options)
+        _wipe(opened[1:])
+        failed.pop_all()
+        return running
 
 
 def begun(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 from formats.errors import ArgumentError
@@ -37,7 +38,7 @@ def begin_decryption(
     The payload stays where it is, or moves to the start of the image: see
     `ReencryptionOptions.data_shift`.
     """
-    with places.locked():
+    with places.locked(), ExitStack() as failed:  # which wipes the key
         header, old = loaded(places, access)
         size = payload_size(places, old)
         number = header.volume_digest
@@ -47,26 +48,22 @@ def begin_decryption(
             places.header, header, access.secrets[0], limits=access.limits, policy=access.policy
         )
         keys = VolumeKeys({number: key})
-        done = False
-        try:
-            new = Segment("linear", old.offset - shift, None)
-            # Forward also where cryptsetup would go backward: after a crash in the last zone
-            # of a backward run it forgets that it has finished, and begins again (L169).
-            intent = Intent("decrypt", "forward", old.sector_size, size, shift)
-            composed = with_record(header, intent, options)
-            record = record_of(composed)
-            plan: Plan
-            if not shift:
-                plan = ForwardPlan(record, old, new, size, False)
-            else:
-                moved = _moved(record, old, size)
-                plan = ShiftedDecryption(record, old, new, size, False, moved)
-                copy_first_bytes(places.image, old.offset, 0, moved.size or 0)
-            running = begun(places, composed, {}, plan, keys, KeyDigests(number, None), options)
-            done = True
-        finally:
-            if not done:
-                keys.wipe()
+        failed.callback(keys.wipe)
+        new = Segment("linear", old.offset - shift, None)
+        # Forward also where cryptsetup would go backward: after a crash in the last zone
+        # of a backward run it forgets that it has finished, and begins again (L169).
+        intent = Intent("decrypt", "forward", old.sector_size, size, shift)
+        composed = with_record(header, intent, options)
+        record = record_of(composed)
+        plan: Plan
+        if not shift:
+            plan = ForwardPlan(record, old, new, size, False)
+        else:
+            moved = _moved(record, old, size)
+            plan = ShiftedDecryption(record, old, new, size, False, moved)
+            copy_first_bytes(places.image, old.offset, 0, moved.size or 0)
+        running = begun(places, composed, {}, plan, keys, KeyDigests(number, None), options)
+        failed.pop_all()
         return running
 
 

@@ -65,7 +65,8 @@ def begin_reencryption(
         PolicyError: A keyslot would be lost (``drop_keyslots``), or as `luks.open`.
         KeyslotsFullError: The keyslots area has no room for the new keyslots and the record
             of the re-encryption.
-        UnsupportedError: It is being re-encrypted already, or as `luks.open`.
+        UnfinishedReencryptionError: It is being re-encrypted already.
+        UnsupportedError: As `luks.open`.
         ArgumentError: The options do not fit the volume.
         DeviceError, FormatError: As `luks.open`.
     """
@@ -103,6 +104,7 @@ def begin_encryption(
 
     Raises:
         LuksExistsError: There is a LUKS header already.
+        UnfinishedReencryptionError: An encryption has begun already.
         DeviceFullError: There is no room for the header.
         ArgumentError: The options do not fit the image.
         DeviceError: It cannot be opened, read or written.
@@ -203,15 +205,15 @@ def resume_reencryption(
         path_or_device: The image; as in `begin_reencryption`.
         secret: Opens the keyslots of the old and new key.
         header: Detached header.
-        options: Only `hotzone_size`, `workers`, `journal` and `resilience` count; the last only
-            if it is not the default.
+        options: Only `hotzone_size`, `workers` and `journal` count; the rest is as it was begun.
         limits: As in `begin_reencryption`.
         policy: As in `begin_reencryption`.
 
     Raises:
+        NoReencryptionError: Nothing is in progress.
         PolicyError: The metadata of the re-encryption are not those that its digest
             confirms: they were changed without the key.
-        UnlockError: Nothing is in progress, or a secret opens no keyslot.
+        UnlockError: The secret does not open a keyslot of each key.
         UnsupportedError, FormatError, DeviceError: As `begin_reencryption`.
     """
     from luks.reencryption import luks1_begin, luks2_begin  # noqa: PLC0415  see `_opened_places`
@@ -297,8 +299,9 @@ def abort_reencryption(
         options: Only `ReencryptionOptions.journal` counts.
 
     Raises:
-        PolicyError: Something has been moved: it can only be resumed.
-        UnlockError: Nothing is in progress, or the secret does not open the volume.
+        UnfinishedReencryptionError: Something has been moved: it can only be resumed.
+        NoReencryptionError: Nothing is in progress.
+        UnlockError: The secret does not open the volume.
         UnsupportedError, FormatError, DeviceError: As `begin_reencryption`.
     """
     with resume_reencryption(path_or_device, secret, header=header, options=options) as running:
