@@ -5,7 +5,7 @@ piece by piece; a piece that is being moved is called the *hot zone*. At every i
 image can be resumed, by this room or by cryptsetup, whose on-disk scheme LUKS2 uses; the
 piece that was being moved when the power failed is restored from what its *resilience*
 recorded before: checksums of its old sectors, or a copy of its new bytes. Rules: L150 to
-L179 for LUKS2, L200 to L229 for LUKS1.
+L179 for LUKS2, L210 to L215 for LUKS1.
 
 What must not happen here:
 
@@ -24,5 +24,6 @@ lies where at every moment, without I/O; `headers` reads a plan from a header an
 far it is; `luks2` has the steps, in their order; `resilience` what restores a zone, `ahead`
 the threads that prepare the next one, `payload` the device between two steps. `luks2_begin`,
 `luks2_encrypt` and `luks2_decrypt` begin, with `record` for what they write, `placing` for a
-header that takes the place of plain bytes, and `tidying` for the end.
+header that takes the place of plain bytes, and `tidying` for the end. LUKS1 has no
+room for any of this: `luks1` and `luks1_begin` use a detached LUKS2 header as its journal.
 """

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from formats.errors import ArgumentError
 from formats.frozen import replace
 from luks.crypto.kdf import DEFAULT_LIMITS
-from luks.errors import UnlockError, UnsupportedError
+from luks.errors import UnsupportedError
 from luks.header.detection import is_same_place, opened
 from luks.header.load import check_areas, read_header
 from luks.header.luks2_binary import VERSION as LUKS2
@@ -73,8 +73,12 @@ def begin_reencryption(
     from luks.reencryption import luks2_begin  # noqa: PLC0415  beginning is rare
 
     with _opened_places(path_or_device, header) as places:
-        _require_luks2(read_header(places.header))
         access = luks2_begin.Access((secret, *others), limits, policy)
+        if read_header(places.header).version != LUKS2:
+            from luks.reencryption import luks1_begin  # noqa: PLC0415  only LUKS1 needs it
+
+            journal = luks1_begin.journal_place(path_or_device, options.journal)
+            return luks1_begin.begin_reencryption(places, access, options, journal)
         return luks2_begin.begin_reencryption(places, access, options)
 
 
@@ -201,7 +205,7 @@ def resume_reencryption(
         path_or_device: The image; as in `begin_reencryption`.
         secret: Opens the keyslots of the old and new key.
         header: Detached header.
-        options: Only `hotzone_size` and `workers` count; the rest is as it was begun.
+        options: Only `hotzone_size`, `workers` and `journal` count; the rest is as it was begun.
         limits: As in `begin_reencryption`.
         policy: As in `begin_reencryption`.
 
@@ -212,15 +216,17 @@ def resume_reencryption(
         UnlockError: The secret does not open a keyslot of each key.
         UnsupportedError, FormatError, DeviceError: As `begin_reencryption`.
     """
-    from luks.header.key_digests import usable_digest  # noqa: PLC0415  see `_opened_places`
-    from luks.keys.keyslots import unlock_digest  # noqa: PLC0415
-    from luks.keys.reencryption import VolumeKeys, unlock_all  # noqa: PLC0415
+    from luks.reencryption import luks1_begin, luks2_begin  # noqa: PLC0415  see `_opened_places`
     from luks.reencryption.headers import key_digests, read_plan  # noqa: PLC0415
     from luks.reencryption.luks2 import Luks2Reencryption  # noqa: PLC0415
     from luks.reencryption.placing import complete_placing  # noqa: PLC0415
 
     view_of(secret)
+    access = luks2_begin.Access((secret,), limits, policy)
     with _opened_places(path_or_device, header) as places:
+        if luks1_begin.is_luks1(places.header):
+            journal = luks1_begin.journal_place(path_or_device, options.journal)
+            return luks1_begin.resume(places, access, options, journal)
         if header is None:
             complete_placing(places.image)
         loaded = read_header(places.header)
@@ -228,16 +234,7 @@ def resume_reencryption(
         policy.check_header(loaded)
         plan, progress = read_plan(loaded, places.image)
         check_areas(places.header, loaded)
-        try:
-            keys = unlock_all(places.header, loaded, secret, limits=limits, policy=policy)
-        except UnlockError:
-            number = key_digests(loaded).new
-            if progress.done < plan.size or number is None:
-                raise
-            # cryptsetup erases the old key before it writes the final header (L174).
-            digest = usable_digest(loaded, number)
-            key = unlock_digest(places.header, loaded, digest, secret, limits=limits, policy=policy)
-            keys = VolumeKeys({number: key})
+        keys = luks2_begin.unlocked(places.header, loaded, plan, progress, access)
         return Luks2Reencryption(
             places,
             loaded,
@@ -251,16 +248,23 @@ def resume_reencryption(
 
 
 def reencryption_status(
-    path_or_device: Place, *, header: Place | None = None
+    path_or_device: Place, *, header: Place | None = None, journal: Place | None = None
 ) -> ReencryptionStatus | None:
     """Return how far a re-encryption is, or None if none is in progress; needs no secret.
 
     Nothing is written. What it says is not authentic.
 
+    Args:
+        path_or_device: The image.
+        header: Detached header.
+        journal: As in `ReencryptionOptions`, of a LUKS1 volume.
+
     Raises:
+        UnfinishedReencryptionError: The journal of a LUKS1 volume is missing.
         FormatError, UnsupportedError, DeviceError: As `luks.load_header`.
     """
     from luks.header.luks2_reencrypt_rules import reencrypt_record  # noqa: PLC0415
+    from luks.reencryption import luks1_begin  # noqa: PLC0415
     from luks.reencryption.headers import read_plan  # noqa: PLC0415
     from luks.reencryption.luks2 import status_of  # noqa: PLC0415
     from luks.reencryption.placing import STAGED, read_marker, staged_header  # noqa: PLC0415
@@ -271,6 +275,8 @@ def reencryption_status(
             # The header is not in its place yet, or not known to be.
             loaded = staged_header(image, marker)
             return replace(status_of(*read_plan(loaded, image)), needs_recovery=True)
+        if luks1_begin.is_luks1(place):
+            return luks1_begin.status(image, place, path_or_device, journal)
         loaded = read_header(place)
         if loaded.version != LUKS2 or reencrypt_record(loaded) is None:
             return None
@@ -278,9 +284,19 @@ def reencryption_status(
 
 
 def abort_reencryption(
-    path_or_device: Place, secret: bytes | Secret, *, header: Place | None = None
+    path_or_device: Place,
+    secret: bytes | Secret,
+    *,
+    header: Place | None = None,
+    options: ReencryptionOptions = DEFAULT_OPTIONS,
 ) -> None:
     """Take back what was begun and has not moved anything yet; the header is as before.
+
+    Args:
+        path_or_device: The image.
+        secret: Opens the volume.
+        header: Detached header.
+        options: Only `ReencryptionOptions.journal` counts.
 
     Raises:
         UnfinishedReencryptionError: Something has been moved: it can only be resumed.
@@ -288,13 +304,17 @@ def abort_reencryption(
         UnlockError: The secret does not open the volume.
         UnsupportedError, FormatError, DeviceError: As `begin_reencryption`.
     """
-    with resume_reencryption(path_or_device, secret, header=header) as running:
+    with resume_reencryption(path_or_device, secret, header=header, options=options) as running:
         running.take_back()
 
 
 def _require_luks2(header: Header) -> None:
     if header.version != LUKS2:
-        raise UnsupportedError("LUKS1 cannot be re-encrypted yet", feature="re-encryption of LUKS1")
+        raise UnsupportedError(
+            "LUKS1 cannot describe a payload that is in part plain [L215]",
+            feature="encrypting to or decrypting from LUKS1",
+            hint="convert the header to LUKS2 before a decryption, or to LUKS1 after an encryption",
+        )
 
 
 @contextmanager
