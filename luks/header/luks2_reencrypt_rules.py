@@ -1,24 +1,32 @@
 """The rules for a header of a volume with a LUKS2 re-encryption in progress.
 
-A keyslot of type ``reencrypt`` holds no key, but the progress of the re-encryption
-and how it survives a crash; two backup segments describe the payload before and
-after it (L30). This module does not continue a re-encryption.
+A keyslot of type ``reencrypt`` holds no key, but the record of the re-encryption: its
+mode and direction, and how it survives a crash; two backup segments describe the payload
+before and after it (L30). `reencrypt_record` returns that record; nothing in it is
+authentic before `luks.keys.reencryption` has verified its digest. This module does not
+continue a re-encryption.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from formats.frozen import Frozen
 from luks.errors import LuksHeaderError
+from luks.header.luks2_json import Node
 
 if TYPE_CHECKING:
-    from luks.header.luks2_json import Node
-    from luks.model import Header, Segment
+    from luks.model import Area, Header, Segment
 
-#: Requirements of a re-encryption in progress, by version.
-REENCRYPT_REQUIREMENTS: Final = frozenset(
-    {"online-reencrypt", "online-reencrypt-v2", "online-reencrypt-v3"}
-)
+#: Requirements of a re-encryption in progress, and the version of its metadata.
+REENCRYPT_VERSIONS: Final = {
+    "online-reencrypt": 1,
+    "online-reencrypt-v2": 2,
+    "online-reencrypt-v3": 3,
+}
+REENCRYPT_REQUIREMENTS: Final = frozenset(REENCRYPT_VERSIONS)
+#: That of a decryption which also moves the payload to the start of its device.
+MOVING_DECRYPTION: Final = "online-reencrypt-v3"
 #: The type of the keyslot that records one.
 REENCRYPT: Final = "reencrypt"
 
@@ -32,8 +40,69 @@ _RESILIENCE: Final = {
     "datashift-journal": ("shift",),
     "datashift-checksum": ("checksum",),
 }
-_PREVIOUS, _FINAL = "backup-previous", "backup-final"
+#: Flags of the segments that describe the payload before and after, and of the piece that
+#: data shift moves first.
+BACKUP_PREVIOUS: Final = "backup-previous"
+BACKUP_FINAL: Final = "backup-final"
+BACKUP_MOVED: Final = "backup-moved-segment"
 _SECTOR_SIZE: Final = 512
+
+
+class ReencryptRecord(Frozen):
+    """What a header says about the re-encryption of its volume.
+
+    Attributes:
+        keyslot: Number of the keyslot that records it.
+        version: Of the metadata, from the requirement; version 1 has no digest.
+        mode: ``"reencrypt"``, ``"encrypt"`` or ``"decrypt"``.
+        direction: ``"forward"`` or ``"backward"``.
+        resilience: How the segment that is being moved survives a crash, such as
+            ``"checksum"``; unknown ones occur.
+        area: Where checksums or the copy of that segment lie; its cipher is None.
+        hash_name: Hash of the checksums, or "".
+        sector_size: Bytes that each checksum covers, or 0.
+        shift_size: Bytes by which the payload is moved, or 0.
+    """
+
+    keyslot: int
+    version: int
+    mode: str
+    direction: str
+    resilience: str
+    area: Area
+    hash_name: str = ""
+    sector_size: int = 0
+    shift_size: int = 0
+
+
+def reencrypt_record(header: Header) -> ReencryptRecord | None:
+    """Return the record of the re-encryption in progress, or None if there is none.
+
+    Args:
+        header: As it was loaded.
+
+    Raises:
+        LuksHeaderError: The shift of a ``datashift-checksum`` is not a number.
+    """
+    required = [word for word in header.requirements if word in REENCRYPT_VERSIONS]
+    if not required:
+        return None
+    number = next(n for n, keyslot in header.keyslots.items() if keyslot.type == REENCRYPT)
+    node = Node(header.source.root["keyslots"][str(number)], f"keyslot {number}")
+    area = node.child("area")
+    resilience = area.text("type")
+    needs = _RESILIENCE.get(resilience, ())
+    return ReencryptRecord(
+        keyslot=number,
+        version=REENCRYPT_VERSIONS[required[0]],
+        mode=node.text("mode"),
+        direction=node.text("direction"),
+        resilience=resilience,
+        area=header.keyslots[number].area,
+        hash_name=area.text("hash") if "checksum" in needs else "",
+        sector_size=area.integer("sector_size") if "checksum" in needs else 0,
+        shift_size=area.uint64("shift_size") if resilience.startswith("datashift") else 0,
+    )
 
 
 def check_reencrypt_keyslot(node: Node) -> None:
@@ -78,7 +147,7 @@ def check_reencryption(header: Header) -> None:
         return
     if not keyslots:
         raise LuksHeaderError("a re-encryption lacks its keyslot", rule="L30")
-    ends = [_backup(header, flag) for flag in (_PREVIOUS, _FINAL)]
+    ends = [_backup(header, flag) for flag in (BACKUP_PREVIOUS, BACKUP_FINAL)]
     for segment in header.data_segments:
         if _kind(segment) not in {_kind(end) for end in ends}:
             raise LuksHeaderError(

@@ -23,7 +23,12 @@ from luks.crypto.hashes import canonical
 from luks.crypto.spec import parse, refuses_key, unsupported
 from luks.errors import LuksHeaderError, PolicyError, StorageError, UnsupportedError
 from luks.header.detection import header_uuids
-from luks.header.luks2_reencrypt_rules import REENCRYPT_REQUIREMENTS
+from luks.header.luks2_reencrypt_rules import (
+    BACKUP_FINAL,
+    BACKUP_PREVIOUS,
+    MOVING_DECRYPTION,
+    REENCRYPT_REQUIREMENTS,
+)
 from luks.header.validate import SECTOR_SIZES
 from luks.model import SECTOR_SIZE, Argon2, Pbkdf2
 
@@ -148,24 +153,71 @@ def _violation(text: str) -> PolicyError:
     )
 
 
-def check_openable(header: Header, *, allow_unencrypted: bool = False) -> Digest:
-    """Check that the payload may and can be opened; return the digest of its key.
+def check_openable(header: Header, *, allow_unencrypted: bool = False) -> None:
+    """Check that the payload may and can be opened.
 
     Args:
-        header: As it was loaded.
+        header: As it was loaded. Its volume may be in the middle of a re-encryption (L180).
         allow_unencrypted: See `Policy`.
 
     Raises:
         PolicyError: It is not, or not completely, encrypted.
-        UnsupportedError: It needs a feature that is not implemented.
-        LuksHeaderError: The digest of the volume key makes no sense.
+        UnsupportedError: It needs a feature that is not implemented, or a re-encryption must
+            be resumed first (L183).
+        LuksHeaderError: The digest of a volume key makes no sense.
     """
-    check_requirements(header)
+    for requirement in header.requirements:
+        if requirement not in REENCRYPT_REQUIREMENTS:
+            _refuse_requirement(requirement)
+    moving = is_reencrypted(header)
     for number, segment in header.segments.items():
-        _check_segment(f"segment {number}", segment, plain=allow_unencrypted)
-    digest = volume_digest(header)
-    _check_ciphers(header, digest, plain=allow_unencrypted)
-    return digest
+        if moving and segment.is_hot and not segment.is_backup:
+            raise UnsupportedError(
+                f"a re-encryption was interrupted while it moved segment {number}, which must be"
+                " restored before the payload is opened [L183]",
+                feature="re-encryption",
+                hint="resume it: blobstore reencrypt --resume",
+            )
+        # What a payload was, or will be, need not be encrypted.
+        if not (moving and segment.is_backup):
+            _check_segment(f"segment {number}", segment, plain=allow_unencrypted)
+    for number in key_digests(header):
+        _check_ciphers(header, usable_digest(header, number), plain=allow_unencrypted)
+
+
+def is_reencrypted(header: Header) -> bool:
+    """Say whether the volume is in the middle of a re-encryption that is known here (L30)."""
+    return not REENCRYPT_REQUIREMENTS.isdisjoint(header.requirements)
+
+
+def key_digests(header: Header) -> tuple[int, ...]:
+    """Return the digests of the keys that a volume needs (L180).
+
+    It is one; during a re-encryption it is that of the old key and that of the new one, as
+    far as they exist, in this order.
+
+    Args:
+        header: As it was loaded.
+
+    Raises:
+        UnsupportedError: No single key decrypts the payload, which is not being re-encrypted.
+    """
+    if not is_reencrypted(header):
+        number = header.volume_digest
+        if number is None:
+            raise UnsupportedError(
+                "no single key decrypts the whole payload", feature="several volume keys"
+            )
+        return (number,)
+    # Those of the payload should be among the others; if not, they are needed all the same.
+    return tuple(dict.fromkeys((*backup_digests(header), *header.payload_digests)))
+
+
+def backup_digests(header: Header) -> tuple[int, ...]:
+    """Return the digests of the old and of the new key of a re-encryption, as far as they exist."""
+    of_segment = header.segment_digests
+    backups = (header.flagged(flag) for flag in (BACKUP_PREVIOUS, BACKUP_FINAL))
+    return tuple(dict.fromkeys(of_segment[n] for n in backups if n is not None and n in of_segment))
 
 
 def volume_digest(header: Header) -> Digest:
@@ -204,7 +256,8 @@ def check_payload_place(device: BlockDevice, header: Header) -> None:
     """Check that the payload does not overlap this header itself (L52).
 
     A detached header may say that its payload starts at byte 0, namely of another
-    device. Only in that case is the device examined.
+    device. Only in that case is the device examined. A decryption that moves the payload to
+    the start of its device overwrites the header that was attached there.
 
     Args:
         device: The device for the payload.
@@ -215,6 +268,8 @@ def check_payload_place(device: BlockDevice, header: Header) -> None:
             overlaps it.
         DeviceError: The device cannot be read.
     """
+    if MOVING_DECRYPTION in header.requirements:
+        return
     end = header.keyslots_offset + header.keyslots_size
     if header.data_offset < end and header.uuid in header_uuids(device):
         raise LuksHeaderError(
@@ -240,7 +295,7 @@ def _refuse_requirement(requirement: str) -> NoReturn:
         raise UnsupportedError(
             "the volume is being re-encrypted [L30]",
             feature="re-encryption",
-            hint="finish it with cryptsetup reencrypt --resume-only",
+            hint="resume it first: blobstore reencrypt --resume",
         )
     raise UnsupportedError(
         f"the volume requires {requirement!r}, which is unknown [L31]", feature=requirement
@@ -284,13 +339,34 @@ def _check_segment(name: str, segment: Segment, *, plain: bool) -> None:
         )
 
 
+def encrypted_by(header: Header, digest: Digest) -> tuple[Segment, ...]:
+    """Return the segments whose ciphers the key of a digest is used with.
+
+    They are the payload's segments; if none has this key yet, or any more, the
+    backup segments of a re-encryption. The segment that is being moved does
+    not count: it belongs to two keys, and its cipher to one of them.
+    """
+    numbers = header.segments.keys() & set(digest.segments)
+    segments = [header.segments[number] for number in sorted(numbers)]
+    used = [segment for segment in segments if not (segment.is_backup or segment.is_hot)]
+    if not used:
+        used = [segment for segment in segments if segment.is_backup]
+    return tuple(segment for segment in used if segment.cipher)
+
+
 def _check_ciphers(header: Header, digest: Digest, *, plain: bool) -> None:
-    """Check that the segments' ciphers accept a key of a size that keyslots hold."""
+    """Check that the segments' ciphers accept a key of a size that keyslots hold.
+
+    Raises:
+        UnsupportedError: One is not available here with such a key (L65).
+        PolicyError: One encrypts nothing, and ``plain`` is false.
+    """
     refused: list[StorageError] = []
     sizes = volume_key_sizes(header, digest)
     for size in sizes:
         try:
-            _check_key_size(header, size, plain=plain)
+            for segment in encrypted_by(header, digest):
+                check_usable(segment.cipher or "", size, permit_null=plain)
         except (PolicyError, UnsupportedError) as error:
             refused.append(error)
     if refused and len(refused) == len(sizes):  # otherwise some keyslots can be tried
@@ -309,25 +385,14 @@ def volume_key_sizes(header: Header, digest: Digest) -> tuple[int, ...]:
     return tuple(sorted({keyslot.key_size for keyslot in keyslots if keyslot.kdf is not None}))
 
 
-def _check_key_size(header: Header, size: int, *, plain: bool) -> None:
-    """Check that the payload's ciphers are available here with keys of ``size`` bytes (L65).
-
-    Raises:
-        UnsupportedError: One is not.
-        PolicyError: One encrypts nothing, and ``plain`` is false.
-    """
-    for segment in header.data_segments:
-        if segment.cipher:
-            check_usable(segment.cipher, size, permit_null=plain)
-
-
-def check_fits(header: Header, size: int) -> None:
-    """Check that the payload's ciphers, as far as known, take keys of ``size`` bytes (L65).
+def check_fits(header: Header, digest: Digest, size: int) -> None:
+    """Check that the ciphers of a key, as far as known, take keys of ``size`` bytes (L65).
 
     Raises:
         UnsupportedError: One does not.
     """
-    for segment in header.data_segments:
+    for segment in encrypted_by(header, digest):
         # With integrity, the key has a part for that as well.
-        if segment.cipher and segment.integrity is None and refuses_key(segment.cipher, size):
-            raise unsupported(parse(segment.cipher), f"does not take a key of {size} bytes")
+        cipher = segment.cipher or ""
+        if segment.integrity is None and refuses_key(cipher, size):
+            raise unsupported(parse(cipher), f"does not take a key of {size} bytes")
