@@ -30,7 +30,8 @@ from typing import TYPE_CHECKING, Final
 from blobstore.container.authentication import Authenticator
 from blobstore.container.durable import DurableWriter, Span
 from blobstore.container.headers import header_span, write_state
-from blobstore.container.reauthentication import Reauthentication, require_whole
+from blobstore.container.open_container import open_container
+from blobstore.container.reauthentication import Reauthentication
 from blobstore.container.recovery import close, recover
 from blobstore.container.scan import read_header_copies
 from blobstore.errors import CorruptStoreError, NoSpaceError
@@ -62,15 +63,17 @@ _FIXED_SIZE: Final = _START.size + 2 * DIGEST_SIZE
 _BATCH_SIZE: Final = 1 << 20
 
 
-def require_room(container: OpenContainer) -> None:
-    """Check that a change of protection would find the free space that it needs (O202).
+def require_changeable(container: OpenContainer) -> None:
+    """Check that a change of protection would not fail because of the store: it reads all blobs.
 
     Raises:
-        NoSpaceError: It would not.
-        CorruptBlobError, DamagedHeadError, UnsupportedError: As `Reauthentication`.
+        NoSpaceError: It would not find the free space that it needs (O202).
+        CorruptBlobError, DamagedHeadError, UnsupportedError, DeviceError: As
+            `Reauthentication`.
     """
-    require_whole(container)
+    under = Reauthentication(container, encrypted=container.header.encrypted)
     _place(container)
+    under.heads(_ignore)
 
 
 def change_protection(
@@ -82,8 +85,8 @@ def change_protection(
     Generations and blobs stay. Roots do not, as in C80: the store has another digest.
 
     Args:
-        container: Without open windows. Not to be used any more, also if this raises: open
-            it again, after `finish_change`.
+        container: Follows, also if windows are open. If this raises once the change has begun,
+            nothing more is written by it: open it again after `finish_change`.
         encrypted: Whether it lies in something that is encrypted, or will at the next open.
         progress: Called with bytes of blobs done and in all.
 
@@ -117,6 +120,7 @@ def change_protection(
     ]
     _write_record(container, place, before, blocks, under.authenticator)
     finish_from = replace(container.header, sequence=before + 1, incompatible=CHANGING_PROTECTION)
+    container.writer.give_up()
     _write_copies(
         DurableWriter(container.device),
         container.authenticator,
@@ -124,6 +128,7 @@ def change_protection(
         container.header_copies,
     )
     finish_change(container.device)
+    container.follow(open_container(container.device))
 
 
 def finish_change(device: BlockDevice) -> bool:
@@ -182,6 +187,10 @@ class _Record:
     offsets: tuple[int, ...]
     first: int
     size: int
+
+
+def _ignore(_offset: int, _piece: memoryview) -> None:
+    """Do nothing with a piece of a blob."""
 
 
 def _write_copies(

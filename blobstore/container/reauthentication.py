@@ -78,7 +78,7 @@ class Reauthentication:
             DamagedHeadError: A head is damaged.
             UnsupportedError: The store has features that only a reader may ignore.
         """
-        require_whole(source)
+        _require_whole(source)
         self._source = source
         self.header = replace(
             source.header,
@@ -177,12 +177,8 @@ def blob_size(copy: Copy) -> int:
     return copy.version.size if copy.version.state in (State.LIVE, State.IN_PLACE) else 0
 
 
-def require_whole(source: OpenContainer) -> None:
-    """Check that nothing of a store is hidden or corrupt, as far as its heads say.
-
-    Raises:
-        CorruptBlobError, DamagedHeadError, UnsupportedError: As `Reauthentication`.
-    """
+def _require_whole(source: OpenContainer) -> None:
+    """Check that nothing of a store is hidden or corrupt, as far as its heads say."""
     if not source.writable:
         raise UnsupportedError(
             "the store has features that are unknown here: it can only be read [C15]",

@@ -69,6 +69,7 @@ def backup_store(
     """
     session = store.session
     session.require_open()
+    session.require_still()
     layers = session.layers
     if layers is None or session.unlocked:
         raise UnsupportedError(

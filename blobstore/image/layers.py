@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable
 
+    from blobstore.image.moving import MovingPayload
     from blobstore.image.place import Place
     from blobstore.image.qcow2 import Disk
     from formats.devices.device import BlockDevice, SharedDevice
@@ -63,6 +64,8 @@ class Layers:
         volume: The unlocked LUKS volume in the file or disk, or None.
         header_path: Place of its detached LUKS header, or None.
         snapshot: Which snapshot the disk is; None for its active state.
+        moving: The payload that is being re-encrypted, encrypted or decrypted by this process,
+            in place of ``volume``; or None.
     """
 
     path: Place
@@ -71,6 +74,7 @@ class Layers:
     volume: luks.Volume | None = None
     header_path: Place | None = None
     snapshot: str | SnapshotKey | None = None
+    moving: MovingPayload | None = None
 
     @property
     def disk(self) -> Qcow2Device | None:
@@ -90,12 +94,14 @@ class Layers:
     @property
     def payload(self) -> BlockDevice:
         """What is stored."""
+        if self.moving is not None:
+            return self.moving.payload
         return self.device if self.volume is None else self.volume
 
     @property
     def encrypted(self) -> bool:
-        """Whether the payload is."""
-        return self.volume is not None or self.encrypts_itself
+        """Whether the payload is; one that is being moved counts as encrypted."""
+        return self.volume is not None or self.moving is not None or self.encrypts_itself
 
     @property
     def encrypts_itself(self) -> bool:
@@ -109,6 +115,7 @@ class Layers:
             header: The LUKS header of an encrypted image, if it is known as it is now.
         """
         known = self.own_luks if self.volume is None else self.volume.header
+        within = self.volume.header if self.volume is not None else header if self.moving else None
         return Image(
             self.path,
             self.device.size,
@@ -117,7 +124,7 @@ class Layers:
             luks_beside=self.own_luks is not None,
             cluster_size=None if self.disk is None else self.disk.header.cluster_size,
             header_path=self.header_path,
-            payload_offset=0 if self.volume is None else self.volume.header.data_offset,
+            payload_offset=0 if within is None else within.data_offset,
         )
 
     def follow(self) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, get_args
 import pytest
 
 from blobstore.container.open_container import open_container
-from blobstore.container.protection import change_protection, finish_change, require_room
+from blobstore.container.protection import change_protection, finish_change, require_changeable
 from blobstore.container.scan import read_header_copies, scan
 from blobstore.errors import (
     CorruptBlobError,
@@ -232,7 +232,7 @@ def test_o204_an_interrupt_at_any_bytecode() -> None:
 def test_o202_no_room_is_found_out_before_anything_is_written() -> None:
     content = image([spec("a", 700, b"a"), spec("b", 700, b"b")], free=512, encrypted=True)
     with pytest.raises(NoSpaceError, match="O202") as caught:
-        require_room(open_container(MemoryDevice(content)))
+        require_changeable(open_container(MemoryDevice(content)))
     assert caught.value.hint is not None
     device = RecordingDevice(content)
     with pytest.raises(NoSpaceError):
