@@ -16,7 +16,7 @@ from blobstore.reencryption.running import (
     require_sound,
     zone_size,
 )
-from formats.frozen import replace_fields
+from formats.frozen import replace as replace_fields
 from luks.header.detection import opened
 from luks.payload.options import FormatOptions
 from luks.reencryption.operations import DEFAULT_OPTIONS

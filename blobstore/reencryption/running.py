@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import luks
     from formats.devices.device import BlockDevice
 
-#: Bytes that a step moves at most, unless the caller says otherwise, and what that is a multiple of.
+#: Bytes that a step moves at most, unless the caller says otherwise; and what they are a
+#: multiple of.
 DEFAULT_ZONE: Final = 16 << 20
 _ALIGNED: Final = 64 << 10
 #: As many steps are taken at least, so that the key changes when most is encrypted.
