@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from luks.errors import LuksExistsError as LuksExistsError
     from luks.errors import LuksHeaderError as LuksHeaderError
     from luks.errors import NoKeyslotMatchError as NoKeyslotMatchError
+    from luks.errors import NoReencryptionError as NoReencryptionError
     from luks.errors import PolicyError as PolicyError
     from luks.errors import ReadOnlyError as ReadOnlyError
     from luks.errors import SecretFormatError as SecretFormatError
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from luks.errors import SecretRequiredError as SecretRequiredError
     from luks.errors import StorageError as StorageError
     from luks.errors import TruncatedImageError as TruncatedImageError
+    from luks.errors import UnfinishedReencryptionError as UnfinishedReencryptionError
     from luks.errors import UnlockError as UnlockError
     from luks.errors import UnsupportedError as UnsupportedError
     from luks.header.detection import Place as Place

@@ -102,7 +102,7 @@ def format(  # noqa: A001  it is luks.format
     with ExitStack() as failed:
         key = _volume_key(options)
         failed.callback(key.wipe)
-        _check_key(key, options.cipher)
+        check_key(key, options.cipher)
         with ExitStack() as names:
             header_device = None
             header_size = blank.keyslots_offset + blank.keyslots_size
@@ -133,8 +133,13 @@ def _volume_key(options: FormatOptions) -> Secret:
     return Secret(source_or_system(options.random)(options.volume_key_size))
 
 
-def _check_key(key: Secret, cipher: str) -> None:
-    """Check the key itself, before anything is written."""
+def check_key(key: Secret, cipher: str) -> None:
+    """Check a new volume key itself, before anything is written.
+
+    Raises:
+        UnsupportedError: It is weak, or the cipher cannot be used with it.
+        PolicyError: The cipher encrypts nothing.
+    """
     view = key.view()
     sector_cipher(cipher, view, SECTOR_SIZE)
     if parse(cipher).mode == "xts" and has_equal_halves(view):

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Final, Literal, Self
 
+from formats.errors import ArgumentError
 from formats.frozen import Frozen, field
+from luks.crypto.hashes import canonical, lookup
+from luks.header.validate import SECTOR_SIZES
+from luks.model import SECTOR_SIZE
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -27,6 +31,11 @@ Direction = Literal["forward", "backward"]
 Resilience = Literal[
     "checksum", "journal", "none", "datashift", "datashift-journal", "datashift-checksum"
 ]
+
+
+_CHOICES: Final = ("checksum", "journal", "none")
+#: Most threads that encrypt.
+MAX_WORKERS: Final = 16
 
 
 class ReencryptionStatus(Frozen):
@@ -112,6 +121,22 @@ class ReencryptionOptions(Frozen, kw_only=True):
     grow: bool = True
     workers: int = 1
 
+    def __post_init__(self) -> None:
+        self.__dict__["hash_name"] = canonical(self.hash_name)
+        lookup(self.hash_name)
+        if self.resilience not in _CHOICES:
+            raise ArgumentError(f"resilience is one of {', '.join(_CHOICES)}")
+        if lookup(self.resilience_hash).is_truncated:
+            raise ArgumentError(f"resilience_hash cannot be {self.resilience_hash!r}")
+        if self.sector_size not in {None, *SECTOR_SIZES}:
+            raise ArgumentError(f"sector_size must be one of {SECTOR_SIZES}")
+        if self.hotzone_size is not None and self.hotzone_size < SECTOR_SIZE:
+            raise ArgumentError(f"hotzone_size is at least {SECTOR_SIZE} bytes")
+        if self.data_shift is not None and (self.data_shift <= 0 or self.data_shift % SECTOR_SIZE):
+            raise ArgumentError(f"data_shift is a positive multiple of {SECTOR_SIZE} bytes")
+        if not 1 <= self.workers <= MAX_WORKERS:
+            raise ArgumentError(f"workers must be 1 to {MAX_WORKERS}, not {self.workers}")
+
 
 class Reencryption(ABC):
     """A re-encryption, encryption or decryption in progress; a context manager.
@@ -145,6 +170,15 @@ class Reencryption(ABC):
         Raises:
             DeviceError: A read, write or flush failed. Nothing is lost: call it again, or
                 close this and resume.
+        """
+
+    @abstractmethod
+    def take_back(self) -> None:
+        """Make the image what it was before, if nothing has been moved; then only close this.
+
+        Raises:
+            UnfinishedReencryptionError: Something has been moved.
+            DeviceError: A read, write or flush failed; nothing is lost.
         """
 
     @abstractmethod

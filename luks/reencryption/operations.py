@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final
 
+from formats.errors import ArgumentError
 from luks.crypto.kdf import DEFAULT_LIMITS
+from luks.errors import UnsupportedError
+from luks.header.detection import is_same_place, opened
+from luks.header.load import check_areas, read_header
+from luks.header.luks2_binary import VERSION as LUKS2
 from luks.header.policy import DEFAULT_POLICY
 from luks.reencryption.interface import ReencryptionOptions
+from luks.secret.secrets import view_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from formats.devices.device import BlockDevice
     from luks.crypto.kdf import KdfLimits
     from luks.header.detection import Place
     from luks.header.policy import Policy
+    from luks.model import Header
     from luks.payload.options import FormatOptions
     from luks.reencryption.interface import Progress, Reencryption, ReencryptionStatus
+    from luks.reencryption.luks2 import Places
     from luks.secret.secrets import Secret
 
 DEFAULT_OPTIONS: Final = ReencryptionOptions()
@@ -55,7 +66,12 @@ def begin_reencryption(
         ArgumentError: The options do not fit the volume.
         DeviceError, FormatError: As `luks.open`.
     """
-    raise NotImplementedError
+    from luks.reencryption import luks2_begin  # noqa: PLC0415  beginning is rare
+
+    with _opened_places(path_or_device, header) as places:
+        _require_luks2(read_header(places.header))
+        access = luks2_begin.Access((secret, *others), limits, policy)
+        return luks2_begin.begin_reencryption(places, access, options)
 
 
 def begin_encryption(
@@ -84,7 +100,7 @@ def begin_encryption(
         ArgumentError: The options do not fit the image.
         DeviceError: It cannot be opened, read or written.
     """
-    raise NotImplementedError
+    raise UnsupportedError("encryption in place is not implemented yet", feature="encryption")
 
 
 def begin_decryption(
@@ -113,7 +129,14 @@ def begin_decryption(
         NoKeyslotMatchError, UnlockError, PolicyError, UnsupportedError, FormatError,
         DeviceError: As `begin_reencryption`.
     """
-    raise NotImplementedError
+    from luks.reencryption import luks2_begin  # noqa: PLC0415  beginning is rare
+
+    if header is None:
+        raise ArgumentError("to decrypt a volume with an attached header, name a file for it")
+    with _opened_places(path_or_device, header) as places:
+        _require_luks2(read_header(places.header))
+        access = luks2_begin.Access((secret,), limits, policy)
+        return luks2_begin.begin_decryption(places, access, options)
 
 
 def resume_reencryption(
@@ -142,7 +165,27 @@ def resume_reencryption(
         UnlockError: Nothing is in progress, or a secret opens no keyslot.
         UnsupportedError, FormatError, DeviceError: As `begin_reencryption`.
     """
-    raise NotImplementedError
+    from luks.keys.reencryption import unlock_all  # noqa: PLC0415  see `_opened_places`
+    from luks.reencryption.headers import key_digests, read_plan  # noqa: PLC0415
+    from luks.reencryption.luks2 import Luks2Reencryption  # noqa: PLC0415
+
+    view_of(secret)
+    with _opened_places(path_or_device, header) as places:
+        loaded = read_header(places.header)
+        _require_luks2(loaded)
+        policy.check_header(loaded)
+        plan, progress = read_plan(loaded, places.image)
+        check_areas(places.header, loaded)
+        keys = unlock_all(places.header, loaded, secret, limits=limits, policy=policy)
+        return Luks2Reencryption(
+            places,
+            loaded,
+            plan,
+            progress,
+            keys,
+            key_digests(loaded),
+            hotzone_size=options.hotzone_size,
+        )
 
 
 def reencryption_status(
@@ -155,7 +198,15 @@ def reencryption_status(
     Raises:
         FormatError, UnsupportedError, DeviceError: As `luks.load_header`.
     """
-    raise NotImplementedError
+    from luks.header.luks2_reencrypt_rules import reencrypt_record  # noqa: PLC0415
+    from luks.reencryption.headers import read_plan  # noqa: PLC0415
+    from luks.reencryption.luks2 import status_of  # noqa: PLC0415
+
+    with opened(path_or_device) as image, opened(image if header is None else header) as place:
+        loaded = read_header(place)
+        if loaded.version != LUKS2 or reencrypt_record(loaded) is None:
+            return None
+        return status_of(*read_plan(loaded, image))
 
 
 def abort_reencryption(
@@ -168,7 +219,45 @@ def abort_reencryption(
         UnlockError: Nothing is in progress, or the secret does not open the volume.
         UnsupportedError, FormatError, DeviceError: As `begin_reencryption`.
     """
-    raise NotImplementedError
+    with resume_reencryption(path_or_device, secret, header=header) as running:
+        running.take_back()
+
+
+def _require_luks2(header: Header) -> None:
+    if header.version != LUKS2:
+        raise UnsupportedError("LUKS1 cannot be re-encrypted yet", feature="re-encryption of LUKS1")
+
+
+@contextmanager
+def _opened_places(image: Place, header: Place | None) -> Iterator[Places]:
+    """Yield image and header, open for writing; they are closed if the block fails."""
+    from luks.reencryption.luks2 import Places  # noqa: PLC0415  a process that has none is quicker
+
+    if header is image and not isinstance(header, str | os.PathLike):
+        header = None
+    if header is not None and is_same_place(image, header):
+        raise ArgumentError("the image and its detached header are one and the same [L52]")
+    with ExitStack() as failed:
+        image_device, image_path = _opened(failed, image)
+        header_device, header_path = image_device, image_path
+        if header is not None:
+            header_device, header_path = _opened(failed, header)
+        owned = tuple(
+            device
+            for device, place in ((image_device, image), (header_device, header))
+            if place is not None and device is not place
+        )
+        yield Places(image_device, header_device, header_path, owned)
+        failed.pop_all()
+
+
+def _opened(failed: ExitStack, place: Place) -> tuple[BlockDevice, str | os.PathLike[str] | None]:
+    """Return a place as a device that can be written, and its path if it was opened here."""
+    if not isinstance(place, str | os.PathLike):
+        return place, None
+    from formats.devices.file import FileDevice  # noqa: PLC0415  devices may come from elsewhere
+
+    return failed.enter_context(FileDevice(place, read_only=False)), place
 
 
 def reencrypt(
