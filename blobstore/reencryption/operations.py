@@ -72,7 +72,7 @@ def begin_reencryption(
             options=chosen,
             limits=limits or luks.KdfLimits(),
         )
-        return _begun(resources, ends, moving, secret, zone=zone, as_bytes=as_bytes)
+        return _begun(resources, moving, zone=zone, as_bytes=as_bytes)
 
 
 def begin_encryption(
@@ -152,7 +152,7 @@ def begin_decryption(
             options=chosen,
             limits=limits or luks.KdfLimits(),
         )
-        return _begun(resources, ends, moving, secret, zone=zone, as_bytes=as_bytes)
+        return _begun(resources, moving, zone=zone, as_bytes=as_bytes)
 
 
 def resume_reencryption(
@@ -320,20 +320,14 @@ def _format_options(ends: Ends, wanted: FormatOptions, *, as_bytes: bool) -> For
 
 
 def _begun(
-    resources: ExitStack,
-    ends: Ends,
-    moving: luks.Reencryption,
-    secret: AnySecret,
-    *,
-    zone: int,
-    as_bytes: bool,
+    resources: ExitStack, moving: luks.Reencryption, *, zone: int, as_bytes: bool
 ) -> ImageReencryption:
     """Carry on with what was just begun, or take it back if the store is not fit for it."""
     try:
         require_sound(moving.volume, moving.status.new_sector_size, as_bytes=as_bytes)
     except BaseException:
-        moving.close()
-        luks.abort_reencryption(ends.device, secret, header=ends.header)
+        with moving:
+            moving.take_back()
         raise
     return _carried_on(resources, moving, zone=zone, as_bytes=as_bytes)
 

@@ -60,12 +60,18 @@ def require_movable(session: Session, *, protect: bool) -> Layers:
 
 
 def move(session: Session, moving: MovingPayload) -> None:
-    """Have a store use the payload that is being moved from now on (O212)."""
+    """Have a store use the payload that is being moved from now on (O212).
+
+    Args:
+        session: Of the store.
+        moving: Closed with the store, if not before.
+    """
     with session.lock:
         layers = session.layers
         assert layers is not None, "a store whose image is moved has one"
         # Not in between: what is encrypted already and what is not yet are equally right.
         session.require_protection = _anything
+        session.resources.callback(moving.close)
         _use(session, replace(layers, volume=None, moving=moving, header_path=moving.header_path))
 
 

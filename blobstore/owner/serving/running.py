@@ -104,6 +104,7 @@ def serve(
     service = Service(owner, Places(), reread=reread)
     with ExitStack() as ending:
         ending.enter_context(service.signals())
+        ending.callback(owner.reencryption.end)
         ending.callback(service.fronts.close)
         if begins is Beginning.REPLACING:
             _replace(owner, service, config)
