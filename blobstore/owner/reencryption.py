@@ -125,12 +125,12 @@ def _beginning(wanted: requests.NewReencryption) -> tuple[Begin, int | None]:
             `luks.FormatOptions`.
     """
     cost = _kdf(wanted)
-    moved = {
+    moved: dict[str, Any] = {
         "resilience": wanted.resilience,
         "hotzone_size": wanted.hotzone_size or ZONE,
         "workers": wanted.workers,
     }
-    made = {"cipher": wanted.cipher, "key_size": wanted.key_size, "hash_name": wanted.hash}
+    made: dict[str, Any] = {"cipher": wanted.cipher, "key_size": wanted.key_size, "hash_name": wanted.hash}
     made |= {"sector_size": wanted.sector_size, "kdf": cost, "iter_time": wanted.iter_time}
     if wanted.mode == "encrypt":
         return _encryption(wanted, moved, made), wanted.sector_size
@@ -190,9 +190,11 @@ def _kdf(wanted: requests.NewReencryption) -> luks.KdfCost | str | None:
 def _told(status: luks.ReencryptionStatus | None) -> dict[str, Any]:
     if status is None:
         return {}
-    names = ("mode", "position", "size", "resilience", "old_cipher", "new_cipher")
-    names += ("old_sector_size", "new_sector_size")
-    return {name: getattr(status, name) for name in names}
+    return {
+        name: getattr(status, name)
+        for name in documents.Reencryption.__struct_fields__
+        if name not in ("state", "error")
+    }
 
 
 def _problem(error: Exception | None) -> dict[str, Any] | None:
