@@ -70,6 +70,8 @@ if TYPE_CHECKING:
     from luks.keys.keyslots import unbound_key as unbound_key
     from luks.keys.keyslots import unlock as unlock
     from luks.keys.keyslots import verify_volume_key as verify_volume_key
+    from luks.keys.reencryption import VolumeKeys as VolumeKeys
+    from luks.keys.reencryption import unlock_all as unlock_all
     from luks.keys.throughput import CipherSpeed as CipherSpeed
     from luks.keys.throughput import benchmark_ciphers as benchmark_ciphers
     from luks.keys.throughput import benchmark_kdfs as benchmark_kdfs
@@ -100,10 +102,10 @@ if TYPE_CHECKING:
     from luks.model import Segment as Segment
     from luks.model import Token as Token
     from luks.payload.creation import format as format  # noqa: A004
+    from luks.payload.opening import open as open  # noqa: A004
     from luks.payload.options import FormatOptions as FormatOptions
     from luks.payload.profiles import PROFILES as PROFILES
     from luks.payload.volume import Volume as Volume
-    from luks.payload.volume import open as open  # noqa: A004
     from luks.reencryption.interface import Reencryption as Reencryption
     from luks.reencryption.interface import ReencryptionOptions as ReencryptionOptions
     from luks.reencryption.interface import ReencryptionStatus as ReencryptionStatus

@@ -9,10 +9,11 @@ continue a re-encryption.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 from formats.frozen import Frozen
-from luks.errors import LuksHeaderError
+from luks.errors import LuksHeaderError, UnsupportedError
 from luks.header.luks2_json import Node
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ REENCRYPT_REQUIREMENTS: Final = frozenset(REENCRYPT_VERSIONS)
 MOVING_DECRYPTION: Final = "online-reencrypt-v3"
 #: The type of the keyslot that records one.
 REENCRYPT: Final = "reencrypt"
+
+#: All requirements that mean one, known or not.
+_REQUIREMENT: Final = re.compile("online-reencrypt(-v[0-9]+)?")
 
 _MODES: Final = ("reencrypt", "encrypt", "decrypt")
 _DIRECTIONS: Final = ("forward", "backward")
@@ -132,10 +136,12 @@ def check_reencrypt_keyslot(node: Node) -> None:
 def check_reencryption(header: Header) -> None:
     """Check that keyslot, requirement and segments of a re-encryption are consistent.
 
+    Of a re-encryption of an unknown version only the keyslot is checked (L186).
+
     Raises:
         LuksHeaderError: They contradict each other.
     """
-    required = REENCRYPT_REQUIREMENTS.intersection(header.requirements)
+    required = [word for word in header.requirements if _REQUIREMENT.fullmatch(word)]
     keyslots = [slot for slot in header.keyslots.values() if slot.type == REENCRYPT]
     if len(required) > 1 or len(keyslots) > 1:
         raise LuksHeaderError("there is more than one re-encryption", rule="L30")
@@ -143,11 +149,11 @@ def check_reencryption(header: Header) -> None:
         raise LuksHeaderError("a re-encryption lacks its requirement", rule="L30")
     if any(slot.key_size != 1 for slot in keyslots):
         raise LuksHeaderError("a re-encryption keyslot has a key", rule="L30")
-    if not required:
+    if REENCRYPT_REQUIREMENTS.isdisjoint(required):
         return
     if not keyslots:
         raise LuksHeaderError("a re-encryption lacks its keyslot", rule="L30")
-    ends = [_backup(header, flag) for flag in (BACKUP_PREVIOUS, BACKUP_FINAL)]
+    ends = [_backup(header, flag)[1] for flag in (BACKUP_PREVIOUS, BACKUP_FINAL)]
     for segment in header.data_segments:
         if _kind(segment) not in {_kind(end) for end in ends}:
             raise LuksHeaderError(
@@ -156,11 +162,57 @@ def check_reencryption(header: Header) -> None:
             )
 
 
-def _backup(header: Header, flag: str) -> Segment:
-    found = [segment for segment in header.segments.values() if flag in segment.flags]
-    if not found:
+def check_layout(header: Header) -> None:
+    """Check that each segment of a payload is a part of what it was, or of what it becomes.
+
+    Nothing else confirms them: the digest of a re-encryption covers only the backup
+    segments. Loading does not require it, because cryptsetup dumps such a header (L185).
+
+    Args:
+        header: As it was loaded; its volume is in the middle of a re-encryption.
+
+    Raises:
+        LuksHeaderError: One lies elsewhere, or has another key or IV.
+        UnsupportedError: The backup segments have an ``iv_tweak``.
+    """
+    digest_of = header.segment_digests
+    wholes = [_backup(header, flag) for flag in (BACKUP_PREVIOUS, BACKUP_FINAL)]
+    for number, whole in wholes:
+        if whole.iv_tweak:
+            raise UnsupportedError(
+                f"segment {number} of the re-encryption has the iv_tweak {whole.iv_tweak}, which"
+                " cryptsetup ignores when it re-encrypts [L185]",
+                feature="re-encryption with iv_tweak",
+            )
+    moved = header.flagged(BACKUP_MOVED)
+    position = 0
+    for number, segment in sorted(header.segments.items()):
+        if segment.is_backup:
+            break
+        places = [(n, whole, whole.offset + position) for n, whole in wholes]
+        if moved is not None and position == 0:
+            places.append((moved, header.segments[moved], header.segments[moved].offset))
+        if not any(
+            _kind(segment) == _kind(whole)
+            and segment.offset == offset
+            # cryptsetup resumes one without iv_tweak as well: it computes the IVs itself.
+            and segment.iv_tweak in {0, position // _SECTOR_SIZE}
+            and digest_of.get(number) == digest_of.get(n)
+            for n, whole, offset in places
+        ):
+            raise LuksHeaderError(
+                f"segment {number} is not at its place in the re-encryption: it has the byte"
+                f" {position} of the payload, and starts at byte {segment.offset}",
+                rule="L185",
+            )
+        position += segment.size or 0
+
+
+def _backup(header: Header, flag: str) -> tuple[int, Segment]:
+    number = header.flagged(flag)
+    if number is None:
         raise LuksHeaderError(f"a re-encryption lacks its segment {flag!r}", rule="L30")
-    return found[0]
+    return number, header.segments[number]
 
 
 def _kind(segment: Segment) -> tuple[str, str | None, int]:

@@ -20,14 +20,26 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from formats.frozen import Frozen
 from luks.crypto.ciphers import UNENCRYPTED, check_usable
 from luks.crypto.hashes import canonical
-from luks.crypto.spec import parse, refuses_key, unsupported
-from luks.errors import LuksHeaderError, PolicyError, StorageError, UnsupportedError
+from luks.crypto.spec import parse
+from luks.errors import (
+    LuksHeaderError,
+    PolicyError,
+    StorageError,
+    UnfinishedReencryptionError,
+    UnsupportedError,
+)
 from luks.header.detection import header_uuids
+from luks.header.key_digests import (
+    encrypted_by,
+    is_reencrypted,
+    key_digests,
+    usable_digest,
+    volume_key_sizes,
+)
 from luks.header.luks2_reencrypt_rules import (
-    BACKUP_FINAL,
-    BACKUP_PREVIOUS,
     MOVING_DECRYPTION,
     REENCRYPT_REQUIREMENTS,
+    check_layout,
 )
 from luks.header.validate import SECTOR_SIZES
 from luks.model import SECTOR_SIZE, Argon2, Pbkdf2
@@ -41,6 +53,8 @@ if TYPE_CHECKING:
 
 
 LUKS1: Final = 1
+
+_RESUME: Final = "resume it: blobstore reencrypt --resume, or luks.resume_reencryption"
 
 
 class Policy(Frozen, kw_only=True):
@@ -162,8 +176,8 @@ def check_openable(header: Header, *, allow_unencrypted: bool = False) -> None:
 
     Raises:
         PolicyError: It is not, or not completely, encrypted.
-        UnsupportedError: It needs a feature that is not implemented, or a re-encryption must
-            be resumed first (L183).
+        UnsupportedError: It needs a feature that is not implemented.
+        UnfinishedReencryptionError: A re-encryption must be resumed first (L183).
         LuksHeaderError: The digest of a volume key makes no sense.
     """
     for requirement in header.requirements:
@@ -172,84 +186,18 @@ def check_openable(header: Header, *, allow_unencrypted: bool = False) -> None:
     moving = is_reencrypted(header)
     for number, segment in header.segments.items():
         if moving and segment.is_hot and not segment.is_backup:
-            raise UnsupportedError(
+            raise UnfinishedReencryptionError(
                 f"a re-encryption was interrupted while it moved segment {number}, which must be"
                 " restored before the payload is opened [L183]",
-                feature="re-encryption",
-                hint="resume it: blobstore reencrypt --resume",
+                hint=_RESUME,
             )
         # What a payload was, or will be, need not be encrypted.
         if not (moving and segment.is_backup):
             _check_segment(f"segment {number}", segment, plain=allow_unencrypted)
+    if moving:
+        check_layout(header)
     for number in key_digests(header):
         _check_ciphers(header, usable_digest(header, number), plain=allow_unencrypted)
-
-
-def is_reencrypted(header: Header) -> bool:
-    """Say whether the volume is in the middle of a re-encryption that is known here (L30)."""
-    return not REENCRYPT_REQUIREMENTS.isdisjoint(header.requirements)
-
-
-def key_digests(header: Header) -> tuple[int, ...]:
-    """Return the digests of the keys that a volume needs (L180).
-
-    It is one; during a re-encryption it is that of the old key and that of the new one, as
-    far as they exist, in this order.
-
-    Args:
-        header: As it was loaded.
-
-    Raises:
-        UnsupportedError: No single key decrypts the payload, which is not being re-encrypted.
-    """
-    if not is_reencrypted(header):
-        number = header.volume_digest
-        if number is None:
-            raise UnsupportedError(
-                "no single key decrypts the whole payload", feature="several volume keys"
-            )
-        return (number,)
-    # Those of the payload should be among the others; if not, they are needed all the same.
-    return tuple(dict.fromkeys((*backup_digests(header), *header.payload_digests)))
-
-
-def backup_digests(header: Header) -> tuple[int, ...]:
-    """Return the digests of the old and of the new key of a re-encryption, as far as they exist."""
-    of_segment = header.segment_digests
-    backups = (header.flagged(flag) for flag in (BACKUP_PREVIOUS, BACKUP_FINAL))
-    return tuple(dict.fromkeys(of_segment[n] for n in backups if n is not None and n in of_segment))
-
-
-def volume_digest(header: Header) -> Digest:
-    """Return the digest of the volume key, which need not be able to open the payload (L76).
-
-    Raises:
-        UnsupportedError: There is no such digest, or it is of an unknown kind.
-        LuksHeaderError: It makes no sense.
-    """
-    chosen = header.volume_digest
-    if chosen is None:
-        raise UnsupportedError(
-            "no single key decrypts the whole payload", feature="several volume keys"
-        )
-    return usable_digest(header, chosen)
-
-
-def usable_digest(header: Header, number: int) -> Digest:
-    """Return a digest that can be computed here.
-
-    Raises:
-        UnsupportedError: It is of an unknown kind.
-        LuksHeaderError: It makes no sense.
-    """
-    digest = header.digests[number]
-    if digest.problem:
-        raise LuksHeaderError(f"digest {number} cannot be used: {digest.problem}")
-    if digest.kdf is None:
-        raise UnsupportedError(
-            f"digest type {digest.type!r} is unknown", feature=f"digest type {digest.type}"
-        )
-    return digest
 
 
 def check_payload_place(device: BlockDevice, header: Header) -> None:
@@ -284,7 +232,8 @@ def check_requirements(header: Header) -> None:
     """Check that the header requires nothing of programs that open or change the volume.
 
     Raises:
-        UnsupportedError: It has one, which is not implemented.
+        UnfinishedReencryptionError: The volume is being re-encrypted (L187).
+        UnsupportedError: It requires something else, which is not implemented.
     """
     for requirement in header.requirements:
         _refuse_requirement(requirement)
@@ -292,10 +241,9 @@ def check_requirements(header: Header) -> None:
 
 def _refuse_requirement(requirement: str) -> NoReturn:
     if requirement in REENCRYPT_REQUIREMENTS:
-        raise UnsupportedError(
-            "the volume is being re-encrypted [L30]",
-            feature="re-encryption",
-            hint="resume it first: blobstore reencrypt --resume",
+        raise UnfinishedReencryptionError(
+            "the volume is being re-encrypted, and is not changed before that has ended [L187]",
+            hint=_RESUME,
         )
     raise UnsupportedError(
         f"the volume requires {requirement!r}, which is unknown [L31]", feature=requirement
@@ -339,21 +287,6 @@ def _check_segment(name: str, segment: Segment, *, plain: bool) -> None:
         )
 
 
-def encrypted_by(header: Header, digest: Digest) -> tuple[Segment, ...]:
-    """Return the segments whose ciphers the key of a digest is used with.
-
-    They are the payload's segments; if none has this key yet, or any more, the
-    backup segments of a re-encryption. The segment that is being moved does
-    not count: it belongs to two keys, and its cipher to one of them.
-    """
-    numbers = header.segments.keys() & set(digest.segments)
-    segments = [header.segments[number] for number in sorted(numbers)]
-    used = [segment for segment in segments if not (segment.is_backup or segment.is_hot)]
-    if not used:
-        used = [segment for segment in segments if segment.is_backup]
-    return tuple(segment for segment in used if segment.cipher)
-
-
 def _check_ciphers(header: Header, digest: Digest, *, plain: bool) -> None:
     """Check that the segments' ciphers accept a key of a size that keyslots hold.
 
@@ -371,28 +304,3 @@ def _check_ciphers(header: Header, digest: Digest, *, plain: bool) -> None:
             refused.append(error)
     if refused and len(refused) == len(sizes):  # otherwise some keyslots can be tried
         raise refused[0]
-
-
-def volume_key_sizes(header: Header, digest: Digest) -> tuple[int, ...]:
-    """Return the sizes that the volume key can have according to the header, in order.
-
-    In LUKS2 there may be none. There should be one at most, but nothing in a header is
-    authentic.
-    """
-    if header.version == LUKS1:
-        return (header.source.key_bytes,)
-    keyslots = (header.keyslots[number] for number in digest.keyslots)
-    return tuple(sorted({keyslot.key_size for keyslot in keyslots if keyslot.kdf is not None}))
-
-
-def check_fits(header: Header, digest: Digest, size: int) -> None:
-    """Check that the ciphers of a key, as far as known, take keys of ``size`` bytes (L65).
-
-    Raises:
-        UnsupportedError: One does not.
-    """
-    for segment in encrypted_by(header, digest):
-        # With integrity, the key has a part for that as well.
-        cipher = segment.cipher or ""
-        if segment.integrity is None and refuses_key(cipher, size):
-            raise unsupported(parse(cipher), f"does not take a key of {size} bytes")

@@ -21,14 +21,14 @@ from luks.errors import (
     UnlockError,
     UnsupportedError,
 )
-from luks.header.policy import (
-    DEFAULT_POLICY,
+from luks.header.key_digests import (
     check_fits,
     encrypted_by,
     usable_digest,
     volume_digest,
     volume_key_sizes,
 )
+from luks.header.policy import DEFAULT_POLICY
 from luks.model import PRIORITY_IGNORE, PRIORITY_NORMAL, PRIORITY_PREFER, SECTOR_SIZE
 from luks.secret.secrets import Secret, view_of
 

@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Final
 from formats.frozen import Frozen
 from luks.crypto.kdf import DEFAULT_LIMITS, confirms
 from luks.errors import PolicyError, UnlockError, UnsupportedError
+from luks.header.key_digests import (
+    backup_digests,
+    is_reencrypted,
+    key_digests,
+    usable_digest,
+)
 from luks.header.luks2_reencrypt_rules import (
     BACKUP_FINAL,
     BACKUP_MOVED,
     BACKUP_PREVIOUS,
     reencrypt_record,
 )
-from luks.header.policy import (
-    DEFAULT_POLICY,
-    backup_digests,
-    is_reencrypted,
-    key_digests,
-    usable_digest,
-)
+from luks.header.policy import DEFAULT_POLICY
 from luks.keys.keyslots import VolumeKey, unlock, unlock_digest, verify_digest_key
 from luks.secret.secrets import Secret
 

@@ -26,10 +26,11 @@ from luks.errors import (
 )
 from luks.header import luks1
 from luks.header.detection import is_luks, opened
+from luks.header.key_digests import volume_key_sizes
 from luks.header.load import check_areas, opened_for_header, read_header
 from luks.header.lock import exclusive
 from luks.header.other_signatures import check_place
-from luks.header.policy import check_requirements, volume_key_sizes
+from luks.header.policy import check_requirements
 from luks.header.writer import repair_header, replace_header
 from luks.manage.restore import restore_luks1, restore_luks2
 

@@ -12,8 +12,9 @@ from formats.frozen import replace
 from luks.crypto.ciphers import check_usable
 from luks.crypto.hashes import lookup
 from luks.errors import PolicyError, UnfinishedReencryptionError, UnsupportedError
+from luks.header.key_digests import is_reencrypted
 from luks.header.load import check_areas, read_header
-from luks.header.policy import check_openable, check_payload_place, is_reencrypted
+from luks.header.policy import check_openable, check_payload_place
 from luks.header.writer import erase_unused, rewrite_header
 from luks.keys.costs import check_kdf, digest_cost, keyslot_cost
 from luks.keys.enroll import choose_keyslot, enroll_key, new_digest

@@ -112,13 +112,13 @@ def test_l180_reencryptions_under_way(row: dict[str, str]) -> None:
     assert header.requirements == tuple(json.loads(row["requirements"]))
     payload = MemoryDevice(_content(archive + row["data_file"]))
     secret, policy = row["passphrase"].encode(), luks.Policy(allow_unencrypted=True)
+    if row["safe"].startswith("hot zone dirty"):
+        with pytest.raises(luks.UnfinishedReencryptionError, match="L183"):
+            luks.open(payload, secret, header=device, policy=policy)
+        return
     if any(segment.type == "linear" for segment in header.data_segments):
         with pytest.raises(luks.PolicyError, match="L62"):
             luks.open(payload, secret, header=device)
-    if row["safe"].startswith("hot zone dirty"):
-        with pytest.raises(luks.UnsupportedError, match="L183"):
-            luks.open(payload, secret, header=device, policy=policy)
-        return
     with luks.open(payload, secret, header=device, policy=policy) as volume:
         data = volume.read(0, int(row["plain_length"]))
     # Nothing on the image shows that resilience "none" has lost something.
