@@ -1,0 +1,237 @@
+"""Small re-encryptions of every kind, and what a crash in the middle of one may leave."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+import luks
+from formats.devices.device import MemoryDevice, read_exactly
+from tests.luks.support import PASSPHRASE, PBKDF2, pattern
+from tests.support.devices import Flush, RecordingDevice, Resize, Write, crash_states
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from formats.devices.device import BlockDevice, ReadableBuffer
+    from tests.support.devices import CrashState, Event
+
+KIB = 1 << 10
+#: Permits payloads of which a part is plain.
+PLAIN = luks.Policy(allow_unencrypted=True)
+
+
+class TwinDevice(RecordingDevice):
+    """One of two devices of which each notes when the other is used, as a mark."""
+
+    other: TwinDevice | None = None
+
+    def write(self, offset: int, data: ReadableBuffer, /) -> None:
+        super().write(offset, data)
+        self._tell()
+
+    def flush(self) -> None:
+        super().flush()
+        self._tell()
+
+    def resize(self, size: int, /) -> None:
+        super().resize(size)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.other is not None:
+            self.other.mark(len(self.log))
+
+
+class Begin(Protocol):
+    """Begins a re-encryption on an image, and its detached header if there is one."""
+
+    def __call__(self, image: BlockDevice, header: BlockDevice | None, /) -> luks.Reencryption:
+        """Return it."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """What is on an image, and on its detached header if there is one."""
+
+    image: bytes
+    header: bytes | None = None
+
+    def devices(self) -> tuple[MemoryDevice, MemoryDevice | None]:
+        return MemoryDevice(self.image), None if self.header is None else MemoryDevice(self.header)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kind of re-encryption.
+
+    Attributes:
+        name: For the test's id.
+        make: Makes the image before, from the plaintext.
+        begin: Begins the re-encryption.
+        size: Bytes of the payload.
+    """
+
+    name: str
+    make: Callable[[bytes], Content]
+    begin: Begin
+    size: int = 48 * KIB
+
+    def __str__(self) -> str:
+        return self.name
+
+    @cached_property
+    def plain(self) -> bytes:
+        return pattern(self.name, self.size)
+
+    @cached_property
+    def before(self) -> Content:
+        return self.make(self.plain)
+
+    @cached_property
+    def recorded(self) -> Recording:
+        """A whole run, from the beginning to the end."""
+        before = self.before
+        image = TwinDevice(before.image, resizable=True)
+        header = None if before.header is None else TwinDevice(before.header, resizable=True)
+        image.other = header
+        if header is not None:
+            header.other = image
+        with self.begin(image, header) as running:
+            started = len(image.log), 0 if header is None else len(header.log)
+            running.run()
+        return Recording(before, image, header, started)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Everything that a run wrote.
+
+    Attributes:
+        started: How long the logs of image and header were when it had begun.
+    """
+
+    before: Content
+    image: TwinDevice
+    header: TwinDevice | None
+    started: tuple[int, int]
+
+    @property
+    def after(self) -> Content:
+        return Content(self.image.content, None if self.header is None else self.header.content)
+
+    def states(self, *, samples: int, exhaustive: int = 3) -> Iterator[tuple[Content, bool]]:
+        """Yield what a crash may leave, and whether the whole run lies before it.
+
+        Of two devices each is torn while the other has what is durable, or all that it
+        was given.
+        """
+
+        def torn(device: TwinDevice, before: bytes) -> Iterator[CrashState]:
+            return crash_states(before, device.log, samples=samples, exhaustive=exhaustive)
+
+        if self.header is None:
+            for state in torn(self.image, self.before.image):
+                yield Content(state.content), state.point == len(self.image.log)
+            return
+        header_before = self.before.header or b""
+        for state in torn(self.image, self.before.image):
+            for other in _at(self.header, header_before, _latest(state)):
+                yield Content(state.content, other), False
+        for state in torn(self.header, header_before):
+            for other in _at(self.image, self.before.image, _latest(state)):
+                yield Content(other, state.content), False
+        yield self.after, True
+
+
+def _latest(state: CrashState) -> int:
+    """Return how many events of the other device lie before a crash."""
+    return max((mark for mark in state.marks if isinstance(mark, int)), default=0)
+
+
+def _at(device: TwinDevice, before: bytes, events: int) -> set[bytes]:
+    """Return what a device has after that many events: what is durable, and all of it."""
+    log: list[Event] = device.log[:events]
+    flushes = [n for n, event in enumerate(log, start=1) if isinstance(event, Flush)]
+    return {_all(before, log[: max(flushes, default=0)]), _all(before, log)}
+
+
+def _all(before: bytes, log: list[Event]) -> bytes:
+    device = MemoryDevice(before)
+    for event in log:
+        if isinstance(event, Write):
+            device.write(event.offset, event.data)
+        elif isinstance(event, Resize):
+            device.resize(event.size)
+    return bytes(device.content)
+
+
+def options(**changes: Any) -> luks.ReencryptionOptions:
+    return luks.ReencryptionOptions(**{"kdf": PBKDF2, "hotzone_size": 16 * KIB, **changes})
+
+
+def volume(plain: bytes, **changes: Any) -> Content:
+    """An encrypted volume with this payload; detached if ``header`` is true."""
+    detached = changes.pop("header", False)
+    image, header = MemoryDevice(0), MemoryDevice(0) if detached else None
+    made: dict[str, Any] = {
+        "kdf": PBKDF2,
+        "key_size": 32,
+        "keyslots_size": 288 * KIB,
+        "size": len(plain),
+        "data_offset": 0 if detached else 320 * KIB,
+    }
+    with luks.format(image, PASSPHRASE, header=header, **{**made, **changes}) as payload:
+        payload.write(0, plain)
+    return Content(bytes(image.content), None if header is None else bytes(header.content))
+
+
+def payload(content: Content, size: int) -> bytes:
+    """Return the payload of an image that is plain, or opens, or is in the middle.
+
+    Whatever is in the middle is resumed to its end first.
+    """
+    image, header = content.devices()
+    place = image if header is None else header
+    if not luks.is_luks(place):
+        return bytes(image.content[:size])
+    if luks.load_header(place).requirements:
+        with luks.resume_reencryption(image, PASSPHRASE, header=header) as running:
+            seen = read_exactly(running.volume, 0, size)
+            running.run()
+            assert read_exactly(running.volume, 0, size) == seen
+    if not luks.load_header(place).digests:
+        return bytes(image.content[:size])
+    with luks.open(image, PASSPHRASE, header=header, policy=PLAIN) as opened:
+        return opened.read(0, size)
+
+
+def _reencryption(name: str, *, make: dict[str, Any] | None = None, **changes: Any) -> Case:
+    def begin(image: BlockDevice, header: BlockDevice | None, /) -> luks.Reencryption:
+        return luks.begin_reencryption(
+            image, PASSPHRASE, header=header, options=options(**changes)
+        )
+
+    return Case(name, lambda plain: volume(plain, **(make or {})), begin)
+
+
+def _decryption(name: str, *, make: dict[str, Any] | None = None, **changes: Any) -> Case:
+    def begin(image: BlockDevice, header: BlockDevice | None, /) -> luks.Reencryption:
+        return luks.begin_decryption(image, PASSPHRASE, header=header, options=options(**changes))
+
+    return Case(name, lambda plain: volume(plain, header=True, **(make or {})), begin)
+
+
+CBC = {"cipher": "aes-cbc-plain64", "key_size": 16}
+
+CASES = (
+    _reencryption("checksum-512", make={"sector_size": 512}),
+    _reencryption("checksum-4096"),
+    _reencryption("checksum-cbc-4096", make=CBC, cipher="aes-xts-plain64", key_size=32),
+    _reencryption("checksum-to-cbc-4096", make={"sector_size": 512}, sector_size=4096, **CBC),
+    _reencryption("journal", resilience="journal"),
+    _reencryption("detached", make={"header": True}),
+    _decryption("decrypt-checksum"),
+    _decryption("decrypt-journal", resilience="journal"),
+)
