@@ -302,6 +302,7 @@ def open_layers(
     open_backing: BackingOpener | None = None,
     snapshot: str | SnapshotKey | None = None,
     limits: luks.KdfLimits | None = None,
+    resume: bool = False,
 ) -> Layers:
     """Open an image down to its payload.
 
@@ -319,6 +320,7 @@ def open_layers(
         open_backing: Opens backing files of a qcow2 image; None refuses them.
         snapshot: Which internal snapshot to read, of a qcow2 image.
         limits: What one key derivation of LUKS may cost at most; None is the default.
+        resume: Continue a re-encryption, if one is in progress; its payload is `Layers.moving`.
 
     Raises:
         SecretRequiredError: It is encrypted, and there is no secret.
@@ -348,6 +350,7 @@ def open_layers(
                 open_backing=open_backing,
                 snapshot=snapshot,
                 limits=limits or luks.KdfLimits(),
+                resume=resume,
             )
             peeled.push(opened.pop_all())
             return layers
@@ -373,6 +376,7 @@ def _open_layers(
     open_backing: BackingOpener | None,
     snapshot: str | SnapshotKey | None,
     limits: luks.KdfLimits,
+    resume: bool,
 ) -> Layers:
     read_only = file.read_only
     layers = Layers(path, file)
@@ -405,6 +409,13 @@ def _open_layers(
         return layers
     if secret is None:
         raise luks.SecretRequiredError(f"{path} is encrypted: a passphrase is needed")
+    if resume:
+        from blobstore.image.moving import resumed  # noqa: PLC0415  hardly ever wanted
+
+        header_path = None if header is None else place_of(header)
+        moving = resumed(resources, device, secret, header_path, limits)
+        if moving is not None:
+            return replace(layers, moving=moving, header_path=header_path)
     if header is None:
         volume = luks.open(device, secret, read_only=read_only, limits=limits)
         resources.enter_context(volume)

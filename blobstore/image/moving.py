@@ -7,11 +7,14 @@ The secret is wiped with the rest.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from contextlib import ExitStack, nullcontext
+from typing import TYPE_CHECKING, Final
 
 import luks
+from blobstore.container.protection import finish_change
+from blobstore.container.scan import looks_like_container
 from blobstore.image.place import for_luks
+from formats.errors import UnsupportedError
 from luks.secret.secrets import view_of
 
 if TYPE_CHECKING:
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
 
     from blobstore.image.place import Place
     from formats.devices.device import BlockDevice
+
+#: Bytes that a step moves at most while others use the image: they wait for one.
+SERVED_ZONE: Final = 4 << 20
 
 
 class MovingPayload:
@@ -90,3 +96,45 @@ class MovingPayload:
     def close(self) -> None:
         """Wipe keys and secret, and let go of the header; what is not moved is resumed later."""
         self._resources.close()
+
+
+def resumed(
+    resources: ExitStack,
+    device: BlockDevice,
+    secret: bytes | luks.Secret | luks.VolumeKey,
+    header_path: Place | None,
+    limits: luks.KdfLimits,
+) -> MovingPayload | None:
+    """Resume the re-encryption of an image, or return None if none is in progress.
+
+    A store in it whose key was being changed gets it.
+
+    Args:
+        resources: Closes it.
+        device: Holds the payload; stays the caller's.
+        secret: Opens the volume.
+        header_path: Place of the detached header.
+        limits: What one key derivation may cost at most.
+
+    Raises:
+        UnsupportedError: The secret is a volume key: there are two.
+        StorageError: As `luks.resume_reencryption`.
+    """
+    with nullcontext() if header_path is None else for_luks(header_path) as header:
+        if luks.reencryption_status(device, header=header) is None:
+            return None
+    if isinstance(secret, luks.VolumeKey):
+        raise UnsupportedError(
+            "a volume that is being re-encrypted has two keys: it is resumed with a passphrase",
+            feature="resuming with a volume key",
+        )
+
+    def begin(image: BlockDevice, place: luks.Place | None) -> luks.Reencryption:
+        options = luks.ReencryptionOptions(hotzone_size=SERVED_ZONE)
+        return luks.resume_reencryption(image, secret, header=place, options=options, limits=limits)
+
+    moving = MovingPayload(begin, device, secret, header_path)
+    resources.callback(moving.close)
+    if looks_like_container(moving.payload):
+        finish_change(moving.payload)
+    return moving

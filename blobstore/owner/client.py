@@ -537,6 +537,23 @@ class StoreClient(Closing):
             for answer in lines:
                 yield documents.decode(_checked(answer).body, documents.Reencryption)
 
+    def require_reencrypted(self, found: documents.Reencryption) -> None:
+        """Raise what ended a re-encryption before its end.
+
+        Args:
+            found: How far it was last.
+
+        Raises:
+            StorageError: As the owner says, or that it was stopped.
+        """
+        if found.error is not None:
+            raise problems.error_of(500, documents.encode(found.error))
+        if found.state != "finished":
+            raise DeviceError(
+                f"the re-encryption was stopped at byte {found.position} of {found.size}",
+                hint="continue with --resume",
+            )
+
     # --------------------------------------------------------- lifecycle
 
     def state(self) -> documents.OwnerState:

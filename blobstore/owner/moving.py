@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final
 
 import luks
-from blobstore.image.moving import MovingPayload
+from blobstore.image.moving import SERVED_ZONE, MovingPayload
 from blobstore.reencryption.running import require_block_size
 from blobstore.store.moving import move, protect, require_movable, settle
 from formats.errors import DeviceBusyError, StorageError
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 _log = LateLogger(__name__)
 
-#: Bytes that a step moves at most, unless a client says otherwise: others wait for one.
-ZONE: Final = 1 << 20
 #: Seconds for which others have the image after each step, and between two lines of progress.
 _PAUSE: Final = 0.0005
 _LINES: Final = 0.25
@@ -58,7 +56,7 @@ class MovingImage:
         self._is_finished = False
         self._error: Exception | None = None
         self._last: luks.ReencryptionStatus | None = None
-        self._zone = ZONE
+        self._zone = SERVED_ZONE
         self._as_bytes = False
 
     # ------------------------------------------------------------ what there is
@@ -117,7 +115,7 @@ class MovingImage:
         encrypts: bool,
         header_path: Place | None,
         sector_size: int | None,
-        zone: int = ZONE,
+        zone: int = SERVED_ZONE,
         as_bytes: bool = False,
         runs: bool = True,
     ) -> None:
@@ -180,7 +178,8 @@ class MovingImage:
             if found is None or self.is_running:
                 raise DeviceBusyError("no re-encryption was stopped by this process [O217]")
             if self._moving is not found:
-                self._moving, self._as_bytes = found, as_bytes
+                self._moving, self._as_bytes, self._zone = found, as_bytes, SERVED_ZONE
+                self._last, self._is_finished = found.status, False
             self._error = None
             self._run_on()
 

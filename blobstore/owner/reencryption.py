@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 import luks
+from blobstore.image.moving import SERVED_ZONE
 from blobstore.image.place import place_of
 from blobstore.owner import documents, problems, requests
 from blobstore.owner.lines import wants_lines
-from blobstore.owner.moving import ZONE
 from blobstore.owner.problems import RefusedError
 from blobstore.owner.resources import (
     DOCUMENT_SIZE,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from blobstore.owner.owner import Owner
     from formats.devices.device import BlockDevice
 
-    Begin = Callable[[BlockDevice, luks.Place | None, luks.Secret], luks.Reencryption]
+    Begin = Callable[[BlockDevice, luks.Place | None, list[luks.Secret]], luks.Reencryption]
 
 
 class ReencryptionResources:
@@ -67,22 +68,31 @@ class ReencryptionResources:
             # The key file is read with the owner's rights, wherever the client says.
             message = "only root and the owner's user have it read key files"
             raise RefusedError(403, message, "O222")
-        if wanted.key_file is None or not Path(wanted.key_file).is_absolute():
-            raise RefusedError(400, "key_file must be the absolute path of a key file", "O222")
+        if wanted.key_file is None:
+            raise RefusedError(400, "key_file must be the path of a key file", "O222")
+        for path in (wanted.key_file, *wanted.other_key_files):
+            if not Path(path).is_absolute():
+                raise RefusedError(400, f"the path {path!r} is not absolute", "O222")
         begin, sector_size = _beginning(wanted)
         layers = self._store.session.layers
         known = None if layers is None else layers.header_path
         header = known if wanted.header is None else place_of(wanted.header)
-        with luks.Secret.from_file(
-            wanted.key_file, offset=wanted.keyfile_offset, size=wanted.keyfile_size
-        ) as secret:
+        with ExitStack() as stack:
+            secret = stack.enter_context(
+                luks.Secret.from_file(
+                    wanted.key_file, offset=wanted.keyfile_offset, size=wanted.keyfile_size
+                )
+            )
+            others = [
+                stack.enter_context(luks.Secret.from_file(path)) for path in wanted.other_key_files
+            ]
             self._moving.begin(
-                lambda device, place: begin(device, place, secret),
+                lambda device, place: begin(device, place, [secret, *others]),
                 secret,
                 encrypts=wanted.mode == "encrypt",
                 header_path=header,
                 sector_size=sector_size,
-                zone=wanted.hotzone_size or ZONE,
+                zone=wanted.hotzone_size or SERVED_ZONE,
                 as_bytes=wanted.as_bytes,
                 runs=not wanted.begin_only,
             )
@@ -127,46 +137,61 @@ def _beginning(wanted: requests.NewReencryption) -> tuple[Begin, int | None]:
     cost = _kdf(wanted)
     moved: dict[str, Any] = {
         "resilience": wanted.resilience,
-        "hotzone_size": wanted.hotzone_size or ZONE,
+        "hotzone_size": wanted.hotzone_size or SERVED_ZONE,
         "workers": wanted.workers,
     }
-    made: dict[str, Any] = {"cipher": wanted.cipher, "key_size": wanted.key_size, "hash_name": wanted.hash}
+    made: dict[str, Any] = {
+        "cipher": wanted.cipher,
+        "key_size": wanted.key_size,
+        "hash_name": wanted.hash,
+    }
     made |= {"sector_size": wanted.sector_size, "kdf": cost, "iter_time": wanted.iter_time}
     if wanted.mode == "encrypt":
         return _encryption(wanted, moved, made), wanted.sector_size
     if wanted.mode == "reencrypt":
-        moved |= made | {"drop_keyslots": wanted.drop_keyslots}
-    elif any(value is not None for value in made.values()):
+        return _reencryption(wanted, moved | made), wanted.sector_size
+    if any(value is not None for value in made.values()):
         raise ArgumentError(f"to {wanted.mode} chooses neither cipher, sectors nor keyslots")
     options = luks.ReencryptionOptions(**_said(moved))
-    function = {
-        "reencrypt": luks.begin_reencryption,
-        "decrypt": luks.begin_decryption,
-        "resume": luks.resume_reencryption,
-    }[wanted.mode]
+    decrypts = wanted.mode == "decrypt"
+    function = luks.begin_decryption if decrypts else luks.resume_reencryption
 
     def begin(
-        device: BlockDevice, header: luks.Place | None, secret: luks.Secret
+        device: BlockDevice, header: luks.Place | None, secrets: list[luks.Secret]
     ) -> luks.Reencryption:
-        return function(device, secret, header=header, options=options)
+        return function(device, secrets[0], header=header, options=options)
 
-    return begin, wanted.sector_size
+    return begin, None
+
+
+def _reencryption(wanted: requests.NewReencryption, said: dict[str, Any]) -> Begin:
+    options = luks.ReencryptionOptions(**_said(said), drop_keyslots=wanted.drop_keyslots)
+
+    def begin(
+        device: BlockDevice, header: luks.Place | None, secrets: list[luks.Secret]
+    ) -> luks.Reencryption:
+        first, *others = secrets
+        return luks.begin_reencryption(device, first, header=header, others=others, options=options)
+
+    return begin
 
 
 def _encryption(
     wanted: requests.NewReencryption, moved: dict[str, Any], made: dict[str, Any]
 ) -> Begin:
     made |= {"label": wanted.label or None}
+    moved |= {"data_shift": wanted.data_shift, "grow": wanted.grow}
     options = luks.ReencryptionOptions(**_said(moved))
+    format_options = luks.FormatOptions(**_said(made))
 
     def begin(
-        device: BlockDevice, header: luks.Place | None, secret: luks.Secret
+        device: BlockDevice, header: luks.Place | None, secrets: list[luks.Secret]
     ) -> luks.Reencryption:
         return luks.begin_encryption(
             device,
-            secret,
+            secrets[0],
             header=header,
-            format_options=luks.FormatOptions(**_said(made)),
+            format_options=format_options,
             options=options,
         )
 

@@ -101,6 +101,9 @@ class NewReencryption(msgspec.Struct, forbid_unknown_fields=True):
     hotzone_size: int | None = None
     workers: int | None = None
     drop_keyslots: bool = False
+    other_key_files: list[str] = []
+    data_shift: int | None = None
+    grow: bool = True
     as_bytes: bool = False
     begin_only: bool = False
 
