@@ -186,7 +186,7 @@ def resume_reencryption(
     """
     with ExitStack() as resources:
         ends = open_ends(resources, path, header)
-        if luks.reencryption_status(ends.device, header=ends.header) is None:
+        if _status(ends) is None:
             resources.close()
             if not as_bytes and _settled(path, secret, header, limits):
                 return None
@@ -217,8 +217,7 @@ def reencryption_status(
         StorageError: As `luks.reencryption_status`.
     """
     with ExitStack() as resources:
-        ends = open_ends(resources, path, header, write=False)
-        return luks.reencryption_status(ends.device, header=ends.header)
+        return _status(open_ends(resources, path, header, write=False))
 
 
 def abort_reencryption(path: AnyPath, secret: AnySecret, *, header: AnyPath | None = None) -> None:
@@ -298,6 +297,13 @@ def decrypt(
         path, secret, header=header, options=options, as_bytes=as_bytes, limits=limits
     ) as running:
         running.run(progress)
+
+
+def _status(ends: Ends) -> luks.ReencryptionStatus | None:
+    """Return how far a re-encryption is; an image in the clear has none."""
+    if ends.header is None and not luks.is_luks(ends.device):
+        return None
+    return luks.reencryption_status(ends.device, header=ends.header)
 
 
 def _zoned(ends: Ends, options: luks.ReencryptionOptions) -> tuple[int, luks.ReencryptionOptions]:

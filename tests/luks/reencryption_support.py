@@ -209,9 +209,7 @@ def payload(content: Content, size: int) -> bytes:
 
 def _reencryption(name: str, *, make: dict[str, Any] | None = None, **changes: Any) -> Case:
     def begin(image: BlockDevice, header: BlockDevice | None, /) -> luks.Reencryption:
-        return luks.begin_reencryption(
-            image, PASSPHRASE, header=header, options=options(**changes)
-        )
+        return luks.begin_reencryption(image, PASSPHRASE, header=header, options=options(**changes))
 
     return Case(name, lambda plain: volume(plain, **(make or {})), begin)
 
