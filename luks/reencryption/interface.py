@@ -93,11 +93,13 @@ class ReencryptionOptions(Frozen, kw_only=True):
         hotzone_size: Most bytes moved in a step; by default what resilience and memory permit.
         drop_keyslots: Permit that keyslots vanish whose secrets are not given: without
             their passphrases they cannot hold the new key.
-        data_shift: Bytes by which `begin_encryption` without a detached header, or
-            `begin_decryption` with one that is exported, move the payload; by default
-            twice the room that the header needs.
-        grow: Let `begin_encryption` enlarge the image to make that room; if it is false, the
-            last ``2 * data_shift`` bytes of the image must be unused, and are lost.
+        data_shift: Bytes by which the payload moves. For `begin_encryption` without a detached
+            header it is the offset that the payload gets; by default the next multiple of
+            1 MiB after the header. For `begin_decryption` with a detached header that exists
+            already it is the offset that the payload has, or 0 to leave it there.
+        grow: Let `begin_encryption` enlarge the image to make that room; it is cut to what it
+            needs at the end. Otherwise the last ``2 * data_shift + 4096`` bytes of the image
+            must not be in use, and become a part of the payload with random content.
         workers: Threads that encrypt and compute checksums; 1 to 16.
 
     Raises:
@@ -132,8 +134,8 @@ class ReencryptionOptions(Frozen, kw_only=True):
             raise ArgumentError(f"sector_size must be one of {SECTOR_SIZES}")
         if self.hotzone_size is not None and self.hotzone_size < SECTOR_SIZE:
             raise ArgumentError(f"hotzone_size is at least {SECTOR_SIZE} bytes")
-        if self.data_shift is not None and (self.data_shift <= 0 or self.data_shift % SECTOR_SIZE):
-            raise ArgumentError(f"data_shift is a positive multiple of {SECTOR_SIZE} bytes")
+        if self.data_shift is not None and (self.data_shift < 0 or self.data_shift % SECTOR_SIZE):
+            raise ArgumentError(f"data_shift is a multiple of {SECTOR_SIZE} bytes, or 0")
         if not 1 <= self.workers <= MAX_WORKERS:
             raise ArgumentError(f"workers must be 1 to {MAX_WORKERS}, not {self.workers}")
 

@@ -28,7 +28,7 @@ from luks.header.writer import erase_unused, next_header, rewrite_header
 from luks.reencryption.headers import finished, taken_back, with_progress
 from luks.reencryption.interface import Reencryption, ReencryptionStatus
 from luks.reencryption.payload import Payload
-from luks.reencryption.plan import Progress, Zone
+from luks.reencryption.plan import MovedPlan, Progress, Zone
 from luks.reencryption.resilience import (
     ChecksumRecovery,
     Converter,
@@ -36,12 +36,14 @@ from luks.reencryption.resilience import (
     checksums,
     payload_cipher,
 )
+from luks.reencryption.tidying import tidy
 
 if TYPE_CHECKING:
     import os
     from contextlib import AbstractContextManager
 
     from formats.devices.device import BlockDevice
+    from luks.header.luks2_reencrypt_rules import ReencryptRecord
     from luks.keys.reencryption import VolumeKeys
     from luks.model import Header
     from luks.reencryption.headers import KeyDigests
@@ -52,6 +54,8 @@ if TYPE_CHECKING:
 DEFAULT_ZONE: Final = 8 << 20
 #: Bytes that recovery reads at a time; a multiple of every block that a checksum covers.
 _CHUNK: Final = 4 << 20
+
+_NO_LIMIT: Final = 2**63
 
 # What a step does, in order.
 _PROTECT, _MARK, _MOVE, _COMMIT, _CLEAN = range(5)
@@ -213,7 +217,8 @@ class Luks2Reencryption(Owned, Reencryption):
         """
         with self._lock:
             self._check_open()
-            if self._memory != _Memory(Progress(0)):
+            moved = isinstance(self._plan, MovedPlan)
+            if self._memory != _Memory(Progress(0)) or moved:
                 raise UnfinishedReencryptionError(
                     "a part of the payload has been moved already: what was begun cannot be taken"
                     " back [L163]",
@@ -284,6 +289,7 @@ class Luks2Reencryption(Owned, Reencryption):
             step.stage = _CLEAN
         if step.final is not None:
             erase_unused(places.header, self._header)
+            tidy(places.image, plan)
         self._memory = _Memory(after)
 
     def _restore(self, zone: Zone) -> None:
@@ -344,12 +350,20 @@ def zone_size(plan: Plan, wanted: int | None) -> int:
         wanted: What the caller asks for.
     """
     size = DEFAULT_ZONE if wanted is None else wanted
-    record = plan.record
-    if record.resilience == "checksum":
-        size = min(size, capacity(record.area.size, record.hash_name, record.sector_size))
-    elif record.resilience == "journal":
-        size = min(size, record.area.size)
+    size = min(size, protected_size(plan.record, plan.record.resilience))
     return max(plan.step_size, size // plan.step_size * plan.step_size)
+
+
+def protected_size(record: ReencryptRecord, resilience: str) -> int:
+    """Return the bytes of a zone for which the area of a record has room.
+
+    Args:
+        record: Of the re-encryption.
+        resilience: ``"checksum"`` or ``"journal"``; others need no room.
+    """
+    if resilience == "checksum":
+        return capacity(record.area.size, record.hash_name, record.sector_size)
+    return record.area.size if resilience == "journal" else _NO_LIMIT
 
 
 def status_of(plan: Plan, progress: Progress) -> ReencryptionStatus:

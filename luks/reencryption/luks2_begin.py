@@ -25,7 +25,7 @@ from luks.payload.creation import check_key
 from luks.payload.profiles import default_key_size
 from luks.reencryption.headers import KeyDigests, with_keyslots
 from luks.reencryption.luks2 import Luks2Reencryption
-from luks.reencryption.plan import BackwardPlan, ForwardPlan, Progress
+from luks.reencryption.plan import ForwardPlan, Progress
 from luks.reencryption.record import (
     Intent,
     free_digest,
@@ -68,8 +68,8 @@ def begin_reencryption(
 ) -> Luks2Reencryption:
     """Begin to re-encrypt a LUKS2 volume; see `luks.begin_reencryption`."""
     with places.locked():
-        header, old = _loaded(places, access)
-        size = _payload_size(places, old)
+        header, old = loaded(places, access)
+        size = payload_size(places, old)
         opened = _opened(places, header, access, options)
         old_digest = header.volume_digest
         assert old_digest is not None  # or unlock had refused
@@ -98,37 +98,13 @@ def begin_reencryption(
             composed = with_record(composed, Intent("reencrypt", "forward", block), options)
             plan = ForwardPlan(record_of(composed), old, new, size, False)
             digests = KeyDigests(old_digest, new_digest_number)
-            return _begun(places, composed, material, plan, keys, digests, options)
+            return begun(places, composed, material, plan, keys, digests, options)
         except BaseException:
             keys.wipe()
             raise
 
 
-def begin_decryption(
-    places: Places, access: Access, options: ReencryptionOptions
-) -> Luks2Reencryption:
-    """Begin to decrypt a LUKS2 volume with a detached header; see `luks.begin_decryption`."""
-    with places.locked():
-        header, old = _loaded(places, access)
-        size = _payload_size(places, old)
-        number = header.volume_digest
-        assert number is not None  # or the payload could not be opened
-        key = unlock(
-            places.header, header, access.secrets[0], limits=access.limits, policy=access.policy
-        )
-        keys = VolumeKeys({number: key})
-        try:
-            new = Segment("linear", old.offset, None)
-            intent = Intent("decrypt", "backward", old.sector_size)
-            composed = with_record(header, intent, options)
-            plan = BackwardPlan(record_of(composed), old, new, size, False)
-            return _begun(places, composed, {}, plan, keys, KeyDigests(number, None), options)
-        except BaseException:
-            keys.wipe()
-            raise
-
-
-def _begun(
+def begun(
     places: Places,
     header: Header,
     material: dict[int, bytes],
@@ -146,7 +122,7 @@ def _begun(
     )
 
 
-def _loaded(places: Places, access: Access) -> tuple[Header, Segment]:
+def loaded(places: Places, access: Access) -> tuple[Header, Segment]:
     """Return the header of a volume that can be re-encrypted, and the form of its payload."""
     header = read_header(places.header)
     access.policy.check_header(header)
@@ -173,7 +149,12 @@ def _loaded(places: Places, access: Access) -> tuple[Header, Segment]:
     return header, segment
 
 
-def _payload_size(places: Places, segment: Segment) -> int:
+def payload_size(places: Places, segment: Segment) -> int:
+    """Return the bytes of a payload that takes what the image has.
+
+    Raises:
+        UnsupportedError: They are not whole sectors (L155).
+    """
     size = places.image.size - segment.offset
     if size <= 0 or size % segment.sector_size:
         raise UnsupportedError(

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from formats.errors import ArgumentError
+from formats.frozen import replace
 from luks.crypto.kdf import DEFAULT_LIMITS
 from luks.errors import UnsupportedError
 from luks.header.detection import is_same_place, opened
 from luks.header.load import check_areas, read_header
 from luks.header.luks2_binary import VERSION as LUKS2
 from luks.header.policy import DEFAULT_POLICY
+from luks.payload.creation import prepare
 from luks.reencryption.interface import ReencryptionOptions
 from luks.secret.secrets import view_of
 
@@ -100,7 +103,34 @@ def begin_encryption(
         ArgumentError: The options do not fit the image.
         DeviceError: It cannot be opened, read or written.
     """
-    raise UnsupportedError("encryption in place is not implemented yet", feature="encryption")
+    from luks.payload.options import FormatOptions  # noqa: PLC0415  beginning is rare
+    from luks.reencryption import luks2_encrypt  # noqa: PLC0415
+
+    if (options.cipher, options.key_size, options.sector_size, options.volume_key) != (None,) * 4:
+        raise ArgumentError(
+            "cipher, key_size, sector_size and volume_key of an image that is encrypted are those"
+            " of its format_options"
+        )
+    made = format_options or FormatOptions(
+        hash_name=options.hash_name, kdf=options.kdf, iter_time=options.iter_time
+    )
+    with _opened_places(path_or_device, None) as places:
+        made = luks2_encrypt.with_sector_size(made, places.image, exact=header is not None)
+        if header is None:
+            return luks2_encrypt.begin_attached(places, secret, made, options)
+        if is_same_place(path_or_device, header):
+            raise ArgumentError("the image and its detached header are one and the same [L52]")
+        size = 2 * made.metadata_size + made.keyslots_size
+        # At the end of `names` a new file takes its name, or vanishes if something failed.
+        with ExitStack() as failed, ExitStack() as names:
+            device = prepare(names, failed, header, size, overwrite=False)
+            both = places._replace(header=device)
+            if isinstance(header, str | os.PathLike):
+                both = both._replace(header_path=header, owned=(*places.owned, device))
+            running = luks2_encrypt.begin_detached(both, secret, made, options)
+            names.close()
+            failed.pop_all()
+        return running
 
 
 def begin_decryption(
@@ -129,14 +159,29 @@ def begin_decryption(
         NoKeyslotMatchError, UnlockError, PolicyError, UnsupportedError, FormatError,
         DeviceError: As `begin_reencryption`.
     """
-    from luks.reencryption import luks2_begin  # noqa: PLC0415  beginning is rare
+    from luks.reencryption import luks2_begin, luks2_decrypt  # noqa: PLC0415
 
     if header is None:
         raise ArgumentError("to decrypt a volume with an attached header, name a file for it")
+    is_new = isinstance(header, str | os.PathLike) and not Path(header).exists()
+    if is_new:
+        _export(path_or_device, header)
     with _opened_places(path_or_device, header) as places:
-        _require_luks2(read_header(places.header))
+        loaded = read_header(places.header)
+        _require_luks2(loaded)
+        if is_new:
+            options = replace(options, data_shift=loaded.data_offset)
         access = luks2_begin.Access((secret,), limits, policy)
-        return luks2_begin.begin_decryption(places, access, options)
+        return luks2_decrypt.begin_decryption(places, access, options)
+
+
+def _export(image: Place, header: Place) -> None:
+    """Copy the header of an image to a new file, which opens the volume as well."""
+    from luks.manage.backup import backup_header  # noqa: PLC0415  rarely needed
+
+    assert isinstance(header, str | os.PathLike)
+    loaded = backup_header(image, header)
+    _require_luks2(loaded)
 
 
 def resume_reencryption(
@@ -168,9 +213,12 @@ def resume_reencryption(
     from luks.keys.reencryption import unlock_all  # noqa: PLC0415  see `_opened_places`
     from luks.reencryption.headers import key_digests, read_plan  # noqa: PLC0415
     from luks.reencryption.luks2 import Luks2Reencryption  # noqa: PLC0415
+    from luks.reencryption.placing import complete_placing  # noqa: PLC0415
 
     view_of(secret)
     with _opened_places(path_or_device, header) as places:
+        if header is None:
+            complete_placing(places.image)
         loaded = read_header(places.header)
         _require_luks2(loaded)
         policy.check_header(loaded)
@@ -201,8 +249,14 @@ def reencryption_status(
     from luks.header.luks2_reencrypt_rules import reencrypt_record  # noqa: PLC0415
     from luks.reencryption.headers import read_plan  # noqa: PLC0415
     from luks.reencryption.luks2 import status_of  # noqa: PLC0415
+    from luks.reencryption.placing import STAGED, read_marker, staged_header  # noqa: PLC0415
 
     with opened(path_or_device) as image, opened(image if header is None else header) as place:
+        marker = read_marker(image) if header is None else None
+        if marker is not None and marker.stage == STAGED:
+            # The header is not in its place yet, or not known to be.
+            loaded = staged_header(image, marker)
+            return replace(status_of(*read_plan(loaded, image)), needs_recovery=True)
         loaded = read_header(place)
         if loaded.version != LUKS2 or reencrypt_record(loaded) is None:
             return None

@@ -147,7 +147,7 @@ class ChecksumRecovery:
     def _put_together(
         self, first_sector: int, block: memoryview, pattern: int
     ) -> tuple[bytearray, bytearray]:
-        """Return old and new form of a block of which the parts with a bit in ``pattern`` are new."""
+        """Return both forms of a block of which the parts with a bit in ``pattern`` are new."""
         old, new = bytearray(block), bytearray(block)
         for part in range(len(block) // SECTOR_SIZE):
             at, end = part * SECTOR_SIZE, (part + 1) * SECTOR_SIZE

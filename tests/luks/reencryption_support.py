@@ -194,9 +194,13 @@ def payload(content: Content, size: int) -> bytes:
     """
     image, header = content.devices()
     place = image if header is None else header
-    if not luks.is_luks(place):
+    try:
+        status = luks.reencryption_status(image, header=header)
+    except luks.FormatError:
+        # There is no header yet, or a detached one is being made.
+        assert header is not None or not luks.is_luks(image)
         return bytes(image.content[:size])
-    if luks.load_header(place).requirements:
+    if status is not None:
         with luks.resume_reencryption(image, PASSPHRASE, header=header) as running:
             seen = read_exactly(running.volume, 0, size)
             running.run()
@@ -221,6 +225,43 @@ def _decryption(name: str, *, make: dict[str, Any] | None = None, **changes: Any
     return Case(name, lambda plain: volume(plain, header=True, **(make or {})), begin)
 
 
+def _shifted_decryption(name: str, size: int, **changes: Any) -> Case:
+    """The header lies in a file of its own already, as an export leaves it."""
+
+    def make(plain: bytes) -> Content:
+        content = volume(plain, data_offset=OFFSET, keyslots_size=OFFSET - 32 * KIB)
+        return Content(content.image, content.image[:OFFSET])
+
+    def begin(image: BlockDevice, header: BlockDevice | None, /) -> luks.Reencryption:
+        changed = options(data_shift=OFFSET, **changes)
+        return luks.begin_decryption(image, PASSPHRASE, header=header, options=changed)
+
+    return Case(name, make, begin, size)
+
+
+def _encryption(
+    name: str, *, header: bool = False, size: int = 48 * KIB, room: int = 0, **changes: Any
+) -> Case:
+    def begin(image: BlockDevice, place: BlockDevice | None, /) -> luks.Reencryption:
+        made = luks.FormatOptions(
+            kdf=PBKDF2,
+            key_size=32,
+            keyslots_size=OFFSET - 32 * KIB,
+            data_offset=None if header else OFFSET,
+        )
+        changed = options(**changes)
+        return luks.begin_encryption(
+            image, PASSPHRASE, header=place, format_options=made, options=changed
+        )
+
+    def make(plain: bytes) -> Content:
+        return Content(plain + bytes(room), b"" if header else None)
+
+    return Case(name, make, begin, size)
+
+
+#: Offset of payloads that move.
+OFFSET = 168 * KIB
 CBC = {"cipher": "aes-cbc-plain64", "key_size": 16}
 
 CASES = (
@@ -232,4 +273,13 @@ CASES = (
     _reencryption("detached", make={"header": True}),
     _decryption("decrypt-checksum"),
     _decryption("decrypt-journal", resilience="journal"),
+    _encryption("encrypt-detached", header=True),
+    _encryption("encrypt-detached-journal", header=True, resilience="journal"),
+    _encryption("encrypt", size=OFFSET + 20 * KIB),
+    _encryption("encrypt-small", size=20 * KIB),
+    _encryption("encrypt-odd", size=OFFSET + 5000),
+    _encryption("encrypt-room", size=OFFSET + 16 * KIB, room=2 * OFFSET + 4096, grow=False),
+    _shifted_decryption("decrypt-shift", OFFSET + 20 * KIB),
+    _shifted_decryption("decrypt-shift-journal", OFFSET + 20 * KIB, resilience="journal"),
+    _shifted_decryption("decrypt-shift-small", 16 * KIB),
 )
