@@ -19,7 +19,12 @@ import luks
 from blobstore.container.scan import looks_like_container
 from blobstore.errors import StoreBusyError
 from blobstore.image.image import Image
-from blobstore.image.markers import MARK_SIZE, first_bytes, require_unmarked
+from blobstore.image.markers import (
+    MARK_SIZE,
+    first_bytes,
+    require_not_being_encrypted,
+    require_unmarked,
+)
 from blobstore.image.place import (
     for_luks,
     is_same_place,
@@ -406,6 +411,7 @@ def _open_layers(
         clear = header is None and (looks_like_container(device) or not luks.is_luks(device))
         encrypted = not clear
     if not encrypted:
+        require_not_being_encrypted(device)
         return layers
     if secret is None:
         raise luks.SecretRequiredError(f"{path} is encrypted: a passphrase is needed")

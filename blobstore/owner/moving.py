@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import luks
 from blobstore.image.moving import SERVED_ZONE, MovingPayload
-from blobstore.reencryption.running import require_block_size
+from blobstore.reencryption.running import may_be_last, require_block_size
 from blobstore.store.moving import move, protect, require_movable, settle
 from formats.errors import DeviceBusyError, StorageError
 from formats.logs import LateLogger
@@ -247,7 +247,7 @@ class MovingImage:
             if self._stopping:
                 return
             status = moving.status
-            if not is_protected and status.size - status.position <= self._zone:
+            if not is_protected and may_be_last(status, self._zone):
                 wanted = moving.becomes_encrypted
                 if status.mode == "reencrypt" or session.container.header.encrypted is not wanted:
                     protect(session, encrypted=wanted)

@@ -301,9 +301,10 @@ def decrypt(
 
 def _status(ends: Ends) -> luks.ReencryptionStatus | None:
     """Return how far a re-encryption is; an image in the clear has none."""
-    if ends.header is None and not luks.is_luks(ends.device):
+    try:
+        return luks.reencryption_status(ends.device, header=ends.header)
+    except (luks.ForeignImageError, luks.EmptyImageError):
         return None
-    return luks.reencryption_status(ends.device, header=ends.header)
 
 
 def _zoned(ends: Ends, options: luks.ReencryptionOptions) -> tuple[int, luks.ReencryptionOptions]:

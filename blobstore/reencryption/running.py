@@ -37,6 +37,18 @@ def zone_size(wanted: int | None, size: int) -> int:
     return max(min(DEFAULT_ZONE, size // _STEPS) // _ALIGNED * _ALIGNED, _ALIGNED)
 
 
+def may_be_last(status: luks.ReencryptionStatus, zone: int) -> bool:
+    """Say whether the next step may move all that is left.
+
+    With data shift any may be, because what is shifted first is one piece.
+
+    Args:
+        status: How far it is.
+        zone: Bytes that a step moves at most otherwise.
+    """
+    return status.resilience.startswith("datashift") or status.size - status.position <= zone
+
+
 class ImageReencryption(Closing):
     """A re-encryption, encryption or decryption of an image, with the store in it.
 
@@ -88,8 +100,7 @@ class ImageReencryption(Closing):
             DeviceError: A read, write or flush failed; nothing is lost. Call it again, or close
                 this and resume.
         """
-        status = self._moving.status
-        if self._protect is not None and status.size - status.position <= self._zone:
+        if self._protect is not None and may_be_last(self._moving.status, self._zone):
             self._protect()
             self._protect = None
         return self._moving.step()

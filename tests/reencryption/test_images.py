@@ -167,6 +167,37 @@ def test_o206_decrypting_takes_key_and_flag_away(tmp_path: Path) -> None:
     assert (found.encrypted, found.authentication) == (False, Authentication.SHA256)
 
 
+@pytest.mark.parametrize("detached", [False, True], ids=["attached", "detached"])
+@pytest.mark.parametrize("block_size", [512, 4096])
+def test_o206_encrypting_gives_a_key_and_sets_the_flag_and_back(
+    tmp_path: Path, block_size: int, detached: bool
+) -> None:
+    path, header = tmp_path / "image", tmp_path / "header"
+    make(path, secret=None, kdf=None, encrypted=False, block_size=block_size)
+    with blobstore.open(path, direct=True) as store:
+        expected, generation = contents(store), store.info().generation
+    blobstore.encrypt(
+        path,
+        SECRET,
+        header=header if detached else None,
+        format_options=luks.FormatOptions(kdf=QUICK),
+        options=luks.ReencryptionOptions(hotzone_size=256 << 10),
+    )
+    with opened(path, header if detached else None) as store:
+        assert contents(store) == expected
+        assert (store.info().encrypted, store.info().generation) == (True, generation)
+        assert store.verify().ok
+    found = header_of(path, header if detached else None)
+    assert found.authentication is Authentication.HMAC_SHA256
+    assert found.key not in path.read_bytes()
+    blobstore.decrypt(path, SECRET, header=header, options=OPTIONS)
+    with blobstore.open(path, direct=True) as store:
+        assert contents(store) == expected
+        assert store.verify().ok
+    found = header_of(path, secret=None)
+    assert (found.encrypted, found.authentication) == (False, Authentication.SHA256)
+
+
 def test_an_image_without_a_store_is_moved_byte_for_byte(tmp_path: Path) -> None:
     path = tmp_path / "image"
     data = bytes(range(256)) * 4096
@@ -237,3 +268,35 @@ def test_what_was_begun_is_taken_back(tmp_path: Path) -> None:
     assert path.read_bytes()[payload:] == before[payload:]
     with opened(path) as store:
         assert store.verify().ok
+
+
+def test_o208_an_image_that_is_being_encrypted_is_not_taken_for_plain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the moment at which its header is placed, it still looks like a store in the clear."""
+    path = tmp_path / "image"
+    make(path, secret=None, kdf=None, encrypted=False)
+    with blobstore.open(path, direct=True) as store:
+        expected = contents(store)
+
+    def cut_off(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr("luks.reencryption.luks2_encrypt.place_header", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            blobstore.begin_encryption(path, SECRET, format_options=luks.FormatOptions(kdf=QUICK))
+    for secret in (None, SECRET):
+        with pytest.raises(luks.UnfinishedReencryptionError, match="O208") as refused:
+            blobstore.open(path, secret, direct=True)
+        assert "--resume" in (refused.value.hint or "")
+    status = blobstore.reencryption_status(path)
+    assert status is not None
+    assert status.mode == "encrypt"
+    running = blobstore.resume_reencryption(path, SECRET, options=OPTIONS)
+    assert running is not None
+    with running:
+        running.run()
+    with opened(path) as store:
+        assert contents(store) == expected
+        assert store.info().encrypted
