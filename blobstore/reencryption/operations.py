@@ -181,7 +181,7 @@ def resume_reencryption(
         What is in progress; None if only the store had to be put right, which is done.
 
     Raises:
-        UnlockError: Nothing is in progress.
+        NoReencryptionError: Nothing is in progress.
         StorageError: As `luks.resume_reencryption`.
     """
     with ExitStack() as resources:
@@ -190,7 +190,7 @@ def resume_reencryption(
             resources.close()
             if not as_bytes and _settled(path, secret, header, limits):
                 return None
-            raise luks.UnlockError(f"{path}: no re-encryption is in progress [O209]")
+            raise luks.NoReencryptionError(f"{path}: no re-encryption is in progress [O209]")
         zone, chosen = _zoned(ends, options)
         moving = luks.resume_reencryption(
             ends.device,

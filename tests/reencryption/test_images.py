@@ -150,7 +150,7 @@ def test_o209_what_cryptsetup_finished_is_put_right(tmp_path: Path) -> None:
         assert contents(store) == expected
         assert not store.info().encrypted
         assert store.verify().ok
-    with pytest.raises(luks.UnlockError, match="O209"):
+    with pytest.raises(luks.NoReencryptionError, match="O209"):
         blobstore.resume_reencryption(path, SECRET)
 
 
