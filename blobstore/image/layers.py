@@ -423,13 +423,39 @@ def _open_layers(
         if moving is not None:
             return replace(layers, moving=moving, header_path=header_path)
     if header is None:
-        volume = luks.open(device, secret, read_only=read_only, limits=limits)
+        volume = _unlock(device, secret, None, read_only=read_only, limits=limits)
         resources.enter_context(volume)
         return replace(layers, volume=volume)
     header_path = place_of(header)
     if is_same_place(header_path, path):
         raise ArgumentError(f"{path} cannot be both the image and its LUKS header [L52]")
     with for_luks(header_path) as found:
-        volume = luks.open(device, secret, header=found, read_only=read_only, limits=limits)
+        volume = _unlock(device, secret, found, read_only=read_only, limits=limits)
     resources.enter_context(volume)
     return replace(layers, volume=volume, header_path=header_path)
+
+
+def _unlock(
+    device: BlockDevice,
+    secret: AnySecret,
+    header: luks.Place | None,
+    *,
+    read_only: bool,
+    limits: luks.KdfLimits,
+) -> luks.Volume:
+    """Open a volume; say so if a part of it is in the clear because that is being changed (O208).
+
+    Raises:
+        UnfinishedReencryptionError: It is being encrypted or decrypted.
+        StorageError: As `luks.open`.
+    """
+    try:
+        return luks.open(device, secret, header=header, read_only=read_only, limits=limits)
+    except luks.PolicyError as error:
+        status = luks.reencryption_status(device, header=header)
+        if status is None or status.mode == "reencrypt":
+            raise
+        raise luks.UnfinishedReencryptionError(
+            f"the image is in the middle of being {status.mode}ed in place [O208]",
+            hint=f"resume it: blobstore {status.mode} --resume",
+        ) from error
