@@ -280,7 +280,7 @@ def _at_owner(client: StoreClient, image: Place, key: KeySource, run: Run, begin
     if run.resume and not key.is_named and client.reencryption().state in ("stopped", "failed"):
         try:
             client.begin_reencryption("resume", None, **asked)
-        except luks.DeviceBusyError:
+        except luks.NoReencryptionError:
             _ask(client, image, key, "resume", asked)
     elif run.resume:
         _ask(client, image, key, "resume", asked)

@@ -3,7 +3,7 @@
 An image has one writer. While a machine runs, that is the owner, and programs, scripts
 and the verbs of the command line reach the store through it: HTTP/1.1 on a Unix socket,
 in which a blob is the body of a resource and its ETag is its generation. The rules are
-O1 to O199 in ``spec/owner.md``, the schema is ``spec/owner.openapi.yaml``; why HTTP, h11
+O1 to O224 in ``spec/owner.md``, the schema is ``spec/owner.openapi.yaml``; why HTTP, h11
 and threads, spec/decisions/0030.
 
 All that the owner offers comes to one `blobstore.store.store.Store`: nothing here has a
@@ -28,7 +28,8 @@ Begin with `owner`, what one process has, and `routes`, which answers requests w
 knowing sockets. `resources` says what there can be to ask for; `sections` is what there is of
 the store, `windows` its windows, `grouping` puts for many clients at once, and `changes` what
 was committed. `images` is what concerns the whole image (snapshots, backups, its LUKS header,
-of which `remote_header` is the other end), `maintenance` what puts a store right, and `lines`
+of which `remote_header` is the other end), `reencryption` how it is re-encrypted, which `moving`
+does (`passing_secrets` shows it the passphrase of a client), `maintenance` what puts a store right, and `lines`
 what takes long. `requests` and `documents` are what goes in and out, `problems` are errors as
 documents. `lifecycle` lets others have the image, and `resting` keeps it as it is for a copy;
 both by connections that `upgrading` makes of HTTP. `connection` answers one client, within its

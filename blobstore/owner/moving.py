@@ -170,13 +170,16 @@ class MovingImage:
         """Go on with what was stopped, or failed, or was resumed when the image was opened.
 
         Raises:
-            DeviceBusyError: It is running, or there is none in this process.
+            DeviceBusyError: It is running.
+            NoReencryptionError: There is none in this process.
         """
         with self._one:
             layers = self._store.session.layers
             found = None if layers is None else layers.moving
-            if found is None or self.is_running:
-                raise DeviceBusyError("no re-encryption was stopped by this process [O217]")
+            if found is None:
+                raise luks.NoReencryptionError("no re-encryption was stopped by this process [O221]")
+            if self.is_running:
+                raise DeviceBusyError("the re-encryption is running already [O217]")
             if self._moving is not found:
                 self._moving, self._as_bytes, self._zone = found, as_bytes, SERVED_ZONE
                 self._last, self._is_finished = found.status, False
