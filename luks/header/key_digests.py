@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from luks.crypto.spec import parse, refuses_key, unsupported
-from luks.errors import LuksHeaderError, UnsupportedError
+from luks.errors import LuksHeaderError, UnfinishedReencryptionError, UnsupportedError
 from luks.header.luks2_reencrypt_rules import (
     BACKUP_FINAL,
     BACKUP_PREVIOUS,
@@ -18,6 +18,9 @@ from luks.header.luks2_reencrypt_rules import (
 
 if TYPE_CHECKING:
     from luks.model import Digest, Header, Segment
+
+#: What to do about a re-encryption that is in the way.
+RESUME: Final = "resume it: blobstore reencrypt --resume, or luks.resume_reencryption"
 
 _LUKS1: Final = 1
 
@@ -62,9 +65,14 @@ def volume_digest(header: Header) -> Digest:
 
     Raises:
         UnsupportedError: There is no such digest, or it is of an unknown kind.
+        UnfinishedReencryptionError: A re-encryption has begun to use a second key.
         LuksHeaderError: It makes no sense.
     """
     chosen = header.volume_digest
+    if chosen is None and is_reencrypted(header):
+        raise UnfinishedReencryptionError(
+            "the volume is being re-encrypted, and has an old and a new key [L180]", hint=RESUME
+        )
     if chosen is None:
         raise UnsupportedError(
             "no single key decrypts the whole payload", feature="several volume keys"

@@ -176,15 +176,17 @@ def check_layout(header: Header) -> None:
         UnsupportedError: The backup segments have an ``iv_tweak``.
     """
     digest_of = header.segment_digests
-    wholes = [_backup(header, flag) for flag in (BACKUP_PREVIOUS, BACKUP_FINAL)]
-    for number, whole in wholes:
+    old, new = (_backup(header, flag) for flag in (BACKUP_PREVIOUS, BACKUP_FINAL))
+    for number, whole in (old, new):
         if whole.iv_tweak:
             raise UnsupportedError(
                 f"segment {number} of the re-encryption has the iv_tweak {whole.iv_tweak}, which"
                 " cryptsetup ignores when it re-encrypts [L185]",
                 feature="re-encryption with iv_tweak",
             )
-    moved = header.flagged(BACKUP_MOVED)
+    record, moved = reencrypt_record(header), header.flagged(BACKUP_MOVED)
+    # What has been moved lies at one end of the payload, the rest at the other.
+    wholes = [new, old] if record is not None and record.direction == "forward" else [old, new]
     position = 0
     for number, segment in sorted(header.segments.items()):
         if segment.is_backup:
@@ -192,19 +194,23 @@ def check_layout(header: Header) -> None:
         places = [(n, whole, whole.offset + position) for n, whole in wholes]
         if moved is not None and position == 0:
             places.append((moved, header.segments[moved], header.segments[moved].offset))
-        if not any(
-            _kind(segment) == _kind(whole)
+        fits = [
+            n
+            for n, whole, offset in places
+            if _kind(segment) == _kind(whole)
             and segment.offset == offset
             # cryptsetup resumes one without iv_tweak as well: it computes the IVs itself.
             and segment.iv_tweak in {0, position // _SECTOR_SIZE}
             and digest_of.get(number) == digest_of.get(n)
-            for n, whole, offset in places
-        ):
+        ]
+        if not fits:
             raise LuksHeaderError(
                 f"segment {number} is not at its place in the re-encryption: it has the byte"
                 f" {position} of the payload, and starts at byte {segment.offset}",
                 rule="L185",
             )
+        if wholes[-1][0] in fits and wholes[0][0] not in fits:
+            wholes = wholes[-1:]
         position += segment.size or 0
 
 

@@ -30,6 +30,7 @@ from luks.errors import (
 )
 from luks.header.detection import header_uuids
 from luks.header.key_digests import (
+    RESUME,
     encrypted_by,
     is_reencrypted,
     key_digests,
@@ -53,8 +54,6 @@ if TYPE_CHECKING:
 
 
 LUKS1: Final = 1
-
-_RESUME: Final = "resume it: blobstore reencrypt --resume, or luks.resume_reencryption"
 
 
 class Policy(Frozen, kw_only=True):
@@ -189,11 +188,12 @@ def check_openable(header: Header, *, allow_unencrypted: bool = False) -> None:
             raise UnfinishedReencryptionError(
                 f"a re-encryption was interrupted while it moved segment {number}, which must be"
                 " restored before the payload is opened [L183]",
-                hint=_RESUME,
+                hint=RESUME,
             )
         # What a payload was, or will be, need not be encrypted.
         if not (moving and segment.is_backup):
-            _check_segment(f"segment {number}", segment, plain=allow_unencrypted)
+            _check_encrypted(f"segment {number}", segment, plain=allow_unencrypted, moving=moving)
+            _check_segment(f"segment {number}", segment)
     if moving:
         check_layout(header)
     for number in key_digests(header):
@@ -243,22 +243,28 @@ def _refuse_requirement(requirement: str) -> NoReturn:
     if requirement in REENCRYPT_REQUIREMENTS:
         raise UnfinishedReencryptionError(
             "the volume is being re-encrypted, and is not changed before that has ended [L187]",
-            hint=_RESUME,
+            hint=RESUME,
         )
     raise UnsupportedError(
         f"the volume requires {requirement!r}, which is unknown [L31]", feature=requirement
     )
 
 
-def _check_segment(name: str, segment: Segment, *, plain: bool) -> None:
-    if segment.type == "linear" or (segment.cipher and parse(segment.cipher).is_null):
-        if not plain:
-            raise PolicyError(
-                f"{name} of the payload is not encrypted [L62]",
-                hint=UNENCRYPTED,
-            )
-        if segment.type == "linear":
-            return
+def _check_encrypted(name: str, segment: Segment, *, plain: bool, moving: bool) -> None:
+    is_plain = segment.type == "linear" or (segment.cipher and parse(segment.cipher).is_null)
+    if plain or not is_plain:
+        return
+    if moving:
+        raise PolicyError(
+            f"{name} of the payload is not encrypted yet, or not any more [L62]",
+            hint=f"{RESUME}; or permit it (luks.Policy)",
+        )
+    raise PolicyError(f"{name} of the payload is not encrypted [L62]", hint=UNENCRYPTED)
+
+
+def _check_segment(name: str, segment: Segment) -> None:
+    if segment.type == "linear":
+        return
     if segment.type.startswith("hw-opal"):
         raise UnsupportedError(
             f"{name} is encrypted by the drive itself (OPAL)",

@@ -10,7 +10,7 @@ this project uses that record before the digest verifies (L181, L182).
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from formats.frozen import Frozen
 from luks.crypto.kdf import DEFAULT_LIMITS, confirms
@@ -33,6 +33,7 @@ from luks.secret.secrets import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from types import TracebackType
 
     from formats.devices.device import BlockDevice, ReadableBuffer
     from luks.crypto.kdf import KdfLimits
@@ -91,9 +92,20 @@ class VolumeKeys(Frozen):
         )
 
     def wipe(self) -> None:
-        """Overwrite the keys."""
+        """Overwrite the keys, as the end of a ``with`` block does; twice is fine."""
         for key in self.by_digest.values():
             key.key.wipe()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.wipe()
 
 
 def unlock_all(

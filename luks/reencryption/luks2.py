@@ -19,23 +19,20 @@ from __future__ import annotations
 from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from formats.devices.device import read_exactly
 from formats.frozen import replace
 from formats.process import Owned, OwnedLock, Owner
 from luks.errors import DeviceBusyError, UnfinishedReencryptionError
 from luks.header.load import read_header
 from luks.header.lock import exclusive
 from luks.header.writer import erase_unused, next_header, rewrite_header
+from luks.model import SECTOR_SIZE
+from luks.reencryption.ahead import Prepared, Preparer
 from luks.reencryption.headers import finished, taken_back, with_progress
 from luks.reencryption.interface import Reencryption, ReencryptionStatus
 from luks.reencryption.payload import Payload
 from luks.reencryption.plan import MovedPlan, Progress, Zone
-from luks.reencryption.resilience import (
-    ChecksumRecovery,
-    Converter,
-    capacity,
-    checksums,
-    payload_cipher,
-)
+from luks.reencryption.resilience import ChecksumRecovery, Converter, capacity, payload_cipher
 from luks.reencryption.tidying import tidy
 
 if TYPE_CHECKING:
@@ -89,17 +86,11 @@ class Places(NamedTuple):
 class _Step:
     """A step in doubt: all that it writes, and the stage that it has reached."""
 
-    def __init__(
-        self,
-        zone: Zone,
-        stage: int,
-        protection: bytes | bytearray = b"",
-        data: bytes | bytearray = b"",
-    ) -> None:
-        self.zone = zone
+    def __init__(self, prepared: Prepared, stage: int = _PROTECT) -> None:
+        self.zone = prepared.zone
+        self.protection = prepared.protection
+        self.data = prepared.data
         self.stage = stage
-        self.protection = protection
-        self.data = data
         self.final: Header | None = None
 
 
@@ -123,6 +114,7 @@ class Luks2Reencryption(Owned, Reencryption):
         digests: KeyDigests,
         *,
         hotzone_size: int | None = None,
+        workers: int = 1,
     ) -> None:
         """Continue from ``progress``; nothing is read or written yet.
 
@@ -134,6 +126,7 @@ class Luks2Reencryption(Owned, Reencryption):
             keys: Those of its digests, verified; `close` wipes them.
             digests: Of the old and the new key.
             hotzone_size: Most bytes of a zone.
+            workers: Threads that convert.
         """
         self._places = places
         self._plan = plan
@@ -146,15 +139,15 @@ class Luks2Reencryption(Owned, Reencryption):
         self._is_closed = False
         # A crash may have come after the last zone was moved, before the final header.
         end = Zone(plan.size, plan.size)
-        self._memory = _Memory(
-            progress, _Step(end, _COMMIT) if progress.done == plan.size else None
-        )
+        self._memory = _Memory(progress, _moved(end) if progress.done == plan.size else None)
         by_digest = keys.by_digest
         old = None if digests.old is None else by_digest[digests.old].key
         new = None if digests.new is None else by_digest[digests.new].key
         self._converter = Converter(payload_cipher(plan.old, old), payload_cipher(plan.new, new))
         self._limit = zone_size(plan, hotzone_size)
+        self._preparer = Preparer(places.image, plan, self._converter, workers)
         self._payload = Payload(places.image, plan, self._converter, self)
+        self._sealed: list[bytes] = []  # the beginnings of both header copies, if known
 
     @property
     def status(self) -> ReencryptionStatus:
@@ -183,9 +176,17 @@ class Luks2Reencryption(Owned, Reencryption):
                 return False
             zone = self._plan.zone(self.progress, self._limit)
             self._payload.make_durable()
-            self._memory = self._memory._replace(step=self._prepared(zone))
+            step = _Step(self._preparer.take(zone))
+            after = Progress(self.progress.done + zone.size)
+            if after.done < self._plan.size:
+                self._preparer.begin(self._plan.zone(after, self._limit))
+            self._memory = self._memory._replace(step=step)
             self.settle()
             return True
+
+    def payload_changes(self) -> None:
+        """Forget what was read ahead, because the payload is about to be written to."""
+        self._preparer.forget()
 
     def settle(self) -> bool:
         """Finish a step that an error, an interrupt or a crash has left unfinished.
@@ -204,7 +205,7 @@ class Luks2Reencryption(Owned, Reencryption):
                 return False
             zone = self._plan.zone(self.progress, self._limit)
             self._restore(zone)
-            self._memory = self._memory._replace(step=_Step(zone, _COMMIT))
+            self._memory = self._memory._replace(step=_moved(zone))
         self._carry_out()
         return True
 
@@ -236,6 +237,7 @@ class Luks2Reencryption(Owned, Reencryption):
             return
         with self._lock:
             self._is_closed = True
+            self._preparer.close()
             self._keys.wipe()
             self._places.close()
 
@@ -243,21 +245,6 @@ class Luks2Reencryption(Owned, Reencryption):
         self._owner.require()
         if self._is_closed:
             raise ValueError("the re-encryption is closed")
-
-    def _prepared(self, zone: Zone) -> _Step:
-        """Read a zone and return the step that moves it; nothing is written."""
-        data = bytearray(zone.size)
-        view = memoryview(data)
-        self._places.image.read_into(self._plan.source(zone), view)
-        protection: bytes | bytearray = b""
-        match self._plan.protection(zone):
-            case "checksum":
-                record = self._plan.record
-                protection = checksums(view, record.sector_size, record.hash_name)
-            case "journal":
-                protection = bytes(data)
-        self._converter.convert(zone.first_sector, view)
-        return _Step(zone, _PROTECT, protection, data)
 
     def _carry_out(self) -> None:
         """Do the stages of the step in doubt, from the one on that it has reached."""
@@ -305,7 +292,7 @@ class Luks2Reencryption(Owned, Reencryption):
         for at in range(0, zone.size, _CHUNK):
             data = bytearray(min(_CHUNK, zone.size - at))
             view = memoryview(data)
-            sector = (zone.start + at) // 512
+            sector = (zone.start + at) // SECTOR_SIZE
             if checks is not None:
                 places.image.read_into(target + at, view)
                 sums = bytearray(checks.size_for(len(data)))
@@ -327,7 +314,7 @@ class Luks2Reencryption(Owned, Reencryption):
         """Durably replace the header on the device, unless another program has changed it."""
         with ExitStack() as stack:
             stack.enter_context(self._places.locked())
-            there = read_header(self._places.header)
+            there = self._there()
             if there not in (self._header, *self._doubtful):
                 raise DeviceBusyError(
                     "another program has changed the header of the re-encryption meanwhile [L162]",
@@ -338,8 +325,26 @@ class Luks2Reencryption(Owned, Reencryption):
             )
             # From here on until memory has followed, any of these may be there (L161).
             self._doubtful = (*self._doubtful, next_header(new))
+            self._sealed = []
             self._header = rewrite_header(self._places.header, new)
             self._doubtful = ()
+            self._sealed = self._beginnings()
+
+    def _there(self) -> Header:
+        """Return the header on the device."""
+        if self._sealed and self._sealed == self._beginnings():
+            return self._header  # without decoding it again
+        return read_header(self._places.header)
+
+    def _beginnings(self) -> list[bytes]:
+        """Return the first sectors of both header copies, which hold their checksums."""
+        places = (0, self._header.metadata_size)
+        return [read_exactly(self._places.header, at, SECTOR_SIZE) for at in places]
+
+
+def _moved(zone: Zone) -> _Step:
+    """Return the step of which only the header is left to be written."""
+    return _Step(Prepared(zone, b"", bytearray()), _COMMIT)
 
 
 def zone_size(plan: Plan, wanted: int | None) -> int:

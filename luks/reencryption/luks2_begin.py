@@ -94,8 +94,9 @@ def begin_reencryption(
                     composed, number, new_digest_number, view_of(secret), fresh, new, options
                 )
                 material.update(added)
-            block = max(old.sector_size, new.sector_size)
-            composed = with_record(composed, Intent("reencrypt", "forward", block), options)
+            largest = max(old.sector_size, new.sector_size)
+            intent = Intent("reencrypt", "forward", largest, size)
+            composed = with_record(composed, intent, options)
             plan = ForwardPlan(record_of(composed), old, new, size, False)
             digests = KeyDigests(old_digest, new_digest_number)
             return begun(places, composed, material, plan, keys, digests, options)
@@ -118,7 +119,14 @@ def begun(
     written = rewrite_header(places.header, proved, material)
     erase_unused(places.header, written)
     return Luks2Reencryption(
-        places, written, plan, Progress(0), keys, digests, hotzone_size=options.hotzone_size
+        places,
+        written,
+        plan,
+        Progress(0),
+        keys,
+        digests,
+        hotzone_size=options.hotzone_size,
+        workers=options.workers,
     )
 
 

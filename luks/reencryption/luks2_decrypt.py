@@ -14,7 +14,7 @@ from luks.reencryption.headers import KeyDigests
 from luks.reencryption.luks2 import protected_size
 from luks.reencryption.luks2_begin import begun, loaded, payload_size
 from luks.reencryption.placing import copy_first_bytes
-from luks.reencryption.plan import BackwardPlan, ShiftedDecryption
+from luks.reencryption.plan import ForwardPlan, ShiftedDecryption
 from luks.reencryption.record import Intent, record_of, with_record
 
 if TYPE_CHECKING:
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from luks.reencryption.luks2_begin import Access
     from luks.reencryption.plan import Plan
 
-#: Most bytes that are copied over the header; the last step has them in memory.
-_MOST_MOVED: Final = 8 << 20
+#: Most bytes that are copied over the header, as in cryptsetup, which continues the last
+#: step only if they are as many as the shift, or this many. That step has them in memory.
+_MOST_MOVED: Final = 20 << 20
 
 
 def begin_decryption(
@@ -49,16 +50,14 @@ def begin_decryption(
         done = False
         try:
             new = Segment("linear", old.offset - shift, None)
-            intent = (
-                Intent("decrypt", "forward", old.sector_size, shift)
-                if shift
-                else Intent("decrypt", "backward", old.sector_size)
-            )
+            # Forward also where cryptsetup would go backward: after a crash in the last zone
+            # of a backward run it forgets that it has finished, and begins again (L169).
+            intent = Intent("decrypt", "forward", old.sector_size, size, shift)
             composed = with_record(header, intent, options)
             record = record_of(composed)
             plan: Plan
             if not shift:
-                plan = BackwardPlan(record, old, new, size, False)
+                plan = ForwardPlan(record, old, new, size, False)
             else:
                 moved = _moved(record, old, size)
                 plan = ShiftedDecryption(record, old, new, size, False, moved)

@@ -76,14 +76,21 @@ def begin_detached(
     with new_volume_key(made) as key:
         check_key(key, made.cipher)
         header, material = enrol(blank, made, secret, key)
-        header = with_record(header, Intent("encrypt", "forward", blank.sector_size), options)
+        header = with_record(header, Intent("encrypt", "forward", blank.sector_size, size), options)
         plan = ForwardPlan(record_of(header), old, new, size, False)
         keys = VolumeKeys({0: VolumeKey(key, 0)}).copy()
     digests = KeyDigests(None, 0)
     header = with_proof(header, plan, keys, digests, options)
     written = create_header(places.header, header, material, made.random)
     return Luks2Reencryption(
-        places, written, plan, Progress(0), keys, digests, hotzone_size=options.hotzone_size
+        places,
+        written,
+        plan,
+        Progress(0),
+        keys,
+        digests,
+        hotzone_size=options.hotzone_size,
+        workers=options.workers,
     )
 
 
@@ -130,7 +137,7 @@ def begin_attached(
     with new_volume_key(made) as key:
         check_key(key, made.cipher)
         header, material = enrol(blank, made, secret, key)
-        intent = Intent("encrypt", "backward", blank.sector_size, shift)
+        intent = Intent("encrypt", "backward", blank.sector_size, size, shift)
         header = with_record(header, intent, options)
         old = Segment("linear", 0, size)
         new = blank.segments[0]
@@ -147,6 +154,7 @@ def begin_attached(
         keys,
         digests,
         hotzone_size=options.hotzone_size,
+        workers=options.workers,
     )
 
 

@@ -233,6 +233,7 @@ def resume_reencryption(
             keys,
             key_digests(loaded),
             hotzone_size=options.hotzone_size,
+            workers=options.workers,
         )
 
 

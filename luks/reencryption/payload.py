@@ -32,6 +32,9 @@ class Mover(Protocol):
     def settle(self) -> bool:
         """Finish a step that is in doubt; the caller holds the lock."""
 
+    def payload_changes(self) -> None:
+        """Forget what was read ahead; the caller holds the lock."""
+
 
 class _Layout(NamedTuple):
     """The segments of the payload at one moment, and where each starts in it."""
@@ -75,6 +78,7 @@ class Payload(Device):
         with self._mover.lock:
             for segment, at, first, last in self._pieces(offset, len(view)):
                 self._is_unflushed = True
+                self._mover.payload_changes()
                 segment.write(at, view[first:last])
 
     def flush(self) -> None:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _REQUIREMENT: Final = "online-reencrypt-v2"
 #: For a decryption with data shift, which older versions of cryptsetup do not know.
 _SHIFTED_DECRYPTION: Final = "online-reencrypt-v3"
+#: Bytes that a checksum covers if the payload has a whole number of them.
+_BLOCK: Final = 4096
 
 
 class Intent(NamedTuple):
@@ -41,13 +43,15 @@ class Intent(NamedTuple):
     Attributes:
         mode: ``"reencrypt"``, ``"encrypt"`` or ``"decrypt"``.
         direction: ``"forward"`` or ``"backward"``.
-        block_size: Bytes that a checksum covers.
+        sector_size: Bytes of the largest sector of the payload, before or afterwards.
+        size: Bytes of the payload.
         shift_size: Bytes by which the payload is moved, or 0.
     """
 
     mode: Mode
     direction: Direction
-    block_size: int
+    sector_size: int
+    size: int
     shift_size: int = 0
 
 
@@ -79,7 +83,7 @@ def with_record(header: Header, intent: Intent, options: ReencryptionOptions) ->
     }
     if "checksum" in resilience:
         described["hash"] = canonical(options.resilience_hash)
-        described["sector_size"] = intent.block_size
+        described["sector_size"] = _block_size(intent)
     if intent.shift_size:
         described["shift_size"] = str(intent.shift_size)
     body = {
@@ -133,6 +137,11 @@ def with_digest(header: Header, number: int, digest: Digest) -> Header:
 def free_digest(header: Header) -> int:
     """Return the number of the first digest that does not exist."""
     return next(n for n in range(len(header.digests) + 1) if n not in header.digests)
+
+
+def _block_size(intent: Intent) -> int:
+    """Return the bytes that a checksum covers: as cryptsetup, more than a sector if possible."""
+    return _BLOCK if intent.size % _BLOCK == 0 else intent.sector_size
 
 
 def _resilience(intent: Intent, options: ReencryptionOptions) -> str:

@@ -89,6 +89,11 @@ class Case:
     def before(self) -> Content:
         return self.make(self.plain)
 
+    def place(self, content: Content) -> BlockDevice:
+        """The device that has the header."""
+        image, header = content.devices()
+        return image if header is None else header
+
     @cached_property
     def recorded(self) -> Recording:
         """A whole run, from the beginning to the end."""
@@ -283,3 +288,7 @@ CASES = (
     _shifted_decryption("decrypt-shift-journal", OFFSET + 20 * KIB, resilience="journal"),
     _shifted_decryption("decrypt-shift-small", 16 * KIB),
 )
+
+
+def by_name(name: str) -> Case:
+    return next(case for case in CASES if case.name == name)
