@@ -252,9 +252,9 @@ def verify_record(
         if confirms(digest, text.view(), limits):
             return record
     raise PolicyError(
-        "the header records a re-encryption that its digest does not confirm: the record was"
-        " changed by someone who does not have the key [L182]",
-        hint="nothing was changed; restore the header from a backup, or find out who changed it",
+        "the header records a re-encryption that its digest does not confirm: a program without"
+        " the key has written or changed the record [L182]",
+        hint="nothing was done; find out where the header comes from, and restore it from a backup",
     )
 
 

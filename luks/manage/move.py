@@ -111,7 +111,7 @@ def destroy_keys(path_or_device: Place) -> Header:
     """Remove all keyslots and erase their key material: the volume cannot be opened again.
 
     Only a backup of the header, or of the volume key, brings it back. The record of a
-    re-encryption stays (L187): it is no secret, and says what the payload was.
+    re-encryption stays (L187): it is not a secret, and says what the payload was.
 
     Args:
         path_or_device: Image file, block device, or detached header.
