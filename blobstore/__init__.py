@@ -93,6 +93,7 @@ if TYPE_CHECKING:
     from blobstore.image.layers import is_encrypted as is_encrypted
     from blobstore.image.layers import qcow2_options as qcow2_options
     from blobstore.image.luks_header import attach_header as attach_header
+    from blobstore.image.luks_header import convert_header as convert_header
     from blobstore.image.luks_header import detach_header as detach_header
     from blobstore.image.luks_header import luks_place as luks_place
     from blobstore.image.place import Place as Place

@@ -78,6 +78,7 @@ if TYPE_CHECKING:
     from luks.manage.amending import amend as amend
     from luks.manage.backup import backup_header as backup_header
     from luks.manage.backup import restore_header as restore_header
+    from luks.manage.converting import convert_header as convert_header
     from luks.manage.dump import describe_header as describe_header
     from luks.manage.editing import HeaderEdit as HeaderEdit
     from luks.manage.editing import edit as edit

@@ -56,6 +56,16 @@ class _Source(NamedTuple):
 _NEW: Final = _Source(MappingProxyType({}))
 
 
+def new_source(uuid: bytes) -> object:
+    """Return the `Header.source` of a new header that keeps the bytes of a UUID as they are."""
+    return _NEW._replace(uuid=uuid)
+
+
+def uuid_field(header: Header) -> bytes | None:
+    """Return the bytes of the UUID that `decode_copy` has read, or None if it read none."""
+    return header.source.uuid if isinstance(header.source, _Source) else None
+
+
 def metadata_size_of(block: bytes, which: int, offset: int) -> int:
     """Return the size in bytes of the copy that begins with ``block``.
 

@@ -166,16 +166,21 @@ def repair_header(device: BlockDevice, header: Header) -> Header:
     return replace(header, stale_copy=None)
 
 
-def erase_unused(device: BlockDevice, header: Header) -> None:
+def erase_unused(device: BlockDevice, header: Header, end: int = 0) -> None:
     """Durably overwrite every part of the keyslots area that no keyslot refers to.
 
     Erased parts are random, so they cannot be recognised and are overwritten again.
+
+    Args:
+        device: Holds the header.
+        header: That header.
+        end: Where to stop; by default, and at the least, at the end of the keyslots area.
 
     Raises:
         DeviceError: A write or flush failed; the used parts are unchanged.
     """
     position = header.keyslots_offset
-    end = min(header.keyslots_offset + header.keyslots_size, device.size)
+    end = min(max(end, header.keyslots_offset + header.keyslots_size), device.size)
     areas = sorted((slot.area for slot in header.keyslots.values()), key=lambda area: area.offset)
     for area in areas:
         _fill_with_random(device, position, min(area.offset, end))

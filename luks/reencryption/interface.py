@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from formats.devices.device import BlockDevice
+    from luks.header.detection import Place
     from luks.model import KdfCost
     from luks.secret.secrets import Secret
 
@@ -101,6 +102,7 @@ class ReencryptionOptions(Frozen, kw_only=True):
             needs at the end. Otherwise the last ``2 * data_shift + 4096`` bytes of the image
             must not be in use, and become a part of the payload with random content.
         workers: Threads that encrypt and compute checksums; 1 to 16.
+        journal: Where the journal of a LUKS1 volume is; by default a file beside the image.
 
     Raises:
         ArgumentError: The values are impossible, or do not fit together.
@@ -122,6 +124,7 @@ class ReencryptionOptions(Frozen, kw_only=True):
     data_shift: int | None = None
     grow: bool = True
     workers: int = 1
+    journal: Place | None = None
 
     def __post_init__(self) -> None:
         self.__dict__["hash_name"] = canonical(self.hash_name)

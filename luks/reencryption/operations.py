@@ -72,8 +72,12 @@ def begin_reencryption(
     from luks.reencryption import luks2_begin  # noqa: PLC0415  beginning is rare
 
     with _opened_places(path_or_device, header) as places:
-        _require_luks2(read_header(places.header))
         access = luks2_begin.Access((secret, *others), limits, policy)
+        if read_header(places.header).version != LUKS2:
+            from luks.reencryption import luks1_begin  # noqa: PLC0415  only LUKS1 needs it
+
+            journal = luks1_begin.journal_place(path_or_device, options.journal)
+            return luks1_begin.begin_reencryption(places, access, options, journal)
         return luks2_begin.begin_reencryption(places, access, options)
 
 
@@ -199,8 +203,8 @@ def resume_reencryption(
         path_or_device: The image; as in `begin_reencryption`.
         secret: Opens the keyslots of the old and new key.
         header: Detached header.
-        options: Only `hotzone_size`, `workers` and `resilience` count; the last only if it
-            is not the default.
+        options: Only `hotzone_size`, `workers`, `journal` and `resilience` count; the last only
+            if it is not the default.
         limits: As in `begin_reencryption`.
         policy: As in `begin_reencryption`.
 
@@ -211,12 +215,17 @@ def resume_reencryption(
         UnsupportedError, FormatError, DeviceError: As `begin_reencryption`.
     """
     from luks.keys.reencryption import unlock_all  # noqa: PLC0415  see `_opened_places`
+    from luks.reencryption import luks1_begin, luks2_begin  # noqa: PLC0415
     from luks.reencryption.headers import key_digests, read_plan  # noqa: PLC0415
     from luks.reencryption.luks2 import Luks2Reencryption  # noqa: PLC0415
     from luks.reencryption.placing import complete_placing  # noqa: PLC0415
 
     view_of(secret)
     with _opened_places(path_or_device, header) as places:
+        if luks1_begin.is_luks1(places.header):
+            journal = luks1_begin.journal_place(path_or_device, options.journal)
+            access = luks2_begin.Access((secret,), limits, policy)
+            return luks1_begin.resume(places, access, options, journal)
         if header is None:
             complete_placing(places.image)
         loaded = read_header(places.header)
@@ -238,16 +247,23 @@ def resume_reencryption(
 
 
 def reencryption_status(
-    path_or_device: Place, *, header: Place | None = None
+    path_or_device: Place, *, header: Place | None = None, journal: Place | None = None
 ) -> ReencryptionStatus | None:
     """Return how far a re-encryption is, or None if none is in progress; needs no secret.
 
     Nothing is written. What it says is not authentic.
 
+    Args:
+        path_or_device: The image.
+        header: Detached header.
+        journal: As in `ReencryptionOptions`, of a LUKS1 volume.
+
     Raises:
+        UnfinishedReencryptionError: The journal of a LUKS1 volume is missing.
         FormatError, UnsupportedError, DeviceError: As `luks.load_header`.
     """
     from luks.header.luks2_reencrypt_rules import reencrypt_record  # noqa: PLC0415
+    from luks.reencryption import luks1_begin  # noqa: PLC0415
     from luks.reencryption.headers import read_plan  # noqa: PLC0415
     from luks.reencryption.luks2 import status_of  # noqa: PLC0415
     from luks.reencryption.placing import STAGED, read_marker, staged_header  # noqa: PLC0415
@@ -258,6 +274,8 @@ def reencryption_status(
             # The header is not in its place yet, or not known to be.
             loaded = staged_header(image, marker)
             return replace(status_of(*read_plan(loaded, image)), needs_recovery=True)
+        if luks1_begin.is_luks1(place):
+            return luks1_begin.status(image, place, path_or_device, journal)
         loaded = read_header(place)
         if loaded.version != LUKS2 or reencrypt_record(loaded) is None:
             return None
@@ -265,22 +283,36 @@ def reencryption_status(
 
 
 def abort_reencryption(
-    path_or_device: Place, secret: bytes | Secret, *, header: Place | None = None
+    path_or_device: Place,
+    secret: bytes | Secret,
+    *,
+    header: Place | None = None,
+    options: ReencryptionOptions = DEFAULT_OPTIONS,
 ) -> None:
     """Take back what was begun and has not moved anything yet; the header is as before.
+
+    Args:
+        path_or_device: The image.
+        secret: Opens the volume.
+        header: Detached header.
+        options: Only `ReencryptionOptions.journal` counts.
 
     Raises:
         PolicyError: Something has been moved: it can only be resumed.
         UnlockError: Nothing is in progress, or the secret does not open the volume.
         UnsupportedError, FormatError, DeviceError: As `begin_reencryption`.
     """
-    with resume_reencryption(path_or_device, secret, header=header) as running:
+    with resume_reencryption(path_or_device, secret, header=header, options=options) as running:
         running.take_back()
 
 
 def _require_luks2(header: Header) -> None:
     if header.version != LUKS2:
-        raise UnsupportedError("LUKS1 cannot be re-encrypted yet", feature="re-encryption of LUKS1")
+        raise UnsupportedError(
+            "LUKS1 cannot describe a payload that is in part plain [L215]",
+            feature="encrypting to or decrypting from LUKS1",
+            hint="convert the header to LUKS2 before a decryption, or to LUKS1 after an encryption",
+        )
 
 
 @contextmanager
