@@ -109,7 +109,7 @@ run_options: Final = taking(
                 "--header", type=IMAGE, metavar="FILE", help="The detached LUKS header."
             ),
             "resume": option(
-                "--resume", is_flag=True, help="Continue what was begun, whoever began it."
+                "--resume", is_flag=True, help="Continue what was begun, here or by cryptsetup."
             ),
             "status": option("--status", is_flag=True, help="Only say how far it is."),
             "abort": option(

@@ -147,7 +147,7 @@ class OpenContainer:
         return self.header.block_size
 
     def use_device(self, device: BlockDevice) -> None:
-        """Read and write by another way to the same bytes, such as one that decrypts them anew.
+        """Read and write the same bytes through another device, such as one with another key.
 
         Args:
             device: What was written by the old one, and is not flushed, becomes durable with

@@ -124,8 +124,8 @@ class MovingImage:
         Args:
             begin: Calls a function of `luks`.
             secret: Opens the volume; the caller's to wipe.
-            encrypts: Whether an image in the clear is encrypted: others wait meanwhile, for its
-                payload may be moved at once.
+            encrypts: Whether an image in the clear is encrypted: others wait meanwhile, because
+                its payload may be moved at once.
             header_path: Of a detached header.
             sector_size: Of the new payload, if it is said.
             zone: Bytes that a step moves at most.
@@ -140,8 +140,8 @@ class MovingImage:
             raise DeviceBusyError("another client has a re-encryption begun or stopped [O217]")
         try:
             session = self._store.session
-            # To encrypt moves a part of the payload at once; otherwise nothing is moved before
-            # the store takes part.
+            # Encrypting moves a part of the payload at once; otherwise nothing is moved before
+            # the store uses what moves it.
             with self._resting, session.lock if encrypts else nullcontext():
                 layers = require_movable(session, protect=not as_bytes)
                 if sector_size is not None:
@@ -177,7 +177,9 @@ class MovingImage:
             layers = self._store.session.layers
             found = None if layers is None else layers.moving
             if found is None:
-                raise luks.NoReencryptionError("no re-encryption was stopped by this process [O221]")
+                raise luks.NoReencryptionError(
+                    "no re-encryption was stopped by this process [O221]"
+                )
             if self.is_running:
                 raise DeviceBusyError("the re-encryption is running already [O217]")
             if self._moving is not found:

@@ -164,7 +164,7 @@ def resume_reencryption(
     as_bytes: bool = False,
     limits: luks.KdfLimits | None = None,
 ) -> ImageReencryption | None:
-    """Continue a re-encryption, encryption or decryption, whoever began it.
+    """Continue a re-encryption, encryption or decryption, begun here or by another program.
 
     Where cryptsetup has finished it, a store in the image still has its old flag, or was in the
     middle of getting its new one: that is put right.

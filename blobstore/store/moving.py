@@ -1,7 +1,7 @@
 """A store whose image is re-encrypted while it is open (O210 to O214).
 
-Nobody who uses the store takes notice: the container goes on, by another way to the same bytes,
-under another key. Windows and transactions that are under way go on, too.
+Users of the store do not notice: the container goes on, with the same bytes through another
+device, and under another key. Windows and transactions that are under way go on, too.
 """
 
 from __future__ import annotations

@@ -111,9 +111,11 @@ def test_o212_o213_puts_and_windows_go_on_between_two_pieces(tmp_path: Path, mod
         assert info.encrypted is (mode != "decrypt")
         client.put("a", b"after")
         content = window.read(0, 64 << 10)
-    now = {"header": header} if mode == "encrypt detached" else {}
-    assert blobstore.reencryption_status(image, **now) is None
-    with blobstore.open(image, None if mode == "decrypt" else SECRET, direct=True, **now) as store:
+    now = header if mode == "encrypt detached" else None
+    assert blobstore.reencryption_status(image, header=now) is None
+    with blobstore.open(
+        image, None if mode == "decrypt" else SECRET, direct=True, header=now
+    ) as store:
         assert store.get("a") == b"after"
         assert store.get("flash") == content
         assert store.verify().ok

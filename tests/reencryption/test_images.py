@@ -41,8 +41,8 @@ def kind(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
 
 
 def make(path: Path, **options: Any) -> None:
-    options = {"secret": SECRET, "kdf": QUICK, "free": 1 << 20} | options
-    with blobstore.create(path, {"a": 5000, "never": 100}, **options) as store:
+    made: dict[str, Any] = {"secret": SECRET, "kdf": QUICK, "free": 1 << 20, **options}
+    with blobstore.create(path, {"a": 5000, "never": 100}, **made) as store:
         store.register("flash", 64 << 10, "window")
         store.put("a", b"one")
         store.put("a", b"two" * 1000)
@@ -58,8 +58,21 @@ def header_of(path: Path, header: Path | None = None, secret: bytes | None = SEC
         return found
 
 
-def opened(path: Path, header: Path | None = None, **options: Any) -> blobstore.Store:
-    return blobstore.open(path, SECRET, header=header, direct=True, **options)
+def opened(
+    path: Path,
+    header: Path | None = None,
+    *,
+    read_only: bool = False,
+    expect_digest: blobstore.StateDigest | None = None,
+) -> blobstore.Store:
+    return blobstore.open(
+        path,
+        SECRET,
+        header=header,
+        read_only=read_only,
+        expect_digest=expect_digest,
+        direct=True,
+    )
 
 
 def test_o206_a_new_volume_key_and_a_new_key_of_the_store(
