@@ -33,8 +33,8 @@ measure and snapshots of a whole qcow2 image), `snapshot_devices` (raw images wh
 snapshots), `image` (what a store lies in), `info` (that as plain values) and `regions` (what
 each byte of it is for). `opened` does things to an image
 while its store is open, `owners` names the process that has it. `handover` asks an image again
-that another process had meanwhile (C65), `markers` says what must not be opened at all (P41,
-P46), and `fencing` whether a process that had an image can still write to it (P50). `files`
+that another process had meanwhile (C65), `moving` is a payload that is re-encrypted while it is used (O210). `markers`
+says what must not be opened at all (P41, P46), and `fencing` whether a process that had an image can still write to it (P50). `files`
 reads and makes whole files for the rooms above, and `small_disks` the disks of small qcow2
 images. The room `remote` has devices that are not files of this machine.
 """

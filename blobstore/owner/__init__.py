@@ -28,17 +28,17 @@ Begin with `owner`, what one process has, and `routes`, which answers requests w
 sockets. `resources` says what there can be to ask for; `sections` is what there is of the store,
 `windows` its windows, `grouping` puts for many clients at once, and `changes` what was committed.
 `images` is what concerns the whole image (snapshots, backups, its LUKS header, of which
-`remote_header` is the other end), `reencryption` how it is re-encrypted, which `moving` does
-(`passing_secrets` shows it the passphrase of a client), `maintenance` what puts a store right,
-and `lines` what takes long. `requests` and `documents` are what goes in and out, `problems` are
-errors as documents. `lifecycle` lets others have the image, and `resting` keeps it as it is for a
-copy; both by connections that `upgrading` makes of HTTP. `connection` answers one client, within
-its `limits` and out of the memory that `budget` has for all: `receiving` reads requests, some of
-them by `heads` that are known, and `replies` are bytes. `server` has the threads, `listening` the
-socket, and the room `serving` is the process. `client` is the other end, `exchange` its HTTP, and
-`client_transaction`, `client_windows` and `client_changes` are what it makes; it has
-`blobstore.store.protocol` in common with a store, and `blobstore.reaching` finds it. `sharing`
-serves a store beside another task, and the room `tpm` has the TPMs of an owner.
+`remote_header` is the other end), `reencryption` how it is re-encrypted, by `moving` (and
+`passing_secrets`), `maintenance` what puts a store right, and `lines` what takes long. `requests`
+and `documents` are what goes in and out, `problems` are errors as documents. `lifecycle` lets
+others have the image, and `resting` keeps it as it is for a copy; both by connections that
+`upgrading` makes of HTTP. `connection` answers one client, within its `limits` and out of the
+memory that `budget` has for all: `receiving` reads requests, some of them by `heads` that are
+known, and `replies` are bytes. `server` has the threads, `listening` the socket, and the room
+`serving` is the process. `client` is the other end, `exchange` its HTTP, and `client_transaction`,
+`client_windows` and `client_changes` are what it makes; it has `blobstore.store.protocol` in
+common with a store, and `blobstore.reaching` finds it. `sharing` serves a store beside another
+task, and the room `tpm` has the TPMs of an owner.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ an image is encrypted or decrypted. Rules: O200 to O229 in ``spec/owner.md``.
 What must not happen here:
 
 - There is no instant at which the image neither opens, by the policy for what it was or for
-  what it is to be, nor says that it has to be resumed. So key and flag change while the LUKS header says
-  that a re-encryption is in progress, before the last piece is moved (O206).
+  what it is to be, nor says that it has to be resumed. So key and flag change while the LUKS
+  header says that a re-encryption is in progress, before the last piece is moved (O206).
 - Nothing is begun that the store would keep from ending: a store that is corrupt, or has no
   room for the change, is refused before (O207).
 - No secret is kept.
