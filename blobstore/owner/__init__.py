@@ -1,14 +1,13 @@
 """The owner of an image: one process has it, and all others ask that one.
 
-An image has one writer. While a machine runs, that is the owner, and programs, scripts
-and the verbs of the command line reach the store through it: HTTP/1.1 on a Unix socket,
-in which a blob is the body of a resource and its ETag is its generation. The rules are
-O1 to O224 in ``spec/owner.md``, the schema is ``spec/owner.openapi.yaml``; why HTTP, h11
-and threads, spec/decisions/0030.
+An image has one writer. While a machine runs, that is the owner, and programs, scripts and the
+verbs of the command line reach the store through it: HTTP/1.1 on a Unix socket, in which a blob is
+the body of a resource and its ETag is its generation. Rules: O1 to O224 in ``spec/owner.md``, the
+schema is ``spec/owner.openapi.yaml``; why HTTP, h11 and threads, spec/decisions/0030.
 
-All that the owner offers comes to one `blobstore.store.store.Store`: nothing here has a
-way of its own to write. A reply that says that something was done is sent when it is
-durable (O22). A process that may connect may read, so sockets are private to their user (O5).
+All that the owner offers comes to one `blobstore.store.store.Store`: nothing here writes by
+itself. A reply that says that something was done is sent when it is durable (O22). A process
+that may connect may read, so sockets are private to their user (O5).
 
 What must not happen here:
 
