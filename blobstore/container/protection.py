@@ -34,7 +34,7 @@ from blobstore.container.open_container import open_container
 from blobstore.container.reauthentication import Reauthentication
 from blobstore.container.recovery import close, recover
 from blobstore.container.scan import read_header_copies
-from blobstore.errors import CorruptStoreError, NoSpaceError
+from blobstore.errors import CorruptStoreError, DamagedHeadError, NoSpaceError
 from formats.container.decoder import decode_header
 from formats.container.model import CHANGING_PROTECTION, DIGEST_SIZE, HEAD_SIZE
 from formats.devices.device import read_exactly
@@ -128,7 +128,15 @@ def change_protection(
         container.header_copies,
     )
     finish_change(container.device)
-    container.follow(open_container(container.device))
+    found = open_container(container.device)
+    if found.directory.root is None:
+        offset, _ = found.directory.damaged[0]
+        raise DamagedHeadError(
+            f"the head at byte {offset} cannot be read after the key was changed",
+            offset=offset,
+            hint="try again",
+        )
+    container.follow(found)
 
 
 def finish_change(device: BlockDevice) -> bool:

@@ -53,6 +53,12 @@ def require_movable(session: Session, *, protect: bool) -> Layers:
                 feature="re-encryption of qcow2's own encryption",
                 hint="convert writes it into another image",
             )
+        if layers.volume is not None and layers.volume.header.version == 1:
+            raise UnsupportedError(
+                f"{layers.path} is a LUKS1 volume, which is re-encrypted without an owner [O210]",
+                feature="re-encryption of LUKS1 while it is in use",
+                hint="stop its owner, or convert the header to LUKS2 first",
+            )
         session.container.next_generation()  # refuses a store that must not be written
         if protect:
             require_changeable(session.container)

@@ -14,7 +14,7 @@ import blobstore
 import luks
 from blobstore.container.scan import scan
 from blobstore.owner import StoreClient
-from formats.errors import ArgumentError, DeviceBusyError, FormatError
+from formats.errors import ArgumentError, DeviceBusyError, FormatError, UnsupportedError
 from tests.owner.test_http import curl
 from tests.support.owners import OwnerProcess, owner_thread
 
@@ -31,8 +31,9 @@ FAST = {"pbkdf": "pbkdf2", "iterations": 1000}
 MANY = {"hotzone_size": 64 << 10}
 
 
-def make(path: Path, *, encrypted: bool = True, size: int = 6 << 20) -> None:
+def make(path: Path, *, encrypted: bool = True, size: int = 6 << 20, **more: Any) -> None:
     options: dict[str, Any] = {"secret": SECRET, "kdf": QUICK} if encrypted else {}
+    options |= more
     with blobstore.create(path, {"a": 5000}, encrypted=encrypted, size=size, **options) as store:
         store.register("flash", 64 << 10, "window")
         store.put("a", b"before")
@@ -68,10 +69,13 @@ def followed(client: StoreClient) -> list[Any]:
     return found
 
 
-@pytest.mark.parametrize("mode", ["reencrypt", "encrypt", "encrypt detached", "decrypt"])
+@pytest.mark.parametrize(
+    "mode", ["reencrypt", "reencrypt qcow2", "encrypt", "encrypt detached", "decrypt"]
+)
 def test_o212_o213_puts_and_windows_go_on_between_two_pieces(tmp_path: Path, mode: str) -> None:
     image, header = tmp_path / "image", tmp_path / "header"
-    make(image, encrypted=not mode.startswith("encrypt"))
+    image_format = "qcow2" if "qcow2" in mode else "raw"
+    make(image, encrypted=not mode.startswith("encrypt"), image_format=image_format)
     asked: dict[str, Any] = {**MANY}
     if mode != "decrypt":
         asked |= FAST
@@ -317,3 +321,54 @@ def test_o218_a_successor_takes_over_what_was_stopped(tmp_path: Path, runtime: P
     assert second.end()[0] == 0
     with blobstore.open(image, SECRET, direct=True) as store:
         assert store.verify().ok
+
+
+def test_o213_without_room_for_its_new_key_it_fails_and_goes_on_when_there_is(
+    client: StoreClient, store: blobstore.Store
+) -> None:
+    """The image grows no more (O215), so what was free when it began may be used by then."""
+    client.begin_reencryption("reencrypt", SECRET, **FAST, **MANY, begin_only=True)
+    assert client.reencryption().state == "stopped"
+    free = store.verify().free_bytes
+    client.register("large", free - 32768, copies=1)
+    key = key_of(store)
+    client.begin_reencryption("resume")
+    *_, last = client.follow_reencryption()
+    assert last.state == "failed"
+    with pytest.raises(blobstore.NoSpaceError, match="O202"):
+        client.require_reencrypted(last)
+    assert key_of(store) == key
+    client.put("a", b"still served")
+    client.delete("large")
+    client.begin_reencryption("resume")
+    followed(client)
+    assert key_of(store) != key
+    assert client.get("a") == b"still served"
+    assert store.verify().ok
+
+
+def test_o210_luks1_is_not_re_encrypted_by_an_owner(tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    make(image, luks_version=1)
+    with (
+        blobstore.open(image, SECRET, direct=True) as store,
+        owner_thread(store, image, tmp_path / "socket"),
+        StoreClient(tmp_path / "socket", timeout=60) as client,
+    ):
+        with pytest.raises(UnsupportedError, match="O210"):
+            client.begin_reencryption("reencrypt", SECRET, **FAST)
+        assert client.reencryption().state == "none"
+        client.put("a", b"as before")
+        assert store.verify().ok
+
+
+def test_o210_a_qcow2_image_that_encrypts_itself_is_refused(tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    make(image, image_format="qcow2", own_luks=True)
+    with (
+        blobstore.open(image, SECRET, direct=True) as store,
+        owner_thread(store, image, tmp_path / "socket"),
+        StoreClient(tmp_path / "socket", timeout=60) as client,
+        pytest.raises(UnsupportedError, match="qcow2 itself"),
+    ):
+        client.begin_reencryption("reencrypt", SECRET, **FAST)
