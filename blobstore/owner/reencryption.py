@@ -25,6 +25,7 @@ from blobstore.owner.resources import (
     Request,
     Resources,
 )
+from blobstore.reencryption.decrypting import begin_decryption
 from formats.errors import ArgumentError, StorageError
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ def _beginning(wanted: requests.NewReencryption) -> tuple[Begin, int | None]:
         raise ArgumentError(f"to {wanted.mode} chooses neither cipher, sectors nor keyslots")
     options = luks.ReencryptionOptions(**_said(moved))
     decrypts = wanted.mode == "decrypt"
-    function = luks.begin_decryption if decrypts else luks.resume_reencryption
+    function = begin_decryption if decrypts else luks.resume_reencryption
 
     def begin(
         device: BlockDevice, header: luks.Place | None, secrets: list[luks.Secret]

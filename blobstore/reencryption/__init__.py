@@ -15,6 +15,6 @@ What must not happen here:
   room for the change, is refused before (O207).
 - No secret is kept.
 
-Begin with `running`, what is in progress; `operations` is what users call, and `devices` finds
-the volume in an image.
+Begin with `running`, what is in progress; `operations` is what users call, `devices` finds
+the volume in an image, and `decrypting` sees to the file that an attached header goes to.
 """

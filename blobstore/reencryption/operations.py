@@ -9,6 +9,7 @@ import luks
 from blobstore.container.open_container import open_container
 from blobstore.container.scan import looks_like_container
 from blobstore.image.layers import is_encrypted, open_layers
+from blobstore.reencryption import decrypting
 from blobstore.reencryption.devices import Ends, open_ends
 from blobstore.reencryption.running import (
     ImageReencryption,
@@ -145,12 +146,8 @@ def begin_decryption(
     with ExitStack() as resources:
         ends = open_ends(resources, path, header)
         zone, chosen = _zoned(ends, options)
-        moving = luks.begin_decryption(
-            ends.device,
-            secret,
-            header=ends.header,
-            options=chosen,
-            limits=limits or luks.KdfLimits(),
+        moving = decrypting.begin_decryption(
+            ends.device, secret, header=ends.header, options=chosen, limits=limits
         )
         return _begun(resources, moving, zone=zone, as_bytes=as_bytes)
 
