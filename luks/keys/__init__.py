@@ -19,8 +19,8 @@ material in memory; `luks.header.writer` makes both durable, the material first 
 - Candidates, derived keys and merged material are never left unwiped, even on errors (S3).
 
 Begin with `keyslots`: `unlock`, and `seal` for the way back. `reencryption` has the two
-keys of a volume that is being re-encrypted, and what proves that (L180 to L182). Then `enroll` (adding a
-keyslot to a header in memory: which number, which area), `costs` (the cost of a new
-derivation: given or measured, and never below the minimum), `benchmark`, which measures,
-and `throughput`, which shows users the speed of their machine.
+keys of a volume that is being re-encrypted, and what proves that (L180 to L182). Then
+`enroll` (adding a keyslot to a header in memory: which number, which area), `costs` (the
+cost of a new derivation: given or measured, and never below the minimum), `benchmark`,
+which measures, and `throughput`, which shows users the speed of their machine.
 """

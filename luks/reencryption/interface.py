@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final, Literal, Self
 
@@ -33,6 +34,9 @@ Resilience = Literal[
     "checksum", "journal", "none", "datashift", "datashift-journal", "datashift-checksum"
 ]
 
+
+#: Seconds between two steps, for threads that wait for the payload. A step takes far longer.
+_PAUSE: Final = 0.0005
 
 _CHOICES: Final = ("checksum", "journal", "none")
 #: Most threads that encrypt.
@@ -207,6 +211,8 @@ class Reencryption(ABC):
         while self.step():
             if progress is not None:
                 progress(self.status)
+            # A lock goes to the thread that asks first, which would be this one again.
+            time.sleep(_PAUSE)
         if progress is not None:
             progress(self.status)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import luks
 from formats.devices.device import MemoryDevice, read_exactly
 from tests.luks.support import PASSPHRASE, PBKDF2, pattern
-from tests.support.devices import Flush, RecordingDevice, Resize, Write, crash_states
+from tests.support.devices import Flush, Mark, RecordingDevice, Resize, Write, crash_states
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -126,6 +126,31 @@ class Recording:
     def after(self) -> Content:
         return Content(self.image.content, None if self.header is None else self.header.content)
 
+    @property
+    def begun(self) -> Content:
+        """What was there when it had begun."""
+        return self._cut(*self.started)
+
+    def cuts(self) -> Iterator[Content]:
+        """Yield what is there after each write since then, with all writes before it."""
+        for image in range(self.started[0], len(self.image.log)):
+            if isinstance(self.image.log[image], Write):
+                other = _marked(self.image.log[: image + 1])
+                yield self._cut(image + 1, max(other, self.started[1]))
+        for header in range(self.started[1], 0 if self.header is None else len(self.header.log)):
+            assert self.header is not None
+            if isinstance(self.header.log[header], Write):
+                other = _marked(self.header.log[: header + 1])
+                yield self._cut(max(other, self.started[0]), header + 1)
+
+    def _cut(self, image: int, header: int) -> Content:
+        return Content(
+            _all(self.before.image, self.image.log[:image]),
+            None
+            if self.header is None
+            else _all(self.before.header or b"", self.header.log[:header]),
+        )
+
     def states(self, *, samples: int, exhaustive: int = 3) -> Iterator[tuple[Content, bool]]:
         """Yield what a crash may leave, and whether the whole run lies before it.
 
@@ -153,6 +178,12 @@ class Recording:
 def _latest(state: CrashState) -> int:
     """Return how many events of the other device lie before a crash."""
     return max((mark for mark in state.marks if isinstance(mark, int)), default=0)
+
+
+def _marked(log: list[Event]) -> int:
+    """Return how many events of the other device lie before the end of a log."""
+    marks = (event.label for event in log if isinstance(event, Mark))
+    return max((label for label in marks if isinstance(label, int)), default=0)
 
 
 def _at(device: TwinDevice, before: bytes, events: int) -> set[bytes]:

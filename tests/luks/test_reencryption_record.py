@@ -113,7 +113,7 @@ RECORD: list[Change] = [
     ("area", "type", "journal"),
     ("area", "type", "acme"),
     ("area", "hash", "sha1"),
-    ("area", "sector_size", 4096),
+    ("area", "sector_size", 1024),
     ("area", "size", "4096"),
 ]
 BACKUP: list[Change] = [

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(
 
 
 @cache
-def _archive(path: str) -> dict[str, bytes]:
+def archive_members(path: str) -> dict[str, bytes]:
     corpus = shared_corpus()
     assert corpus is not None
     with tarfile.open(corpus / path) as archive:
@@ -43,11 +43,11 @@ def _content(path: str) -> bytes:
     assert corpus is not None
     if ":" in path:
         archive, member = path.split(":")
-        return _archive(archive)[member]
+        return archive_members(archive)[member]
     return lzma.decompress((corpus / path).read_bytes())
 
 
-def _rows(path: str) -> list[dict[str, str]]:
+def corpus_rows(path: str) -> list[dict[str, str]]:
     corpus = shared_corpus()
     if corpus is None:
         return []
@@ -58,7 +58,7 @@ def _rows(path: str) -> list[dict[str, str]]:
 
 INTEROP = [
     row
-    for row in _rows("interop/facts.tsv")
+    for row in corpus_rows("interop/facts.tsv")
     if row["category"].startswith(("cs-", "qemu-luks1")) and row["category"] != "cs-reencrypt"
 ]
 
@@ -101,7 +101,7 @@ def _secret(row: dict[str, str], slot: dict[str, Any]) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "row", _rows("interop/cs-reencrypt/states.tsv"), ids=lambda row: row["header_file"]
+    "row", corpus_rows("interop/cs-reencrypt/states.tsv"), ids=lambda row: row["header_file"]
 )
 def test_l180_reencryptions_under_way(row: dict[str, str]) -> None:
     """L180 to L183: read segment by segment, unless a segment must be restored first."""
@@ -126,7 +126,7 @@ def test_l180_reencryptions_under_way(row: dict[str, str]) -> None:
     assert is_whole is (row["direct_read_ok"] == "True")
 
 
-@pytest.mark.parametrize("row", _rows("peer-images/facts.tsv"), ids=lambda row: row["file"])
+@pytest.mark.parametrize("row", corpus_rows("peer-images/facts.tsv"), ids=lambda row: row["file"])
 def test_the_images_of_cryptsetups_own_tests(row: dict[str, str]) -> None:
     device = MemoryDevice(_content("peer-images/" + row["file"]))
     if row["expected"].startswith("reject") or not row["luks_version"]:
@@ -194,7 +194,9 @@ AGREEING = {
 }
 
 
-@pytest.mark.parametrize("row", _rows("validation/verdicts.tsv"), ids=lambda row: row["image"])
+@pytest.mark.parametrize(
+    "row", corpus_rows("validation/verdicts.tsv"), ids=lambda row: row["image"]
+)
 def test_the_validation_corpus(row: dict[str, str]) -> None:
     content = _content("validation/" + row["file"])
     start = time.process_time()
@@ -210,7 +212,7 @@ def test_the_validation_corpus(row: dict[str, str]) -> None:
     "row",
     [
         row
-        for row in _rows("validation/verdicts.tsv")
+        for row in corpus_rows("validation/verdicts.tsv")
         if row["expected"] in {"accept", "accept-with-recovery"}
         and row["plain_sha256"]
         and row["image"] != "bad1-x-no-payload.img"
@@ -251,7 +253,7 @@ def _recover(device: MemoryDevice, passphrases: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "row", _rows("validation/crash/states.tsv"), ids=lambda row: row["file"].split(":")[1]
+    "row", corpus_rows("validation/crash/states.tsv"), ids=lambda row: row["file"].split(":")[1]
 )
 def test_the_crash_states_of_cryptsetup(row: dict[str, str]) -> None:
     """Volumes that cryptsetup opens, and no others, open here; then both copies are sound."""
@@ -278,7 +280,11 @@ def test_the_crash_states_of_cryptsetup(row: dict[str, str]) -> None:
 
 @pytest.mark.parametrize(
     "row",
-    [row for row in _rows("validation/verdicts.tsv") if row["expected"] == "accept-with-recovery"],
+    [
+        row
+        for row in corpus_rows("validation/verdicts.tsv")
+        if row["expected"] == "accept-with-recovery"
+    ],
     ids=lambda row: row["image"],
 )
 def test_what_needs_recovery_is_whole_afterwards(row: dict[str, str]) -> None:
