@@ -193,7 +193,9 @@ def check_layout(header: Header) -> None:
             break
         places = [(n, whole, whole.offset + position) for n, whole in wholes]
         if moved is not None and position == 0:
-            places.append((moved, header.segments[moved], header.segments[moved].offset))
+            whole = header.segments[moved]
+            if segment.size is not None and segment.size <= (whole.size or 0):
+                places.append((moved, whole, whole.offset))
         fits = [
             n
             for n, whole, offset in places

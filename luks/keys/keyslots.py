@@ -89,6 +89,7 @@ def unlock(
     Raises:
         NoKeyslotMatchError: No keyslot opens with it.
         UnlockError: There is no keyslot to try, or not enough memory.
+        UnfinishedReencryptionError: A re-encryption has two keys; see `luks.unlock_all`.
         PolicyError: The header must not be used; ``secret`` was not used.
         UnsupportedError, FormatError, DeviceError: No keyslot could be tried.
     """

@@ -10,12 +10,14 @@ import pytest
 
 import luks
 from formats.devices.device import MemoryDevice
+from tests.luks.programs import cryptsetup, key_file
 from tests.luks.reencryption_support import CASES, KIB, PLAIN, Case, Content, options, volume
 from tests.luks.support import OTHER, PASSPHRASE, PBKDF2, pattern, small_volume
 from tests.support.devices import FaultyDevice, RecordingDevice, crash_states
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.support.devices import Operation
 
@@ -301,3 +303,35 @@ def test_l114_a_failing_device_leaves_all_keys_or_none(operation: Operation) -> 
             assert number > 3
             return
     pytest.fail("it never ends")
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize(
+    "case",
+    [case for case in CASES if case.name in {"checksum-4096", "journal", "encrypt", "detached"}],
+    ids=str,
+)
+def test_l184_cryptsetup_goes_on_with_what_was_written_meanwhile(
+    case: Case, tmp_path: Path
+) -> None:
+    content = middles(case)[-1]
+    image, header = tmp_path / "image", tmp_path / "header"
+    image.write_bytes(content.image)
+    if content.header is not None:
+        header.write_bytes(content.header)
+    place = None if content.header is None else header
+    model = bytearray(case.plain)
+    with luks.open(image, PASSPHRASE, header=place, read_only=False, policy=PLAIN) as opened:
+        for at in range(700, case.size - 3000, 9000):
+            opened.write(at, b"new" * 1000)
+            model[at : at + 3000] = b"new" * 1000
+        opened.flush()
+    cryptsetup(
+        *("reencrypt", "--resume-only", "--force-offline-reencrypt"),
+        *("--key-file", key_file(tmp_path, PASSPHRASE)),
+        *(() if place is None else ("--header", place)),
+        image,
+    )
+    assert luks.load_header(place or image).requirements == ()
+    with luks.open(image, PASSPHRASE, header=place) as opened:
+        assert opened.read(0, case.size) == model

@@ -208,6 +208,19 @@ def test_l185_a_segment_at_another_place_is_refused(change: Change) -> None:
     assert refusal.rule in {"L185", "L28"}
 
 
+def test_l185_the_moved_segment_does_not_grow() -> None:
+    case = next(case for case in CASES if case.name == "encrypt")
+    template, image = base(case)
+    root = json_of(template.header)
+    first, second = (root["segments"][number] for number in "01")
+    first["size"] = str(int(first["size"]) + 512)
+    second["size"] = str(int(second["size"]) - 512)
+    second["offset"] = str(int(second["offset"]) + 512)
+    refusal = opened(template, image, root)
+    assert isinstance(refusal, luks.LuksHeaderError)
+    assert refusal.rule == "L185"
+
+
 def test_l185_a_segment_with_the_other_key_is_refused() -> None:
     template, image = base()
     root = json_of(template.header)
