@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 import click
@@ -286,7 +287,8 @@ def _at_owner(client: StoreClient, image: Place, key: KeySource, run: Run, begin
         _ask(client, image, key, "resume", asked)
     else:
         if run.header is not None:
-            asked["header"] = str(run.header)
+            header = run.header
+            asked["header"] = str(header.absolute() if isinstance(header, Path) else header)
         asked |= begin.asked
         _ask(
             client, image, key, begin.mode, asked | {"begin_only": run.init_only},

@@ -160,7 +160,10 @@ class MovingImage:
             require_block_size(session.container.block_size, moving.status.new_sector_size)
             move(session, moving)
         except BaseException:
-            moving.close()
+            try:
+                moving.reencryption.take_back()
+            finally:
+                moving.close()
             raise
         self._moving = moving
         self._zone, self._as_bytes = zone, as_bytes

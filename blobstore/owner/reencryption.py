@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from formats.devices.device import BlockDevice
 
     Begin = Callable[[BlockDevice, luks.Place | None, list[luks.Secret]], luks.Reencryption]
+
+
+#: Bytes of a sector of LUKS2, unless a store has smaller blocks (O207).
+_SECTOR_SIZE: Final = 4096
 
 
 class ReencryptionResources:
@@ -74,10 +78,15 @@ class ReencryptionResources:
         for path in (wanted.key_file, *wanted.other_key_files):
             if not Path(path).is_absolute():
                 raise RefusedError(400, f"the path {path!r} is not absolute", "O222")
+        if wanted.mode == "encrypt" and wanted.sector_size is None:
+            block_size = self._store.session.container.block_size
+            wanted.sector_size = min(_SECTOR_SIZE, block_size)
         begin, sector_size = _beginning(wanted)
         layers = self._store.session.layers
         known = None if layers is None else layers.header_path
         header = known if wanted.header is None else place_of(wanted.header)
+        if isinstance(header, Path) and not header.is_absolute() and header is not known:
+            raise RefusedError(400, f"the path {wanted.header!r} is not absolute", "O221")
         with ExitStack() as stack:
             secret = stack.enter_context(
                 luks.Secret.from_file(

@@ -9,6 +9,7 @@ import luks
 from blobstore.container.open_container import open_container
 from blobstore.container.scan import looks_like_container
 from blobstore.image.layers import is_encrypted, open_layers
+from blobstore.image.place import owner_named
 from blobstore.reencryption import decrypting
 from blobstore.reencryption.devices import Ends, open_ends
 from blobstore.reencryption.running import (
@@ -62,7 +63,7 @@ def begin_reencryption(
             fit the volume.
         StorageError: As `luks.begin_reencryption`.
     """
-    with ExitStack() as resources:
+    with ExitStack() as resources, owner_named(path):
         ends = open_ends(resources, path, header)
         zone, chosen = _zoned(ends, options)
         moving = luks.begin_reencryption(
@@ -106,7 +107,7 @@ def begin_encryption(
             fit the image.
         StorageError: As `luks.begin_encryption`.
     """
-    with ExitStack() as resources:
+    with ExitStack() as resources, owner_named(path):
         ends = open_ends(resources, path, header)
         wanted = _format_options(ends, format_options or FormatOptions(), as_bytes=as_bytes)
         zone, chosen = _zoned(ends, options)
@@ -143,7 +144,7 @@ def begin_decryption(
             was begun.
         StorageError, ArgumentError: As `luks.begin_decryption`.
     """
-    with ExitStack() as resources:
+    with ExitStack() as resources, owner_named(path):
         ends = open_ends(resources, path, header)
         zone, chosen = _zoned(ends, options)
         moving = decrypting.begin_decryption(
@@ -181,7 +182,7 @@ def resume_reencryption(
         NoReencryptionError: Nothing is in progress.
         StorageError: As `luks.resume_reencryption`.
     """
-    with ExitStack() as resources:
+    with ExitStack() as resources, owner_named(path):
         ends = open_ends(resources, path, header)
         if _status(ends) is None:
             resources.close()
@@ -228,7 +229,7 @@ def abort_reencryption(path: AnyPath, secret: AnySecret, *, header: AnyPath | No
     Raises:
         StorageError: As `luks.abort_reencryption`.
     """
-    with ExitStack() as resources:
+    with ExitStack() as resources, owner_named(path):
         ends = open_ends(resources, path, header)
         luks.abort_reencryption(ends.device, secret, header=ends.header)
 

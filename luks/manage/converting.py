@@ -211,8 +211,8 @@ def _full() -> KeyslotsFullError:
 def _outside_copies(header: Header, usual: Mapping[int, int], room: Room) -> dict[int, int] | None:
     """Return places for the active keyslots of LUKS1 that are not where the copies are.
 
-    That is the usual place, else one that is no keyslot's, else that of an inactive one, if
-    possible one with which LUKS1 can exchange it later (`plan_return`).
+    That is the usual place, else one that belongs to no keyslot, else that of an inactive one,
+    if possible one with which LUKS1 can exchange it later (`plan_return`).
     """
     goals = {number: usual[number] for number in header.keyslots if room.fits(usual[number])}
     unused = [number for number in usual if number not in header.keyslots]

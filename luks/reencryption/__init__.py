@@ -5,7 +5,7 @@ piece by piece; a piece that is being moved is called the *hot zone*. At every i
 image can be resumed, by this room or by cryptsetup, whose on-disk scheme LUKS2 uses; the
 piece that was being moved when the power failed is restored from what its *resilience*
 recorded before: checksums of its old sectors, or a copy of its new bytes. Rules: L150 to
-L179 for LUKS2, L200 to L229 for LUKS1.
+L179 for LUKS2, L210 to L215 for LUKS1.
 
 What must not happen here:
 
@@ -20,4 +20,5 @@ What must not happen here:
 
 Begin with `interface`: what every re-encryption can do, and the frozen values that
 describe one. `operations` begins, resumes and aborts them.
+LUKS1 has no room for any of this: `luks1` and `luks1_begin` use a LUKS2 header as its journal.
 """

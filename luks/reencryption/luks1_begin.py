@@ -19,9 +19,10 @@ from luks.errors import (
 )
 from luks.header import luks1
 from luks.header.detection import MARKED_MAGIC, opened
+from luks.header.key_digests import is_reencrypted
 from luks.header.layout import area_size
 from luks.header.load import check_areas, read_header
-from luks.header.policy import check_openable, check_payload_place, is_reencrypted
+from luks.header.policy import check_openable, check_payload_place
 from luks.header.writer import replace_header
 from luks.keys.keyslots import unlock
 from luks.keys.reencryption import unlock_all

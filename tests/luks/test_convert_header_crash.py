@@ -38,7 +38,8 @@ LAYOUTS = {
     "renumbered": (TIGHT, (0, 1, 2, 3, 4, 5, 6)),
     "roomy": (ROOMY, (0, 6)),
 }
-CASES = [(name, version) for name in LAYOUTS for version in (1, 2)]
+_TRIED = list(LAYOUTS)[: cases(3, 4)]
+CASES = [(name, version) for name in _TRIED for version in (1, 2)]
 BOTH = pytest.mark.parametrize(("name", "version"), CASES, ids=str)
 
 
@@ -103,9 +104,9 @@ def test_l201_a_failing_device_loses_no_passphrase(
 ) -> None:
     content, keyslots = before(name, version)
     seen: set[bytes] = set()
-    number = 0
+    number, step = 0, cases(3, 1) if operation == "read" else 1
     while True:
-        number += 1
+        number += step
         memory = MemoryDevice(content)
         device = WholeSectors(memory, operation, number)
         try:

@@ -263,8 +263,9 @@ def test_l211_an_open_device_needs_a_place_for_the_journal() -> None:
     with pytest.raises(luks.UnsupportedError, match="L211"):
         luks.begin_reencryption(device, OTHER, options=options())
     changed = options(journal=journal)
-    with luks.begin_reencryption(device, OTHER, options=changed) as running:
-        running.step()
+    luks.begin_reencryption(device, OTHER, options=changed).close()
+    with pytest.raises(luks.UnsupportedError, match="L211"):
+        luks.reencryption_status(device)
     assert luks.reencryption_status(device, journal=journal) is not None
     with luks.resume_reencryption(device, OTHER, options=changed) as running:
         running.run()

@@ -347,6 +347,43 @@ def test_o213_without_room_for_its_new_key_it_fails_and_goes_on_when_there_is(
     assert store.verify().ok
 
 
+def test_o207_sectors_fit_the_blocks_of_the_store(tmp_path: Path) -> None:
+    image, socket = tmp_path / "image", tmp_path / "socket"
+    make(image, encrypted=False, block_size=512)
+    with (
+        blobstore.open(image, direct=True) as store,
+        owner_thread(store, image, socket),
+        StoreClient(socket, timeout=60) as client,
+    ):
+        with pytest.raises(ArgumentError, match="O207"):
+            client.begin_reencryption("encrypt", SECRET, **FAST, sector_size=4096)
+        with pytest.raises(FormatError, match="O221"):
+            client.begin_reencryption("encrypt", SECRET, **FAST, header="relative")
+        assert client.get("a") == b"before"
+        client.begin_reencryption("encrypt", SECRET, **FAST)
+        assert followed(client)[-1].new_sector_size == 512
+        assert client.get("a") == b"before"
+    with blobstore.open(image, SECRET, direct=True) as store:
+        assert store.verify().ok
+
+
+def test_o211_what_was_begun_is_taken_back_if_the_store_cannot_use_it(
+    client: StoreClient, image: Path, store: blobstore.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise blobstore.StorageError("injected")
+
+    with monkeypatch.context() as context:
+        context.setattr("blobstore.owner.moving.move", fail)
+        with pytest.raises(blobstore.StorageError, match="injected"):
+            client.begin_reencryption("reencrypt", SECRET, **FAST)
+    assert blobstore.reencryption_status(image) is None
+    client.put("a", b"as before")
+    client.begin_reencryption("reencrypt", SECRET, **FAST)
+    followed(client)
+    assert store.get("a") == b"as before"
+
+
 def test_o210_luks1_is_not_re_encrypted_by_an_owner(tmp_path: Path) -> None:
     image = tmp_path / "image"
     make(image, luks_version=1)
