@@ -278,13 +278,11 @@ def _at_owner(client: StoreClient, image: Place, key: KeySource, run: Run, begin
         client.stop_reencryption()
         return
     asked = {**run.moved, "as_bytes": run.as_bytes}
-    if run.resume and not key.is_named and client.reencryption().state in ("stopped", "failed"):
-        try:
+    if run.resume:
+        try:  # which it needs no key for, if it has not let go of the volume
             client.begin_reencryption("resume", None, **asked)
         except luks.NoReencryptionError:
             _ask(client, image, key, "resume", asked)
-    elif run.resume:
-        _ask(client, image, key, "resume", asked)
     else:
         if run.header is not None:
             header = run.header

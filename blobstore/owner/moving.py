@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING, Final
 
 import luks
@@ -112,7 +112,7 @@ class MovingImage:
         begin: Begin,
         secret: luks.Secret,
         *,
-        encrypts: bool,
+        mode: str,
         header_path: Place | None,
         sector_size: int | None,
         zone: int = SERVED_ZONE,
@@ -124,8 +124,8 @@ class MovingImage:
         Args:
             begin: Calls a function of `luks`.
             secret: Opens the volume; the caller's to wipe.
-            encrypts: Whether an image in the clear is encrypted: others wait meanwhile, because
-                its payload may be moved at once.
+            mode: What is done: ``"reencrypt"``, ``"encrypt"``, ``"decrypt"`` or ``"resume"``. To
+                encrypt, others wait meanwhile, because a part of the payload may be moved at once.
             header_path: Of a detached header.
             sector_size: Of the new payload, if it is said.
             zone: Bytes that a step moves at most.
@@ -142,28 +142,27 @@ class MovingImage:
             session = self._store.session
             # Encrypting moves a part of the payload at once; otherwise nothing is moved before
             # the store uses what moves it.
-            with self._resting, session.lock if encrypts else nullcontext():
+            with self._resting, session.lock if mode == "encrypt" else nullcontext():
                 layers = require_movable(session, protect=not as_bytes)
                 if sector_size is not None:
                     require_block_size(session.container.block_size, sector_size)
                 moving = MovingPayload(begin, layers.device, secret, header_path)
-                self._take(moving, zone=zone, as_bytes=as_bytes)
+                self._take(moving, began=mode != "resume", zone=zone, as_bytes=as_bytes)
             if runs:
                 self._run_on()
         finally:
             self._one.release()
 
-    def _take(self, moving: MovingPayload, *, zone: int, as_bytes: bool) -> None:
-        """Have the store use what was begun; take it back if its sectors do not fit the store."""
+    def _take(self, moving: MovingPayload, *, began: bool, zone: int, as_bytes: bool) -> None:
+        """Have the store use the payload; if it cannot, take back what was begun just now."""
         session = self._store.session
         try:
             require_block_size(session.container.block_size, moving.status.new_sector_size)
             move(session, moving)
         except BaseException:
-            try:
-                moving.reencryption.take_back()
-            finally:
-                moving.close()
+            with closing(moving):
+                if began:
+                    moving.reencryption.take_back()
             raise
         self._moving = moving
         self._zone, self._as_bytes = zone, as_bytes
@@ -206,7 +205,7 @@ class MovingImage:
                 return
             with self._resting:
                 settle(self._store.session, moving.reopen())
-            self._moving = None
+            self._moving, self._error = None, None
             moving.close()
 
     def end(self) -> None:

@@ -99,7 +99,7 @@ class ReencryptionResources:
             self._moving.begin(
                 lambda device, place: begin(device, place, [secret, *others]),
                 secret,
-                encrypts=wanted.mode == "encrypt",
+                mode=wanted.mode,
                 header_path=header,
                 sector_size=sector_size,
                 zone=wanted.hotzone_size or SERVED_ZONE,

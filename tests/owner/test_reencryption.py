@@ -153,6 +153,7 @@ def test_o214_it_is_stopped_and_resumed(
     client.begin_reencryption("reencrypt", SECRET, **FAST, **MANY)
     stopped = client.stop_reencryption()
     assert stopped.state == "stopped"
+    assert client.stop_reencryption() == stopped
     assert 0 <= stopped.position < stopped.size
     assert client.reencryption() == stopped
     client.put("a", b"stopped")
