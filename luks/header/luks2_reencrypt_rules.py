@@ -50,6 +50,7 @@ BACKUP_PREVIOUS: Final = "backup-previous"
 BACKUP_FINAL: Final = "backup-final"
 BACKUP_MOVED: Final = "backup-moved-segment"
 _SECTOR_SIZE: Final = 512
+_MAX_UINT32: Final = 2**32 - 1
 
 
 class ReencryptRecord(Frozen):
@@ -86,7 +87,8 @@ def reencrypt_record(header: Header) -> ReencryptRecord | None:
         header: As it was loaded.
 
     Raises:
-        LuksHeaderError: The shift of a ``datashift-checksum`` is not a number.
+        LuksHeaderError: The shift of a ``datashift-checksum`` is not a number, or checksums
+            cover more than any sector has.
     """
     required = [word for word in header.requirements if word in REENCRYPT_VERSIONS]
     if not required:
@@ -104,7 +106,7 @@ def reencrypt_record(header: Header) -> ReencryptRecord | None:
         resilience=resilience,
         area=header.keyslots[number].area,
         hash_name=area.text("hash") if "checksum" in needs else "",
-        sector_size=area.integer("sector_size") if "checksum" in needs else 0,
+        sector_size=area.integer("sector_size", 0, _MAX_UINT32) if "checksum" in needs else 0,
         shift_size=area.uint64("shift_size") if resilience.startswith("datashift") else 0,
     )
 

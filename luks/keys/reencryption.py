@@ -218,6 +218,12 @@ def record_digest(header: Header) -> Digest:
             " [L182]",
             hint="if you began it, with an old cryptsetup, cryptsetup repair adds the digest",
         )
+    if not backup_digests(header):
+        raise PolicyError(
+            "nothing proves the re-encryption that the header records: no key takes part in it"
+            " [L182]",
+            hint="the header was made by a program that has no key: restore it from a backup",
+        )
     return usable_digest(header, numbers[0])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import hashlib
 import random
 import time
 from contextlib import suppress
@@ -114,6 +115,7 @@ RECORD: list[Change] = [
     ("area", "type", "acme"),
     ("area", "hash", "sha1"),
     ("area", "sector_size", 1024),
+    ("area", "sector_size", 1 << 33),
     ("area", "size", "4096"),
 ]
 BACKUP: list[Change] = [
@@ -184,6 +186,37 @@ def test_l182_a_decryption_that_an_attacker_records_is_refused() -> None:
     for version in ("", "-v2", "-v3"):
         root["config"]["requirements"] = {"mandatory": [f"online-reencrypt{version}"]}
         assert isinstance(opened(template, image, root), luks.PolicyError)
+
+
+def test_l182_a_record_without_any_key_is_refused() -> None:
+    """Its digest is right, but everyone can compute it: from plain bytes to plain bytes."""
+    image, _ = volume(pattern("x", SIZE)).devices()
+    template = Template(image, luks.load_header(image))
+    root = json_of(template.header)
+    area = {"type": "none", "offset": str(192 * KIB), "size": str(16 * KIB)}
+    record = {"type": "reencrypt", "key_size": 1, "mode": "encrypt", "direction": "forward"}
+    root["keyslots"]["7"] = {**record, "area": area}
+    plain = {"type": "linear", "offset": str(320 * KIB), "size": "dynamic"}
+    root["segments"] = {
+        "0": plain,
+        "1": {**plain, "flags": ["backup-previous"]},
+        "2": {**plain, "flags": ["backup-final"]},
+    }
+    root["digests"]["0"]["segments"] = []
+    text = b"v2encryptforwardnone" + (192 * KIB).to_bytes(8) + (16 * KIB).to_bytes(8)
+    text += 2 * (b"linear" + (320 * KIB).to_bytes(8) + b"dynamic")
+    proof = hashlib.pbkdf2_hmac("sha256", text, bytes(32), 1000)
+    root["digests"]["1"] = {
+        **root["digests"]["0"],
+        "keyslots": ["7"],
+        "salt": base64.b64encode(bytes(32)).decode(),
+        "iterations": 1000,
+        "digest": base64.b64encode(proof).decode(),
+    }
+    root["config"]["requirements"] = {"mandatory": ["online-reencrypt-v2"]}
+    refusal = opened(template, image, root)
+    assert isinstance(refusal, luks.PolicyError)
+    assert "no key takes part" in str(refusal)
 
 
 @pytest.mark.parametrize(
