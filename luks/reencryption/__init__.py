@@ -19,6 +19,11 @@ What must not happen here:
 - Keys that are no longer needed are wiped, in memory and on disk, with the last step.
 
 Begin with `interface`: what every re-encryption can do, and the frozen values that
-describe one. `operations` begins, resumes and aborts them.
+describe one. `operations` begins, resumes and aborts them. For LUKS2, `plan` says which byte
+lies where at every moment, without I/O; `headers` reads a plan from a header and writes how
+far it is; `luks2` has the steps, in their order; `resilience` what restores a zone, `ahead`
+the threads that prepare the next one, `payload` the device between two steps. `luks2_begin`,
+`luks2_encrypt` and `luks2_decrypt` begin, with `record` for what they write, `placing` for a
+header that takes the place of plain bytes, and `tidying` for the end.
 LUKS1 has no room for any of this: `luks1` and `luks1_begin` use a LUKS2 header as its journal.
 """

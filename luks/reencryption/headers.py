@@ -81,9 +81,11 @@ def read_plan(header: Header, device: BlockDevice) -> tuple[Plan, Progress]:
     if record is None:
         raise NoReencryptionError("the volume is not being re-encrypted [L150]")
     plan = _plan(header, record, device)
-    progress = plan.find_progress(header.data_segments)
     digests = key_digests(header)
-    if progress is None or not _digests_fit(header, plan, progress, digests):
+    found = plan.find_progress(header.data_segments)
+    fitting = (guess for guess in found if _digests_fit(header, plan, guess, digests))
+    progress = next(fitting, None)
+    if progress is None:
         raise UnsupportedError(
             "the segments of the payload are not those of a re-encryption that can be continued"
             " here [L154]",

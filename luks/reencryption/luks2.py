@@ -141,7 +141,9 @@ class Luks2Reencryption(Owned, Reencryption):
         end = Zone(plan.size, plan.size)
         self._memory = _Memory(progress, _moved(end) if progress.done == plan.size else None)
         by_digest = keys.by_digest
-        old = None if digests.old is None else by_digest[digests.old].key
+        # After the last zone the old key is not needed any more, and may be gone.
+        gone = progress.done == plan.size
+        old = None if digests.old is None or gone else by_digest[digests.old].key
         new = None if digests.new is None else by_digest[digests.new].key
         self._converter = Converter(payload_cipher(plan.old, old), payload_cipher(plan.new, new))
         self._limit = zone_size(plan, hotzone_size)
