@@ -65,6 +65,7 @@ class Run(NamedTuple):
         resilience: How the piece that is being moved survives a crash.
         hotzone_size: Bytes that are moved at once, at most.
         workers: Threads.
+        journal: Place of the journal of a LUKS1 volume.
     """
 
     header: Place | None
@@ -79,6 +80,7 @@ class Run(NamedTuple):
     resilience: str | None
     hotzone_size: int | None
     workers: int | None
+    journal: Place | None
 
     @property
     def moved(self) -> dict[str, Any]:
@@ -87,6 +89,7 @@ class Run(NamedTuple):
             "resilience": self.resilience,
             "hotzone_size": self.hotzone_size,
             "workers": self.workers,
+            "journal": self.journal,
         }
         return {name: value for name, value in said.items() if value is not None}
 
@@ -142,6 +145,12 @@ run_options: Final = taking(
                 type=click.IntRange(1, 16),
                 metavar="N",
                 help="Threads that encrypt.  [default: 1]",
+            ),
+            "journal": option(
+                "--journal",
+                type=IMAGE,
+                metavar="FILE",
+                help="Of a LUKS1 volume: its journal.  [default: beside IMAGE]",
             ),
         },
     ),
@@ -277,6 +286,8 @@ def _at_owner(client: StoreClient, image: Place, key: KeySource, run: Run, begin
     if run.stop:
         client.stop_reencryption()
         return
+    if run.journal is not None:
+        raise click.UsageError("an owner does not re-encrypt LUKS1, which has the journal")
     asked = {**run.moved, "as_bytes": run.as_bytes}
     if run.resume:
         try:  # which it needs no key for, if it has not let go of the volume

@@ -162,11 +162,19 @@ class MovingImage:
         except BaseException:
             with closing(moving):
                 if began:
-                    moving.reencryption.take_back()
+                    self._take_back(moving)
             raise
         self._moving = moving
         self._zone, self._as_bytes = zone, as_bytes
         self._is_finished, self._error, self._last = False, None, moving.status
+
+    def _take_back(self, moving: MovingPayload) -> None:
+        try:
+            moving.reencryption.take_back()
+        except BaseException:
+            # The payload may not be any more where the store looks for it.
+            self._store.session.container.writer.give_up()
+            raise
 
     def carry_on(self, *, as_bytes: bool = False) -> None:
         """Go on with what was stopped, or failed, or was resumed when the image was opened.

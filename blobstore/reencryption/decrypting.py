@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import luks
+from blobstore.reencryption.running import require_sound
 from formats.frozen import replace as replace_fields
 from luks.header.detection import opened
 
@@ -46,6 +47,33 @@ def begin_decryption(
                 if luks.reencryption_status(image, header=made) is None:
                     made.unlink()
         raise
+
+
+def require_sound_store(
+    device: luks.Place,
+    secret: bytes | luks.Secret,
+    *,
+    header: luks.Place | None,
+    limits: luks.KdfLimits | None,
+    as_bytes: bool,
+) -> None:
+    """Refuse to decrypt a volume with a store that would keep that from ending (O207).
+
+    Args:
+        device: Holds the payload.
+        secret: Opens the volume.
+        header: Its detached header, or the file that the attached one is to be exported to.
+        limits: What one key derivation may cost at most.
+        as_bytes: Whether the store stays as it is.
+
+    Raises:
+        StorageError: As `require_sound`, and as `luks.open`.
+    """
+    with opened(device) as image:
+        exported = _new_file(header) is not None or _shift(image, header) is not None
+    found = None if exported else header
+    with luks.open(device, secret, header=found, limits=limits or luks.KdfLimits()) as volume:
+        require_sound(volume, volume.header.sector_size, as_bytes=as_bytes)
 
 
 def _new_file(header: luks.Place | None) -> Path | None:

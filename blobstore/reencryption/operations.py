@@ -147,10 +147,14 @@ def begin_decryption(
     with ExitStack() as resources, owner_named(path):
         ends = open_ends(resources, path, header)
         zone, chosen = _zoned(ends, options)
+        # What is shifted when it begins is not taken back (L163), so this comes before.
+        decrypting.require_sound_store(
+            ends.device, secret, header=ends.header, limits=limits, as_bytes=as_bytes
+        )
         moving = decrypting.begin_decryption(
             ends.device, secret, header=ends.header, options=chosen, limits=limits
         )
-        return _begun(resources, moving, zone=zone, as_bytes=as_bytes)
+        return _carried_on(resources, moving, zone=zone, as_bytes=as_bytes)
 
 
 def resume_reencryption(

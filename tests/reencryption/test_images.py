@@ -211,6 +211,27 @@ def test_o206_encrypting_gives_a_key_and_sets_the_flag_and_back(
     assert (found.encrypted, found.authentication) == (False, Authentication.SHA256)
 
 
+def test_a_luks1_image_has_its_journal_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    make(path, luks_version=1)
+    key = header_of(path).key
+    with opened(path) as store:
+        expected = contents(store)
+    with blobstore.begin_reencryption(path, SECRET, options=OPTIONS) as running:
+        running.step()
+    with pytest.raises(luks.UnfinishedReencryptionError, match="L210"):
+        opened(path)
+    resumed = blobstore.resume_reencryption(path, SECRET, options=OPTIONS)
+    assert resumed is not None
+    with resumed:
+        resumed.run()
+    with opened(path) as store:
+        assert contents(store) == expected
+        assert store.verify().ok
+    assert header_of(path).key != key
+    assert [one.name for one in tmp_path.iterdir()] == ["image"]
+
+
 def test_an_image_without_a_store_is_moved_byte_for_byte(tmp_path: Path) -> None:
     path = tmp_path / "image"
     data = bytes(range(256)) * 4096
@@ -235,6 +256,10 @@ def test_o207_a_store_that_would_not_let_it_end_is_refused_before(tmp_path: Path
     with pytest.raises(CorruptBlobError):
         blobstore.reencrypt(path, SECRET, options=OPTIONS)
     assert blobstore.reencryption_status(path) is None
+    with pytest.raises(CorruptBlobError):
+        blobstore.decrypt(path, SECRET, header=tmp_path / "header", options=OPTIONS)
+    assert blobstore.reencryption_status(path) is None
+    assert not (tmp_path / "header").exists()
     blobstore.reencrypt(path, SECRET, options=OPTIONS, as_bytes=True)
     with opened(path) as store:
         assert not store.verify().ok
