@@ -284,8 +284,7 @@ class Luks2Reencryption(Owned, Reencryption):
     def _restore(self, zone: Zone) -> None:
         """Write the new form of a whole zone, durably.
 
-        Sectors that are new already are written again: nobody knows whether they are
-        durable.
+        Sectors that are new already are written again: they need not be durable (L160).
         """
         plan, places = self._plan, self._places
         area, target = plan.record.area, plan.target(zone)

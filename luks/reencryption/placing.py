@@ -2,9 +2,9 @@
 
 The first bytes of the payload make room for the header, and a header is larger than what
 a disk writes at once. So the header is staged first, with a *marker* at the end of the
-image, in its last 4096 bytes, that says where. From then on whoever finds the marker can
-complete the header; before, the payload is whole. The marker also says where the plain
-payload ended, so that an image that was made larger can be cut to what it needs.
+image, in its last 4096 bytes, that says where. Before that the payload is whole; afterwards
+`complete_placing` puts the header in its place, however often that is interrupted. The
+marker also says whether the image was made larger, so that it can be cut to what it needs.
 
     [ first bytes ][ rest of the payload ][ staged header ][ copy of first bytes ][ marker ]
     0              shift                  base             base + shift           base + 2 shift
