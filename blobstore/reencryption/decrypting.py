@@ -23,7 +23,7 @@ def begin_decryption(
     options: luks.ReencryptionOptions,
     limits: luks.KdfLimits | None = None,
 ) -> luks.Reencryption:
-    """Begin, as `luks.begin_decryption`; what fails leaves no file with a header behind.
+    """Begin, as `luks.begin_decryption`; what fails leaves no file with a header.
 
     A file that an earlier attempt left, before it was killed, is one with the attached header:
     then the payload moves to the start of the image, as it would have then.
