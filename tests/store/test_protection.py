@@ -300,3 +300,60 @@ def test_o205_a_record_at_another_place_or_of_another_time_is_not_used() -> None
     assert not finish_change(later)
     assert open_store(bytes(later.content)).verify().ok
     assert not scan(later).header.encrypted
+
+
+def test_o203_no_block_changes_before_both_header_copies_say_so() -> None:
+    """Also where only one did when it was cut short, and the damaged copy is written first."""
+    whole = unfinished()
+    for damaged in (0, 1):
+        content = bytearray(whole)
+        content[damaged * 512 + 40] ^= 0xFF
+        content[damaged * 512 + 300] ^= 0xFF  # more than is mended
+        device = RecordingDevice(content)
+        assert finish_change(device)
+        assert device.writes[0].offset == damaged * 512
+        *_, state = [
+            written(bytes(content), device.log[: number + 1])
+            for number, event in enumerate(device.log)
+            if isinstance(event, Flush)
+        ][:1]
+        copies, _ = read_header_copies(MemoryDevice(state))
+        assert [copy and copy.incompatible for copy in copies] == [CHANGING_PROTECTION] * 2
+        assert open_store(device.content).verify().ok
+
+
+def cut_before_the_bit(content: bytes) -> bytes:
+    """Return a store with a record of a change that no header tells of."""
+    device = RecordingDevice(content)
+    change(device, encrypted=False)
+    before = content
+    for number, event in enumerate(device.log):
+        if isinstance(event, Flush):
+            state = written(content, device.log[: number + 1])
+            if is_unfinished(state):
+                return before
+            before = state
+    raise AssertionError("it was never unfinished")
+
+
+def test_o203_a_record_that_an_earlier_attempt_left_is_not_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It has the older blob, and its check agrees; only its sequence number is another one."""
+    left = cut_before_the_bit(used(encrypted=True))
+    place = record_place(left)
+    device = RecordingDevice(left)
+    monkeypatch.setattr("blobstore.container.protection._place", lambda _: place + 9216)
+    change(device, encrypted=False)
+    for number, event in enumerate(device.log):
+        state = written(left, device.log[: number + 1])
+        if isinstance(event, Flush) and is_unfinished(state):
+            break
+    assert record_place(state) == place
+    first, second = (state[at + 16 : at + 24] for at in (place, place + 9216))
+    assert first < second  # though nothing was committed in between
+    memory = MemoryDevice(state)
+    assert finish_change(memory)
+    found = scan(memory).header
+    assert found.sequence == int.from_bytes(second, "big") + 3
+    assert open_store(bytes(memory.content)).verify().ok
