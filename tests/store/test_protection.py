@@ -340,20 +340,32 @@ def test_o203_a_record_that_an_earlier_attempt_left_is_not_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It has the older blob, and its check agrees; only its sequence number is another one."""
-    left = cut_before_the_bit(used(encrypted=True))
+    memory = MemoryDevice(cut_before_the_bit(used(encrypted=True)))
+    with open_store(memory) as store:
+        store.put("a", b"since then")
+    left = bytes(memory.content)
     place = record_place(left)
     device = RecordingDevice(left)
     monkeypatch.setattr("blobstore.container.protection._place", lambda _: place + 9216)
     change(device, encrypted=False)
-    for number, event in enumerate(device.log):
-        state = written(left, device.log[: number + 1])
-        if isinstance(event, Flush) and is_unfinished(state):
-            break
+    states = (written(left, device.log[:number]) for number in range(1, len(device.log)))
+    state = next(filter(is_unfinished, states))
     assert record_place(state) == place
     first, second = (state[at + 16 : at + 24] for at in (place, place + 9216))
-    assert first < second  # though nothing was committed in between
+    assert first < second
     memory = MemoryDevice(state)
     assert finish_change(memory)
-    found = scan(memory).header
-    assert found.sequence == int.from_bytes(second, "big") + 3
-    assert open_store(bytes(memory.content)).verify().ok
+    assert scan(memory).header.sequence == int.from_bytes(second, "big") + 3
+    store = open_store(bytes(memory.content))
+    assert store.get("a") == b"since then"
+    assert store.verify().ok
+
+
+def test_o203_each_attempt_has_a_sequence_number_of_its_own() -> None:
+    content = used(encrypted=True)
+    numbers = []
+    for _ in range(3):
+        content = cut_before_the_bit(content)
+        place = record_place(content)
+        numbers.append(content[place + 16 : place + 24])
+    assert numbers == sorted(set(numbers))
