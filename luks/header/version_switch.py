@@ -280,12 +280,7 @@ def switch_to_luks1(device: BlockDevice, old: Header, raw: RawHeader) -> None:
     for offset, sector in luks1_sectors(raw)[::-1]:
         device.write(offset, sector)
         device.flush()
-    erase_secondary(device, old.metadata_size)
-
-
-def erase_secondary(device: BlockDevice, offset: int) -> None:
-    """Durably zero what was the secondary copy of a header that is LUKS1 by now."""
-    device.write(offset, bytes(min(BINARY_SIZE, device.size - offset)))
+    device.write(old.metadata_size, bytes(BINARY_SIZE))
     device.flush()
 
 

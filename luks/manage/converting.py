@@ -23,7 +23,6 @@ from luks.header.places import Move, Room, plan_moves
 from luks.header.validate import AREA_ALIGNMENT, MAX_KEYSLOTS_SIZE
 from luks.header.version_switch import (
     encode_switched,
-    erase_secondary,
     exchangeable,
     find_duplicate,
     luks1_sectors,
@@ -256,7 +255,6 @@ def _without_remains(device: BlockDevice, header: Header) -> Header:
         )
         beyond = 0 < header.data_offset < copy.stop
         if not in_use and not beyond and header.uuid == uuid_at(device, offset):
-            erase_secondary(device, offset)
             header = _settle(device, header, copy.stop)
     return header
 

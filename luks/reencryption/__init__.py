@@ -24,6 +24,6 @@ lies where at every moment, without I/O; `headers` reads a plan from a header an
 far it is; `luks2` has the steps, in their order; `resilience` what restores a zone, `ahead`
 the threads that prepare the next one, `payload` the device between two steps. `luks2_begin`,
 `luks2_encrypt` and `luks2_decrypt` begin, with `record` for what they write, `placing` for a
-header that takes the place of plain bytes, and `tidying` for the end.
-LUKS1 has no room for any of this: `luks1` and `luks1_begin` use a LUKS2 header as its journal.
+header that takes the place of plain bytes, and `tidying` for the end. LUKS1 has no
+room for any of this: `luks1` and `luks1_begin` use a detached LUKS2 header as its journal.
 """

@@ -32,7 +32,7 @@ from luks.errors import FormatError, HeaderMismatchError, LuksHeaderError
 from luks.header import luks1
 from luks.header.detection import MARKED_MAGIC
 from luks.header.layout import area_size
-from luks.header.load import check_areas, read_header
+from luks.header.load import read_header
 from luks.header.version_switch import luks1_sectors
 from luks.header.versions import COPIES_SIZE, as_luks1, check_luks1
 from luks.header.writer import erase_unused, wipe_header
@@ -231,7 +231,7 @@ def finish(places: Luks1Places) -> None:
         journal = read_header(places.journal)
         new = luks1_header(journal, old)
         number_of = _numbers(journal)
-        _require_room(places.header, new)
+        require_size(places.header, new.keyslots_offset + new.keyslots_size)
         for number, keyslot in journal.keyslots.items():
             area = new.keyslots[number_of[number]].area
             material = read_exactly(places.journal, keyslot.area.offset, area.size)
@@ -262,12 +262,15 @@ def remove_journal(places: Luks1Places) -> None:
         raise device_error(error, f"cannot remove {path}") from error
 
 
-def _require_room(device: BlockDevice, header: Header) -> None:
-    """Enlarge a detached header if its new keyslots need more room."""
-    end = header.keyslots_offset + header.keyslots_size
-    if device.size < end:
-        device.resize(end)
-    check_areas(device, header)
+def require_size(device: BlockDevice, size: int) -> None:
+    """Durably enlarge a detached LUKS1 header whose new keyslots need more room.
+
+    Raises:
+        UnsupportedError, DeviceError: It cannot be enlarged.
+    """
+    if device.size < size:
+        device.resize(size)
+        device.flush()
 
 
 def _numbers(journal: Header) -> dict[int, int]:

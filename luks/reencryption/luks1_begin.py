@@ -22,10 +22,9 @@ from luks.header.detection import MARKED_MAGIC, opened
 from luks.header.key_digests import is_reencrypted
 from luks.header.layout import area_size
 from luks.header.load import check_areas, read_header
-from luks.header.policy import check_openable, check_payload_place
+from luks.header.policy import DEFAULT_POLICY, check_openable, check_payload_place
 from luks.header.writer import replace_header
 from luks.keys.keyslots import unlock
-from luks.keys.reencryption import unlock_all
 from luks.model import SECTOR_SIZE, Argon2, Pbkdf2
 from luks.payload.creation import prepare
 from luks.payload.profiles import default_key_size
@@ -46,6 +45,7 @@ from luks.reencryption.luks1 import (
     mark,
     payload_of,
     read_luks1,
+    require_size,
 )
 from luks.reencryption.luks2 import Luks2Reencryption, Places, status_of
 from luks.secret.secrets import view_of
@@ -118,6 +118,9 @@ def begin_reencryption(
             f"{os.fspath(where)} is there already: a re-encryption has begun [L211]",
             hint="resume or abort it",
         )
+    if header.data_offset == 0:
+        # It must not turn out at the end that a detached header cannot grow.
+        require_size(places.header, luks1.AREA_ALIGNMENT + luks1.KEYSLOT_COUNT * new_size)
     journal = journal_for(header, new_size)
     material = journal_material(places.header, header, journal)
     # At the end of `names` the journal takes its name, or vanishes if something failed.
@@ -180,7 +183,8 @@ def resume(
         image = payload_of(places.image, header, journal)
         plan, progress = read_plan(journal, image)
         check_areas(device, journal)
-        keys = unlock_all(device, journal, secret, limits=access.limits)
+        inner = access._replace(policy=DEFAULT_POLICY)  # that of the caller is for LUKS1
+        keys = luks2_begin.unlocked(device, journal, plan, progress, inner)
         running = Luks2Reencryption(
             Places(image, device, None, owned),
             journal,
@@ -189,6 +193,7 @@ def resume(
             keys,
             key_digests(journal),
             hotzone_size=options.hotzone_size,
+            workers=options.workers,
         )
         failed.callback(running.close)
         if not is_marked:

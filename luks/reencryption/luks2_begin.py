@@ -11,19 +11,19 @@ from formats.errors import ArgumentError
 from formats.frozen import replace
 from luks.crypto.ciphers import check_usable
 from luks.crypto.hashes import lookup
-from luks.errors import PolicyError, UnfinishedReencryptionError, UnsupportedError
-from luks.header.key_digests import is_reencrypted
+from luks.errors import PolicyError, UnfinishedReencryptionError, UnlockError, UnsupportedError
+from luks.header.key_digests import is_reencrypted, usable_digest
 from luks.header.load import check_areas, read_header
 from luks.header.policy import check_openable, check_payload_place
 from luks.header.writer import erase_unused, rewrite_header
 from luks.keys.costs import check_kdf, digest_cost, keyslot_cost
 from luks.keys.enroll import choose_keyslot, enroll_key, new_digest
-from luks.keys.keyslots import VolumeKey, unlock
-from luks.keys.reencryption import VolumeKeys
+from luks.keys.keyslots import VolumeKey, unlock, unlock_digest
+from luks.keys.reencryption import VolumeKeys, unlock_all
 from luks.model import Segment
 from luks.payload.creation import check_key
 from luks.payload.profiles import default_key_size
-from luks.reencryption.headers import KeyDigests, with_keyslots
+from luks.reencryption.headers import KeyDigests, key_digests, with_keyslots
 from luks.reencryption.luks2 import Luks2Reencryption
 from luks.reencryption.plan import ForwardPlan, Progress
 from luks.reencryption.record import (
@@ -40,6 +40,7 @@ from luks.secret.secrets import Secret, view_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from formats.devices.device import BlockDevice
     from luks.crypto.kdf import KdfLimits
     from luks.header.policy import Policy
     from luks.model import Digest, Header, KdfCost, Keyslot
@@ -128,6 +129,28 @@ def begun(
         hotzone_size=options.hotzone_size,
         workers=options.workers,
     )
+
+
+def unlocked(
+    device: BlockDevice, header: Header, plan: Plan, progress: Progress, access: Access
+) -> VolumeKeys:
+    """Return the keys of a re-encryption that is resumed; they are the caller's to wipe.
+
+    Raises:
+        UnlockError, PolicyError: As `luks.resume_reencryption`.
+    """
+    (secret,) = access.secrets
+    limits, policy = access.limits, access.policy
+    try:
+        return unlock_all(device, header, secret, limits=limits, policy=policy)
+    except UnlockError:
+        number = key_digests(header).new
+        if progress.done < plan.size or number is None:
+            raise
+        # cryptsetup erases the old key before it writes the final header (L174).
+        digest = usable_digest(header, number)
+        key = unlock_digest(device, header, digest, secret, limits=limits, policy=policy)
+        return VolumeKeys({number: key})
 
 
 def loaded(places: Places, access: Access) -> tuple[Header, Segment]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from formats.errors import ArgumentError
 from formats.frozen import replace
 from luks.crypto.kdf import DEFAULT_LIMITS
-from luks.errors import UnlockError, UnsupportedError
+from luks.errors import UnsupportedError
 from luks.header.detection import is_same_place, opened
 from luks.header.load import check_areas, read_header
 from luks.header.luks2_binary import VERSION as LUKS2
@@ -214,19 +214,16 @@ def resume_reencryption(
         UnlockError: Nothing is in progress, or a secret opens no keyslot.
         UnsupportedError, FormatError, DeviceError: As `begin_reencryption`.
     """
-    from luks.header.key_digests import usable_digest  # noqa: PLC0415  see `_opened_places`
-    from luks.keys.keyslots import unlock_digest  # noqa: PLC0415
-    from luks.keys.reencryption import VolumeKeys, unlock_all  # noqa: PLC0415
-    from luks.reencryption import luks1_begin, luks2_begin  # noqa: PLC0415
+    from luks.reencryption import luks1_begin, luks2_begin  # noqa: PLC0415  see `_opened_places`
     from luks.reencryption.headers import key_digests, read_plan  # noqa: PLC0415
     from luks.reencryption.luks2 import Luks2Reencryption  # noqa: PLC0415
     from luks.reencryption.placing import complete_placing  # noqa: PLC0415
 
     view_of(secret)
+    access = luks2_begin.Access((secret,), limits, policy)
     with _opened_places(path_or_device, header) as places:
         if luks1_begin.is_luks1(places.header):
             journal = luks1_begin.journal_place(path_or_device, options.journal)
-            access = luks2_begin.Access((secret,), limits, policy)
             return luks1_begin.resume(places, access, options, journal)
         if header is None:
             complete_placing(places.image)
@@ -235,16 +232,7 @@ def resume_reencryption(
         policy.check_header(loaded)
         plan, progress = read_plan(loaded, places.image)
         check_areas(places.header, loaded)
-        try:
-            keys = unlock_all(places.header, loaded, secret, limits=limits, policy=policy)
-        except UnlockError:
-            number = key_digests(loaded).new
-            if progress.done < plan.size or number is None:
-                raise
-            # cryptsetup erases the old key before it writes the final header (L174).
-            digest = usable_digest(loaded, number)
-            key = unlock_digest(places.header, loaded, digest, secret, limits=limits, policy=policy)
-            keys = VolumeKeys({number: key})
+        keys = luks2_begin.unlocked(places.header, loaded, plan, progress, access)
         return Luks2Reencryption(
             places,
             loaded,

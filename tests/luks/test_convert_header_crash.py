@@ -22,14 +22,20 @@ from tests.luks.converting import (
 )
 from tests.luks.programs import accepts, key_file, qemu_read
 from tests.luks.support import shared_corpus
-from tests.support.devices import SECTOR, FaultyDevice, RecordingDevice, crash_states
+from tests.support.devices import (
+    SECTOR,
+    Flush,
+    RecordingDevice,
+    WholeSectorFaults,
+    Write,
+    crash_states,
+)
 from tests.support.effort import cases
 from tests.support.interrupts import InterruptPoints, collecting_what_is_new
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from formats.devices.device import ReadableBuffer
     from tests.support.devices import Operation
 
 LAYOUTS = {
@@ -43,17 +49,38 @@ CASES = [(name, version) for name in _TRIED for version in (1, 2)]
 BOTH = pytest.mark.parametrize(("name", "version"), CASES, ids=str)
 
 
-class WholeSectors(FaultyDevice):
-    """A failing write stores its first half, but sectors whole or not at all (L12)."""
+@BOTH
+def test_l201_the_first_sector_is_written_alone(name: str, version: int) -> None:
+    """All before it is durable, and so is it before anything else; then no copy is damaged."""
+    content, _ = before(name, version)
+    device = RecordingDevice(content)
+    luks.convert_header(device, version)
+    switched = 0
+    for number, event in enumerate(device.log):
+        if isinstance(event, Write) and (event.offset, len(event.data)) == (0, SECTOR):
+            around = device.log[number - 1 : number + 2 : 2]
+            assert number == 0 or all(isinstance(other, Flush) for other in around)
+            states = list(crash_states(content, device.log[: number + 2], exhaustive=0, samples=1))
+            there = luks.load_header(MemoryDevice(states[-1].content))
+            assert there.stale_copy is None
+            switched += there.version == version
+    assert switched
 
-    def write(self, offset: int, data: ReadableBuffer, /) -> None:
-        try:
-            self._count("write")
-        except luks.DeviceError:
-            half = len(data) // 2 // SECTOR * SECTOR
-            self._device.write(offset, bytes(data)[:half])
-            raise
-        self._device.write(offset, data)
+
+@pytest.mark.parametrize("copy", [0, 1])
+def test_l201_a_damaged_copy_is_restored_before_the_other_one_is_given_up(copy: int) -> None:
+    # All material is in places of LUKS1 already, so that nothing else writes the header before.
+    keyslots = tuple(range(7))
+    damaged = bytearray(luks2_volume(keyslots, TIGHT))
+    damaged[copy * 16384 + 5000] ^= 1
+    recorded = RecordingDevice(damaged)
+    luks.convert_header(recorded, 1)
+    seen: set[bytes] = set()
+    for state in crash_states(bytes(damaged), recorded.log, exhaustive=2, samples=1):
+        digest = hashlib.sha256(state.content).digest()
+        if digest not in seen:
+            seen.add(digest)
+            check_and_finish(state.content, 1, keyslots)
 
 
 @pytest.fixture(autouse=True)
@@ -108,7 +135,7 @@ def test_l201_a_failing_device_loses_no_passphrase(
     while True:
         number += step
         memory = MemoryDevice(content)
-        device = WholeSectors(memory, operation, number)
+        device = WholeSectorFaults(memory, operation, number)
         try:
             luks.convert_header(device, version)
         except luks.DeviceError:

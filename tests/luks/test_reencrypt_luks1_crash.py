@@ -12,12 +12,12 @@ import luks
 from formats.devices.device import MemoryDevice
 from tests.luks.reencryption_support import Case, Content, options
 from tests.luks.support import PASSPHRASE, PBKDF2
-from tests.support.devices import SECTOR, FaultyDevice
+from tests.support.devices import WholeSectorFaults
 from tests.support.effort import cases
 from tests.support.interrupts import InterruptPoints, collecting_what_is_new
 
 if TYPE_CHECKING:
-    from formats.devices.device import BlockDevice, ReadableBuffer
+    from formats.devices.device import BlockDevice
     from tests.support.devices import Operation
 
 pytestmark = pytest.mark.slow
@@ -49,6 +49,11 @@ def made(plain: bytes) -> Content:
         kdf=PBKDF2,
     ) as volume:
         volume.write(0, plain)
+    with luks.edit(image) as header:
+        # The header is written in two sectors: this keyslot is in the second one.
+        header.unlock(PASSPHRASE)
+        header.add_keyslot(PASSPHRASE, keyslot=7, kdf=PBKDF2)
+        header.remove_keyslot(0)
     return Content(bytes(image.content), bytes(JOURNAL))
 
 
@@ -98,19 +103,6 @@ def test_l210_a_power_cut_loses_no_byte() -> None:
     print(f"{len(seen)} states")
 
 
-class WholeSectors(FaultyDevice):
-    """A failing write stores its first half, but sectors whole or not at all (L12)."""
-
-    def write(self, offset: int, data: ReadableBuffer, /) -> None:
-        try:
-            self._count("write")
-        except luks.DeviceError:
-            half = len(data) // 2 // SECTOR * SECTOR
-            self._device.write(offset, bytes(data)[:half])
-            raise
-        self._device.write(offset, data)
-
-
 @pytest.mark.parametrize("which", ["image", "journal"])
 @pytest.mark.parametrize("operation", ["read", "write", "flush"])
 def test_l210_a_failing_device_loses_no_byte(which: str, operation: Operation) -> None:
@@ -122,7 +114,7 @@ def test_l210_a_failing_device_loses_no_byte(which: str, operation: Operation) -
             image, journal = CASE.before.devices()
             assert journal is not None
             devices: dict[str, BlockDevice] = {"image": image, "journal": journal}
-            faulty = devices[which] = WholeSectors(devices[which], operation, number)
+            faulty = devices[which] = WholeSectorFaults(devices[which], operation, number)
             try:
                 with begin(devices["image"], devices["journal"]) as running:
                     try:
