@@ -144,6 +144,16 @@ if TYPE_CHECKING:
     from blobstore.opening import create as create
     from blobstore.reaching import find_owner as find_owner
     from blobstore.reaching import open as open  # noqa: A004
+    from blobstore.reencryption.operations import abort_reencryption as abort_reencryption
+    from blobstore.reencryption.operations import begin_decryption as begin_decryption
+    from blobstore.reencryption.operations import begin_encryption as begin_encryption
+    from blobstore.reencryption.operations import begin_reencryption as begin_reencryption
+    from blobstore.reencryption.operations import decrypt as decrypt
+    from blobstore.reencryption.operations import encrypt as encrypt
+    from blobstore.reencryption.operations import reencrypt as reencrypt
+    from blobstore.reencryption.operations import reencryption_status as reencryption_status
+    from blobstore.reencryption.operations import resume_reencryption as resume_reencryption
+    from blobstore.reencryption.running import ImageReencryption as ImageReencryption
     from blobstore.store.changes import ChangeWatch as ChangeWatch
     from blobstore.store.changes import CommitInfo as CommitInfo
     from blobstore.store.description import SectionInfo as SectionInfo
