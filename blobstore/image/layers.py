@@ -267,6 +267,16 @@ def is_qcow2(file: BlockDevice, known: str | None) -> bool:
     return known == QCOW2
 
 
+def is_image(path: AnyPath) -> bool:
+    """Say whether a file is an image: whether it begins as qcow2, LUKS or a container does.
+
+    Raises:
+        DeviceError: It cannot be read.
+    """
+    with open_place(path, lock=False) as file:
+        return is_qcow2(file, None) or looks_like_container(file) or luks.is_luks(file)
+
+
 def is_encrypted(
     path: AnyPath,
     *,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from blobstore.errors import BlobNotFoundError, CorruptBlobError, DamagedHeadError
 from blobstore.image.files import read_file
+from blobstore.image.layers import is_image
 from blobstore.manifests.codecs import Codecs
 from blobstore.manifests.fields import LARGEST_EEPROM, decode_section
 from formats.eeprom.framework.codec import Findings
@@ -93,14 +94,13 @@ def type_of_file(
         FormatError: It is larger than any EEPROM.
         DeviceError: The file cannot be read.
     """
-    with open_place(path, lock=False) as device:
-        if is_image(device):
-            raise ForeignImageError(
-                f"{path} is an image, and not a bare binary",
-                offset=0,
-                rule="E10",
-                hint="name a section of it",
-            )
+    if is_image(path):
+        raise ForeignImageError(
+            f"{path} is an image, and not a bare binary",
+            offset=0,
+            rule="E10",
+            hint="name a section of it",
+        )
     found = likely_types(read_file(path, lock=False, largest=LARGEST_EEPROM), layouts)
     if len(found) > 1:
         raise UnsupportedError(
