@@ -29,7 +29,7 @@ SERVING = "blobstore.owner.serving"
 #: At which the successor is killed, and the owner goes on.
 OF_THE_SUCCESSOR = [
     f"{SERVING}.handing:Predecessor.released:after",
-    "blobstore.mount.passing:restore:after",
+    f"{SERVING}.mount_front:RunningMount._adopt:after",
     f"{SERVING}.open_fronts:OpenFronts.start:after",
 ]
 #: At which the owner is killed, when it has passed everything on.
