@@ -1,7 +1,7 @@
 """The same calls on a mounted directory and on an ordinary one give the same results.
 
-Random calls of programs, with their errors, on files that several descriptors have open; after
-each, what stat(2), read(2) and readdir(2) say of both directories is the same.
+Random calls of programs, with their errors, on files that several descriptors have open; what
+stat(2), read(2) and readdir(2) say of both directories is the same.
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ class Both:
             said, call = choose(calls)
             self.said.append(said)
             self._both([call] * 2)
-        self._compare()
+        # Seldom: what was just read is in memory, which would hide that it is not kept.
+        if self._chance.random() < 0.1:
+            self._compare()
 
     def close(self) -> None:
         for pair in self._open:
@@ -98,7 +100,8 @@ class Both:
             (f"fallocate {offset} {size}", lambda one: os.posix_fallocate(one, offset, size)),
             ("close", os.close),
         ]
-        said, call = self._chance.choice(calls)
+        # Few are open, so that most files are not, and are read again from the store.
+        said, call = calls[-1] if len(self._open) > 2 else self._chance.choice(calls)
         self.said.append(f"{said} of {self._open.index(pair)}")
         results = [attempt(lambda one=one: call(one)) for one in pair]
         self._same(results)
@@ -170,7 +173,7 @@ def test_m1_to_m24_calls_have_the_results_that_they_have_on_a_disk(
         pass
     mounted = MountProcess(image, tmp_path / "mnt")
     both = Both(mounted.directory, disk, seed)
-    for _ in range(cases(300, 1500)):
+    for _ in range(cases(800, 4000)):
         both.step()
     both.close()
     assert {errno.ENOENT, errno.EEXIST, errno.EBADF, errno.ENOTDIR} <= both.errors
