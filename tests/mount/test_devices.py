@@ -133,6 +133,7 @@ def test_m15_kills_of_swtpm_and_of_the_mount_leave_a_tpm(
     chance = random.Random(18)
     mounted = MountProcess(image, tmp_path / "mnt", "--layout", layout)
     place = backend.format(mounted.directory)
+    write = ("nvwrite", "0x1500001", "-C", "o", "-i", tmp_path / "number")
     known = 0
     for case in range(cases(3, 30)):
         kills_mount = case % 2 == 1
@@ -143,8 +144,10 @@ def test_m15_kills_of_swtpm_and_of_the_mount_leave_a_tpm(
             killing = threading.Timer(chance.uniform(0.05, 0.3), kill, (victims,))
             run("tpm2", "startup", "-c", environment=environment)
             if not case:
+                (tmp_path / "number").write_bytes(b"%8d" % 0)
                 define = ("nvdefine", "0x1500001", "-s", "8", "-C", "o")
                 run("tpm2", *define, environment=environment)
+                run("tpm2", *write, environment=environment)
             else:
                 found = run("tpm2", "nvread", "0x1500001", "-C", "o", environment=environment)
                 last = int(found)
@@ -152,7 +155,6 @@ def test_m15_kills_of_swtpm_and_of_the_mount_leave_a_tpm(
             killing.start()
             for number in range(last + 1, last + 100):
                 (tmp_path / "number").write_bytes(b"%8d" % number)
-                write = ("nvwrite", "0x1500001", "-C", "o", "-i", tmp_path / "number")
                 try:
                     run("tpm2", *write, environment=environment)
                 except ForeignProgramError:
