@@ -25,9 +25,9 @@ What must not happen here:
 
 Begin with `tree` and `contents`. They are the semantics of files, and are tested without a
 kernel: `tree` has names and handles, `contents` what is in files, when it is in memory, and how
-it is committed; `directory` has the files by name; `file` is what they know of a file, `names` how files and sections are called,
-`processes` what is known of the programs, `failures` the errors, and `settings` what can be
-chosen. `dispatcher` answers the kernel's requests (`formats.fuse`) with these, `session` is the
-thread in which it does so, `mounting` has the mount itself, and `passing` takes what is open
-from one process to the next.
+it is committed; `directory` has the files by name, `file` is what they know of a file, `names`
+how files and sections are called, `processes` what is known of the programs, `failures` the
+errors, and `settings` what can be chosen. `dispatcher` answers the kernel's requests
+(`formats.fuse`) with these, `session` is the thread in which it does so, `mounting` has the
+mount itself, and `passing` takes what is open from one process to the next.
 """

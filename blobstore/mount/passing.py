@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 VERSION: Final = 1
 
 _LENGTH: Final = 8
-#: Bytes of all that is not content; a listing of 4096 files takes less than a tenth.
-_MOST: Final = 64 << 20
 
 
 class _File(msgspec.Struct, array_like=True):
@@ -122,12 +120,15 @@ def restore(dispatcher: Dispatcher, descriptor: int) -> None:
     """
     try:
         with os.fdopen(os.dup(descriptor), "rb") as stored:
+            whole = stored.seek(0, os.SEEK_END)
             stored.seek(0)
             size = int.from_bytes(stored.read(_LENGTH), "little")
-            if size > _MOST:
-                raise _broken(f"{size} bytes are too many")
+            if size > whole:
+                raise _broken(f"it has {whole} bytes of {size}")
             state = msgspec.msgpack.decode(stored.read(size), type=_State)
             files = {}
+            if any(not 0 <= (one.content or 0) <= whole for one in state.files):
+                raise _broken("a file is larger than all of it")
             for saved in state.files:
                 content = None if saved.content is None else bytearray(stored.read(saved.content))
                 if content is not None and len(content) != saved.content:

@@ -64,7 +64,7 @@ def test_m15_kills_of_qemu_and_of_the_mount_leave_whole_variables(
     chance = random.Random(17)
     mounted = MountProcess(image, tmp_path / "mnt")
     number = 0
-    for case in range(cases(8, 100)):
+    for case in range(cases(6, 100)):
         machine = UefiVars(mounted.directory / "uefi.json", tmp_path)
         if case:
             assert machine.get("Number") == numbered(number)

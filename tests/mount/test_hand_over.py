@@ -181,7 +181,7 @@ def require_committed(image: Path, acknowledged: dict[str, bytes]) -> None:
 def test_m60_programs_notice_only_a_pause(image: Path, runtime: Path, directory: Path) -> None:
     owner = OwnerProcess(image, runtime, "--mount", directory)
     with Writing(directory) as writing:
-        for _ in range(cases(6, 50)):
+        for _ in range(cases(4, 50)):
             writing.go_on()
             successor = OwnerProcess(image, runtime, "--mount", directory, "--replace")
             assert owner.ended() == 0
@@ -237,7 +237,7 @@ def test_m63_sigkill_at_random_instants_loses_nothing_that_was_committed(
     path = directory / "counted"
     owner = OwnerProcess(image, runtime, "--mount", directory)
     committed, takes = 0, 1.0
-    for number in range(cases(4, 40)):
+    for number in range(cases(3, 40)):
         ends = threading.Event()
         saved: list[int] = []
         failed: list[OSError] = []

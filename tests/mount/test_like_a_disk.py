@@ -11,7 +11,7 @@ import errno
 import os
 import random
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -103,16 +103,14 @@ class Both:
         # Few are open, so that most files are not, and are read again from the store.
         said, call = calls[-1] if len(self._open) > 2 else self._chance.choice(calls)
         self.said.append(f"{said} of {self._open.index(pair)}")
-        results = [attempt(lambda one=one: call(one)) for one in pair]
+        results = [attempt(call, one) for one in pair]
         self._same(results)
         if said == "close":
             self._open.remove(pair)
 
     def _both(self, calls: list[Callable[[Path], object]]) -> tuple[int, int] | None:
-        results = [
-            attempt(lambda call=call, top=top: call(top))
-            for call, top in zip(calls, self._directories, strict=True)
-        ]
+        pairs = zip(calls, self._directories, strict=True)
+        results = [attempt(call, top) for call, top in pairs]
         if self.said[-1].startswith("open ") and not any(isinstance(one, str) for one in results):
             first, second = results
             assert isinstance(first, int)
@@ -137,10 +135,10 @@ class Both:
             assert one == other, self.said[-30:]
 
 
-def attempt(call: Callable[[], object]) -> object:
+def attempt(call: Callable[[Any], object], argument: object) -> object:
     """Return the result of a call, or the number of its error as a text."""
     try:
-        return call()
+        return call(argument)
     except OSError as error:
         return f"error {error.errno}"
 
@@ -159,7 +157,7 @@ def seen(path: Path) -> tuple[object, ...]:
 def of_descriptor(descriptor: int) -> tuple[object, ...]:
     found = os.fstat(descriptor)
     where = os.lseek(descriptor, 0, os.SEEK_CUR)
-    content = attempt(lambda: os.pread(descriptor, 1 << 20, 0))
+    content = attempt(lambda one: os.pread(one, 1 << 20, 0), descriptor)
     return (stat.filemode(found.st_mode), found.st_size, found.st_nlink, where, content)
 
 
