@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 _CONSISTENT_READ, _WRITE, _RESIZE = 0, 1, 3
 _USED_BASE, _UNSHARED_BASE = 100, 200
 
+#: The type of directories that processes of this project serve, in tables of mounts (M51).
+_SERVED = "fuse.blobstore "
+
 # struct flock on Linux: type, whence, start, length, pid.
 _FLOCK = struct.Struct("hhqqi4x")
 
@@ -129,14 +132,31 @@ def _holders(fd: int) -> Iterator[str]:
         try:
             links = list((process / "fd").iterdir())
             name = (process / "comm").read_text().strip()
+            mounts = _answering_mounts(process)
         except OSError:
             continue  # it ended meanwhile, or belongs to another user
-        if process.name != own and any(_leads_to(link, wanted) for link in links):
+        if process.name != own and any(_leads_to(link, wanted, mounts) for link in links):
             yield f"{name} (process {process.name})"
 
 
-def _leads_to(link: Path, wanted: os.stat_result) -> bool:
+def _answering_mounts(process: Path) -> set[str]:
+    """Return the mounts, by number, whose files can be asked about without waiting.
+
+    A directory that this process serves is not one of them (M60): while it is handed over, who
+    asks for a file there waits for this process.
+    """
+    mounts = set()
+    for line in (process / "mountinfo").read_text(errors="surrogateescape").splitlines():
+        fields, _, rest = line.partition(" - ")
+        if not rest.startswith(_SERVED):
+            mounts.add(fields.split(" ", 1)[0])
+    return mounts
+
+
+def _leads_to(link: Path, wanted: os.stat_result, mounts: set[str]) -> bool:
     try:
-        return os.path.samestat(wanted, link.stat())
+        said = (link.parent.parent / "fdinfo" / link.name).read_text()
+        _, _, mount = said.partition("mnt_id:")
+        return mount.split("\n", 1)[0].strip() in mounts and os.path.samestat(wanted, link.stat())
     except OSError:
         return False  # closed since the process's descriptors were listed

@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -14,7 +16,7 @@ import pytest
 import blobstore
 from blobstore.errors import ConfigError
 from blobstore.owner import MountFront, Owner, ServeConfig, load_serve_config
-from formats.errors import ArgumentError, ReadOnlyError
+from formats.errors import ArgumentError, DeviceBusyError, ReadOnlyError
 from tests.support.mounts import MountProcess, refused, wait_for
 from tests.support.owners import OwnerProcess
 
@@ -134,6 +136,46 @@ def test_m60_o199_a_hand_over_that_fails_is_only_a_pause(owner: Owner, directory
         owner.remove(running)
         running.stop()
     assert not os.path.ismount(directory)
+
+
+def test_m63_to_name_who_has_the_image_asks_nothing_of_the_directory(
+    owner: Owner, image: Path, directory: Path
+) -> None:
+    """Who asks waits, and the directory may be waiting for the one who asks."""
+    running = MountFront(directory=str(directory)).start(owner, {})
+    program = "import sys; file = open(sys.argv[1]); print(1, flush=True); input()"
+    user = subprocess.Popen(
+        [sys.executable, "-c", program, directory / "a"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert user.stdout is not None
+        user.stdout.readline()
+        owner.release(waiting=True)
+        failures: list[BaseException] = []
+
+        def take() -> None:
+            try:
+                owner.take_over()
+            except DeviceBusyError as error:
+                failures.append(error)
+
+        with blobstore.open(image, direct=True):
+            taking = threading.Thread(target=take, daemon=True)
+            taking.start()
+            taking.join(10)
+            waits = taking.is_alive()
+            if waits:
+                subprocess.run(["umount", "-f", directory], check=False)  # ends what waits
+        assert not waits
+        assert len(failures) == 1
+        owner.take_over()
+        assert (directory / "a").read_bytes() == b"old a"
+    finally:
+        user.communicate(b"\n")
+        owner.remove(running)
+        running.stop()
 
 
 def test_m62_a_directory_that_the_next_owner_cannot_have_is_mounted_again(
