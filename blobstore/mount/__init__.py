@@ -2,7 +2,7 @@
 
 swtpm, QEMU's ``uefi-vars``, editors and scripts keep state in files. In a directory that this
 room serves, a file is a section, and a file that a program writes becomes one put: atomic,
-durable, encrypted, and part of snapshots. The rules are M1 to M59 in ``spec/mount.md``; why the
+durable, encrypted, and part of snapshots. The rules are M1 to M63 in ``spec/mount.md``; why the
 kernel's protocol is spoken here and not by libfuse, spec/decisions/0043.
 
 The theory is that of a draft. What programs write is kept in memory, as a draft of the whole
@@ -25,8 +25,9 @@ What must not happen here:
 
 Begin with `tree` and `contents`. They are the semantics of files, and are tested without a
 kernel: `tree` has names and handles, `contents` what is in files, when it is in memory, and how
-it is committed; `file` is what they know of a file, `names` how files and sections are called,
-`processes` what is known of the programs, `failures` the errors, and `settings` what can be
-chosen. `dispatcher` answers the kernel's requests (`formats.fuse`) with these, `session` is the
-thread in which it does so, and `mounting` has the mount itself.
+it is committed; `directory` has the files by name, `file` is what they know of a file, `names`
+how files and sections are called, `processes` what is known of the programs, `failures` the
+errors, and `settings` what can be chosen. `dispatcher` answers the kernel's requests
+(`formats.fuse`) with these, `session` is the thread in which it does so, `mounting` has the
+mount itself, and `passing` takes what is open from one process to the next.
 """

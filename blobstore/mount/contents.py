@@ -95,6 +95,11 @@ class Contents:
                 return file.window.read(offset, max(0, min(size, file.window.size - offset)))
         return bytes(memoryview(self.load(file))[offset : offset + size])
 
+    def adopt(self, file: File) -> None:
+        """Count the content of a file that another process had in memory (M61)."""
+        self._used += file.length
+        self._loaded[file] = None
+
     def forget(self, file: File) -> None:
         """Drop the content from memory, the draft too."""
         if file.content is not None:
@@ -256,7 +261,7 @@ class Contents:
             return None
 
     def _grown(self, file: File, size: int) -> int:
-        if self._settings.growth is Growth.NEVER:
+        if self._settings.growth == Growth.NEVER:
             raise failure(errno.EFBIG, file.name)
         return self._worst_case(size, 0)
 

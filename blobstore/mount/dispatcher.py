@@ -46,15 +46,23 @@ _PLAIN_FALLOCATE: Final = 0
 
 
 class Dispatcher:
-    """Answers requests, one after the other; it has no descriptor, so bytes can be tried."""
+    """Answers requests, one after the other; it has no descriptor, so bytes can be tried.
+
+    Attributes:
+        tree: The directory.
+        nodes: Files by the numbers that the kernel has of them.
+        handles: What programs have open, by the numbers that the kernel has of it.
+        listings: What is read of the directory, likewise.
+        last_handle: The last number that was given to one of these.
+    """
 
     def __init__(self, tree: Tree) -> None:
         """Answer from a directory, which others may serve, too."""
-        self._tree = tree
-        self._nodes: dict[int, File] = {ROOT: tree.root}
-        self._handles: dict[int, Handle] = {}
-        self._directories: dict[int, list[tuple[int, int, bytes]]] = {}
-        self._last_handle = 0
+        self.tree = tree
+        self.nodes: dict[int, File] = {ROOT: tree.directory.root}
+        self.handles: dict[int, Handle] = {}
+        self.listings: dict[int, list[tuple[int, int, bytes]]] = {}
+        self.last_handle = 0
         self._answers: dict[int, Callable[[Header, memoryview], bytes]] = {
             Opcode.INIT: self._init,
             Opcode.LOOKUP: self._lookup,
@@ -94,7 +102,7 @@ class Dispatcher:
             return None
         reply, number = b"", 0
         try:
-            with self._tree.lock:
+            with self.tree.lock:
                 reply = self._answer(header, body)
         except OSError as error:
             number = error.errno or errno.EIO
@@ -105,13 +113,13 @@ class Dispatcher:
 
     def close(self) -> None:
         """Let go of all files; what is not committed is dropped (M54)."""
-        with self._tree.lock:
-            for handle in self._handles.values():
+        with self.tree.lock:
+            for handle in self.handles.values():
                 try:
-                    self._tree.give_up(handle)
+                    self.tree.give_up(handle)
                 except OSError as error:
                     _log.error("%r: %s", handle.file.name, error.strerror)
-            self._handles.clear()
+            self.handles.clear()
 
     def _answer(self, header: Header, body: memoryview) -> bytes:
         answer = self._answers.get(header.opcode)
@@ -135,12 +143,12 @@ class Dispatcher:
         )
 
     def _lookup(self, header: Header, body: memoryview) -> bytes:
-        return self._entry(self._tree.lookup(self._name(header, body)))
+        return self._entry(self.tree.lookup(self._name(header, body)))
 
     def _entry(self, file: File) -> bytes:
-        found = replies.encode_entry(self._tree.attributes(file, looks=False))
+        found = replies.encode_entry(self.tree.attributes(file, looks=False))
         file.lookups += 1
-        self._nodes[file.node] = file
+        self.nodes[file.node] = file
         return found
 
     def _forget(self, header: Header, body: memoryview) -> bytes:
@@ -153,21 +161,21 @@ class Dispatcher:
         return b""
 
     def _forget_one(self, node: int, lookups: int) -> None:
-        file = self._nodes.get(node)
+        file = self.nodes.get(node)
         if file is not None and node != ROOT:
-            self._tree.forget(file, lookups)
+            self.tree.forget(file, lookups)
             if not file.lookups:
-                del self._nodes[node]
+                del self.nodes[node]
 
     def _unlink(self, header: Header, body: memoryview) -> bytes:
-        self._tree.unlink(self._name(header, body))
+        self.tree.unlink(self._name(header, body))
         return b""
 
     def _rename(self, header: Header, body: memoryview, *, flagged: bool) -> bytes:
         asked = requests.decode_rename(body, flagged=flagged)
         if header.node != ROOT or asked.directory != ROOT:
             raise failure(errno.ENOTDIR)
-        self._tree.rename(_text(asked.old), _text(asked.new), asked.flags)
+        self.tree.rename(_text(asked.old), _text(asked.new), asked.flags)
         return b""
 
     # --------------------------------------------------------- attributes
@@ -175,7 +183,7 @@ class Dispatcher:
     def _getattr(self, header: Header, body: memoryview) -> bytes:
         handle = requests.decode_getattr(body)
         file = self._file(header.node) if handle is None else self._handle(handle).file
-        return replies.encode_attributes(self._tree.attributes(file))
+        return replies.encode_attributes(self.tree.attributes(file))
 
     def _setattr(self, header: Header, body: memoryview) -> bytes:
         asked = requests.decode_setattr(body)
@@ -183,7 +191,7 @@ class Dispatcher:
         handle = self._handle(asked.handle) if valid & Changed.HANDLE else None
         file = self._file(header.node)
         if valid & Changed.SIZE:
-            self._tree.truncate(file, asked.size, handle, header.pid)
+            self.tree.truncate(file, asked.size, handle, header.pid)
         if valid & Changed.MODE:
             file.mode = asked.mode & 0o7777
         if valid & Changed.UID:
@@ -196,17 +204,17 @@ class Dispatcher:
         if valid & Changed.MTIME:
             file.mtime = now if valid & Changed.MTIME_NOW else asked.mtime
         file.ctime = now
-        return replies.encode_attributes(self._tree.attributes(file))
+        return replies.encode_attributes(self.tree.attributes(file))
 
     def _getxattr(self, header: Header, body: memoryview) -> bytes:
         name = _text(requests.decode_xattr_name(body))
-        value = self._tree.xattrs(self._file(header.node)).get(name)
+        value = self.tree.xattrs(self._file(header.node)).get(name)
         if value is None:
             raise failure(errno.ENODATA)
         return _sized(value, requests.decode_xattr_size(body))
 
     def _listxattr(self, header: Header, body: memoryview) -> bytes:
-        names = self._tree.xattrs(self._file(header.node))
+        names = self.tree.xattrs(self._file(header.node))
         listed = b"".join(name.encode() + b"\0" for name in names)
         return _sized(listed, requests.decode_xattr_size(body))
 
@@ -214,45 +222,45 @@ class Dispatcher:
 
     def _open(self, header: Header, body: memoryview) -> bytes:
         flags = requests.decode_open(body)
-        return self._opened(self._tree.open(self._file(header.node), flags, header.pid))
+        return self._opened(self.tree.open(self._file(header.node), flags, header.pid))
 
     def _create(self, header: Header, body: memoryview) -> bytes:
         asked = requests.decode_create(body)
         self._require_root(header)
         owner = (header.uid, header.gid)
         name = _text(asked.name)
-        handle = self._tree.create(name, asked.flags, asked.mode, owner, header.pid)
+        handle = self.tree.create(name, asked.flags, asked.mode, owner, header.pid)
         return self._entry(handle.file) + self._opened(handle)
 
     def _opened(self, handle: Handle) -> bytes:
-        self._last_handle += 1
-        self._handles[self._last_handle] = handle
-        return replies.encode_open(self._last_handle)
+        self.last_handle += 1
+        self.handles[self.last_handle] = handle
+        return replies.encode_open(self.last_handle)
 
     def _read(self, _header: Header, body: memoryview) -> bytes:
         asked = requests.decode_read(body)
         file = self._handle(asked.handle).file
-        return self._tree.contents.read(file, asked.offset, asked.size)
+        return self.tree.contents.read(file, asked.offset, asked.size)
 
     def _write(self, header: Header, body: memoryview) -> bytes:
         asked = requests.decode_write(body)
         # What was written through a mapping, any thread may have written.
         pid = 0 if asked.flags & requests.WRITE_CACHE else header.pid
-        self._tree.write(self._handle(asked.handle), asked.offset, asked.data, pid)
+        self.tree.write(self._handle(asked.handle), asked.offset, asked.data, pid)
         return replies.encode_count(len(asked.data))
 
     def _flush(self, header: Header, body: memoryview) -> bytes:
-        self._tree.flush(self._handle(requests.decode_handle(body)), header.pid)
+        self.tree.flush(self._handle(requests.decode_handle(body)), header.pid)
         return b""
 
     def _fsync(self, _header: Header, body: memoryview) -> bytes:
-        self._tree.fsync(self._handle(requests.decode_handle(body)))
+        self.tree.fsync(self._handle(requests.decode_handle(body)))
         return b""
 
     def _release(self, _header: Header, body: memoryview) -> bytes:
-        handle = self._handles.pop(requests.decode_handle(body), None)
+        handle = self.handles.pop(requests.decode_handle(body), None)
         if handle is not None:
-            self._tree.release(handle)
+            self.tree.release(handle)
         return b""
 
     def _fallocate(self, header: Header, body: memoryview) -> bytes:
@@ -261,29 +269,29 @@ class Dispatcher:
             raise failure(errno.EOPNOTSUPP)
         handle = self._handle(asked.handle)
         end = asked.offset + asked.size
-        if end > self._tree.attributes(handle.file).size:
-            self._tree.truncate(handle.file, end, handle, header.pid)
+        if end > self.tree.attributes(handle.file).size:
+            self.tree.truncate(handle.file, end, handle, header.pid)
         return b""
 
     # -------------------------------------------------------- directories
 
     def _opendir(self, header: Header, _body: memoryview) -> bytes:
         self._require_root(header)
-        found = [(node, mode, _bytes(name)) for node, mode, name in self._tree.listing()]
-        root = (ROOT, self._tree.attributes(self._tree.root).mode)
-        self._last_handle += 1
-        self._directories[self._last_handle] = [(*root, b"."), (*root, b".."), *found]
-        return replies.encode_open(self._last_handle)
+        found = [(node, mode, _bytes(name)) for node, mode, name in self.tree.listing()]
+        root = (ROOT, self.tree.attributes(self.tree.directory.root).mode)
+        self.last_handle += 1
+        self.listings[self.last_handle] = [(*root, b"."), (*root, b".."), *found]
+        return replies.encode_open(self.last_handle)
 
     def _readdir(self, _header: Header, body: memoryview) -> bytes:
         asked = requests.decode_read(body)
-        entries = self._directories.get(asked.handle)
+        entries = self.listings.get(asked.handle)
         if entries is None:
             raise failure(errno.EBADF)
         return replies.encode_directory(entries, asked.offset, asked.size)
 
     def _releasedir(self, _header: Header, body: memoryview) -> bytes:
-        self._directories.pop(requests.decode_handle(body), None)
+        self.listings.pop(requests.decode_handle(body), None)
         return b""
 
     # ----------------------------------------------------------- internal
@@ -297,13 +305,13 @@ class Dispatcher:
             raise failure(errno.ENOTDIR)
 
     def _file(self, node: int) -> File:
-        file = self._nodes.get(node)
+        file = self.nodes.get(node)
         if file is None:
             raise failure(errno.ESTALE)
         return file
 
     def _handle(self, number: int) -> Handle:
-        handle = self._handles.get(number)
+        handle = self.handles.get(number)
         if handle is None:
             raise failure(errno.EBADF)
         return handle

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from blobstore.mount.processes import Processes
     from blobstore.store.protocol import AnyWindow
 
@@ -77,24 +79,37 @@ class Handle:
         wrote: Whether it changed the content, and nothing was committed since.
         by_opener: Whether its opener did so.
         killed: Whether a process was ended by a signal while it had it (M15).
+        groups: Processes by their threads, as far as they were asked for.
     """
 
-    __slots__ = ("_groups", "by_opener", "file", "killed", "made", "opener", "writable", "wrote")
+    #: What is to be known of one in another process.
+    PASSED: Final = ("by_opener", "killed", "made", "opener", "writable", "wrote")
+    __slots__ = ("groups", "file", *PASSED)
 
     def __init__(self, file: File, flags: int, thread: int, processes: Processes) -> None:
         """Be one that a thread opens with these flags of open(2)."""
         self.file = file
         self.writable = flags & os.O_ACCMODE != os.O_RDONLY
-        self._groups: dict[int, int] = {0: 0}
+        self.groups: dict[int, int] = {0: 0}
         self.opener = self.group(thread, processes) if self.writable else 0
         self.made = self.wrote = self.by_opener = self.killed = False
         file.handles.add(self)
 
+    @classmethod
+    def restored(cls, file: File, said: Mapping[str, int]) -> Handle:
+        """Be one that another process had, as its attributes `PASSED` say (M61)."""
+        handle = cls.__new__(cls)
+        handle.file, handle.groups = file, {0: 0}
+        for name in cls.PASSED:
+            setattr(handle, name, said[name])
+        file.handles.add(handle)
+        return handle
+
     def group(self, thread: int, processes: Processes) -> int:
         """Return the process of a thread, which is asked for once."""
-        found = self._groups.get(thread)
+        found = self.groups.get(thread)
         if found is None:
-            found = self._groups[thread] = processes.group(thread)
+            found = self.groups[thread] = processes.group(thread)
         return found
 
     def changed(self, thread: int, processes: Processes) -> None:

@@ -57,7 +57,7 @@ def names_for(settings: MountSettings) -> Names:
     Raises:
         ValueError: The name of the TPM breaks a rule.
     """
-    return SwtpmNames(settings) if settings.layout is Layout.SWTPM else SectionNames(settings)
+    return SwtpmNames(settings) if settings.layout == Layout.SWTPM else SectionNames(settings)
 
 
 class SectionNames:

@@ -35,6 +35,14 @@ class SystemProcesses:
         return len(fields) > 6 and bool(int(fields[6]) & _SIGNALED)
 
 
+def namespaces() -> list[str]:
+    """Return in which numbers of processes, and in which table of mounts, this process is."""
+    try:
+        return [str((_PROC / "self" / "ns" / name).readlink()) for name in ("pid", "mnt")]
+    except OSError:  # not Linux, or hidden
+        return []
+
+
 def _read(thread: int, name: str) -> bytes:
     if not thread:
         return b""

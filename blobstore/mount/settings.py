@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Annotated, Final
+
+import msgspec
 
 #: Sizes in bytes: the least worst case of a new file, the largest file, and all content that
 #: is kept in memory.
@@ -31,30 +32,34 @@ class Growth(StrEnum):
     NEVER = "never"
 
 
-@dataclass(frozen=True, kw_only=True)
-class MountSettings:
+#: Any limit: what a section can have at most (C1).
+_Size = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
+
+
+class MountSettings(msgspec.Struct, frozen=True, rename="kebab", kw_only=True):
     """How files are made of sections.
 
     Attributes:
-        layout: How they are named.
-        tpm: First part of the names of a TPM's sections, in swtpm's layout.
-        temporary: Patterns of names that new files have for a while only.
-        growth: Whether worst cases grow.
-        new_file: Least worst case of a new file, in bytes.
-        largest_file: In bytes.
-        memory: For content that is not committed, or was read, in bytes.
+        layout: ``sections``, files with the names of the sections; or ``swtpm``, the states of
+            one TPM as swtpm names them.
+        tpm: First part of the names of that TPM's sections.
+        temporary: Patterns of names that programs give files until they rename them.
+        growth: ``double``, sections become larger when their files do; or ``never``.
+        new_file: Worst case of new sections, in bytes, unless their file is larger.
+        largest_file: Bytes that a file may have.
+        memory: Bytes of all content in memory.
         mode: Permissions of files that were there before.
-        read_only: Whether nothing can be changed.
-        allow_other: Whether other users may reach the directory, by the permissions.
+        read_only: Take no changes.
+        allow_other: Let other users in, as far as the permissions go.
     """
 
     layout: Layout = Layout.SECTIONS
     tpm: str = "tpm"
     temporary: tuple[str, ...] = TEMPORARY
     growth: Growth = Growth.DOUBLE
-    new_file: int = NEW_FILE
-    largest_file: int = LARGEST_FILE
-    memory: int = MEMORY
-    mode: int = 0o600
+    new_file: _Size = NEW_FILE
+    largest_file: _Size = LARGEST_FILE
+    memory: _Size = MEMORY
+    mode: Annotated[int, msgspec.Meta(ge=0, le=0o777)] = 0o600
     read_only: bool = False
     allow_other: bool = False

@@ -1,8 +1,7 @@
 """The directory: names, and what is done to files by name or by handle (M1 to M43).
 
 This is all of the semantics; it knows nothing of FUSE and can be tested without it.
-`blobstore.mount.dispatcher` calls it for the kernel. One class has all calls, because they share
-what is open; that is why the module is so long.
+`blobstore.mount.dispatcher` calls it for the kernel.
 """
 
 from __future__ import annotations
@@ -15,18 +14,18 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from blobstore.mount.contents import Contents
+from blobstore.mount.directory import Directory
 from blobstore.mount.failures import failure, translated
-from blobstore.mount.file import File, Handle
-from blobstore.mount.names import names_for, require_name
+from blobstore.mount.file import Handle
+from blobstore.mount.names import names_for
 from formats.container.model import MAX_NAME_SIZE
-from formats.fuse.messages import ROOT
 from formats.fuse.replies import Attributes, Space
 from formats.logs import LateLogger
 
 if TYPE_CHECKING:
+    from blobstore.mount.file import File
     from blobstore.mount.processes import Processes
     from blobstore.mount.settings import MountSettings
-    from blobstore.store.description import SectionInfo
     from blobstore.store.store import Store
 
 _log = LateLogger(__name__)
@@ -48,6 +47,7 @@ class Tree:
     Attributes:
         lock: Held while anything is done; who holds it keeps all programs waiting.
         contents: The content of the files.
+        directory: The files by name.
         released: Whether the image is another process's, so that nothing may be changed.
     """
 
@@ -64,32 +64,21 @@ class Tree:
         self.lock = threading.RLock()
         self.contents = Contents(store, self._names, settings)
         self.released = False
-        self._began = time.time_ns()
-        self._last_node = ROOT
-        #: Files that were looked at, by name: their attributes are nowhere else.
-        self._files: dict[str, File] = {}
-        mode, now = 0o755 if settings.allow_other else 0o700, self._began
-        self.root = File(ROOT, "", None, mode, os.getuid(), os.getgid(), now, now, now)
+        self.directory = Directory(store, self.contents, settings)
 
     # -------------------------------------------------------------- names
 
     def lookup(self, name: str) -> File:
         """Return a file by its name."""
-        file = self._find(name)
+        file = self.directory.find(name)
         if file is None:
             raise failure(errno.ENOENT, name)
         return file
 
     def listing(self) -> list[tuple[int, int, str]]:
         """Return node, mode and name of all files."""
-        with translated("listing the sections"):
-            sections = self._store.sections()
-        names = [self._shown(section) for section in sections]
-        for name in self._files.keys() - set(names):
-            self._find(name)  # another front may have deleted its section
-        found = {name: file for name in names if name and (file := self._find(name))}
-        found |= {name: file for name, file in self._files.items() if file.section is None}
-        return [(file.node, stat.S_IFREG | file.mode, name) for name, file in found.items()]
+        files = self.directory.all()
+        return [(one.node, stat.S_IFREG | one.mode, one.name) for one in files if one.name]
 
     def create(self, name: str, flags: int, mode: int, owner: tuple[int, int], pid: int) -> Handle:
         """Open a file that is made if it is not there (M17).
@@ -103,14 +92,14 @@ class Tree:
         """
         self._require_writable()
         self._names.section(name)
-        file = self._find(name)
+        file = self.directory.find(name)
         if file is not None:
             if flags & os.O_EXCL:
                 raise failure(errno.EEXIST, name)
             return self.open(file, flags, pid)
-        if len(self._files) >= MOST_FILES and self._kept() >= MOST_FILES:
+        if self.directory.is_full(MOST_FILES):
             raise failure(errno.ENOSPC, name)
-        file = self._add(name, None, mode & 0o7777, *owner, time.time_ns())
+        file = self.directory.add(name, None, mode & 0o7777, *owner, time.time_ns())
         file.content = bytearray()
         handle = Handle(file, flags, pid, self._processes)
         handle.made = file.is_draft = True
@@ -125,14 +114,14 @@ class Tree:
             self.contents.require_free(file.section)
             with translated(f"deleting {file.section!r}"):
                 self._store.delete(file.section)
-        self._detach(file)
+        self.directory.detach(file)
 
     def rename(self, old: str, new: str, flags: int) -> None:
         """Give a file another name, and commit what it has, in one transaction (M20 to M22)."""
         self._require_writable()
         if flags & ~NOREPLACE:
             raise failure(errno.EINVAL, new)
-        file, target = self.lookup(old), self._find(new)
+        file, target = self.lookup(old), self.directory.find(new)
         section = self._names.section(new)
         if target is not None and flags & NOREPLACE:
             raise failure(errno.EEXIST, new)
@@ -149,10 +138,9 @@ class Tree:
             assert section is not None, "a name that is kept in memory only is temporary"
             self._rename_section(file, new, section)
         if target is not None:
-            self._detach(target)
-        del self._files[old]
-        self._files[new] = file
-        file.name, file.ctime = new, time.time_ns()
+            self.directory.detach(target)
+        self.directory.move(file, new)
+        file.ctime = time.time_ns()
 
     def _rename_section(self, file: File, new: str, section: str) -> None:
         """Let a section of the new name have what the file has; the old one is gone then."""
@@ -293,7 +281,7 @@ class Tree:
             handle.committed()
         file.mtime = file.ctime = time.time_ns()
         if file.section is None:
-            self._detach(file)
+            self.directory.detach(file)
 
     # --------------------------------------------------------- attributes
 
@@ -304,7 +292,7 @@ class Tree:
             file: The file.
             looks: Whether to look at its section, which `lookup` has done.
         """
-        if file is self.root:
+        if file is self.directory.root:
             kind, links = stat.S_IFDIR, 2
         else:
             if looks:
@@ -325,7 +313,7 @@ class Tree:
 
     def xattrs(self, file: File) -> dict[str, bytes]:
         """Return what its section is, as extended attributes (M42)."""
-        section = None if file is self.root else self.contents.look(file)
+        section = None if file is self.directory.root else self.contents.look(file)
         if section is None:
             return {}
         values = (section.kind, section.type, section.generation, section.max_size)
@@ -349,7 +337,7 @@ class Tree:
 
     def let_go(self) -> None:
         """Commit and close the windows: another process is to have the image (M57)."""
-        for file in self._open_files():
+        for file in self.directory.open_files():
             if file.window is not None:
                 with translated(f"closing window {file.section!r}"):
                     file.window.close()
@@ -357,77 +345,23 @@ class Tree:
 
     def go_on(self) -> None:
         """Open the windows again of files that are open."""
-        for file in self._open_files():
+        for file in self.directory.open_files():
             section = self.contents.look(file)
             if section is not None and section.kind == "window":
                 file.window = self._store.shared_window(section.name)
 
     def flush_windows(self) -> None:
         """Commit what was written to windows. Files are as programs left them last (M57)."""
-        for file in self._open_files():
+        for file in self.directory.open_files():
             if file.window is not None:
                 self.contents.commit(file)
 
     # ----------------------------------------------------------- internal
 
-    def _open_files(self) -> list[File]:
-        return [file for file in self._files.values() if file.handles]
-
-    def _kept(self) -> int:
-        return sum(file.section is None for file in self._files.values())
-
-    def _find(self, name: str) -> File | None:
-        """Return a file that there is: in memory, or as a section."""
-        known = self._files.get(name)
-        if known is not None and known.section is None:
-            return known
-        require_name(name)
-        section = self._names.section(name)
-        found = None
-        if section is not None:
-            with translated(f"looking for {section!r}"):
-                found = self.contents.found(section)
-        if found is None or self._shown(found) != name:
-            if known is not None:
-                self._vanished(known)
-            return known if known is not None and known.is_draft else None
-        if known is None:
-            settings = self._settings
-            owner = (os.getuid(), os.getgid())
-            known = self._add(name, found.name, settings.mode, *owner, self._began)
-        self.contents.follow(known, found)
-        return known
-
-    def _shown(self, section: SectionInfo) -> str | None:
-        if section.size is None and section.kind == "blob" and not self._names.shows_unwritten:
-            return None
-        return self._names.file(section.name, section.type)
-
-    def _vanished(self, file: File) -> None:
-        """Another front deleted or renamed its section."""
-        if file.is_draft:
-            file.section = None  # it is made again when the file is committed
-        else:
-            self._detach(file)
-
-    def _add(self, name: str, section: str | None, mode: int, uid: int, gid: int, now: int) -> File:
-        self._last_node += 1
-        file = File(self._last_node, name, section, mode, uid, gid, now, now, now)
-        self._files[name] = file
-        return file
-
     def _keep(self, file: File) -> None:
         """Have the content in memory of a file that loses its section and is open."""
         if file.handles and file.window is None:
             self.contents.load(file)
-
-    def _detach(self, file: File) -> None:
-        """Take a file out of the directory."""
-        if file.name is not None and self._files.get(file.name) is file:
-            del self._files[file.name]
-        file.name = file.section = None
-        if not file.handles:
-            self.contents.forget(file)
 
     def _require_writable(self) -> None:
         if self._settings.read_only or self.released:

@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -14,7 +16,7 @@ import pytest
 import blobstore
 from blobstore.errors import ConfigError
 from blobstore.owner import MountFront, Owner, ServeConfig, load_serve_config
-from formats.errors import ArgumentError, ReadOnlyError
+from formats.errors import ArgumentError, DeviceBusyError, ReadOnlyError
 from tests.support.mounts import MountProcess, refused, wait_for
 from tests.support.owners import OwnerProcess
 
@@ -45,8 +47,8 @@ def test_o195_a_table_of_the_configuration(tmp_path: Path) -> None:
         '[[mount]]\nname = "other"\ndirectory = "/mnt/other"\ntemporary = ["*.new"]\n'
     )
     first, second = load_serve_config(file).mount
-    assert (first.settings().layout, first.settings().mode) == ("swtpm", 0o640)
-    assert second.settings().temporary == ("*.new",)
+    assert (first.layout, first.mode) == ("swtpm", 0o640)
+    assert second.temporary == ("*.new",)
     file.write_text('[[mount]]\ndirectory = "/mnt/tpm"\nlayout = "flat"\n')
     with pytest.raises(ConfigError, match="layout"):
         load_serve_config(file)
@@ -112,13 +114,78 @@ def test_o198_a_released_image_is_only_read(owner: Owner, directory: Path) -> No
         running.stop()
 
 
-def test_o199_a_hand_over_that_fails_mounts_the_directory_again(
+def test_m60_o199_a_hand_over_that_fails_is_only_a_pause(owner: Owner, directory: Path) -> None:
+    running = MountFront(directory=str(directory)).start(owner, {})
+    try:
+        kept = os.open(directory / "a", os.O_RDWR)
+        window = os.open(directory / "w", os.O_RDWR)
+        owner.release(waiting=True)
+        assert running.pass_on() is not None
+        waiting = threading.Thread(target=os.write, args=(kept, b"NEW"))
+        waiting.start()
+        waiting.join(0.2)
+        assert waiting.is_alive()
+        owner.take_over()
+        waiting.join(10)
+        os.close(kept)
+        os.write(window, b"window")
+        os.close(window)
+        assert (directory / "a").read_bytes() == b"NEW a"
+        assert owner.store.get("w")[:6] == b"window"
+    finally:
+        owner.remove(running)
+        running.stop()
+    assert not os.path.ismount(directory)
+
+
+def test_m63_to_name_who_has_the_image_asks_nothing_of_the_directory(
+    owner: Owner, image: Path, directory: Path
+) -> None:
+    """Who asks waits, and the directory may be waiting for the one who asks."""
+    running = MountFront(directory=str(directory)).start(owner, {})
+    program = "import sys; file = open(sys.argv[1]); print(1, flush=True); input()"
+    user = subprocess.Popen(
+        [sys.executable, "-c", program, directory / "a"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert user.stdout is not None
+        user.stdout.readline()
+        owner.release(waiting=True)
+        failures: list[BaseException] = []
+
+        def take() -> None:
+            try:
+                owner.take_over()
+            except DeviceBusyError as error:
+                failures.append(error)
+
+        with blobstore.open(image, direct=True):
+            taking = threading.Thread(target=take, daemon=True)
+            taking.start()
+            taking.join(10)
+            waits = taking.is_alive()
+            if waits:
+                subprocess.run(["umount", "-f", directory], check=False)  # ends what waits
+        assert not waits
+        assert len(failures) == 1
+        owner.take_over()
+        assert (directory / "a").read_bytes() == b"old a"
+    finally:
+        user.communicate(b"\n")
+        owner.remove(running)
+        running.stop()
+
+
+def test_m62_a_directory_that_the_next_owner_cannot_have_is_mounted_again(
     owner: Owner, directory: Path
 ) -> None:
     running = MountFront(directory=str(directory)).start(owner, {})
     try:
         kept = os.open(directory / "a", os.O_RDWR)
         owner.release(waiting=True)
+        running.withhold()
         assert not os.path.ismount(directory)
         owner.take_over()
         assert os.path.ismount(directory)
@@ -126,29 +193,30 @@ def test_o199_a_hand_over_that_fails_mounts_the_directory_again(
         os.write(kept, b"NEW")
         os.close(kept)
         assert (directory / "a").read_bytes() == b"NEW a"
+        # What programs have open of the first directory is not passed on with the second.
+        owner.release(waiting=True)
+        assert running.pass_on() is not None
+        owner.take_over()
     finally:
         owner.remove(running)
         running.stop()
     assert not os.path.ismount(directory)
 
 
-def test_o199_a_successor_has_the_directory(
-    image: Path, tmp_path: Path, runtime: Path, directory: Path
+def test_m62_a_successor_that_says_otherwise_mounts_it_anew(
+    image: Path, runtime: Path, directory: Path
 ) -> None:
     before = MountProcess(image, directory, verb="serve")
     kept = os.open(directory / "a", os.O_RDWR)
-    (directory / "b").write_bytes(b"before")
-    after = OwnerProcess(image, runtime, "--mount", directory, "--replace")
+    after = OwnerProcess(
+        image, runtime, "--mount", directory, "--mount-new-file", "4K", "--replace"
+    )
     assert before.ended()[0] == 0
-    assert (directory / "b").read_bytes() == b"before"
-    (directory / "b").write_bytes(b"after")
     with refused(errno.ENOTCONN):
         os.write(kept, b"x")
+    (directory / "b").write_bytes(b"after")
     assert after.end()[0] == 0
     assert not os.path.ismount(directory)
-    with blobstore.open(image, direct=True) as store:
-        assert store.get("b") == b"after"
-    del tmp_path
 
 
 def test_o196_what_belongs_to_a_tpm_is_only_read(

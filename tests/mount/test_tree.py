@@ -489,7 +489,7 @@ def test_m42_extended_attributes_say_what_a_section_is(programs: Programs) -> No
         "user.blobstore.generation": b"1",
         "user.blobstore.max-size": b"700",
     }
-    assert tree.xattrs(tree.root) == {}
+    assert tree.xattrs(tree.directory.root) == {}
 
 
 def test_m43_what_another_front_puts_is_seen_by_the_next_read(

@@ -167,7 +167,11 @@ def swtpm(
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise ForeignProgramError(f"swtpm does not start: {log.read_text()}")
                 time.sleep(0.01)
-            yield {"TPM2TOOLS_TCTI": f"swtpm:path={data}", "SWTPM_CTRL": str(control)}
+            yield {
+                "TPM2TOOLS_TCTI": f"swtpm:path={data}",
+                "SWTPM_CTRL": str(control),
+                "SWTPM_PID": str(process.pid),
+            }
         finally:
             process.terminate()
             process.wait(timeout=30)

@@ -117,8 +117,13 @@ def end_mounts() -> None:
     while _STARTED:
         mounted = _STARTED.pop()
         mounted.end(signal.SIGKILL)
-        while os.path.ismount(mounted.directory) or _is_stale(mounted.directory):
-            subprocess.run(["umount", "-l", mounted.directory], check=True)
+        take_away(mounted.directory)
+
+
+def take_away(directory: Path) -> None:
+    """Unmount what a test left, if it did."""
+    while os.path.ismount(directory) or _is_stale(directory):
+        subprocess.run(["umount", "-l", directory], check=True)
 
 
 def _is_stale(directory: Path) -> bool:

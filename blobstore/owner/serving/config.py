@@ -20,6 +20,7 @@ directory = "/run/machine/state"
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import tomllib
@@ -28,7 +29,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from blobstore.errors import ConfigError
-from blobstore.owner.serving.mount_front import MountFront  # noqa: TC001  likewise
+from blobstore.mount.settings import MountSettings
+from blobstore.owner.serving.mount_front import MountFront
 from blobstore.owner.serving.nbd_front import NbdFront  # noqa: TC001  msgspec reads annotations
 from blobstore.owner.serving.store_front import StoreFront
 from blobstore.owner.serving.tpm_front import TpmFront  # noqa: TC001  likewise
@@ -165,8 +167,8 @@ def serve_schema() -> dict[str, Any]:
     (schema,), definitions = msgspec.json.schema_components(
         [ServeConfig], ref_template="#/$defs/{name}"
     )
-    for definition in definitions.values():
-        _describe(definition)
+    for name, definition in definitions.items():
+        _describe(definition, MountSettings if name == MountFront.__name__ else None)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Configuration of blobstore serve",
@@ -175,10 +177,12 @@ def serve_schema() -> dict[str, Any]:
     }
 
 
-def _describe(definition: dict[str, Any]) -> None:
-    """Say of a table and its keys what the class says of itself and its attributes."""
+def _describe(definition: dict[str, Any], base: type | None) -> None:
+    """Say of a table and its keys what the class, and its base, say of their attributes."""
     text, _, attributes = definition.pop("description").partition("\n\nAttributes:\n")
     definition["description"] = text
+    if base is not None:
+        attributes += f"\n{inspect.getdoc(base)}"
     for name, words in re.findall(r"^    (\w+): ((?:.|\n     )+)$", attributes, re.MULTILINE):
         definition["properties"][name.replace("_", "-")]["description"] = " ".join(words.split())
 

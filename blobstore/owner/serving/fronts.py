@@ -68,6 +68,12 @@ class PassingFront(RunningFront, Protocol):
         process, unless `resume` comes before.
         """
 
+    def withhold(self) -> None:
+        """Have the devices end with this process: the next owner does not go on with them.
+
+        Called in place of `pass_on`, or after it; `resume` may still come.
+        """
+
 
 @runtime_checkable
 class RereadingFront(RunningFront, Protocol):

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from blobstore.mount.mounting import mount, unmount
+from blobstore.mount import passing
+from blobstore.mount.dispatcher import Dispatcher
+from blobstore.mount.mounting import Mounted, mount, unmount
 from blobstore.mount.names import names_for
-from blobstore.mount.processes import SystemProcesses
+from blobstore.mount.processes import SystemProcesses, namespaces
 from blobstore.mount.session import Session
-from blobstore.mount.settings import (
-    LARGEST_FILE,
-    MEMORY,
-    NEW_FILE,
-    TEMPORARY,
-    Growth,
-    Layout,
-    MountSettings,
-)
+from blobstore.mount.settings import MountSettings
 from blobstore.mount.tree import Tree
-from blobstore.owner.serving.fronts import DEFAULT_MODE, Mode
+from blobstore.owner.serving.fronts import Passed
 from formats.errors import ArgumentError, StorageError
 from formats.logs import LateLogger
 
@@ -30,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from blobstore.image.place import Place
-    from blobstore.mount.mounting import Mounted
     from blobstore.owner.owner import Owner
     from blobstore.sockets.addresses import Address
     from blobstore.sockets.listening import Listener
@@ -38,44 +33,20 @@ if TYPE_CHECKING:
 
 _log = LateLogger(__name__)
 
-#: Any limit: what a section can have at most (C1).
-_Size = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
-
 
 class MountFront(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab", kw_only=True
+    MountSettings, frozen=True, forbid_unknown_fields=True, rename="kebab", kw_only=True
 ):
-    """Sections as files in a directory.
+    """Sections as files in a directory: how, and where.
 
     Attributes:
         directory: An empty directory.
         name: What it is called.
-        layout: ``sections``, files with the names of the sections; or ``swtpm``, the states of
-            one TPM as swtpm names them.
-        tpm: First part of the names of that TPM's sections.
-        temporary: Patterns of names that programs give files until they rename them.
-        growth: ``double``, sections become larger when their files do; or ``never``.
-        new_file: Worst case of new sections, in bytes, unless their file is larger.
-        largest_file: Bytes that a file may have.
-        memory: Bytes of all content in memory.
-        mode: Permissions of files that were there before.
-        read_only: Take no changes.
-        allow_other: Let other users in, as far as the permissions go.
         terminate: End the process when the directory is unmounted.
     """
 
     directory: str
     name: str = "mount"
-    layout: Layout = Layout.SECTIONS
-    tpm: str = "tpm"
-    temporary: tuple[str, ...] = TEMPORARY
-    growth: Growth = Growth.DOUBLE
-    new_file: _Size = NEW_FILE
-    largest_file: _Size = LARGEST_FILE
-    memory: _Size = MEMORY
-    mode: Mode = DEFAULT_MODE
-    read_only: bool = False
-    allow_other: bool = False
     terminate: bool = False
 
     def __post_init__(self) -> None:
@@ -88,22 +59,7 @@ class MountFront(
             raise ArgumentError("directory must be the path of one")
         if self.memory < self.largest_file:
             raise ArgumentError("memory must be at least largest-file")
-        names_for(self.settings())
-
-    def settings(self) -> MountSettings:
-        """Return how files are made of sections."""
-        return MountSettings(
-            layout=Layout(self.layout),  # which the command line says as text
-            tpm=self.tpm,
-            temporary=self.temporary,
-            growth=Growth(self.growth),
-            new_file=self.new_file,
-            largest_file=self.largest_file,
-            memory=self.memory,
-            mode=self.mode,
-            read_only=self.read_only,
-            allow_other=self.allow_other,
-        )
+        names_for(self)
 
     @property
     def socket_names(self) -> tuple[str, ...]:
@@ -115,11 +71,35 @@ class MountFront(
         del image
         return {}
 
+    @property
+    def kind(self) -> str:
+        """Say what the next owner goes on with: a directory that says the same (M62)."""
+        entry = msgspec.structs.replace(
+            self, directory=str(Path(self.directory).absolute()), terminate=False
+        )
+        said = msgspec.json.encode([entry, os.geteuid(), *namespaces()])
+        return f"mount-{passing.VERSION}-{hashlib.sha256(said).hexdigest()[:32]}"
+
     def start(self, owner: Owner, listeners: Mapping[str, Listener]) -> RunningMount:
         """Mount the directory."""
         del listeners
+        return self._start(owner, None)
+
+    def start_passed(
+        self, owner: Owner, listeners: Mapping[str, Listener], passed: Passed
+    ) -> RunningMount:
+        """Go on with a directory that is mounted (M60)."""
+        del listeners
+        return self._start(owner, passed)
+
+    def _start(self, owner: Owner, passed: Passed | None) -> RunningMount:
         running = RunningMount(
-            owner.store, owner.image, self, check_free=owner.require_free, on_end=owner.on_end
+            owner.store,
+            owner.image,
+            self,
+            check_free=owner.require_free,
+            on_end=owner.on_end,
+            passed=passed,
         )
         try:
             owner.add(running)
@@ -130,7 +110,7 @@ class MountFront(
 
 
 class RunningMount:
-    """A directory that is mounted. It is mounted again after a hand-over that failed."""
+    """A directory that is mounted, and that the next owner may go on with."""
 
     def __init__(
         self,
@@ -140,6 +120,7 @@ class RunningMount:
         *,
         check_free: Callable[[str], None] = lambda _: None,
         on_end: Callable[[BaseException | None], None] | None = None,
+        passed: Passed | None = None,
     ) -> None:
         """Mount it; the store stays the caller's.
 
@@ -150,17 +131,25 @@ class RunningMount:
             check_free: Raises for a section that another front alone changes (O100).
             on_end: Called when a user unmounted the directory and the process is to end, or
                 with what ended the thread that serves it.
+            passed: A directory that another owner had mounted; it goes on with `resume`. Its
+                descriptors are taken.
 
         Raises:
             StorageError: It cannot be mounted.
         """
         self._image, self._front, self._on_end = image, front, on_end
-        self._tree = Tree(store, front.settings(), SystemProcesses())
+        self._tree = Tree(store, front, SystemProcesses())
         self._tree.contents.check_free = check_free
+        # The last one is that of the directory; files of the others may still be open.
         self._sessions: list[Session] = []
         self._mounted: Mounted | None = None
-        self._waits = False
-        self._mount()
+        # Whether another owner has the directory, too: then only `resume` makes it this one's.
+        self._is_shared = False
+        self._state: int | None = None
+        if passed is None:
+            self._mount()
+        else:
+            self._adopt(passed)
 
     @contextmanager
     def at_rest(self) -> Iterator[None]:
@@ -170,53 +159,102 @@ class RunningMount:
             yield
 
     def suspend(self, *, waiting: bool) -> None:
-        """Close the windows; take the directory away if it is the next process's (M57).
+        """Close the windows; let programs wait, or refuse changes (M57, M60).
 
         Raises:
             StorageError: What was written to windows cannot be committed.
         """
         if waiting:
-            self._unmount()  # without the lock: the kernel may have something to ask
-        self._tree.lock.acquire()
+            self._pause()  # without the lock: a request may be in progress
         try:
-            self._in_order(self._tree.let_go)
+            with self._tree.lock:
+                self._in_order(self._tree.let_go)
+                self._tree.released = True
         except BaseException:
-            self._tree.lock.release()
-            self._mount_again()
+            self._go_on()
             raise
-        self._tree.released = True
-        if waiting:
-            self._waits = True  # with the lock, which `resume` gives back in the same thread
-        else:
-            self._tree.lock.release()
 
     def resume(self) -> None:
         """Go on, at the same directory."""
-        with self._tree.lock:
-            self._tree.released = False
-            self._in_order(self._tree.go_on)
-        self._stop_waiting()
+        self._forget_state()
+        self._is_shared = False
+        try:
+            with self._tree.lock:
+                self._tree.released = False
+                self._in_order(self._tree.go_on)
+        finally:
+            self._go_on()
         self._mount_again()
 
-    def stop(self) -> None:
-        """Take the directory away. What programs did not commit is dropped, and logged (M54)."""
+    def pass_on(self) -> Passed | None:
+        """Return the directory and what is open in it, for the next owner (M61)."""
+        mounted, others, session = self._mounted, self._sessions[:-1], self._sessions[-1]
+        if mounted is None or session.is_over or any(one.dispatcher.handles for one in others):
+            return None
+        try:
+            self._state = passing.save(session.dispatcher)
+        except StorageError as error:
+            _log.error("%s", error)
+            return None
+        self._is_shared = True
+        said = {"directory": str(mounted.directory), "number": mounted.number}
+        descriptors = [session.descriptor, self._state]
+        return Passed(self._front.name, self._front.kind, said, descriptors)
+
+    def withhold(self) -> None:
+        """Take the directory away: the next owner mounts another one (M62)."""
+        self._forget_state()
+        self._is_shared = False
+        self._go_on()  # the kernel may have something to ask
         self._unmount()
-        self._stop_waiting()
+        self._pause()
+
+    def stop(self) -> None:
+        """Take the directory away. What programs did not commit is dropped, and logged (M54).
+
+        One that was passed on is left to the next owner.
+        """
+        if self._is_shared:
+            self._mounted = None
+            self._sessions.pop().leave()
+            self._forget_state()
+        self._unmount()
         for session in self._sessions:
             session.stop()
         self._sessions = []
 
-    def _stop_waiting(self) -> None:
-        if self._waits:
-            self._waits = False
-            self._tree.lock.release()
-
     def _mount(self) -> None:
         directory = Path(self._front.directory)
-        mounted = mount(directory, str(self._image), self._front.settings())
-        self._mounted = mounted
-        self._sessions.append(Session(self._tree, mounted.descriptor, self._ended))
+        self._begin(mount(directory, str(self._image), self._front), Dispatcher(self._tree))
+        self._go_on()
         _log.debug("mounted at %s", directory)
+
+    def _adopt(self, passed: Passed) -> None:
+        descriptor, state = passed.descriptors
+        dispatcher = Dispatcher(self._tree)
+        passing.restore(dispatcher, state)
+        os.close(state)
+        passed.descriptors.clear()
+        self._tree.released = self._is_shared = True
+        directory, number = Path(passed.said["directory"]), passed.said["number"]
+        self._begin(Mounted(directory, descriptor, number), dispatcher)
+
+    def _begin(self, mounted: Mounted, dispatcher: Dispatcher) -> None:
+        self._mounted = mounted
+        self._sessions.append(Session(dispatcher, mounted.descriptor, self._ended))
+
+    def _pause(self) -> None:
+        for session in self._sessions:
+            session.pause()
+
+    def _go_on(self) -> None:
+        for session in self._sessions:
+            session.go_on()
+
+    def _forget_state(self) -> None:
+        state, self._state = self._state, None
+        if state is not None:
+            os.close(state)
 
     def _mount_again(self) -> None:
         """Mount what was taken away for a successor. The other fronts go on if this fails."""

@@ -250,6 +250,7 @@ class OpenFronts:
                 found = front.pass_on()
             if found is None or len(found.descriptors) > most:
                 _log.warning("what runs of %r ends: it cannot be passed on [O150]", entry.name)
+                front.withhold()
             else:
                 passed.append(found)
                 most -= len(found.descriptors)

@@ -194,6 +194,9 @@ class RunningTpm:
         said = {"entry": msgspec.to_builtins(self._front), "rests": found.rests}
         return Passed(self._front.name, self._front.kind, said, found.descriptors)
 
+    def withhold(self) -> None:
+        """Leave it as it is: `stop` ends it, for the image is not this process's (V82)."""
+
     def stop(self) -> None:
         """Switch it off in order, or end it where the image is not there (V77, V82).
 
