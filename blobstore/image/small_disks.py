@@ -14,14 +14,13 @@ from formats.errors import FormatError, UnsupportedError
 from formats.qcow2.creation import Qcow2Options, create
 from formats.qcow2.header import CRYPT_NONE, read_header
 from formats.qcow2.opening import open_image
+from formats.state.padded_flash import MAX_FLASH_SIZE
 
 if TYPE_CHECKING:
     import os
 
     from formats.devices.device import BlockDevice
 
-#: Largest disk that is read, in bytes: four times the largest flash of QEMU's machines.
-LARGEST: Final = 256 << 20
 #: Clusters as small as those of Fedora's templates: most of a flash is unused.
 _CLUSTER_SIZE: Final = 4096
 
@@ -55,9 +54,10 @@ def _content(file: BlockDevice) -> bytes:
             feature="encrypted flash in qcow2",
             hint="decrypt it with: blobstore convert --to raw",
         )
-    if header.size > LARGEST:
+    if header.size > MAX_FLASH_SIZE:
         raise FormatError(
-            f"the disk in the qcow2 image has {header.size} bytes; a flash has at most {LARGEST}",
+            f"the disk in the qcow2 image has {header.size} bytes; "
+            f"a flash has at most {MAX_FLASH_SIZE}",
             rule="F24",
         )
     with open_image(file) as disk:

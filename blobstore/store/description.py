@@ -8,6 +8,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 from formats.container.model import DIGEST_SIZE, FORMAT_VERSION, Authentication, Kind, State
+from formats.state.padded_flash import padding_of
 
 if TYPE_CHECKING:
     from blobstore.container.directory import Directory
@@ -51,6 +52,17 @@ class SectionInfo:
     damage: str | None
     in_place_since: int | None
     offset: int = field(compare=False)
+
+    @property
+    def window_size(self) -> int:
+        """Size of a window as a block device: ``max_size``, or that of the flash (F60)."""
+        padding = padding_of(self.type, self.max_size) if self.kind == "window" else None
+        return self.max_size if padding is None else padding.size
+
+    def window_content(self, blob: bytes) -> bytes:
+        """Return what a window shows whose section holds ``blob`` (C62, F60)."""
+        padding = padding_of(self.type, self.max_size)
+        return blob.ljust(self.max_size, b"\0") if padding is None else padding.pad(blob)
 
 
 @dataclass(frozen=True, slots=True)
