@@ -100,10 +100,13 @@ class Window(Closing, Device):
             self._require_open()
             self._check_range(offset, len(buffer))
             held = self._held(offset, len(buffer))
+            if self._padding is None or held == len(buffer):
+                self._read(offset, buffer)
+                return
+            view = memoryview(buffer)
             if held:
-                self._read(offset, buffer[:held])
-            if self._padding is not None and held < len(buffer):
-                buffer[held:] = self._padding.filler * (len(buffer) - held)
+                self._read(offset, view[:held])
+            view[held:] = self._padding.filler * (len(view) - held)
 
     def write(self, offset: int, data: ReadableBuffer, /, *, fua: bool = False) -> None:
         """Store ``data``; with ``fua`` ("forced unit access") it is durable on return.
