@@ -117,7 +117,7 @@ def test_v101_profiles_are_those_of_libtpms(tmp_path: Path) -> None:
 
 def test_v103_info_of_an_image_leaves_it_as_it_is(image: Path) -> None:
     key = ("--key-file", key_of(image))
-    answers: list[tuple[bytes, str]] = []
+    answers: list[tuple[bytes, bytes]] = []
     for _ in range(2):  # without a TPM, and with one
         before = image.read_bytes()
         done = blobstore_command("vtpm", "--print-info", "0x27", image, *key)
