@@ -12,6 +12,7 @@ from blobstore.image.place import open_place
 from formats.devices.device import MemoryDevice, read_exactly
 from formats.errors import FormatError, UnsupportedError
 from formats.qcow2.creation import Qcow2Options, create
+from formats.qcow2.features import READABLE
 from formats.qcow2.header import CRYPT_NONE, read_header
 from formats.qcow2.opening import open_image
 from formats.state.padded_flash import MAX_FLASH_SIZE
@@ -47,7 +48,7 @@ def read_disk(source: str | os.PathLike[str] | bytes) -> bytes:
 def _content(file: BlockDevice) -> bytes:
     if image_format(file) != QCOW2:
         return read_exactly(file, 0, file.size)
-    header = read_header(file)
+    header = read_header(file, READABLE)
     if header.crypt_method != CRYPT_NONE:
         raise UnsupportedError(
             "the qcow2 image with the flash is encrypted [F24]",

@@ -30,6 +30,9 @@ BITMAPS: Final = 1 << 0
 #: Incompatible features that are implemented.
 IMPLEMENTED: Final = DIRTY | CORRUPT | COMPRESSION_TYPE
 
+#: Those with which a disk can be read (Q35).
+READABLE: Final = IMPLEMENTED | EXTENDED_L2
+
 #: Those with which tables can be checked and snapshots listed (Q32).
 CHECKABLE: Final = IMPLEMENTED | EXTERNAL_DATA | EXTENDED_L2
 

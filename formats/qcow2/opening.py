@@ -101,7 +101,7 @@ def open_image(
     """
     if snapshot is not None and not read_only:
         raise ValueError("a snapshot can be opened for reading only")
-    header = read_header(device)
+    header = read_header(device, features.READABLE if read_only else features.IMPLEMENTED)
     if not read_only:
         header = prepare_writing(device, header)
         if header.crypt_method == CRYPT_AES:
