@@ -36,9 +36,8 @@ Begin with `tpm`, the one TPM and what becomes of its state, `behaviour`, what i
 may choose, and `nvram`, which turns states into sections. Below them lie `libtpms`, which
 binds the library, and `abi`, its interface. `commands` and `control` are the codecs of the
 two channels; `dispatch` answers the control channel, `server` and `sockets` connect.
-`transfers` is the form of a state on its way, `profile` where the profile of a new TPM comes from,
-`capture` records commands for Wireshark. `capabilities` says what of swtpm there is, and
-`swtpm_options` reads the texts of its options.
+`transfers` is the form of a state on its way, `profile` the profile of a new TPM, `capture` records
+commands. `capabilities` says what of swtpm there is; `swtpm_options` reads its options.
 """
 
 from __future__ import annotations

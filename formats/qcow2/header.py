@@ -113,6 +113,11 @@ class Qcow2Header:
         return bool(self.incompatible & features.EXTENDED_L2)
 
     @property
+    def has_data_file(self) -> bool:
+        """Whether the clusters of the disk are in a file of their own."""
+        return bool(self.incompatible & features.EXTERNAL_DATA)
+
+    @property
     def l1_needed(self) -> int:
         """Entries of the L1 table that the virtual disk needs."""
         return l1_entries(self.size, self.cluster_bits, extended=self.has_extended_l2)

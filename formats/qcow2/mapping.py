@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from formats.errors import FormatError
-from formats.qcow2.features import EXTERNAL_DATA
 from formats.qcow2.tables import COMPRESSED, COPIED, OFFSET_MASK, ZERO, EntryKind, entry_kind
 
 if TYPE_CHECKING:
@@ -102,6 +101,10 @@ def _extents(metadata: Metadata, offset: int, end: int) -> Iterator[Extent]:
             yield from _extended(header, table, base, (offset, stop))
             offset = stop
             continue
+        if header.has_data_file:
+            yield from _external(header, table, base, (offset, stop))
+            offset = stop
+            continue
         index = offset - base >> bits
         last = stop - base + header.cluster_size - 1 >> bits
         while index < last:
@@ -114,6 +117,29 @@ def _extents(metadata: Metadata, offset: int, end: int) -> Iterator[Extent]:
             yield Extent(offset, piece_end - offset, kind, host)
             offset = piece_end
             index += count
+
+
+def _external(
+    header: Qcow2Header, table: L2Table, base: int, wanted: tuple[int, int]
+) -> Iterator[Extent]:
+    """As `_extended`, of plain entries for clusters in an external data file (Q36)."""
+    offset, end = wanted
+    while offset < end:
+        index = offset - base >> header.cluster_bits
+        entry, place = table.entries[index], table.offset + index * 8
+        stop = min(end, base + (index + 1 << header.cluster_bits))
+        kind = entry_kind(entry)
+        if kind is EntryKind.COMPRESSED:
+            raise FormatError(
+                "a cluster in an external data file is compressed", offset=place, rule="Q36"
+            )
+        if kind is EntryKind.UNALLOCATED and entry & COPIED:
+            kind = EntryKind.DATA  # at the beginning of that file
+        host = _place(header, entry, kind, place)
+        if kind is EntryKind.DATA:
+            host += offset & header.cluster_size - 1
+        yield Extent(offset, stop - offset, kind, host)
+        offset = stop
 
 
 def _extended(
@@ -134,10 +160,14 @@ def _extended(
         entry, bitmap = table.entries[2 * index : 2 * index + 2]
         place = table.offset + index * _EXTENDED_SIZE
         start, stop = base + (index << bits), min(end, base + (index + 1 << bits))
-        if entry & COMPRESSED:
+        if entry & COMPRESSED and not header.has_data_file:
             yield Extent(offset, stop - offset, EntryKind.COMPRESSED, entry)
             offset = stop
             continue
+        if entry & COMPRESSED:
+            raise FormatError(
+                "a cluster in an external data file is compressed", offset=place, rule="Q36"
+            )
         host = _place(header, entry & OFFSET_MASK, EntryKind.DATA, place)
         _check_bitmap(header, entry, bitmap, place)
         while offset < stop:
@@ -155,12 +185,25 @@ def _part_kind(bitmap: int, part: int) -> EntryKind:
     return EntryKind.ZERO if bitmap >> part + _PARTS & 1 else EntryKind.UNALLOCATED
 
 
+def has_impossible_bitmap(entry: int, bitmap: int, *, external: bool) -> bool:
+    """Say whether an extended L2 entry contradicts itself (Q35).
+
+    Args:
+        entry: Its first word.
+        bitmap: Its second word.
+        external: Whether clusters are in an external data file, where 0 is a place.
+    """
+    data, zeros = bitmap & _ALL_PARTS, bitmap >> _PARTS
+    if entry & COMPRESSED:
+        return bitmap != 0
+    if entry & OFFSET_MASK or (external and entry & COPIED):
+        return data & zeros != 0
+    return data != 0
+
+
 def _check_bitmap(header: Qcow2Header, entry: int, bitmap: int, place: int) -> None:
-    """Refuse an entry whose bitmap contradicts itself or the rest, as QEMU does when it is used."""
-    allocated, zeros = bitmap & _ALL_PARTS, bitmap >> _PARTS
-    external = header.incompatible & EXTERNAL_DATA
-    placed = entry & OFFSET_MASK or (external and entry & COPIED)
-    if allocated & zeros or (allocated and not placed):
+    """Refuse an entry that contradicts itself, as QEMU does when it is used."""
+    if has_impossible_bitmap(entry, bitmap, external=header.has_data_file):
         raise FormatError(
             f"an extended L2 entry contradicts itself: {entry:#x}, {bitmap:#x}",
             offset=place,

@@ -19,5 +19,6 @@ What must not happen here:
 
 Begin with `swtpm`, the header and fields of a TPM's state; `swtpm_linear` and
 `swtpm_migration` are built from it, and `swtpm_older` is what there was before.
-`edk2_varstore` and `uefi_vars` are independent.
+`edk2_varstore` and `uefi_vars` are independent; `padded_flash` says how a flash continues of which
+a section holds the beginning (F60).
 """

@@ -85,7 +85,7 @@ def test_q32_what_is_only_checked_is_refused_by_name(way: str, tmp_path: Path) -
     assert [snapshot.name for snapshot in listed] == names
     damage(path, 4, COPIED)
     image = MemoryDevice(path.read_bytes())
-    reading = () if way == "extended L2 entries" else (lambda: open_image(image),)  # Q35
+    reading = () if way == "extended L2 entries" else (lambda: open_image(image).read(20480, 512),)
     for refused in (
         *reading,
         lambda: open_image(image, read_only=False),
