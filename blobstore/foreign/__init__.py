@@ -22,6 +22,8 @@ What must not happen here:
 
 Begin with `states`, the formats and the sections that they go to; then `importing` and
 `exporting`. `swtpm_directory` has the files of one TPM and swtpm's lock on them,
-`flashes` what a section holds of a flash (F60), `encryption` swtpm's encryption of a state
-(F10, F11), `key_source` where its key is.
+`encryption` swtpm's encryption of a state (F10, F11), `key_source` where its key is.
+`flashes` says what a section holds of a flash (F60),
+`variables` are UEFI variables as a value that is changed, `variable_stores` the sections and
+files that have them, `certificates` what is enrolled for Secure Boot.
 """

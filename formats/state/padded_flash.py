@@ -35,6 +35,11 @@ class Padding(NamedTuple):
         return beginning.ljust(self.size, self.filler)
 
 
+def plain_type(type_: str) -> str:
+    """Return the type of a section without what it says of padding."""
+    return "ovmf-vars" if _TYPE.fullmatch(type_) else type_
+
+
 def padding_of(type_: str, max_size: int) -> Padding | None:
     """Return how a window of this type and worst case continues; None if it does not."""
     found = _TYPE.fullmatch(type_)

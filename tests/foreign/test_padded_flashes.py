@@ -165,6 +165,18 @@ def test_f61_a_small_blank_flash_is_stored_whole() -> None:
     assert (store.section(NAME).type, store.section(NAME).size) == ("ovmf-vars", 8192)
 
 
+def test_f60_variables_are_read_and_changed(tmp_path: Path) -> None:
+    template = system_file("/usr/share/AAVMF/AAVMF_VARS.ms.fd").read_bytes()
+    with blobstore.create(tmp_path / "image", {}, encrypted=False) as store:
+        import_state(store, io.BytesIO(template), "ovmf-vars")
+        assert blobstore.holds_variables(store, NAME)
+        before = blobstore.read_variables(store, NAME)
+        assert any(one.name == "db" for one in before.variables)
+        after = blobstore.edit_variables(store, NAME, lambda found: found)
+        assert after.variables == before.variables
+        assert exported(store) == template
+
+
 def test_f60_clients_of_an_owner_see_the_whole_flash(tmp_path: Path) -> None:
     with blobstore.create(tmp_path / "image", {}, encrypted=False) as store:
         import_state(store, io.BytesIO(large()), "ovmf-vars")

@@ -191,13 +191,14 @@ class DateText(construct.Adapter):
         octets = bytes(obj)
         if octets == self._unset:
             return None
+        message = f"is {octets.hex()}, which is not a date"
         try:
             text = self._text(octets)
             again = self._encode(text, context, path)
         except (ValueError, OverflowError, construct.ValidationError):
-            again = b""
+            raise invalid(message) from None
         if again != octets:
-            raise invalid(f"is {octets.hex()}, which is not a date")
+            raise invalid(message)
         return text
 
     def _text(self, octets: bytes) -> str:
