@@ -8,12 +8,12 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 from formats.container.model import DIGEST_SIZE, FORMAT_VERSION, Authentication, Kind, State
-from formats.state.padded_flash import padding_of
 
 if TYPE_CHECKING:
     from blobstore.container.directory import Directory
     from blobstore.container.open_container import OpenContainer
     from blobstore.container.sections import Section
+    from formats.state.padded_flash import Padding
 
 
 _DIGEST: Final = re.compile(rf"([0-9]{{1,20}}):([0-9A-Fa-f]{{{2 * DIGEST_SIZE}}})")
@@ -56,13 +56,18 @@ class SectionInfo:
     @property
     def window_size(self) -> int:
         """Size of a window as a block device: ``max_size``, or that of the flash (F60)."""
-        padding = padding_of(self.type, self.max_size) if self.kind == "window" else None
+        padding = self._padding() if self.kind == "window" else None
         return self.max_size if padding is None else padding.size
 
     def window_content(self, blob: bytes) -> bytes:
         """Return what a window shows whose section holds ``blob`` (C62, F60)."""
-        padding = padding_of(self.type, self.max_size)
+        padding = self._padding()
         return blob.ljust(self.max_size, b"\0") if padding is None else padding.pad(blob)
+
+    def _padding(self) -> Padding | None:
+        from formats.state.padded_flash import padding_of  # noqa: PLC0415  only for windows
+
+        return padding_of(self.type, self.max_size)
 
 
 @dataclass(frozen=True, slots=True)
