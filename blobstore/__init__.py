@@ -119,6 +119,7 @@ if TYPE_CHECKING:
     from blobstore.manifests.judging import ContentProblem as ContentProblem
     from blobstore.manifests.judging import check_contents as check_contents
     from blobstore.manifests.judging import likely_types as likely_types
+    from blobstore.manifests.judging import type_of_file as type_of_file
     from blobstore.manifests.layouts import load_layout as load_layout
     from blobstore.manifests.loading import ManifestFile as ManifestFile
     from blobstore.manifests.loading import load_manifest as load_manifest

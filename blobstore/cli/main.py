@@ -71,6 +71,8 @@ Exit codes:
   35  LUKS header damaged      36  LUKS header exists   37  field out of limits
   38  qcow2 image corrupt      39  qcow2 space leaked   40  unsupported
   41  no such snapshot         42  snapshot exists      43  snapshot ambiguous
+  44  no re-encryption to go on with
+  45  a re-encryption has to end first
   50  cannot unlock            51  wrong passphrase or damaged keyslot
   52  no passphrase            53  refused by policy    54  no keyslot left
   55  secret ill-defined       56  secret not encoded as defined

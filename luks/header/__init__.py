@@ -22,6 +22,6 @@ What must not happen here:
 
 Begin with `load` (which format, which copy) and `writer` (the order of writes, and why).
 The formats: `luks1`; `luks2` with `luks2_binary`, `luks2_json`, `luks2_objects` and
-`luks2_reencrypt_rules`; `text` is common to both. Judging: `validate`, `policy`. New
+`luks2_reencrypt_rules`; `text` is common to both. Judging: `validate`, `policy`, `key_digests`. New
 headers: `layout`. Around them: `detection`, `other_signatures`, `lock`, `repair_copy`.
 """

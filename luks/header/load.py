@@ -157,7 +157,16 @@ def _read_luks1(device: BlockDevice) -> Header:
         raise TruncatedImageError(f"a LUKS1 header in only {device.size} bytes", rule="L40")
     raw = luks1.decode(read_exactly(device, 0, luks1.HEADER_SIZE))
     validate_luks1(raw)
-    return luks1.to_model(raw)
+    header = luks1.to_model(raw)
+    for number, keyslot in header.keyslots.items():
+        if keyslot.area.end > device.size:
+            raise TruncatedImageError(
+                f"the image of {device.size} bytes ends before byte {keyslot.area.end}, where the"
+                f" area of keyslot {number} ends",
+                rule="L188",
+                hint="restore the image, or its header from a backup",
+            )
+    return header
 
 
 def _read_luks2(device: BlockDevice) -> Header:

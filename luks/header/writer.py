@@ -126,6 +126,19 @@ def write_header(
     return written
 
 
+def rewrite_header(
+    device: BlockDevice, header: Header, material: Mapping[int, ReadableBuffer] | None = None
+) -> Header:
+    """Durably replace the header on a device; space that it no longer uses is not erased.
+
+    For re-encryptions, which write headers often, and with requirements: the caller knows
+    them. Arguments, result and errors are otherwise those of `write_header`.
+    """
+    if header.stale_copy == PRIMARY:
+        check_place(device, 0)
+    return _write(device, header, material or {}, new=False)
+
+
 def next_header(header: Header) -> Header:
     """Return a header as it will be after writing: LUKS2 counts writes (L1)."""
     return header if header.version == luks1.VERSION else replace(header, seqid=header.seqid + 1)

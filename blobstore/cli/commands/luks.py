@@ -168,9 +168,11 @@ def is_(context: click.Context, *, image: Place, place: luks.Place, version: str
 def repair(*, image: Place, place: luks.Place) -> None:
     """Rewrite a damaged header copy of IMAGE from the other, and erase unused keyslots."""
     stale = luks.load_header(place).stale_copy
-    luks.repair(place)
+    header = luks.repair(place)
     if stale is None:
-        click.echo(f"the header of {image} is sound; what no keyslot uses is erased")
+        # A re-encryption, or an unknown requirement, may need the space of no keyslot.
+        erased = "" if header.requirements else "; what no keyslot uses is erased"
+        click.echo(f"the header of {image} is sound{erased}")
     else:
         click.echo(f"the {HEADER_COPIES[stale]} header copy of {image} is rewritten")
 
