@@ -15,6 +15,7 @@ from formats.logs import configure_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pwd import struct_passwd
 
     from blobstore.vtpm.swtpm_options import LogOptions
 
@@ -87,31 +88,53 @@ def _configure(*, quiet: bool) -> None:
     logging.basicConfig(level=level, format="blobstore: %(message)s", handlers=handlers)
 
 
-def become_user(name: str) -> None:
-    """Give up root's rights for those of a user, by name or number.
+def confine(root: Path | None, user: str | None) -> None:
+    """Have another root directory, and the rights of a user, if they are given (V94, V106).
 
-    Everything is imported before (V94): afterwards the files may not be readable.
+    Everything is imported and loaded before: afterwards the files may not be readable.
+
+    Args:
+        root: The directory. All paths are looked for in it afterwards.
+        user: A name or a number, which is looked up before.
 
     Raises:
         ValueError: There is no such user.
-        DeviceError: It is not permitted.
+        DeviceError: It is not permitted, or there is no such directory.
     """
-    import pwd  # noqa: PLC0415  absent on Windows
-
-    try:
-        user = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
-    except KeyError as error:
-        raise ValueError(f"there is no user {name!r}") from error
-    if user.pw_uid != os.geteuid():
+    found = None if user is None else _user(user)
+    if root is not None or (found is not None and found.pw_uid != os.geteuid()):
         from blobstore.cli.preloading import import_everything  # noqa: PLC0415  only here
 
         import_everything()
+    if root is not None:
+        from blobstore.cli.preloading import load_libraries  # noqa: PLC0415  only here
+
+        load_libraries()
+        try:
+            os.chroot(root)
+            os.chdir("/")
+        except OSError as error:
+            raise device_error(error, f"cannot have {root} as the root directory") from error
+    if found is not None:
+        _become(found)
+
+
+def _user(name: str) -> struct_passwd:
+    import pwd  # noqa: PLC0415  absent on Windows
+
+    try:
+        return pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
+    except KeyError as error:
+        raise ValueError(f"there is no user {name!r}") from error
+
+
+def _become(user: struct_passwd) -> None:
     try:
         os.initgroups(user.pw_name, user.pw_gid)
         os.setgid(user.pw_gid)
         os.setuid(user.pw_uid)
     except OSError as error:
-        raise DeviceError(f"cannot run as {name}: {error.strerror}") from error
+        raise DeviceError(f"cannot run as {user.pw_name}: {error.strerror}") from error
 
 
 def fork_into_background() -> Callable[[], None]:
@@ -159,7 +182,7 @@ def fork_into_background() -> Callable[[], None]:
             os.write(writing, b"\0")
             os.close(writing)
         except OSError as error:
-            raise DeviceError(f"cannot go into the background: {error.strerror}") from error
+            raise device_error(error, "cannot go into the background") from error
 
     return ready
 

@@ -7,7 +7,6 @@ all other arguments are those of `blobstore.cli.commands.vtpm`.
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -20,7 +19,7 @@ from blobstore.cli.main import run, set_up_messages
 from blobstore.cli.state_key import KeyType
 from blobstore.cli.types import ParsedType
 from blobstore.vtpm import swtpm_options as options
-from formats.errors import DeviceError, UnsupportedError
+from formats.errors import DeviceError, UnsupportedError, device_error
 
 if TYPE_CHECKING:
     from blobstore import StateKeySource
@@ -31,7 +30,8 @@ _IMAGE: Final = "tpm.img"
 _FILES: Final = ("blobstore://", "file://")
 _DIRECTORIES: Final = "dir://"
 _KEY_FILE: Final = "BLOBSTORE_SWTPM_KEY_FILE"
-_FEATURES: Final = ("cmdarg-key-fd", "cmdarg-pwd-fd")
+_KEY_FEATURES: Final = ("cmdarg-key-fd", "cmdarg-pwd-fd")
+_PLACE_FEATURES: Final = ("nvram-backend-dir", "nvram-backend-file")
 
 
 @click.group(_NAME, context_settings={"help_option_names": ["-h", "--help"]})
@@ -41,8 +41,8 @@ def cli() -> None:
     set_up_messages(quiet=False)
 
 
-def _image_of(place: Path | str | None) -> str | None:
-    """Return the image that ``--tpmstate`` names (V98).
+def _image_of(place: Path | str | None, root: Path | None) -> str | None:
+    """Return the image that ``--tpmstate`` names (V98), in the root directory that is to be.
 
     Raises:
         click.UsageError: Its URI has another form.
@@ -54,7 +54,7 @@ def _image_of(place: Path | str | None) -> str | None:
         place = Path(place.removeprefix(_DIRECTORIES))
     if isinstance(place, Path):
         image = place / _IMAGE
-        if not image.exists():
+        if not _in_root(image, root).exists():
             raise DeviceError(
                 f"there is no image {image} [V98]",
                 hint=f"make one with `blobstore create {image}`, and import the state that swtpm"
@@ -70,8 +70,30 @@ def _image_of(place: Path | str | None) -> str | None:
     raise click.UsageError(f"--tpmstate: backend-uri={place} is none of {known}")
 
 
-def _key_options(key: StateKeySource | None) -> list[str]:
-    """Return where the passphrase is, in the words of `blobstore vtpm` (V99)."""
+def _in_root(path: Path, root: Path | None) -> Path:
+    """Return where a path is before its root directory is that of this process."""
+    return path if root is None else root / path.relative_to(path.anchor)
+
+
+def _key_options(key: StateKeySource | None, root: Path | None) -> list[str]:
+    """Return where the passphrase is, in the words of `blobstore vtpm` (V99).
+
+    A file that is to be removed is removed here: its content can be read once.
+
+    Raises:
+        DeviceError: It cannot be read.
+    """
+    if key is not None and key.remove and not key.is_descriptor:
+        removed = _in_root(Path(key.place), root)
+        try:
+            descriptor = os.open(removed, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise device_error(error, f"cannot read {removed}") from error
+        try:
+            removed.unlink()
+        except OSError as error:
+            click.echo(f"{_NAME}: {removed} cannot be removed: {error.strerror}", err=True)
+        return ["--key-fd", str(descriptor)]
     if key is not None:
         return ["--key-fd" if key.is_descriptor else "--key-file", key.place]
     file = os.environ.get(_KEY_FILE)
@@ -85,8 +107,16 @@ def _key_options(key: StateKeySource | None) -> list[str]:
     metavar="dir=DIR|backend-uri=URI[,...]",
     help=f"The image: blobstore://IMAGE, file://IMAGE, or {_IMAGE} in this directory.",
 )
-@click.option("--key", type=KeyType(), metavar="SPEC", help="The image's passphrase.")
+@click.option("--key", type=KeyType(removable=True), metavar="SPEC", help="The image's passphrase.")
 @click.option("--tpm2", is_flag=True, help="A TPM 2.0, and not a TPM 1.2.")
+@click.option(
+    "-R",
+    "--chroot",
+    "root",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Have DIR as the root directory.",
+)
 @click.option("--print-capabilities", is_flag=True, help="Print what this can, as JSON.")
 @click.argument("rest", nargs=-1, type=click.UNPROCESSED, metavar="[OPTIONS OF blobstore vtpm]")
 def socket(
@@ -94,21 +124,27 @@ def socket(
     tpmstate: Path | str | None,
     key: StateKeySource | None,
     tpm2: bool,
+    root: Path | None,
     print_capabilities: bool,
     rest: tuple[str, ...],
 ) -> None:
     """Serve at sockets, as `swtpm socket` does; `blobstore vtpm --help` has the other options."""
     version = vtpm.TpmVersion.TPM_2 if tpm2 else vtpm.TpmVersion.TPM_12
     if print_capabilities:
-        click.echo(json.dumps(vtpm.swtpm_capabilities(version, *_FEATURES)))
+        said = vtpm.swtpm_capabilities(version, keys=_KEY_FEATURES, places=_PLACE_FEATURES)
+        click.echo(vtpm.swtpm_text(said))
         return
-    image = _image_of(tpmstate)
-    arguments = [*rest, f"--tpm{version}" if version is vtpm.TpmVersion.TPM_12 else "--tpm2"]
+    image = _image_of(tpmstate, root)
+    arguments = [
+        *rest,
+        *([] if root is None else ["--chroot", str(root)]),
+        f"--tpm{version}" if version is vtpm.TpmVersion.TPM_12 else "--tpm2",
+    ]
     if image is None:
-        if not any(one.startswith("--print-info") for one in rest):
+        if not any(one.startswith(("--print-info", "--print-profiles")) for one in rest):
             raise click.UsageError("there is no --tpmstate, which names the image")
     else:
-        arguments += [*_key_options(key), "--", image]
+        arguments += [*_key_options(key, root), "--", image]
     verb.command.main(arguments, prog_name=f"{_NAME} socket", standalone_mode=False)
 
 

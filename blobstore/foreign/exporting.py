@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from blobstore.errors import BlobNotFoundError, UnwrittenBlobError
+from blobstore.foreign.flashes import flash_file, whole_flash
 from blobstore.foreign.states import StateFormat, section_name, tpm_section_names
 from blobstore.foreign.swtpm_directory import write_directory
 from blobstore.image.files import write_file
 from blobstore.image.layers import RAW, require_image_format
-from formats.errors import ArgumentError, EmptyImageError, device_error
-from formats.state.edk2_varstore import decode_flash, require_blank_flash
+from formats.errors import ArgumentError, device_error
 from formats.state.swtpm import (
     PlainState,
     Slot,
@@ -77,11 +77,13 @@ def export_state(
     if image_format != RAW and form is not StateFormat.OVMF_VARS:
         raise ArgumentError(f"{form} is never in a {image_format} image")
     if not form.is_tpm:
-        content = store.get(section_name(form, name))
+        section = section_name(form, name)
         if form is StateFormat.OVMF_VARS:
-            content = _flash_file(content, image_format)
-        elif form is StateFormat.UEFI_VARS:
-            content = _json_file(content)
+            content = flash_file(whole_flash(store, section), image_format)
+        else:
+            content = store.get(section)
+            if form is StateFormat.UEFI_VARS:
+                content = _json_file(content)
         _write(destination, content, overwrite=overwrite)
         return
     # States of different moments together are not those of any TPM that existed.
@@ -92,19 +94,6 @@ def export_state(
         write_directory(Path(destination), version, states, overwrite=overwrite)
     else:
         raise ArgumentError("a directory cannot be written to something open")
-
-
-def _flash_file(content: bytes, image_format: str) -> bytes:
-    """Check that a section holds a flash, and return it as a file has it (F25)."""
-    try:
-        decode_flash(content)
-    except EmptyImageError:  # until firmware has written to it
-        require_blank_flash(content)
-    if image_format == RAW:
-        return content
-    from blobstore.image.small_disks import qcow2_with  # noqa: PLC0415  only flashes have any
-
-    return qcow2_with(content)
 
 
 def _json_file(content: bytes) -> bytes:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from blobstore.errors import BlobNotFoundError, SectionExistsError, SectionMismatchError
+from blobstore.foreign.flashes import read_flash, stored_flash
 from blobstore.foreign.states import (
     TPM_MAX_SIZES,
     UEFI_VARS_MAX_SIZE,
@@ -19,7 +20,6 @@ from blobstore.foreign.states import (
 from blobstore.foreign.swtpm_directory import read_directory
 from blobstore.image.files import read_file
 from formats.errors import ArgumentError, EmptyImageError, FormatError
-from formats.state.edk2_varstore import decode_flash, require_blank_flash
 from formats.state.swtpm import (
     PlainState,
     Slot,
@@ -35,6 +35,7 @@ from luks.errors import PolicyError, SecretRequiredError
 
 if TYPE_CHECKING:
     from blobstore.foreign.encryption import StateKey
+    from blobstore.foreign.flashes import Flash
     from blobstore.store.description import SectionInfo
     from blobstore.store.protocol import AnyStore
 
@@ -52,7 +53,6 @@ class _Part:
         type: Of a new section.
         kind: Of a new section.
         blob: Its content; None if it is to be gone.
-        exact: Whether its worst case must be just that.
     """
 
     name: str
@@ -60,7 +60,6 @@ class _Part:
     type: str = ""
     kind: str = "blob"
     blob: bytes | None = None
-    exact: bool = False
 
 
 def import_state(
@@ -121,9 +120,12 @@ def import_state(
     if form.is_tpm:
         parts = _tpm_parts(store, source, form, name, key, allow_unprotected=allow_unprotected)
     else:
-        content = _flash(source) if form is StateFormat.OVMF_VARS else _content(source)
-        part = _single_part(form, section_name(form, name), content, blank=blank)
-        parts = [part if max_size is None else _Part(part.name, max_size, part.type, blob=content)]
+        section = section_name(form, name)
+        if form is StateFormat.OVMF_VARS:
+            part = _flash_part(store, read_flash(source, blank=blank), section, overwrite=overwrite)
+        else:
+            part = _single_part(form, section, _content(source), max_size)
+        parts = [part]
     _store(store, parts, overwrite=overwrite)
     return tuple(part.name for part in parts if part.blob is not None)
 
@@ -134,22 +136,21 @@ def _content(source: Source) -> bytes:
     return source.read()
 
 
-def _flash(source: Source) -> bytes:
-    """Return a flash, which may be the disk of a qcow2 image (F24)."""
-    from blobstore.image.small_disks import read_disk  # noqa: PLC0415  only flashes have any
+def _flash_part(store: AnyStore, flash: Flash, name: str, *, overwrite: bool) -> _Part:
+    existing = _existing(store, name)
+    if existing is not None:
+        _require_replaceable(existing, overwrite=overwrite)
+    stored = stored_flash(flash, existing)
+    return _Part(name, stored.max_size, stored.type, "window", stored.blob)
 
-    return read_disk(source if isinstance(source, str | os.PathLike) else source.read())
 
-
-def _single_part(form: StateFormat, name: str, content: bytes, *, blank: bool) -> _Part:
+def _single_part(form: StateFormat, name: str, content: bytes, max_size: int | None) -> _Part:
     """Check the content of a format of one section."""
-    if form is StateFormat.OVMF_VARS:
-        size = require_blank_flash(content) if blank else decode_flash(content).size
-        return _Part(name, size, str(form), "window", content, exact=True)
     if form is StateFormat.UEFI_VARS:
         decode_variables(content)
-        return _Part(name, UEFI_VARS_MAX_SIZE, str(form), blob=content)
-    return _Part(name, len(content), blob=content)
+        wanted = UEFI_VARS_MAX_SIZE if max_size is None else max_size
+        return _Part(name, wanted, str(form), blob=content)
+    return _Part(name, len(content) if max_size is None else max_size, blob=content)
 
 
 def _tpm_parts(
@@ -255,17 +256,16 @@ def _existing(store: AnyStore, name: str) -> SectionInfo | None:
 
 def _check(existing: SectionInfo, part: _Part, *, several: bool, overwrite: bool) -> None:
     """Refuse a section that must not be replaced (F3) or cannot hold the state."""
-    if (existing.size is not None or existing.damage) and not overwrite:
-        raise SectionExistsError(
-            f"section {part.name!r} was written already",
-            hint="overwrite it only if what it holds is not needed",
-        )
-    if part.exact and existing.max_size != part.max_size:
-        raise SectionMismatchError(
-            f"section {part.name!r} is for {existing.max_size} bytes, and the flash has "
-            f"{part.max_size} [F20]"
-        )
+    _require_replaceable(existing, overwrite=overwrite)
     if several and existing.copies == 1:
         raise SectionMismatchError(
             f"section {part.name!r} has one copy: it cannot change together with others"
+        )
+
+
+def _require_replaceable(existing: SectionInfo, *, overwrite: bool) -> None:
+    if (existing.size is not None or existing.damage) and not overwrite:
+        raise SectionExistsError(
+            f"section {existing.name!r} was written already",
+            hint="overwrite it only if what it holds is not needed",
         )

@@ -9,6 +9,7 @@ from blobstore.foreign.variables import UefiVariables
 from blobstore.image.files import read_file, write_file
 from formats.errors import ArgumentError, FormatError
 from formats.state.edk2_varstore import decode_flash
+from formats.state.padded_flash import plain_type
 from formats.state.uefi.flash import read_store, repair_store, write_store
 from formats.state.uefi_vars import decode_variables, encode_variables
 
@@ -41,7 +42,7 @@ def holds_variables(store: AnyStore, name: str, type_: str | None = None) -> boo
         StorageError: As `Store.get`.
     """
     section = store.section(name)
-    type_ = section.type if type_ is None else type_
+    type_ = plain_type(section.type) if type_ is None else type_
     if type_:
         return type_ in _FORMS
     if section.size is None or section.kind != "window":
@@ -69,7 +70,7 @@ def read_variables(
         FormatError: It does not hold variables, or is damaged; repair it with `edit_variables`.
         ValueError: It has another type.
     """
-    form = _form(store.section(name).type if type_ is None else type_)
+    form = _form(plain_type(store.section(name).type) if type_ is None else type_)
     return _decode(form, store.get(name))
 
 
@@ -99,7 +100,7 @@ def edit_variables(
         ValueError: The section has another type.
     """
     section = store.section(name)
-    form = _form(section.type if type_ is None else type_)
+    form = _form(plain_type(section.type) if type_ is None else type_)
     content = store.get(name)
     changed, variables = _edited(form, content, change, repair=repair)
     if changed != content:

@@ -19,7 +19,7 @@ from formats.devices.device import read_exactly
 from formats.errors import ArgumentError, UnsupportedError
 from formats.frozen import replace as replace_fields
 from formats.qcow2.creation import Qcow2Options, create
-from formats.qcow2.features import DIRTY
+from formats.qcow2.features import DIRTY, READABLE
 from formats.qcow2.header import CRYPT_AES, CRYPT_LUKS, CRYPT_NONE, is_qcow2, read_header
 from formats.qcow2.opening import luks_area, open_image
 from luks.crypto.ciphers import sector_cipher
@@ -68,7 +68,7 @@ def is_disk_encrypted(file: BlockDevice, open_backing: BackingOpener | None = No
     Raises:
         FormatError, UnsupportedError, DeviceError: The image cannot be opened.
     """
-    if read_header(file).crypt_method != CRYPT_NONE:
+    if read_header(file, READABLE).crypt_method != CRYPT_NONE:
         return True
     with open_image(file, open_backing=open_backing) as disk:
         return luks.is_luks(disk)
@@ -103,7 +103,7 @@ def open_disk(
         SnapshotNotFoundError, AmbiguousSnapshotError, FormatError, UnsupportedError,
             DeviceError: As `formats.qcow2.opening.open_image`.
     """
-    found = read_header(file)
+    found = read_header(file, READABLE) if read_only else read_header(file)
     if found.incompatible & DIRTY and not (read_only or locked):
         # To open it for writing would remake its refcounts, under its writer's feet.
         raise luks.DeviceBusyError("the qcow2 image was not closed by its writer, or not yet")

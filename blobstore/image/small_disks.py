@@ -12,16 +12,16 @@ from blobstore.image.place import open_place
 from formats.devices.device import MemoryDevice, read_exactly
 from formats.errors import FormatError, UnsupportedError
 from formats.qcow2.creation import Qcow2Options, create
+from formats.qcow2.features import READABLE
 from formats.qcow2.header import CRYPT_NONE, read_header
 from formats.qcow2.opening import open_image
+from formats.state.padded_flash import MAX_FLASH_SIZE
 
 if TYPE_CHECKING:
     import os
 
     from formats.devices.device import BlockDevice
 
-#: Largest disk that is read, in bytes: four times the largest flash of QEMU's machines.
-LARGEST: Final = 256 << 20
 #: Clusters as small as those of Fedora's templates: most of a flash is unused.
 _CLUSTER_SIZE: Final = 4096
 
@@ -48,16 +48,17 @@ def read_disk(source: str | os.PathLike[str] | bytes) -> bytes:
 def _content(file: BlockDevice) -> bytes:
     if image_format(file) != QCOW2:
         return read_exactly(file, 0, file.size)
-    header = read_header(file)
+    header = read_header(file, READABLE)
     if header.crypt_method != CRYPT_NONE:
         raise UnsupportedError(
             "the qcow2 image with the flash is encrypted [F24]",
             feature="encrypted flash in qcow2",
             hint="decrypt it with: blobstore convert --to raw",
         )
-    if header.size > LARGEST:
+    if header.size > MAX_FLASH_SIZE:
         raise FormatError(
-            f"the disk in the qcow2 image has {header.size} bytes; a flash has at most {LARGEST}",
+            f"the disk in the qcow2 image has {header.size} bytes; "
+            f"a flash has at most {MAX_FLASH_SIZE}",
             rule="F24",
         )
     with open_image(file) as disk:

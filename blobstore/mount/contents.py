@@ -66,7 +66,7 @@ class Contents:
                 self.forget(file)
                 file.mtime = file.ctime = time.time_ns()
             file.generation = found.generation
-            file.size = found.max_size if found.kind == "window" else found.size or 0
+            file.size = found.window_size if found.kind == "window" else found.size or 0
 
     def load(self, file: File) -> bytearray:
         """Return the content of a file, and keep it in memory.

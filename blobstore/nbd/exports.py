@@ -118,7 +118,7 @@ class NbdSections:
         if section.kind == "window":
             # As `Store.window` decides it.
             read_only = self._store.read_only or section.copies == 1
-            export = Export(name, section.max_size, read_only, can_trim=not read_only)
+            export = Export(name, section.window_size, read_only, can_trim=not read_only)
             return Described(export)
         return Described(Export(name, section.size or 0, read_only=True), section.generation)
 
@@ -137,14 +137,14 @@ class NbdSections:
 
     def open_released(self, name: str) -> Opened:
         """Read a window, or a blob; errors as `Store.get`."""
-        described = self.describe(name)
-        if self._store.section(name).kind != "window":
+        described, section = self.describe(name), self._store.section(name)
+        if section.kind != "window":
             return self.open(name)
         try:
             content = self._store.get(name)
         except UnwrittenBlobError:
             content = b""  # zeros (C62)
-        device = _ReleasedDevice(content.ljust(described.export.size, b"\0"))
+        device = _ReleasedDevice(section.window_content(content))
         return Opened(described.export, device, fills=True, close=device.close, holds_store=True)
 
     def _has(self, name: str) -> bool:

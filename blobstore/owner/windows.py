@@ -43,10 +43,11 @@ _CONDITIONS = ("if-match", "if-none-match", "if-range", "if-modified-since", "if
 
 
 class _Held(NamedTuple):
-    """A window that is open for HTTP, and what closes it."""
+    """A window that is open for HTTP, what closes it, and the bytes that it has in memory."""
 
     window: SharedWindow
     alarm: Alarm
+    size: int
 
 
 class HeldWindows:
@@ -173,10 +174,10 @@ class HeldWindows:
             )
         window = self._store.shared_window(name)
         alarm = Alarm(lambda: self._ring(name), self._lock, idle=self._idle, longest=math.inf)
-        return _Held(window, alarm)
+        return _Held(window, alarm, size)
 
     def _size(self) -> int:
-        return sum(held.window.size for held in self._held.values())
+        return sum(held.size for held in self._held.values())
 
     def _close(self, name: str) -> None:
         held = self._held[name]
@@ -248,7 +249,7 @@ class WindowResources:
             return Reply(206, (*headers, ("content-range", where)), data)
 
     def _read_size(self, request: Request, resource: Found) -> int:
-        return len(_chosen(request, self._store.section(resource.name).max_size))
+        return len(_chosen(request, self._store.section(resource.name).window_size))
 
     def _write(self, request: Request, resource: Found) -> Reply:
         self._require_sane(request, resource)
@@ -260,7 +261,7 @@ class WindowResources:
         return Reply(204 if fua else 202)
 
     def _write_limit(self, resource: Found) -> int:
-        size, offset = self._store.section(resource.name).max_size, _offset(resource)
+        size, offset = self._store.section(resource.name).window_size, _offset(resource)
         if offset > size:
             raise RefusedError(
                 416, f"the window has {size} bytes, so none at {offset}", "O62", _unsatisfied(size)

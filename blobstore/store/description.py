@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from blobstore.container.directory import Directory
     from blobstore.container.open_container import OpenContainer
     from blobstore.container.sections import Section
+    from formats.state.padded_flash import Padding
 
 
 _DIGEST: Final = re.compile(rf"([0-9]{{1,20}}):([0-9A-Fa-f]{{{2 * DIGEST_SIZE}}})")
@@ -51,6 +52,22 @@ class SectionInfo:
     damage: str | None
     in_place_since: int | None
     offset: int = field(compare=False)
+
+    @property
+    def window_size(self) -> int:
+        """Size of a window as a block device: ``max_size``, or that of the flash (F60)."""
+        padding = self._padding() if self.kind == "window" else None
+        return self.max_size if padding is None else padding.size
+
+    def window_content(self, blob: bytes) -> bytes:
+        """Return what a window shows whose section holds ``blob`` (C62, F60)."""
+        padding = self._padding()
+        return blob.ljust(self.max_size, b"\0") if padding is None else padding.pad(blob)
+
+    def _padding(self) -> Padding | None:
+        from formats.state.padded_flash import padding_of  # noqa: PLC0415  only for windows
+
+        return padding_of(self.type, self.max_size)
 
 
 @dataclass(frozen=True, slots=True)

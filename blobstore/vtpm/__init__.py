@@ -36,7 +36,8 @@ Begin with `tpm`, the one TPM and what becomes of its state, `behaviour`, what i
 may choose, and `nvram`, which turns states into sections. Below them lie `libtpms`, which
 binds the library, and `abi`, its interface. `commands` and `control` are the codecs of the
 two channels; `dispatch` answers the control channel, `server` and `sockets` connect.
-`capabilities` says what of swtpm there is, and `swtpm_options` reads the texts of its options.
+`transfers` is the form of a state on its way, `profile` the profile of a new TPM, `capture` records
+commands. `capabilities` says what of swtpm there is; `swtpm_options` reads its options.
 """
 
 from __future__ import annotations
@@ -52,9 +53,13 @@ if TYPE_CHECKING:
     from blobstore.vtpm.abi import log_libtpms as log_libtpms
     from blobstore.vtpm.behaviour import Behaviour as Behaviour
     from blobstore.vtpm.capabilities import libtpms_info as libtpms_info
+    from blobstore.vtpm.capabilities import libtpms_profiles as libtpms_profiles
     from blobstore.vtpm.capabilities import swtpm_capabilities as swtpm_capabilities
+    from blobstore.vtpm.capabilities import swtpm_text as swtpm_text
+    from blobstore.vtpm.capture import CaptureOptions as CaptureOptions
     from blobstore.vtpm.commands import Startup as Startup
     from blobstore.vtpm.nvram import StoreNvram as StoreNvram
+    from blobstore.vtpm.profile import ProfileSource as ProfileSource
     from blobstore.vtpm.server import Server as Server
     from blobstore.vtpm.sockets import Channel as Channel
     from blobstore.vtpm.tpm import Tpm as Tpm

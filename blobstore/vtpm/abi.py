@@ -22,6 +22,9 @@ _NAMES: Final = ("libtpms.so.0", "libtpms.0.dylib", "libtpms.so", "libtpms.dylib
 #: The oldest release with `TPMLIB_SetState` and TPM 2.0.
 _LEAST_VERSION: Final = (0, 6, 0)
 
+#: The oldest release with profiles.
+_PROFILES_VERSION: Final = (0, 10, 0)
+
 #: libtpms's numbers of the kinds of TPM.
 VERSIONS: Final = {TpmVersion.TPM_12: 0, TpmVersion.TPM_2: 1}
 
@@ -32,6 +35,10 @@ class Info(IntFlag):
     SPECIFICATION = 1
     ATTRIBUTES = 2
     FEATURES = 4
+    ALGORITHMS = 8
+    COMMANDS = 16
+    ACTIVE_PROFILE = 32
+    PROFILES = 64
 
 
 class Callbacks(ctypes.Structure):
@@ -101,6 +108,29 @@ def log_libtpms(descriptor: int, level: int, prefix: str = "") -> None:
     library.TPMLIB_SetDebugLevel(level)
     if prefix:
         library.TPMLIB_SetDebugPrefix(prefix.encode())
+
+
+def has_profiles(library: ctypes.CDLL) -> bool:
+    """Say whether this libtpms has profiles of a TPM 2.0: since 0.10."""
+    return _version_of(library) >= _PROFILES_VERSION
+
+
+def with_profiles(library: ctypes.CDLL) -> ctypes.CDLL:
+    """Return a libtpms that has profiles.
+
+    Raises:
+        UnsupportedError: This one has none (V101).
+    """
+    if not has_profiles(library):
+        found = ".".join(map(str, _version_of(library)))
+        raise UnsupportedError(
+            f"libtpms {found} has no profiles of a TPM [V101]",
+            feature="a profile of a TPM",
+            hint="install libtpms 0.10 or newer",
+        )
+    library.TPMLIB_SetProfile.restype = ctypes.c_uint32
+    library.TPMLIB_SetProfile.argtypes = (ctypes.c_char_p,)
+    return library
 
 
 def _version_of(library: ctypes.CDLL) -> tuple[int, int, int]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from blobstore.foreign.encryption import StateKey
+    from blobstore.vtpm.capture import Capture
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +22,8 @@ class Behaviour:
         incoming: The state is to come; the image is another process's until
             then, and no new TPM is made (V44).
         migration_key: Encrypts the state on its way.
+        profile: Of the TPM 2.0 that is to be made, in libtpms's JSON (V100).
+        capture: Where commands and responses are recorded (V104).
     """
 
     reject_locality_4: bool = False
@@ -29,3 +32,5 @@ class Behaviour:
     release_outgoing: bool = False
     incoming: bool = False
     migration_key: StateKey | None = None
+    profile: str | None = None
+    capture: Capture | None = None

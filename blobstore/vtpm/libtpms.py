@@ -125,6 +125,14 @@ class Libtpms:
 
     # ------------------------------------------------------------ running
 
+    def set_profile(self, profile: str) -> int:
+        """Choose the profile, as JSON, of the TPM 2.0 that the next `start` makes.
+
+        Raises:
+            UnsupportedError: libtpms is older than its profiles (V101).
+        """
+        return int(abi.with_profiles(self._library).TPMLIB_SetProfile(profile.encode()))
+
     def start(self) -> int:
         """Load the state and start, as at power on; without any state make a new TPM."""
         self.failed = None

@@ -16,6 +16,7 @@ import time
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Final
 
+from blobstore.sockets.notifying import Notifier
 from blobstore.vtpm import control, sockets
 from blobstore.vtpm.commands import encode_response, split_command
 from blobstore.vtpm.dispatch import Dispatcher
@@ -89,6 +90,7 @@ class Server:
             StorageError: The TPM must not go on (`Tpm.execute`).
         """
         self._data.start()
+        Notifier().ready("the TPM can be used")
         try:
             while not self._ending:
                 self._serve_once()

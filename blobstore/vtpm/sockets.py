@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
+import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -27,6 +30,7 @@ _BACKLOG: Final = 8
 #: Seconds to wait after a connection that could not be accepted.
 _PAUSE: Final = 0.1
 _MOST_DESCRIPTORS: Final = 8
+_PIECE: Final = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,15 +84,40 @@ def listener(channel: Channel) -> Listener | None:
 
 
 def connection(descriptor: int) -> socket.socket:
-    """Return the socket of a descriptor, which it takes.
+    """Return the socket of a descriptor, which it takes; a terminal gets one (V109).
 
     Raises:
-        DeviceError: It is not a socket.
+        DeviceError: It is neither a socket nor a character device.
     """
     try:
+        if stat.S_ISCHR(os.fstat(descriptor).st_mode):
+            return _connected_to(descriptor)
         return socket.socket(fileno=descriptor)
     except OSError as error:
         raise DeviceError(f"descriptor {descriptor} is not a socket: {error.strerror}") from error
+
+
+def _connected_to(device: int) -> socket.socket:
+    """Return one end of a connection whose other end is copied to and from a device."""
+    ours, theirs = socket.socketpair()
+
+    def copy_out() -> None:
+        with suppress(OSError):
+            while piece := theirs.recv(_PIECE):
+                view = memoryview(piece)
+                while view:
+                    view = view[os.write(device, view) :]
+
+    def copy_in() -> None:
+        with suppress(OSError):
+            while piece := os.read(device, _PIECE):
+                theirs.sendall(piece)
+        with suppress(OSError):
+            theirs.shutdown(socket.SHUT_WR)
+
+    for work in (copy_out, copy_in):
+        threading.Thread(target=work, name="tpm-device", daemon=True).start()
+    return ours
 
 
 def accept(listening: socket.socket) -> socket.socket | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from blobstore.errors import StateAuthenticationError
 from blobstore.vtpm.behaviour import Behaviour
 from blobstore.vtpm.commands import (
     MAX_LOCALITY,
@@ -20,11 +19,12 @@ from blobstore.vtpm.commands import (
     wrong_locality,
 )
 from blobstore.vtpm.libtpms import Libtpms, Property, Result
-from formats.errors import DeviceBusyError, FormatError, StorageError, UnsupportedError
+from blobstore.vtpm.profile import profile_refused, require_new
+from blobstore.vtpm.transfers import received, sent
+from formats.errors import DeviceBusyError, FormatError, StorageError
 from formats.logs import LateLogger
 from formats.process import OwnedLock, Owner
-from formats.state.swtpm import EncryptedState, PlainState, Slot, TpmVersion, validate_slot
-from formats.state.swtpm_migration import decode_data, decode_transfer, encode_data, encode_transfer
+from formats.state.swtpm import Slot, TpmVersion
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,10 +70,11 @@ class Tpm:
             behaviour: See there.
 
         Raises:
-            UnsupportedError: libtpms is not installed, or lacks this version.
-            ValueError: This process has a TPM already.
+            UnsupportedError: libtpms is not installed, or lacks this version, or profiles.
+            ValueError: This process has a TPM already; or the profile is not one.
             PolicyError, FormatError, CorruptBlobError: What the image has is not,
-                or no longer, the state of such a TPM (V6, V7).
+                or no longer, the state of such a TPM (V6, V7); or it has a TPM, whose
+                profile was chosen when it was made (V100).
             NoSpaceError, DeviceError: As `Store.register`.
         """
         self.behaviour: Behaviour = behaviour or Behaviour()
@@ -89,9 +90,14 @@ class Tpm:
         self._given: set[Slot] = set()
         self._refused: set[Slot] = set()
         self._prepared = False
+        self._profile = self.behaviour.profile
         if not self.behaviour.incoming:
             nvram.check(self.version)  # before libtpms is asked for: that cannot be undone
+        if self._profile is not None:
+            require_new(self.version, None if self.behaviour.incoming else found())
         self._library = Libtpms(self.version, nvram, lambda: self.locality)
+        if self._profile is not None and self._library.set_profile(self._profile):
+            raise profile_refused()
         if not self.behaviour.incoming:
             self._prepare()
 
@@ -130,7 +136,7 @@ class Tpm:
             self._nvram.take()
             self._prepare()
             self._nvram.may_be_new = not self.behaviour.incoming or Slot.PERMANENT in self._given
-            result = self._library.start()
+            result = self._choose_profile() or self._library.start()
             if self._library.failed is not None:
                 self._library.stop()
                 raise self._library.failed
@@ -141,6 +147,7 @@ class Tpm:
             if delete_volatile:
                 self._nvram.delete(Slot.VOLATILE)
             self._given.clear()
+            self._profile = None
             self._touched = False
             self.running = True
             return Result.SUCCESS
@@ -178,7 +185,7 @@ class Tpm:
                 and self._touched
                 and self._nvram.held
             ):
-                self._library.process(shutdown_command())
+                self._process(shutdown_command())
             self._library.stop()
             self.running = False
 
@@ -204,7 +211,7 @@ class Tpm:
             self._touched = not is_shutdown(command)
             self._executing = True
             try:
-                result, response = self._library.process(command.body)
+                result, response = self._process(command.body)
             finally:
                 self._executing = False
             stored = self._library.failed is None
@@ -291,19 +298,12 @@ class Tpm:
                 self._nvram.give_up()
             if result:
                 return result, b""
-            fields = encode_data(PlainState(state))
-            key = self.behaviour.migration_key
-            # What is encrypted are the fields themselves.
-            return result, encode_transfer(key.encrypt(PlainState(fields)) if key else fields)
+            return result, sent(state, self.behaviour.migration_key)
 
     def accept(self, slot: Slot, transfer: bytes) -> int:
-        """Take a state to start from, while the TPM does not run (V32, V33).
-
-        An empty one means that there is none; a permanent one must not be empty.
-        """
+        """Take a state to start from, while the TPM does not run (V32, V33)."""
         with self._lock:
-            what = f"the incoming {slot.name.lower()} state"
-            result = self._accept(slot, transfer, what)
+            result = self._accept(slot, transfer)
             if result:
                 self._refused.add(slot)
             else:
@@ -363,29 +363,33 @@ class Tpm:
         stored = self._nvram.load(slot)
         return (Result.RETRY, b"") if stored is None else (Result.SUCCESS, stored)
 
-    def _accept(self, slot: Slot, transfer: bytes, what: str) -> int:
-        if not transfer and slot is not Slot.PERMANENT:
-            return self._library.set_state(slot, b"")
-        key = self.behaviour.migration_key
-        try:
-            fields = decode_transfer(transfer, what)
-            if isinstance(fields, EncryptedState):
-                if key is None:
-                    _log.error("%s is encrypted, and there is no migration key", what)
-                    return Result.KEY_NOT_FOUND
-                fields = key.decrypt(fields).data
-            state = decode_data(fields, what)
-            validate_slot(state, slot, self.version)
-        except UnsupportedError as error:
-            _log.error("%s", error)
-            return Result.KEY_NOT_FOUND
-        except StateAuthenticationError as error:
-            _log.error("%s: %s", what, error)
-            return Result.DECRYPT_ERROR
-        except FormatError as error:
-            _log.error("%s", error)
-            return Result.BAD_PARAMETER
-        result = self._library.set_state(slot, state.data)
+    def _accept(self, slot: Slot, transfer: bytes) -> int:
+        result, state = received(slot, transfer, self.version, self.behaviour.migration_key)
         if result:
-            _log.error("libtpms refuses %s: result %#x", what, result)
+            return result
+        result = self._library.set_state(slot, state)
+        if result:
+            _log.error(
+                "libtpms refuses the incoming %s state: result %#x", slot.name.lower(), result
+            )
         return result
+
+    def _choose_profile(self) -> int:
+        """Say which profile the TPM that is to be made gets; there must not be one (V100)."""
+        profile = self._profile
+        if profile is None:
+            return Result.SUCCESS
+        if Slot.PERMANENT in self._given or self._nvram.load(Slot.PERMANENT) is not None:
+            _log.error("the TPM exists, and its profile cannot be changed [V100]")
+            return Result.FAIL
+        return self._library.set_profile(profile)
+
+    def _process(self, command: bytes) -> tuple[int, bytes]:
+        """Let libtpms execute a command, and record that, if it is wanted (V104)."""
+        capture = self.behaviour.capture
+        if capture is None:
+            return self._library.process(command)
+        capture.command(command)
+        result, response = self._library.process(command)
+        capture.response(response)
+        return result, response

@@ -16,6 +16,7 @@ from formats.qcow2.compression import decompress
 from formats.qcow2.header import MAX_L1_SIZE, is_refcount_table_lost, read_header
 from formats.qcow2.host import Host
 from formats.qcow2.lost import Lost
+from formats.qcow2.mapping import has_impossible_bitmap
 from formats.qcow2.refcounts import TABLE_OFFSET_MASK as BLOCK_OFFSET_MASK
 from formats.qcow2.refcounts import Refcounts
 from formats.qcow2.report import CheckReport
@@ -52,7 +53,7 @@ def check(device: BlockDevice) -> CheckReport:
             enough to say what belongs to the image.
         DeviceError: It cannot be read.
     """
-    return Checker(device, features.CHECKABLE).run()
+    return Checker(device, features.READABLE).run()
 
 
 class Checker:
@@ -79,7 +80,7 @@ class Checker:
         self.lost_blocks = False
         self._clusters = self.lost.end
         # Data clusters are then in another file, where nothing is counted.
-        self._external = bool(self.header.incompatible & features.EXTERNAL_DATA)
+        self._external = self.header.has_data_file
         self._inflated: dict[int, bool] = {}
         self._l2_seen: Counter[int] = Counter()
         self._active: Counter[int] = Counter()
@@ -179,14 +180,21 @@ class Checker:
                 there = False
             if not there:
                 continue
-            entries = self._l2(offset)
+            entries = self._l2(offset, times)
             active = bool(self._active[offset])
             self._use_entries(entries, offset, times, active=active)
 
-    def _l2(self, offset: int) -> array[int]:
-        """Return the entries of an L2 table, without the bitmaps of extended ones."""
-        entries = self.host.read_table(offset, self.header.l2_entries)
-        return entries[::2] if self.header.incompatible & features.EXTENDED_L2 else entries
+    def _l2(self, offset: int, times: int = 0) -> array[int]:
+        """Return the entries of an L2 table; of ``times`` uses report impossible bitmaps (Q35)."""
+        words = self.host.read_table(offset, self.header.l2_entries)
+        if not self.header.has_extended_l2:
+            return words
+        entries = words[::2]
+        for index, entry in enumerate(entries if times else ()):
+            if has_impossible_bitmap(entry, words[2 * index + 1], external=self._external):
+                place = f"entry {index} of the L2 table at byte {offset}"
+                self.report.corrupt(f"{place} has an impossible bitmap", times)
+        return entries
 
     def _use_entries(self, entries: Iterable[int], table: int, times: int, *, active: bool) -> None:
         bits, size = self.header.cluster_bits, self.header.cluster_size
@@ -306,6 +314,10 @@ class Checker:
         table = Refcounts(self.host, header).table
         for number, entry in enumerate(table):
             offset = entry & BLOCK_OFFSET_MASK
+            if entry & ~BLOCK_OFFSET_MASK:
+                # Its counts hold, but QEMU does not count the block itself as used.
+                report.corrupt(f"refcount table entry {number} has reserved bits, {entry:#x}")
+                continue
             if not offset:
                 continue
             if offset % header.cluster_size:

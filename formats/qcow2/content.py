@@ -12,6 +12,8 @@ from formats.qcow2.tables import EntryKind, compressed_place
 
 if TYPE_CHECKING:
     from formats.devices.device import BlockDevice, ReadableBuffer, WritableBuffer
+    from formats.qcow2.header import Qcow2Header
+    from formats.qcow2.host import Host
     from formats.qcow2.metadata import Metadata
 
 #: Sectors of encrypted images, bytes.
@@ -43,6 +45,7 @@ class Content:
         size: Bytes of the disk.
         cipher: For an encrypted image.
         backing: The content of the disk where the image has none.
+        data: What the clusters are in; None for an external data file that was not opened.
     """
 
     def __init__(
@@ -51,8 +54,10 @@ class Content:
         size: int,
         cipher: ClusterCipher | None,
         backing: BlockDevice | None,
+        data: Host | None = None,
     ) -> None:
         self.metadata = metadata
+        self.data = data if metadata.header.has_data_file else metadata.host
         self.size = size
         self.cipher = cipher
         self.backing = backing
@@ -78,8 +83,10 @@ class Content:
         for extent in extents(self.metadata, offset, offset + len(view)):
             part = view[extent.offset - start :][: extent.length]
             if extent.kind is EntryKind.DATA:
+                if self.data is None:
+                    raise _data_file_missing(self.metadata.header)
                 if self.cipher is None:
-                    self.metadata.host.read_into(extent.host, part)
+                    self.data.read_into(extent.host, part)
                 else:
                     self._read_sectors(extent, part, encrypted)
             elif extent.kind is EntryKind.COMPRESSED:
@@ -141,6 +148,15 @@ class Content:
         content = decompress(data, header.cluster_size, header.compression_type)
         self._inflated = entry, content
         return content
+
+
+def _data_file_missing(header: Qcow2Header) -> UnsupportedError:
+    return UnsupportedError(
+        f"the qcow2 image has an external data file, {header.extensions.data_file!r}, but none is"
+        " permitted [Q36]",
+        feature="external data file",
+        hint="permit files beside the image with --backing, or BackingFiles()",
+    )
 
 
 def _clear(view: memoryview) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from formats.devices.device import BlockDevice, ReadableBuffer, WritableBuffer
     from formats.qcow2.header import Qcow2Header
+    from formats.qcow2.host import Host
 
 __all__ = ["ClusterCipher", "EntryKind", "Extent", "Qcow2Device"]
 
@@ -59,6 +60,7 @@ class Qcow2Device(Owned, Device):
         cipher: ClusterCipher | None = None,
         backing: BlockDevice | None = None,
         owned: tuple[BlockDevice, ...] = (),
+        data: Host | None = None,
     ) -> None:
         """Use an image whose tables were read.
 
@@ -68,8 +70,9 @@ class Qcow2Device(Owned, Device):
             cipher: For an encrypted image; without it nothing can be read or written.
             backing: The content of the disk where this image has none.
             owned: Devices that `close` closes.
+            data: Its external data file, if it has one and that was opened.
         """
-        self._content = WritableContent(metadata, size, cipher, backing)
+        self._content = WritableContent(metadata, size, cipher, backing, data)
         self._owned = owned
         self._lock = OwnedLock(Owner("the qcow2 image"))
         self._closed = False

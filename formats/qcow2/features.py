@@ -30,8 +30,8 @@ BITMAPS: Final = 1 << 0
 #: Incompatible features that are implemented.
 IMPLEMENTED: Final = DIRTY | CORRUPT | COMPRESSION_TYPE
 
-#: Those with which tables can be checked and snapshots listed (Q32).
-CHECKABLE: Final = IMPLEMENTED | EXTERNAL_DATA | EXTENDED_L2
+#: Those with which a disk can be read (Q35, Q36), and tables be checked (Q32).
+READABLE: Final = IMPLEMENTED | EXTERNAL_DATA | EXTENDED_L2
 
 #: (kind, bit number) to name; the names are those that QEMU writes.
 FeatureNames = dict[tuple[int, int], str]

@@ -104,18 +104,28 @@ class Qcow2Header:
 
     @property
     def l2_entries(self) -> int:
-        """Entries of an L2 table."""
+        """Words of 8 bytes in an L2 table: its entries, unless they are extended."""
         return self.cluster_size // 8
+
+    @property
+    def has_extended_l2(self) -> bool:
+        """Whether an L2 entry has a second word, which describes 32 parts of the cluster."""
+        return bool(self.incompatible & features.EXTENDED_L2)
+
+    @property
+    def has_data_file(self) -> bool:
+        """Whether the clusters of the disk are in a file of their own."""
+        return bool(self.incompatible & features.EXTERNAL_DATA)
 
     @property
     def l1_needed(self) -> int:
         """Entries of the L1 table that the virtual disk needs."""
-        return l1_entries(self.size, self.cluster_bits)
+        return l1_entries(self.size, self.cluster_bits, extended=self.has_extended_l2)
 
 
-def l1_entries(size: int, cluster_bits: int) -> int:
+def l1_entries(size: int, cluster_bits: int, *, extended: bool = False) -> int:
     """Return how many L1 entries a virtual disk of ``size`` bytes needs."""
-    span_bits = 2 * cluster_bits - 3
+    span_bits = 2 * cluster_bits - (4 if extended else 3)
     return (size + (1 << span_bits) - 1) >> span_bits
 
 

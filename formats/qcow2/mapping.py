@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from formats.errors import FormatError
-from formats.qcow2.tables import COMPRESSED, OFFSET_MASK, ZERO, EntryKind, entry_kind
+from formats.qcow2.tables import COMPRESSED, COPIED, OFFSET_MASK, ZERO, EntryKind, entry_kind
 
 if TYPE_CHECKING:
     from array import array
@@ -13,6 +13,14 @@ if TYPE_CHECKING:
 
     from formats.qcow2.header import Qcow2Header
     from formats.qcow2.metadata import Metadata
+    from formats.qcow2.tables import L2Table
+
+
+# Of extended L2 entries, each of which describes 32 parts of a cluster.
+_PART_BITS: Final = 5
+_PARTS: Final = 1 << _PART_BITS
+_ALL_PARTS: Final = (1 << _PARTS) - 1
+_EXTENDED_SIZE: Final = 16
 
 
 class Extent(NamedTuple):
@@ -78,8 +86,8 @@ def _joins(one: Extent, other: Extent) -> bool:
 def _extents(metadata: Metadata, offset: int, end: int) -> Iterator[Extent]:
     header = metadata.header
     bits = header.cluster_bits
-    table_bits = bits - 3
-    span_bits = bits + table_bits
+    extended = header.has_extended_l2
+    span_bits = 2 * bits - (4 if extended else 3)
     while offset < end:
         l1_index = offset >> span_bits
         stop = min(end, l1_index + 1 << span_bits)
@@ -89,6 +97,14 @@ def _extents(metadata: Metadata, offset: int, end: int) -> Iterator[Extent]:
             offset = stop
             continue
         base = l1_index << span_bits
+        if extended:
+            yield from _extended(header, table, base, (offset, stop))
+            offset = stop
+            continue
+        if header.has_data_file:
+            yield from _external(header, table, base, (offset, stop))
+            offset = stop
+            continue
         index = offset - base >> bits
         last = stop - base + header.cluster_size - 1 >> bits
         while index < last:
@@ -101,6 +117,98 @@ def _extents(metadata: Metadata, offset: int, end: int) -> Iterator[Extent]:
             yield Extent(offset, piece_end - offset, kind, host)
             offset = piece_end
             index += count
+
+
+def _external(
+    header: Qcow2Header, table: L2Table, base: int, wanted: tuple[int, int]
+) -> Iterator[Extent]:
+    """As `_extended`, of plain entries for clusters in an external data file (Q36)."""
+    offset, end = wanted
+    while offset < end:
+        index = offset - base >> header.cluster_bits
+        entry, place = table.entries[index], table.offset + index * 8
+        stop = min(end, base + (index + 1 << header.cluster_bits))
+        kind = entry_kind(entry)
+        if kind is EntryKind.COMPRESSED:
+            raise FormatError(
+                "a cluster in an external data file is compressed", offset=place, rule="Q36"
+            )
+        if kind is EntryKind.UNALLOCATED and entry & COPIED:
+            kind = EntryKind.DATA  # at the beginning of that file
+        host = _place(header, entry, kind, place)
+        if kind is EntryKind.DATA:
+            host += offset & header.cluster_size - 1
+        yield Extent(offset, stop - offset, kind, host)
+        offset = stop
+
+
+def _extended(
+    header: Qcow2Header, table: L2Table, base: int, wanted: tuple[int, int]
+) -> Iterator[Extent]:
+    """Yield the extents of what one table with extended entries maps (Q35).
+
+    Args:
+        header: Of the image.
+        table: The table.
+        base: Offset in the disk of the first byte that it maps.
+        wanted: Where to begin and end.
+    """
+    bits, part_bits = header.cluster_bits, header.cluster_bits - _PART_BITS
+    offset, end = wanted
+    while offset < end:
+        index = offset - base >> bits
+        entry, bitmap = table.entries[2 * index : 2 * index + 2]
+        place = table.offset + index * _EXTENDED_SIZE
+        start, stop = base + (index << bits), min(end, base + (index + 1 << bits))
+        if entry & COMPRESSED and not header.has_data_file:
+            yield Extent(offset, stop - offset, EntryKind.COMPRESSED, entry)
+            offset = stop
+            continue
+        if entry & COMPRESSED:
+            raise FormatError(
+                "a cluster in an external data file is compressed", offset=place, rule="Q36"
+            )
+        host = _place(header, entry & OFFSET_MASK, EntryKind.DATA, place)
+        _check_bitmap(header, entry, bitmap, place)
+        while offset < stop:
+            part = offset - start >> part_bits
+            piece_end = min(stop, start + (part + 1 << part_bits))
+            kind = _part_kind(bitmap, part)
+            at = host + (offset - start) if kind is EntryKind.DATA else 0
+            yield Extent(offset, piece_end - offset, kind, at)
+            offset = piece_end
+
+
+def _part_kind(bitmap: int, part: int) -> EntryKind:
+    if bitmap >> part & 1:
+        return EntryKind.DATA
+    return EntryKind.ZERO if bitmap >> part + _PARTS & 1 else EntryKind.UNALLOCATED
+
+
+def has_impossible_bitmap(entry: int, bitmap: int, *, external: bool) -> bool:
+    """Say whether an extended L2 entry contradicts itself (Q35).
+
+    Args:
+        entry: Its first word.
+        bitmap: Its second word.
+        external: Whether clusters are in an external data file, where 0 is a place.
+    """
+    data, zeros = bitmap & _ALL_PARTS, bitmap >> _PARTS
+    if entry & COMPRESSED:
+        return bitmap != 0
+    if entry & OFFSET_MASK or (external and entry & COPIED):
+        return data & zeros != 0
+    return data != 0
+
+
+def _check_bitmap(header: Qcow2Header, entry: int, bitmap: int, place: int) -> None:
+    """Refuse an entry that contradicts itself, as QEMU does when it is used."""
+    if has_impossible_bitmap(entry, bitmap, external=header.has_data_file):
+        raise FormatError(
+            f"an extended L2 entry contradicts itself: {entry:#x}, {bitmap:#x}",
+            offset=place,
+            rule="Q35",
+        )
 
 
 def _run(entries: array[int], index: int, last: int, cluster_size: int, kind: EntryKind) -> int:

@@ -84,7 +84,8 @@ def open_image(
         device: Holds the image; the caller closes it.
         read_only: Refuse writing.
         cipher: For an encrypted image. Without it, its content cannot be read.
-        open_backing: Opens backing files; without it, an image that has one is refused.
+        open_backing: Opens backing files, and an external data file; without it, an image
+            that has a backing file is refused, and what is in a data file is not read.
         snapshot: Name or ID of an internal snapshot to read instead; read-only. A
             `SnapshotKey` says which of the two it is.
         depth: Longest chain of backing files.
@@ -101,7 +102,7 @@ def open_image(
     """
     if snapshot is not None and not read_only:
         raise ValueError("a snapshot can be opened for reading only")
-    header = read_header(device)
+    header = read_header(device, features.READABLE if read_only else features.IMPLEMENTED)
     if not read_only:
         header = prepare_writing(device, header)
         if header.crypt_method == CRYPT_AES:
@@ -124,11 +125,39 @@ def open_image(
         if header.backing_name is not None:
             backing = _open_backing(device, header, open_backing, depth=depth)
             stack.callback(backing.close)
+        data = None
+        if header.has_data_file and open_backing is not None:
+            data = _open_data_file(device, header, open_backing)
+            stack.callback(data.close)
         metadata = Metadata(host, header, l1, read_only=read_only)
-        owned = () if backing is None else (backing,)
-        image = Qcow2Device(metadata, size=size, cipher=cipher, backing=backing, owned=owned)
+        image = Qcow2Device(
+            metadata,
+            size=size,
+            cipher=cipher,
+            backing=backing,
+            owned=tuple(one for one in (backing, data) if one is not None),
+            data=None if data is None else Host(data),
+        )
         stack.pop_all()
     return image
+
+
+def _open_data_file(
+    device: BlockDevice, header: Qcow2Header, open_backing: BackingOpener
+) -> BlockDevice:
+    """Open the file that has the clusters of the disk (Q36)."""
+    name = header.extensions.data_file
+    if name is None:
+        raise UnsupportedError(
+            "the qcow2 image does not name its external data file [Q36]",
+            feature="external data file without a name",
+        )
+    if header.crypt_method != CRYPT_NONE:
+        raise UnsupportedError(
+            "the qcow2 image is encrypted, and has an external data file [Q36]",
+            feature="encrypted external data file",
+        )
+    return open_backing(BackingFile(name, "raw"), device)
 
 
 def luks_area(device: BlockDevice, header: Qcow2Header | None = None) -> SliceDevice:

@@ -225,7 +225,7 @@ def snapshot_l1(host: Host, header: Qcow2Header, snapshot: Snapshot) -> array[in
         snapshot.l1_size * 8 > MAX_L1_SIZE
         or snapshot.l1_offset % header.cluster_size
         or snapshot.l1_offset + snapshot.l1_size * 8 > host.size
-        or snapshot.l1_size < l1_entries(size, header.cluster_bits)
+        or snapshot.l1_size < l1_entries(size, header.cluster_bits, extended=header.has_extended_l2)
     ):
         raise FormatError(
             f"the L1 table of snapshot {snapshot.id!r} is impossible",

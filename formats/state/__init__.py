@@ -20,4 +20,5 @@ What must not happen here:
 Begin with `swtpm`, the header and fields of a TPM's state; `swtpm_linear` and
 `swtpm_migration` are built from it, and `swtpm_older` is what there was before.
 `edk2_varstore` and `uefi_vars` are independent; the room `uefi` opens up what is in them.
+`padded_flash` says how a flash continues of which a section holds the beginning (F60).
 """

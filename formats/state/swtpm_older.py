@@ -47,6 +47,27 @@ def older_content(state: bytes, what: str) -> bytes | None:
     return state[_HEADER_SIZE:]
 
 
+def older_transfer(transfer: bytes, what: str) -> bytes | None:
+    """Return what follows the header of version 1 of a state on its way (V107).
+
+    It is libtpms's data, or ciphertext: `is_in_the_clear` tells.
+
+    Args:
+        transfer: The bytes from the control channel.
+        what: Its name in messages.
+
+    Returns:
+        None if it has a header of a later version, or none.
+
+    Raises:
+        TruncatedImageError, FormatError: As `older_content`.
+    """
+    if transfer[:1] != b"\1":
+        return None
+    content = older_content(transfer, what)
+    return None if content is transfer else content
+
+
 def is_in_the_clear(content: bytes) -> bool:
     """Say whether this begins as libtpms's data do."""
     return content[2:6] in TPM_2_MAGIC or content[:2] == _TPM_12

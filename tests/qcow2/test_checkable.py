@@ -85,8 +85,9 @@ def test_q32_what_is_only_checked_is_refused_by_name(way: str, tmp_path: Path) -
     assert [snapshot.name for snapshot in listed] == names
     damage(path, 4, COPIED)
     image = MemoryDevice(path.read_bytes())
+    reading = () if way == "extended L2 entries" else (lambda: open_image(image).read(20480, 512),)
     for refused in (
-        lambda: open_image(image),
+        *reading,
         lambda: open_image(image, read_only=False),
         lambda: repair(image, leaks_only=True),
         lambda: repair(image, leaks_only=False),

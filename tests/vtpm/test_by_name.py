@@ -140,11 +140,18 @@ def test_v99_the_passphrase_is_what_key_names(
     assert states(*place)[0] == 52
     assert states(*place, "--key", f"pwdfile={key},mode=aes-256-cbc,kdf=pbkdf2")[0] == 0
     assert states(*place, "--key", f"file={key},format=binary")[0] == 0
-    assert states(*place, "--key", f"pwdfile={key},remove=true")[0] == 2
     with key.open("rb") as file:
         number = file.fileno()
         arguments = ("socket", "--tpm2", "--print-states", *place, "--key", f"pwdfd={number}")
         assert asked(*arguments, pass_fds=(number,))[0] == 0
+    for kind in ("pwdfile", "file"):
+        once = tmp_path / "once"
+        once.write_bytes(key.read_bytes())
+        assert states(*place, "--key", f"{kind}={once},remove=true")[0] == 0
+        assert not once.exists()
+    assert states(*place, "--key", f"pwdfile={tmp_path}/once,remove=true")[0] == 20
+    assert states(*place, "--key", f"pwdfile={key},remove=false")[0] == 0
+    assert key.exists()
 
 
 def test_v99_what_libvirt_asks_for_is_there() -> None:

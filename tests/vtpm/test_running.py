@@ -268,8 +268,8 @@ def test_v60_runas_gives_up_roots_rights(copy: Path) -> None:
         return
     code = (
         "import os, pwd\n"
-        "from blobstore.cli.service import become_user\n"
-        "become_user('nobody')\n"
+        "from blobstore.cli.service import confine\n"
+        "confine(None, 'nobody')\n"
         "print(*os.getresuid(), *os.getresgid(), *os.getgroups())\n"
     )
     done = subprocess.run(

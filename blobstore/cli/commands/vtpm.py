@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -15,14 +16,12 @@ from blobstore.cli.access import IMAGE, Access, access_options
 from blobstore.cli.state_key import KeyType, state_key
 from blobstore.cli.types import ParsedType
 from blobstore.vtpm import swtpm_options as options
-from formats.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import blobstore
     from blobstore import Place
-    from blobstore.cli.types import Command
     from blobstore.owner import AnyStore
 
 _STATE_NAMES: Final = {
@@ -40,33 +39,6 @@ class _Service:
     ctrl: vtpm.Channel | None
     terminate: bool
     flags: options.Flags
-
-
-def _refused(
-    names: str, feature: str, hint: str, *, is_flag: bool = False
-) -> Callable[[Command], Command]:
-    """Return what adds an option of swtpm's that is not implemented, to say so (V96).
-
-    Args:
-        names: Such as ``--name``, or ``-n,--name``.
-        feature: What it would be.
-        hint: What to do instead.
-        is_flag: Whether it has no value.
-    """
-    name = names.rpartition(",")[2]
-
-    def refuse(_context: click.Context, _parameter: click.Parameter, value: object) -> None:
-        if value:
-            raise UnsupportedError(f"{name} is not implemented [V96]", feature=feature, hint=hint)
-
-    return click.option(
-        *names.split(","),
-        is_flag=is_flag,
-        expose_value=False,
-        is_eager=True,
-        callback=refuse,
-        help=f"Not implemented: {hint}.",
-    )
 
 
 @click.command("vtpm")
@@ -140,16 +112,34 @@ def _refused(
     help="Taken for the sake of scripts: the state is in IMAGE, locked, flushed and with the "
     "state before it.",
 )
-@_refused("--profile", "a profile of a TPM", "the TPM gets the one that libtpms gives by default")
-@_refused("--print-profiles", "a list of profiles", "see --print-info", is_flag=True)
-@_refused("--pcap", "a recording of commands", "--log with level=3 has their codes")
-@_refused("-R,--chroot", "chroot", "start it in one, such as systemd's RootDirectory=")
+@click.option(
+    "-R",
+    "--chroot",
+    "root",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Have DIR as the root directory, before anything is opened: all other paths are in it.",
+)
+@click.option(
+    "--profile",
+    type=ParsedType("profile", options.parse_profile),
+    metavar="name=NAME|profile=JSON|file=FILE|fd=N",
+    help="Of a TPM 2.0 that is made now, with libtpms 0.10 or newer.",
+)
+@click.option("--print-profiles", is_flag=True, help="Print libtpms's profiles, as JSON.")
+@click.option(
+    "--pcap",
+    type=ParsedType("pcap", options.parse_capture),
+    metavar="file=FILE|fd=N[,truncate][,mode=OCTAL][,checksums]",
+    help="Record commands and responses for Wireshark, with all secrets in them.",
+)
 @click.option("--print-capabilities", is_flag=True, help="Print what this can, as JSON.")
 @click.option(
     "--print-info",
     type=ParsedType("info", options.parse_info),
     metavar="FLAGS",
-    help="Print what libtpms says of itself, as JSON; FLAGS are those of TPMLIB_GetInfo.",
+    help="Print what libtpms says of itself and of the TPM in IMAGE, as JSON; FLAGS are those of "
+    "TPMLIB_GetInfo.",
 )
 @click.option("--print-states", is_flag=True, help="Print which states IMAGE has, as JSON.")
 @access_options
@@ -164,7 +154,11 @@ def command(
     migration_key: blobstore.StateKeySource | None,
     run: service.RunOptions,
     runas: str | None,
+    root: Path | None,
+    profile: vtpm.ProfileSource | None,
+    pcap: vtpm.CaptureOptions | None,
     print_capabilities: bool,
+    print_profiles: bool,
     print_info: int | None,
     print_states: bool,
     **run_options: Any,
@@ -177,17 +171,20 @@ def command(
     """
     version = None if chosen is None else vtpm.TpmVersion(chosen)
     if print_capabilities:
-        click.echo(json.dumps(vtpm.swtpm_capabilities(version)))
+        click.echo(vtpm.swtpm_text(vtpm.swtpm_capabilities(version)))
         return
-    if print_info is not None:
+    if print_profiles:
+        click.echo(vtpm.libtpms_profiles())
+        return
+    if print_info is not None and image is None:
         click.echo(vtpm.libtpms_info(version, print_info))
         return
     if image is None:
         raise click.UsageError("Missing argument 'IMAGE'.")
     try:
         StateFormat.SWTPM_DIR.validate_name(name)
-        if runas is not None:
-            service.become_user(runas)
+        service.confine(root, runas)
+        chosen_profile = None if profile is None else profile.read()
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     if run.log is not None:
@@ -196,12 +193,17 @@ def command(
         with access.open_shared(image) as store:
             _print_states(store, name)
         return
+    if print_info is not None:
+        with access.open_shared(image) as store:
+            click.echo(vtpm.libtpms_info(version, print_info, vtpm.StoreNvram(store, name)))
+        return
     served = _service(**run_options)
     ready = run.begin()
     incoming = "incoming" in migration
     with (
         state_key(migration_key) as key,
         access.open(image, read_only=False, released=incoming) as store,
+        nullcontext() if pcap is None else closing(pcap.open()) as capture,
     ):
         behaviour = vtpm.Behaviour(
             reject_locality_4="reject-locality-4" in locality,
@@ -210,6 +212,8 @@ def command(
             release_outgoing="release-lock-outgoing" in migration,
             incoming=incoming,
             migration_key=key,
+            profile=chosen_profile,
+            capture=capture,
         )
         image_owner = owner.Owner(store, image)
         # Where the image changes hands, its entry does, too (V79).
@@ -220,7 +224,10 @@ def command(
             released=incoming,
             held_changed=lambda held: sharing.start() if held else sharing.stop(),
         )
-        tpm = vtpm.Tpm(nvram, version, behaviour)
+        try:
+            tpm = vtpm.Tpm(nvram, version, behaviour)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
         image_owner.add(owner.OnlyTpm(tpm))
         try:
             _serve(tpm, served, run, sharing.start if nvram.held else _do_nothing, ready)
@@ -287,5 +294,5 @@ def _serve(
 def _print_states(store: AnyStore, name: str | None) -> None:
     sizes = vtpm.StoreNvram(store, name).sizes()
     states = [{"name": _STATE_NAMES[slot], "size": size} for slot, size in sizes.items()]
-    click.echo(json.dumps({"type": "swtpm", "states": states}))
+    click.echo(vtpm.swtpm_text({"type": "swtpm", "states": states}))
     sys.stdout.flush()

@@ -15,6 +15,7 @@ from formats.logs import LateLogger
 if TYPE_CHECKING:
     from blobstore.store.windows.window import Host
     from formats.devices.device import WritableBuffer
+    from formats.state.padded_flash import Padding
 
 _log = LateLogger(__name__)
 
@@ -34,12 +35,13 @@ class BufferedWindow(Window):
         content: bytearray,
         *,
         read_only: bool,
+        padding: Padding | None,
         committed: bool,
         idle: float,
         longest: float,
     ) -> None:
         """Serve ``content``, which ``committed`` says is what the newest copy holds."""
-        super().__init__(host, name, len(content), read_only=read_only)
+        super().__init__(host, name, len(content), read_only=read_only, padding=padding)
         self._content = content
         self._writer = DifferingWriter(host.container, host.lookup, name)
         if committed:

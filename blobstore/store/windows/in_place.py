@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from blobstore.container.sections import Copy
     from blobstore.store.windows.window import Host
     from formats.devices.device import WritableBuffer
+    from formats.state.padded_flash import Padding
 
 
 class InPlaceWindow(Window):
@@ -24,9 +25,9 @@ class InPlaceWindow(Window):
     there for a moment. After a failed write or flush nothing more is written.
     """
 
-    def __init__(self, host: Host, name: str, size: int) -> None:
+    def __init__(self, host: Host, name: str, size: int, padding: Padding | None) -> None:
         """Serve a section that is in place already, or will be by `begin`."""
-        super().__init__(host, name, size, read_only=False)
+        super().__init__(host, name, size, read_only=False, padding=padding)
         self._writer = DifferingWriter(host.container, host.lookup, name)
         self._record: Copy = self._writer.section.newest
         self._changed: set[int] = set()

@@ -10,11 +10,13 @@ from blobstore.store.windows.in_place import InPlaceWindow
 from blobstore.store.windows.sharing import SharedWindow
 from blobstore.store.windows.window import Window
 from formats.container.model import HEAD_SIZE, Kind, State
+from formats.state.padded_flash import padding_of
 
 if TYPE_CHECKING:
     from blobstore.container.open_container import OpenContainer
     from blobstore.container.sections import Copy
     from blobstore.store.windows.window import Host
+    from formats.state.padded_flash import Padding
 
 
 #: Seconds after which buffered writes are committed: without another one, and in any case.
@@ -60,13 +62,14 @@ def open_window(
     if in_place and not host.read_only and identity.copies == 1:
         raise SectionMismatchError(f"section {name!r} has one copy, which is only read")
     unverified = accept_unverified and newest.version.state is State.IN_PLACE
+    padding = padding_of(identity.type, identity.max_size)
     window: Window
     if in_place and not read_only and unverified:
-        window = InPlaceWindow(host, name, identity.max_size)
+        window = InPlaceWindow(host, name, identity.max_size, padding)
     else:
-        content = _content(host.container, newest, unverified=unverified)
+        content = _content(host.container, newest, padding, unverified=unverified)
         if in_place and not read_only:
-            window = InPlaceWindow(host, name, identity.max_size)
+            window = InPlaceWindow(host, name, identity.max_size, padding)
             window.begin(content)
         else:
             whole = newest.version.state is State.LIVE and newest.version.size == len(content)
@@ -75,6 +78,7 @@ def open_window(
                 name,
                 content,
                 read_only=read_only,
+                padding=padding,
                 committed=whole,
                 idle=idle,
                 longest=longest,
@@ -86,10 +90,17 @@ def open_window(
     return window
 
 
-def _content(container: OpenContainer, newest: Copy, *, unverified: bool) -> bytearray:
-    """Return what a window shows: the blob, and zeros after it."""
+def _content(
+    container: OpenContainer, newest: Copy, padding: Padding | None, *, unverified: bool
+) -> bytearray:
+    """Return what a window shows as far as the section reaches: the blob, and zeros after it.
+
+    After that of a flash, there is what the flash consists of there (F60).
+    """
     content = bytearray(newest.identity.max_size)
     version = newest.version
+    if padding is not None and padding.filler != b"\0":
+        content[version.size :] = padding.filler * (len(content) - version.size)
     if unverified:
         container.device.read_into(newest.offset + HEAD_SIZE, memoryview(content)[: version.size])
     elif version.state is not State.UNWRITTEN:

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from blobstore.errors import NoSpaceError
 from blobstore.store.session import Closing
 from formats.devices.device import Device, ReadableBuffer, WritableBuffer
 from formats.errors import ReadOnlyError, StorageError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from blobstore.container.open_container import OpenContainer
     from blobstore.store.lookup import Lookup
     from formats.process import OwnedLock
+    from formats.state.padded_flash import Padding
 
 _log = LateLogger(__name__)
 
@@ -45,16 +47,20 @@ class Host:
 class Window(Closing, Device):
     """A section as a `BlockDevice`. `Store.window` opens windows.
 
-    It has exactly the section's worst-case size in bytes. What was never written
-    reads as zeros. All methods may be called from several threads. A closed
-    window raises `ValueError`, as a closed store does.
+    It has exactly the section's worst-case size in bytes, or that of the flash which the
+    section holds the beginning of (F60). What was never written reads as zeros. All
+    methods may be called from several threads. A closed window raises `ValueError`, as a
+    closed store does.
     """
 
-    def __init__(self, host: Host, name: str, size: int, *, read_only: bool) -> None:
-        """Serve section ``name``; use `Store.window` instead."""
+    def __init__(
+        self, host: Host, name: str, size: int, *, read_only: bool, padding: Padding | None
+    ) -> None:
+        """Serve section ``name``, whose worst case is ``size``; use `Store.window` instead."""
         self._host = host
         self._name = name
         self._size = size
+        self._padding = padding
         self._read_only = read_only
         self._closed = False
         # Of one that is shared (O63); the others have one user, who is not noted.
@@ -72,7 +78,7 @@ class Window(Closing, Device):
 
     @property
     def size(self) -> int:
-        return self._size
+        return self._size if self._padding is None else self._padding.size
 
     @property
     def block_size(self) -> int:
@@ -93,13 +99,22 @@ class Window(Closing, Device):
         with self._host.lock:
             self._require_open()
             self._check_range(offset, len(buffer))
-            self._read(offset, buffer)
+            held = self._held(offset, len(buffer))
+            if self._padding is None or held == len(buffer):
+                self._read(offset, buffer)
+                return
+            view = memoryview(buffer)
+            if held:
+                self._read(offset, view[:held])
+            view[held:] = self._padding.filler * (len(view) - held)
 
     def write(self, offset: int, data: ReadableBuffer, /, *, fua: bool = False) -> None:
         """Store ``data``; with ``fua`` ("forced unit access") it is durable on return.
 
         Raises:
             ReadOnlyError: The window takes no writes.
+            NoSpaceError: These bytes would lie after the part of a flash that the section
+                has room for (F60); nothing is written.
             DamagedHeadError: A head is damaged; nothing is written around it.
             DeviceError: Writing failed, now or when a commit was made in the
                 background since the last call.
@@ -109,8 +124,10 @@ class Window(Closing, Device):
         with self._host.lock:
             self._require_writable()
             self._check_range(offset, len(view))
-            if view:
-                self._write(offset, view)
+            held = self._held(offset, len(view))
+            self._require_padding(offset + held, view[held:])
+            if held:
+                self._write(offset, view[:held])
             if fua:
                 self._make_durable()
 
@@ -119,8 +136,11 @@ class Window(Closing, Device):
         with self._host.lock:
             self._require_writable()
             self._check_range(offset, size)
-            for start in range(offset, offset + size, len(_ZEROS)):
-                self._write(start, memoryview(_ZEROS)[: offset + size - start])
+            held = self._held(offset, size)
+            if held < size:
+                self._require_padding(offset + held, memoryview(_ZEROS)[:1])
+            for start in range(offset, offset + held, len(_ZEROS)):
+                self._write(start, memoryview(_ZEROS)[: offset + held - start])
 
     def flush(self) -> None:
         """Make everything written so far durable; errors as `write`."""
@@ -171,6 +191,20 @@ class Window(Closing, Device):
 
     @abstractmethod
     def _finish(self) -> None: ...
+
+    def _held(self, offset: int, size: int) -> int:
+        """Return how many bytes of a range lie in the section; padding follows them."""
+        return max(0, min(size, self._size - offset))
+
+    def _require_padding(self, offset: int, data: memoryview) -> None:
+        """Refuse to write anything but padding after the end of the section (F60)."""
+        if self._padding is None or not bytes(data).strip(self._padding.filler):
+            return
+        raise NoSpaceError(
+            f"section {self._name!r} holds the first {self._size} bytes of a flash, and byte"
+            f" {offset} was to be written [F60]",
+            hint="close the window, make the section larger with resize, and write again",
+        )
 
     def _require_open(self) -> None:
         if self._closed:
