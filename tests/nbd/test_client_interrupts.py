@@ -213,7 +213,7 @@ def test_n81_a_server_that_takes_no_further_connection_is_used_with_those_there_
     assert not reading.is_alive()
 
 
-def test_n82_what_is_refused_leaves_the_connection(server: RecordingServer) -> None:
+def test_n64_what_is_refused_leaves_the_connection(server: RecordingServer) -> None:
     with opened(server) as disk:
         server.faults[server.count + 1] = "refused"
         with pytest.raises(DeviceError, match="as the test wants it"):
@@ -222,3 +222,19 @@ def test_n82_what_is_refused_leaves_the_connection(server: RecordingServer) -> N
         disk.write(AT, LAST)
         disk.flush()
         assert disk._connections is before
+
+
+def test_n82_connections_from_before_are_not_used_again(server: RecordingServer) -> None:
+    with opened(server) as disk:
+        all_at_once(disk)
+        before = disk._connections
+        with used_by_another(disk):
+            server.faults[server.count + 1] = "cut after"
+            disk.write(AT, NEW)
+            assert disk._connections is not before
+            assert [place.is_empty for place in before._places] == [False, True, True, True]
+        assert all(place.is_empty for place in before._places)
+        with pytest.raises(ConnectionAbortedError, match="closed the connection"):
+            before.use(lambda _: None)
+        disk.flush()
+        all_at_once(disk)
