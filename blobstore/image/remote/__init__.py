@@ -17,7 +17,8 @@ What must not happen here:
 
 Begin with `places`, what can be named; `blobstore.image.place` decides what is one. `nbd_disk`
 is an export as a device, `nbd_connection` one connection to its server, `nbd_connections` those
-that threads share, and `unflushed` what is sent again on another; `tls` encrypts it, and `host_lock` keeps other processes of this
-machine away. `rbd_disk` is an image of Ceph as a device, `rbd_snapshots` are its snapshots,
-and `librbd` binds Ceph's libraries, which are loaded only for that.
+that threads share, and `unflushed` what is sent again on another; `tls` encrypts it, and
+`host_lock` keeps other processes of this machine away. `rbd_disk` is an image of Ceph as a
+device, `rbd_snapshots` are its snapshots, and `librbd` binds Ceph's libraries, which are loaded
+only for that.
 """
