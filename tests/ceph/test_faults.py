@@ -83,7 +83,7 @@ def address(request: pytest.FixtureRequest) -> RbdAddress:
     return RbdAddress(pool="rbd", image=name, conf=str(cluster.conf))
 
 
-@pytest.mark.parametrize("every", [60, 300])
+@pytest.mark.parametrize("every", [60, 150])
 def test_p32_connections_that_break_all_the_time(
     every: int, address: RbdAddress, tmp_path: Path
 ) -> None:
@@ -110,7 +110,7 @@ def test_p32_connections_that_break_all_the_time(
                     assert contents(open_store(reader, read_only=True)) == after, (number, step)
     failures = log.read_text(errors="replace").count("injecting socket failure")
     print(f"{failures} connections broke in {rounds} rounds")
-    assert failures >= rounds / 2
+    assert failures > rounds / 10
 
 
 CLIENT = textwrap.dedent(

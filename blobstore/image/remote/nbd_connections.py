@@ -20,7 +20,7 @@ connection left, the error says so, and what was not flushed is repeated first.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from blobstore.image.remote.nbd_connection import NbdConnection
 from formats.errors import DeviceError, FormatError
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 _log = LateLogger(__name__)
 
 _Result = TypeVar("_Result")
+
+#: Connections at a time, where the server says that several are safe.
+_MOST: Final = 4
 
 
 class _Place:
@@ -70,7 +73,7 @@ class NbdConnections:
         address: NbdAddress,
         first: NbdConnection,
         *,
-        most: int,
+        several: bool,
         owner: Owner,
         all_is_durable: Callable[[], AbstractContextManager[bool]],
     ) -> None:
@@ -79,16 +82,16 @@ class NbdConnections:
         Args:
             address: Where others are made to.
             first: That one; closed by this from now on.
-            most: How many there may be.
+            several: Whether there may be more than one.
             owner: The process that may use them.
             all_is_durable: Yields whether a connection may be added, and stays so in its block.
         """
         self._address = address
         self._owner = owner
         self._all_is_durable = all_is_durable
-        self._places = [_Place(owner) for _ in range(most)]
+        self._places = [_Place(owner) for _ in range(_MOST if several else 1)]
         self._places[0].connection = first
-        self._may_add = most > 1
+        self._may_add = several
         #: Held while one is added. Others wait for that: then they add theirs.
         self._adding = OwnedLock(owner)
         self._next = 0

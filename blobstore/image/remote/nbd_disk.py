@@ -44,11 +44,8 @@ _Result = TypeVar("_Result")
 
 #: Most bytes of one request; several are on their way at a time.
 _PIECE: Final = 1 << 20
-#: Connections at a time, where the server says that several are safe.
-_CONNECTIONS: Final = 4
 #: Seconds between two tries to connect again: first, and at most.
-_PAUSE: Final = 0.02
-_LONGEST_PAUSE: Final = 1.0
+_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
 #: Bytes that one BLOCK_STATUS asks about.
 _STATUS: Final = 1 << 30
 
@@ -337,11 +334,10 @@ class NbdDisk(Owned, SharedDevice):
 
     def _connected(self, first: NbdConnection) -> NbdConnections:
         """Return the connections that begin with one."""
-        several = self._served.can(TransmissionFlag.CAN_MULTI_CONN)
         return NbdConnections(
             self.address,
             first,
-            most=_CONNECTIONS if several else 1,
+            several=self._served.can(TransmissionFlag.CAN_MULTI_CONN),
             owner=self._owner,
             all_is_durable=self._all_is_durable,
         )
