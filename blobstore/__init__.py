@@ -107,7 +107,12 @@ if TYPE_CHECKING:
     from blobstore.manifests.fields import decode_file as decode_file
     from blobstore.manifests.fields import decode_section as decode_section
     from blobstore.manifests.fields import edit_blob as edit_blob
+    from blobstore.manifests.fields import edit_file as edit_file
     from blobstore.manifests.fields import edit_section as edit_section
+    from blobstore.manifests.judging import ContentProblem as ContentProblem
+    from blobstore.manifests.judging import check_contents as check_contents
+    from blobstore.manifests.judging import likely_types as likely_types
+    from blobstore.manifests.layouts import load_layout as load_layout
     from blobstore.manifests.loading import ManifestFile as ManifestFile
     from blobstore.manifests.loading import load_manifest as load_manifest
     from blobstore.manifests.manifest import Manifest as Manifest
@@ -142,6 +147,7 @@ if TYPE_CHECKING:
     from blobstore.store.transaction import Transaction as Transaction
     from blobstore.store.windows.sharing import SharedWindow as SharedWindow
     from blobstore.store.windows.window import Window as Window
+    from formats.eeprom.layouts.codec import DeclaredCodec as DeclaredCodec
     from formats.errors import ForkedProcessError as ForkedProcessError
     from formats.errors import ImageReplacedError as ImageReplacedError
     from formats.errors import StorageError as StorageError

@@ -88,6 +88,16 @@ class ParsedType(click.ParamType[Any]):
             self.fail(str(error), param, ctx)
 
 
+layout_option = click.option(
+    "--layout",
+    "layouts",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="A layout that declares a type of sections. Several times.",
+)
+
+
 def schema_option(schema: Callable[[], Mapping[str, Any]], of: str) -> Callable[[Command], Command]:
     """Return what adds ``--schema`` to a command: it prints a JSON Schema and ends.
 

@@ -25,5 +25,6 @@ What must not happen here:
 Begin with `manifest` (what a manifest says) and `loading` (reading it), then `content`
 and `sizes`, `settings` (``--set``) and `tables`. `pack` makes images; `rendering` and
 `unpack` are the way back. `codecs` and `fields` turn the blobs of EEPROMs into fields
-and back; `schema` publishes all of it as ``spec/manifest.schema.json``.
+and back, `layouts` adds types that users declare, and `judging` says whether content is of
+its type, or of which; `schema` publishes all of it as ``spec/manifest.schema.json``.
 """

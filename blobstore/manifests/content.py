@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 from typing import TYPE_CHECKING, Any, Final
 
-from blobstore.manifests.codecs import codec_names, find_codec
+from blobstore.manifests.codecs import USUAL, Codecs
 from blobstore.manifests.sizes import parse_size
 from formats.eeprom.framework.octet_text import from_base64, from_hex
 from formats.eeprom.parts.chips import CHIPS
@@ -34,10 +34,15 @@ _BLANK: Final = b"\xff"
 
 
 class ContentReader:
-    """Reads contents; each file once, however many manifests are made with it."""
+    """Reads contents; each file once, however many manifests are made with it.
+
+    Attributes:
+        codecs: For the types of sections.
+    """
 
     def __init__(self, directory: Path) -> None:
         """Read files relative to ``directory``."""
+        self.codecs: Codecs = USUAL
         self._directory = directory
         self._files: dict[Path, ReadableBuffer] = {}
         self._cautions: set[str] = set()
@@ -100,9 +105,9 @@ class ContentReader:
         return self._files[path]
 
     def _encoded(self, type_: object, fields: object, size: int | None) -> bytes:
-        codec = find_codec(type_) if isinstance(type_, str) else None
+        codec = self.codecs.find(type_) if isinstance(type_, str) else None
         if codec is None:
-            known = ", ".join(codec_names())
+            known = ", ".join(self.codecs.names())
             raise ValueError(f"type: {type_!r} has no fields; these have: {known}")
         # msgspec is imported only where there are fields.
         from formats.eeprom.framework.codec import cautions_of  # noqa: PLC0415  only where there are fields

@@ -25,6 +25,9 @@
     [section.fields.board]  # as the format has them
     serial-number = "0001"
 
+    [[layout]]
+    file = "acme.toml"      # a type that the file declares; or the layout itself
+
 Relative file names start at the manifest's directory, but the header's, which
 like the image's starts where the command runs. Unknown keys are errors.
 """
@@ -40,16 +43,21 @@ from blobstore.container.initialise import SectionSpec
 from blobstore.errors import ManifestError
 from blobstore.image.layers import QCOW2, RAW
 from blobstore.image.place import place_of
+from blobstore.manifests.codecs import USUAL, Codecs
 from blobstore.manifests.content import SIZES, SOURCES, ContentReader
+from blobstore.manifests.layouts import layouts_of_tables
 from blobstore.manifests.manifest import Manifest
 from blobstore.manifests.settings import apply_settings, has_field
 from blobstore.manifests.sizes import parse_size
 from blobstore.store.description import parse_kind
 from formats.container.model import BLOCK_SIZES, DEFAULT_BLOCK_SIZE
+from formats.errors import FieldError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
+
+    from formats.eeprom.framework.codec import Codec
 
 _IMAGE_KEYS: Final = {
     "format",
@@ -103,6 +111,7 @@ class ManifestFile:
         *,
         encrypted: bool | None = None,
         seed: Path | None = None,
+        layouts: Iterable[Codec[Any]] = (),
     ) -> None:
         """Read a manifest.
 
@@ -111,6 +120,7 @@ class ManifestFile:
             settings: As `load_manifest` takes them, for all manifests made of it.
             encrypted: False for images in the clear, whatever it says of LUKS.
             seed: A file instead of that with its seed; relative to where the command runs.
+            layouts: Further types of sections, which `load_layout` returned.
 
         Raises:
             ManifestError: It cannot be read, or a setting is wrong.
@@ -119,6 +129,7 @@ class ManifestFile:
         self._contents = ContentReader(path.parent)
         self._tables = _read_tables(path)
         self._check_tables()
+        self._contents.codecs = self._codecs(layouts)
         if encrypted is False:
             self._tables.setdefault("image", {})["luks"] = False
             self._tables["image"].pop("header", None)
@@ -166,18 +177,30 @@ class ManifestFile:
             return self._tables
         tables = copy.deepcopy(self._tables)
         try:
-            apply_settings(tables.get("section", []), settings)
+            apply_settings(tables.get("section", []), settings, self._contents.codecs)
         except ValueError as error:
             raise ManifestError(f"{self.path}: {error}") from error
         return tables
 
     def has_field(self, name: str) -> bool:
         """Say whether a setting can have this name."""
-        return has_field(self._tables.get("section", []), name)
+        return has_field(self._tables.get("section", []), name, self._contents.codecs)
+
+    def _codecs(self, layouts: Iterable[Codec[Any]]) -> Codecs:
+        """Return the codecs, those of the layouts in the manifest included."""
+        tables = self._tables.get("layout", [])
+        if not isinstance(tables, list):
+            raise self._error("layout", "must be an array of tables: [[layout]]")
+        if not tables and not layouts:
+            return USUAL
+        try:
+            return Codecs([*layouts, *layouts_of_tables(tables, self.path.parent)])
+        except FieldError as error:
+            raise self._error(error.path, error.problem) from error
 
     def _check_tables(self) -> None:
         tables = self._tables
-        self._only(tables, {"image", "section"}, "manifest")
+        self._only(tables, {"image", "layout", "section"}, "manifest")
         image = tables.get("image", {})
         sections = tables.get("section", [])
         if not isinstance(image, dict):

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import tomli_w
 
-from blobstore.manifests.codecs import find_codec
 from blobstore.manifests.fields import size_to_encode
 from formats.eeprom.framework.codec import Findings
 from formats.eeprom.framework.fields import from_plain, to_plain
@@ -15,10 +14,12 @@ from formats.eeprom.parts.chips import chip_of_size
 from formats.errors import FormatError, UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
+    from blobstore.manifests.codecs import Codecs
     from blobstore.store.description import SectionInfo
     from blobstore.store.protocol import AnyStore
+    from formats.eeprom.layouts.codec import DeclaredCodec
 
 #: Fields of this type say nothing that a file does not.
 _RAW: Final = "raw"
@@ -26,7 +27,7 @@ _RAW: Final = "raw"
 _MOST: Final = 1 << 20
 
 
-def fields_of_blob(type_: str, blob: bytes) -> dict[str, Any] | None:
+def fields_of_blob(type_: str, blob: bytes, codecs: Codecs) -> dict[str, Any] | None:
     """Return the keys of a section that make a blob out of fields, or None.
 
     They are checked by going all the way, from TOML to bytes: where the bytes are
@@ -35,7 +36,7 @@ def fields_of_blob(type_: str, blob: bytes) -> dict[str, Any] | None:
     if type_ == _RAW or len(blob) > _MOST:
         return None
     try:
-        codec = find_codec(type_)
+        codec = codecs.find(type_)
         if codec is None:
             return None
         model = codec.decode(blob, Findings.strict())
@@ -53,7 +54,11 @@ def fields_of_blob(type_: str, blob: bytes) -> dict[str, Any] | None:
 
 
 def manifest_text(
-    store: AnyStore, contents: Mapping[str, Mapping[str, Any]], *, unread: Collection[str] = ()
+    store: AnyStore,
+    contents: Mapping[str, Mapping[str, Any]],
+    *,
+    layouts: Sequence[DeclaredCodec] = (),
+    unread: Collection[str] = (),
 ) -> str:
     """Return a manifest in TOML.
 
@@ -64,10 +69,25 @@ def manifest_text(
         store: What it describes.
         contents: Section name to the keys that give its content. Sections that are
             missing here are registered only.
+        layouts: What declares the types of sections with fields.
         unread: Sections whose content names a file that is not there, as it could not
             be read.
     """
-    return "\n".join(_pieces(store, contents, unread))
+    return "\n".join([*_pieces(store, contents, unread), *map(_layout, layouts)])
+
+
+def _layout(layout: DeclaredCodec) -> str:
+    # The library writes a table in an array on one line, which is hard to read.
+    declaration = layout.declaration
+    fields = declaration.pop("field")
+    return "[[layout]]\n" + tomli_w.dumps(declaration) + "".join(map(_layout_field, fields))
+
+
+def _layout_field(field: dict[str, Any]) -> str:
+    tables = {key: value for key, value in field.items() if isinstance(value, dict)}
+    values = {key: value for key, value in field.items() if key not in tables}
+    text = "\n[[layout.field]]\n" + tomli_w.dumps(values)
+    return text + (tomli_w.dumps({"layout": {"field": tables}}) if tables else "")
 
 
 def _pieces(

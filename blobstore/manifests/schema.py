@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from blobstore.manifests.codecs import codec_names
+from blobstore.manifests.codecs import USUAL
 from blobstore.manifests.content import SIZES, SOURCES
-from blobstore.manifests.fields import require_codec
 from blobstore.manifests.loading import CLUSTER_SIZES, SECTOR_SIZES
 from formats.container.model import BLOCK_SIZES, Kind
-from formats.eeprom.framework.registry import MODULES
+from formats.eeprom.framework.registry import built_in_names
 from formats.eeprom.framework.schema import schemas_of
 from formats.eeprom.parts.chips import CHIPS
 
@@ -33,8 +32,8 @@ def manifest_schema(*, plug_ins: bool = True) -> dict[str, Any]:
     Raises:
         UnsupportedError: One of these cannot be used.
     """
-    names = codec_names() if plug_ins else sorted(MODULES)
-    models = {name: require_codec(name).model for name in names}
+    names = USUAL.names() if plug_ins else built_in_names()
+    models = {name: USUAL.require(name).model for name in names}
     fields, definitions = schemas_of(models)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -10,23 +10,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from blobstore.manifests.codecs import find_codec
 from formats.errors import FieldError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from blobstore.manifests.codecs import Codecs
     from formats.eeprom.framework.codec import Codec
 
 _PLAIN_SOURCES: Final = ("text", "hex", "base64", "file")
 
 
-def apply_settings(sections: list[dict[str, Any]], settings: Iterable[tuple[str, str]]) -> None:
+def apply_settings(
+    sections: list[dict[str, Any]], settings: Iterable[tuple[str, str]], codecs: Codecs
+) -> None:
     """Set fields of sections.
 
     Args:
         sections: As a manifest has them; modified.
         settings: Names of fields, and values as text.
+        codecs: For the types of sections.
 
     Raises:
         ValueError: There is no such field, or more than one; or the text is not a value
@@ -34,8 +37,8 @@ def apply_settings(sections: list[dict[str, Any]], settings: Iterable[tuple[str,
     """
     for name, value in settings:
         table, path = _owner(sections, name)
-        if table is None or not _has(table, path):
-            takers = _takers(sections, name)
+        if table is None or not _has(table, path, codecs):
+            takers = _takers(sections, name, codecs)
             if len(takers) == 1:
                 table, path = takers[0], name
             elif takers or table is None:
@@ -43,15 +46,17 @@ def apply_settings(sections: list[dict[str, Any]], settings: Iterable[tuple[str,
                 found = f"several have: {names}" if takers else "none has"
                 raise ValueError(f"cannot set {name}: of the sections with fields, {found} it")
         try:
-            _set(table, path, value)
+            _set(table, path, value, codecs)
         except FieldError as error:
             raise ValueError(f"cannot set {name}: {error.problem}") from error
 
 
-def has_field(sections: list[dict[str, Any]], name: str) -> bool:
+def has_field(sections: list[dict[str, Any]], name: str, codecs: Codecs) -> bool:
     """Say whether a name could be set: whether it is that of a field at all."""
     table, path = _owner(sections, name)
-    return (table is not None and _has(table, path)) or bool(_takers(sections, name))
+    if table is not None and _has(table, path, codecs):
+        return True
+    return bool(_takers(sections, name, codecs))
 
 
 def _owner(sections: list[dict[str, Any]], name: str) -> tuple[dict[str, Any] | None, str]:
@@ -67,12 +72,12 @@ def _owner(sections: list[dict[str, Any]], name: str) -> tuple[dict[str, Any] | 
     return table, name[len(table["name"]) + 1 :]
 
 
-def _takers(sections: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
-    return [table for table in sections if "fields" in table and _has(table, name)]
+def _takers(sections: list[dict[str, Any]], name: str, codecs: Codecs) -> list[dict[str, Any]]:
+    return [table for table in sections if "fields" in table and _has(table, name, codecs)]
 
 
-def _has(table: dict[str, Any], path: str) -> bool:
-    codec, fields = _codec_of(table), table.get("fields", {})
+def _has(table: dict[str, Any], path: str, codecs: Codecs) -> bool:
+    codec, fields = _codec_of(table, codecs), table.get("fields", {})
     if codec is None:
         return path in _PLAIN_SOURCES
     if not isinstance(fields, dict):
@@ -82,16 +87,16 @@ def _has(table: dict[str, Any], path: str) -> bool:
     return has_path(fields, codec.model, path)
 
 
-def _codec_of(table: dict[str, Any]) -> Codec[Any] | None:
+def _codec_of(table: dict[str, Any], codecs: Codecs) -> Codec[Any] | None:
     """Return the codec of a section whose content is fields, or nothing yet."""
     type_ = table.get("type")
     if not isinstance(type_, str) or any(source in table for source in _PLAIN_SOURCES):
         return None
-    return find_codec(type_)
+    return codecs.find(type_)
 
 
-def _set(table: dict[str, Any], path: str, value: str) -> None:
-    codec = _codec_of(table)
+def _set(table: dict[str, Any], path: str, value: str, codecs: Codecs) -> None:
+    codec = _codec_of(table, codecs)
     if codec is not None:
         from formats.eeprom.framework.paths import assign  # noqa: PLC0415  only where there are fields
 

@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from blobstore.errors import CorruptBlobError, ImageExistsError, UnwrittenBlobError
 from blobstore.image.files import write_file
+from blobstore.manifests.codecs import Codecs
 from blobstore.manifests.rendering import fields_of_blob, manifest_text
 from formats.errors import DeviceError, device_error
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Sequence
 
     from blobstore.store.description import SectionInfo
     from blobstore.store.protocol import AnyStore
+    from formats.eeprom.layouts.codec import DeclaredCodec
 
 MANIFEST_NAME = "manifest.toml"
 
@@ -46,7 +49,11 @@ class Unpacked:
 
 
 def unpack(
-    store: AnyStore, directory: str | os.PathLike[str], *, overwrite: bool = False
+    store: AnyStore,
+    directory: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    layouts: Sequence[DeclaredCodec] = (),
 ) -> Unpacked:
     """Write a manifest, and files with the blobs that are not fields in it.
 
@@ -61,6 +68,8 @@ def unpack(
         store: Not modified.
         directory: Made if it does not exist; it must be empty.
         overwrite: It need not be empty, and files in it are replaced.
+        layouts: Further types of sections, which `load_layout` returned; the manifest
+            contains those of which it has fields.
 
     Raises:
         DamagedHeadError: Damage leaves unknown whether what is left is the newest.
@@ -78,12 +87,16 @@ def unpack(
         raise device_error(error, f"cannot use directory {target}") from error
     replace = itertools.chain([overwrite], itertools.repeat(True))  # what an attempt left
     return store.at_one_moment(
-        lambda: _unpack(store, target, overwrite=next(replace)),
+        lambda: _unpack(store, target, layouts, overwrite=next(replace)),
         settled=lambda unpacked: not (unpacked.failed or unpacked.nameless),
     )
 
 
-def _unpack(store: AnyStore, target: Path, *, overwrite: bool) -> Unpacked:
+def _unpack(
+    store: AnyStore, target: Path, layouts: Sequence[DeclaredCodec], *, overwrite: bool
+) -> Unpacked:
+    codecs = Codecs(layouts)
+    used: set[str] = set()
     unpacked = Unpacked(files={}, fields=[], unwritten=[], failed={}, nameless=[])
     contents: dict[str, dict[str, Any]] = {}
     taken = {MANIFEST_NAME}
@@ -102,15 +115,21 @@ def _unpack(store: AnyStore, target: Path, *, overwrite: bool) -> Unpacked:
             # that was never written, and an emulator would make new state for it.
             contents[name] = {"file": _file_name(name, taken)}
         else:
-            fields = fields_of_blob(section.type, blob)
+            fields = fields_of_blob(section.type, blob, codecs)
             if fields:
                 unpacked.fields.append(name)
+                used.add(section.type)
                 contents[name] = fields
                 continue
             unpacked.files[name] = target / _file_name(name, taken)
             contents[name] = {"file": unpacked.files[name].name}
             write_file(unpacked.files[name], blob, overwrite=overwrite)
-    text = manifest_text(store, contents, unread=unpacked.failed)
+    text = manifest_text(
+        store,
+        contents,
+        layouts=[layout for layout in layouts if layout.name in used],
+        unread=unpacked.failed,
+    )
     write_file(target / MANIFEST_NAME, text.encode(), overwrite=overwrite)
     return unpacked
 

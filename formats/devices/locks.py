@@ -16,7 +16,7 @@ import errno
 import os
 import struct
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from formats.errors import DeviceBusyError, DeviceError
 
@@ -120,23 +120,56 @@ def _holders(fd: int) -> Iterator[str]:
 
     The system does not report the holder of an OFD lock. Linux reports which processes
     have a file open, for the processes that the caller may inspect.
+
+    No file of another process is looked at itself: one on a network or FUSE file system
+    that does not answer would hold up the message for as long, or for ever.
     """
-    wanted = os.fstat(fd)
-    own = str(os.getpid())
     from pathlib import Path  # noqa: PLC0415  needed only if another process has the lock
 
+    wanted = _Opened.of(Path("/proc/self"), str(fd))
+    own = str(os.getpid())
     for process in Path("/proc").glob("[1-9]*"):
         try:
-            links = list((process / "fd").iterdir())
-            name = (process / "comm").read_text().strip()
+            names = os.listdir(process / "fd")  # noqa: PTH208  names only, for two directories
+            command = (process / "comm").read_text().strip()
         except OSError:
             continue  # it ended meanwhile, or belongs to another user
-        if process.name != own and any(_leads_to(link, wanted) for link in links):
-            yield f"{name} (process {process.name})"
+        if process.name != own and any(wanted.is_of(process, name) for name in names):
+            yield f"{command} (process {process.name})"
 
 
-def _leads_to(link: Path, wanted: os.stat_result) -> bool:
-    try:
-        return os.path.samestat(wanted, link.stat())
-    except OSError:
-        return False  # closed since the process's descriptors were listed
+class _Opened(NamedTuple):
+    """What Linux says of an open file, without asking its file system."""
+
+    path: str
+    mount: str | None
+    inode: str | None
+
+    @classmethod
+    def of(cls, process: Path, name: str) -> _Opened:
+        """Return what a descriptor of a process is.
+
+        Raises:
+            OSError: It was closed, or the process ended.
+        """
+        fields = dict(
+            line.split(":", 1)
+            for line in (process / "fdinfo" / name).read_text().splitlines()
+            if ":" in line
+        )
+        path = os.readlink(process / "fd" / name)  # noqa: PTH115  a text, which may not be a path
+        return cls(path, fields.get("mnt_id"), fields.get("ino"))
+
+    def is_of(self, process: Path, name: str) -> bool:
+        """Say whether a descriptor of another process is of the same file.
+
+        In another mount namespace the same file has another mount, and most often the same
+        path. Linux tells inodes since 5.14.
+        """
+        try:
+            other = self.of(process, name)
+        except OSError:
+            return False  # closed since the process's descriptors were listed
+        return self.inode == other.inode and (
+            self.path == other.path or (self.inode is not None and self.mount == other.mount)
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Final
 
 from msgspec import Meta
@@ -16,9 +16,11 @@ SIZE: Final = 18
 COUNT: Final = 4
 _TEXT_SIZE: Final = 13
 _END, _UNUSED = b"\x0a", b" "
+_SPACE: Final = 0x20
 _DUMMY: Final = b"\x00\x00\x00\x10" + bytes(14)
 
 Text = Annotated[str, Meta(max_length=_TEXT_SIZE, pattern=PRINTABLE)]
+Padding = Annotated[int, Meta(ge=0, le=0xFF, description="what fills the bytes after the 0a")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +39,7 @@ class DisplayProductName:
     """The name of the display."""
 
     text: Text
+    padding: Padding = _SPACE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +47,7 @@ class DisplayProductSerialNumber:
     """The serial number of the display, as text."""
 
     text: Text
+    padding: Padding = _SPACE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +55,7 @@ class AlphanumericDataString:
     """Any text."""
 
     text: Text
+    padding: Padding = _SPACE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +116,7 @@ def encode_descriptors(descriptors: tuple[Descriptor, ...]) -> bytes:
         octets = encode_descriptor(descriptor)
         is_last = index == len(descriptors) - 1
         if (is_last and octets == _DUMMY) or (
-            decode_descriptor(octets, 0, Findings.tolerant()) != descriptor
+            decode_descriptor(octets, 0, Findings.tolerant()) != without_idle_padding(descriptor)
         ):
             raise FieldError(f"descriptors[{index}]", "is of another kind")
         made += octets
@@ -127,11 +132,19 @@ def decode_descriptor(octets: bytes, at: int, report: Findings) -> Descriptor:
         report.problem(at + 2, "E-EDID5", "a reserved byte of a descriptor is not 0")
     if tag in _TEXTS and not flags:
         text, end, unused = content.partition(_END)
-        if unused.strip(_UNUSED):
-            report.problem(at + 5, "E-EDID5", "text does not end with 0a and spaces")
+        padding = unused[:1] or _UNUSED
+        if unused.strip(padding):
+            report.problem(at + 5, "E-EDID5", "text does not end with 0a and equal bytes")
         elif is_printable(text) and (end or len(text) == _TEXT_SIZE):
-            return _TEXTS[tag](text=text.decode("ascii"))
+            return _TEXTS[tag](text=text.decode("ascii"), padding=padding[0])
     return DisplayDescriptor(tag=tag, flags=flags, content=content)
+
+
+def without_idle_padding(descriptor: Descriptor) -> Descriptor:
+    """Return the descriptor, without its padding if its text leaves no byte to fill."""
+    if isinstance(descriptor, _TextDescriptor) and len(descriptor.text) >= _TEXT_SIZE - 1:
+        return replace(descriptor, padding=_SPACE)
+    return descriptor
 
 
 def encode_descriptor(descriptor: Descriptor) -> bytes:
@@ -142,5 +155,5 @@ def encode_descriptor(descriptor: Descriptor) -> bytes:
         return bytes((0, 0, 0, descriptor.tag, descriptor.flags)) + descriptor.content
     text = descriptor.text.encode("ascii")
     if len(text) < _TEXT_SIZE:
-        text = (text + _END).ljust(_TEXT_SIZE, _UNUSED)
+        text = (text + _END).ljust(_TEXT_SIZE, bytes((descriptor.padding,)))
     return bytes((0, 0, 0, _TAGS[type(descriptor)], 0)) + text

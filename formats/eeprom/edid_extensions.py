@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Final
 
 from msgspec import Meta
@@ -17,10 +17,11 @@ from formats.eeprom.edid_descriptors import (
     DisplayProductSerialNumber,
     decode_descriptor,
     encode_descriptor,
+    without_idle_padding,
 )
 from formats.eeprom.framework.codec import Findings
 from formats.eeprom.framework.limits import UInt8
-from formats.eeprom.parts.checksums import zero_sum
+from formats.eeprom.parts.checksums import check_zero_sum, zero_sum
 from formats.errors import FieldError
 
 BLOCK_SIZE: Final = 128
@@ -94,12 +95,8 @@ class Extension:
 
 def check_sum(content: bytes, at: int, report: Findings) -> None:
     """Check the sum of a block (E-EDID2)."""
-    should = zero_sum(content[at : at + _SUM_AT])
-    found = content[at + _SUM_AT]
-    if found != should:
-        report.problem(
-            at + _SUM_AT, "E-EDID2", f"the checksum is {found:#04x}, and should be {should:#04x}"
-        )
+    block = content[at : at + BLOCK_SIZE]
+    check_zero_sum(block, at + _SUM_AT, "E-EDID2", "the checksum", report)
 
 
 def with_checksum(block: bytes) -> bytes:
@@ -126,6 +123,8 @@ def encode_extension(extension: CtaExtension | Extension, path: str) -> bytes:
         FieldError: It has no room for everything, or would be read as something else.
     """
     if isinstance(extension, CtaExtension):
+        descriptors = tuple(map(without_idle_padding, extension.descriptors))
+        extension = replace(extension, descriptors=descriptors)
         block = _encode_cta(extension, path)
     else:
         block = with_checksum(bytes((extension.tag,)) + extension.content)

@@ -11,7 +11,7 @@ from msgspec import Meta
 from formats.eeprom.framework.annotations import kebab
 from formats.eeprom.framework.limits import UInt8
 from formats.eeprom.fru_text import END_OF_FIELDS, Text, decode_text, encode_text
-from formats.eeprom.parts.checksums import zero_sum
+from formats.eeprom.parts.checksums import check_zero_sum, zero_sum
 from formats.errors import FieldError
 
 if TYPE_CHECKING:
@@ -160,8 +160,8 @@ def decode_area(kind: type[A], data: bytes, start: int, report: Findings) -> tup
     if not size or end > len(data):
         report.problem(start + 1, "E-FRU4", f"an area has {size} bytes, and does not fit")
         end = len(data)
-    elif sum(data[start:end]) & 0xFF:
-        report.problem(end - 1, "E-FRU4", "the checksum of an area is wrong")
+    else:
+        check_zero_sum(data[start:end], end - 1, "E-FRU4", "the checksum of an area", report)
     position, fields_end = start + 3, end - 1
     language = 0
     head = data[start + 2 : min(start + 6, end)].ljust(4, b"\x00")

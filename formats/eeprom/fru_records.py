@@ -185,9 +185,15 @@ def encode_records(records: tuple[Record, ...]) -> bytes:
         if _record_of(kind, data) != record:
             raise FieldError(path, f"its content is a record of another kind, of type {kind}")
         flags = _FORMAT | (_LAST if number == len(records) - 1 else 0)
-        header = bytes((kind, flags, len(data), zero_sum(data)))
-        area += header + bytes((zero_sum(header),)) + data
+        head = bytes((kind, flags, len(data)))
+        area += head + _checksums(head, data) + data
     return area
+
+
+def _checksums(head: bytes, content: bytes) -> bytes:
+    """Return the checksums of a record's content and of its header (E-FRU8)."""
+    of_content = zero_sum(content)
+    return bytes((of_content, zero_sum((*head, of_content))))
 
 
 def decode_records(data: bytes, start: int, report: Findings) -> tuple[tuple[Record, ...], int]:
@@ -198,15 +204,17 @@ def decode_records(data: bytes, start: int, report: Findings) -> tuple[tuple[Rec
         if len(header) < _HEADER_SIZE or start + _HEADER_SIZE + header[2] > len(data):
             report.problem(start, "E-FRU8", "the last record is missing")
             return tuple(records), min(start, len(data))
-        if sum(header) & 0xFF:
-            report.problem(start, "E-FRU8", "the checksum of a record's header is wrong")
+        kind, flags, size = header[:3]
+        content = data[start + _HEADER_SIZE : start + _HEADER_SIZE + size]
+        computed = _checksums(header[:3], content)
+        if sum(header) & 0xFF and header[3] != computed[0]:
+            # Its size is as doubtful as the rest: where the next one begins is not known.
+            report.problem(start, "E-FRU8", "both checksums of a record are wrong")
             return tuple(records), start
-        kind, flags, size, checksum, _ = header
+        what = "the pair of checksums of a record"
+        report.compare(start + 3, "E-FRU8", what, header[3:], computed)
         if flags & ~_LAST != _FORMAT:
             report.problem(start + 1, "E-FRU8", f"a record has format {flags & ~_LAST}")
-        content = data[start + _HEADER_SIZE : start + _HEADER_SIZE + size]
-        if (sum(content) + checksum) & 0xFF:
-            report.problem(start + 3, "E-FRU8", "the checksum of a record is wrong")
         records.append(_record_of(kind, content))
         start += _HEADER_SIZE + size
         if flags & _LAST:

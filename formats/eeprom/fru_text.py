@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -20,6 +21,7 @@ MAX_SIZE: Final = 63
 _BINARY, _BCD_PLUS, _SIX_BIT, _TEXT = range(4)
 _BCD_CHARACTERS: Final = "0123456789 -."
 _FIRST_SIX_BIT: Final = 0x20
+_SIX_BIT_TEXT: Final = "^[ -_]*$"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,9 +33,12 @@ class BcdPlus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SixBit:
-    """Characters from space to underscore, capital letters only, four in three bytes."""
+    """Characters from space to underscore, capital letters only, four in three bytes.
 
-    text: Annotated[str, Meta(pattern="^[ -_]*$", max_length=MAX_SIZE * 8 // 6)]
+    Where plain text is in ISO 8859-1, one character needs no `SixBit`: it is stored so.
+    """
+
+    text: Annotated[str, Meta(pattern=_SIX_BIT_TEXT, max_length=MAX_SIZE * 8 // 6)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,13 +71,19 @@ def encode_text(text: Text, path: str, *, is_unicode: bool = False) -> bytes:
         kind, content = _SIX_BIT, _encode_six_bit(text.text, path)
     else:
         kind, content = _TEXT, _encode_plain(text, path, is_unicode=is_unicode)
+    if kind == _SIX_BIT and len(content) == 1 and not is_unicode:
+        raise FieldError(path, "has one character: give it as plain text, which is stored so")
+    if kind == _TEXT and len(content) == 1 and re.search(_SIX_BIT_TEXT, str(text)):
+        # The length byte of one character of text would end all fields.
+        kind, content = _SIX_BIT, _encode_six_bit(str(text), path)
     if len(content) > MAX_SIZE:
         raise FieldError(path, f"needs {len(content)} bytes, but at most {MAX_SIZE} are possible")
     if kind == _TEXT and len(content) == 1:
         raise FieldError(
             path,
             "has one character, and its length byte would end all fields",
-            hint='add a space, or give it as { kind = "binary", data = … }',
+            hint="write it as a capital letter, or add a space"
+            ', or give it as { kind = "binary", data = … }',
         )
     return bytes((kind << 6 | len(content),)) + content
 
@@ -94,7 +105,8 @@ def decode_text(
         if number >> 6 * count:
             report.problem(offset, "E-FRU5", "there are bits after the last character")
         codes = (number >> 6 * index & 0x3F for index in range(count))
-        return SixBit(text="".join(chr(_FIRST_SIX_BIT + code) for code in codes))
+        text = "".join(chr(_FIRST_SIX_BIT + code) for code in codes)
+        return text if len(text) == 1 and not is_unicode else SixBit(text=text)
     if not is_unicode:
         return content.decode("latin-1")
     try:

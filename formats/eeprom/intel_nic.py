@@ -1,9 +1,9 @@
-"""The EEPROM of Intel's Ethernet controllers: its MAC address and checksum (E-INTEL1 to 4)."""
+"""The EEPROM of Intel's Ethernet controllers: its MAC address and checksum (E-INTEL1 to 5)."""
 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Final
 
 from msgspec import Meta
@@ -22,6 +22,27 @@ _SIZE: Final = 0x40 * _WORD.size
 _CHECKSUM_AT: Final = 0x3F * _WORD.size
 _SUM: Final = 0xBABA
 _MAC_SIZE: Final = 6
+#: Bytes of the regions of flash memories that hold two copies, each of them in one half.
+_REGIONS: Final = (8 << 10, 16 << 10, 128 << 10)
+
+Configuration = Annotated[bytes, Meta(min_length=120, max_length=120, description="words 3 to 3E")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecondCopy:
+    """The copy in the second half of a region, as far as it differs from the first.
+
+    Attributes:
+        ethernet_address: None if it is that of the first copy.
+        configuration: Likewise.
+        tail: The bytes after the checksum; None if they are those of the first copy.
+        fill: The value of unused bytes after a tail of its own.
+    """
+
+    ethernet_address: MacAddress | None = None
+    configuration: Configuration | None = None
+    tail: Tail | None = None
+    fill: Fill = BLANK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,14 +54,14 @@ class IntelNic:
         configuration: Words 3 to 0x3E, each with its low byte first. They differ between
             controllers, and are kept as they are.
         tail: The bytes after the checksum, which it does not cover.
+        second: The second copy in the region of a flash memory; None if there is none.
         fill: The value of unused bytes.
     """
 
     ethernet_address: MacAddress
-    configuration: Annotated[
-        bytes, Meta(min_length=120, max_length=120, description="words 3 to 0x3E")
-    ]
+    configuration: Configuration
     tail: Tail = b""
+    second: SecondCopy | None = None
     fill: Fill = BLANK
 
 
@@ -53,38 +74,102 @@ class _IntelNicCodec:
         content = bytes(data)
         require_content(content, "configuration of a controller", "E-INTEL1")
         require_size(content, _SIZE, "the EEPROM of a controller", "E-INTEL1")
-        (found,) = _WORD.unpack_from(content, _CHECKSUM_AT)
-        should = _checksum(content[:_CHECKSUM_AT])
-        if found != should:
-            report.problem(
-                _CHECKSUM_AT,
-                "E-INTEL3",
-                f"the checksum is {found:#06x}, and should be {should:#06x}",
-            )
-        mac = content[:_MAC_SIZE]
-        if not is_unicast(mac):
-            report.problem(0, "E-INTEL2", f"{mac.hex(':')} is not the address of a device")
-        tail, fill = split_rest(content[_SIZE:])
-        return IntelNic(
-            ethernet_address=mac,
-            configuration=content[_MAC_SIZE:_CHECKSUM_AT],
-            tail=tail,
-            fill=fill,
-        )
+        if not _has_second(content):
+            return _read(content, 0, report)
+        half = len(content) // 2
+        first = _read(content[:half], 0, report)
+        second = _read(content[half:], half, report)
+        return replace(first, second=_difference(second, first))
 
     def encode(self, model: IntelNic, size: int | None, /) -> bytes:
         validate(model)
-        if not is_unicast(model.ethernet_address):
-            raise FieldError("ethernet-address", "is not the address of a device")
-        start = model.ethernet_address + model.configuration
-        checksum = _WORD.pack(_checksum(start))
-        return fill_up(start + checksum, size, tail=model.tail, fill=model.fill)
+        if model.second is None:
+            made = _written(model, size)
+            if _has_second(made):
+                raise FieldError("tail", "has a second copy in it: give that as second")
+            return made
+        first, second = _copies(model, model.second)
+        if size is None:
+            needed = 2 * max(_SIZE + len(first.tail), _SIZE + len(second.tail))
+            size = next((region for region in _REGIONS if region >= needed), _REGIONS[-1])
+        if size not in _REGIONS:
+            raise FieldError("second", f"needs a region of 8, 16 or 128 KiB, not {size} bytes")
+        made = _written(first, size // 2)
+        try:
+            return made + _written(second, size // 2)
+        except FieldError as error:
+            raise FieldError(f"second.{error.path}".rstrip("."), error.problem) from None
+
+    def cautions(self, model: IntelNic, /) -> tuple[str, ...]:
+        """Return that the copies disagree (E-INTEL5)."""
+        second = model.second
+        if second is None or second.ethernet_address in (None, model.ethernet_address):
+            return ()
+        caution = "the copies have different addresses: set second.ethernet-address, too"
+        return (f"{caution} [E-INTEL5]",)
 
 
-def _checksum(content: bytes) -> int:
+def _has_second(content: bytes) -> bool:
+    """Say whether the bytes are a region whose second half is a copy (E-INTEL5)."""
+    if len(content) not in _REGIONS:
+        return False
+    second = content[len(content) // 2 :][:_SIZE]
+    mac = second[:_MAC_SIZE]
+    is_of_first = mac == content[:_MAC_SIZE] and is_unicast(mac)
+    return is_of_first or _checksum(second[:_CHECKSUM_AT]) == second[_CHECKSUM_AT:]
+
+
+def _read(content: bytes, at: int, report: Findings) -> IntelNic:
+    """Return what one copy says, which begins at an offset of the EEPROM."""
+    start, stored = content[:_CHECKSUM_AT], content[_CHECKSUM_AT:_SIZE]
+    report.compare(at + _CHECKSUM_AT, "E-INTEL3", "the checksum", stored, _checksum(start))
+    mac = content[:_MAC_SIZE]
+    if not is_unicast(mac):
+        report.problem(at, "E-INTEL2", f"{mac.hex(':')} is not the address of a device")
+    tail, fill = split_rest(content[_SIZE:])
+    return IntelNic(ethernet_address=mac, configuration=start[_MAC_SIZE:], tail=tail, fill=fill)
+
+
+def _written(copy: IntelNic, size: int | None) -> bytes:
+    """Return the bytes of one copy; its second is not looked at."""
+    if not is_unicast(copy.ethernet_address):
+        raise FieldError("ethernet-address", "is not the address of a device")
+    start = copy.ethernet_address + copy.configuration
+    return fill_up(start + _checksum(start), size, tail=copy.tail, fill=copy.fill)
+
+
+def _difference(second: IntelNic, first: IntelNic) -> SecondCopy:
+    """Return what of the second copy is not as in the first."""
+    has_same_rest = (second.tail, second.fill) == (first.tail, first.fill)
+    return SecondCopy(
+        ethernet_address=_unless_equal(second.ethernet_address, first.ethernet_address),
+        configuration=_unless_equal(second.configuration, first.configuration),
+        tail=None if has_same_rest else second.tail,
+        fill=BLANK if has_same_rest else second.fill,
+    )
+
+
+def _copies(model: IntelNic, second: SecondCopy) -> tuple[IntelNic, IntelNic]:
+    """Return both copies, each whole."""
+    first = replace(model, second=None)
+    changes = {
+        name: value
+        for name in ("ethernet_address", "configuration", "tail")
+        if (value := getattr(second, name)) is not None
+    }
+    if second.tail is not None:
+        changes["fill"] = second.fill
+    return first, replace(first, **changes)
+
+
+def _unless_equal(value: bytes, other: bytes) -> bytes | None:
+    return None if value == other else value
+
+
+def _checksum(content: bytes) -> bytes:
     """Return word 3F for the words before it (E-INTEL3)."""
     words: list[int] = [word for (word,) in _WORD.iter_unpack(content)]
-    return (_SUM - sum(words)) & 0xFFFF
+    return _WORD.pack((_SUM - sum(words)) & 0xFFFF)
 
 
 CODEC: Final = _IntelNicCodec()

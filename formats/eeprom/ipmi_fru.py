@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
-
-from msgspec import Meta
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from formats.eeprom.framework.fields import validate
 from formats.eeprom.framework.limits import Fill
@@ -19,8 +18,10 @@ from formats.eeprom.fru_areas import (
     encode_area,
 )
 from formats.eeprom.fru_records import Record, decode_records, encode_records
-from formats.eeprom.parts.checksums import zero_sum
-from formats.errors import FieldError, FormatError, UnsupportedError
+from formats.eeprom.parts.checksums import check_zero_sum, zero_sum
+from formats.eeprom.parts.gaps import Other, check_gaps, lay_out, others_as_pieces, read_gaps
+from formats.eeprom.parts.recognising import require_content, require_size
+from formats.errors import FieldError, ForeignImageError, UnsupportedError
 
 if TYPE_CHECKING:
     from formats.devices.device import ReadableBuffer
@@ -44,14 +45,6 @@ class InternalUse:
 
     offset: Offset | None = None
     data: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Other:
-    """Bytes between or after the areas, which neither begin nor end with the fill byte."""
-
-    offset: Annotated[int, Meta(ge=_HEADER_SIZE)]
-    data: Annotated[bytes, Meta(min_length=1)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,17 +82,16 @@ class IpmiFruCodec:
     def decode(self, data: ReadableBuffer, report: Findings, /) -> IpmiFru:
         content = bytes(data)
         header = content[:_HEADER_SIZE]
-        if len(header) < _HEADER_SIZE:
-            raise FormatError("the data is too short for a FRU", offset=0, rule="E-FRU1")
+        require_content(content, "FRU information", "E-FRU1")
+        require_size(content, _HEADER_SIZE, "the FRU information", "E-FRU1")
         wrong = sum(header) & 0xFF
         if header[0] != _VERSION and wrong:
-            raise FormatError("the data does not begin as a FRU does", offset=0, rule="E-FRU1")
+            raise ForeignImageError("the EEPROM has no FRU information", offset=0, rule="E-FRU1")
         if header[0] != _VERSION:
             raise UnsupportedError(
                 f"the FRU has version {header[0]}", feature="FRU formats other than 1.0"
             )
-        if wrong:
-            report.problem(7, "E-FRU1", "the checksum of the header is wrong")
+        check_zero_sum(header, 7, "E-FRU1", "the checksum of the header", report)
         if header[6]:
             report.problem(6, "E-FRU1", "the byte before the header's checksum is not zero")
         return _Reader(content, report).read()
@@ -110,24 +102,9 @@ class IpmiFruCodec:
         header = bytes((_VERSION, *(areas.get(name, (0, b""))[0] // UNIT for name in _AREAS), 0))
         pieces = [(0, header + bytes((zero_sum(header),)), "")]
         pieces += [(offset, area, _path(name)) for name, (offset, area) in areas.items()]
-        pieces += [
-            (other.offset, other.data, f"other[{number}]")
-            for number, other in enumerate(model.other)
-        ]
-        _check_others(model, [(offset, offset + len(area)) for offset, area in areas.values()])
-        end = max(offset + len(piece) for offset, piece, _ in pieces)
-        if size is not None and end > size:
-            raise FieldError("", f"{end} bytes are needed, but the EEPROM has {size}")
-        image = bytearray(bytes((model.fill,)) * (end if size is None else size))
-        taken = 0
-        for offset, piece, path in sorted(pieces):
-            if offset < taken:
-                raise FieldError(
-                    path, f"begins at {offset}, but the bytes before it end at {taken}"
-                )
-            image[offset : offset + len(piece)] = piece
-            taken = offset + len(piece)
-        return bytes(image)
+        taken = [(0, _HEADER_SIZE), *((at, at + len(area)) for at, area in areas.values())]
+        check_gaps(model.other, taken, model.fill)
+        return lay_out([*pieces, *others_as_pieces(model.other)], size, model.fill)
 
 
 CODEC: Final = IpmiFruCodec()
@@ -195,22 +172,6 @@ def _check_internal_use(model: IpmiFru, areas: dict[str, tuple[int, bytes]]) -> 
         )
 
 
-def _check_others(model: IpmiFru, areas: list[tuple[int, int]]) -> None:
-    """Check that the bytes outside of the areas would be read as they are given."""
-    fill = model.fill
-    last = -1
-    for number, other in enumerate(model.other):
-        if fill in (other.data[0], other.data[-1]):
-            raise FieldError(f"other[{number}].data", "begins or ends with the fill byte")
-        gap = max([end for _, end in areas if end <= other.offset], default=_HEADER_SIZE)
-        if gap <= last:
-            raise FieldError(
-                f"other[{number}]",
-                "is in the same gap as the one before, or not in order: give them as one",
-            )
-        last = gap
-
-
 class _Reader:
     def __init__(self, data: bytes, report: Findings) -> None:
         self._data = data
@@ -233,7 +194,10 @@ class _Reader:
         taken = [(0, _HEADER_SIZE), *((offsets[name], end) for name, end in self._ends.items())]
         taken.sort()
         fill = self._data[-1] if taken[-1][1] < len(self._data) else 0xFF
-        found["other"] = self._others(taken, fill)
+        for (_, end), (start, _) in itertools.pairwise(taken):
+            if start < end:
+                self._report.problem(start, "E-FRU2", "two areas overlap")
+        found["other"] = read_gaps(self._data, taken, fill)
         return self._with_offsets(IpmiFru(**found, fill=fill), offsets)
 
     def _offsets(self) -> dict[str, int]:
@@ -257,18 +221,6 @@ class _Reader:
             content = content.rstrip(content[-1:])
         self._ends["internal_use"] = start + 1 + len(content)
         return InternalUse(data=content)
-
-    def _others(self, taken: list[tuple[int, int]], fill: int) -> tuple[Other, ...]:
-        """Return the bytes between and after the ranges of areas, without fill bytes."""
-        others = []
-        for (_, end), (start, _) in zip(taken, [*taken[1:], (len(self._data), 0)], strict=True):
-            if start < end:
-                self._report.problem(start, "E-FRU2", "two areas overlap")
-            gap = self._data[end:start].rstrip(bytes((fill,)))
-            content = gap.lstrip(bytes((fill,)))
-            if content:
-                others.append(Other(offset=end + len(gap) - len(content), data=content))
-        return tuple(others)
 
     def _with_offsets(self, model: IpmiFru, offsets: dict[str, int]) -> IpmiFru:
         """Return the model with the offsets of areas that are not in their default places."""

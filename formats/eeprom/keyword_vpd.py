@@ -10,6 +10,7 @@ from formats.eeprom.framework.fields import validate
 from formats.eeprom.framework.limits import Fill, Tail
 from formats.eeprom.parts.checksums import zero_sum
 from formats.eeprom.parts.padding import fill_up, split_rest
+from formats.eeprom.parts.recognising import require_signature
 from formats.eeprom.parts.resources import (
     IDENTIFIER,
     Identifier,
@@ -20,7 +21,7 @@ from formats.eeprom.parts.resources import (
     read_keywords,
     read_resource,
 )
-from formats.errors import FieldError, FormatError
+from formats.errors import FieldError, ForeignImageError, TruncatedImageError
 
 if TYPE_CHECKING:
     from formats.devices.device import ReadableBuffer
@@ -57,13 +58,21 @@ class KeywordVpdCodec:
 
     def decode(self, data: ReadableBuffer, report: Findings, /) -> KeywordVpd:
         content = bytes(data)
+        require_signature(content, bytes((IDENTIFIER,)), "keyword VPD", "E-KW1")
         first = read_resource(content, 0, report, "E-KW1")
-        if first is None or first.tag != IDENTIFIER:
-            raise FormatError("the data does not begin as keyword VPD does", offset=0, rule="E-KW1")
+        if first is None:
+            raise TruncatedImageError("the keyword VPD is cut short", offset=0, rule="E-KW1")
         second = read_resource(content, first.end, report, "E-KW1")
-        if second is None or second.tag != _KEYWORDS:
-            raise FormatError(
+        if second is None:
+            raise TruncatedImageError(
                 "the resource with keywords is missing", offset=first.end, rule="E-KW1"
+            )
+        if second.tag != _KEYWORDS:
+            raise ForeignImageError(
+                f"the EEPROM has no keyword VPD: resource {second.tag:#04x} follows its identifier",
+                offset=first.end,
+                rule="E-KW1",
+                hint="PCI VPD has another resource there: try the type pci-vpd",
             )
         found = read_keywords(content, second.start, second.end, report, "E-KW2")
         if not found:
@@ -71,8 +80,11 @@ class KeywordVpdCodec:
         trailer = content[second.end : second.end + 3]
         if len(trailer) < 3 or trailer[0] != _CHECKSUM or trailer[2] != _END:
             report.problem(second.end, "E-KW3", "the checksum and the end tag are missing")
-        elif trailer[1] != zero_sum(content[second.offset : second.end]):
-            report.problem(second.end + 1, "E-KW3", "the checksum is wrong")
+        else:
+            covered = content[second.offset : second.end]
+            report.compare(
+                second.end + 1, "E-KW3", "the checksum", trailer[1:2], bytes((zero_sum(covered),))
+            )
         tail, fill = split_rest(content[second.end + 3 :])
         return KeywordVpd(
             identifier=content[first.start : first.end].decode("latin-1"),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any, Final
 
@@ -56,6 +57,10 @@ _DATE: Final = r"^[0-9]{2}/[0-9]{2}/[0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2}$(?!\n)"
 _COUNTRY: Final = r"^[A-Z]{2}$(?!\n)"
 
 Text = Annotated[str, Meta(max_length=255, pattern=LATIN1_WITHOUT_NUL)]
+_NUMBERS: Final = ("mac_1_base", "device_version", "num_macs")
+_TEXTS: Final = "|".join(kebab(name) for name in _FIELDS.values() if name not in _NUMBERS)
+TextField = Annotated[str, Meta(pattern=rf"^(?:{_TEXTS})$(?!\n)")]
+TextSize = Annotated[int, Meta(ge=1, le=255, description="bytes, the 00 after it included")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +96,7 @@ class OnieTlv:
     Attributes:
         manufacture_date: ``MM/DD/YYYY HH:NN:SS``.
         country_code: ISO 3166-1 alpha-2, where it was manufactured.
+        text_sizes: Bytes of texts that 00 fills up to a fixed size, by their fields.
         other: Types that the specification does not name.
         order: The type codes that are stored first; after them come the others in
             ascending order, then `other`, then vendor extensions.
@@ -114,6 +120,7 @@ class OnieTlv:
     diag_version: Text | None = None
     service_tag: Text | None = None
     vendor_extension: tuple[VendorExtension, ...] = ()
+    text_sizes: Mapping[TextField, TextSize] = field(default_factory=dict)
     other: tuple[Tlv, ...] = ()
     order: tuple[UInt8, ...] = ()
     tail: Tail = b""
@@ -200,16 +207,17 @@ def _tlvs(content: bytes, end: int, report: Findings) -> list[tuple[int, int, by
 
 def _check_crc(covered: bytes, value: bytes, at: int, report: Findings) -> None:
     crc = crc32(covered).to_bytes(4, "big")
-    if value != crc:
-        report.problem(
-            at, "E-ONIE4", f"the CRC-32 is {value.hex() or 'empty'}, and should be {crc.hex()}"
-        )
+    if len(value) != len(crc):
+        report.problem(at, "E-ONIE4", f"the CRC-32 has {len(value)} bytes instead of 4")
+    else:
+        report.compare(at + 2, "E-ONIE4", "the CRC-32", value, crc)
 
 
 def _named(tlvs: list[tuple[int, int, bytes]], report: Findings) -> dict[str, Any]:
     """Return the fields of the model that hold these values (E-ONIE5 to E-ONIE7)."""
     values: dict[str, Any] = {}
     extensions: list[VendorExtension] = []
+    sizes: dict[str, int] = {}
     other: list[Tlv] = []
     for at, code, value in tlvs:
         if code == _VENDOR_EXTENSION and len(value) >= _ENTERPRISE.size:
@@ -221,10 +229,12 @@ def _named(tlvs: list[tuple[int, int, bytes]], report: Findings) -> dict[str, An
         name = _FIELDS.get(code)
         if name is not None and name not in values:
             try:
-                values[name] = _read(name, value, at, report)
+                values[name] = _read(name, value)
             except ValueError as error:
                 report.problem(at, "E-ONIE6", f"{kebab(name)} {error}")
             else:
+                if value.endswith(b"\x00") and isinstance(values[name], str):
+                    sizes[kebab(name)] = len(value)
                 continue
         elif name is not None:
             report.problem(at, "E-ONIE5", f"{kebab(name)} occurs twice")
@@ -235,10 +245,11 @@ def _named(tlvs: list[tuple[int, int, bytes]], report: Findings) -> dict[str, An
     usual = [code for code, name in _FIELDS.items() if name in values]
     usual += [tlv.type for tlv in other] + [_VENDOR_EXTENSION] * len(extensions)
     values["order"] = stated_order(codes, usual)
-    return {**values, "vendor_extension": tuple(extensions), "other": tuple(other)}
+    values |= {"vendor_extension": tuple(extensions), "other": tuple(other)}
+    return values | {"text_sizes": sizes}
 
 
-def _read(name: str, value: bytes, at: int, report: Findings) -> str | int | bytes:
+def _read(name: str, value: bytes) -> str | int | bytes:
     """Return the value of a field.
 
     Raises:
@@ -249,8 +260,6 @@ def _read(name: str, value: bytes, at: int, report: Findings) -> str | int | byt
         if len(value) != sizes[name]:
             raise ValueError(f"has {len(value)} bytes instead of {sizes[name]}")
         return value if name == "mac_1_base" else int.from_bytes(value, "big")
-    if value.endswith(b"\x00"):
-        report.problem(at, "E-ONIE6", f"{kebab(name)} ends with 00")
     found = value.rstrip(b"\x00").decode("latin-1")
     if name == "manufacture_date":
         _check_date(found)
@@ -271,11 +280,14 @@ def _check_date(text: str) -> None:
 
 def _stored(model: OnieTlv) -> list[tuple[int, bytes]]:
     """Return type and value of each TLV except the CRC, in the usual order."""
-    stored = [
-        (code, _written(name, value))
-        for code, name in _FIELDS.items()
-        if (value := getattr(model, name)) is not None
-    ]
+    stored = []
+    for code, name in _FIELDS.items():
+        value = getattr(model, name)
+        size = model.text_sizes.get(kebab(name))
+        if value is not None:
+            stored.append((code, _written(name, value, size)))
+        elif size is not None:
+            raise FieldError(f"text-sizes.{kebab(name)}", "is given, but the text is not")
     for index, tlv in enumerate(model.other):
         if tlv.type in _FIELDS:
             raise FieldError(f"other[{index}].type", f"is that of {kebab(_FIELDS[tlv.type])}")
@@ -289,7 +301,7 @@ def _stored(model: OnieTlv) -> list[tuple[int, bytes]]:
     return stored
 
 
-def _written(name: str, value: str | int | bytes) -> bytes:
+def _written(name: str, value: str | int | bytes, size: int | None) -> bytes:
     if isinstance(value, bytes):
         return value
     if isinstance(value, int):
@@ -299,7 +311,14 @@ def _written(name: str, value: str | int | bytes) -> bytes:
             _check_date(value)
         except ValueError as error:
             raise FieldError("manufacture-date", str(error)) from None
-    return value.encode("latin-1")
+    text = value.encode("latin-1")
+    if size is None:
+        return text
+    if size <= len(text):
+        raise FieldError(
+            kebab(name), f"has {len(text)} bytes, but its text-sizes allow at most {size - 1}"
+        )
+    return text.ljust(size, b"\x00")
 
 
 CODEC: Final = _OnieTlvCodec()

@@ -10,8 +10,9 @@ from msgspec import Meta
 
 from formats.eeprom.framework.fields import validate
 from formats.eeprom.framework.limits import Fill, Tail
-from formats.eeprom.parts.checksums import zero_sum
+from formats.eeprom.parts.checksums import check_zero_sum, zero_sum
 from formats.eeprom.parts.padding import fill_up, split_rest
+from formats.eeprom.parts.recognising import require_signature
 from formats.eeprom.parts.resources import (
     IDENTIFIER,
     Identifier,
@@ -23,7 +24,7 @@ from formats.eeprom.parts.resources import (
     read_keywords,
     read_resource,
 )
-from formats.errors import FieldError, FormatError
+from formats.errors import FieldError
 
 if TYPE_CHECKING:
     from formats.devices.device import ReadableBuffer
@@ -59,6 +60,7 @@ class PciVpd:
         read_only: Keywords of VPD-R, such as ``PN`` and ``SN``, without ``RV``.
         reserved: The content of ``RV`` after its checksum.
         read_write: Keywords of VPD-W without ``RW``; None if there is no VPD-W.
+        has_free: VPD-W, if there is one, ends with ``RW``.
         free: The content of ``RW``.
         tail: The bytes after the end tag.
         fill: The byte that fills the rest.
@@ -68,6 +70,7 @@ class PciVpd:
     read_only: Mapping[KeywordName, KeywordValue] = field(default_factory=dict)
     reserved: Reserve = Reserve()
     read_write: Mapping[KeywordName, KeywordValue] | None = None
+    has_free: bool = True
     free: Reserve = Reserve()
     tail: Tail = b""
     fill: Fill = 0xFF
@@ -82,8 +85,7 @@ class PciVpdCodec:
 
     def decode(self, data: ReadableBuffer, report: Findings, /) -> PciVpd:
         content = bytes(data)
-        if content[:1] != bytes((IDENTIFIER,)):
-            raise FormatError("the data does not begin as PCI VPD does", offset=0, rule="E-PCI3")
+        require_signature(content, bytes((IDENTIFIER,)), "PCI VPD", "E-PCI3")
         return _Reader(content, report).read()
 
     def encode(self, model: PciVpd, size: int | None, /) -> bytes:
@@ -99,7 +101,8 @@ class PciVpdCodec:
         head = head[:place] + bytes((zero_sum(head[:place]),)) + reserve
         if model.read_write is not None:
             read_write = encode_keywords(model.read_write)
-            read_write += encode_keyword(_FREE_KEYWORD, _reserve_bytes(model.free))
+            if model.has_free:
+                read_write += encode_keyword(_FREE_KEYWORD, _reserve_bytes(model.free))
             head += large_resource(_READ_WRITE, read_write, "read-write")
         return fill_up(head + bytes((_END,)), size, tail=model.tail, fill=model.fill)
 
@@ -116,7 +119,8 @@ class _Reader:
         data, report = self._data, self._report
         read_only: dict[str, str] | None = None
         read_write: dict[str, str] | None = None
-        reserved = free = Reserve()
+        reserved = Reserve()
+        free: Reserve | None = Reserve()
         identifier = ""
         offset = 0
         while resource := read_resource(data, offset, report, "E-PCI1"):
@@ -145,7 +149,8 @@ class _Reader:
             read_only=read_only or {},
             reserved=reserved,
             read_write=read_write,
-            free=free,
+            has_free=free is not None,
+            free=free or Reserve(),
             tail=tail,
             fill=fill,
         )
@@ -153,17 +158,19 @@ class _Reader:
     def _read_only(self, start: int, end: int) -> tuple[dict[str, str], Reserve]:
         values, last = self._keywords(start, end, _CHECKSUM_KEYWORD, "E-PCI4")
         if last is None:
+            self._report.problem(start, "E-PCI4", f"{_CHECKSUM_KEYWORD} is missing")
             return values, Reserve()
         offset, value = last
         if not value:
             self._report.problem(offset, "E-PCI4", "RV has no checksum")
-        elif sum(self._data[: offset + 4]) & 0xFF:
-            self._report.problem(offset + 3, "E-PCI5", "the checksum is wrong")
+        else:
+            covered = self._data[: offset + 4]
+            check_zero_sum(covered, offset + 3, "E-PCI5", "the checksum", self._report)
         return values, _reserve_of(value[1:])
 
-    def _read_write(self, start: int, end: int) -> tuple[dict[str, str], Reserve]:
+    def _read_write(self, start: int, end: int) -> tuple[dict[str, str], Reserve | None]:
         values, last = self._keywords(start, end, _FREE_KEYWORD, "E-PCI6")
-        return values, Reserve() if last is None else _reserve_of(last[1])
+        return values, None if last is None else _reserve_of(last[1])
 
     def _keywords(
         self, start: int, end: int, last: str, rule: str
@@ -172,7 +179,7 @@ class _Reader:
         keywords = read_keywords(self._data, start, end, self._report, "E-PCI2")
         values = {name: value.decode("latin-1") for name, _, value in keywords if name != last}
         special = [(offset, value) for name, offset, value in keywords if name == last]
-        if not special or keywords[-1][0] != last:
+        if special and keywords[-1][0] != last:
             self._report.problem(start, rule, f"{last} is not the last keyword")
         return values, special[0] if special else None
 
@@ -195,6 +202,10 @@ def _check(model: PciVpd) -> None:
             )
     if model.read_write is None and model.free != Reserve():
         raise FieldError("free", "is a part of VPD-W, but read-write is not given")
+    if model.read_write is None and not model.has_free:
+        raise FieldError("has-free", "is about VPD-W, but read-write is not given")
+    if not model.has_free and model.free != Reserve():
+        raise FieldError("free", "is given, but has-free says that there is no RW")
 
 
 def _reserve_of(value: bytes) -> Reserve:

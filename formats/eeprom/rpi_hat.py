@@ -139,6 +139,8 @@ class _RpiHatCodec:
         validate(model)
         for path, problem in _contradictions(model):
             raise FieldError(path, problem)
+        for path in _empty(model):
+            raise FieldError(path, "is empty, and eepdump rejects a board with an empty atom")
         stored = arrange(_stored(model), model.order, tuple(_Kind))
         if len(stored) > 0xFFFF:
             raise FieldError("", f"there are {len(stored)} atoms, but at most 65535 are possible")
@@ -180,15 +182,12 @@ def _atoms(
             break
         if number != index:
             report.problem(at + 2, "E-HAT3", f"atom {index} has number {number}")
-        crc = int.from_bytes(content[end - _CRC_SIZE : end], "little")
-        should = crc16_arc(content[at : end - _CRC_SIZE])
-        if crc != should:
-            report.problem(
-                end - _CRC_SIZE,
-                "E-HAT4",
-                f"the CRC of atom {index} is {crc:#06x}, and should be {should:#06x}",
-            )
-        found.append((at, kind, content[at + _ATOM.size : end - _CRC_SIZE]))
+        crc_at = end - _CRC_SIZE
+        crc = crc16_arc(content[at:crc_at]).to_bytes(_CRC_SIZE, "little")
+        report.compare(crc_at, "E-HAT4", f"the CRC of atom {index}", content[crc_at:end], crc)
+        if at + _ATOM.size == crc_at:
+            report.problem(at, "E-HAT11", f"atom {index} is empty, and eepdump rejects the board")
+        found.append((at, kind, content[at + _ATOM.size : crc_at]))
         at = end
     return found, at
 
@@ -257,6 +256,14 @@ def _stored(model: RpiHat) -> list[Part]:
     if model.current_supply is not None:
         stored.append((_Kind.POWER_SUPPLY, _POWER_SUPPLY.pack(model.current_supply)))
     return stored + [(atom.type, atom.content) for atom in model.other]
+
+
+def _empty(model: RpiHat) -> list[str]:
+    """Return the paths of atoms without any data (E-HAT11)."""
+    atoms = {"dt-blob": model.dt_blob}
+    atoms |= {f"custom-data[{index}]": data for index, data in enumerate(model.custom_data)}
+    atoms |= {f"other[{index}].content": atom.content for index, atom in enumerate(model.other)}
+    return [path for path, data in atoms.items() if data == b""]
 
 
 def _contradictions(model: RpiHat) -> list[tuple[str, str]]:

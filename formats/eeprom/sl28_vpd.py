@@ -55,11 +55,8 @@ class _Sl28VpdCodec:
             raise UnsupportedError(
                 f"the sl28 VPD has version {version}", feature="sl28 VPD other than version 1"
             )
-        found = crc8_smbus(content[: _LAYOUT.size - 1])
-        if crc != found:
-            report.problem(
-                _LAYOUT.size - 1, "E-SL4", f"the CRC is {crc:#04x}, and should be {found:#04x}"
-            )
+        computed = crc8_smbus(content[: _LAYOUT.size - 1])
+        report.compare(_LAYOUT.size - 1, "E-SL4", "the CRC", bytes((crc,)), bytes((computed,)))
         if not is_unicast(mac):
             report.problem(_MAC_AT, "E-SL3", f"{mac.hex(':')} is not the address of a device")
         tail, fill = split_rest(content[_LAYOUT.size :])

@@ -137,15 +137,9 @@ class SpdCodec(Generic[M]):
         if len(content) > layout.size:
             report.problem(layout.size, "E-SPD1", f"it continues after its {layout.size} bytes")
         for start, end, at in self._checksums(content):
-            crc = crc16_xmodem(content[start:end])
-            found = int.from_bytes(content[at : at + 2], "little")
-            if found != crc:
-                report.problem(
-                    at,
-                    "E-SPD2",
-                    f"the CRC of bytes {start} to {end - 1} is {found:#06x},"
-                    f" and should be {crc:#06x}",
-                )
+            crc = crc16_xmodem(content[start:end]).to_bytes(2, "little")
+            what = f"the CRC of bytes {start} to {end - 1}"
+            report.compare(at, "E-SPD2", what, content[at : at + 2], crc)
         values: dict[str, Any] = {
             name: int.from_bytes(content[start:end], "big")
             for name, (start, end) in layout.numbers.items()

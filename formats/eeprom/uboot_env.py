@@ -9,21 +9,26 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Final
 
 from msgspec import Meta
 
+from formats.eeprom.framework.codec import Findings
 from formats.eeprom.framework.fields import validate
 from formats.eeprom.framework.limits import ByteOrder, Fill, Tail, UInt8
 from formats.eeprom.parts.padding import fill_up, split_rest
-from formats.errors import FieldError, FormatError
+from formats.eeprom.parts.recognising import require_content, require_size
+from formats.eeprom.uboot_env_search import (
+    CRC_SIZE,
+    HOW_IT_IS_FOUND,
+    STEP,
+    Place,
+    compare_crc,
+    find_all,
+    find_at,
+    looks_like_variables,
+)
+from formats.errors import FieldError, ForeignImageError, FormatError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from formats.devices.device import ReadableBuffer
-    from formats.eeprom.framework.codec import Findings
 
-#: The size of an area that is not the whole EEPROM is a multiple of this, in bytes.
-AREA_STEP: Final = 64
-
-_CRC_SIZE: Final = 4
 #: Characters of a variable that a message shows.
 _SHOWN: Final = 40
 
@@ -40,7 +45,9 @@ class UbootEnvironment:
         variables: In their order.
         flags: The flags byte of the redundant kind; None for the other kind.
         byte_order: Of the CRC.
-        area_size: Bytes of the environment; None for all of the EEPROM.
+        area_size: Bytes of the environment; None for all up to the end of the EEPROM.
+        offset: Where it begins.
+        front: The bytes before it, without fill bytes at their end.
         tail: The bytes after the variables in the area.
         outer_tail: The bytes after the area; the tail does not end with a fill byte.
         fill: The byte that fills the rest after each tail.
@@ -49,7 +56,9 @@ class UbootEnvironment:
     variables: Variables = field(default_factory=dict)
     flags: UInt8 | None = None
     byte_order: ByteOrder = ByteOrder.LITTLE
-    area_size: Annotated[int, Meta(ge=64, multiple_of=64)] | None = None
+    area_size: Annotated[int, Meta(ge=CRC_SIZE + 1)] | None = None
+    offset: Annotated[int, Meta(ge=0, multiple_of=STEP)] = 0
+    front: bytes = b""
     tail: Tail = b""
     outer_tail: Tail = b""
     fill: Fill = 0xFF
@@ -64,41 +73,62 @@ class UbootEnvironmentCodec:
 
     def decode(self, data: ReadableBuffer, report: Findings, /) -> UbootEnvironment:
         content = bytes(data)
-        if len(content) <= _CRC_SIZE:
-            raise FormatError("the data is too short for an environment", offset=0, rule="E-ENV1")
-        redundant, order, size = False, ByteOrder.LITTLE, len(content)
-        found = _find_area(content)
-        if found is None:
-            report.problem(0, "E-ENV1", "the CRC is wrong")
-        else:
-            redundant, order, size = found
-        start = _CRC_SIZE + redundant
-        variables, end = decode_variables(content, start, size, report)
-        rest, outer = content[end:size], content[size:]
-        # One fill byte serves both places; other bytes are a tail.
-        tail, fill = split_rest(rest)
-        outer_tail = outer.rstrip(bytes((fill,)))
+        require_content(content, "environment", "E-ENV1")
+        require_size(content, CRC_SIZE + 1, "the environment", "E-ENV1")
+        place = _search(content, report)
+        end = place.offset + place.size
+        start = place.offset + CRC_SIZE + place.has_flags
+        variables, rest = decode_variables(content, start, end, report)
+        # One fill byte serves all places; other bytes are a tail.
+        tail, fill = split_rest(content[rest:end])
+        blank = bytes((fill,))
         return UbootEnvironment(
             variables=variables,
-            flags=content[_CRC_SIZE] if redundant else None,
-            byte_order=order,
-            area_size=None if size == len(content) else size,
+            flags=content[start - 1] if place.has_flags else None,
+            byte_order=place.byte_order,
+            area_size=None if end == len(content) else place.size,
+            offset=place.offset,
+            front=content[: place.offset].rstrip(blank),
             tail=tail,
-            outer_tail=outer_tail,
+            outer_tail=content[end:].rstrip(blank),
             fill=fill,
         )
 
     def encode(self, model: UbootEnvironment, size: int | None, /) -> bytes:
+        made = self._encode(model, size)
+        is_usual = not model.offset and not (model.area_size or 0) % STEP
+        if not is_usual and not _is_found(made, model.offset):
+            raise FieldError(
+                "offset" if model.offset else "area-size",
+                "is such that the environment would not be found again",
+                hint=HOW_IT_IS_FOUND,
+            )
+        return made
+
+    def _encode(self, model: UbootEnvironment, size: int | None) -> bytes:
         validate(model)
-        area = encode_area(model, model.area_size or size)
+        front = _front(model)
+        room = None if size is None else size - len(front)
+        if room is not None and room <= 0:
+            raise FieldError("offset", f"is not inside the {size} bytes of the EEPROM")
+        area = encode_area(model, model.area_size or room)
         if model.area_size is None:
             if model.outer_tail:
                 raise FieldError("outer-tail", "is given, but area-size is not")
-            return area
+            return front + area
         try:
-            return fill_up(area, size, tail=model.outer_tail, fill=model.fill)
+            return front + fill_up(area, room, tail=model.outer_tail, fill=model.fill)
         except FieldError as error:
             raise FieldError("outer-tail" if error.path else "", error.problem) from error
+
+
+def _front(model: UbootEnvironment) -> bytes:
+    """Return the bytes before the environment."""
+    if len(model.front) > model.offset:
+        raise FieldError("front", f"has {len(model.front)} bytes, but offset is {model.offset}")
+    if model.front.endswith(bytes((model.fill,))):
+        raise FieldError("front", "ends with the fill byte, which is added after it: leave it out")
+    return model.front.ljust(model.offset, bytes((model.fill,)))
 
 
 def decode_variables(
@@ -141,35 +171,34 @@ def encode_area(model: UbootEnvironment, size: int | None) -> bytes:
     entries = (f"{name}={value}\0".encode() for name, value in model.variables.items())
     head = b"" if model.flags is None else bytes((model.flags,))
     body = b"".join(entries) + b"\x00"
-    room = None if size is None else size - _CRC_SIZE - len(head)
+    room = None if size is None else size - CRC_SIZE - len(head)
     if room is not None and room < len(body) + len(model.tail):
         raise FieldError("", f"the variables need {len(body)} bytes, but there are {max(room, 0)}")
     filled = fill_up(body, room, tail=model.tail, fill=model.fill)
-    crc = zlib.crc32(filled).to_bytes(_CRC_SIZE, model.byte_order.value)
+    crc = zlib.crc32(filled).to_bytes(CRC_SIZE, model.byte_order.value)
     return crc + head + filled
 
 
-def _find_area(data: bytes) -> tuple[bool, ByteOrder, int] | None:
-    """Return the kind, byte order and size of the environment whose CRC is right."""
-    for redundant in (False, True):
-        areas = list(_crcs(data, _CRC_SIZE + redundant))
-        for order in ByteOrder:
-            stored = int.from_bytes(data[:_CRC_SIZE], order.value)
-            sizes = [size for size, crc in areas if crc == stored]
-            if sizes:
-                return redundant, order, sizes[-1]
-    return None
+def _is_found(made: bytes, offset: int) -> bool:
+    """Say whether the environment would be found where it was written (E-ENV4)."""
+    try:
+        return _search(made, Findings.strict()).offset == offset
+    except FormatError:
+        return False
 
 
-def _crcs(data: bytes, start: int) -> Iterator[tuple[int, int]]:
-    """Yield each possible size of an area with its CRC; the whole EEPROM comes last."""
-    ends = [*range(AREA_STEP, len(data), AREA_STEP), len(data)]
-    crc = 0
-    for end in ends:
-        crc = zlib.crc32(data[start:end], crc)
-        if end > start:
-            yield end, crc
-        start = max(start, end)
+def _search(content: bytes, report: Findings) -> Place:
+    """Return where the environment is, or would be if its CRC were right (E-ENV1, E-ENV4)."""
+    found = find_at(content, 0) or next(iter(find_all(content)), None)
+    if found is not None:
+        return found
+    likely = next(looks_like_variables(content), None)
+    if likely is None and content[CRC_SIZE : CRC_SIZE + 2].strip(b"\x00"):
+        raise ForeignImageError("the EEPROM has no environment", offset=CRC_SIZE, rule="E-ENV1")
+    offset, has_flags = likely or (0, False)
+    place = Place(offset, len(content) - offset, has_flags, ByteOrder.LITTLE)
+    compare_crc(content, place, "E-ENV1", report)
+    return place
 
 
 CODEC: Final = UbootEnvironmentCodec()

@@ -231,7 +231,7 @@ def test_show_prints_what_a_manifest_would_have(image: Path) -> None:
     assert text == 'identifier = "Example card"\n\n[read-only]\nPN = "EX-1"\nSN = "0"\n'
     assert fails("show", image, "note") == 40
     assert fails("show", image, "none") == 61
-    assert fails("show", image, "note", "--type", "pci-vpd") == 30
+    assert fails("show", image, "note", "--type", "pci-vpd") == 32
     assert fails("show", image) == 2
     large = image.with_name("large")
     with large.open("wb") as file:
@@ -262,7 +262,7 @@ def test_show_tells_what_is_wrong_and_shows_the_rest(image: Path) -> None:
     found = json.loads(done.stdout)
     assert found["fields"]["read-only"]["PN"] == "EX-2"
     assert [problem["rule"] for problem in found["problems"]] == ["E-PCI5"]
-    assert b"the checksum is wrong at byte" in done.stderr
+    assert b"the checksum is 35, and should be 34 at byte 32" in done.stderr
 
 
 def test_edit_changes_fields_and_checksums(image: Path) -> None:

@@ -225,7 +225,7 @@ def test_the_message_names_a_holder_that_opens_and_closes_other_files(path: Path
         assert holder.stdout
         assert holder.stdout.readline() == b"locked\n"
         try:
-            for _ in range(100):
+            for _ in range(30):
                 with pytest.raises(DeviceBusyError, match=f"process {holder.pid}"):
                     FileDevice(path)
         finally:

@@ -18,6 +18,7 @@ from formats.eeprom.edid_descriptors import (
     DisplayDescriptor,
     DisplayProductName,
     DisplayProductSerialNumber,
+    without_idle_padding,
 )
 from formats.eeprom.edid_extensions import CtaExtension, DataBlock, Extension
 from formats.eeprom.framework.codec import Findings
@@ -90,7 +91,7 @@ descriptors = st.lists(
         models(AlphanumericDataString),
         models(DisplayDescriptor, tag=st.integers(0x11, 0xFB)),
         st.builds(DisplayDescriptor, tag=st.just(0xFC), content=st.just(b"\xe4" * 13)),
-    ),
+    ).map(without_idle_padding),
     max_size=4,
 ).map(tuple)
 blocks = st.lists(models(DataBlock), max_size=2).map(tuple)
@@ -280,9 +281,18 @@ def test_e_edid5_descriptors_are_told_apart(octets: str, descriptor: Descriptor 
     assert CODEC.encode(found, len(data)) == data
 
 
-def test_e_edid5_text_that_ends_in_zeros_is_found_and_kept() -> None:
+@pytest.mark.parametrize("padding", [0x00, 0x0A])
+def test_e_edid5_text_may_be_filled_up_with_other_bytes(padding: int) -> None:
     # As displays have it that were not tested.
-    data = change(CODEC.encode(DISPLAY, None), 72, "000000FC00 4142 0A 00000000000000000000")
+    octets = b"\x00\x00\x00\xfc\x00AB\x0a" + bytes((padding,)) * 10
+    data = change(CODEC.encode(DISPLAY, None), 72, octets.hex())
+    found = CODEC.decode(data, Findings.strict())
+    assert found.descriptors[1] == DisplayProductName(text="AB", padding=padding)
+    assert CODEC.encode(found, len(data)) == data
+
+
+def test_e_edid5_text_that_is_followed_by_more_is_found_and_kept() -> None:
+    data = change(CODEC.encode(DISPLAY, None), 72, "000000FC00 4142 0A 0A0A202020202020 2020")
     with pytest.raises(FormatError, match=r"at byte 77 \[E-EDID5\]"):
         CODEC.decode(data, Findings.strict())
     found = CODEC.decode(data, Findings.tolerant())

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from formats.eeprom.framework.codec import Findings
-from formats.eeprom.intel_nic import CODEC, IntelNic
+from formats.eeprom.intel_nic import CODEC, IntelNic, SecondCopy
 from formats.errors import EmptyImageError, FieldError, FormatError, TruncatedImageError
 from tests.support.models import models
 
@@ -35,12 +35,90 @@ CARD = IntelNic(
     ethernet_address=bytes.fromhex("020000123456"), configuration=struct.pack("<60H", *WORDS)
 )
 
-cards = with_tails(models(IntelNic, ethernet_address=macs))
+cards = with_tails(models(IntelNic, ethernet_address=macs, second=st.none()))
 
 
 @given(cards)
 def test_e_intel_any_model_is_written_and_read(card: IntelNic) -> None:
     check_model(CODEC, card)
+
+
+@st.composite
+def regions(draw: st.DrawFn) -> IntelNic:
+    first: IntelNic = draw(cards)
+    second: SecondCopy = draw(models(SecondCopy, ethernet_address=st.none() | macs))
+    if second.tail is None or (second.tail, second.fill) == (first.tail, first.fill):
+        second = dataclasses.replace(second, tail=None, fill=0xFF)
+    else:
+        second = dataclasses.replace(second, tail=second.tail.rstrip(bytes((second.fill,))))
+    # What is as in the first copy is left out.
+    same = {
+        name: None
+        for name in ("ethernet_address", "configuration")
+        if getattr(second, name) == getattr(first, name)
+    }
+    alone: IntelNic = dataclasses.replace(first, second=dataclasses.replace(second, **same))  # type: ignore[arg-type]
+    return alone
+
+
+@given(regions(), st.sampled_from([8, 16, 128]))
+def test_e_intel5_any_region_is_written_and_read(region: IntelNic, kib: int) -> None:
+    data = CODEC.encode(region, kib << 10)
+    assert CODEC.decode(data, Findings.strict()) == region
+    check_bytes(CODEC, data)
+
+
+def test_e_intel5_a_new_address_reaches_both_copies() -> None:
+    both = CODEC.encode(CARD, 4096) * 2
+    found = CODEC.decode(both, Findings.strict())
+    assert found.second == SecondCopy()
+    new = bytes.fromhex("020000123499")
+    data = CODEC.encode(dataclasses.replace(found, ethernet_address=new), len(both))
+    for copy in (data[:4096], data[4096:]):
+        assert CODEC.decode(copy, Findings.strict()).ethernet_address == new
+
+
+def test_e_intel5_copies_that_disagree_are_shown_and_cautioned_of() -> None:
+    new = bytes.fromhex("020000123499")
+    other = CODEC.encode(dataclasses.replace(CARD, ethernet_address=new), 4096)
+    data = CODEC.encode(CARD, 4096) + other
+    found = CODEC.decode(data, Findings.strict())
+    assert found.second == SecondCopy(ethernet_address=new)
+    assert "different addresses" in CODEC.cautions(found)[0]
+    assert CODEC.encode(found, len(data)) == data
+    alike = dataclasses.replace(found, second=SecondCopy(ethernet_address=CARD.ethernet_address))
+    assert CODEC.encode(alike, len(data)) == CODEC.encode(CARD, 4096) * 2
+    assert not CODEC.cautions(alike)
+
+
+def test_e_intel5_a_damaged_second_copy_is_one_by_its_address() -> None:
+    data = bytearray(CODEC.encode(CARD, 4096) * 2)
+    data[4096 + 40] ^= 1
+    report = Findings.tolerant()
+    CODEC.decode(data, report)
+    assert [(problem.offset, problem.checksum) for problem in report.problems] == [(4096 + 126, 2)]
+
+
+def test_e_intel5_a_blank_half_and_other_sizes_have_one_copy() -> None:
+    for data in (CODEC.encode(CARD, 8192), CODEC.encode(CARD, 2048) * 2):
+        found = CODEC.decode(data, Findings.strict())
+        assert found.second is None
+        assert CODEC.encode(found, len(data)) == data
+
+
+def test_e_intel5_what_cannot_be_written_is_named() -> None:
+    region = dataclasses.replace(CARD, second=SecondCopy())
+    assert len(CODEC.encode(region, None)) == 8192
+    with pytest.raises(FieldError, match="second: needs a region of 8, 16 or 128 KiB"):
+        CODEC.encode(region, 4096)
+    large = dataclasses.replace(CARD, second=SecondCopy(tail=b"x" * 5000))
+    assert len(CODEC.encode(large, None)) == 16384
+    with pytest.raises(FieldError, match="second: 5128 bytes are needed"):
+        CODEC.encode(large, 8192)
+    both = CODEC.encode(region, 8192)
+    hidden = dataclasses.replace(CARD, tail=both[128:].rstrip(b"\xff"))
+    with pytest.raises(FieldError, match="tail: has a second copy in it"):
+        CODEC.encode(hidden, 8192)
 
 
 @given(st.data())
@@ -79,7 +157,7 @@ def test_e_intel2_an_address_that_drivers_refuse_is_refused() -> None:
 def test_e_intel3_a_changed_address_without_a_new_checksum_is_found() -> None:
     data = bytearray(CODEC.encode(CARD, None))
     data[5] ^= 1
-    with pytest.raises(FormatError, match=r"checksum is 0x.*at byte 126 \[E-INTEL3\]"):
+    with pytest.raises(FormatError, match=r"checksum is .*at byte 126 \[E-INTEL3\]"):
         CODEC.decode(data, Findings.strict())
     report = Findings.tolerant()
     found = CODEC.decode(data, report)
@@ -93,7 +171,7 @@ def test_e_intel3_a_damaged_one_is_judged_as_linux_does() -> None:
     report = Findings.tolerant()
     found = CODEC.decode(data, report)
     assert [str(problem) for problem in report.problems] == [
-        "the checksum is 0x1e5e, and should be 0x2b5f at byte 126 [E-INTEL3]",
+        "the checksum is 5e1e, and should be 5f2b at byte 126 [E-INTEL3]",
         "ff:ff:56:16:16:fc is not the address of a device at byte 0 [E-INTEL2]",
     ]
     mended = dataclasses.replace(found, ethernet_address=CARD.ethernet_address)

@@ -24,8 +24,9 @@ from formats.eeprom.fru_records import (
     SystemUniqueId,
 )
 from formats.eeprom.fru_text import BcdPlus, Binary, SixBit, Text, decode_text, encode_text
-from formats.eeprom.ipmi_fru import CODEC, InternalUse, IpmiFru, Other
-from formats.errors import FieldError, FormatError, UnsupportedError
+from formats.eeprom.ipmi_fru import CODEC, InternalUse, IpmiFru
+from formats.eeprom.parts.gaps import Other
+from formats.errors import FieldError, ForeignImageError, FormatError, UnsupportedError
 
 from .support import check_bytes, check_model, damaged, fills, latin1
 
@@ -63,7 +64,7 @@ _SIX_BIT = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x5F), max_si
 
 
 def _plain(text: str) -> str:
-    return text if len(text) != 1 else text * 2
+    return text if len(text) != 1 or " " <= text <= "_" else text * 2
 
 
 texts: st.SearchStrategy[Text] = st.one_of(
@@ -73,7 +74,12 @@ texts: st.SearchStrategy[Text] = st.one_of(
         BcdPlus,
         text=st.lists(st.sampled_from("0123456789 .-"), max_size=63).map(lambda c: "".join(c) * 2),
     ),
-    st.builds(SixBit, text=_SIX_BIT.map(lambda text: text + " " * (len(text) % 4 == 3))),
+    st.builds(
+        SixBit,
+        text=_SIX_BIT.filter(lambda text: len(text) != 1).map(
+            lambda text: text + " " * (len(text) % 4 == 3)
+        ),
+    ),
 )
 paddings = st.binary(max_size=9).map(lambda padding: padding.rstrip(b"\x00"))
 
@@ -231,6 +237,16 @@ def test_e_fru5_six_bit_text_is_as_in_the_specification() -> None:
     assert encode_text(SixBit(text="IPMI"), "") == bytes.fromhex("8329dca6")
 
 
+def test_e_fru5_one_character_is_written_in_six_bits() -> None:
+    assert encode_text("A", "") == bytes.fromhex("8121")
+    assert decode_text(2, b"\x21", 0, Findings.strict()) == "A"
+    # In UTF-16 it has two bytes, so nothing stands in the way of text.
+    assert encode_text("A", "", is_unicode=True) == bytes.fromhex("c24100")
+    assert encode_text(SixBit(text="A"), "", is_unicode=True) == bytes.fromhex("8121")
+    product = ProductInfo(manufacturer_name="Acme", product_name="Thing", version="A")
+    check_model(CODEC, IpmiFru(product=product))
+
+
 def test_e_fru6_other_languages_have_utf_16() -> None:
     board = BoardInfo(language=10, manufacturer="\u03b1\u03b2", serial_number="0042")
     data = check_model(CODEC, IpmiFru(board=board))
@@ -247,6 +263,7 @@ def test_e_fru6_other_languages_have_utf_16() -> None:
         (BcdPlus(text="123"), "that matches"),
         (SixBit(text="abc"), "that matches"),
         (SixBit(text="ABC"), "one more space"),
+        (SixBit(text="A"), "give it as plain text"),
         (Binary(data=bytes(64)), "at most 63"),
         ("x" * 64, "at most 63 characters"),
     ],
@@ -321,7 +338,7 @@ def test_e_fru_damage_is_named_and_read_around(offset: int, value: int, rule: st
 
 
 def test_e_fru1_what_is_no_fru_is_refused() -> None:
-    with pytest.raises(FormatError, match="does not begin as a FRU does"):
+    with pytest.raises(ForeignImageError, match="has no FRU information"):
         CODEC.decode(bytes(range(1, 100))[1:], Findings.tolerant())
     with pytest.raises(UnsupportedError, match="version 2"):
         CODEC.decode(bytes.fromhex("02000000000000fe"), Findings.tolerant())

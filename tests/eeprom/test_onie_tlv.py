@@ -89,10 +89,22 @@ def switches(draw: st.DrawFn) -> OnieTlv:
                 OnieTlv,
                 manufacture_date=st.none() | dates,
                 other=others,
+                text_sizes=st.just({}),
                 order=st.just(()),
             )
         )
     )
+    texts = {
+        field.name.replace("_", "-"): len(value)
+        for field, value in zip(dataclasses.fields(found), _named(found), strict=False)
+        if isinstance(value, str) and len(value) < 255
+    }
+    sizes = {
+        name: draw(st.integers(length + 1, 255))
+        for name, length in texts.items()
+        if draw(st.booleans())
+    }
+    found = dataclasses.replace(found, text_sizes=sizes)
     codes = [0x21 + index for index, value in enumerate(_named(found)) if value is not None]
     codes += [tlv.type for tlv in found.other] + [0xFD] * len(found.vendor_extension)
     order = draw(st.permutations(codes))
@@ -187,7 +199,7 @@ def test_e_onie3_a_tlv_that_runs_over_the_end_is_found() -> None:
 def test_e_onie4_the_crc_is_last_and_covers_its_own_head() -> None:
     data = bytearray(by_hand([(0x23, b"7")]))
     data[13] = ord("8")
-    with pytest.raises(FormatError, match=r"CRC-32 is .* at byte 14 \[E-ONIE4\]"):
+    with pytest.raises(FormatError, match=r"CRC-32 is .* at byte 16 \[E-ONIE4\]"):
         CODEC.decode(data, Findings.strict())
     report = Findings.tolerant()
     assert CODEC.decode(data, report).serial_number == "8"
@@ -205,7 +217,6 @@ def test_e_onie4_the_crc_is_last_and_covers_its_own_head() -> None:
         ([(0x25, b"02/30/2024 11:29:52")], "manufacture-date 02/30/2024 11:29:52 is not a date"),
         ([(0x2A, b"\x01")], "num-macs has 1 bytes instead of 2"),
         ([(0x2C, b"de")], "country-code is not a code"),
-        ([(0x23, b"7\x00")], "serial-number ends with 00"),
         ([(0x00, b"")], "type 0x00 cannot"),
         ([(0xFF, b"")], "type 0xff cannot"),
         ([(0xFD, b"abc")], "type 0xfd cannot"),
@@ -231,6 +242,24 @@ def test_e_onie8_types_without_a_name_are_kept_and_warned_of() -> None:
     assert "0x40, 0x60" in caution
     assert "E-ONIE8" in caution
     assert cautions_of(CODEC, SWITCH) == ()
+
+
+def test_e_onie6_text_that_00_fills_up_keeps_its_size() -> None:
+    # As a vendor of switches writes all of its texts.
+    data = by_hand([(0x21, b"Switch\x00\x00"), (0x23, b"7".ljust(20, b"\x00")), (0x2C, b"US\x00")])
+    found = CODEC.decode(data, Findings.strict())
+    assert (found.product_name, found.serial_number, found.country_code) == ("Switch", "7", "US")
+    assert found.text_sizes == {"product-name": 8, "serial-number": 20, "country-code": 3}
+    assert CODEC.encode(found, len(data)) == data
+    changed = dataclasses.replace(found, serial_number="1234567890123456789")
+    assert len(CODEC.encode(changed, None)) == len(data)
+    for change, message in (
+        ({"serial_number": "x" * 20}, "serial-number: has 20 bytes, but its text-sizes allow at"),
+        ({"serial_number": None}, "text-sizes.serial-number: is given, but the text is not"),
+        ({"text_sizes": {"num-macs": 8}}, "the name 'num-macs' in it"),
+    ):
+        with pytest.raises(FieldError, match=message):
+            CODEC.encode(dataclasses.replace(found, **change), None)
 
 
 def test_e_onie6_an_address_that_linux_refuses_is_warned_of() -> None:

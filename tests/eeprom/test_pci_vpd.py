@@ -43,12 +43,14 @@ def reserves(most: int) -> st.SearchStrategy[Reserve]:
 def cards(draw: st.DrawFn) -> PciVpd:
     fill = draw(fills)
     read_write = draw(st.none() | keywords)
+    has_free = read_write is None or draw(st.booleans())
     return PciVpd(
         identifier=draw(latin1),
         read_only=draw(keywords),
         reserved=draw(reserves(254)),
         read_write=read_write,
-        free=Reserve() if read_write is None else draw(reserves(255)),
+        has_free=has_free,
+        free=draw(reserves(255)) if has_free and read_write is not None else Reserve(),
         tail=draw(tails(fill)),
         fill=fill,
     )
@@ -82,7 +84,7 @@ def test_e_pci_the_bytes_are_those_of_the_specification() -> None:
         (lambda b: b"\x83" + b[1:], "E-PCI3", 0),
         (lambda b: b[:3] + b"e" + b[4:], "E-PCI5", None),
         (lambda b: b.replace(b"RV", b"RX"), "E-PCI4", None),
-        (lambda b: b.replace(b"RW", b"YB"), "E-PCI6", None),
+        (lambda b: b.replace(b"YA", b"RW"), "E-PCI2", None),
         (lambda b: b.replace(b"V0", b"PN"), "E-PCI2", None),
         (lambda b: b.replace(b"SN\x04", b"SN\xf4"), "E-PCI2", None),
         (lambda b: b[: b.index(b"YA")], "E-PCI1", None),
@@ -124,6 +126,22 @@ def test_e_pci_what_cannot_be_written_is_named(model: PciVpd, size: int | None, 
     with pytest.raises(FieldError) as caught:
         CODEC.encode(model, size)
     assert caught.value.path.startswith(path)
+
+
+@pytest.mark.interop
+def test_e_pci6_vpd_w_without_rw_is_read_as_lspci_does() -> None:
+    card = PciVpd(
+        identifier="Card", read_only={"PN": "1"}, read_write={"V1": "note"}, has_free=False
+    )
+    data = check_model(CODEC, card)
+    assert b"RW" not in data
+    listing = lspci_vpd(data)
+    assert "[V1] Vendor specific: note" in listing
+    assert "checksum good" in listing
+    with pytest.raises(FieldError, match="has-free: is about VPD-W"):
+        CODEC.encode(PciVpd(identifier="Card", has_free=False), None)
+    with pytest.raises(FieldError, match="free: is given, but has-free"):
+        CODEC.encode(dataclasses.replace(card, free=Reserve(size=1)), None)
 
 
 @pytest.mark.interop

@@ -49,7 +49,7 @@ HAT = RpiHat(
         ),
     ),
     dt_blob=b"\xd0\x0d\xfe\xed",
-    custom_data=(b"one", b""),
+    custom_data=(b"one", b"two"),
     gpio_bank_1=GpioMap(pins=(Pin(gpio=45, func_sel=FunctionSelect.ALT4),)),
     other=(Atom(type=0x1234, content=b"later"),),
 )
@@ -102,6 +102,7 @@ def hats(draw: st.DrawFn) -> RpiHat:
             "gpio_bank_0": models(GpioMap, pins=pins(0, 28)),
             "gpio_bank_1": st.none() | models(GpioMap, pins=pins(28, 46), back_power=st.just(0)),
             "current_supply": st.none(),
+            "dt_blob": st.none() | st.binary(min_size=1, max_size=20),
         }
     else:
         chosen |= {
@@ -110,6 +111,10 @@ def hats(draw: st.DrawFn) -> RpiHat:
             "gpio_bank_1": st.none(),
             "dt_blob": st.none() | st.from_regex(rb"\A[A-Za-z0-9].{0,20}\Z"),
         }
+    chosen["custom_data"] = st.lists(st.binary(min_size=1, max_size=20), max_size=3).map(tuple)
+    chosen["other"] = st.lists(
+        models(Atom, content=st.binary(min_size=1, max_size=20)), max_size=3
+    ).map(tuple)
     found: RpiHat = draw(with_tails(models(RpiHat, **chosen)))
     kinds = [
         1,
@@ -160,7 +165,7 @@ def test_e_hat1_to_7_every_atom_is_where_the_specification_has_it() -> None:
             (2, bytes(gpio)),
             (3, b"\xd0\x0d\xfe\xed"),
             (4, b"one"),
-            (4, b""),
+            (4, b"two"),
             (5, bytes(bank_1)),
             (0x1234, b"later"),
         ]
@@ -200,7 +205,7 @@ def test_e_hat1_other_things_are_told_apart() -> None:
     [
         (by_hand([(1, VENDOR_DATA), (2, NO_GPIO)])[:-1], "at byte 8 .E-HAT2"),
         (by_hand([(1, VENDOR_DATA), (2, NO_GPIO)], counts=1), "number 1 at byte 14 .E-HAT3"),
-        (by_hand([(1, VENDOR_DATA), (2, NO_GPIO), (0, b"")]), "0x0000 are not valid.*E-HAT3"),
+        (by_hand([(1, VENDOR_DATA), (2, NO_GPIO), (0, b"x")]), "0x0000 are not valid.*E-HAT3"),
         (by_hand([(1, VENDOR_DATA), (1, VENDOR_DATA)]), "more than one atom of type 1"),
         (by_hand([(1, VENDOR_DATA), (2, NO_GPIO[:-1])]), "type 2 has 29 bytes instead of 30"),
         (
@@ -218,6 +223,7 @@ def test_e_hat1_other_things_are_told_apart() -> None:
         (by_hand([(1, VENDOR_DATA), (2, b"\x00\x00\x08" + NO_GPIO[3:])]), "reserved.*E-HAT7"),
         (by_hand([(1, VENDOR_DATA)]), "gpio-bank-0 is missing.*E-HAT9"),
         (by_hand([(1, VENDOR_DATA), (2, NO_GPIO)], version=2), "is for a HAT, not.*E-HAT9"),
+        (by_hand([(1, VENDOR_DATA), (2, NO_GPIO), (4, b"")]), "atom 2 is empty.*E-HAT11"),
         (
             by_hand([(1, VENDOR_DATA), (3, b"\xd0\x0d\xfe\xed")], version=2),
             "dt-blob is not the name of an overlay.*E-HAT9",
@@ -293,7 +299,14 @@ def test_e_hat5_a_uuid_of_zeros_is_warned_of() -> None:
         (HAT, {"order": (1, 2)}, "order"),
         (HAT, {"order": (4, 4, 4)}, "order"),
         (HAT, {"order": (1, 2, 3, 4, 4, 5, 0x1234)}, "order"),
-        (HAT, {"other": (Atom(type=7), Atom(type=8)), "order": (8,)}, "order"),
+        (
+            HAT,
+            {"other": (Atom(type=7, content=b"x"), Atom(type=8, content=b"y")), "order": (8,)},
+            "order",
+        ),
+        (HAT, {"custom_data": (b"one", b"")}, "custom-data[1]"),
+        (HAT, {"dt_blob": b""}, "dt-blob"),
+        (HAT, {"other": (Atom(type=7),)}, "other[0].content"),
         (HAT, {"vendor_info": dataclasses.replace(VENDOR, vstr="€")}, "vendor-info.vstr"),
         (HAT, {"vendor_info": dataclasses.replace(VENDOR, pstr="x" * 256)}, "vendor-info.pstr"),
         (HAT, {"vendor_info": dataclasses.replace(VENDOR, uuid=bytes(4))}, "vendor-info.uuid"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import zlib
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from formats.eeprom import uboot_env, uboot_env_redundant
 from formats.eeprom.framework.codec import Findings
 from formats.eeprom.framework.limits import ByteOrder
+from formats.eeprom.parts.gaps import Other
 from formats.eeprom.uboot_env import UbootEnvironment
 from formats.eeprom.uboot_env_redundant import EnvironmentCopy, RedundantEnvironment
 from formats.errors import FieldError, FormatError
@@ -93,6 +95,63 @@ def test_e_env4_an_area_smaller_than_the_eeprom_is_found() -> None:
     assert (found.area_size, found.outer_tail) == (192, b"behind")
 
 
+@pytest.mark.parametrize(("offset", "size"), [(0, 200), (64, 192), (4096, 1000), (8192, 8192)])
+def test_e_env4_an_area_is_found_at_any_place_and_of_any_size(offset: int, size: int) -> None:
+    data = b"boot loader".ljust(offset, b"\xff")[:offset] + CODEC.encode(BOARD, size)
+    data += b"\xff" * 50 + b"more" + b"\xff" * 10
+    found = CODEC.decode(data, Findings.strict())
+    assert (found.offset, found.area_size, found.variables) == (offset, size, BOARD.variables)
+    assert CODEC.encode(found, len(data)) == data
+
+
+@pytest.mark.parametrize("order", ByteOrder)
+@pytest.mark.parametrize(
+    ("first", "second", "size"),
+    [(0, 8192, 4096), (0, 8192, 1000), (4096, 12288, 4096), (512, 5120, 4608), (0, 4096, 100)],
+)
+def test_e_env7_copies_smaller_than_their_sectors_are_found(
+    first: int, second: int, size: int, order: ByteOrder
+) -> None:
+    pair = dataclasses.replace(
+        PAIR, area_size=size, first_offset=first, second_offset=second, byte_order=order
+    )
+    data = TWO.encode(pair, 16384)
+    for offset in (first, second):
+        assert CODEC.decode(data[offset : offset + size], Findings.strict()).flags is not None
+    found = TWO.decode(data, Findings.strict())
+    assert found == dataclasses.replace(pair, second_offset=None if second == 8192 else second)
+    assert TWO.encode(found, len(data)) == data
+    check_bytes(TWO, data[:-1])
+    damaged_one = bytearray(data)
+    damaged_one[second + size - 1] ^= 1
+    report = Findings.tolerant()
+    TWO.decode(damaged_one, report)
+    assert [(problem.offset, problem.checksum) for problem in report.problems] == [(second, 4)]
+
+
+def test_e_env7_what_is_outside_of_the_copies_is_kept() -> None:
+    pair = dataclasses.replace(
+        PAIR,
+        area_size=1024,
+        first_offset=1024,
+        second_offset=4096,
+        other=(Other(offset=3, data=b"loader"), Other(offset=2048, data=b"x")),
+    )
+    data = TWO.encode(pair, 8192)
+    found = TWO.decode(data, Findings.strict())
+    assert found == dataclasses.replace(pair, second_offset=None)
+    assert TWO.encode(found, 8192) == data
+
+
+def test_e_env7_places_where_copies_are_not_found_are_refused() -> None:
+    first = EnvironmentCopy(variables={"n\u00e4me": "1"})
+    pair = RedundantEnvironment(first=first, area_size=256, first_offset=256, second_offset=None)
+    with pytest.raises(FieldError, match="area-size: and the offsets are such"):
+        TWO.encode(pair, 4096)
+    with pytest.raises(FieldError, match="offset: is such"):
+        CODEC.encode(UbootEnvironment(offset=64, area_size=128), 4096)
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -112,7 +171,7 @@ def test_e_env2_what_is_wrong_is_named(body: bytes, message: str) -> None:
 
 def test_e1_a_thousand_problems_are_listed_and_a_variable_in_part() -> None:
     report = Findings.tolerant()
-    CODEC.decode(bytes(4) + b"x" * 5000 + b"\0" + b"a\0" * 2000, report)
+    CODEC.decode(bytes(4) + b"first=1\0" + b"x" * 5000 + b"\0" + b"a\0" * 2000, report)
     assert len(report.problems) == 1001
     assert report.problems[1].message == f"'{'x' * 40}'... is not a variable"
     assert str(report.problems[-1]).startswith("more is wrong, and not listed, at byte ")
@@ -123,7 +182,7 @@ def test_e1_a_thousand_problems_are_listed_and_a_variable_in_part() -> None:
     [
         (UbootEnvironment(variables={"a=b": ""}), None, "variables"),
         (UbootEnvironment(variables={"a": "\0"}), None, "variables.a"),
-        (UbootEnvironment(area_size=65), None, "area-size"),
+        (UbootEnvironment(area_size=4), None, "area-size"),
         (UbootEnvironment(area_size=128), 64, ""),
         (UbootEnvironment(outer_tail=b"x"), None, "outer-tail"),
         (UbootEnvironment(area_size=128, outer_tail=b"\xff"), 256, "outer-tail"),

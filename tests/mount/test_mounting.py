@@ -213,3 +213,33 @@ def test_m51_what_is_missing_is_named(
     with pytest.raises(DeviceError, match=r"cannot open .*fuse: No such file") as caught:
         mounting.mount(tmp_path / "mnt", str(image), MountSettings())
     assert caught.value.hint == "load the module with: modprobe fuse"
+
+
+def test_a_mount_that_does_not_answer_holds_up_no_message_about_an_image(
+    mounted: MountProcess, tmp_path: Path
+) -> None:
+    # The message names who uses the image, for which all open files are compared with it.
+    other = tmp_path / "other"
+    blobstore.create(other, {"a": 10}, encrypted=False).close()
+    code = "import sys, time; file = open(sys.argv[1]); print(flush=True); time.sleep(600)"
+    reader = subprocess.Popen(
+        [sys.executable, "-c", code, mounted.directory / "a"], stdout=subprocess.PIPE
+    )
+    assert reader.stdout is not None
+    try:
+        reader.stdout.readline()
+        with blobstore.open(other, direct=True):
+            mounted.process.send_signal(signal.SIGSTOP)
+            done = subprocess.run(
+                [sys.executable, "-m", "blobstore", "get", other, "a", "--direct"],
+                env=mounted.environment,
+                capture_output=True,
+                timeout=600,  # it would never end
+                check=False,
+            )
+        assert done.returncode == 23, done.stderr
+        assert f"process {os.getpid()}".encode() in done.stderr
+    finally:
+        mounted.process.send_signal(signal.SIGCONT)
+        reader.kill()
+        reader.communicate()

@@ -12,7 +12,7 @@ import blobstore
 from blobstore.cli.access import PATH, NewAccess, new_access_options
 from blobstore.cli.encryption import kdf_options
 from blobstore.cli.output import check_other, progress, write_blob
-from blobstore.cli.types import SettingType, schema_option
+from blobstore.cli.types import SettingType, layout_option, schema_option
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 @click.option(
     "--seed", type=PATH, metavar="FILE", help="Derive everything random from it, keys as well."
 )
+@layout_option
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
 # Its module is imported only then.
 @schema_option(lambda: blobstore.manifest_schema(), "manifests")  # noqa: PLW0108
@@ -59,6 +60,7 @@ def command(
     table: Path | None,
     raw: str | None,
     seed: Path | None,
+    layouts: tuple[Path, ...],
     force: bool,
     kdf: dict[str, Any],
 ) -> None:
@@ -78,7 +80,11 @@ def command(
     place = blobstore.place_of(output)
     check_other(place, manifest_path, table, seed)
     source = blobstore.ManifestFile(
-        manifest_path, settings, encrypted=None if access.encrypted else False, seed=seed
+        manifest_path,
+        settings,
+        encrypted=None if access.encrypted else False,
+        seed=seed,
+        layouts=[blobstore.load_layout(path) for path in layouts],
     )
     if table is not None:
         if access.header:

@@ -12,10 +12,14 @@ import blobstore
 import luks
 from blobstore.cli.access import IMAGE, Access, shared_access_options
 from blobstore.cli.output import print_json, print_table, progress
+from blobstore.cli.types import layout_option
 from blobstore.errors import CorruptBlobError
+from formats.errors import FormatError
 
 if TYPE_CHECKING:
-    from blobstore import Place, Report
+    from pathlib import Path
+
+    from blobstore import ContentProblem, DeclaredCodec, Place, Report
 
 
 @click.command("verify")
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
     multiple=True,
     help="With --repair: what a section was renamed to, if its head is lost. Repeatable.",
 )
+@layout_option
 @click.option("--items", is_flag=True, help="List every item: records, headers, free space.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @shared_access_options
@@ -50,6 +55,7 @@ def command(
     accept_previous: tuple[str, ...],
     accept_lost: bool,
     names: tuple[str, ...],
+    layouts: tuple[Path, ...],
     items: bool,
     as_json: bool,
 ) -> None:
@@ -59,16 +65,21 @@ def command(
     proves what they said; what was done is listed. What nothing proves is
     given up only if it is named.
 
+    The content of a section whose type is an EEPROM format is read as that, too.
+
     Exits with 65 if anything is wrong with what was read, after the repair if
-    there was one. --repair also erases key material that an interrupted change of
-    keys left in the LUKS header.
+    there was one, or else with 30 if content is not what its type says. --repair
+    also erases key material that an interrupted change of keys left in the LUKS
+    header.
     """
     if not repair and (accept_previous or accept_lost or names):
         raise click.UsageError("--accept-previous, --accept-lost and --name go with --repair")
+    declared = [blobstore.load_layout(path) for path in layouts]
     if repair:
-        report = _repaired(
+        report, contents = _repaired(
             access,
             image,
+            declared,
             accept_previous=frozenset(accept_previous),
             accept_lost=accept_lost,
             names=frozenset(names),
@@ -76,12 +87,18 @@ def command(
     else:
         with access.open_shared(image) as store, progress("verifying") as advance:
             report = store.verify(advance)
+            contents = blobstore.check_contents(store, declared)
     if as_json:
-        print_json(_described(report))
+        print_json(_described(report) | {"contents": [asdict(problem) for problem in contents]})
     else:
+        for problem in contents:
+            what = f"section {problem.section!r} is not valid {problem.type}"
+            click.echo(f"{what}: {problem.message}")
         _print(report, items=items)
     if not report.ok:
         raise CorruptBlobError(f"{image} has {len(report.problems)} problems")
+    if contents:
+        raise FormatError(f"the content of sections breaks {len(contents)} rules of their types")
 
 
 def _described(report: Report) -> dict[str, Any]:
@@ -90,17 +107,20 @@ def _described(report: Report) -> dict[str, Any]:
     return described
 
 
-def _repaired(access: Access, image: Place, **consent: Any) -> Report:
+def _repaired(
+    access: Access, image: Place, layouts: list[DeclaredCodec], **consent: Any
+) -> tuple[Report, tuple[ContentProblem, ...]]:
     """Repair with what `Store.repair` takes; also a LUKS header copy."""
     stale = access.bad_luks_copy(image)
     with access.open_shared(image, read_only=False) as store, progress("verifying") as advance:
         report = store.repair(**consent, progress=advance)
+        contents = blobstore.check_contents(store, layouts)
     _erase_leaked_keys(access, image)
     if stale and not access.bad_luks_copy(image):
         # Opening a volume for writing restores its header copy, and so does what was just done.
         message = f"the {stale} LUKS header copy was rewritten from the other"
         report = replace(report, repairs=(blobstore.Problem(message), *report.repairs))
-    return report
+    return report, contents
 
 
 def _erase_leaked_keys(access: Access, image: Place) -> None:

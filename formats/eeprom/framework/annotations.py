@@ -20,6 +20,7 @@ TAG: Final = "kind"
 SCALARS: Final = (bool, int, str, datetime)
 
 
+@functools.cache
 def kebab(name: str) -> str:
     """Return a name as manifests have it: ``PartNumber`` or ``part_number``: ``part-number``."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower().replace("_", "-")

@@ -89,11 +89,14 @@ class Finding:
         offset: Of the first byte that does.
         rule: Its name in ``spec/eeprom.md``.
         message: What is wrong.
+        checksum: Bytes of the checksum at ``offset``, if all that is wrong is that it does
+            not agree with what it covers; 0 for anything else.
     """
 
     offset: int
     rule: str
     message: str
+    checksum: int = 0
 
     def __str__(self) -> str:
         return f"{self.message} at byte {self.offset} [{self.rule}]"
@@ -123,9 +126,29 @@ class Findings:
         Raises:
             FormatError: The report is strict.
         """
+        self._note(Finding(offset, rule, message))
+
+    def compare(self, offset: int, rule: str, what: str, found: bytes, computed: bytes) -> None:
+        """Note a checksum that is not the one that was computed, or raise (E4, E8).
+
+        Args:
+            offset: Of its first byte.
+            rule: That says which checksum it is.
+            what: Its name in the message, such as "the CRC of atom 3".
+            found: As it is stored, in that byte order.
+            computed: As it should be stored.
+
+        Raises:
+            FormatError: They differ, and the report is strict.
+        """
+        if found != computed:
+            message = f"{what} is {found.hex()}, and should be {computed.hex()}"
+            self._note(Finding(offset, rule, message, checksum=len(computed)))
+
+    def _note(self, finding: Finding) -> None:
         if not self.is_tolerant:
-            raise FormatError(message, offset=offset, rule=rule)
+            raise FormatError(finding.message, offset=finding.offset, rule=finding.rule)
         if len(self.problems) < MOST_PROBLEMS:
-            self.problems.append(Finding(offset, rule, message))
+            self.problems.append(finding)
         elif len(self.problems) == MOST_PROBLEMS:
-            self.problems.append(Finding(offset, "E1", "more is wrong, and not listed,"))
+            self.problems.append(Finding(finding.offset, "E1", "more is wrong, and not listed,"))

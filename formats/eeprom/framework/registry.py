@@ -27,6 +27,28 @@ MODULES: Final[dict[str, str]] = {
     "uboot-env-redundant": "formats.eeprom.uboot_env_redundant",
 }
 
+#: Type of section to the file with the layout that declares it (`formats.eeprom.layouts`).
+LAYOUTS: Final[dict[str, str]] = {
+    "beaglebone-cape": "beaglebone-cape.toml",
+    "nxp-ccid": "nxp-ccid.toml",
+    "nxp-nxid": "nxp-nxid.toml",
+    "qsfp": "qsfp.toml",
+    "sfp": "sfp.toml",
+    "ti-am335x-board": "ti-am335x-board.toml",
+    "ti-am6-board": "ti-am6-board.toml",
+}
+
+#: The module that reads layouts; it imports construct, and is imported only where one is used.
+_LOADING: Final = "formats.eeprom.layouts.loading"
+
+#: Types of which any bytes can be, because nothing marks them (E7).
+UNMARKED: Final = frozenset({"intel-nic", "qsfp", "raw", "sfp"})
+
+
+def built_in_names() -> list[str]:
+    """Return the types of sections for which there is a codec here, in their order."""
+    return sorted({*MODULES, *LAYOUTS})
+
 
 def built_in_codec(name: str) -> Codec[Any]:
     """Return the codec of that name.
@@ -34,5 +56,8 @@ def built_in_codec(name: str) -> Codec[Any]:
     Raises:
         KeyError: There is none here.
     """
+    if name in LAYOUTS:
+        declared: Codec[Any] = importlib.import_module(_LOADING).shipped_layout(LAYOUTS[name])
+        return declared
     codec: Codec[Any] = importlib.import_module(MODULES[name]).CODEC
     return codec

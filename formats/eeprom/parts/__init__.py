@@ -13,7 +13,7 @@ What must not happen here:
 Begin with any of them. In the order in which a codec uses them: `recognising` (whether
 there is data of this format), `checksums`, `resources` (typed parts with lengths, as PCI
 VPD and IBM's keyword VPD have them), `texts` (text and addresses in fixed places),
-`ordering` (parts that are not stored in the usual order), `padding` (the bytes after the
-formatted part: the tail, and fill bytes; E2) and `chips` (memory chips by name, and their
-sizes).
+`ordering` (parts that are not stored in the usual order), `gaps` (pieces at offsets of their
+own, and the bytes between them), `padding` (the bytes after the formatted part: the tail, and
+fill bytes; E2) and `chips` (memory chips by name, and their sizes).
 """

@@ -14,11 +14,25 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from formats.devices.device import ReadableBuffer
+    from formats.eeprom.framework.codec import Findings
 
 
-def zero_sum(data: ReadableBuffer) -> int:
+def zero_sum(data: ReadableBuffer | tuple[int, ...]) -> int:
     """Return the byte that makes the sum of all bytes 0 modulo 256."""
     return -sum(bytes(data)) & 0xFF
+
+
+def check_zero_sum(data: bytes, at: int, rule: str, what: str, report: Findings) -> None:
+    """Check that the sum of all bytes is 0 modulo 256.
+
+    Args:
+        data: Its last byte is the checksum.
+        at: Where that byte is in the EEPROM, for the report.
+        rule: That says so.
+        what: The checksum's name in the message.
+        report: Gets a checksum that is wrong.
+    """
+    report.compare(at, rule, what, data[-1:], bytes((zero_sum(data[:-1]),)))
 
 
 def crc8_smbus(data: ReadableBuffer) -> int:
