@@ -74,11 +74,18 @@ if TYPE_CHECKING:
     from blobstore.errors import StoreError as StoreError
     from blobstore.errors import UnfinishedCopyError as UnfinishedCopyError
     from blobstore.errors import UnwrittenBlobError as UnwrittenBlobError
+    from blobstore.foreign.certificates import Signatures as Signatures
     from blobstore.foreign.encryption import StateKey as StateKey
     from blobstore.foreign.exporting import export_state as export_state
     from blobstore.foreign.importing import import_state as import_state
     from blobstore.foreign.key_source import StateKeySource as StateKeySource
     from blobstore.foreign.states import StateFormat as StateFormat
+    from blobstore.foreign.variable_stores import edit_variables as edit_variables
+    from blobstore.foreign.variable_stores import edit_variables_file as edit_variables_file
+    from blobstore.foreign.variable_stores import holds_variables as holds_variables
+    from blobstore.foreign.variable_stores import read_variables as read_variables
+    from blobstore.foreign.variable_stores import read_variables_file as read_variables_file
+    from blobstore.foreign.variables import UefiVariables as UefiVariables
     from blobstore.image.disks import apply_snapshot as apply_snapshot
     from blobstore.image.disks import check as check
     from blobstore.image.disks import create_snapshot as create_snapshot
@@ -157,5 +164,7 @@ if TYPE_CHECKING:
     from formats.qcow2.report import CheckReport as CheckReport
     from formats.qcow2.snapshot_table import Snapshot as Snapshot
     from formats.qcow2.snapshot_table import SnapshotKey as SnapshotKey
+    from formats.state.uefi.flaws import Flaw as Flaw
+    from formats.state.uefi_vars import UefiVariable as UefiVariable
 else:
     __all__, __getattr__, __dir__ = formats.public_names(__name__, __file__)

@@ -147,7 +147,7 @@ class NoPreviousBlobError(StoreError):
 
 
 class StateAuthenticationError(StoreError):
-    """Encrypted device state does not verify: its key is another one, or it is damaged."""
+    """Encrypted or signed device state does not verify: another key or signer, or damage."""
 
     exit_code = 76
 

@@ -1,4 +1,4 @@
-"""The device state of other programs, in and out (``spec/foreign-state.md``, F1 to F25).
+"""The device state of other programs, in and out (``spec/foreign-state.md``, F1 to F43).
 
 swtpm keeps a TPM in a directory or in one linear file; OVMF keeps its variables in a
 flash image; QEMU keeps them in JSON. An import puts what is there into sections of a
@@ -23,4 +23,6 @@ What must not happen here:
 Begin with `states`, the formats and the sections that they go to; then `importing` and
 `exporting`. `swtpm_directory` has the files of one TPM and swtpm's lock on them,
 `encryption` swtpm's encryption of a state (F10, F11), `key_source` where its key is.
+`variables` are UEFI variables as a value that is changed, `variable_stores` the sections and
+files that have them, `certificates` what is enrolled for Secure Boot.
 """

@@ -23,7 +23,7 @@ from formats.state.swtpm import (
     validate_slot,
 )
 from formats.state.swtpm_linear import encode_linear
-from formats.state.uefi_vars import decode_variables
+from formats.state.uefi_vars import decode_variables, encode_variables
 from luks.errors import PolicyError
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ def export_state(
     Args:
         store: Not modified.
         destination: The file or directory to make.
-        form: What it is to be.
+        form: What it is to be. As `StateFormat.UEFI_VARS`, a flash of OVMF is written as QEMU's
+            JSON with the same variables (F43).
         name: As in `blobstore.import_state`.
         key: Encrypt the state of a TPM with it.
         overwrite: Replace what is there.
@@ -80,7 +81,7 @@ def export_state(
         if form is StateFormat.OVMF_VARS:
             content = _flash_file(content, image_format)
         elif form is StateFormat.UEFI_VARS:
-            decode_variables(content)
+            content = _json_file(content)
         _write(destination, content, overwrite=overwrite)
         return
     # States of different moments together are not those of any TPM that existed.
@@ -104,6 +105,16 @@ def _flash_file(content: bytes, image_format: str) -> bytes:
     from blobstore.image.small_disks import qcow2_with  # noqa: PLC0415  only flashes have any
 
     return qcow2_with(content)
+
+
+def _json_file(content: bytes) -> bytes:
+    """Check that a section holds QEMU's JSON, or return as such what a flash has (F43)."""
+    if content[:1] not in (b"\0", b"\xff"):
+        decode_variables(content)
+        return content
+    from formats.state.uefi.flash import read_store  # noqa: PLC0415  only for flashes
+
+    return encode_variables(read_store(content).variables)
 
 
 def _tpm_states(

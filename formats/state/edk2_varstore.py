@@ -1,6 +1,7 @@
 """The flash with OVMF's variables, recognised by its two headers (F19, F20).
 
-Its content belongs to the firmware: nothing after the headers is parsed.
+Its content belongs to the firmware: nothing after the headers is parsed here, but in
+`formats.state.uefi`.
 The rules are those of ``spec/foreign-state.md``.
 """
 
@@ -101,6 +102,11 @@ def decode_flash(flash: ReadableBuffer) -> VariableFlash:
     if len(content) % _FLASH_BLOCK:
         raise FormatError(f"a flash cannot have {len(content)} bytes", rule="F20")
     return VariableFlash(len(content), volume_size, store_size, _STORE_GUIDS[guid])
+
+
+def header_end(flash: ReadableBuffer) -> int:
+    """Return where the header of the volume ends, in a flash that `decode_flash` has checked."""
+    return int(_VOLUME.unpack_from(memoryview(flash).cast("B"))[5])
 
 
 def require_blank_flash(flash: ReadableBuffer) -> int:

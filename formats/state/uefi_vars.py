@@ -20,6 +20,8 @@ from formats.errors import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from formats.devices.device import ReadableBuffer
 
 _VERSION: Final = 2
@@ -41,6 +43,8 @@ class UefiVariable:
         data: Its value.
         time: EFI_TIME of its last authenticated change, 16 bytes, or None.
         digest: Of the certificate that signs its changes, or None.
+        count: Of its authenticated changes, as edk2's flash keeps it; 0 since 2014.
+        key_index: Of the key that signed it, as edk2's flash keeps it; 0 since 2014.
     """
 
     guid: uuid.UUID
@@ -49,6 +53,13 @@ class UefiVariable:
     data: bytes
     time: bytes | None = None
     digest: bytes | None = None
+    count: int = 0
+    key_index: int = 0
+
+    @property
+    def key(self) -> tuple[uuid.UUID, str]:
+        """What tells it from other variables."""
+        return self.guid, self.name
 
 
 def decode_variables(content: ReadableBuffer) -> tuple[UefiVariable, ...]:
@@ -85,6 +96,24 @@ def decode_variables(content: ReadableBuffer) -> tuple[UefiVariable, ...]:
     if len(set(names)) != len(names):
         raise FormatError("a UEFI variable occurs twice", rule="F21")
     return variables
+
+
+def encode_variables(variables: Iterable[UefiVariable]) -> bytes:
+    """Return the file that QEMU would write of these variables (F21)."""
+    entries = []
+    for variable in variables:
+        entry = {
+            "name": variable.name,
+            "guid": str(variable.guid),
+            "attr": variable.attributes,
+            "data": variable.data.hex(),
+        }
+        for member in ("time", "digest"):
+            value: bytes | None = getattr(variable, member)
+            if value is not None:
+                entry[member] = value.hex()
+        entries.append(entry)
+    return (json.dumps({"version": _VERSION, "variables": entries}, indent=4) + "\n").encode()
 
 
 def _load(content: bytes) -> Any:

@@ -1,4 +1,4 @@
-"""An EFI application for machines in tests, built from C without a library."""
+"""EFI applications for machines in tests, built from C without a library."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Final
 
 from tests.support.foreign import run
 
-_SOURCE: Final = Path(__file__).with_name("writer.c")
 _OPTIONS: Final = (
     *("-Os", "-ffreestanding", "-fpie", "-fno-stack-protector", "-mno-red-zone"),
     *("-fno-asynchronous-unwind-tables", "-fcf-protection=none", "-Wall", "-Wextra", "-Werror"),
@@ -26,10 +25,20 @@ _HEADERS: Final = 0x1000
 
 
 def build_writer(directory: Path) -> Path:
-    """Build the application in a directory, and return its path."""
-    script, flat, application = (directory / name for name in ("ld", "flat", "writer.efi"))
+    """Build the one that writes a variable and an NV index again and again; return its path."""
+    return _build("writer", directory)
+
+
+def build_lister(directory: Path) -> Path:
+    """Build the one that says which variables firmware has; return its path."""
+    return _build("lister", directory)
+
+
+def _build(name: str, directory: Path) -> Path:
+    source = Path(__file__).with_name(f"{name}.c")
+    script, flat, application = (directory / part for part in ("ld", "flat", f"{name}.efi"))
     script.write_text(_SCRIPT)
-    run("gcc", *_OPTIONS, f"-Wl,-T,{script}", "-o", flat, _SOURCE)
+    run("gcc", *_OPTIONS, f"-Wl,-T,{script}", "-o", flat, source)
     application.write_bytes(_portable_executable(flat.read_bytes()))
     return application
 
