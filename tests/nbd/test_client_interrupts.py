@@ -202,15 +202,16 @@ def test_n80_a_handler_of_a_signal_may_use_it_in_the_middle_of_a_request(
 def test_n81_a_server_that_takes_no_further_connection_is_used_with_those_there_are(
     server: RecordingServer,
 ) -> None:
-    with opened(server) as disk, used_by_another(disk):
-        socket = server.path.rename(server.path.with_name("away"))
-        reading = threading.Thread(target=lambda: disk.read(0, 512))
-        reading.start()
-        reading.join(0.2)
-        assert reading.is_alive(), "it waits for the connection that there is"
-        socket.rename(server.path)
-    reading.join(30)
-    assert not reading.is_alive()
+    with opened(server) as disk:
+        with used_by_another(disk):
+            socket = server.path.rename(server.path.with_name("away"))
+            reading = threading.Thread(target=lambda: disk.read(0, 512))
+            reading.start()
+            reading.join(0.2)
+            assert reading.is_alive(), "it waits for the connection that there is"
+            socket.rename(server.path)
+        reading.join(30)
+        assert not reading.is_alive()
 
 
 def test_n64_what_is_refused_leaves_the_connection(server: RecordingServer) -> None:
@@ -234,7 +235,7 @@ def test_n82_connections_from_before_are_not_used_again(server: RecordingServer)
             assert disk._connections is not before
             assert [place.is_empty for place in before._places] == [False, True, True, True]
         assert all(place.is_empty for place in before._places)
-        with pytest.raises(ConnectionAbortedError, match="closed the connection"):
+        with pytest.raises(ConnectionAbortedError):
             before.use(lambda _: None)
         disk.flush()
         all_at_once(disk)
