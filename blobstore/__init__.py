@@ -100,6 +100,7 @@ if TYPE_CHECKING:
     from blobstore.image.layers import is_encrypted as is_encrypted
     from blobstore.image.layers import qcow2_options as qcow2_options
     from blobstore.image.luks_header import attach_header as attach_header
+    from blobstore.image.luks_header import convert_header as convert_header
     from blobstore.image.luks_header import detach_header as detach_header
     from blobstore.image.luks_header import luks_place as luks_place
     from blobstore.image.place import Place as Place
@@ -119,6 +120,7 @@ if TYPE_CHECKING:
     from blobstore.manifests.judging import ContentProblem as ContentProblem
     from blobstore.manifests.judging import check_contents as check_contents
     from blobstore.manifests.judging import likely_types as likely_types
+    from blobstore.manifests.judging import type_of_file as type_of_file
     from blobstore.manifests.layouts import load_layout as load_layout
     from blobstore.manifests.loading import ManifestFile as ManifestFile
     from blobstore.manifests.loading import load_manifest as load_manifest
@@ -142,6 +144,16 @@ if TYPE_CHECKING:
     from blobstore.opening import create as create
     from blobstore.reaching import find_owner as find_owner
     from blobstore.reaching import open as open  # noqa: A004
+    from blobstore.reencryption.operations import abort_reencryption as abort_reencryption
+    from blobstore.reencryption.operations import begin_decryption as begin_decryption
+    from blobstore.reencryption.operations import begin_encryption as begin_encryption
+    from blobstore.reencryption.operations import begin_reencryption as begin_reencryption
+    from blobstore.reencryption.operations import decrypt as decrypt
+    from blobstore.reencryption.operations import encrypt as encrypt
+    from blobstore.reencryption.operations import reencrypt as reencrypt
+    from blobstore.reencryption.operations import reencryption_status as reencryption_status
+    from blobstore.reencryption.operations import resume_reencryption as resume_reencryption
+    from blobstore.reencryption.running import ImageReencryption as ImageReencryption
     from blobstore.store.changes import ChangeWatch as ChangeWatch
     from blobstore.store.changes import CommitInfo as CommitInfo
     from blobstore.store.description import SectionInfo as SectionInfo

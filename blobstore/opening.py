@@ -72,6 +72,7 @@ def open_store(
     released: bool = False,
     snapshot: str | SnapshotKey | None = None,
     limits: luks.KdfLimits | None = None,
+    resume: bool = False,
 ) -> Store:
     """Open the store in an image.
 
@@ -84,6 +85,8 @@ def open_store(
         raise ArgumentError("only a store opened for writing can be taken over")
     if snapshot is not None and not read_only:
         raise ArgumentError("a snapshot can only be read")
+    if resume and (read_only or released):
+        raise ArgumentError("only an image opened for writing, with its lock, can be resumed")
     with ExitStack() as guard:
         resources = guard.enter_context(ExitStack())
         layers = open_layers(
@@ -95,13 +98,15 @@ def open_store(
             lock=lock and not released,
             snapshot=snapshot,
             limits=limits,
+            resume=resume,
         )
         store = Store.on_device(
             layers.payload,
             encrypted=layers.encrypted,
             with_secret=secret is not None,
             read_only=read_only,
-            allow_unprotected=allow_unprotected,
+            # One that is being encrypted or decrypted has its old flag, or its new one (O212).
+            allow_unprotected=allow_unprotected or layers.moving is not None,
             expect_digest=expect_digest,
             at_least_generation=at_least_generation,
             allow_damaged=allow_damaged,

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         released: bool
         snapshot: str | SnapshotKey | None
         limits: luks.KdfLimits | None
+        resume: bool
 
 
 @overload
@@ -71,6 +72,7 @@ def open_anywhere(
     released: bool = False,
     snapshot: str | SnapshotKey | None = None,
     limits: luks.KdfLimits | None = None,
+    resume: bool = False,
     direct: bool = False,
 ) -> AnyStore:
     """Open the store in an image, or have the process that owns the image do what is asked.
@@ -110,6 +112,8 @@ def open_anywhere(
             what was a passphrase when it was made. No owner is asked.
         limits: What a key derivation of LUKS may cost at most; None is what
             `luks.KdfLimits` says (L61).
+        resume: Continue a re-encryption that was interrupted, if there is one, so that the store
+            can be used in the middle of it; `blobstore.owner.serve` then carries it on (O216).
         direct: Open the image here and ask no owner: with one, the image is in use.
 
     Raises:
@@ -152,6 +156,7 @@ def open_anywhere(
         released=released,
         snapshot=snapshot,
         limits=limits,
+        resume=resume,
     )
 
 

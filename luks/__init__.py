@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from luks.errors import LuksExistsError as LuksExistsError
     from luks.errors import LuksHeaderError as LuksHeaderError
     from luks.errors import NoKeyslotMatchError as NoKeyslotMatchError
+    from luks.errors import NoReencryptionError as NoReencryptionError
     from luks.errors import PolicyError as PolicyError
     from luks.errors import ReadOnlyError as ReadOnlyError
     from luks.errors import SecretFormatError as SecretFormatError
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from luks.errors import SecretRequiredError as SecretRequiredError
     from luks.errors import StorageError as StorageError
     from luks.errors import TruncatedImageError as TruncatedImageError
+    from luks.errors import UnfinishedReencryptionError as UnfinishedReencryptionError
     from luks.errors import UnlockError as UnlockError
     from luks.errors import UnsupportedError as UnsupportedError
     from luks.header.detection import Place as Place
@@ -68,12 +70,15 @@ if TYPE_CHECKING:
     from luks.keys.keyslots import unbound_key as unbound_key
     from luks.keys.keyslots import unlock as unlock
     from luks.keys.keyslots import verify_volume_key as verify_volume_key
+    from luks.keys.reencryption import VolumeKeys as VolumeKeys
+    from luks.keys.reencryption import unlock_all as unlock_all
     from luks.keys.throughput import CipherSpeed as CipherSpeed
     from luks.keys.throughput import benchmark_ciphers as benchmark_ciphers
     from luks.keys.throughput import benchmark_kdfs as benchmark_kdfs
     from luks.manage.amending import amend as amend
     from luks.manage.backup import backup_header as backup_header
     from luks.manage.backup import restore_header as restore_header
+    from luks.manage.converting import convert_header as convert_header
     from luks.manage.dump import describe_header as describe_header
     from luks.manage.editing import HeaderEdit as HeaderEdit
     from luks.manage.editing import edit as edit
@@ -98,10 +103,22 @@ if TYPE_CHECKING:
     from luks.model import Segment as Segment
     from luks.model import Token as Token
     from luks.payload.creation import format as format  # noqa: A004
+    from luks.payload.opening import open as open  # noqa: A004
     from luks.payload.options import FormatOptions as FormatOptions
     from luks.payload.profiles import PROFILES as PROFILES
     from luks.payload.volume import Volume as Volume
-    from luks.payload.volume import open as open  # noqa: A004
+    from luks.reencryption.interface import Reencryption as Reencryption
+    from luks.reencryption.interface import ReencryptionOptions as ReencryptionOptions
+    from luks.reencryption.interface import ReencryptionStatus as ReencryptionStatus
+    from luks.reencryption.operations import abort_reencryption as abort_reencryption
+    from luks.reencryption.operations import begin_decryption as begin_decryption
+    from luks.reencryption.operations import begin_encryption as begin_encryption
+    from luks.reencryption.operations import begin_reencryption as begin_reencryption
+    from luks.reencryption.operations import decrypt as decrypt
+    from luks.reencryption.operations import encrypt as encrypt
+    from luks.reencryption.operations import reencrypt as reencrypt
+    from luks.reencryption.operations import reencryption_status as reencryption_status
+    from luks.reencryption.operations import resume_reencryption as resume_reencryption
     from luks.secret.randomness import SeededSource as SeededSource
     from luks.secret.secret_objects import SecretObject as SecretObject
     from luks.secret.secret_objects import SecretObjects as SecretObjects

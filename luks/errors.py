@@ -11,6 +11,8 @@
     │   └── SecretFormatError        56   a secret does not match its definition
     ├── PolicyError                  53   a policy forbids the operation
     ├── KeyslotsFullError            54   the header has no room for another keyslot
+    ├── NoReencryptionError          44   no re-encryption is in progress
+    ├── UnfinishedReencryptionError  45   a re-encryption is in progress, and must end first
     ├── HeaderMismatchError          58   a header belongs to another volume
     └── KeyslotInUseError            59   the keyslot is active with another secret
 
@@ -56,6 +58,7 @@ __all__ = [
     "LuksExistsError",
     "LuksHeaderError",
     "NoKeyslotMatchError",
+    "NoReencryptionError",
     "PolicyError",
     "ReadOnlyError",
     "SecretFormatError",
@@ -63,6 +66,7 @@ __all__ = [
     "SecretRequiredError",
     "StorageError",
     "TruncatedImageError",
+    "UnfinishedReencryptionError",
     "UnlockError",
     "UnsupportedError",
 ]
@@ -138,6 +142,18 @@ class KeyslotsFullError(StorageError):
     """All keyslots, or the space for their key material, are in use."""
 
     exit_code = 54
+
+
+class NoReencryptionError(StorageError):
+    """No re-encryption is in progress, so there is nothing to be resumed or taken back."""
+
+    exit_code = 44
+
+
+class UnfinishedReencryptionError(StorageError):
+    """A re-encryption is in progress, and has to be resumed to its end first."""
+
+    exit_code = 45
 
 
 class HeaderMismatchError(StorageError):

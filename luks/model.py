@@ -161,6 +161,11 @@ class Segment(Frozen):
         """Whether it only describes the payload before or after a re-encryption."""
         return any(flag.startswith("backup-") for flag in self.flags)
 
+    @property
+    def is_hot(self) -> bool:
+        """Whether a re-encryption was moving it: its bytes are old, new, or both in part."""
+        return "in-reencryption" in self.flags
+
 
 class Token(Frozen):
     """A hint for finding a passphrase, in a form that the owner of its type defines.
@@ -245,7 +250,47 @@ class Header(Frozen):
     def unbound_keyslots(self) -> tuple[int, ...]:
         """Numbers of the keyslots that hold a key of no segment, in order (L141)."""
         unbound = (digest.keyslots for digest in self.digests.values() if not digest.segments)
-        return tuple(sorted({number for keyslots in unbound for number in keyslots}))
+        numbers = {number for keyslots in unbound for number in keyslots}
+        # The record of a re-encryption (L30) has a digest, but no key.
+        return tuple(sorted(n for n in numbers if self.keyslots[n].type != "reencrypt"))
+
+    def flagged(self, flag: str) -> int | None:
+        """Number of the first segment with a flag, such as ``"backup-final"``, or None."""
+        for number in sorted(self.segments):
+            if flag in self.segments[number].flags:
+                return number
+        return None
+
+    @property
+    def segment_digests(self) -> Mapping[int, int]:
+        """For each segment that has a key, the number of the digest of that key (L180).
+
+        The segment that a re-encryption was moving has two digests. It is described as
+        it becomes, so its key is that of the segment flagged ``backup-final``.
+        """
+        final = self.flagged("backup-final")
+        # Hostile JSON can repeat the same numbers very often: each is looked at once.
+        by_digest = {n: frozenset(digest.segments) for n, digest in sorted(self.digests.items())}
+        found: dict[int, int] = {}
+        for number, segments in by_digest.items():
+            for segment in segments:
+                if segment not in found or final in segments:
+                    found[segment] = number
+        return found
+
+    @property
+    def payload_digests(self) -> tuple[int, ...]:
+        """Numbers of the digests of the keys that the payload's segments need, in order."""
+        of_segment = self.segment_digests
+        return tuple(
+            sorted(
+                {
+                    of_segment[number]
+                    for number, segment in self.segments.items()
+                    if not segment.is_backup and number in of_segment
+                }
+            )
+        )
 
     @property
     def volume_digest(self) -> int | None:

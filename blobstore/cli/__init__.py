@@ -26,8 +26,8 @@ Begin with `main`, the list of verbs and the exit codes, and any short verb, suc
 options that become one value), `access` (reaching a store: its secret, its header, what
 is permitted), `header` (reaching a LUKS header), `keys` and `state_key` (where secrets
 are), `encryption` (options of new images), `output` (files, JSON, progress), `streams`
-(stdout and stderr), `differences` and `put_speed`. `service` is for verbs that serve others,
-with `preloading` for those that change their user; `nbd_options`, `tpm_options` and
+(stdout and stderr), `differences`, `reencryption` and `put_speed`. `service` is for verbs that
+serve others, with `preloading` for those that change their user; `nbd_options`, `tpm_options` and
 `mount_options` are what they serve by. `luks_dump` is what only ``luks dump`` prints.
 `swtpm` is a second program, ``blobstore-swtpm``.
 """

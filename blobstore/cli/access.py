@@ -139,6 +139,7 @@ class Access(NamedTuple):
         read_only: bool = True,
         released: bool = False,
         allow_damaged: bool = False,
+        resume: bool = False,
     ) -> blobstore.Store:
         """Open an image's store, as `blobstore.open`; ask for the passphrase if it needs one."""
         if not (self.lock or read_only):
@@ -149,7 +150,7 @@ class Access(NamedTuple):
         if self.snapshot is not None and not self.direct:
             # It does not change while others use the image.
             lock = lock and not _has_owner(image)
-        with self.secret_for(image) as secret:
+        with self.passphrase_for(image) if resume else self.secret_for(image) as secret:
             return blobstore.open(
                 image,
                 secret,
@@ -163,8 +164,17 @@ class Access(NamedTuple):
                 released=released,
                 snapshot=self.snapshot,
                 limits=None if secret is None else self.key.limits,
+                resume=resume,
                 direct=True,
             )
+
+    @contextmanager
+    def passphrase_for(self, image: Place) -> Iterator[luks.Secret | luks.VolumeKey | None]:
+        """Yield the passphrase of a volume, asked for if none is named, and not what it opens."""
+        if self.volume_key_file:
+            raise click.UsageError("a re-encryption is resumed with a passphrase: it has two keys")
+        with self.key.read() or luks.Secret.from_terminal(f"Passphrase for {image}: ") as secret:
+            yield secret
 
     def open_shared(
         self, image: Place, *, read_only: bool = True, allow_damaged: bool = False

@@ -38,6 +38,9 @@ VERBS: Final = {
     "copy": "Copy an image to another place, or hand it over to that.",
     "clone": "Make an independent store with the same sections.",
     "convert": "Write an image's payload into another: LUKS1, LUKS2, in the clear.",
+    "reencrypt": "Give an image a new volume key, cipher or sector size, in place.",
+    "encrypt": "Encrypt an image in place.",
+    "decrypt": "Decrypt an image in place.",
     "diff": "Compare two images section by section.",
     "import": "Store the state that swtpm, OVMF or QEMU keep in files.",
     "export": "Write such files.",
@@ -71,6 +74,8 @@ Exit codes:
   35  LUKS header damaged      36  LUKS header exists   37  field out of limits
   38  qcow2 image corrupt      39  qcow2 space leaked   40  unsupported
   41  no such snapshot         42  snapshot exists      43  snapshot ambiguous
+  44  no re-encryption to go on with
+  45  a re-encryption has to end first
   50  cannot unlock            51  wrong passphrase or damaged keyslot
   52  no passphrase            53  refused by policy    54  no keyslot left
   55  secret ill-defined       56  secret not encoded as defined

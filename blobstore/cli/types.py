@@ -12,7 +12,7 @@ import click
 import blobstore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     Command = Callable[..., Any]
 
@@ -96,6 +96,13 @@ layout_option = click.option(
     metavar="FILE",
     help="A layout that declares a type of sections. Several times.",
 )
+
+
+def codec_of(
+    type_: str | None, layouts: Sequence[blobstore.DeclaredCodec]
+) -> str | blobstore.DeclaredCodec | None:
+    """Return the layout that declares a type, or else the type itself."""
+    return next((layout for layout in layouts if layout.name == type_), type_)
 
 
 def schema_option(schema: Callable[[], Mapping[str, Any]], of: str) -> Callable[[Command], Command]:

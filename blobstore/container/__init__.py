@@ -32,5 +32,6 @@ order in which one reads them:
     writing     durable  commit  headers  recovery
     telling     recent
     space       extents  placing  growth  compaction  initialise
+    keys        reauthentication  protection
     inspecting  verification  scrub  regions, and the room `repair`
 """

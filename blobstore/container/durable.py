@@ -193,6 +193,15 @@ class DurableWriter:
         else:
             self._device.write_durably(*last)
 
+    def give_up(self) -> None:
+        """Write nothing more: something else changes what lies here."""
+        self._step = _InDoubt(())
+
+    def use_device(self, device: BlockDevice) -> None:
+        """Write to another device from now on, which has the same bytes on the same medium."""
+        self.settle()
+        self._device = device
+
     @property
     def unflushed(self) -> bool:
         """Whether `write_in_place` wrote something that is not durable yet."""

@@ -188,6 +188,36 @@ class OpenContainer:
             pass  # damage, which is for the next opening to judge
         return 0
 
+    def use_device(self, device: BlockDevice) -> None:
+        """Read and write the same bytes through another device, such as one with another key.
+
+        Args:
+            device: What was written by the old one, and is not flushed, becomes durable with
+                its next flush.
+        """
+        self.writer.use_device(device)
+        self.blobs = BlobReader(device, self.authenticator)
+        self.device = device
+
+    def follow(self, found: OpenContainer) -> None:
+        """Know the same sections under the key that ``found`` has, which is the same store.
+
+        Windows and others who know this container go on with it. It may be repeated from any
+        point at which it was interrupted; until its end nothing is written.
+
+        Args:
+            found: As it is on the device, with the same sections, free space and generation.
+        """
+        mine, new = self.directory, found.directory
+        for name, section in new.sections.items():
+            for copy, other in zip(mine.sections[name].copies, section.copies, strict=True):
+                if copy is not None and other is not None:
+                    copy.version = other.version
+        mine.free, mine.state, mine.root, mine.clean = new.free, new.state, new.root, new.clean
+        self.header, self.header_copies = found.header, found.header_copies
+        self.authenticator, self.blobs = found.authenticator, found.blobs
+        self.writer = found.writer
+
     def next_generation(self) -> int:
         """Return the generation of the next commit (C30).
 

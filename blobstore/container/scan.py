@@ -119,6 +119,18 @@ def scan(device: BlockDevice, *, quiet: bool = False, patience: Patience | None 
     return scan_items(device, found, quiet=quiet, patience=patience)
 
 
+def read_header_copies(device: BlockDevice) -> tuple[_Copies, _Copies]:
+    """Return both header copies as they stand, and as they are proved to have been.
+
+    Whatever features they need; a damaged one is None, and at least one is not.
+
+    Raises:
+        EmptyImageError, ForeignImageError, ContainerError, UnsupportedError, DeviceError: As
+            `scan`.
+    """
+    return _read_headers(device, None)
+
+
 def scan_items(
     device: BlockDevice, found: Scan, *, quiet: bool = True, patience: Patience | None = None
 ) -> Scan:

@@ -69,6 +69,7 @@ def backup_store(
     """
     session = store.session
     session.require_open()
+    session.require_still()
     layers = session.layers
     if layers is None or session.unlocked:
         raise UnsupportedError(
@@ -114,6 +115,10 @@ class _StoreCopier(Copier):
             session.require_open()
             if not session.read_only:
                 put_in_order(session)
+            if session.layers is not self._layers:
+                raise StoreBusyError(
+                    "the image was re-encrypted while it was copied [O215]", hint="try again"
+                )
             self._copy_items(before, self._scan())
             self._copy_in_place()
             generation = session.container.directory.counted

@@ -26,15 +26,15 @@ What must not happen here:
 
 Begin with `place`: where an image lies, where its owner would be, and `open_place`, the one
 function that opens what a path or text names. Then `layers`: opening, and the diagram of all
-combinations. Then `creation` (making images: what a new one is to be, and in which order
-making is undone), `qcow2` (disks of qcow2 images, and the encryption that qcow2 has of its
-own), `luks_header` (where the header of an image is, and moving it), `disks` (check, repair,
-measure and snapshots of a whole qcow2 image), `snapshot_devices` (raw images whose device keeps
-snapshots), `image` (what a store lies in), `info` (that as plain values) and `regions` (what
-each byte of it is for). `opened` does things to an image
-while its store is open, `owners` names the process that has it. `handover` asks an image again
-that another process had meanwhile (C65), `markers` says what must not be opened at all (P41,
-P46), and `fencing` whether a process that had an image can still write to it (P50). `files`
-reads and makes whole files for the rooms above, and `small_disks` the disks of small qcow2
-images. The room `remote` has devices that are not files of this machine.
+combinations. Then `creation` (making images: what a new one is to be, and in which order making
+is undone), `qcow2` (disks of qcow2 images, and the encryption that qcow2 has of its own),
+`luks_header` (where the header of an image is, and moving it), `disks` (check, repair, measure
+and snapshots of a whole qcow2 image), `snapshot_devices` (raw images whose device keeps
+snapshots), `image` (what a store lies in), `info` (that as plain values) and `regions` (what each
+byte of it is for). `opened` does things to an image while its store is open, `owners` names the
+process that has it. `handover` asks an image again that another process had meanwhile (C65),
+`moving` is a payload that is re-encrypted while it is used (O210). `markers` says what must not
+be opened at all (P41, P46), and `fencing` whether a process that had an image can still write to
+it (P50). `files` reads and makes whole files for the rooms above, and `small_disks` the disks of
+small qcow2 images. The room `remote` has devices that are not files of this machine.
 """

@@ -70,7 +70,7 @@ def require_same(known: luks.Header, found: luks.Header) -> None:
 
 
 def _encryption(header: luks.Header) -> tuple[object, ...]:
-    number = header.volume_digest
-    digest = None if number is None else header.digests[number]
-    confirmed = digest and (digest.type, digest.kdf, digest.salt, digest.value)
+    # Two keys in the middle of a re-encryption.
+    digests = [header.digests[number] for number in header.payload_digests]
+    confirmed = [(digest.type, digest.kdf, digest.salt, digest.value) for digest in digests]
     return header.uuid, header.data_segments, confirmed

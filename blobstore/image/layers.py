@@ -19,7 +19,12 @@ import luks
 from blobstore.container.scan import looks_like_container
 from blobstore.errors import StoreBusyError
 from blobstore.image.image import Image
-from blobstore.image.markers import MARK_SIZE, first_bytes, require_unmarked
+from blobstore.image.markers import (
+    MARK_SIZE,
+    first_bytes,
+    require_not_being_encrypted,
+    require_unmarked,
+)
 from blobstore.image.place import (
     for_luks,
     is_same_place,
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable
 
+    from blobstore.image.moving import MovingPayload
     from blobstore.image.place import Place
     from blobstore.image.qcow2 import Disk
     from formats.devices.device import BlockDevice, SharedDevice
@@ -63,6 +69,8 @@ class Layers:
         volume: The unlocked LUKS volume in the file or disk, or None.
         header_path: Place of its detached LUKS header, or None.
         snapshot: Which snapshot the disk is; None for its active state.
+        moving: The payload that is being re-encrypted, encrypted or decrypted by this process,
+            in place of ``volume``; or None.
     """
 
     path: Place
@@ -71,6 +79,7 @@ class Layers:
     volume: luks.Volume | None = None
     header_path: Place | None = None
     snapshot: str | SnapshotKey | None = None
+    moving: MovingPayload | None = None
 
     @property
     def disk(self) -> Qcow2Device | None:
@@ -90,12 +99,14 @@ class Layers:
     @property
     def payload(self) -> BlockDevice:
         """What is stored."""
+        if self.moving is not None:
+            return self.moving.payload
         return self.device if self.volume is None else self.volume
 
     @property
     def encrypted(self) -> bool:
-        """Whether the payload is."""
-        return self.volume is not None or self.encrypts_itself
+        """Whether the payload is; one that is being moved counts as encrypted."""
+        return self.volume is not None or self.moving is not None or self.encrypts_itself
 
     @property
     def encrypts_itself(self) -> bool:
@@ -109,6 +120,7 @@ class Layers:
             header: The LUKS header of an encrypted image, if it is known as it is now.
         """
         known = self.own_luks if self.volume is None else self.volume.header
+        within = self.volume.header if self.volume is not None else header if self.moving else None
         return Image(
             self.path,
             self.device.size,
@@ -117,7 +129,7 @@ class Layers:
             luks_beside=self.own_luks is not None,
             cluster_size=None if self.disk is None else self.disk.header.cluster_size,
             header_path=self.header_path,
-            payload_offset=0 if self.volume is None else self.volume.header.data_offset,
+            payload_offset=0 if within is None else within.data_offset,
         )
 
     def follow(self) -> None:
@@ -295,6 +307,7 @@ def open_layers(
     open_backing: BackingOpener | None = None,
     snapshot: str | SnapshotKey | None = None,
     limits: luks.KdfLimits | None = None,
+    resume: bool = False,
 ) -> Layers:
     """Open an image down to its payload.
 
@@ -312,6 +325,7 @@ def open_layers(
         open_backing: Opens backing files of a qcow2 image; None refuses them.
         snapshot: Which internal snapshot to read, of a qcow2 image.
         limits: What one key derivation of LUKS may cost at most; None is the default.
+        resume: Continue a re-encryption, if one is in progress; its payload is `Layers.moving`.
 
     Raises:
         SecretRequiredError: It is encrypted, and there is no secret.
@@ -341,6 +355,7 @@ def open_layers(
                 open_backing=open_backing,
                 snapshot=snapshot,
                 limits=limits or luks.KdfLimits(),
+                resume=resume,
             )
             peeled.push(opened.pop_all())
             return layers
@@ -366,6 +381,7 @@ def _open_layers(
     open_backing: BackingOpener | None,
     snapshot: str | SnapshotKey | None,
     limits: luks.KdfLimits,
+    resume: bool,
 ) -> Layers:
     read_only = file.read_only
     layers = Layers(path, file)
@@ -395,17 +411,51 @@ def _open_layers(
         clear = header is None and (looks_like_container(device) or not luks.is_luks(device))
         encrypted = not clear
     if not encrypted:
+        require_not_being_encrypted(device)
         return layers
     if secret is None:
         raise luks.SecretRequiredError(f"{path} is encrypted: a passphrase is needed")
+    if resume:
+        from blobstore.image.moving import resumed  # noqa: PLC0415  hardly ever wanted
+
+        header_path = None if header is None else place_of(header)
+        moving = resumed(resources, device, secret, header_path, limits)
+        if moving is not None:
+            return replace(layers, moving=moving, header_path=header_path)
     if header is None:
-        volume = luks.open(device, secret, read_only=read_only, limits=limits)
+        volume = _unlock(device, secret, None, read_only=read_only, limits=limits)
         resources.enter_context(volume)
         return replace(layers, volume=volume)
     header_path = place_of(header)
     if is_same_place(header_path, path):
         raise ArgumentError(f"{path} cannot be both the image and its LUKS header [L52]")
     with for_luks(header_path) as found:
-        volume = luks.open(device, secret, header=found, read_only=read_only, limits=limits)
+        volume = _unlock(device, secret, found, read_only=read_only, limits=limits)
     resources.enter_context(volume)
     return replace(layers, volume=volume, header_path=header_path)
+
+
+def _unlock(
+    device: BlockDevice,
+    secret: AnySecret,
+    header: luks.Place | None,
+    *,
+    read_only: bool,
+    limits: luks.KdfLimits,
+) -> luks.Volume:
+    """Open a volume; say so if a part of it is in the clear because that is being changed (O208).
+
+    Raises:
+        UnfinishedReencryptionError: It is being encrypted or decrypted.
+        StorageError: As `luks.open`.
+    """
+    try:
+        return luks.open(device, secret, header=header, read_only=read_only, limits=limits)
+    except luks.PolicyError as error:
+        status = luks.reencryption_status(device, header=header)
+        if status is None or status.mode == "reencrypt":
+            raise
+        raise luks.UnfinishedReencryptionError(
+            f"the image is in the middle of being {status.mode}ed in place [O208]",
+            hint=f"resume it: blobstore {status.mode} --resume",
+        ) from error

@@ -143,9 +143,38 @@ def attach_header(path: AnyPath, header: AnyPath) -> luks.Header:
             return luks.attach_header(place, found)
 
 
+def convert_header(
+    path: AnyPath, version: int, *, header: AnyPath | None = None, force: bool = False
+) -> luks.Header:
+    """Replace the LUKS1 header of an image by one of LUKS2, or the other way round, in place.
+
+    As `luks.convert_header`, also where the image is a qcow2 image with a volume in its disk.
+
+    Args:
+        path: The image.
+        version: 1 or 2.
+        header: Place of its detached header, which is then converted.
+        force: Let tokens, labels, flags and priorities be lost, for which LUKS1 has no place.
+
+    Returns:
+        The header as it is then.
+
+    Raises:
+        UnsupportedError: It is the header of qcow2's own encryption, which is LUKS1 for QEMU;
+            or LUKS1 cannot store it.
+        DeviceBusyError: It lies in the disk of a qcow2 image, which another process uses.
+        StorageError: As `luks.convert_header`.
+    """
+    if header is not None:
+        with luks_place(path, header, write=True) as place:
+            return luks.convert_header(place, version, force=force)
+    with _attached(path, write=True, move=True) as place:
+        return luks.convert_header(place, version, force=force)
+
+
 @contextmanager
 def _attached(path: AnyPath, *, write: bool, move: bool) -> Iterator[luks.Place]:
-    """Yield where an attached header is, or is to come."""
+    """Yield where an attached header is, or is to come; ``move`` if it may not be qcow2's own."""
     with ExitStack() as stack:
         remote = isinstance(place_of(path), RemotePlace)
         file = stack.enter_context(open_place(path, read_only=not write, lock=remote and write))
@@ -167,9 +196,9 @@ def _in_qcow2(
     if area is not None:
         if move:
             raise UnsupportedError(
-                f"{path} is encrypted by qcow2 itself: its LUKS header stays in the image",
-                feature="moving the header of qcow2's own encryption",
-                hint="one of luks1-in-qcow2 or luks2-in-qcow2 can be moved: convert makes it",
+                f"{path} is encrypted by qcow2 itself: its LUKS1 header stays as and where it is",
+                feature="moving or converting the header of qcow2's own encryption",
+                hint="one of luks1-in-qcow2 or luks2-in-qcow2 can: convert makes such an image",
             )
         # It has its own place in the file, whatever happens to clusters meanwhile.
         if write and isinstance(file, FileDevice):

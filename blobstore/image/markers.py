@@ -24,6 +24,10 @@ SECTOR: Final = 512
 #: How long a move marker is, and how many bytes an image needs to be told apart.
 MARK_SIZE: Final = 16
 
+#: How the last block of an image begins that is being encrypted (L165), and its bytes.
+_BEING_ENCRYPTED: Final = b"blobstore encryption in place\0\0\0"
+_BEING_ENCRYPTED_SIZE: Final = 4096
+
 _COPY: Final = b"\xb1obcopy\n"
 _MOVE: Final = b"\xb1obmove\n"
 _TEXT: Final = b"\nA copy that is not complete. `blobstore copy` again, from the same image.\n"
@@ -116,4 +120,32 @@ def require_unmarked(first: bytes) -> None:
             "the image was handed over to a copy of it, which is in use instead [P46]",
             hint="open the copy; if handing over was interrupted, run `blobstore copy --hand-over`"
             " again",
+        )
+
+
+def require_not_being_encrypted(device: BlockDevice) -> None:
+    """Refuse an image in the clear whose encryption in place is to be resumed (O208).
+
+    What is put into it now would be lost with the next step of that.
+
+    Raises:
+        UnfinishedReencryptionError: It is one.
+        DeviceError: It cannot be read.
+    """
+    if device.size < 2 * _BEING_ENCRYPTED_SIZE:
+        return
+    last = bytearray(len(_BEING_ENCRYPTED))
+    device.read_into(device.size - _BEING_ENCRYPTED_SIZE, last)
+    if last != _BEING_ENCRYPTED:
+        return
+    import luks  # noqa: PLC0415  few images are being encrypted
+
+    try:
+        status = luks.reencryption_status(device)
+    except luks.ForeignImageError:
+        return  # what was begun has changed nothing yet
+    if status is not None:
+        raise luks.UnfinishedReencryptionError(
+            "the image is in the middle of being encrypted in place [O208]",
+            hint="resume it: blobstore encrypt --resume",
         )

@@ -146,7 +146,7 @@ def header_problem(layers: Layers) -> str | None:
 
 
 def _load_header(layers: Layers) -> luks.Header | None:
-    if layers.volume is not None:
+    if layers.volume is not None or layers.moving is not None:
         return load_header(layers)
     if layers.own_luks is None:
         return None

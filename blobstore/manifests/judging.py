@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from blobstore.errors import BlobNotFoundError, CorruptBlobError, DamagedHeadError
+from blobstore.image.files import read_file
 from blobstore.manifests.codecs import Codecs
 from blobstore.manifests.fields import LARGEST_EEPROM, decode_section
 from formats.eeprom.framework.codec import Findings
@@ -14,11 +15,13 @@ from formats.eeprom.framework.registry import UNMARKED
 from formats.errors import ForeignImageError, FormatError, UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    import os
+    from collections.abc import Iterable, Sequence
     from typing import Any
 
     from blobstore.store.protocol import AnyStore
     from formats.eeprom.framework.codec import Codec
+    from formats.eeprom.layouts.codec import DeclaredCodec
 
 #: This type has no rules that bytes could break.
 _ANYTHING: Final = "raw"
@@ -72,6 +75,42 @@ def check_contents(
     return tuple(found)
 
 
+def type_of_file(
+    path: str | os.PathLike[str], layouts: Sequence[DeclaredCodec] = ()
+) -> str | DeclaredCodec:
+    """Return the type of a bare binary (E10).
+
+    Args:
+        path: The file or block device.
+        layouts: Further types, which `load_layout` returned.
+
+    Returns:
+        What `decode_file` and `edit_file` take.
+
+    Raises:
+        ForeignImageError: It is of no type that is known.
+        UnsupportedError: It may be of several.
+        FormatError: It is larger than any EEPROM.
+        DeviceError: The file cannot be read.
+    """
+    with open_place(path, lock=False) as device:
+        if is_image(device):
+            raise ForeignImageError(
+                f"{path} is an image, and not a bare binary",
+                offset=0,
+                rule="E10",
+                hint="name a section of it",
+            )
+    found = likely_types(read_file(path, lock=False, largest=LARGEST_EEPROM), layouts)
+    if len(found) > 1:
+        raise UnsupportedError(
+            f"{path} may be {' or '.join(found)}",
+            feature="content of several types",
+            hint="name one of them with --type",
+        )
+    return next((layout for layout in layouts if layout.name == found[0]), found[0])
+
+
 def likely_types(blob: bytes, layouts: Iterable[Codec[Any]] = ()) -> tuple[str, ...]:
     """Return the types that a binary may be of: those that find the fewest rules broken (E10).
 
@@ -88,10 +127,12 @@ def likely_types(blob: bytes, layouts: Iterable[Codec[Any]] = ()) -> tuple[str, 
         codec = codecs.find(name)
         if codec is None or name == _ANYTHING:
             continue
-        report = Findings.strict() if name in UNMARKED else Findings.tolerant()
+        is_marked = name not in UNMARKED and getattr(codec, "is_marked", True)
+        report = Findings.tolerant() if is_marked else Findings.strict()
         with suppress(FormatError, UnsupportedError):
             codec.decode(blob, report)
-            problems[name] = len(report.problems)
+            if all(problem.checksum for problem in report.problems):
+                problems[name] = len(report.problems)
     if not problems:
         raise ForeignImageError(
             "the content is of no type that is known",

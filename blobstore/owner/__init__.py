@@ -1,14 +1,13 @@
 """The owner of an image: one process has it, and all others ask that one.
 
-An image has one writer. While a machine runs, that is the owner, and programs, scripts
-and the verbs of the command line reach the store through it: HTTP/1.1 on a Unix socket,
-in which a blob is the body of a resource and its ETag is its generation. The rules are
-O1 to O199 in ``spec/owner.md``, the schema is ``spec/owner.openapi.yaml``; why HTTP, h11
-and threads, spec/decisions/0030.
+An image has one writer. While a machine runs, that is the owner, and programs, scripts and the
+verbs of the command line reach the store through it: HTTP/1.1 on a Unix socket, in which a blob is
+the body of a resource and its ETag is its generation. Rules: O1 to O224 in ``spec/owner.md``, the
+schema is ``spec/owner.openapi.yaml``; why HTTP, h11 and threads, spec/decisions/0030.
 
-All that the owner offers comes to one `blobstore.store.store.Store`: nothing here has a
-way of its own to write. A reply that says that something was done is sent when it is
-durable (O22). A process that may connect may read, so sockets are private to their user (O5).
+All that the owner offers comes to one `blobstore.store.store.Store`: nothing here writes by
+itself. A reply that says that something was done is sent when it is durable (O22). A process
+that may connect may read, so sockets are private to their user (O5).
 
 What must not happen here:
 
@@ -24,20 +23,21 @@ What must not happen here:
 - No error changes its class on the way: clients raise what `Store` would (O30).
 - Nothing but h11 decides what is HTTP: what is known was read by it before (O170).
 
-Begin with `owner`, what one process has, and `routes`, which answers requests without
-knowing sockets. `resources` says what there can be to ask for; `sections` is what there is of
-the store, `windows` its windows, `grouping` puts for many clients at once, and `changes` what
-was committed. `images` is what concerns the whole image (snapshots, backups, its LUKS header,
-of which `remote_header` is the other end), `maintenance` what puts a store right, and `lines`
-what takes long. `requests` and `documents` are what goes in and out, `problems` are errors as
-documents. `lifecycle` lets others have the image, and `resting` keeps it as it is for a copy;
-both by connections that `upgrading` makes of HTTP. `connection` answers one client, within its
-`limits` and out of the memory that `budget` has for all: `receiving` reads requests, some of
-them by `heads` that are known, and `replies` are bytes. `server` has the threads, `listening`
-the socket, and the room `serving` is the process. `client` is the other end, `exchange` its
-HTTP, and `client_transaction`, `client_windows` and `client_changes` are what it makes; it has
-`blobstore.store.protocol` in common with a store, and `blobstore.reaching` finds it. `sharing`
-serves a store beside another task, and the room `tpm` has the TPMs of an owner.
+Begin with `owner`, what one process has, and `routes`, which answers requests without knowing
+sockets. `resources` says what there can be to ask for; `sections` is what there is of the store,
+`windows` its windows, `grouping` puts for many clients at once, and `changes` what was committed.
+`images` is what concerns the whole image (snapshots, backups, its LUKS header, of which
+`remote_header` is the other end), `reencryption` how it is re-encrypted, by `moving` (and
+`passing_secrets`), `maintenance` what puts a store right, and `lines` what takes long. `requests`
+and `documents` are what goes in and out, `problems` are errors as documents. `lifecycle` lets
+others have the image, and `resting` keeps it as it is for a copy; both by connections that
+`upgrading` makes of HTTP. `connection` answers one client, within its `limits` and out of the
+memory that `budget` has for all: `receiving` reads requests, some of them by `heads` that are
+known, and `replies` are bytes. `server` has the threads, `listening` the socket, and the room
+`serving` is the process. `client` is the other end, `exchange` its HTTP, and `client_transaction`,
+`client_windows` and `client_changes` are what it makes; it has `blobstore.store.protocol` in
+common with a store, and `blobstore.reaching` finds it. `sharing` serves a store beside another
+task, and the room `tpm` has the TPMs of an owner.
 """
 
 from __future__ import annotations

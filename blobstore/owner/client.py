@@ -7,7 +7,7 @@ is so long.
 from __future__ import annotations
 
 import os
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -28,6 +28,7 @@ from blobstore.owner.client_changes import ClientWatch
 from blobstore.owner.client_transaction import ClientTransaction
 from blobstore.owner.client_windows import ClientWindow
 from blobstore.owner.exchange import Exchange
+from blobstore.owner.passing_secrets import shown_to_others
 from blobstore.owner.remote_header import RemoteHeader
 from blobstore.owner.resting import resting
 from blobstore.store.description import SectionInfo, StateDigest
@@ -486,6 +487,72 @@ class StoreClient(Closing):
         yield RemoteHeader(
             header.payload_offset, self._read_header, self._write_header if write else None
         )
+
+    # -------------------------------------------------------- re-encryption
+
+    def reencryption(self) -> documents.Reencryption:
+        """Return how far a re-encryption of the owner's image is."""
+        return documents.decode(self._ask("GET", "/v1/reencryption").body, documents.Reencryption)
+
+    def begin_reencryption(
+        self, mode: str, secret: bytes | luks.Secret | None = None, **options: Any
+    ) -> documents.Reencryption:
+        """Have the owner re-encrypt, encrypt or decrypt its image, which it goes on to serve.
+
+        The secret does not cross the socket: it lies in memory of this process meanwhile, where
+        the owner reads it.
+
+        Args:
+            mode: ``"reencrypt"``, ``"encrypt"``, ``"decrypt"`` or ``"resume"``.
+            secret: Opens the volume, or is to; None resumes what the owner itself stopped.
+            options: Members of the body of POST /v1/reencryption.
+
+        Raises:
+            FormatError: Neither root nor the user of the owner asks.
+            UnsupportedError: The system has no such memory.
+            StorageError: As the owner says; nothing was begun.
+        """
+        with ExitStack() as stack:
+            if secret is not None:
+                options["key_file"] = stack.enter_context(shown_to_others(secret))
+            try:
+                wanted = msgspec.convert({"mode": mode, **options}, requests.NewReencryption)
+            except msgspec.ValidationError as error:
+                raise ArgumentError(f"this cannot be asked for: {error}") from error
+            answer = self._post("/v1/reencryption", wanted)
+        return documents.decode(answer.body, documents.Reencryption)
+
+    def stop_reencryption(self) -> documents.Reencryption:
+        """Have the owner stop after the piece that is being moved; it goes on to serve."""
+        answer = self._change("POST", "/v1/reencryption/stop")
+        return documents.decode(answer.body, documents.Reencryption)
+
+    def follow_reencryption(self) -> Iterator[documents.Reencryption]:
+        """Yield how far it is, several times in a second, until it does not run any more.
+
+        Raises:
+            DeviceError: The owner went away.
+        """
+        with closing(self._exchange.stream("GET", "/v1/reencryption", ACCEPT_LINES)) as lines:
+            for answer in lines:
+                yield documents.decode(_checked(answer).body, documents.Reencryption)
+
+    def require_reencrypted(self, found: documents.Reencryption) -> None:
+        """Raise what ended a re-encryption before its end.
+
+        Args:
+            found: How far it was last.
+
+        Raises:
+            StorageError: As the owner says, or that it was stopped.
+        """
+        if found.error is not None:
+            raise problems.error_of(500, documents.encode(found.error))
+        if found.state != "finished":
+            raise DeviceError(
+                f"the re-encryption was stopped at byte {found.position} of {found.size}",
+                hint="continue with --resume",
+            )
 
     # --------------------------------------------------------- lifecycle
 

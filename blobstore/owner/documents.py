@@ -7,7 +7,7 @@ not know are ignored, so a client talks to a newer owner.
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -90,6 +90,34 @@ class Compacted(msgspec.Struct):
     """The reply to POST /v1/compact."""
 
     moved: int
+
+
+class Reencryption(msgspec.Struct):
+    """The reply to GET /v1/reencryption, and each line of it (O220).
+
+    Attributes:
+        state: ``"none"``, ``"running"``, ``"stopped"``, ``"failed"`` or ``"finished"``.
+        mode: ``"reencrypt"``, ``"encrypt"`` or ``"decrypt"``; null where there is none.
+        position: Bytes that were moved.
+        size: Bytes of the payload.
+        resilience: How the piece that is being moved survives a crash.
+        old_cipher: Before; null for plain bytes.
+        new_cipher: Afterwards.
+        old_sector_size: Bytes of a sector before.
+        new_sector_size: Afterwards.
+        error: The problem document of what failed, or null.
+    """
+
+    state: Literal["none", "running", "stopped", "failed", "finished"]
+    mode: str | None = None
+    position: int = 0
+    size: int = 0
+    resilience: str | None = None
+    old_cipher: str | None = None
+    new_cipher: str | None = None
+    old_sector_size: int | None = None
+    new_sector_size: int | None = None
+    error: dict[str, Any] | None = None
 
 
 def readable(snapshot: Snapshot) -> Snapshot:

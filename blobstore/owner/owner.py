@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from blobstore.image.place import absolute
 from blobstore.owner.changes import Watches
+from blobstore.owner.moving import MovingImage
 from blobstore.owner.windows import HeldWindows
 from formats.errors import DeviceBusyError, UnsupportedError
 from formats.logs import LateLogger
@@ -81,6 +82,7 @@ class Owner:
             go on; None if this process does not end because of a front.
         windows: Those that are open for HTTP: a front, too.
         watches: Those who are told of commits over HTTP.
+        reencryption: That of its image, if one is in progress.
     """
 
     def __init__(self, store: Store, image: Place, *, released: bool = False) -> None:
@@ -108,6 +110,7 @@ class Owner:
         self._exclusive: list[ExclusiveFront] = []
         # What concerns all fronts is done one after the other.
         self._resting = threading.RLock()
+        self.reencryption = MovingImage(store, self._resting)
 
     @property
     def has_devices(self) -> bool:
@@ -183,6 +186,7 @@ class Owner:
                 changed.
         """
         with self._resting, ExitStack() as going_on:
+            self.store.session.require_still()
             if self.released:
                 raise UnsupportedError("the image was released before", feature="a second release")
             for front in self._fronts:

@@ -34,6 +34,7 @@ from formats.errors import (
     StorageError,
     UnsupportedError,
 )
+from luks.errors import NoReencryptionError, UnfinishedReencryptionError
 
 CONTENT_TYPE: Final = "application/problem+json"
 
@@ -55,6 +56,8 @@ _STATUSES: Final[tuple[tuple[type[Exception], int], ...]] = (
     (SnapshotExistsError, 409),
     (AmbiguousSnapshotError, 409),
     (SectionMismatchError, 409),
+    (NoReencryptionError, 409),
+    (UnfinishedReencryptionError, 409),
     (ReadOnlyError, 403),
     (UnsupportedError, 501),
     (DeviceBusyError, 503),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -77,6 +77,35 @@ class Backup(msgspec.Struct, forbid_unknown_fields=True):
 
     path: str
     overwrite: bool = False
+
+
+class NewReencryption(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /v1/reencryption (O221)."""
+
+    mode: Literal["reencrypt", "encrypt", "decrypt", "resume"]
+    key_file: str | None = None
+    keyfile_offset: int = 0
+    keyfile_size: int | None = None
+    header: str | None = None
+    cipher: str | None = None
+    key_size: int | None = None
+    sector_size: int | None = None
+    hash: str | None = None
+    pbkdf: str | None = None
+    iter_time: int | None = None
+    iterations: int | None = None
+    memory: int | None = None
+    parallel: int | None = None
+    label: str = ""
+    resilience: str | None = None
+    hotzone_size: int | None = None
+    workers: int | None = None
+    drop_keyslots: bool = False
+    other_key_files: list[str] = []
+    data_shift: int | None = None
+    grow: bool = True
+    as_bytes: bool = False
+    begin_only: bool = False
 
 
 class HeaderWrite(msgspec.Struct, forbid_unknown_fields=True):

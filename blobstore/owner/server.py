@@ -16,6 +16,7 @@ from blobstore.owner.lifecycle import LifecycleResources
 from blobstore.owner.limits import Limits
 from blobstore.owner.maintenance import MaintenanceResources
 from blobstore.owner.problems import RefusedError
+from blobstore.owner.reencryption import ReencryptionResources
 from blobstore.owner.routes import Routes
 from blobstore.owner.sections import SectionResources
 from blobstore.owner.windows import WindowResources
@@ -197,6 +198,7 @@ def routes_of(owner: Owner) -> Routes:
             MaintenanceResources(owner.store, owner.require_free).resources(),
             ImageResources(owner).resources(),
             LifecycleResources(owner).resources(),
+            ReencryptionResources(owner).resources(),
         ]
     )
 

@@ -27,7 +27,8 @@ Begin with `store`, the class that users see: each method with its documentation
 its methods share, and ask before they begin, is in `session`. Then read `transaction`
 (changes of several sections that become one commit), `lookup` (names, and what may be
 said of those that are missing), `description` (what a store says of itself), `reliance`,
-`handover` (letting another process have the image), `payload` (what lies below, to be
+`handover` (letting another process have the image), `moving` (an image that is re-encrypted
+meanwhile), `payload` (what lies below, to be
 read), `snapshots` (of the disk that the store lies in), `header_area` (the LUKS header in it),
 `changes` and `news` (telling those who watch of commits), and `verifying` (reading records
 while others use the store). `protocol` is what a store has

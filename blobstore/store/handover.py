@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 def release(session: Session) -> None:
     """Give up the lock of the image; as `Store.release`."""
     session.require_open()
+    session.require_still()
     if not session.released:
         session.require_writable()
     lock = _require_lock(session)

@@ -31,6 +31,8 @@ def luks_place(session: Session, *, write: bool) -> Iterator[luks.Place]:
             "a store that was opened on a device has no LUKS header of its own",
             feature="LUKS headers of devices",
         )
+    if write:
+        session.require_still()
     area = header_in_disk(layers)
     if area is None:
         from blobstore.image import luks_header  # noqa: PLC0415  not for LUKS in qcow2 images

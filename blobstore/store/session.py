@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from blobstore.container.durable import interrupt_first
 from blobstore.container.open_container import is_settled, open_container
 from blobstore.store.lookup import Lookup
-from formats.errors import ForkedProcessError, ReadOnlyError, StorageError, UnsupportedError
+from formats.errors import (
+    DeviceBusyError,
+    ForkedProcessError,
+    ReadOnlyError,
+    StorageError,
+    UnsupportedError,
+)
 from formats.logs import LateLogger
 from formats.process import Owned, OwnedLock, Owner
 
@@ -139,11 +145,14 @@ class Session:
             PolicyError: It is less protected than it should be.
             StorageError: It cannot be read, or put in order; the next call tries again.
         """
-        from blobstore.container.recovery import recover  # noqa: PLC0415  hardly ever needed
+        from blobstore.container.protection import finish_change  # noqa: PLC0415  hardly ever needed
+        from blobstore.container.recovery import recover  # noqa: PLC0415  likewise
 
         known = self.container
         if self.layers is not None and self.layers.volume is not None:
             self.layers.volume.follow_image()
+        if not self.read_only and known.writable:
+            finish_change(known.device)
         container = open_container(known.device, allow_damaged=known.allow_damaged)
         self.require_protection(container.header)
         if container.writable:
@@ -169,6 +178,18 @@ class Session:
             raise UnsupportedError(
                 "the container has features without which it must not be written [C15]",
                 feature="unknown read-only-compatible features",
+            )
+
+    def require_still(self) -> None:
+        """Refuse what needs an image that is encrypted in one way, while that is changed (O215).
+
+        Raises:
+            DeviceBusyError: It is being re-encrypted, encrypted or decrypted here.
+        """
+        if self.layers is not None and self.layers.moving is not None:
+            raise DeviceBusyError(
+                "the image is being re-encrypted by this process [O215]",
+                hint="try again when that is finished",
             )
 
     def require_alone(self) -> None:

@@ -29,6 +29,7 @@ def put_in_order(session: Session) -> None:
         ReadOnlyError: The store is open for reading only.
         DeviceError, PoisonedStoreError: What was written cannot be made durable.
     """
+    session.require_still()
     session.require_writable()
     session.container.writer.require_sound()
     for window in list(session.lookup.windows.values()):
@@ -54,6 +55,7 @@ def delete_snapshot(session: Session, which: str | SnapshotKey) -> Snapshot:
     """Give up a snapshot; as `Store.delete_snapshot`."""
     layers = _require_layers(session)
     opened.require_snapshots(layers)
+    session.require_still()
     session.require_writable()
     return opened.delete_snapshot(layers, which)
 
@@ -62,6 +64,7 @@ def apply_snapshot(session: Session, which: str | SnapshotKey) -> Snapshot:
     """Set the disk back, and go on with the store that is there then; as `Store.apply_snapshot`."""
     layers = _require_layers(session)
     opened.require_disk(layers)
+    session.require_still()
     session.require_alone()
     found = find_snapshot(opened.list_snapshots(layers), which)
     key = SnapshotKey(found.id, found.name)

@@ -12,6 +12,7 @@ from formats.container import der
 from formats.container.encoder import RecordFrame
 from formats.container.model import (
     BLOCK_SIZES,
+    CHANGING_PROTECTION,
     CONTAINER_TAG,
     COUNTER_FRAMING,
     DIGEST_FRAMING,
@@ -189,6 +190,13 @@ def require_supported(header: ContainerHeader) -> bool:
     Raises:
         UnsupportedError: Reading it needs features that are unknown here.
     """
+    if header.incompatible == CHANGING_PROTECTION:
+        raise UnsupportedError(
+            "the key and the encrypted flag of the store are being changed, which was cut short"
+            " [O203]",
+            feature="a store whose protection is being changed",
+            hint="resume it: blobstore reencrypt --resume finishes this, too",
+        )
     unknown = header.incompatible & ~_KNOWN_FEATURES
     if unknown:
         raise UnsupportedError(

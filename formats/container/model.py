@@ -35,6 +35,9 @@ KEY_SIZE = 32
 CONTAINER_TAG = 0x73
 HEADER_TAG, RECORD_TAG, FREE_TAG = 0xA0, 0xA1, 0xA2
 
+#: A bit of `ContainerHeader.incompatible`: key and flag are being changed in place (O203).
+CHANGING_PROTECTION = 1
+
 IDENTIFIER = "blobstore"
 FORMAT_VERSION = 1
 

@@ -13,7 +13,8 @@ terabyte of memory (L60 to L62, L93). All three happen before a key derivation s
 
 What must not happen here:
 
-- No module except `writer` writes a header. It writes key material before the header
+- No module except `writer`, and `version_switch` where LUKS1 becomes LUKS2 or the reverse, writes
+  a header. `writer` writes key material before the header
   that refers to it, and one copy while the other one is valid (L10, L11).
 - Reading repairs nothing, and waits for no lock.
 - Unknown members, objects and token types are not lost: they are written as they were
@@ -22,6 +23,7 @@ What must not happen here:
 
 Begin with `load` (which format, which copy) and `writer` (the order of writes, and why).
 The formats: `luks1`; `luks2` with `luks2_binary`, `luks2_json`, `luks2_objects` and
-`luks2_reencrypt_rules`; `text` is common to both. Judging: `validate`, `policy`. New
+`luks2_reencrypt_rules`; `text` is common to both. Judging: `validate`, `policy`, `key_digests`. New
 headers: `layout`. Around them: `detection`, `other_signatures`, `lock`, `repair_copy`.
+From one version to the other (L200 to L206): `versions`, `places`, `version_switch`.
 """

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 #: A place that the API accepts: a path, or an open device.
 Place: TypeAlias = "str | os.PathLike[str] | BlockDevice"
 
+#: Begins a LUKS1 header while its journal counts instead of it (L210); cryptsetup's old
+#: program for re-encryption of LUKS1 marked headers so, too.
+MARKED_MAGIC: Final = b"LUKS\xde\xad"
+
 _UUID_OFFSET: Final = 168  # in LUKS1, and in both copies of LUKS2
 
 
@@ -32,7 +36,7 @@ def is_luks(path_or_device: Place) -> bool:
     """
     with opened(path_or_device) as device:
         start = read_at_most(device, 0, len(PRIMARY_MAGIC))
-        return start == PRIMARY_MAGIC or bool(secondary_offsets(device))
+        return start in (PRIMARY_MAGIC, MARKED_MAGIC) or bool(secondary_offsets(device))
 
 
 @contextmanager
@@ -61,9 +65,12 @@ def header_uuids(device: BlockDevice) -> set[str]:
     offsets = secondary_offsets(device)
     if read_at_most(device, 0, len(PRIMARY_MAGIC)) == PRIMARY_MAGIC:
         offsets.append(0)
-    return {
-        decode_field(read_at_most(device, offset + _UUID_OFFSET, UUID_SIZE)) for offset in offsets
-    }
+    return {uuid_at(device, offset) for offset in offsets}
+
+
+def uuid_at(device: BlockDevice, offset: int) -> str:
+    """Return the UUID in what seems to be a header, or a copy of one."""
+    return decode_field(read_at_most(device, offset + _UUID_OFFSET, UUID_SIZE))
 
 
 def is_same_place(one: Place, other: Place) -> bool:

@@ -18,10 +18,11 @@ from luks.errors import (
     FormatError,
     LuksHeaderError,
     TruncatedImageError,
+    UnfinishedReencryptionError,
     UnsupportedError,
 )
 from luks.header import luks2, luks2_binary
-from luks.header.detection import opened, read_at_most, secondary_offsets
+from luks.header.detection import MARKED_MAGIC, opened, read_at_most, secondary_offsets
 from luks.header.luks2 import PRIMARY, SECONDARY
 from luks.header.validate import validate_luks1
 from luks.model import SECTOR_SIZE
@@ -51,6 +52,7 @@ def load_header(path_or_device: Place) -> Header:
         TruncatedImageError: It ends inside the header.
         LuksHeaderError: The header is damaged, in LUKS2 both copies of it.
         UnsupportedError: It has an unknown version.
+        UnfinishedReencryptionError: It is LUKS1, and being re-encrypted (L210).
         DeviceError: It cannot be read.
     """
     with opened(path_or_device) as device:
@@ -111,6 +113,11 @@ def _read_header(device: BlockDevice) -> Header:
             return _read_luks1(device)
         if version != luks2_binary.VERSION and (not secondary_offsets(device) or _is_whole(device)):
             raise UnsupportedError(f"LUKS version {version} is unknown", feature="LUKS version")
+    elif start.startswith(MARKED_MAGIC):
+        raise UnfinishedReencryptionError(
+            "the LUKS1 volume is being re-encrypted [L210]",
+            hint="resume that; its journal, a file beside the image, has the keys",
+        )
     elif not secondary_offsets(device):
         if is_blank(device):
             raise EmptyImageError("the image is empty")
@@ -157,7 +164,16 @@ def _read_luks1(device: BlockDevice) -> Header:
         raise TruncatedImageError(f"a LUKS1 header in only {device.size} bytes", rule="L40")
     raw = luks1.decode(read_exactly(device, 0, luks1.HEADER_SIZE))
     validate_luks1(raw)
-    return luks1.to_model(raw)
+    header = luks1.to_model(raw)
+    for number, keyslot in header.keyslots.items():
+        if keyslot.area.end > device.size:
+            raise TruncatedImageError(
+                f"the image of {device.size} bytes ends before byte {keyslot.area.end}, where the"
+                f" area of keyslot {number} ends",
+                rule="L188",
+                hint="restore the image, or its header from a backup",
+            )
+    return header
 
 
 def _read_luks2(device: BlockDevice) -> Header:

@@ -12,6 +12,7 @@ import os
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from formats.frozen import replace
 from luks.header import luks2_objects
 from luks.header.luks2_binary import (
     BINARY_SIZE,
@@ -27,7 +28,7 @@ from luks.header.luks2_binary import (
     decode_binary,
     encode_copy,
 )
-from luks.header.luks2_json import format_area, parse_area
+from luks.header.luks2_json import Node, format_area, parse_area
 from luks.header.text import decode_field, encode_field
 from luks.header.validate import validate_luks2
 from luks.model import Header
@@ -53,6 +54,16 @@ class _Source(NamedTuple):
 
 
 _NEW: Final = _Source(MappingProxyType({}))
+
+
+def new_source(uuid: bytes) -> object:
+    """Return the `Header.source` of a new header that keeps the bytes of a UUID as they are."""
+    return _NEW._replace(uuid=uuid)
+
+
+def uuid_field(header: Header) -> bytes | None:
+    """Return the bytes of the UUID that `decode_copy` has read, or None if it read none."""
+    return header.source.uuid if isinstance(header.source, _Source) else None
 
 
 def metadata_size_of(block: bytes, which: int, offset: int) -> int:
@@ -104,6 +115,30 @@ def decode_copy(copy: bytes, which: int, offset: int) -> Header:
     )
     validate_luks2(header, json_size=metadata.json_size)
     return header
+
+
+def with_keyslot(header: Header, number: int, body: dict[str, Any]) -> Header:
+    """Return a header with one more keyslot, which is given as its JSON object.
+
+    For keyslots that hold no key: the model does not say everything about them, and
+    `encode` can only keep them.
+
+    Args:
+        header: The header; not modified.
+        number: A keyslot that is not active.
+        body: The object, which is not to be modified any more.
+
+    Raises:
+        LuksHeaderError: A member is missing or impossible.
+    """
+    source = header.source if isinstance(header.source, _Source) else _NEW
+    keyslots = {**source.root.get("keyslots", {}), str(number): body}
+    keyslot = luks2_objects.decode_keyslot(Node(body, f"keyslot {number}"))
+    return replace(
+        header,
+        keyslots=MappingProxyType({**header.keyslots, number: keyslot}),
+        source=source._replace(root={**source.root, "keyslots": keyslots}),
+    )
 
 
 def encode(header: Header, random: RandomSource | None = None) -> tuple[bytes, bytes]:

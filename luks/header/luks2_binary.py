@@ -183,6 +183,20 @@ def encode_copy(binary: BinaryHeader, json_area: bytes) -> bytes:
     return bytes(copy)
 
 
+def with_padding(copy: bytes, padding: bytes) -> bytes:
+    """Return a copy with other bytes at the start of its padding, and the checksum to match.
+
+    Args:
+        copy: A whole copy, whose checksum has the hash `CHECKSUM_HASH`.
+        padding: The bytes, which mean nothing to programs that read LUKS2 (L21).
+    """
+    changed = bytearray(copy)
+    changed[_PADDING_OFFSET : _PADDING_OFFSET + len(padding)] = padding
+    checksum = _checksum(CHECKSUM_HASH, bytes(changed))
+    changed[_CHECKSUM_OFFSET : _CHECKSUM_OFFSET + len(checksum)] = checksum
+    return bytes(changed)
+
+
 def _checksum(hash_name: str, copy: bytes) -> bytes:
     """Hash a copy as if its checksum field were zero."""
     hash_ = lookup(hash_name).new(copy[:_CHECKSUM_OFFSET])

@@ -70,7 +70,7 @@ def decode(root: dict[str, Any]) -> DecodedJson:
     if config.has("requirements") and config.child("requirements").has("mandatory"):
         requirements = config.child("requirements").words("mandatory")
     return DecodedJson(
-        keyslots={n: _decode_keyslot(item) for n, item in node.numbered("keyslots", "keyslot")},
+        keyslots={n: decode_keyslot(item) for n, item in node.numbered("keyslots", "keyslot")},
         digests={n: _decode_digest(item) for n, item in node.numbered("digests", "digest")},
         segments={n: _decode_segment(item) for n, item in node.numbered("segments", "segment")},
         tokens={n: _decode_token(item) for n, item in node.numbered("tokens", "token")},
@@ -110,7 +110,8 @@ def encode(header: Header, old: Mapping[str, Any], json_size: int) -> dict[str, 
     }
 
 
-def _decode_keyslot(node: Node) -> Keyslot:
+def decode_keyslot(node: Node) -> Keyslot:
+    """Decode one keyslot; errors as `decode`."""
     type_, area = node.text("type"), node.child("area")
     area.text("type")  # it must exist
     priority = PRIORITY_NORMAL
@@ -290,16 +291,19 @@ def _decode_segment(node: Node) -> Segment:
 
 
 def _encode_segment(segment: Segment) -> dict[str, Any]:
-    if segment.type != "crypt" or segment.integrity is not None:
+    if segment.type not in {"crypt", "linear"} or segment.integrity is not None:
         raise ValueError(f"a segment of type {segment.type!r} can only be kept or removed")
     value: dict[str, Any] = {
         "type": segment.type,
         "offset": str(segment.offset),
         "size": _DYNAMIC if segment.size is None else str(segment.size),
-        "iv_tweak": str(segment.iv_tweak),
-        "encryption": segment.cipher,
-        "sector_size": segment.sector_size,
     }
+    if segment.type == "crypt":
+        value |= {
+            "iv_tweak": str(segment.iv_tweak),
+            "encryption": segment.cipher,
+            "sector_size": segment.sector_size,
+        }
     if segment.flags:
         value["flags"] = list(segment.flags)
     return value
@@ -334,7 +338,7 @@ class _Section(NamedTuple, Generic[ItemT]):
 
 
 _KEYSLOTS: Final = _Section(
-    _decode_keyslot,
+    decode_keyslot,
     _encode_keyslot,
     frozenset({"type", "key_size", "af", "area", "kdf", "priority"}),
     {"priority": lambda priority: priority},

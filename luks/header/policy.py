@@ -20,10 +20,28 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from formats.frozen import Frozen
 from luks.crypto.ciphers import UNENCRYPTED, check_usable
 from luks.crypto.hashes import canonical
-from luks.crypto.spec import parse, refuses_key, unsupported
-from luks.errors import LuksHeaderError, PolicyError, StorageError, UnsupportedError
+from luks.crypto.spec import parse
+from luks.errors import (
+    LuksHeaderError,
+    PolicyError,
+    StorageError,
+    UnfinishedReencryptionError,
+    UnsupportedError,
+)
 from luks.header.detection import header_uuids
-from luks.header.luks2_reencrypt_rules import REENCRYPT_REQUIREMENTS
+from luks.header.key_digests import (
+    RESUME,
+    encrypted_by,
+    is_reencrypted,
+    key_digests,
+    usable_digest,
+    volume_key_sizes,
+)
+from luks.header.luks2_reencrypt_rules import (
+    MOVING_DECRYPTION,
+    REENCRYPT_REQUIREMENTS,
+    check_layout,
+)
 from luks.header.validate import SECTOR_SIZES
 from luks.model import SECTOR_SIZE, Argon2, Pbkdf2
 
@@ -148,63 +166,46 @@ def _violation(text: str) -> PolicyError:
     )
 
 
-def check_openable(header: Header, *, allow_unencrypted: bool = False) -> Digest:
-    """Check that the payload may and can be opened; return the digest of its key.
+def check_openable(header: Header, *, allow_unencrypted: bool = False) -> None:
+    """Check that the payload may and can be opened.
 
     Args:
-        header: As it was loaded.
+        header: As it was loaded. Its volume may be in the middle of a re-encryption (L180).
         allow_unencrypted: See `Policy`.
 
     Raises:
         PolicyError: It is not, or not completely, encrypted.
         UnsupportedError: It needs a feature that is not implemented.
-        LuksHeaderError: The digest of the volume key makes no sense.
+        UnfinishedReencryptionError: A re-encryption must be resumed first (L183).
+        LuksHeaderError: The digest of a volume key makes no sense.
     """
-    check_requirements(header)
+    for requirement in header.requirements:
+        if requirement not in REENCRYPT_REQUIREMENTS:
+            _refuse_requirement(requirement)
+    moving = is_reencrypted(header)
     for number, segment in header.segments.items():
-        _check_segment(f"segment {number}", segment, plain=allow_unencrypted)
-    digest = volume_digest(header)
-    _check_ciphers(header, digest, plain=allow_unencrypted)
-    return digest
-
-
-def volume_digest(header: Header) -> Digest:
-    """Return the digest of the volume key, which need not be able to open the payload (L76).
-
-    Raises:
-        UnsupportedError: There is no such digest, or it is of an unknown kind.
-        LuksHeaderError: It makes no sense.
-    """
-    chosen = header.volume_digest
-    if chosen is None:
-        raise UnsupportedError(
-            "no single key decrypts the whole payload", feature="several volume keys"
-        )
-    return usable_digest(header, chosen)
-
-
-def usable_digest(header: Header, number: int) -> Digest:
-    """Return a digest that can be computed here.
-
-    Raises:
-        UnsupportedError: It is of an unknown kind.
-        LuksHeaderError: It makes no sense.
-    """
-    digest = header.digests[number]
-    if digest.problem:
-        raise LuksHeaderError(f"digest {number} cannot be used: {digest.problem}")
-    if digest.kdf is None:
-        raise UnsupportedError(
-            f"digest type {digest.type!r} is unknown", feature=f"digest type {digest.type}"
-        )
-    return digest
+        if moving and segment.is_hot and not segment.is_backup:
+            raise UnfinishedReencryptionError(
+                f"a re-encryption was interrupted while it moved segment {number}, which must be"
+                " restored before the payload is opened [L183]",
+                hint=RESUME,
+            )
+        # What a payload was, or will be, need not be encrypted.
+        if not (moving and segment.is_backup):
+            _check_encrypted(f"segment {number}", segment, plain=allow_unencrypted, moving=moving)
+            _check_segment(f"segment {number}", segment)
+    if moving:
+        check_layout(header)
+    for number in key_digests(header):
+        _check_ciphers(header, usable_digest(header, number), plain=allow_unencrypted)
 
 
 def check_payload_place(device: BlockDevice, header: Header) -> None:
     """Check that the payload does not overlap this header itself (L52).
 
     A detached header may say that its payload starts at byte 0, namely of another
-    device. Only in that case is the device examined.
+    device. Only in that case is the device examined. A decryption that moves the payload to
+    the start of its device overwrites the header that was attached there.
 
     Args:
         device: The device for the payload.
@@ -215,6 +216,8 @@ def check_payload_place(device: BlockDevice, header: Header) -> None:
             overlaps it.
         DeviceError: The device cannot be read.
     """
+    if MOVING_DECRYPTION in header.requirements:
+        return
     end = header.keyslots_offset + header.keyslots_size
     if header.data_offset < end and header.uuid in header_uuids(device):
         raise LuksHeaderError(
@@ -229,7 +232,8 @@ def check_requirements(header: Header) -> None:
     """Check that the header requires nothing of programs that open or change the volume.
 
     Raises:
-        UnsupportedError: It has one, which is not implemented.
+        UnfinishedReencryptionError: The volume is being re-encrypted (L187).
+        UnsupportedError: It requires something else, which is not implemented.
     """
     for requirement in header.requirements:
         _refuse_requirement(requirement)
@@ -237,25 +241,30 @@ def check_requirements(header: Header) -> None:
 
 def _refuse_requirement(requirement: str) -> NoReturn:
     if requirement in REENCRYPT_REQUIREMENTS:
-        raise UnsupportedError(
-            "the volume is being re-encrypted [L30]",
-            feature="re-encryption",
-            hint="finish it with cryptsetup reencrypt --resume-only",
+        raise UnfinishedReencryptionError(
+            "the volume is being re-encrypted, and is not changed before that has ended [L187]",
+            hint=RESUME,
         )
     raise UnsupportedError(
         f"the volume requires {requirement!r}, which is unknown [L31]", feature=requirement
     )
 
 
-def _check_segment(name: str, segment: Segment, *, plain: bool) -> None:
-    if segment.type == "linear" or (segment.cipher and parse(segment.cipher).is_null):
-        if not plain:
-            raise PolicyError(
-                f"{name} of the payload is not encrypted [L62]",
-                hint=UNENCRYPTED,
-            )
-        if segment.type == "linear":
-            return
+def _check_encrypted(name: str, segment: Segment, *, plain: bool, moving: bool) -> None:
+    is_plain = segment.type == "linear" or (segment.cipher and parse(segment.cipher).is_null)
+    if plain or not is_plain:
+        return
+    if moving:
+        raise PolicyError(
+            f"{name} of the payload is not encrypted yet, or not any more [L62]",
+            hint=f"{RESUME}; or permit it (luks.Policy)",
+        )
+    raise PolicyError(f"{name} of the payload is not encrypted [L62]", hint=UNENCRYPTED)
+
+
+def _check_segment(name: str, segment: Segment) -> None:
+    if segment.type == "linear":
+        return
     if segment.type.startswith("hw-opal"):
         raise UnsupportedError(
             f"{name} is encrypted by the drive itself (OPAL)",
@@ -285,49 +294,19 @@ def _check_segment(name: str, segment: Segment, *, plain: bool) -> None:
 
 
 def _check_ciphers(header: Header, digest: Digest, *, plain: bool) -> None:
-    """Check that the segments' ciphers accept a key of a size that keyslots hold."""
+    """Check that the segments' ciphers accept a key of a size that keyslots hold.
+
+    Raises:
+        UnsupportedError: One is not available here with such a key (L65).
+        PolicyError: One encrypts nothing, and ``plain`` is false.
+    """
     refused: list[StorageError] = []
     sizes = volume_key_sizes(header, digest)
     for size in sizes:
         try:
-            _check_key_size(header, size, plain=plain)
+            for segment in encrypted_by(header, digest):
+                check_usable(segment.cipher or "", size, permit_null=plain)
         except (PolicyError, UnsupportedError) as error:
             refused.append(error)
     if refused and len(refused) == len(sizes):  # otherwise some keyslots can be tried
         raise refused[0]
-
-
-def volume_key_sizes(header: Header, digest: Digest) -> tuple[int, ...]:
-    """Return the sizes that the volume key can have according to the header, in order.
-
-    In LUKS2 there may be none. There should be one at most, but nothing in a header is
-    authentic.
-    """
-    if header.version == LUKS1:
-        return (header.source.key_bytes,)
-    keyslots = (header.keyslots[number] for number in digest.keyslots)
-    return tuple(sorted({keyslot.key_size for keyslot in keyslots if keyslot.kdf is not None}))
-
-
-def _check_key_size(header: Header, size: int, *, plain: bool) -> None:
-    """Check that the payload's ciphers are available here with keys of ``size`` bytes (L65).
-
-    Raises:
-        UnsupportedError: One is not.
-        PolicyError: One encrypts nothing, and ``plain`` is false.
-    """
-    for segment in header.data_segments:
-        if segment.cipher:
-            check_usable(segment.cipher, size, permit_null=plain)
-
-
-def check_fits(header: Header, size: int) -> None:
-    """Check that the payload's ciphers, as far as known, take keys of ``size`` bytes (L65).
-
-    Raises:
-        UnsupportedError: One does not.
-    """
-    for segment in header.data_segments:
-        # With integrity, the key has a part for that as well.
-        if segment.cipher and segment.integrity is None and refuses_key(segment.cipher, size):
-            raise unsupported(parse(segment.cipher), f"does not take a key of {size} bytes")

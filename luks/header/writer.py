@@ -126,6 +126,19 @@ def write_header(
     return written
 
 
+def rewrite_header(
+    device: BlockDevice, header: Header, material: Mapping[int, ReadableBuffer] | None = None
+) -> Header:
+    """Durably replace the header on a device; space that it no longer uses is not erased.
+
+    For re-encryptions, which write headers often, and with requirements: the caller knows
+    them. Arguments, result and errors are otherwise those of `write_header`.
+    """
+    if header.stale_copy == PRIMARY:
+        check_place(device, 0)
+    return _write(device, header, material or {}, new=False)
+
+
 def next_header(header: Header) -> Header:
     """Return a header as it will be after writing: LUKS2 counts writes (L1)."""
     return header if header.version == luks1.VERSION else replace(header, seqid=header.seqid + 1)
@@ -153,16 +166,21 @@ def repair_header(device: BlockDevice, header: Header) -> Header:
     return replace(header, stale_copy=None)
 
 
-def erase_unused(device: BlockDevice, header: Header) -> None:
+def erase_unused(device: BlockDevice, header: Header, end: int = 0) -> None:
     """Durably overwrite every part of the keyslots area that no keyslot refers to.
 
     Erased parts are random, so they cannot be recognised and are overwritten again.
+
+    Args:
+        device: Holds the header.
+        header: That header.
+        end: Where to stop; by default, and at the least, at the end of the keyslots area.
 
     Raises:
         DeviceError: A write or flush failed; the used parts are unchanged.
     """
     position = header.keyslots_offset
-    end = min(header.keyslots_offset + header.keyslots_size, device.size)
+    end = min(max(end, header.keyslots_offset + header.keyslots_size), device.size)
     areas = sorted((slot.area for slot in header.keyslots.values()), key=lambda area: area.offset)
     for area in areas:
         _fill_with_random(device, position, min(area.offset, end))

@@ -18,8 +18,9 @@ material in memory; `luks.header.writer` makes both durable, the material first 
 - No keyslot is replaced in place: a new one gets an area that nothing refers to.
 - Candidates, derived keys and merged material are never left unwiped, even on errors (S3).
 
-Begin with `keyslots`: `unlock`, and `seal` for the way back. Then `enroll` (adding a
-keyslot to a header in memory: which number, which area), `costs` (the cost of a new
-derivation: given or measured, and never below the minimum), `benchmark`, which measures,
-and `throughput`, which shows users the speed of their machine.
+Begin with `keyslots`: `unlock`, and `seal` for the way back. `reencryption` has the two
+keys of a volume that is being re-encrypted, and what proves that (L180 to L182). Then
+`enroll` (adding a keyslot to a header in memory: which number, which area), `costs` (the
+cost of a new derivation: given or measured, and never below the minimum), `benchmark`,
+which measures, and `throughput`, which shows users the speed of their machine.
 """

@@ -21,13 +21,14 @@ from luks.errors import (
     UnlockError,
     UnsupportedError,
 )
-from luks.header.policy import (
-    DEFAULT_POLICY,
+from luks.header.key_digests import (
     check_fits,
+    encrypted_by,
     usable_digest,
     volume_digest,
     volume_key_sizes,
 )
+from luks.header.policy import DEFAULT_POLICY
 from luks.model import PRIORITY_IGNORE, PRIORITY_NORMAL, PRIORITY_PREFER, SECTOR_SIZE
 from luks.secret.secrets import Secret, view_of
 
@@ -88,12 +89,34 @@ def unlock(
     Raises:
         NoKeyslotMatchError: No keyslot opens with it.
         UnlockError: There is no keyslot to try, or not enough memory.
+        UnfinishedReencryptionError: A re-encryption has two keys; see `luks.unlock_all`.
         PolicyError: The header must not be used; ``secret`` was not used.
         UnsupportedError, FormatError, DeviceError: No keyslot could be tried.
     """
     policy.check_header(header)
+    return unlock_digest(
+        device,
+        header,
+        volume_digest(header),
+        secret,
+        keyslot=keyslot,
+        limits=limits,
+        policy=policy,
+    )
+
+
+def unlock_digest(
+    device: BlockDevice,
+    header: Header,
+    digest: Digest,
+    secret: bytes | Secret,
+    *,
+    keyslot: int | None = None,
+    limits: KdfLimits = DEFAULT_LIMITS,
+    policy: Policy = DEFAULT_POLICY,
+) -> VolumeKey:
+    """Find the key of one of the header's digests; arguments and errors as `unlock`."""
     plain = policy.allow_unencrypted
-    digest = volume_digest(header)
     if digest.kdf is not None:
         limits.check(digest.kdf)
     candidates = _candidates(header, digest, keyslot)
@@ -230,7 +253,18 @@ def verify_volume_key(
         PolicyError, UnsupportedError: As `unlock`.
     """
     policy.check_header(header)
-    digest = volume_digest(header)
+    return verify_digest_key(header, volume_digest(header), key, limits=limits)
+
+
+def verify_digest_key(
+    header: Header, digest: Digest, key: ReadableBuffer, *, limits: KdfLimits = DEFAULT_LIMITS
+) -> VolumeKey:
+    """Check that ``key`` is the key of one of the header's digests; it is copied.
+
+    Raises:
+        UnlockError: It is not.
+        PolicyError, UnsupportedError, LuksHeaderError: The digest cannot be computed.
+    """
     view = memoryview(key).cast("B")
     _check_length(header, digest, len(view))
     if not confirms(digest, view, limits) or _is_padded(header, digest, view):
@@ -335,7 +369,7 @@ def _try_keyslot(
         )
     # Every possible refusal comes before the key derivation starts.
     if digest.segments:  # of an unbound key nothing is known
-        check_fits(header, keyslot.key_size)
+        check_fits(header, digest, keyslot.key_size)
     check_usable(area.cipher, area.key_size, permit_null=plain)
     limits.check(keyslot.kdf)
     lookup(keyslot.af_hash)
@@ -381,7 +415,7 @@ def _try_keyslot(
 def _check_length(header: Header, digest: Digest, size: int) -> None:
     """Check that the volume key can have ``size`` bytes, before its digest is computed (L65)."""
     known = volume_key_sizes(header, digest)
-    ciphers = [segment.cipher for segment in header.data_segments if segment.cipher]
+    ciphers = [segment.cipher or "" for segment in encrypted_by(header, digest)]
     if size in known or (not known and all(takes_key(cipher, size) for cipher in ciphers)):
         return
     expected = f" instead of {' or '.join(map(str, known))}" if known else ""
@@ -396,7 +430,7 @@ def _is_padded(header: Header, digest: Digest, key: memoryview) -> bool:
     """
     shorter: Iterable[int] = volume_key_sizes(header, digest)
     if not shorter:
-        ciphers = [segment.cipher for segment in header.data_segments if segment.cipher]
+        ciphers = [segment.cipher or "" for segment in encrypted_by(header, digest)]
         shorter = (n for n in range(len(key)) if all(takes_key(name, n) for name in ciphers))
     return any(size < len(key) and not any(key[size:]) for size in shorter)
 

@@ -23,13 +23,15 @@ from luks.errors import (
     HeaderMismatchError,
     LuksHeaderError,
     TruncatedImageError,
+    UnfinishedReencryptionError,
 )
 from luks.header import luks1
 from luks.header.detection import is_luks, opened
+from luks.header.key_digests import is_reencrypted, volume_key_sizes
 from luks.header.load import check_areas, opened_for_header, read_header
 from luks.header.lock import exclusive
 from luks.header.other_signatures import check_place
-from luks.header.policy import check_requirements, volume_key_sizes
+from luks.header.policy import check_requirements
 from luks.header.writer import repair_header, replace_header
 from luks.manage.restore import restore_luks1, restore_luks2
 
@@ -89,17 +91,26 @@ def restore_header(path_or_device: Place, backup: Place, *, force: bool = False)
             was re-encrypted; or there is nothing to tell.
         KeyslotsFullError: There is no room for the backup's key material beside the
             one in use.
-        UnsupportedError: One of the two headers belongs to a re-encryption.
+        UnfinishedReencryptionError: The backup was made in the middle of a re-encryption, or
+            the volume is in the middle of one.
         TruncatedImageError: The backup, or the image, is not whole.
         StorageError: As `luks.edit`.
     """
     with ExitStack() as stack:
         source = stack.enter_context(opened(backup))
         new = read_header(source)
+        if is_reencrypted(new):
+            raise UnfinishedReencryptionError(
+                "the backup was made in the middle of a re-encryption, which may have moved more"
+                " of the payload since then: with it, that would be lost [L187]",
+                hint="a backup from before it, or after it, can be restored",
+            )
         check_requirements(new)
         material = material_of(source, new)
         device = stack.enter_context(opened_for_header(path_or_device))
         old = _header_there(device)
+        if old is not None and not force:
+            check_requirements(old)
         difference = _difference(old, new)
         if difference and not force:
             raise HeaderMismatchError(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from formats.frozen import as_dict
 from luks.header import luks1
+from luks.header.key_digests import backup_digests
 from luks.manage.tokens import token_name
 from luks.model import Argon2
 
@@ -54,10 +55,10 @@ def describe_header(header: Header) -> dict[str, Any]:
 
 def _keyslot(header: Header, number: int) -> dict[str, Any]:
     keyslot: Keyslot = header.keyslots[number]
-    volume = header.volume_digest
+    volume = {*header.payload_digests, *backup_digests(header)}
     return {
         "type": keyslot.type,
-        "holds_volume_key": volume is not None and number in header.digests[volume].keyslots,
+        "holds_volume_key": any(number in header.digests[n].keyslots for n in volume),
         "key_size": keyslot.key_size,
         "priority": keyslot.priority,
         "kdf": _kdf(keyslot.kdf),

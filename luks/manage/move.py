@@ -14,11 +14,14 @@ from luks.errors import (
     UnsupportedError,
 )
 from luks.header.detection import is_luks, opened
-from luks.header.load import opened_for_header, read_header
+from luks.header.key_digests import is_reencrypted
+from luks.header.load import check_areas, opened_for_header, read_header
+from luks.header.luks2_reencrypt_rules import REENCRYPT
 from luks.header.other_signatures import check_place
 from luks.header.policy import check_requirements
-from luks.header.writer import replace_header, wipe_header
+from luks.header.writer import erase_unused, replace_header, rewrite_header, wipe_header
 from luks.manage.backup import check_other, copy_header, material_of
+from luks.manage.changes import without_keyslot
 from luks.manage.editing import edit
 
 if TYPE_CHECKING:
@@ -46,7 +49,7 @@ def detach_header(
     Raises:
         FileExistsError: There is such a file.
         ValueError: It is the image itself.
-        UnsupportedError: The header belongs to a re-encryption.
+        UnfinishedReencryptionError: The volume is being re-encrypted.
         StorageError: As `luks.edit`, and for the file as for any.
     """
     check_other(path_or_device, to)
@@ -107,7 +110,8 @@ def attach_header(path_or_device: Place, header: Place) -> Header:
 def destroy_keys(path_or_device: Place) -> Header:
     """Remove all keyslots and erase their key material: the volume cannot be opened again.
 
-    Only a backup of the header, or of the volume key, brings it back.
+    Only a backup of the header, or of the volume key, brings it back. The record of a
+    re-encryption stays (L187): it is not a secret, and says what the payload was.
 
     Args:
         path_or_device: Image file, block device, or detached header.
@@ -118,6 +122,16 @@ def destroy_keys(path_or_device: Place) -> Header:
     Raises:
         StorageError: As `luks.edit`.
     """
+    with opened_for_header(path_or_device) as device:
+        there = read_header(device)
+        if is_reencrypted(there):
+            check_areas(device, there)
+            for number, keyslot in there.keyslots.items():
+                if keyslot.type != REENCRYPT:
+                    there = without_keyslot(there, number)
+            there = rewrite_header(device, there)
+            erase_unused(device, there)
+            return there
     with edit(path_or_device) as header:
         for number in header.header.keyslots:
             header.remove_keyslot(number, force=True)

@@ -91,7 +91,7 @@ def format(  # noqa: A001  it is luks.format
     if header is not None and is_same_place(path_or_device, header):
         raise ArgumentError("the image and its detached header are one and the same [L52]")
     random = options.random
-    uuid = _new_uuid(random) if options.uuid is None else normal_uuid(options.uuid)
+    uuid = new_uuid(random) if options.uuid is None else normal_uuid(options.uuid)
     blank = options.lay_out(uuid, detached=header is not None)
     if size is not None and (size <= 0 or size % blank.sector_size):
         raise ArgumentError(f"size is a positive multiple of {blank.sector_size} bytes, not {size}")
@@ -100,17 +100,17 @@ def format(  # noqa: A001  it is luks.format
     # At the end of `names` new files take their names, or vanish if something failed. After
     # that `failed` closes what was opened; if nothing has failed, the volume keeps it.
     with ExitStack() as failed:
-        key = _volume_key(options)
+        key = new_volume_key(options)
         failed.callback(key.wipe)
-        _check_key(key, options.cipher)
+        check_key(key, options.cipher)
         with ExitStack() as names:
             header_device = None
             header_size = blank.keyslots_offset + blank.keyslots_size
             if header is not None:
-                header_device = _prepare(names, failed, header, header_size, overwrite=overwrite)
+                header_device = prepare(names, failed, header, header_size, overwrite=overwrite)
             payload_end = blank.data_offset + (size or blank.sector_size)
-            device = _prepare(names, failed, path_or_device, payload_end, overwrite=overwrite)
-            enrolled, material = _enrol(blank, options, secret, key)
+            device = prepare(names, failed, path_or_device, payload_end, overwrite=overwrite)
+            enrolled, material = enrol(blank, options, secret, key)
             check_payload_place(device, enrolled)
             written = create_header(header_device or device, enrolled, material, random)
             volume = Volume(
@@ -126,15 +126,20 @@ def format(  # noqa: A001  it is luks.format
     return volume
 
 
-def _volume_key(options: FormatOptions) -> Secret:
+def new_volume_key(options: FormatOptions) -> Secret:
     """Return a copy of the key that is given, or a new one."""
     if options.volume_key is not None:
         return Secret(view_of(options.volume_key))
     return Secret(source_or_system(options.random)(options.volume_key_size))
 
 
-def _check_key(key: Secret, cipher: str) -> None:
-    """Check the key itself, before anything is written."""
+def check_key(key: Secret, cipher: str) -> None:
+    """Check a new volume key itself, before anything is written.
+
+    Raises:
+        UnsupportedError: It is weak, or the cipher cannot be used with it.
+        PolicyError: The cipher encrypts nothing.
+    """
     view = key.view()
     sector_cipher(cipher, view, SECTOR_SIZE)
     if parse(cipher).mode == "xts" and has_equal_halves(view):
@@ -144,10 +149,17 @@ def _check_key(key: Secret, cipher: str) -> None:
         )
 
 
-def _enrol(
+def enrol(
     blank: Header, options: FormatOptions, secret: bytes | Secret, key: Secret
 ) -> tuple[Header, dict[int, bytes]]:
-    """Return the header with its digest and keyslot 0, and the key material of that."""
+    """Return the header with its digest and keyslot 0, and the key material of that.
+
+    Args:
+        blank: From `FormatOptions.lay_out`.
+        options: The cost of the key derivation and so on.
+        secret: Opens keyslot 0. Not modified.
+        key: The volume key. Not modified.
+    """
     hash_name = options.hash_name
     cost = keyslot_cost(
         options.kdf,
@@ -170,7 +182,8 @@ def _enrol(
     )
 
 
-def _new_uuid(random: RandomSource | None) -> str:
+def new_uuid(random: RandomSource | None) -> str:
+    """Return a random UUID in its usual form."""
     return str(UUID(bytes=source_or_system(random)(16), version=4))
 
 
@@ -182,10 +195,23 @@ def _is_new(place: Place) -> bool:
     return place.size == 0
 
 
-def _prepare(
+def prepare(
     names: ExitStack, failed: ExitStack, place: Place, end: int, *, overwrite: bool
 ) -> BlockDevice:
     """Open what is to be formatted and check that it may be, and has ``end`` bytes."""
+    """Return what is to be formatted as a device, once it is clear that it may be.
+
+    Args:
+        names: Gives a new file its name at its end, or removes it after an error.
+        failed: Closes what is opened here, unless it is emptied before its end.
+        place: Path, of a file that may be missing, or device, which stays the caller's.
+        end: Bytes that it must have; a new or empty file is made to have them.
+        overwrite: Permit to destroy what is there.
+
+    Raises:
+        LuksExistsError, ForeignImageError: There is something already.
+        DeviceFullError, DeviceError, FileExistsError: As `luks.format`.
+    """
     if not isinstance(place, str | os.PathLike):
         device = place
     else:

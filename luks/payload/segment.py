@@ -232,19 +232,21 @@ class CryptSegment(Device):
             raise ValueError("the segment is closed")
 
 
-def open_segment(device: BlockDevice, segment: Segment, key: Secret) -> CryptSegment:
+def open_segment(device: BlockDevice, segment: Segment, key: Secret | None) -> CryptSegment:
     """Return a segment of a header as a device.
 
     Args:
         device: Holds it.
         segment: Passed the policy, also if it is not encrypted.
-        key: The volume key; referred to, not copied.
+        key: Its key; referred to, not copied. None if it is not encrypted.
 
     Raises:
         LuksHeaderError, TruncatedImageError: As `segment_size`.
     """
     if segment.type == "linear":
         cipher: SectorCipher = NullCipher()
+    elif key is None:
+        raise LuksHeaderError("an encrypted segment has no digest", rule="L29")
     else:
         cipher = sector_cipher(
             segment.cipher or "", key.view(), segment.sector_size, permit_null=True

@@ -2,105 +2,31 @@
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_right
-from contextlib import ExitStack
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from formats.devices.device import Device
 from formats.errors import ArgumentError
 from formats.process import Owned, Owner
-from luks.crypto.kdf import DEFAULT_LIMITS
 from luks.errors import ReadOnlyError, UnsupportedError
-from luks.header.detection import is_same_place, opened
-from luks.header.load import read_header
-from luks.header.policy import DEFAULT_POLICY, check_openable, check_payload_place, volume_key_sizes
-from luks.keys.keyslots import VolumeKey, unlock, verify_volume_key
+from luks.header.key_digests import key_digests, volume_key_sizes
+from luks.header.policy import (
+    DEFAULT_POLICY,
+    check_openable,
+    check_payload_place,
+    check_requirements,
+)
+from luks.keys.keyslots import VolumeKey
+from luks.keys.reencryption import VolumeKeys
 from luks.payload.segment import CryptSegment, open_segment, segment_size
-from luks.secret.secrets import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from formats.devices.device import BlockDevice, ReadableBuffer, WritableBuffer
-    from luks.crypto.kdf import KdfLimits
-    from luks.header.detection import Place
     from luks.header.policy import Policy
     from luks.model import Header
-
-
-def open(  # noqa: A001  it is luks.open
-    path_or_device: Place,
-    secret: bytes | Secret | VolumeKey,
-    *,
-    header: Place | None = None,
-    keyslot: int | None = None,
-    read_only: bool = True,
-    limits: KdfLimits = DEFAULT_LIMITS,
-    policy: Policy = DEFAULT_POLICY,
-) -> Volume:
-    """Unlock a LUKS1 or LUKS2 volume.
-
-    The header is read once, validated, and opened from that very copy. If one
-    copy of a LUKS2 header is damaged or old, opening for writing restores it.
-
-    Args:
-        path_or_device: Image file, block device or open device with the
-            payload. A path is opened, and locked against other processes and
-            QEMU, until the volume is closed; a device stays the caller's.
-        secret: Passphrase or content of a key file; or the volume key itself, from
-            `luks.verify_volume_key`, which is verified once more. Not modified.
-        header: Detached header, likewise; it is not used after this call. One and the
-            same device object as the image means that the header is attached.
-        keyslot: Try only this keyslot, whatever its priority.
-        read_only: Permit no writing.
-        limits: What the key derivation may cost at most.
-        policy: What the header must be, before the secret is used.
-
-    Raises:
-        NoKeyslotMatchError: The secret opens no keyslot.
-        UnlockError: There is no keyslot to try, or the secret is not the volume key.
-        PolicyError: The volume is not encrypted, or asks for too much.
-        UnsupportedError: It needs something that is not implemented.
-        EmptyImageError, ForeignImageError, TruncatedImageError,
-        LuksHeaderError: There is no sound LUKS header, or the payload overlaps it: a
-            detached header is given as the image (L52).
-        ArgumentError: ``header`` is the image itself.
-        DeviceError: The image cannot be opened or read, or is in use.
-    """
-    with ExitStack() as stack:
-        if header is path_or_device and not isinstance(header, str | os.PathLike):
-            header = None
-        if isinstance(path_or_device, str | os.PathLike):
-            from formats.devices.file import FileDevice  # noqa: PLC0415  not to open a device that is given
-
-            device: BlockDevice = stack.enter_context(
-                FileDevice(path_or_device, read_only=read_only)
-            )
-            owned: tuple[BlockDevice, ...] = (device,)
-        else:
-            device, owned = path_or_device, ()
-        with opened(device if header is None else header) as header_device:
-            loaded = read_header(header_device)
-            check_openable(loaded, allow_unencrypted=policy.allow_unencrypted)
-            check_payload_place(device, loaded)
-            if header is not None and is_same_place(path_or_device, header):
-                raise ArgumentError("the image and its detached header are one and the same [L52]")
-            if isinstance(secret, VolumeKey):
-                key = verify_volume_key(loaded, secret.key.view(), limits=limits, policy=policy)
-            else:
-                key = unlock(
-                    header_device, loaded, secret, keyslot=keyslot, limits=limits, policy=policy
-                )
-        stack.callback(key.key.wipe)
-        if loaded.stale_copy is not None and not read_only:
-            from luks.header.repair_copy import restore_copy  # noqa: PLC0415  only for a damaged copy
-
-            loaded = restore_copy(device if header is None else header, loaded)
-        volume = Volume(device, loaded, key, read_only=read_only, policy=policy, owned=owned)
-        stack.pop_all()
-    return volume
 
 
 class Volume(Owned, Device):
@@ -121,7 +47,7 @@ class Volume(Owned, Device):
         self,
         device: BlockDevice,
         header: Header,
-        key: VolumeKey,
+        key: VolumeKey | VolumeKeys,
         *,
         read_only: bool = True,
         policy: Policy = DEFAULT_POLICY,
@@ -132,8 +58,8 @@ class Volume(Owned, Device):
         Args:
             device: Holds the payload.
             header: Its header, however it was loaded.
-            key: From `luks.unlock` or `luks.verify_volume_key` with that header;
-                `close` wipes it.
+            key: From `luks.unlock`, `luks.unlock_all` or `luks.verify_volume_key` with that
+                header; `close` wipes it.
             read_only: Permit no writing.
             policy: What it must be.
             owned: Devices that `close` closes.
@@ -142,24 +68,36 @@ class Volume(Owned, Device):
             TruncatedImageError: The device ends before the payload.
             LuksHeaderError: The payload would overlap the header itself (L52).
             PolicyError, UnsupportedError: As `luks.unlock`.
-            ArgumentError: The key is not as long as the header says (L65).
+            ArgumentError: The key is not as long as the header says (L65), or one is missing.
         """
         policy.check_header(header)
-        digest = check_openable(header, allow_unencrypted=policy.allow_unencrypted)
+        check_openable(header, allow_unencrypted=policy.allow_unencrypted)
         check_payload_place(device, header)
-        sizes = volume_key_sizes(header, digest)
-        if sizes and len(key.key) not in sizes:
-            raise ArgumentError(f"a key of {len(key.key)} bytes is not of this header [L65]")
+        keys = VolumeKeys.only(header, key) if isinstance(key, VolumeKey) else key
+        for number in key_digests(header):
+            if number not in keys.by_digest:
+                raise ArgumentError(f"the key of digest {number} is missing [L180]")
+            sizes = volume_key_sizes(header, header.digests[number])
+            size = len(keys.by_digest[number].key)
+            if sizes and size not in sizes:
+                raise ArgumentError(f"a key of {size} bytes is not of this header [L65]")
         self.header = header
-        self.keyslot: int | None = key.keyslot
+        self.keyslot: int | None = keys.keyslot
         self.read_only = read_only
-        self._key = key.key
+        self._keys = keys
         self._owned = owned
+        self._device = device
+        digest_of = header.segment_digests
         self._segments = tuple(
-            open_segment(device, segment, key.key) for segment in header.data_segments
+            open_segment(
+                device,
+                segment,
+                keys.by_digest[digest_of[number]].key if number in digest_of else None,
+            )
+            for number, segment in sorted(header.segments.items())
+            if not segment.is_backup
         )
         self._starts = _starts(self._segments)
-        self._device = device
         self._owner = Owner("the volume")
         self._closed = False
 
@@ -184,13 +122,12 @@ class Volume(Owned, Device):
             TruncatedImageError: The device ends before the payload.
         """
         self._check_open()
-        key = VolumeKey(Secret(self._key.view()), self.keyslot)
-        return Volume(device, self.header, key, read_only=read_only)
+        return Volume(device, self.header, self._keys.copy(), read_only=read_only)
 
     @property
     def volume_key_size(self) -> int:
-        """Bytes of the volume key."""
-        return len(self._key)
+        """Bytes of the volume key; during a re-encryption, of the old one if there is one."""
+        return self._keys.first_size
 
     def read_into(self, offset: int, buffer: WritableBuffer, /) -> None:
         self._check_open()
@@ -282,6 +219,7 @@ class Volume(Owned, Device):
             ReadOnlyError: The volume is open for reading only.
             UnsupportedError: The header fixes the size, or the device has a fixed
                 one.
+            UnfinishedReencryptionError: The volume is being re-encrypted (L187).
             DeviceFullError, DeviceError: It failed; the size is what it was.
             ValueError: ``size`` is impossible.
 
@@ -290,6 +228,7 @@ class Volume(Owned, Device):
         """
         self._check_open()
         self._check_writable()
+        check_requirements(self.header)
         if self.header.data_segments[-1].size is not None:
             raise UnsupportedError(
                 "the header fixes the size of the payload [L73]", feature="resize"
@@ -323,11 +262,11 @@ class Volume(Owned, Device):
         if not self._closed:
             self._closed = True
             if self._owner.is_other:
-                self._key.wipe()
+                self._keys.wipe()
                 return
             for segment in self._segments:
                 segment.close()
-            self._key.wipe()
+            self._keys.wipe()
             for device in self._owned:
                 device.close()
 

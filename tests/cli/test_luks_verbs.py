@@ -189,3 +189,32 @@ def test_a_hash_is_kept_or_named_wherever_a_keyslot_is_made(tmp_path: Path) -> N
 def hashes(image: Path) -> list[tuple[str, str]]:
     slots = json.loads(blobstore("key", "list", image, "--json"))
     return [(slot["kdf"]["hash"], slot["af_hash"]) for slot in slots]
+
+
+def test_l200_convert_changes_the_version_and_cryptsetup_agrees(tmp_path: Path) -> None:
+    image, key = made(tmp_path, "--type", 1)
+    for version in (2, 2, 1):
+        output = blobstore("luks", "convert", image, "--to", f"luks{version}")
+        assert output == f"the header of {image} is LUKS{version}\n"
+        cryptsetup("isLuks", "--type", f"luks{version}", image)
+        assert accepts(image, key)
+    blobstore("luks", "convert", image, "--to", "luks2")
+    blobstore("luks", "config", image, "--label", "machine")
+    blobstore("luks", "convert", image, "--to", "luks1", code=53)
+    blobstore("luks", "convert", image, "--to", "luks1", "--force")
+
+
+def test_l200_convert_of_headers_apart_and_in_qcow2(tmp_path: Path) -> None:
+    header = tmp_path / "header"
+    image, key = made(tmp_path, "--type", 1, "--header", header)
+    blobstore("luks", "convert", image, "--to", "luks2", "--header", header)
+    cryptsetup("isLuks", "--type", "luks2", header)
+    raw = tmp_path / "raw"
+    raw.write_bytes(bytes(1 << 20))
+    for kind, code in (("luks1-in-qcow2", 0), ("qcow2-luks", 40)):
+        disk = tmp_path / kind
+        blobstore("convert", raw, disk, "--to", kind, "--new-key-file", key, *QUICK)
+        blobstore("luks", "convert", disk, "--to", "luks2", code=code)
+        assert blobstore("luks", "is", disk) == ""
+        version = json.loads(blobstore("header", "dump", disk, "--json"))["version"]
+        assert version == (2 if code == 0 else 1)

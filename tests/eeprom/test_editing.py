@@ -18,6 +18,7 @@ from tests.eeprom.test_edid import DISPLAY, change
 from tests.eeprom.test_examples import MANIFESTS, encoded, section_of
 from tests.eeprom.test_intel_nic import CARD
 from tests.eeprom.test_uboot_env import PAIR, TWO
+from tests.support.cli import blobstore as run_blobstore
 from tests.support.cli import fails, succeeds
 
 if TYPE_CHECKING:
@@ -107,6 +108,28 @@ def test_e8_a_file_is_changed_as_a_whole_and_keeps_its_mode(tmp_path: Path) -> N
     assert found.ethernet_address == bytes.fromhex("020000000007")
     assert file.stat().st_mode & 0o777 == 0o644
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_e8_e10_bare_binaries_are_shown_and_changed_without_their_type(tmp_path: Path) -> None:
+    file = tmp_path / "nic.bin"
+    file.write_bytes(damaged(NIC, 40))
+    assert (
+        fails("edit", file, "ethernet-address=02:00:00:00:00:07") == 32
+    )  # its only mark is broken
+    assert fails("edit", file, "--type", "intel-nic", "ethernet-address=02:00:00:00:00:07") == 30
+    assert file.read_bytes() == damaged(NIC, 40)
+    succeeds_with_warning("edit", file, "--type", "intel-nic", "--repair")
+    assert b'ethernet-address = "020000123456"' in succeeds("show", file)
+    succeeds("edit", file, "ethernet-address=02:00:00:00:00:07")
+    assert b'ethernet-address = "020000000007"' in succeeds("show", file)
+    assert fails("edit", file) == 2
+    assert fails("edit", file, "--delete", "Boot0001") == 2
+
+
+def succeeds_with_warning(*arguments: object) -> None:
+    done = run_blobstore(*arguments)
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert b"the checksum is" in done.stderr
 
 
 def test_e9_verifying_reads_the_content_of_typed_sections(tmp_path: Path) -> None:

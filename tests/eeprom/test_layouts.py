@@ -375,6 +375,14 @@ def test_e_lay1_a_layout_serves_all_verbs(tmp_path: Path) -> None:
         assert found.fields["serial-number"] == "B2"
         with pytest.raises(UnsupportedError, match="no codec for 'acme-board'"):
             blobstore.decode_section(store, "board")
+    shown = succeeds("show", image, "board", "--layout", layout)
+    assert shown == succeeds("show", binary, "--layout", layout).replace(b"A1", b"B2")
+    assert fails("show", image, "board") == 40
+    succeeds("edit", binary, "--layout", layout, "serial-number=C3")
+    assert b"C3" in succeeds("show", binary, "--layout", layout)
+    succeeds("edit", binary, "--layout", layout, "serial-number=A1")
+    succeeds("edit", image, "board", "--layout", layout, "options.slots=9")
+    succeeds("edit", image, "board", "--layout", layout, "options.slots=7")
     directory = tmp_path / "unpacked"
     succeeds("unpack", image, "-o", directory, "--layout", layout)
     text = (directory / "manifest.toml").read_text()

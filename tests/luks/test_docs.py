@@ -23,7 +23,7 @@ def test_the_examples_run(
     # Measuring is slow and not what this is about: cheap costs seem to take long.
     monkeypatch.setattr(benchmark, "_measure", lambda *_: 100.0)
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 12
+    assert len(blocks) == 14
     namespace: dict[str, Any] = {}
     for block in blocks:
         exec(compile(block, str(PAGE), "exec"), namespace)

@@ -427,13 +427,12 @@ def reencryption(root: Root) -> None:
     root["keyslots"]["1"] = copy.deepcopy(REENCRYPT)
 
 
-def test_a_reencryption_under_way_loads_and_does_not_open() -> None:
-    """L30."""
+def test_l182_a_reencryption_without_a_digest_loads_and_does_not_open() -> None:
     device = with_json(base(), changed(reencryption))
     assert luks.load_header(device).requirements == ("online-reencrypt-v2",)
-    with pytest.raises(luks.UnsupportedError, match="re-encrypted") as caught:
+    with pytest.raises(luks.PolicyError, match="L182") as caught:
         luks.open(device, PASSPHRASE)
-    assert "cryptsetup reencrypt" in str(caught.value.hint)
+    assert "cryptsetup repair" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,20 @@ def test_replies_are_as_described(tmp_path: Path) -> None:
         ("/v1/luks-header", "get", "?offset=-1&size=1", None),
         ("/v1/luks-header", "post", "", {"writes": []}),
     ]
+    key = tmp_path / "key"
+    key.write_bytes(SECRET)
+    moving = {"mode": "reencrypt", "key_file": str(key), "pbkdf": "pbkdf2", "iterations": 1000}
+    asked += [
+        ("/v1/reencryption", "get", "", None),
+        ("/v1/reencryption", "post", "", b'{"mode": "turn round"}'),
+        ("/v1/reencryption", "post", "", {"mode": "resume"}),
+        ("/v1/reencryption", "post", "", moving | {"begin_only": True}),
+        ("/v1/reencryption", "get", "", None),
+        ("/v1/reencryption/stop", "post", "", None),
+        ("/v1/reencryption", "post", "", {"mode": "resume", "key_file": str(key)}),
+        ("/v1/reencryption", "get", "", ("accept", "application/x-ndjson")),
+        ("/v1/reencryption", "get", "", None),
+    ]
     seen = set()
     with (
         blobstore.open(image, SECRET, direct=True) as store,

@@ -108,7 +108,7 @@ def test_the_commands(tmp_path: Path, runtime: Path, monkeypatch: pytest.MonkeyP
             # 28: a watch lasts until curl ends it.
             assert done.returncode == (28 if "-m" in words else 0), (words, done)
         assert owner is not None
-        assert verbs == {"get", "put", "backup", "verify", "key", "owner"}
+        assert verbs == {"get", "put", "backup", "verify", "key", "owner", "reencrypt"}
         assert methods > 20
         (source,) = blocks("c")
         (tmp_path / "device.c").write_text(source + DEVICE)

@@ -28,7 +28,7 @@ PATHS = {path.replace("{NAME}", "NAME"): item for path, item in SCHEMA["paths"].
 RULES = (Path(__file__).resolve().parents[2] / "spec" / "owner.md").read_text()
 METHODS = ("get", "put", "post", "delete")
 #: What concerns the image: `test_image_schema` asks for these.
-OF_IMAGES = ("/v1/image", "/v1/snapshots", "/v1/backup", "/v1/luks-header")
+OF_IMAGES = ("/v1/image", "/v1/snapshots", "/v1/backup", "/v1/luks-header", "/v1/reencryption")
 
 
 def at(reference: str) -> Any:

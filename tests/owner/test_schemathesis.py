@@ -43,8 +43,10 @@ def failing(label: str) -> set[int]:
 
     A section may be larger than any medium (507). A raw image has neither snapshots nor a LUKS
     header (501). A backup may be asked for where nothing can be written, and an image may be
-    taken over with a pin that it does not have (500).
+    taken over with a pin that it does not have (500). A key file may be missing, or not open it.
     """
+    if label == "POST /v1/reencryption":
+        return {500, 501, 503, 507}
     if label.endswith(("/v1/backup", "/v1/take-over")):
         return {500, 507}
     return {501, 507} if "snapshots" in label or "luks-header" in label else {507}

@@ -157,6 +157,7 @@ def test_p10_every_verb_takes_a_place(places: Places, shell: Shell) -> None:
     shell("backup", disk, "copy.qcow2")
     assert shell("get", "copy.qcow2", "tpm-volatile-state") == "key"
     assert shell.fails("backup", disk, image)[0] == 40
+    shell("reencrypt", image, *key, *QUICK)
     shell("copy", image, "whole")
     assert shell("get", "whole", "tpm-volatile-state", *key) == "key"
     assert "LUKS header information" in shell("luks", "dump", image)
@@ -168,6 +169,11 @@ def test_p10_every_verb_takes_a_place(places: Places, shell: Shell) -> None:
     shell("key", "test", image, *key)
     shell("create", image, "--section", "a=100", "--no-encryption", "--force")
     assert shell("ls", image)
+    shell("put", image, "a", "-", stdin=b"in the clear")
+    shell("encrypt", image, "--header", "new-header", *key, *QUICK)
+    assert shell("get", image, "a", "--header", "new-header", *key) == "in the clear"
+    shell("decrypt", image, "--header", "new-header", *key)
+    assert shell("get", image, "a") == "in the clear"
     not_run = {*verbs_with_images()} - shell.ran
     owners = {"serve", "vtpm", "mount", "owner show", "owner release", "owner take-over"}
     assert not_run == owners

@@ -303,3 +303,16 @@ class FaultyDevice(Device):
         if operation == self._operation and due:
             self.failed += 1
             raise self._error(f"injected: {operation} {count} fails")
+
+
+class WholeSectorFaults(FaultyDevice):
+    """A failing write stores its first half, but each sector whole or not at all (L12)."""
+
+    def write(self, offset: int, data: ReadableBuffer, /) -> None:
+        try:
+            self._count("write")
+        except DeviceError:
+            half = len(data) // 2 // SECTOR * SECTOR
+            self._device.write(offset, bytes(data)[:half])
+            raise
+        self._device.write(offset, data)

@@ -11,7 +11,15 @@ import click
 import blobstore
 from blobstore.cli.access import IMAGE, Access, shared_access_options
 from blobstore.cli.commands.show import VARIABLES
-from blobstore.cli.types import Group, ParsedType, SettingType, option, taking
+from blobstore.cli.types import (
+    Group,
+    ParsedType,
+    SettingType,
+    codec_of,
+    layout_option,
+    option,
+    taking,
+)
 from formats.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -118,7 +126,8 @@ _VARIABLES = taking(
             "repair": option(
                 "--repair",
                 is_flag=True,
-                help="Rescue the variables of a torn or damaged flash first.",
+                help="Compute wrong checksums again; of UEFI variables, rescue those of a torn or "
+                "damaged flash first.",
             ),
         },
     ),
@@ -137,6 +146,7 @@ _VARIABLES = taking(
     help="IMAGE is a bare file of --type ovmf-vars or uefi-vars: write the changed one here.",
 )
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+@layout_option
 @_VARIABLES
 @shared_access_options
 def command(
@@ -147,6 +157,7 @@ def command(
     type_: str | None,
     output: Path | None,
     force: bool,
+    layouts: tuple[Path, ...],
     edits: VariableEdits,
 ) -> None:
     r"""Change fields in the blob NAME of IMAGE, atomically, and what checks them.
@@ -154,14 +165,16 @@ def command(
     FIELD is named as in manifests, such as board.serial-number or custom[0]. VALUE is
     text, a number, true or false, bytes in hexadecimal, or @FILE for bytes in a file.
 
+    Without NAME, IMAGE is the bare binary of an EEPROM, and is replaced by the changed one.
+
     If the blob is UEFI variables, FIELD is the name of one, such as Timeout or
     Boot0001, or one with its GUID after a hyphen.
     """
-    changes_variables = any(edits)
+    changes_variables = any(edits._replace(repair=False))
     if output is not None:
         if type_ not in VARIABLES:
             raise click.UsageError("--output is for a bare file of --type ovmf-vars or uefi-vars")
-        settings = _settings(words, required=not changes_variables)
+        settings = _settings(words, required=not any(edits))
         after = blobstore.edit_variables_file(
             image,
             output,
@@ -174,14 +187,24 @@ def command(
         return
     if force:
         raise click.UsageError("--force goes with --output")
-    if not words:
-        raise click.UsageError("name a section, or for a bare file the --output")
-    name, settings = words[0], _settings(words[1:], required=not changes_variables)
+    declared = [blobstore.load_layout(path) for path in layouts]
+    kind = codec_of(type_, declared)
+    if not words or "=" in words[0]:
+        if type_ in VARIABLES or changes_variables:
+            raise click.UsageError("name a section, or for a bare file the --output")
+        settings = _settings(words, required=not edits.repair)
+        kind = blobstore.type_of_file(image, declared) if kind is None else kind
+        blobstore.edit_file(image, kind, settings, read_file=_read_file, repair=edits.repair)
+        return
+    name, settings = words[0], _settings(words[1:], required=not any(edits))
     with access.open_shared(image, read_only=False) as store:
         if not blobstore.holds_variables(store, name, type_):
             if changes_variables:
                 raise click.UsageError(f"section {name} does not hold UEFI variables")
-            blobstore.edit_section(store, name, settings, type_=type_, read_file=_read_file)
+            kind = codec_of(store.section(name).type, declared) if kind is None else kind
+            blobstore.edit_section(
+                store, name, settings, type_=kind, read_file=_read_file, repair=edits.repair
+            )
             return
         after = blobstore.edit_variables(
             store,

@@ -229,7 +229,7 @@ def list_(*, image: Place, place: luks.Place, as_json: bool) -> None:
                 number,
                 slot["problem"] or _cost_text(slot["kdf"]),
                 PRIORITIES[priority] if 0 <= priority < len(PRIORITIES) else "unknown",
-                "the volume" if slot["holds_volume_key"] else "another key",
+                _opens(slot),
                 ", ".join(names),
             )
         )
@@ -289,9 +289,20 @@ def _test_token(place: luks.Place, number: int, limits: luks.KdfLimits) -> None:
 def _report(
     place: luks.Place, secret: luks.Secret, keyslot: int | None, limits: luks.KdfLimits
 ) -> None:
-    opened = _open_keyslot(place, secret, keyslot, limits)
-    with opened.key:
-        click.echo(f"keyslot {opened.keyslot}")
+    """Print the keyslots that a secret opens: one for each key of the volume (L180).
+
+    An unbound keyslot is tried only if it is named (L141).
+    """
+    with luks.open_header(place) as (device, header), waiting("deriving keys"):
+        if keyslot is not None and keyslot in header.unbound_keyslots:
+            luks.unbound_key(device, header, secret, keyslot, limits=limits).wipe()
+            opened: list[int | None] = [keyslot]
+        else:
+            keys = luks.unlock_all(device, header, secret, keyslot=keyslot, limits=limits)
+            keys.wipe()
+            opened = [key.keyslot for key in keys.by_digest.values()]
+    for number in opened:
+        click.echo(f"keyslot {number}")
 
 
 def _open_keyslot(
@@ -303,6 +314,12 @@ def _open_keyslot(
             key = luks.unbound_key(device, header, secret, keyslot, limits=limits)
             return luks.VolumeKey(key, keyslot)
         return luks.unlock(device, header, secret, keyslot=keyslot, limits=limits)
+
+
+def _opens(slot: dict[str, Any]) -> str:
+    if slot["type"] == "reencrypt":
+        return "nothing: it records a re-encryption"
+    return "the volume" if slot["holds_volume_key"] else "another key"
 
 
 @command.command("export")

@@ -163,14 +163,40 @@ def is_(context: click.Context, *, image: Place, place: luks.Place, version: str
     context.exit(0 if there else 1)
 
 
+@command.command("convert")
+@click.argument("image", type=IMAGE)
+@click.option(
+    "--to",
+    "version",
+    type=click.Choice(["luks1", "luks2"]),
+    required=True,
+    help="Version that the header is to have.",
+)
+@click.option("--header", type=IMAGE, metavar="FILE", help="The image's detached LUKS header.")
+@click.option(
+    "--force", is_flag=True, help="Lose tokens, labels, flags and priorities, as LUKS1 has none."
+)
+def convert(*, image: Place, version: str, header: Place | None, force: bool) -> None:
+    """Change the version of the LUKS header of IMAGE, in place; the payload is not touched.
+
+    All passphrases stay, and need not be given. A crash leaves the old header or the new one;
+    then run the command again. The image may be in use, unless it is a qcow2 image.
+    """
+    number = int(version.removeprefix("luks"))
+    blobstore.convert_header(image, number, header=header, force=force)
+    click.echo(f"the header of {image} is LUKS{number}")
+
+
 @command.command("repair")
 @image_and_changed_header
 def repair(*, image: Place, place: luks.Place) -> None:
     """Rewrite a damaged header copy of IMAGE from the other, and erase unused keyslots."""
     stale = luks.load_header(place).stale_copy
-    luks.repair(place)
+    header = luks.repair(place)
     if stale is None:
-        click.echo(f"the header of {image} is sound; what no keyslot uses is erased")
+        # A re-encryption, or an unknown requirement, may need the space of no keyslot.
+        erased = "" if header.requirements else "; what no keyslot uses is erased"
+        click.echo(f"the header of {image} is sound{erased}")
     else:
         click.echo(f"the {HEADER_COPIES[stale]} header copy of {image} is rewritten")
 

@@ -74,6 +74,9 @@ if TYPE_CHECKING:
     is_flag=True,
     help="With these two: no other host can write to IMAGE, though nothing here makes sure.",
 )
+@click.option(
+    "--resume", is_flag=True, help="Continue a re-encryption of IMAGE that was interrupted."
+)
 @service.options
 @access_options
 @click.pass_context
@@ -90,6 +93,7 @@ def command(
     standby: bool,
     take_over: bool,
     unfenced: bool,
+    resume: bool,
     **said: Any,
 ) -> None:
     """Own IMAGE, and serve its store to others until SIGTERM or Ctrl-C.
@@ -107,11 +111,18 @@ def command(
         owner.require_fenced(image, waits=standby, consent=unfenced)
     elif unfenced:
         raise click.UsageError("--unfenced is for --standby and --take-over")
+    if resume and begins is not owner.Beginning.OPENED:
+        raise click.UsageError("--resume is for an image that no other process has")
     quiet = bool(context.parent and context.parent.params["quiet"])
     service.log_to(run, quiet=quiet)
     in_background = _once(run.begin())
     with (
-        access.open(image, read_only=False, released=begins is not owner.Beginning.OPENED) as store,
+        access.open(
+            image,
+            read_only=False,
+            released=begins is not owner.Beginning.OPENED,
+            resume=resume,
+        ) as store,
         run.pid_file(),
     ):
         owner.serve(

@@ -10,10 +10,12 @@ import click
 import blobstore
 from blobstore.cli.access import IMAGE, Access, shared_access_options
 from blobstore.cli.output import escaped, print_json
+from blobstore.cli.types import codec_of, layout_option
 from formats.errors import FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     from blobstore import DecodedBlob, Place, UefiVariables
 
@@ -34,6 +36,7 @@ _HEX: Final = re.compile("[0-9a-f]+")
     metavar="NAME",
     help="Of UEFI variables, show this one only.",
 )
+@layout_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with what is wrong.")
 @shared_access_options
 def command(
@@ -43,30 +46,33 @@ def command(
     name: str | None,
     type_: str | None,
     names: tuple[str, ...],
+    layouts: tuple[Path, ...],
     as_json: bool,
 ) -> None:
     """Show the fields of the blob NAME of IMAGE, as a manifest has them; or its UEFI variables.
 
-    Without NAME, IMAGE is a bare binary, and --type says of what: an EEPROM, or ovmf-vars
-    or uefi-vars for UEFI variables.
+    Without NAME, IMAGE is a bare binary. --type says of what: an EEPROM, or ovmf-vars or
+    uefi-vars for UEFI variables; without it, the format of an EEPROM is recognised.
 
     What breaks the rules of its format is named on stderr, the rest is shown, and
     the exit code is 30.
     """
+    declared = [blobstore.load_layout(path) for path in layouts]
+    kind = codec_of(type_, declared)
     if name is None:
-        if type_ is None:
-            raise click.UsageError("name a section, or for a bare binary its --type")
         if type_ in VARIABLES:
             _show_variables(blobstore.read_variables_file(image, type_), names, as_json=as_json)
             return
-        decoded = blobstore.decode_file(image, type_)
+        kind = blobstore.type_of_file(image, declared) if kind is None else kind
+        decoded = blobstore.decode_file(image, kind)
     else:
         with access.open_shared(image) as store:
             if blobstore.holds_variables(store, name, type_):
                 variables = blobstore.read_variables(store, name, type_=type_)
                 _show_variables(variables, names, as_json=as_json)
                 return
-            decoded = blobstore.decode_section(store, name, type_)
+            kind = codec_of(store.section(name).type, declared) if kind is None else kind
+            decoded = blobstore.decode_section(store, name, kind)
     if names:
         raise click.UsageError("--variable is for UEFI variables")
     _print(decoded, as_json=as_json)

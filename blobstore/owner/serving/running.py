@@ -104,6 +104,7 @@ def serve(
     service = Service(owner, Places(), reread=reread)
     with ExitStack() as ending:
         ending.enter_context(service.signals())
+        ending.callback(owner.reencryption.end)
         ending.callback(service.fronts.close)
         if begins is Beginning.REPLACING:
             _replace(owner, service, config)
@@ -115,6 +116,8 @@ def serve(
             service.fronts.start(config, _prepare(service, config))
         if ready is not None:
             ready(service.fronts.path)
+        if _is_moving(store):
+            owner.reencryption.carry_on()
         service.run(take_when_free=begins is Beginning.FREE)
 
 
@@ -178,6 +181,12 @@ def _take_from_the_dead(owner: Owner, service: Service, config: ServeConfig) -> 
         raise
     _log.warning("took the image over at generation %d", digest.generation)
     service.fronts.start(config, listeners)
+
+
+def _is_moving(store: Store) -> bool:
+    """Say whether the image of a store was opened to resume its re-encryption (O216)."""
+    layers = store.session.layers
+    return layers is not None and layers.moving is not None
 
 
 def _no_one() -> None:
