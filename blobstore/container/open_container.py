@@ -10,15 +10,23 @@ from blobstore.container.authentication import Authenticator
 from blobstore.container.directory import interpret
 from blobstore.container.durable import PIECE_SIZE, DurableWriter
 from blobstore.container.scan import Damaged, scan
-from blobstore.errors import CorruptBlobError, DamagedHeadError, StoreError
-from formats.container.model import HEAD_SIZE, MAX_GENERATION, State
+from blobstore.errors import (
+    CorruptBlobError,
+    DamagedHeadError,
+    PoisonedStoreError,
+    StoreError,
+)
+from formats.container.decoder import decode_item, locate_check
+from formats.container.model import HEAD_SIZE, MAX_GENERATION, Free, State
+from formats.devices.device import read_exactly
+from formats.errors import FormatError
 from formats.logs import LateLogger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from blobstore.container.directory import Directory
-    from blobstore.container.sections import Copy
+    from blobstore.container.sections import Copy, Section
     from formats.container.model import ContainerHeader
     from formats.devices.device import BlockDevice
 
@@ -145,6 +153,40 @@ class OpenContainer:
     def block_size(self) -> int:
         """B, in bytes."""
         return self.header.block_size
+
+    def require_absent(self, section: Section | None) -> None:
+        """Ask the device before it is said that there is no blob (P65).
+
+        The directory is in memory. A process that was shut out, because another host has taken the
+        image over, learns of that from the device only; and of what that host has written
+        where nothing shuts it out.
+
+        Args:
+            section: As the directory has it, never written; None if there is none of that name.
+
+        Raises:
+            PoisonedStoreError: Another process has written to it since.
+            DeviceError: It cannot be read; this process may be shut out.
+        """
+        copies = [] if section is None else [copy for copy in section.copies if copy is not None]
+        for offset in [copy.offset for copy in copies] or [0]:
+            head = read_exactly(self.device, offset, HEAD_SIZE)
+            if copies and self._generation_of(offset, head) > self.directory.generation:
+                raise PoisonedStoreError(
+                    f"another process has written to the section at byte {offset} since the store"
+                    " was opened [P65]",
+                    hint="open the store again",
+                )
+
+    def _generation_of(self, offset: int, head: bytes) -> int:
+        """Return the generation of an item, from its head; 0 if that is not sound."""
+        try:
+            if self.authenticator.is_sound(offset, head, locate_check(head)):
+                item = decode_item(head, self.block_size)
+                return item.generation if isinstance(item, Free) else item.version.generation
+        except FormatError:
+            pass  # damage, which is for the next opening to judge
+        return 0
 
     def use_device(self, device: BlockDevice) -> None:
         """Read and write the same bytes through another device, such as one with another key.

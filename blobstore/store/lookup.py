@@ -73,10 +73,17 @@ class Lookup:
 
         Raises:
             UnwrittenBlobError: It was registered and never written.
-            StorageError: As `find`; or it does not verify.
+            StorageError: As `find`; or it does not verify; or, where it is absent, another
+                process has written, or may have shut out this one (P65).
         """
-        newest = self.find(name).newest
+        try:
+            section = self.find(name)
+        except BlobNotFoundError:
+            self.container.require_absent(None)
+            raise
+        newest = section.newest
         if newest.version.state is State.UNWRITTEN:
+            self.container.require_absent(section)
             raise UnwrittenBlobError(f"section {name!r} was registered and never written")
         return self.container.blobs.read(newest)
 

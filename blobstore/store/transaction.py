@@ -100,6 +100,8 @@ class Transaction(Owned):
         if draft.blob is not None:
             return draft.blob
         if draft.section is None or draft.section.newest.version.state is State.UNWRITTEN:
+            if draft.section is not None:
+                self._container.require_absent(draft.section)
             raise UnwrittenBlobError(f"section {name!r} was registered and never written")
         return self._container.blobs.read(draft.section.newest)
 

@@ -80,6 +80,7 @@ class RecordingServer:
         self._listening.bind(str(self.path))
         self._listening.listen()
         self._clients: list[threading.Thread] = []
+        self._connected: list[socket.socket] = []
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
@@ -90,6 +91,10 @@ class RecordingServer:
         self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
         self._thread.join()
+        # A test that failed keeps what it had, with its connections.
+        for connected in self._connected:
+            with suppress(OSError):
+                connected.shutdown(socket.SHUT_RDWR)
         for client in self._clients:
             client.join()
 
@@ -108,6 +113,7 @@ class RecordingServer:
             while True:
                 client, _ = self._listening.accept()
                 serving = threading.Thread(target=self._serve, args=(client,))
+                self._connected.append(client)
                 self._clients.append(serving)
                 serving.start()
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from greenlet import getcurrent
 
+from formats.process import OwnedLock
 from tests.simulation.scheduler import KilledError, Task
 
 if TYPE_CHECKING:
@@ -141,6 +142,9 @@ class _RLock(_Lock):
 
 class _OwnedLock(_RLock):
     """Stands for `formats.process.OwnedLock`: no simulated process forks."""
+
+    is_mine = OwnedLock.is_mine
+    within = OwnedLock.within
 
     def __init__(self, threads: Threads, owner: Owner) -> None:
         super().__init__(threads)

@@ -267,7 +267,8 @@ def _unsafe(code: CodeType) -> frozenset[int]:
             found.add(instruction.offset)
         named = instruction.opname == "KW_NAMES" or (named and instruction.opname == "PRECALL")
         found.update(_end_of_with(instructions[number : number + 5]))
-        if instruction.opname == "SWAP":  # what a ``return`` in the block returns
+        # What a ``return`` in the block returns; or where a loop or an ``if`` in it ends.
+        if instruction.opname in ("SWAP", "NOP"):
             found.update(_end_of_with(instructions[number + 1 : number + 6], instruction.offset))
     return frozenset(found)
 

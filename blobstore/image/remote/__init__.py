@@ -3,7 +3,7 @@
 A place is named by a text (P1 to P3), and opened as a `BlockDevice`, on which a store or a LUKS
 volume lies as on any other. What differs from a file: the server may go away, what was
 written is durable only after a flush that it answered, and another host may want the
-image. The rules are P1 to P32 in ``spec/places.md``, and N60 to N79 in ``spec/nbd.md``.
+image. The rules are in ``spec/places.md``, and N60 to N82 in ``spec/nbd.md``.
 
 What must not happen here:
 
@@ -16,8 +16,9 @@ What must not happen here:
 - Nothing that a server sends is believed: what breaks the protocol ends the connection.
 
 Begin with `places`, what can be named; `blobstore.image.place` decides what is one. `nbd_disk`
-is an export as a device, `nbd_connection` one connection to its server, and `unflushed` what
-is sent again on another; `tls` encrypts it, and `host_lock` keeps other processes of this
-machine away. `rbd_disk` is an image of Ceph as a device, `rbd_snapshots` are its snapshots,
-and `librbd` binds Ceph's libraries, which are loaded only for that.
+is an export as a device, `nbd_connection` one connection to its server, `nbd_connections` those
+that threads share, and `unflushed` what is sent again on another; `tls` encrypts it, and
+`host_lock` keeps other processes of this machine away. `rbd_disk` is an image of Ceph as a
+device, `rbd_snapshots` are its snapshots, and `librbd` binds Ceph's libraries, which are loaded
+only for that.
 """

@@ -104,6 +104,8 @@ class NbdConnection:
 
     Attributes:
         served: What the server tells of the export.
+        is_at_rest: Whether it is open, and no request is under way: what was sent was answered.
+            If it is not when a use has ended, it must not be used again (N80).
     """
 
     def __init__(self, address: NbdAddress) -> None:
@@ -115,15 +117,18 @@ class NbdConnection:
         """
         self._cookie = 0
         self._encrypted = address.tls is not None
+        self.is_at_rest = False
         self._socket = _connect(address)
         try:
             self.served: Served = self._negotiate(address)
         except BaseException:
             self._socket.close()
             raise
+        self.is_at_rest = True
 
     def close(self) -> None:
         """Say good-bye, and close the connection."""
+        self.is_at_rest = False
         with suppress(OSError):
             _let_close_send(self._socket)
             self._socket.settimeout(0.1)
@@ -144,12 +149,8 @@ class NbdConnection:
         What was sent, and is sent again on another connection, must not arrive once more, over
         later writes (N79): it is reset, since it was told to linger for no time (P60).
         """
+        self.is_at_rest = False
         self._socket.close()
-
-    @property
-    def is_broken(self) -> bool:
-        """Whether it is of no more use."""
-        return self._socket.fileno() < 0
 
     def carry_out(self, asks: Iterable[Ask]) -> None:
         """Send requests, several at a time, and wait for all replies.
@@ -161,6 +162,7 @@ class NbdConnection:
         left = iter(asks)
         pending: dict[int, Ask] = {}
         failed: Ask | None = None
+        self.is_at_rest = False
         try:
             while True:
                 while len(pending) < IN_FLIGHT and (ask := next(left, None)) is not None:
@@ -175,6 +177,7 @@ class NbdConnection:
         except BaseException:
             self.abandon()  # half of something is on its way
             raise
+        self.is_at_rest = True
         if failed is not None:
             raise _failure(failed)
 
@@ -205,9 +208,14 @@ class NbdConnection:
         encrypted.do_handshake()
 
     def _exactly(self, size: int) -> bytes:
-        data = bytearray(size)
-        self._fill(memoryview(data))
-        return bytes(data)
+        data = self._socket.recv(size) if size else b""
+        if len(data) == size:  # as nearly always
+            return data
+        if not data:
+            raise ConnectionResetError("the NBD server closed the connection")
+        rest = bytearray(size - len(data))
+        self._fill(memoryview(rest))
+        return data + rest
 
     def _fill(self, view: memoryview) -> None:
         while view:

@@ -9,15 +9,14 @@ wrote is made durable before anything is read (P62).
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import deque
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from blobstore.image.remote.host_lock import HostLock
 from blobstore.image.remote.nbd_connection import Ask, NbdConnection
+from blobstore.image.remote.nbd_connections import NbdConnections
 from blobstore.image.remote.unflushed import LIMIT, Unflushed, writes
 from formats.devices.device import SharedDevice
 from formats.errors import (
@@ -45,11 +44,8 @@ _Result = TypeVar("_Result")
 
 #: Most bytes of one request; several are on their way at a time.
 _PIECE: Final = 1 << 20
-#: Connections at a time, where the server says that several are safe.
-_CONNECTIONS: Final = 4
 #: Seconds between two tries to connect again: first, and at most.
-_PAUSE: Final = 0.02
-_LONGEST_PAUSE: Final = 1.0
+_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
 #: Bytes that one BLOCK_STATUS asks about.
 _STATUS: Final = 1 << 30
 
@@ -95,12 +91,6 @@ class NbdDisk(Owned, SharedDevice):
         self._host_lock = HostLock(lock_file)
         #: Held while something writes, flushes or connects again; reads need it for the last only.
         self._lock = OwnedLock(self._owner)
-        self._free = threading.Condition()
-        self._idle: deque[NbdConnection] = deque()
-        self._count = 0
-        #: Why a connection broke, until what was not flushed was sent again; and how often it was.
-        self._broken: OSError | FormatError | None = None
-        self._epoch = 0
         self._unflushed = Unflushed()
         try:
             first = NbdConnection(address)
@@ -116,10 +106,9 @@ class NbdDisk(Owned, SharedDevice):
             first.abandon()
             raise
         self._most = min(_PIECE, self._served.most)
-        several = self._served.can(TransmissionFlag.CAN_MULTI_CONN)
-        self._limit = _CONNECTIONS if several else 1
-        self._idle.append(first)
-        self._count = 1
+        self._can_force = self._served.can(TransmissionFlag.SEND_FUA)
+        #: Those of today: others take their place when one of them breaks.
+        self._connections = self._connected(first)
         if lock and not read_only:
             try:
                 self.lock()
@@ -274,14 +263,8 @@ class NbdDisk(Owned, SharedDevice):
 
     def close(self) -> None:
         """Close all connections; nothing is flushed. In a child, do nothing but that."""
-        with self._free:
-            self._closed = True
-            idle, self._idle = self._idle, deque()
-        for connection in idle:
-            if self._owner.is_other:
-                connection.release()
-            else:
-                connection.close()
+        self._closed = True
+        self._connections.close()
         self._host_lock.release()
 
     # ------------------------------------------------------------ writing
@@ -299,7 +282,7 @@ class NbdDisk(Owned, SharedDevice):
         """
         return (
             not self._unflushed
-            and self._served.can(TransmissionFlag.SEND_FUA)
+            and self._can_force
             and 0 < length <= self._most
             and (offset, offset + length) == self._aligned(offset, length)
         )
@@ -335,79 +318,35 @@ class NbdDisk(Owned, SharedDevice):
 
     # -------------------------------------------------------- connections
 
-    def _attempt(self, use: Callable[[NbdConnection], _Result]) -> _Result:
-        """Return what ``use`` returns, on a new connection if the one in use breaks (N66)."""
+    def _attempt(self, action: Callable[[NbdConnection], _Result]) -> _Result:
+        """Return what ``action`` returns, on a new connection if the one in use breaks (N66)."""
         deadline: float | None = None
         while True:
-            epoch = self._epoch
+            connections = self._connections
             try:
-                with self._connection() as connection:
-                    return use(connection)
+                return connections.use(action)
             except (OSError, FormatError) as error:
                 # For all tries together: a server may take connections, and break each.
                 deadline = deadline or time.monotonic() + self._reconnecting
                 with self._lock:
-                    if self._epoch == epoch:
+                    if self._connections is connections:
                         self._reconnect(error, deadline)
 
+    def _connected(self, first: NbdConnection) -> NbdConnections:
+        """Return the connections that begin with one."""
+        return NbdConnections(
+            self.address,
+            first,
+            several=self._served.can(TransmissionFlag.CAN_MULTI_CONN),
+            owner=self._owner,
+            all_is_durable=self._all_is_durable,
+        )
+
     @contextmanager
-    def _connection(self) -> Iterator[NbdConnection]:
-        connection = self._take()
-        try:
-            yield connection
-        except (OSError, FormatError) as error:
-            connection.abandon()
-            with self._free:
-                self._broken = error
-                self._count -= 1
-                self._free.notify_all()
-            raise
-        except BaseException:
-            # A `DeviceError` leaves it as it was; an interrupt has closed it.
-            self._give_back(connection)
-            raise
-        self._give_back(connection)
-
-    def _take(self) -> NbdConnection:
-        """Return a connection that no other thread uses; `OSError` if what there was is broken."""
-        with self._free:
-            while True:
-                if self._closed:
-                    raise ValueError(f"the {self.address} was closed")
-                if self._broken is not None:
-                    raise self._broken
-                if self._idle:
-                    return self._idle.pop()
-                if self._may_open():
-                    self._count += 1
-                    break
-                self._free.wait()
-        try:
-            return NbdConnection(self.address)
-        except BaseException:
-            with self._free:
-                self._count -= 1
-                self._free.notify()
-            raise
-
-    def _may_open(self) -> bool:
-        """Say whether another connection may be opened beside those that there are.
-
-        It may reach a server that was started again, and that lacks what was not flushed.
-        """
-        if self._count >= self._limit:
-            return False
+    def _all_is_durable(self) -> Iterator[bool]:
+        """Say whether all that was written is durable, and have nothing written meanwhile."""
         with self._lock.within(0) as is_mine:
-            return is_mine and not self._unflushed
-
-    def _give_back(self, connection: NbdConnection) -> None:
-        with self._free:
-            if connection.is_broken or self._closed:
-                connection.abandon()
-                self._count -= 1
-            else:
-                self._idle.append(connection)
-            self._free.notify()
+            yield is_mine and not self._unflushed
 
     def _reconnect(self, cause: OSError | FormatError, deadline: float) -> None:
         """Connect again, and send once more what was not flushed.
@@ -434,6 +373,8 @@ class NbdDisk(Owned, SharedDevice):
                 self._require_same(connection.served)
                 self._unflushed.repeat(connection, self._most)
                 connection.wait_at_most(self.address.timeout)
+                self._connections.give_up(cause)
+                self._connections = self._connected(connection)
             except (OSError, FormatError) as failure:
                 error = failure
                 connection.abandon()
@@ -441,14 +382,8 @@ class NbdDisk(Owned, SharedDevice):
             except BaseException:
                 connection.abandon()
                 raise
-            self._epoch += 1
-            with self._free:
-                self._broken = None
-                old, self._idle = self._idle, deque([connection])
-                self._count += 1 - len(old)
-                self._free.notify_all()
-            for one in old:
-                one.abandon()
+            if self._closed:  # by another thread, which saw the connections before these
+                self._connections.close()
             return
         raise DeviceError(f"the connection to the {self.address} broke: {error}") from cause
 
