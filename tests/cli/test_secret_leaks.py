@@ -187,7 +187,7 @@ COMMANDS: list[Command] = [
     (53, "get clear a -o never U"),
     (2, "get image U"),
     (0, "vtpm image --print-states K"),
-    (20, "vtpm image --flags startup-clear --server type=unixio,fd=0 K"),
+    (20, "vtpm image --flags startup-clear --server type=unixio,fd=99 K"),
     (51, "vtpm foreign --flags startup-clear --port 1 K"),
     (20, "serve image --socket missing/socket K"),
     (51, "serve foreign K"),
