@@ -103,7 +103,7 @@ def test_a_distribution_adds_a_format_by_being_installed(plug_in: Path, tmp_path
 def test_a_plug_in_replaces_nothing_that_is_here(plug_in: Path, tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"ACMEAB12CD34")
     done = with_plug_in(plug_in, "show", tmp_path / "binary", "--type", "pci-vpd")
-    assert b"the data does not begin as PCI VPD does" in done.stderr
+    assert b"the EEPROM has no PCI VPD" in done.stderr
 
 
 @pytest.mark.parametrize(

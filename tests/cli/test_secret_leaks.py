@@ -114,7 +114,7 @@ def work(tmp_path: Path) -> Path:
             file.seek(offset)
             file.write(b"damage")
     (path / "cut").write_bytes((path / "foreign").read_bytes()[:600_000])
-    library.create(path / "clear", {"a": 100}, encrypted=False, free=0).close()
+    library.create(path / "clear", {"a": 100}, encrypted=False, free=1 << 20).close()
     return path
 
 
@@ -202,6 +202,9 @@ COMMANDS: list[Command] = [
     (0, "measure image --luks"),
     (0, "benchmark --only cipher --seconds 0.01"),
     (2, "get image a --wrong U"),
+    (51, "reencrypt foreign K"),
+    (51, "decrypt foreign K"),
+    (0, "encrypt clear --header apart QUICK K"),
 ]
 WAYS = ("file", "fd", "base64", "encrypted", "keyring", "credential", "command", "prompt")
 

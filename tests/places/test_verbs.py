@@ -167,6 +167,7 @@ def test_p10_every_verb_takes_a_place(places: Places, shell: Shell) -> None:
     shell("key", "destroy", image, "--force")
     shell("luks", "format", image, *key, "--force", *QUICK)
     shell("key", "test", image, *key)
+    assert "LUKS2" in shell("luks", "convert", image, "--to", "luks2", "--force")
     shell("create", image, "--section", "a=100", "--no-encryption", "--force")
     assert shell("ls", image)
     shell("put", image, "a", "-", stdin=b"in the clear")

@@ -186,19 +186,6 @@ def test_backing_files_are_off_unless_asked_for(tmp_path: Path) -> None:
         open_image(device)
 
 
-@pytest.mark.parametrize(
-    ("option", "name"),
-    [("extended_l2=on", "extended L2 entries"), ("data_file=d,data_file_raw=on", "external data")],
-)
-def test_features_that_are_missing_are_named(option: str, name: str, tmp_path: Path) -> None:
-    """Q4"""
-    path = tmp_path / "image.qcow2"
-    option = option.replace("=d,", f"={tmp_path}/d,")
-    qemu_img("create", "-q", "-f", "qcow2", "-o", option, path, "1M")
-    with FileDevice(path) as device, pytest.raises(UnsupportedError, match=name):
-        open_image(device)
-
-
 @pytest.mark.parametrize("preallocation", ["metadata", "falloc", "full"])
 def test_images_that_qemu_preallocated(preallocation: str, tmp_path: Path) -> None:
     path = tmp_path / "image.qcow2"
