@@ -192,8 +192,7 @@ def resume(
             progress,
             keys,
             key_digests(journal),
-            hotzone_size=options.hotzone_size,
-            workers=options.workers,
+            options,
         )
         failed.callback(running.close)
         if not is_marked:

@@ -44,7 +44,12 @@ if TYPE_CHECKING:
     from luks.keys.reencryption import VolumeKeys
     from luks.model import Header
     from luks.reencryption.headers import KeyDigests
-    from luks.reencryption.interface import Direction, Mode, Resilience
+    from luks.reencryption.interface import (
+        Direction,
+        Mode,
+        ReencryptionOptions,
+        Resilience,
+    )
     from luks.reencryption.plan import Plan
 
 #: Bytes that a step moves unless the caller says otherwise; a step has them in memory.
@@ -111,9 +116,7 @@ class Luks2Reencryption(Owned, Reencryption):
         progress: Progress,
         keys: VolumeKeys,
         digests: KeyDigests,
-        *,
-        hotzone_size: int | None = None,
-        workers: int = 1,
+        options: ReencryptionOptions,
     ) -> None:
         """Continue from ``progress``; nothing is read or written yet.
 
@@ -124,8 +127,7 @@ class Luks2Reencryption(Owned, Reencryption):
             progress: How far it says that it is.
             keys: Those of its digests, verified; `close` wipes them.
             digests: Of the old and the new key.
-            hotzone_size: Most bytes of a zone.
-            workers: Threads that convert.
+            options: Only `hotzone_size` and `workers` count here.
         """
         self._places = places
         self._plan = plan
@@ -145,8 +147,8 @@ class Luks2Reencryption(Owned, Reencryption):
         old = None if digests.old is None or gone else by_digest[digests.old].key
         new = None if digests.new is None else by_digest[digests.new].key
         self._converter = Converter(payload_cipher(plan.old, old), payload_cipher(plan.new, new))
-        self._limit = zone_size(plan, hotzone_size)
-        self._preparer = Preparer(places.image, plan, self._converter, workers)
+        self._limit = zone_size(plan, options.hotzone_size)
+        self._preparer = Preparer(places.image, plan, self._converter, options.workers)
         self._payload = Payload(places.image, plan, self._converter, self)
         self._sealed: list[bytes] = []  # the beginnings of both header copies, if known
 

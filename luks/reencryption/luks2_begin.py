@@ -120,8 +120,7 @@ def begun(
         Progress(0),
         keys,
         digests,
-        hotzone_size=options.hotzone_size,
-        workers=options.workers,
+        options,
     )
 
 

@@ -89,8 +89,7 @@ def begin_detached(
         Progress(0),
         keys,
         digests,
-        hotzone_size=options.hotzone_size,
-        workers=options.workers,
+        options,
     )
 
 
@@ -153,8 +152,7 @@ def begin_attached(
         Progress(0),
         keys,
         digests,
-        hotzone_size=options.hotzone_size,
-        workers=options.workers,
+        options,
     )
 
 

@@ -242,8 +242,7 @@ def resume_reencryption(
             progress,
             keys,
             key_digests(loaded),
-            hotzone_size=options.hotzone_size,
-            workers=options.workers,
+            options,
         )
 
 

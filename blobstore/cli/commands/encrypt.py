@@ -62,9 +62,9 @@ def command(
     chosen = with_hash(kdf, hash_name) | cipher.said
     if label is not None:
         chosen["label"] = label
-    moved: dict[str, Any] = {**run.moved, "grow": not no_grow}
+    room: dict[str, Any] = {"grow": not no_grow}
     if data_shift is not None:
-        moved["data_shift"] = data_shift
+        room["data_shift"] = data_shift
 
     def begin(secret: luks.Secret) -> blobstore.ImageReencryption:
         return blobstore.begin_encryption(
@@ -72,11 +72,9 @@ def command(
             secret,
             header=run.header,
             format_options=luks.FormatOptions(**chosen),
-            options=luks.ReencryptionOptions(**moved),
+            options=luks.ReencryptionOptions(**run.moved, **room),
             as_bytes=run.as_bytes,
         )
 
-    asked = asked_kdf(chosen) | {"grow": not no_grow}
-    if data_shift is not None:
-        asked["data_shift"] = data_shift
+    asked = asked_kdf(chosen) | room
     carry_out(image, key, run, Begin("encrypt", begin, asked, new_secret=True))
